@@ -1,0 +1,3 @@
+"""Who owns what: the ring, the topology record and routing."""
+
+from __future__ import annotations

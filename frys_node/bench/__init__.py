@@ -1,0 +1,3 @@
+"""Benchmark scenarios behind `frys-node bench`."""
+
+from __future__ import annotations

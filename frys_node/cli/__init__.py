@@ -1,0 +1,3 @@
+"""The command line: one lazily imported module per verb."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""The demonstration behind `frys-node demo`."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""How a plugin is run: one isolation strategy per file."""
+
+from __future__ import annotations

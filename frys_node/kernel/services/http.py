@@ -1,0 +1,71 @@
+"""Routes on the node's HTTP listener and admin socket. Provided by `frys_node.plugins.network`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from frys_node.base.errors import FrysError
+from frys_node.kernel.services import ServiceKey
+
+
+class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that passed limits and authorisation. `params` come from the path template, percent-decoded."""
+
+    method: str
+    path: str
+    params: Mapping[str, str]
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    """Lower-case names."""
+    body: bytes
+    principal: str
+    """``admin`` (unix socket or admin token) or ``local`` (loopback)."""
+
+
+class HttpResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole answer."""
+
+    status: int = 200
+    body: bytes = b""
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = {}
+
+    @classmethod
+    def json(cls, value: Any, status: int = 200) -> HttpResponse:
+        """Encode a value (Structs included) as the JSON body."""
+        return cls(status=status, body=msgspec.json.encode(value))
+
+
+HttpHandler = Callable[[HttpRequest], Awaitable[HttpResponse]]
+ErrorShape = Callable[[FrysError], HttpResponse]
+
+
+class Http(Protocol):
+    """The route table."""
+
+    def route(
+        self,
+        method: str,
+        template: str,
+        handler: HttpHandler,
+        *,
+        scope: str,
+        error_shape: ErrorShape | None = None,
+        body_bytes_max: int = 1 << 20,
+    ) -> None:
+        """Serve ``/v1/things/{name}``; a last ``{name...}`` takes the rest of the path.
+
+        `scope` is ``open``, ``read``, ``write`` or ``admin``. A `FrysError` from the handler becomes
+        ``{"error": {"code", "message", "hint"}}`` with its status, unless `error_shape` says otherwise.
+        """
+        ...
+
+    def unroute(self, template_prefix: str) -> None:
+        """Remove every route whose template starts so (a plugin unloads)."""
+        ...
+
+
+HTTP: ServiceKey[Http] = ServiceKey("http")

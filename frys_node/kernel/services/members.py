@@ -1,0 +1,80 @@
+"""Who is here, as gossip sees it. Provided by `membership`. It routes; it never decides who owns (D4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+from frys_node.base.types import Address, NodeId
+from frys_node.kernel.services import ServiceKey
+
+
+class Status(StrEnum):
+    """What gossip says of a member."""
+
+    ALIVE = "alive"
+    SUSPECT = "suspect"
+    DEAD = "dead"
+    LEFT = "left"
+
+
+class Condition(StrEnum):
+    """How well a member that is not dead does (design, fine print 13)."""
+
+    OK = "ok"
+    SLOW = "slow"
+    STALLED = "stalled"
+    DEGRADED = "degraded"
+    ISOLATED = "isolated"
+
+
+class MemberView(msgspec.Struct, frozen=True, kw_only=True):
+    """One member, as this node sees it. `phi` is null until the watchers exist; `rtt_s` until measured."""
+
+    name: str
+    id: NodeId
+    address: Address
+    status: Status
+    condition: Condition
+    incarnation: int
+    boot: int
+    tags: Mapping[str, str]
+    phi: float | None = None
+    rtt_s: float | None = None
+    changed_unix_ns: int = 0
+    http: str = ""
+    """``host:port`` of the member's HTTP listener, empty if it has none."""
+
+
+class MemberChanged(msgspec.Struct, frozen=True, kw_only=True):
+    """Published on the bus whenever a member's status, address, tags or incarnation change."""
+
+    old: MemberView | None
+    new: MemberView
+
+
+class Members(Protocol):
+    """The member table, read only."""
+
+    @property
+    def self_id(self) -> NodeId:
+        """This node."""
+        ...
+
+    def all(self) -> Sequence[MemberView]:
+        """Every known member, sorted by name, this node included."""
+        ...
+
+    def get(self, node: NodeId) -> MemberView | None:
+        """One member."""
+        ...
+
+    def is_usable(self, node: NodeId) -> bool:
+        """True if alive or suspect: worth sending to."""
+        ...
+
+
+MEMBERS: ServiceKey[Members] = ServiceKey("members")

@@ -1,0 +1,90 @@
+"""Leaderless, versioned, replicated data by unit (D6). Provided by `frys_node.replication`.
+
+A plugin registers a *kind* (the first part of a unit id) with a factory of in-memory stores. The engine owns
+versions, quorums, the log on disk (for durable kinds), repair and moves; the store only applies and answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from frys_node.base.types import Consistency, NodeId, UnitId
+from frys_node.kernel.services import ServiceKey
+
+
+class Version(NamedTuple):
+    """Order of writes: hybrid logical clock, then coordinator, then its boot (replication rule 3)."""
+
+    hlc_ms: int
+    counter: int
+    node: NodeId
+    boot: int
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One versioned key of a unit. `value` None is a tombstone."""
+
+    key: bytes
+    version: Version
+    value: bytes | None
+
+
+class UnitStore(Protocol):
+    """A unit's data in memory. Called on the node's thread, synchronously, one call at a time."""
+
+    def get(self, keys: Sequence[bytes]) -> list[Entry | None]:
+        """The entries held, tombstones included, in the order of the keys."""
+        ...
+
+    def put(self, entries: Sequence[Entry]) -> None:
+        """Apply entries. The engine has dropped those that are not newer than what is held."""
+        ...
+
+    def entries(self) -> Iterable[Entry]:
+        """Every entry held, tombstones included, in a stable order."""
+        ...
+
+    def clear(self) -> None:
+        """Forget everything (a joiner wipes first, rule 12)."""
+        ...
+
+
+class Replication(Protocol):
+    """Quorum writes and reads of units."""
+
+    def register(self, kind: str, factory: Callable[[UnitId], UnitStore], *, durable: bool) -> None:
+        """Declare a kind. Durable kinds are logged and fsynced before a write is acknowledged."""
+        ...
+
+    async def write(
+        self,
+        unit: UnitId,
+        items: Sequence[tuple[bytes, bytes | None]],
+        consistency: Consistency = Consistency.QUORUM,
+    ) -> Version:
+        """Write keys (None deletes) under one version; returns once enough replicas acknowledged (both sets in joint).
+
+        Raises:
+            NoReplica: Not enough answered before the caller's deadline; the write may still appear.
+        """
+        ...
+
+    async def read(
+        self, unit: UnitId, keys: Sequence[bytes], consistency: Consistency = Consistency.ONE
+    ) -> list[Entry | None]:
+        """Newest entries of the keys among the replicas asked, tombstones included."""
+        ...
+
+    def local(self, unit: UnitId) -> UnitStore | None:
+        """This node's store of the unit if it is a complete replica under the adopted record, else None."""
+        ...
+
+    def replicas(self, unit: UnitId) -> Sequence[NodeId]:
+        """Members of the current set that look usable, the best one to read from first."""
+        ...
+
+
+REPLICATION: ServiceKey[Replication] = ServiceKey("replication")

@@ -1,0 +1,3 @@
+"""Services that can be loaded, replaced and unloaded while the node runs."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""A byte-bounded cache on the ring."""
+
+from __future__ import annotations

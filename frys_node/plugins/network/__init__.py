@@ -1,0 +1,3 @@
+"""The HTTP front door."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Vector search behind Qdrant's REST dialect."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Durable workflows."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Bytes: one MessagePack codec, length-prefixed frames, protocol versions."""
+
+from __future__ import annotations

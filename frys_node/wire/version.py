@@ -1,0 +1,23 @@
+"""The range of cluster protocol versions that this build speaks, and the rule that picks one."""
+
+from __future__ import annotations
+
+from frys_node.base.errors import UnsupportedVersion
+
+PROTOCOL_MIN = 1
+PROTOCOL_MAX = 1
+
+
+def negotiate(peer_min: int, peer_max: int) -> int:
+    """Return the highest version that both sides speak.
+
+    Raises:
+        UnsupportedVersion: The ranges do not meet; the message names both. Nothing was exchanged.
+    """
+    chosen = min(PROTOCOL_MAX, peer_max)
+    if chosen < max(PROTOCOL_MIN, peer_min):
+        raise UnsupportedVersion(
+            f"this node speaks protocol {PROTOCOL_MIN}-{PROTOCOL_MAX}, the other {peer_min}-{peer_max}",
+            hint="upgrade the older node first",
+        )
+    return chosen

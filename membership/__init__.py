@@ -1,0 +1,3 @@
+"""Who is here: SWIM membership."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""How state moves: manifests, chunks and the transfer machine."""
+
+from __future__ import annotations

@@ -33,7 +33,7 @@ class Rpc(Protocol):
         ...
 
     def serve(self, method: Method[Req, Rep], handler: Callable[[NodeId, Req], Awaitable[Rep]]) -> None:
-        """Answer a method; the handler gets the authenticated caller. Its cancel scope carries the caller's deadline."""
+        """Answer a method; the handler gets the authenticated caller. Its cancel scope has the caller's deadline."""
         ...
 
     async def call(self, node: NodeId, method: Method[Req, Rep], request: Req) -> Rep:

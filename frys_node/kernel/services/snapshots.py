@@ -55,9 +55,7 @@ class Snapshots(Protocol):
         """Declare how units of a kind are captured and restored."""
         ...
 
-    async def pull(
-        self, unit: UnitId, source: NodeId, progress: Callable[[MoveProgress], None] | None = None
-    ) -> int:
+    async def pull(self, unit: UnitId, source: NodeId, progress: Callable[[MoveProgress], None] | None = None) -> int:
         """Copy a unit's state from a node: offer, missing chunks only, each digest checked, then restore.
 
         Returns the bytes transferred. Resumable: chunks already here are not asked for again.

@@ -1,0 +1,92 @@
+"""From a topology record to replica sets: a pure function, computed once per record.
+
+Sans-I/O. Units come in groups that are balanced separately: the cache units, the workflow partitions, and the shards
+of each collection. The same record gives the same sets on every node (rule 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from balancer.record import STABLE, TopologyRecord, next_ring_of, ring_of
+from balancer.ring import Ring
+from frys_node.base.errors import NotFound
+from frys_node.base.types import NodeId, UnitId
+from frys_node.kernel.services.topology import Collection, UnitSets
+
+
+def cache_unit(index: int) -> UnitId:
+    """Return the name of a cache unit."""
+    return UnitId(f"cache/{index}")
+
+
+def workflow_unit(partition: int) -> UnitId:
+    """Return the name of a workflow partition."""
+    return UnitId(f"workflow/{partition}")
+
+
+def vector_unit(collection_id: str, shard: int) -> UnitId:
+    """Return the name of a collection's shard."""
+    return UnitId(f"vector/{collection_id}/{shard}")
+
+
+class Placement:
+    """The replica sets of every unit under one record."""
+
+    __slots__ = ("_sets", "record")
+
+    def __init__(self, record: TopologyRecord) -> None:
+        self.record = record
+        current = _assign_all(record, ring_of(record))
+        following = current if record.phase == STABLE else _assign_all(record, next_ring_of(record))
+        self._sets = {
+            unit: UnitSets(record.epoch, record.phase, nodes, following[unit]) for unit, nodes in current.items()
+        }
+
+    def units(self) -> Iterator[UnitId]:
+        """Every unit, in a stable order."""
+        return iter(self._sets)
+
+    def sets(self, unit: UnitId) -> UnitSets:
+        """Return a unit's sets.
+
+        Raises:
+            NotFound: The record knows no such unit (a deleted collection, or a number out of range).
+        """
+        sets = self._sets.get(unit)
+        if sets is None:
+            raise NotFound(f"no unit '{unit}' in the topology record {self.record.epoch}")
+        return sets
+
+    def __contains__(self, unit: UnitId) -> bool:
+        return unit in self._sets
+
+    def changed_units(self) -> list[UnitId]:
+        """Units whose set is being changed by this record."""
+        return [unit for unit, sets in self._sets.items() if set(sets.current) != set(sets.next)]
+
+    def held_by(self, node: NodeId) -> list[UnitId]:
+        """Units whose current or next set has the node."""
+        return [unit for unit, sets in self._sets.items() if node in sets.current or node in sets.next]
+
+
+def _assign_all(record: TopologyRecord, ring: Ring) -> dict[UnitId, tuple[NodeId, ...]]:
+    placed: dict[UnitId, tuple[NodeId, ...]] = {}
+    partitions = range(record.partitions)
+    _assign(placed, ring, [cache_unit(index) for index in partitions], record.replication_factor)
+    _assign(placed, ring, [workflow_unit(index) for index in partitions], 1)
+    for partition, node in record.pinned:
+        placed[workflow_unit(partition)] = (node,)
+    for collection in record.collections:
+        _assign(placed, ring, shards_of(collection), collection.replication_factor)
+    return placed
+
+
+def _assign(placed: dict[UnitId, tuple[NodeId, ...]], ring: Ring, units: list[UnitId], count: int) -> None:
+    for unit, nodes in ring.assign(units, count).items():
+        placed[UnitId(unit)] = nodes
+
+
+def shards_of(collection: Collection) -> list[UnitId]:
+    """Return the units of a collection, by shard number."""
+    return [vector_unit(collection.id, shard) for shard in range(collection.shard_number)]

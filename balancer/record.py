@@ -1,0 +1,77 @@
+"""The topology record: the one value from which every node derives who holds what.
+
+Sans-I/O. It is signed, changed one step at a time, and keyed by an epoch (replication rules 2, 6, 9, 20). `ring` gives
+the current sets C; `next_ring` gives the next sets N while a change is under way. Nothing live ever enters it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from balancer.ring import VNODES, Ring, RingMember
+from frys_node.base.types import ClusterId, Epoch, NodeId, Term
+from frys_node.kernel.services.topology import Collection
+from frys_node.wire.codec import Codec
+
+STABLE = "stable"
+JOINING = "joining"
+JOINT = "joint"
+
+FORMAT = 1
+"""Version of the record's encoding; golden files of every version decode for ever (D14)."""
+
+PARTITIONS = 256
+"""Workflow partitions and cache units, fixed when the cluster is created."""
+
+REPLICATION_FACTOR = 3
+
+
+class TopologyRecord(msgspec.Struct, frozen=True, array_like=True):
+    """Who is on the ring, what exists, and which step of a change this is."""
+
+    format: int
+    cluster: ClusterId
+    epoch: Epoch
+    phase: str
+    ring: tuple[RingMember, ...]
+    next_ring: tuple[RingMember, ...]
+    """Equal to `ring` when stable."""
+    parent: Epoch | None = None
+    """The record that this one replaces; None for the first."""
+    collections: tuple[Collection, ...] = ()
+    partitions: int = PARTITIONS
+    replication_factor: int = REPLICATION_FACTOR
+    vnodes: int = VNODES
+    pinned: tuple[tuple[int, NodeId], ...] = ()
+    """Workflow partitions whose owner was silent when it should have handed them over: they wait for its disk (D5)."""
+
+    def members(self) -> tuple[NodeId, ...]:
+        """Every node of either ring, sorted."""
+        return tuple(sorted({member.node for member in (*self.ring, *self.next_ring)}))
+
+
+RECORD: Codec[TopologyRecord] = Codec(TopologyRecord)
+
+
+def first_record(cluster: ClusterId, node: NodeId, *, partitions: int = PARTITIONS, zone: str = "") -> TopologyRecord:
+    """Return the record of a new cluster: its creator alone on the ring."""
+    ring = (RingMember(node=node, zone=zone),)
+    return TopologyRecord(
+        format=FORMAT,
+        cluster=cluster,
+        epoch=Epoch(Term(1, node), 1),
+        phase=STABLE,
+        ring=ring,
+        next_ring=ring,
+        partitions=partitions,
+    )
+
+
+def ring_of(record: TopologyRecord) -> Ring:
+    """Return the ring of the current sets."""
+    return Ring(record.ring, record.vnodes)
+
+
+def next_ring_of(record: TopologyRecord) -> Ring:
+    """Return the ring of the next sets."""
+    return Ring(record.next_ring, record.vnodes)

@@ -101,7 +101,7 @@ class Ring:
         """
         count = min(count, len(self.members))
         if count == 0:
-            return {key: () for key in keys}
+            return dict.fromkeys(keys, ())
         weights = sum(member.weight for member in self.members)
         bound = {
             member.node: math.ceil((1 + slack) * len(keys) * count * member.weight / weights) for member in self.members

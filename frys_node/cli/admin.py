@@ -1,0 +1,155 @@
+"""Talks to a local node over the admin socket in its data directory, for the other verbs."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from frys_node.base.errors import ConfigError, DeadlineExceeded, FrysError, NodeUnreachable, error_from_code
+
+TIMEOUT_S = 30.0
+SOCKET_NAME = "admin.sock"
+
+
+class NodeNotFound(ConfigError):
+    """No data directory was named or found. Nothing was done."""
+
+    code = "cli.no_data_dir"
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every verb talking to a node has."""
+    parser.add_argument(
+        "--data-dir", metavar="D", help="the node's data directory (default: FRYS_DATA_DIR, or the only one here)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the HTTP body")
+    parser.add_argument("--timeout", type=float, default=TIMEOUT_S, metavar="S", help="give up after S seconds")
+
+
+def find_data_dir(given: str | None) -> Path:
+    """Return the data directory: given, FRYS_DATA_DIR, or the sole one under ./frys-data.
+
+    Raises:
+        NodeNotFound: None, or several; the message lists them.
+    """
+    if given or os.environ.get("FRYS_DATA_DIR"):
+        return Path(given or os.environ["FRYS_DATA_DIR"])
+    found = sorted(path for path in Path("frys-data").glob("*") if path.is_dir()) if Path("frys-data").is_dir() else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(map(str, found))
+        raise NodeNotFound(f"several nodes live here: {names}", hint="pick one with --data-dir")
+    raise NodeNotFound(
+        "no node's data directory here", hint="use --data-dir D or FRYS_DATA_DIR, or run where ./frys-data is"
+    )
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket; the directory is opened first, so that its path may be of any length."""
+
+    def __init__(self, data_dir: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._data_dir = data_dir
+
+    def connect(self) -> None:
+        directory = os.open(self._data_dir, os.O_PATH | os.O_DIRECTORY)
+        try:
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(f"/proc/self/fd/{directory}/{SOCKET_NAME}")
+        finally:
+            os.close(directory)
+
+
+class AdminClient:
+    """One node, by its data directory."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.data_dir = find_data_dir(arguments.data_dir)
+        self.timeout_s: float = getattr(arguments, "timeout", TIMEOUT_S)
+
+    def request(
+        self, method: str, path: str, body: Any = None, *, raw: bytes | None = None, headers: Mapping[str, str] = {}
+    ) -> tuple[int, bytes, Mapping[str, str]]:
+        """Send a request; returns status, body and headers.
+
+        Raises:
+            NodeUnreachable: Nothing answers on the node's socket.
+            DeadlineExceeded: No answer within the timeout; whether the request was done is unknown.
+        """
+        connection = _UnixConnection(self.data_dir, self.timeout_s)
+        payload = raw if raw is not None else None if body is None else json.dumps(body).encode()
+        sent = {"Content-Type": "application/json", **headers} if payload is not None else dict(headers)
+        try:
+            connection.request(method, path, payload, sent)
+            response = connection.getresponse()
+            return response.status, response.read(), {k.lower(): v for k, v in response.getheaders()}
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"the node in {self.data_dir} did not answer within {self.timeout_s:g} s", hint="try a larger --timeout"
+            ) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise NodeUnreachable(
+                f"no node answers in {self.data_dir}", hint=f"start it: frys-node start --data-dir {self.data_dir}"
+            ) from error
+        finally:
+            connection.close()
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Send a request and return the decoded answer; an error answer is raised as the error it names."""
+        status, data, _ = self.request(method, path, body)
+        value = json.loads(data) if data else None
+        if status >= 400:
+            raise error_of(value, status)
+        return value
+
+
+def error_of(value: Any, status: int) -> FrysError:
+    """Rebuild the error of an HTTP body, in this project's envelope or Qdrant's."""
+    if isinstance(value, dict) and isinstance(value.get("error"), dict):
+        error = value["error"]
+        return error_from_code(error.get("code", ""), error.get("message", ""), error.get("hint", ""))
+    if isinstance(value, dict) and isinstance(value.get("status"), dict):
+        return FrysError(str(value["status"].get("error", f"HTTP {status}")))
+    return FrysError(f"the node answered HTTP {status}")
+
+
+def show(arguments: argparse.Namespace, value: Any, text: str) -> int:
+    """Print the JSON body or the text for people."""
+    print(json.dumps(value, indent=2 if sys.stdout.isatty() else None) if arguments.json else text)
+    return 0
+
+
+def table(rows: Iterable[Sequence[Any]], header: Sequence[str]) -> str:
+    """Lay rows out in columns; numbers are right-aligned, None is a dash."""
+    cells = [[("-" if cell is None else str(cell)) for cell in row] for row in rows]
+    numeric = [all(_is_number(row[i]) for row in cells) and bool(cells) for i in range(len(header))]
+    widths = [
+        max(len(header[i]), *(len(row[i]) for row in cells)) if cells else len(header[i]) for i in range(len(header))
+    ]
+    lines = []
+    for row in [list(header), *cells]:
+        parts = [cell.rjust(w) if n else cell.ljust(w) for cell, w, n in zip(row, widths, numeric, strict=True)]
+        lines.append("  ".join(parts).rstrip())
+    return "\n".join(lines)
+
+
+def _is_number(text: str) -> bool:
+    return text == "-" or text.replace(".", "", 1).replace("-", "", 1).isdigit()
+
+
+def bytes_text(count: float) -> str:
+    """Return a size for people: ``1.4 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024 or unit == "GiB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError

@@ -1,0 +1,38 @@
+"""Leave the cluster for good: hand over what this node holds, say goodbye, stop. SIGTERM only stops a node."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from frys_node.base.errors import DeadlineExceeded, FrysError, NodeUnreachable
+from frys_node.cli.admin import AdminClient, add_common, show
+
+LEAVE_TIMEOUT_S = 120.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_common(parser)
+    parser.set_defaults(timeout=LEAVE_TIMEOUT_S)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask for the leave and follow it until the node has stopped."""
+    client = AdminClient(arguments)
+    deadline = time.monotonic() + arguments.timeout
+    body = client.call("POST", "/v1/leave")
+    shown = ""
+    while time.monotonic() < deadline:
+        try:
+            state = client.call("GET", "/v1/leave")
+        except NodeUnreachable:
+            return show(arguments, {"left": True, **body}, f"{body['name']} has left")
+        if state.get("error"):
+            raise FrysError(f"{body['name']} cannot leave: {state['error']}", hint=state.get("hint", ""))
+        if state["state"] != shown and not arguments.json:
+            shown = state["state"]
+            print(f"leaving: {shown}", file=sys.stderr)
+        time.sleep(0.1)
+    raise DeadlineExceeded(f"{body['name']} is still leaving", hint="`frys-node ring` shows what it waits for")

@@ -1,0 +1,32 @@
+"""Show what a node is and does: identity, readiness, components, epoch, what it waits for."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from frys_node.cli.admin import AdminClient, add_common, show
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_common(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the status."""
+    body = AdminClient(arguments).call("GET", "/v1/status")
+    return show(arguments, body, "\n".join(_lines(body)))
+
+
+def _lines(value: Any, indent: str = "") -> list[str]:
+    lines = []
+    for key, item in value.items():
+        if isinstance(item, dict) and item:
+            lines += [f"{indent}{key}:", *_lines(item, indent + "  ")]
+        elif isinstance(item, list) and item and isinstance(item[0], dict):
+            lines.append(f"{indent}{key}:")
+            lines += [f"{indent}  - " + "  ".join(f"{k}={v}" for k, v in entry.items()) for entry in item]
+        elif item not in (None, "", [], {}):
+            lines.append(f"{indent}{key}: {item}")
+    return lines

@@ -1,0 +1,86 @@
+"""List workflows, start runs and look at them, through any node."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+from urllib.parse import quote
+
+from frys_node.base.errors import UsageError
+from frys_node.cli.admin import AdminClient, add_common, show, table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    actions = parser.add_subparsers(dest="action", required=True)
+    add_common(actions.add_parser("list", help="workflows that this node knows"))
+    add_common(actions.add_parser("runs", help="runs in the whole cluster"))
+    start = actions.add_parser("start", help="start a run")
+    start.add_argument("name", help="workflow name, or namespace/name")
+    start.add_argument("--version", default="", help="a version other than the newest")
+    start.add_argument("--input", default="null", help="JSON, or '-' for standard input")
+    start.add_argument("--id", help="run id: starting the same id again attaches to that run")
+    start.add_argument("--wait", action="store_true", help="wait for the end and print the result")
+    add_common(start)
+    for name, text in (("show", "one run"), ("result", "a run's output, waiting for it"), ("cancel", "cancel a run")):
+        sub = actions.add_parser(name, help=text)
+        sub.add_argument("id")
+        add_common(sub)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the chosen action."""
+    client = AdminClient(arguments)
+    if arguments.action == "list":
+        body = client.call("GET", "/v1/workflows")
+        rows = [(w["namespace"], w["name"], w["version"]) for w in body["workflows"]]
+        return show(arguments, body, table(rows, ("NAMESPACE", "NAME", "VERSION")))
+    if arguments.action == "runs":
+        body = client.call("GET", "/v1/runs")
+        runs = [(r["id"], r["workflow"]["name"], r["status"], r["owner"]) for r in body["runs"]]
+        text = table(runs, ("ID", "WORKFLOW", "STATUS", "OWNER"))
+        if body.get("missing"):
+            text += f"\nno answer from: {', '.join(body['missing'])}"
+        return show(arguments, body, text)
+    if arguments.action == "start":
+        body = client.call("POST", "/v1/runs", _start_body(arguments))
+        return _show_run(arguments, body)
+    path = f"/v1/runs/{quote(arguments.id, safe='')}"
+    if arguments.action == "cancel":
+        return _show_run(arguments, client.call("POST", f"{path}/cancel"))
+    if arguments.action == "result":
+        body = client.call("GET", f"{path}?wait=true")
+        if not arguments.json and body["status"] == "completed":
+            print(json.dumps(body["output"]))
+            return 0
+        return _show_run(arguments, body)
+    return _show_run(arguments, client.call("GET", path))
+
+
+def _start_body(arguments: argparse.Namespace) -> dict[str, Any]:
+    namespace, _, name = arguments.name.rpartition("/")
+    text = sys.stdin.read() if arguments.input == "-" else arguments.input
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"--input is not JSON: {error}", hint="""quote it: --input '{"a": 1}'""") from error
+    workflow = {"namespace": namespace or "default", "name": name, "version": arguments.version}
+    body: dict[str, Any] = {"workflow": workflow, "input": value, "wait": arguments.wait}
+    if arguments.id:
+        body["id"] = arguments.id
+    return body
+
+
+def _show_run(arguments: argparse.Namespace, body: Any) -> int:
+    lines = [f"{body['id']}  {body['workflow']['name']}  {body['status']}  owner {body['owner']} epoch {body['epoch']}"]
+    if body.get("output") is not None:
+        lines.append(f"output: {json.dumps(body['output'])}")
+    if body.get("error"):
+        lines.append(f"error: {body['error']}")
+    tasks = [(t["reference"], t["name"], t["status"], t["attempts"]) for t in body.get("tasks", [])]
+    if tasks:
+        lines.append(table(tasks, ("TASK", "NAME", "STATUS", "ATTEMPTS")))
+    show(arguments, body, "\n".join(lines))
+    return 1 if body["status"] in {"faulted", "cancelled", "stalled"} else 0

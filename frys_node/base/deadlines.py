@@ -1,6 +1,6 @@
 """Timers as data: a heap of (instant, sequence, timer).
 
-A machine owns one queue; stale timers are ignored by their owner instead of being cancelled, and the sequence
+Sans-I/O. A machine owns one queue; stale timers are ignored by their owner instead of being cancelled, and the sequence
 number makes ties break the same way in every run.
 """
 

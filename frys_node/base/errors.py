@@ -1,4 +1,4 @@
-"""One error root. The same `code` is the reply on the wire, the log key and the metric label.
+"""One error root. Sans-I/O. The same `code` is the reply on the wire, the log key and the metric label.
 
 Each class says what happened to state. Messages name the fix. `hint` is shown beneath the message by the CLI
 and in the HTTP body. Packages add their own leaves; codes are unique (a tidy test holds it).

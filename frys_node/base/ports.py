@@ -1,7 +1,8 @@
 """The ports: the only ways to a clock, randomness, a socket, a file or a thread.
 
-Each has a real implementation in `frys_node.transport` and a shipped fake in `frys_node.testing`, and both pass
-one conformance suite. Sans-I/O files take `now_s` and a `random.Random` as arguments and need no port at all.
+Sans-I/O: Protocols only. Each has a real implementation in `frys_node.transport` and a shipped fake in
+`frys_node.testing`, and both pass one conformance suite. Machines take `now_s` and a `random.Random` as arguments and
+need no port at all.
 """
 
 from __future__ import annotations

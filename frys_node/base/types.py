@@ -1,6 +1,6 @@
 """Identifiers and small values that several packages share.
 
-Everything here is immutable, ordered where order means something, and encodes with msgspec as it stands.
+Sans-I/O. Everything here is immutable, ordered where order means something, and encodes with msgspec as it stands.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The range of cluster protocol versions that this build speaks, and the rule that picks one."""
+"""The range of cluster protocol versions that this build speaks, and the rule that picks one. Sans-I/O."""
 
 from __future__ import annotations
 

@@ -1,0 +1,48 @@
+# frys: the six things one does with a checkout. Plain `make` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+# A stamp per lock file: a second run installs nothing.
+RUNTIME := .venv/.installed-runtime
+DEV := .venv/.installed-dev
+MEMBERSHIP_SEEDS ?= 200
+REPLICATION_SEEDS ?= 1000
+SIM_SECONDS ?= 60
+
+.PHONY: help demo test check sim bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(RUNTIME) ## install the node and show a live cluster doing real work (KEEP=1 leaves it up)
+	@$(BIN)/frys-node demo
+
+test: $(DEV) ## install what is missing and run every check and test
+	@$(BIN)/python .ci/gate.py test
+
+check: $(DEV) ## the static half: lint, format, layers, tidy, types
+	@$(BIN)/python .ci/gate.py check
+
+sim: $(RUNTIME) ## the long simulations: 200 membership seeds at 7 and 100 nodes, 1,000 replication seeds
+	@$(BIN)/frys-node sim --scenario membership --nodes 7 --seconds $(SIM_SECONDS) --seeds $(MEMBERSHIP_SEEDS)
+	@$(BIN)/frys-node sim --scenario membership --nodes 100 --seconds $(SIM_SECONDS) --seeds $(MEMBERSHIP_SEEDS)
+	@$(BIN)/frys-node sim --scenario replication --seeds $(REPLICATION_SEEDS)
+
+bench: $(RUNTIME) ## run the benchmark scenarios beside their peers
+	@for name in startup idle bus request commit; do $(BIN)/frys-node bench $$name; done
+
+clean: ## remove everything that make has made
+	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RUNTIME): requirements-runtime.lock pyproject.toml
+	@.ci/install requirements-runtime.lock
+	@touch $@
+
+$(DEV): requirements.lock pyproject.toml
+	@.ci/install requirements.lock
+	@touch $@ $(RUNTIME)

@@ -1,0 +1,58 @@
+"""What a node costs while nothing happens: resident memory and CPU, against a trio process that sleeps."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from frys_node.bench.figure import Figure
+from frys_node.bench.runner import median
+from frys_node.bench.startup import first_livez
+from frys_node.demo.cluster import NodeProcess
+
+SETTLE_S = 3.0
+WINDOW_S = 10.0
+
+
+def run(rounds: int) -> list[Figure]:
+    """Watch one idle node and one sleeping trio process for `rounds` windows each, side by side."""
+    with tempfile.TemporaryDirectory(prefix="frys-bench-") as home:
+        node = NodeProcess("bench", Path(home))
+        first_livez(node)
+        peer = subprocess.Popen([sys.executable, "-c", "import trio; trio.run(trio.sleep_forever)"])
+        try:
+            time.sleep(SETTLE_S)
+            assert node.process is not None
+            pids = (node.process.pid, peer.pid)
+            cpu: tuple[list[float], list[float]] = ([], [])
+            rss: tuple[list[float], list[float]] = ([], [])
+            for _ in range(rounds):
+                before = [_cpu_s(pid) for pid in pids]
+                time.sleep(WINDOW_S)
+                for index, pid in enumerate(pids):
+                    cpu[index].append((_cpu_s(pid) - before[index]) / WINDOW_S * 100)
+                    rss[index].append(_rss_mib(pid))
+        finally:
+            peer.kill()
+            peer.wait()
+            node.stop()
+    return [
+        Figure("resident memory", "MiB", median(rss[0]), "sleeping trio", median(rss[1]), "<= 48 MiB", rss[0]),
+        Figure(
+            "idle CPU", "% of a core", sum(cpu[0]) / rounds, "sleeping trio", sum(cpu[1]) / rounds, "<= 0.5 %", cpu[0]
+        ),
+    ]
+
+
+def _cpu_s(pid: int) -> float:
+    """Return user and system CPU seconds of a process, with the kernel's nanosecond accounting."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
+def _rss_mib(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)

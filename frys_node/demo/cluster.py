@@ -54,6 +54,8 @@ class NodeProcess:
         line += ["--bind", self.bind, "--http", f"127.0.0.1:{self.http_port}", "--data-dir", str(self.data_dir)]
         for seed in seeds:
             line += ["--seed", seed]
+        if (self.home / "frys.toml").exists():
+            line += ["--config", str(self.home / "frys.toml")]
         if self._workflows is not None:
             line += ["--workflows", str(self._workflows)]
         return line

@@ -61,6 +61,31 @@ class Services:
         """Names of everything provided."""
         return sorted(self._services)
 
+    def scope(self) -> ServiceScope:
+        """Return a view that remembers what was provided through it."""
+        return ServiceScope(self._services)
+
+
+class ServiceScope(Services):
+    """The same services, seen by one plugin: what it provides is withdrawn when it goes."""
+
+    __slots__ = ("provided",)
+
+    def __init__(self, services: dict[str, Any]) -> None:
+        self._services = services
+        self.provided: dict[str, Any] = {}
+
+    def provide(self, key: ServiceKey[T], service: T) -> None:
+        """Offer a service; see `Services.provide`."""
+        super().provide(key, service)
+        self.provided[key.name] = service
+
+    def withdraw_all(self) -> None:
+        """Withdraw everything provided through this scope."""
+        for name in self.provided:
+            self._services.pop(name, None)
+        self.provided.clear()
+
 
 class PluginContext:
     """Everything that a plugin may touch."""

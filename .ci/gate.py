@@ -147,7 +147,8 @@ def main(arguments: list[str]) -> int:
     for stages in (STATIC, DYNAMIC) if arguments == ["test"] else (STATIC,):
         for stage in stages:
             left = GATE_SECONDS_MAX - (time.monotonic() - started)
-            print(f"....  {stage.name}", end="\r", flush=True)
+            if sys.stdout.isatty():
+                print(f"....  {stage.name}", end="\r", flush=True)
             if not judge(stage, run(stage, max(1.0, min(stage.seconds_max, left))), totals, skipped):
                 failures.append(stage.name)
         if failures:

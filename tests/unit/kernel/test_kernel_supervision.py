@@ -247,7 +247,7 @@ async def _boot(kernel: Kernel, diary: list[str]) -> None:
 
 @pytest.mark.parametrize("turn", range(1, 40))
 async def test_a_start_cancelled_at_any_point_leaves_nothing_behind(turn: int, autojump_clock: MockClock) -> None:
-    """G1: cancel at the n-th turn of the boot; every run begun has ended, every init was cleaned up, no service stays."""
+    """G1: cancel at the n-th turn of the boot; each run begun has ended, each init is cleaned up, no service stays."""
 
     class Countdown(trio.abc.Instrument):
         left = turn

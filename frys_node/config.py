@@ -1,0 +1,402 @@
+"""The node's configuration: one TOML file, the environment, flags; composed from each package's own Struct.
+
+Precedence: default < profile < file < ``FRYS_*`` environment < flag. Every value keeps its origin. Unknown keys are
+refused with the nearest known one, wrong values with the key, the value and what was expected; a value that is
+refused changes nothing. Secrets are never settings: they come from files that settings may name.
+
+Plugins bring their own sections (``[plugins.<name>]``, the `config` of their manifest), each with two more keys:
+``enabled`` and, for a plugin that is not built in, ``module``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import tomllib
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from frys_node.base.errors import ConfigError
+from frys_node.base.types import Address
+from frys_node.kernel.cell import LIVE, Change, diff, reload_classes
+from frys_node.kernel.registry import BUILT_IN, PluginRejected, PluginSpec, find
+
+RESERVED_ENV = frozenset({"FRYS_TOKEN", "FRYS_DATA_DIR", "FRYS_COMPILE", "FRYS_KAT_DIR", "FRYS_SW_DIR"})
+"""Variables with a meaning of their own."""
+
+COMPONENTS = {"membership": "membership.config"}
+"""Sections of ``[plugins.*]`` that belong to supervised components below the plugins: section -> module."""
+
+FILE_BYTES_MAX = 1 << 20
+
+# Kubernetes gives every pod these for a Service whose name starts with `frys`; they are not ours.
+_SERVICE_LINK = re.compile(r"FRYS(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT(_\d+_(TCP|UDP)(_[A-Z]+)?)?)")
+_NAME = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
+
+
+class SystemConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """This process."""
+
+    name: Annotated[str, msgspec.Meta(max_length=63)] = ""
+    """The node's name, unique in the cluster. Empty: the machine's host name."""
+    data_dir: str = ""
+    """Where the node keeps its identity and data. Empty: ``./frys-data/<name>``."""
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], msgspec.Meta(extra={"reload": LIVE})] = "info"
+    """The least severe event that is written."""
+    log_format: Annotated[Literal["auto", "json", "text"], msgspec.Meta(extra={"reload": LIVE})] = "auto"
+    """``auto`` writes text on a terminal, else one JSON object a line."""
+    grace_s: Annotated[float, msgspec.Meta(gt=0, le=3_600)] = 25.0
+    """Longest orderly stop; keep it a few seconds below the time after which the orchestrator kills."""
+
+
+class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The cluster port, TCP and UDP."""
+
+    bind: str = "0.0.0.0:7946"
+    """Address and port that other nodes reach. Only a default port that is busy moves up, at the first start."""
+    advertise: str = ""
+    """What other nodes are told to connect to. Empty: the default route's address, loopback if there is none."""
+
+    def __post_init__(self) -> None:
+        Address.parse(self.bind)
+        if self.advertise:
+            Address.parse(self.advertise, 0)
+
+
+class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The cluster that this node makes or belongs to."""
+
+    name: Annotated[str, msgspec.Meta(pattern=_NAME)] = "frys"
+    """Nodes of another name are refused. Lower-case letters, digits, dots and dashes."""
+    profile: Literal["lan", "wan", "local"] = "lan"
+    """Timings of membership: ``wan`` for links over 50 ms, ``local`` for nodes on one machine."""
+    seeds: tuple[str, ...] = ()
+    """``host:port`` or DNS names asked at the start and whenever no other member is known."""
+    replication_factor: Annotated[int, msgspec.Meta(ge=1, le=7)] = 3
+    """Copies of each unit, a target: never more than there are nodes. Read when the cluster is made."""
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=4_096)] = 256
+    """Workflow partitions and cache units. Fixed when the cluster is made."""
+    allow: tuple[str, ...] = ()
+    """Networks (CIDR) whose addresses may connect to the cluster port. Empty: any; certificates still decide."""
+    zone: Annotated[str, msgspec.Meta(max_length=63)] = ""
+    """Failure domain; replicas of a unit are spread over zones."""
+    weight: Annotated[float, msgspec.Meta(gt=0, le=64)] = 1.0
+    """This node's share of the units, against the others'."""
+    tags: Annotated[dict[str, str], msgspec.Meta(max_length=32)] = {}
+    """Free labels that members see. Never put a secret here."""
+
+    def __post_init__(self) -> None:
+        for seed in self.seeds:
+            Address.parse(seed, 7946)
+        import ipaddress
+
+        for network in self.allow:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ConfigError(f"allow: {error}", hint="write a network such as 10.0.0.0/8") from None
+
+
+class PluginSwitch(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys that every plugin's section has besides its own."""
+
+    enabled: bool = True
+    """False: the plugin is not loaded."""
+    module: str = ""
+    """The Python module of a plugin that is not built in; it must be importable."""
+
+
+class Setting(typing.NamedTuple):
+    """One key of the schema."""
+
+    key: str
+    """Dotted: ``plugins.cache.resp``."""
+    owner: type[msgspec.Struct]
+    field: str
+    hint: Any
+    default: Any
+    reload: str
+
+    @property
+    def env(self) -> str:
+        """The variable that sets it."""
+        return "FRYS_" + self.key.replace(".", "_").upper()
+
+
+class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole, validated configuration."""
+
+    system: SystemConfig
+    network: NetworkConfig
+    cluster: ClusterConfig
+    components: dict[str, Any]
+    """Config of supervised components, such as ``membership``."""
+    plugins: dict[str, Any]
+    """Config of every known plugin, enabled or not; None for one without settings."""
+    specs: tuple[PluginSpec, ...]
+    """The enabled plugins."""
+    modules: dict[str, str]
+    values: dict[str, Any]
+    """Every setting by dotted key, in the order of the schema."""
+    origins: dict[str, str]
+    """Where each value came from: ``default``, ``profile wan``, ``file PATH``, ``env NAME`` or ``flag``."""
+
+    def is_chosen(self, key: str) -> bool:
+        """True if the operator set the key: a chosen port does not move."""
+        return self.origins[key] != "default"
+
+    def settings(self) -> list[dict[str, Any]]:
+        """Every setting as key, value and origin, for `frys-node config show`."""
+        return [{"key": key, "value": value, "origin": self.origins[key]} for key, value in self.values.items()]
+
+
+def load(
+    *,
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    plugins: Sequence[str] = BUILT_IN,
+) -> NodeConfig:
+    """Read, merge and validate the configuration.
+
+    Args:
+        file: TOML file; None for none.
+        environ: Environment; only ``FRYS_*`` is looked at.
+        flags: Dotted keys to values (text is converted); None values are skipped.
+        plugins: Plugins that are there without being named.
+
+    Raises:
+        ConfigError: Something is wrong; the message names the key, the value and what is expected. Nothing is changed.
+    """
+    tables = _read_file(file) if file is not None else {}
+    specs = _specs(tables, plugins, str(file))
+    schema = schema_of(specs)
+    merge = _Merge(schema)
+    merge.add_tables(tables, f"file {file}")
+    merge.add_environ(environ or {})
+    for key, value in (flags or {}).items():
+        if value is not None:
+            merge.add(key, value, "flag", is_text=isinstance(value, str))
+    _apply_profiles(merge)
+    return _compose(merge, specs)
+
+
+def schema_of(specs: Mapping[str, PluginSpec]) -> dict[str, Setting]:
+    """Return every setting by dotted key: the node's own, the components', then the plugins'."""
+    found: list[Setting] = []
+    for section, cls in (("system", SystemConfig), ("network", NetworkConfig), ("cluster", ClusterConfig)):
+        found += _settings(section, cls)
+    for name, module in COMPONENTS.items():
+        found += _settings(f"plugins.{name}", _sole_struct(module))
+    for name, spec in specs.items():
+        found += _settings(f"plugins.{name}", PluginSwitch)
+        if spec.manifest.config is not None:
+            found += _settings(f"plugins.{name}", spec.manifest.config)
+    return {setting.key: setting for setting in found}
+
+
+def changes(old: NodeConfig, new: NodeConfig) -> list[Change]:
+    """Return what differs between two configurations, with the reload class of each field."""
+    found: list[Change] = []
+    for section in ("system", "network", "cluster"):
+        found += diff(getattr(old, section), getattr(new, section), f"{section}.")
+    for name, before in [*old.components.items(), *old.plugins.items()]:
+        after = new.components.get(name, new.plugins.get(name))
+        if before is not None and after is not None:
+            found += diff(before, after, f"plugins.{name}.")
+    return found
+
+
+def _settings(section: str, cls: type[msgspec.Struct]) -> Iterator[Setting]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    reloads = reload_classes(cls)
+    for field in msgspec.structs.fields(cls):
+        key = f"{section}.{field.name}"
+        inner = typing.get_origin(hints[field.name])
+        hint = typing.get_args(hints[field.name])[0] if inner is Annotated else hints[field.name]
+        if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+            yield from _settings(key, hint)
+            continue
+        default = field.default
+        if default is msgspec.NODEFAULT:
+            assert field.default_factory is not msgspec.NODEFAULT, f"{key} has no default"
+            default = field.default_factory()
+        yield Setting(key, cls, field.name, hints[field.name], default, reloads[field.name])
+
+
+def _sole_struct(module: str) -> type[msgspec.Struct]:
+    imported = importlib.import_module(module)
+    found = [
+        value
+        for value in vars(imported).values()
+        if isinstance(value, type) and issubclass(value, msgspec.Struct) and value.__module__ == module
+    ]
+    assert found, f"{module} defines no config Struct"
+    # Nested sections are defined before the Struct that holds them.
+    return found[-1]
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the config file {path}: {error.strerror}", hint="check --config") from error
+    if len(data) > FILE_BYTES_MAX:
+        raise ConfigError(f"{path} is over {FILE_BYTES_MAX} bytes: not a config file")
+    try:
+        return tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}", hint="strings need quotes; lists are [a, b]") from error
+
+
+def _specs(tables: Mapping[str, Any], known: Sequence[str], where: str) -> dict[str, PluginSpec]:
+    """Find every plugin: those that are always there and those that the file names."""
+    sections = tables.get("plugins", {})
+    if not isinstance(sections, dict):
+        raise ConfigError(f"file {where}: 'plugins' is not a table", hint="write [plugins.<name>] sections")
+    specs: dict[str, PluginSpec] = {}
+    for name in [*known, *(name for name in sections if name not in known and name not in COMPONENTS)]:
+        section = sections.get(name, {})
+        module = section.get("module", "") if isinstance(section, dict) else ""
+        try:
+            specs[name] = find(name, module if isinstance(module, str) else "")
+        except PluginRejected as error:
+            near = _nearest(name, [*known, *COMPONENTS])
+            raise ConfigError(f"[plugins.{name}]: {error.message}{near}", hint=error.hint) from error
+    return specs
+
+
+class _Merge:
+    """Collects values layer by layer; a later layer wins."""
+
+    def __init__(self, schema: Mapping[str, Setting]) -> None:
+        self.schema = schema
+        self.values: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}
+        self._sections = {prefix for key in schema for prefix in _prefixes(key)}
+
+    def add(self, key: str, value: Any, origin: str, *, is_text: bool) -> None:
+        """Check one value against its own type and bounds, and take it."""
+        setting = self.schema.get(key)
+        if setting is None:
+            raise self._unknown(key, origin)
+        try:
+            self.values[key] = convert_text(value, setting.hint) if is_text else msgspec.convert(value, setting.hint)
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            expected = str(error).partition(" - at")[0].replace("`", "")
+            raise ConfigError(
+                f"{origin}: {key} = {value!r} is not possible: {expected[:1].lower()}{expected[1:]}",
+                hint=f"the default is {setting.default!r}",
+            ) from None
+        self.origins[key] = origin
+
+    def add_tables(self, tables: Mapping[str, Any], origin: str, prefix: str = "") -> None:
+        """Take the tables of a TOML file."""
+        for name, value in tables.items():
+            key = f"{prefix}{name}"
+            if key in self.schema:
+                self.add(key, value, origin, is_text=False)
+            elif key in self._sections and isinstance(value, dict):
+                self.add_tables(value, origin, f"{key}.")
+            elif key in self._sections:
+                raise ConfigError(f"{origin}: {key} = {value!r} is not possible: expected a section [{key}]")
+            else:
+                raise self._unknown(key, origin)
+
+    def add_environ(self, environ: Mapping[str, str]) -> None:
+        """Take the ``FRYS_*`` variables."""
+        by_env = {setting.env: key for key, setting in self.schema.items()}
+        for name in sorted(environ):
+            if not name.startswith("FRYS_") or name in RESERVED_ENV:
+                continue
+            if name in by_env:
+                self.add(by_env[name], environ[name], f"env {name}", is_text=True)
+            elif not _SERVICE_LINK.fullmatch(name):
+                raise ConfigError(
+                    f"environment: {name} sets nothing{_nearest(name, [*by_env, *sorted(RESERVED_ENV)])}",
+                    hint="unset it, or see docs/configuration.md for the names",
+                )
+
+    def _unknown(self, key: str, origin: str) -> ConfigError:
+        kind = "section" if key in {"system", "network", "cluster", "plugins"} or "." not in key else "key"
+        near = _nearest(key, [*self.schema, *sorted(self._sections)])
+        return ConfigError(f"{origin}: unknown {kind} '{key}'{near}", hint="docs/configuration.md lists every key")
+
+
+def convert_text(text: str, hint: Any) -> Any:
+    """Convert a variable's or flag's text: JSON if it starts so, else ``a,b`` for lists and ``k=v,k=v`` for tables."""
+    value: Any = text
+    info = msgspec.inspect.type_info(hint)
+    stripped = text.strip()
+    if isinstance(info, msgspec.inspect.Metadata):
+        info = info.type
+    if isinstance(info, (msgspec.inspect.VarTupleType, msgspec.inspect.ListType, msgspec.inspect.DictType)):
+        if stripped[:1] in ("[", "{"):
+            return msgspec.convert(msgspec.json.decode(stripped), hint)
+        parts = [part.strip() for part in stripped.split(",") if part.strip()]
+        is_table = isinstance(info, msgspec.inspect.DictType)
+        value = {k.strip(): v.strip() for k, _, v in (p.partition("=") for p in parts)} if is_table else parts
+    return msgspec.convert(value, hint, strict=False)
+
+
+def _apply_profiles(merge: _Merge) -> None:
+    """Let the cluster's profile set what nobody chose."""
+    profile = merge.values.get("cluster.profile", merge.schema["cluster.profile"].default)
+    for name, module in COMPONENTS.items():
+        profiles: Mapping[str, Mapping[str, Any]] = getattr(importlib.import_module(module), "PROFILES", {})
+        for field, value in profiles.get(profile, {}).items():
+            if f"plugins.{name}.{field}" not in merge.values:
+                merge.add(f"plugins.{name}.{field}", value, f"profile {profile}", is_text=False)
+
+
+def _compose(merge: _Merge, specs: Mapping[str, PluginSpec]) -> NodeConfig:
+    values = {key: merge.values.get(key, setting.default) for key, setting in merge.schema.items()}
+    configs = {
+        name: _build(f"plugins.{name}", spec.manifest.config, values) if spec.manifest.config is not None else None
+        for name, spec in specs.items()
+    }
+    return NodeConfig(
+        system=_build("system", SystemConfig, values),
+        network=_build("network", NetworkConfig, values),
+        cluster=_build("cluster", ClusterConfig, values),
+        components={n: _build(f"plugins.{n}", _sole_struct(module), values) for n, module in COMPONENTS.items()},
+        plugins=configs,
+        specs=tuple(spec for name, spec in specs.items() if values[f"plugins.{name}.enabled"]),
+        modules={name: values[f"plugins.{name}.module"] for name in specs if values[f"plugins.{name}.module"]},
+        values=values,
+        origins={key: merge.origins.get(key, "default") for key in values},
+    )
+
+
+def _build(section: str, cls: Any, values: Mapping[str, Any]) -> Any:
+    """Make a Struct from checked values; rules that span fields are its own `__post_init__`."""
+    arguments: dict[str, Any] = {}
+    hints = typing.get_type_hints(cls)
+    for name in cls.__struct_fields__:
+        key = f"{section}.{name}"
+        arguments[name] = values[key] if key in values else _build(key, hints[name], values)
+    try:
+        return cls(**arguments)
+    except (ConfigError, ValueError, TypeError) as error:
+        message = error.message if isinstance(error, ConfigError) else str(error)
+        raise ConfigError(f"[{section}] {message}", hint=getattr(error, "hint", "")) from error
+
+
+def _prefixes(key: str) -> Iterator[str]:
+    parts = key.split(".")
+    for end in range(1, len(parts)):
+        yield ".".join(parts[:end])
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name, known, n=1, cutoff=0.6)
+    if not near:
+        # The last word alone may be right in the wrong section.
+        last = name.rpartition(".")[2]
+        near = [key for key in known if key.rpartition(".")[2] == last][:1]
+    return f"; did you mean '{near[0]}'?" if near else ""

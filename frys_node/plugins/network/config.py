@@ -1,0 +1,52 @@
+"""Settings of the HTTP listener: where it listens, who may talk to it, and the limits on what they send."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from frys_node.base.types import Address
+
+_LIVE = {"reload": "live"}
+_Seconds = Annotated[float, msgspec.Meta(gt=0, le=3_600, extra=_LIVE)]
+
+
+class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one client may take of the node."""
+
+    header_bytes: Annotated[int, msgspec.Meta(ge=1_024, le=1 << 20, extra=_LIVE)] = 16_384
+    """Request line and headers together; more is answered 431."""
+    header_count: Annotated[int, msgspec.Meta(ge=8, le=1_024, extra=_LIVE)] = 100
+    """Header fields; more is answered 431."""
+    target_bytes: Annotated[int, msgspec.Meta(ge=64, le=65_536, extra=_LIVE)] = 8_192
+    """Path and query; more is answered 414."""
+    header_s: _Seconds = 10.0
+    """From a request's first byte to the end of its headers; more is answered 408."""
+    body_s: _Seconds = 60.0
+    """From the end of the headers to the end of the body; more is answered 408."""
+    idle_s: _Seconds = 75.0
+    """A connection between requests is closed after this."""
+    write_s: _Seconds = 30.0
+    """A client that takes no bytes for this long is cut."""
+    connections: Annotated[int, msgspec.Meta(ge=1, le=65_536, extra=_LIVE)] = 1_024
+    """Open at a time; one more is answered 503."""
+    connections_per_address: Annotated[int, msgspec.Meta(ge=1, le=65_536, extra=_LIVE)] = 256
+    """Open at a time from one address; one more is answered 503."""
+    pipelined: Annotated[int, msgspec.Meta(ge=1, le=4_096, extra=_LIVE)] = 128
+    """Requests of one connection that wait for their turn; beyond it the connection is not read."""
+    json_depth: Annotated[int, msgspec.Meta(ge=4, le=512, extra=_LIVE)] = 64
+    """Nesting of a JSON body; more is answered 400."""
+
+
+class NetworkPluginConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The HTTP API."""
+
+    http: str = "127.0.0.1:8080"
+    """Where HTTP listens. On loopback it is open to this machine; elsewhere it demands the admin token."""
+    insecure: bool = False
+    """True: serve HTTP without a token on an address that is not loopback. Anybody who reaches it may read and write."""
+    limits: HttpLimits = HttpLimits()
+
+    def __post_init__(self) -> None:
+        Address.parse(self.http)

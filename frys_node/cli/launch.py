@@ -1,0 +1,164 @@
+"""What `start` and `join` share: options, the data directory, running in front or detached, what is printed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from frys_node.base.errors import FrysError, UsageError
+
+DETACH_TIMEOUT_S = 60.0
+HOME = Path("frys-data")
+IDENTITY = Path("identity") / "identity.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of both verbs; each overrides a setting of the same meaning."""
+    parser.add_argument("--config", metavar="FILE", type=Path, help="TOML settings (docs/configuration.md)")
+    parser.add_argument("--name", metavar="N", help="the node's name (default: host name)")
+    parser.add_argument("--bind", metavar="H:P", help="cluster address, TCP and UDP (default 0.0.0.0:7946)")
+    parser.add_argument("--advertise", metavar="H:P", help="what others are told to connect to")
+    parser.add_argument("--http", metavar="H:P", help="HTTP address (default 127.0.0.1:8080)")
+    parser.add_argument("--data-dir", metavar="D", help="data directory (default ./frys-data/<name>)")
+    parser.add_argument(
+        "--workflows", metavar="FILE.py", action="append", default=[], help="load workflows from a file"
+    )
+    parser.add_argument("--detach", action="store_true", help="return once the node is ready")
+    parser.add_argument("--json", action="store_true", help="print what was started as one JSON line")
+    parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+
+
+def run(arguments: argparse.Namespace, *, seeds: list[str] | None, token_file: str | None) -> int:
+    """Run a node until it is stopped; with `seeds`, join a cluster unless this directory already belongs to one."""
+    if arguments.detach:
+        return _detach(arguments)
+    # PID 1 without a handler ignores SIGTERM: have one before anything slow is imported.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    from frys_node.config import load
+    from frys_node.node import Launch, run_node
+
+    config = load(file=arguments.config, environ=os.environ, flags=_flags(arguments))
+    name_chosen = bool(config.system.name)
+    name = config.system.name or host_name()
+    launch = Launch(
+        config=config,
+        name=name,
+        name_chosen=name_chosen,
+        data_dir=choose_data_dir(config.system.data_dir, name, joining=seeds is not None),
+        seeds=tuple(seeds or ()),
+        joining=seeds is not None,
+        token_file=token_file,
+        on_ready=lambda info: _announce(arguments, info),
+    )
+    import trio
+
+    try:
+        trio.run(run_node, launch)
+    except* FrysError as group:
+        raise _first(group) from group
+    return 0
+
+
+def _first(group: BaseExceptionGroup[FrysError]) -> FrysError:
+    """Return the first error of a group: components fail one at a time, and one line is what helps."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, FrysError)
+    return error
+
+
+def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "system.name": arguments.name,
+        "system.data_dir": arguments.data_dir or os.environ.get("FRYS_DATA_DIR"),
+        "network.bind": arguments.bind,
+        "network.advertise": arguments.advertise,
+        "plugins.network.http": arguments.http,
+        "plugins.workflow.files": json.dumps([str(Path(file).resolve()) for file in arguments.workflows])
+        if arguments.workflows
+        else None,
+    }
+
+
+def host_name() -> str:
+    """Return this machine's short name in the letters that node names may have."""
+    name = re.sub(r"[^a-z0-9-]", "-", socket.gethostname().partition(".")[0].lower()).strip("-")
+    return name[:48] or "node"
+
+
+def choose_data_dir(given: str, name: str, *, joining: bool) -> Path | None:
+    """Return the data directory: given, the only one under ./frys-data, or a new one (None: named by the issuer).
+
+    Raises:
+        UsageError: Several nodes live here and none was picked.
+    """
+    if given:
+        return Path(given)
+    found = sorted(path.parent.parent for path in HOME.glob(f"*/{IDENTITY}"))
+    if len(found) > 1:
+        listed = ", ".join(map(str, found))
+        raise UsageError(f"several nodes live here: {listed}", hint="pick one with --data-dir")
+    if found:
+        return found[0]
+    return None if joining else HOME / name
+
+
+def _announce(arguments: argparse.Namespace, info: dict[str, Any]) -> None:
+    """Say that the node is ready: to the parent that waits, else to the person."""
+    if arguments.ready_fd is not None:
+        with (Path(info["data_dir"]) / "node.log").open("ab") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        with os.fdopen(arguments.ready_fd, "w") as pipe:
+            json.dump(info, pipe)
+        return
+    print(json.dumps(info) if arguments.json else banner(info), flush=True)
+
+
+def banner(info: dict[str, Any]) -> str:
+    """Return what a person sees when a node is ready; the join line is exact."""
+    lines = [
+        f"node {info['name']} of cluster {info['cluster']} is ready",
+        f"  cluster  {info['address']} (TCP and UDP, post-quantum TLS)",
+        f"  http     http://{info['http']}" if info["http"] else "  http     off",
+        f"  data     {info['data_dir']}",
+    ]
+    lines += [f"  note     {text}" for text in info["notes"]]
+    lines += ["", "next node on this machine, in another directory:", f"  frys-node join --seed {info['join_local']}"]
+    if info["join_token_file"]:
+        lines += [
+            "next machine (copy the token over first; it works for 24 hours):",
+            f"  frys-node join --seed {info['join_remote']} --token-file join-token   # {info['join_token_file']}",
+        ]
+    else:
+        lines += [
+            f"next machine (make a token on {info['issuer']}: frys-node token create):",
+            f"  frys-node join --seed {info['join_remote']} --token-file FILE",
+        ]
+    return "\n".join(lines)
+
+
+def _detach(arguments: argparse.Namespace) -> int:
+    """Start the same command in the background; return when it is ready or has failed."""
+    reader, writer = os.pipe()
+    line = [sys.executable, "-m", "frys_node", *(part for part in sys.argv[1:] if part != "--detach")]
+    process = subprocess.Popen(
+        [*line, "--ready-fd", str(writer)], pass_fds=[writer], stdin=subprocess.DEVNULL, start_new_session=True
+    )
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        text = pipe.read()
+    if not text:
+        return process.wait(DETACH_TIMEOUT_S)
+    info = json.loads(text) | {"pid": process.pid}
+    print(json.dumps(info) if arguments.json else f"{banner(info)}\n\nrunning in the background, pid {process.pid}")
+    return 0

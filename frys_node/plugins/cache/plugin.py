@@ -1,0 +1,99 @@
+"""The cache as a plugin: units in memory under one bound of bytes, served over HTTP on every node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+
+from frys_node.base.errors import ReloadRefused
+from frys_node.kernel.context import PluginContext
+from frys_node.kernel.plugin import PluginManifest
+from frys_node.kernel.services.http import HTTP
+from frys_node.kernel.services.replication import REPLICATION
+from frys_node.kernel.services.topology import TOPOLOGY
+from frys_node.plugins.cache.cache import CacheMemory
+from frys_node.plugins.cache.config import CacheConfig
+from frys_node.plugins.cache.driver import CacheService
+from frys_node.plugins.cache.http import PREFIX, CacheHttp
+
+
+class CachePlugin:
+    """Registers the kind ``cache`` with replication and the routes under ``/v1/cache``."""
+
+    def __init__(self) -> None:
+        self._context: PluginContext | None = None
+        self._memory: CacheMemory | None = None
+        self._service: CacheService | None = None
+
+    def metadata(self) -> PluginManifest:
+        """Describe the plugin."""
+        return PluginManifest(
+            name="cache",
+            version="1.0.0",
+            requires=(HTTP.name, REPLICATION.name, TOPOLOGY.name),
+            config=CacheConfig,
+        )
+
+    async def init(self, context: PluginContext) -> None:
+        """Register the kind, so that replication can open the units that it places here."""
+        config: CacheConfig = context.config
+        clock = context.clock
+
+        def now_unix_ms() -> int:
+            return clock.unix_ns() // 1_000_000
+
+        memory = CacheMemory(config.memory_bytes_max, now_unix_ms)
+        replication = context.service(REPLICATION)
+        replication.register("cache", memory.open, durable=False)
+        metrics = context.metrics
+        metrics.gauge("frys_cache_memory_bytes", "Bytes of entries held here.", source=lambda: memory.lru.total_bytes)
+        metrics.gauge("frys_cache_entries", "Entries held here, tombstones included.", source=lambda: len(memory.lru))
+        metrics.gauge("frys_cache_evicted_entries", "Entries evicted since the start.", source=lambda: memory.evicted)
+        metrics.gauge("frys_cache_expired_entries", "Expired values swept so far.", source=lambda: memory.expired)
+        self._service = CacheService(
+            replication=replication,
+            topology=context.service(TOPOLOGY),
+            config=config,
+            metrics=metrics,
+            now_unix_ms=now_unix_ms,
+        )
+        self._context, self._memory = context, memory
+
+    async def on_load(self) -> None:
+        """Serve."""
+        assert self._context is not None
+        assert self._service is not None
+        CacheHttp(self._service).register(self._context.service(HTTP))
+        self._context.nursery.start_soon(self._sweep)
+
+    def handle_message(self, message: Any) -> None:
+        """Nothing is subscribed to."""
+
+    async def on_config_change(self, old: CacheConfig, new: CacheConfig) -> None:
+        """Apply new limits at once; a smaller memory evicts."""
+        if new.sweep_interval_s != old.sweep_interval_s:
+            raise ReloadRefused("[plugins.cache] sweep_interval_s needs a restart")
+        if self._service is not None and self._memory is not None:
+            self._service.config = new
+            self._memory.resize(new.memory_bytes_max)
+
+    async def on_unload(self) -> None:
+        """Stop serving; requests in flight finish on their own."""
+        if self._context is not None:
+            self._context.service(HTTP).unroute(PREFIX)
+
+    async def cleanup(self) -> None:
+        """Give the memory back."""
+        if self._memory is not None:
+            for unit in self._memory.units.values():
+                unit.clear()
+        self._context = self._memory = self._service = None
+
+    async def _sweep(self) -> None:
+        assert self._context is not None
+        assert self._memory is not None
+        interval_s = self._context.config.sweep_interval_s
+        while True:
+            await trio.sleep(interval_s)
+            self._memory.sweep()

@@ -1,0 +1,307 @@
+"""Shipped fakes of the services that plugins meet: replication, topology and HTTP, in one process without sockets.
+
+They obey the Protocols honestly: a write counts the replicas that took it, a quorum that cannot be reached is
+`NoReplica`, a node that is down takes and gives nothing and remembers what it held. There is no repair and no move:
+those belong to the real engine. `ServiceCluster` holds what several nodes share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import mmh3
+import msgspec
+import trio
+
+from frys_node.base.errors import AlreadyExists, FrysError, NodeUnreachable, NoReplica, NotFound
+from frys_node.base.types import Consistency, Epoch, NodeId, Term, UnitId
+from frys_node.kernel.services.http import ErrorShape, HttpHandler, HttpRequest, HttpResponse
+from frys_node.kernel.services.replication import Entry, UnitStore, Version
+from frys_node.kernel.services.rpc import Method, Rep, Req
+from frys_node.kernel.services.topology import Collection, Forward, Local, Route, Unavailable, UnitSets
+
+Factory = Callable[[UnitId], UnitStore]
+
+
+class ServiceCluster:
+    """What the nodes of one fake cluster share: who is there, who is down, the catalogue, the epoch and a clock."""
+
+    def __init__(self, names: Sequence[str], *, replication_factor: int = 3, partitions: int = 256) -> None:
+        self.nodes = tuple(NodeId(name) for name in names)
+        self.replication_factor = replication_factor
+        self.partitions = partitions
+        self.down: set[NodeId] = set()
+        self.catalogue: dict[str, Collection] = {}
+        self.seq = 1
+        self.ticks = count(1_000)
+        self.replication = {node: FakeReplication(self, node) for node in self.nodes}
+        self.topology = {node: FakeTopology(self, node) for node in self.nodes}
+        self.rpc = {node: FakeRpc(self, node) for node in self.nodes}
+
+    @property
+    def epoch(self) -> Epoch:
+        """Key of the record that all nodes have adopted."""
+        return Epoch(Term(1, self.nodes[0]), self.seq)
+
+    def members_of(self, unit: UnitId) -> tuple[NodeId, ...]:
+        """The unit's set: the first nodes in the order of a hash of (unit, node)."""
+        ranked = sorted(self.nodes, key=lambda node: (mmh3.hash(f"{unit}@{node}", signed=False), node))
+        return tuple(ranked[: self.replication_factor])
+
+
+class FakeReplication:
+    """One node's `Replication`: writes reach every live member of the set in the same instant."""
+
+    def __init__(self, cluster: ServiceCluster, node: NodeId) -> None:
+        self._cluster = cluster
+        self._node = node
+        self._factories: dict[str, Factory] = {}
+        self.stores: dict[UnitId, UnitStore] = {}
+
+    def register(self, kind: str, factory: Factory, *, durable: bool) -> None:
+        """Declare a kind; nothing is durable here, whatever is asked."""
+        del durable
+        self._factories[kind] = factory
+
+    async def write(
+        self,
+        unit: UnitId,
+        items: Sequence[tuple[bytes, bytes | None]],
+        consistency: Consistency = Consistency.QUORUM,
+    ) -> Version:
+        """Apply to every live member, then count them."""
+        await trio.lowlevel.checkpoint()
+        version = Version(next(self._cluster.ticks), 0, self._node, 1)
+        members = self._cluster.members_of(unit)
+        live = [node for node in members if node not in self._cluster.down]
+        for node in live:
+            self._cluster.replication[node].take(unit, [Entry(key, version, value) for key, value in items])
+        self._need(unit, len(live), len(members), consistency)
+        return version
+
+    async def read(
+        self, unit: UnitId, keys: Sequence[bytes], consistency: Consistency = Consistency.ONE
+    ) -> list[Entry | None]:
+        """Merge what as many replicas hold as the level asks for, the best one first."""
+        await trio.lowlevel.checkpoint()
+        members = self._cluster.members_of(unit)
+        live = self.replicas(unit)
+        asked = live[: self._need(unit, len(live), len(members), consistency)]
+        newest: list[Entry | None] = [None] * len(keys)
+        for node in asked:
+            for position, entry in enumerate(self._cluster.replication[node].open(unit).get(keys)):
+                held = newest[position]
+                if entry is not None and (held is None or held.version < entry.version):
+                    newest[position] = entry
+        return newest
+
+    def local(self, unit: UnitId) -> UnitStore | None:
+        """This node's store if it is a member."""
+        return self.open(unit) if self._node in self._cluster.members_of(unit) else None
+
+    def replicas(self, unit: UnitId) -> Sequence[NodeId]:
+        """Live members, this node first."""
+        live = [node for node in self._cluster.members_of(unit) if node not in self._cluster.down]
+        return sorted(live, key=lambda node: node != self._node)
+
+    def open(self, unit: UnitId) -> UnitStore:
+        """This node's store of a unit, made when it is first needed."""
+        if unit not in self.stores:
+            self.stores[unit] = self._factories[unit.split("/", 1)[0]](unit)
+        return self.stores[unit]
+
+    def take(self, unit: UnitId, entries: Sequence[Entry]) -> None:
+        """Merge entries as a replica does: only what is newer than what is held."""
+        store = self.open(unit)
+        held = store.get([entry.key for entry in entries])
+        newer = [entry for entry, old in zip(entries, held, strict=True) if old is None or old.version < entry.version]
+        if newer:
+            store.put(newer)
+
+    def _need(self, unit: UnitId, live: int, members: int, consistency: Consistency) -> int:
+        need = {Consistency.ONE: 1, Consistency.QUORUM: members // 2 + 1, Consistency.ALL: members}[consistency]
+        if live < need:
+            raise NoReplica(f"{live} of the {need} replicas needed answer for {unit}")
+        return need
+
+
+class FakeTopology:
+    """One node's `Topology`: every node adopts every change in the same instant."""
+
+    def __init__(self, cluster: ServiceCluster, node: NodeId) -> None:
+        self._cluster = cluster
+        self._node = node
+
+    @property
+    def epoch(self) -> Epoch:
+        """Key of the adopted record."""
+        return self._cluster.epoch
+
+    @property
+    def partitions(self) -> int:
+        """Number of cache units."""
+        return self._cluster.partitions
+
+    def sets(self, unit: UnitId) -> UnitSets:
+        """The unit's set; the record is always stable."""
+        members = self._cluster.members_of(unit)
+        return UnitSets(self.epoch, "stable", members, members)
+
+    def route(self, unit: UnitId) -> Route:
+        """This node if it is a member, else the first live one."""
+        members = self._cluster.members_of(unit)
+        if self._node in members:
+            return Local(self.epoch)
+        live = [node for node in members if node not in self._cluster.down]
+        return Forward(live[0], self.epoch) if live else Unavailable(self.epoch, members)
+
+    def collections(self) -> Sequence[Collection]:
+        """The catalogue, sorted by name."""
+        return [self._cluster.catalogue[name] for name in sorted(self._cluster.catalogue)]
+
+    async def create_collection(self, collection: Collection) -> None:
+        """Add to the catalogue."""
+        await trio.lowlevel.checkpoint()
+        if collection.name in self._cluster.catalogue:
+            raise AlreadyExists(f"collection '{collection.name}' exists")
+        self._cluster.catalogue[collection.name] = collection
+        self._cluster.seq += 1
+
+    async def delete_collection(self, name: str) -> None:
+        """Remove from the catalogue and from every node."""
+        await trio.lowlevel.checkpoint()
+        collection = self._cluster.catalogue.pop(name, None)
+        if collection is None:
+            raise NotFound(f"there is no collection '{name}'")
+        self._cluster.seq += 1
+        for replication in self._cluster.replication.values():
+            for unit in [unit for unit in replication.stores if unit.startswith(f"vector/{collection.id}/")]:
+                del replication.stores[unit]
+
+
+class FakeRpc:
+    """One node's `Rpc`: calls are encoded, handed over in this process and decoded, errors included."""
+
+    def __init__(self, cluster: ServiceCluster, node: NodeId) -> None:
+        self._cluster = cluster
+        self._node = node
+        self._methods: dict[str, Callable[[NodeId, bytes], Any]] = {}
+        self._notes: dict[str, Callable[[NodeId, bytes], None]] = {}
+        self.calls: list[tuple[NodeId, str, int]] = []
+        """Every call made from here: destination, method and request size in bytes."""
+
+    @property
+    def self_id(self) -> NodeId:
+        """This node."""
+        return self._node
+
+    def serve(self, method: Method[Req, Rep], handler: Callable[[NodeId, Req], Any]) -> None:
+        """Answer a method."""
+
+        async def answer(caller: NodeId, body: bytes) -> bytes:
+            return method.reply.encode(await handler(caller, method.request.decode(body)))
+
+        self._methods[method.name] = answer
+
+    async def call(self, node: NodeId, method: Method[Req, Rep], request: Req) -> Rep:
+        """Call a node; one that is down is `NodeUnreachable`."""
+        await trio.lowlevel.checkpoint()
+        body = method.request.encode(request)
+        self.calls.append((node, method.name, len(body)))
+        if node in self._cluster.down:
+            raise NodeUnreachable(f"node {node} is down")
+        return method.reply.decode(await self._cluster.rpc[node]._methods[method.name](self._node, body))
+
+    def on_note(self, name: str, handler: Callable[[NodeId, bytes], None]) -> None:
+        """Receive notes of that name."""
+        self._notes[name] = handler
+
+    def note(self, node: NodeId, name: str, payload: bytes) -> bool:
+        """Hand over a note at once; False when the node is down or does not listen."""
+        handler = self._cluster.rpc[node]._notes.get(name)
+        if node in self._cluster.down or handler is None:
+            return False
+        handler(self._node, payload)
+        return True
+
+    def is_connected(self, node: NodeId) -> bool:
+        """True unless the node is down."""
+        return node not in self._cluster.down
+
+
+class FakeHttp:
+    """A route table that is called instead of listened to."""
+
+    def __init__(self) -> None:
+        self._routes: list[tuple[str, str, HttpHandler, ErrorShape, int]] = []
+
+    def route(
+        self,
+        method: str,
+        template: str,
+        handler: HttpHandler,
+        *,
+        scope: str,
+        error_shape: ErrorShape | None = None,
+        body_bytes_max: int = 1 << 20,
+    ) -> None:
+        """Add a route."""
+        assert scope in {"open", "read", "write", "admin"}
+        self._routes.append((method, template, handler, error_shape or _error_response, body_bytes_max))
+
+    def unroute(self, template_prefix: str) -> None:
+        """Remove routes."""
+        self._routes = [route for route in self._routes if not route[1].startswith(template_prefix)]
+
+    async def request(
+        self, method: str, target: str, body: bytes | Any = b"", headers: Mapping[str, str] | None = None
+    ) -> HttpResponse:
+        """Serve one request; a body that is not bytes is sent as JSON."""
+        url = urlsplit(target)
+        raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        matches = [
+            (template.count("{"), position, params)
+            for position, (verb, template, *_) in enumerate(self._routes)
+            if verb == method and (params := _match(template, url.path)) is not None
+        ]
+        if not matches:
+            return _error_response(NotFound(f"no route for {method} {url.path}"))
+        _, position, params = min(matches, key=lambda match: match[:2])
+        _, _, handler, error_shape, body_bytes_max = self._routes[position]
+        assert len(raw) <= body_bytes_max, "over the route's limit"
+        request = HttpRequest(
+            method=method,
+            path=url.path,
+            params=params,
+            query=dict(parse_qsl(url.query, keep_blank_values=True)),
+            headers=headers or {},
+            body=raw,
+            principal="local",
+        )
+        try:
+            return await handler(request)
+        except FrysError as error:
+            return error_shape(error)
+
+
+def _match(template: str, path: str) -> dict[str, str] | None:
+    wanted, parts, params = template.split("/"), path.split("/"), dict[str, str]()
+    for position, piece in enumerate(wanted):
+        if piece.endswith("...}"):
+            params[piece[1:-4]] = unquote("/".join(parts[position:]))
+            return params if len(parts) > position else None
+        if position >= len(parts):
+            return None
+        if piece.startswith("{"):
+            params[piece[1:-1]] = unquote(parts[position])
+        elif piece != parts[position]:
+            return None
+    return params if len(parts) == len(wanted) else None
+
+
+def _error_response(error: FrysError) -> HttpResponse:
+    body = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+    return HttpResponse.json(body, status=error.status)

@@ -1,0 +1,115 @@
+"""Settings of membership, with profiles for a LAN, a WAN and a cluster on one machine's loopback.
+
+Times are seconds. The meaning of the multipliers is that of the SWIM and Lifeguard papers and of memberlist, so that
+what an operator knows about those holds here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from frys_node.base.errors import ConfigError
+
+SEALING_BYTES = 52
+"""What `secure` adds to a packet: header, counter and tag (see `frys_node.secure.packet`)."""
+
+_Seconds = Annotated[float, msgspec.Meta(gt=0, le=7 * 86_400)]
+_Small = Annotated[int, msgspec.Meta(ge=1, le=16)]
+
+
+class MembershipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every knob of the membership component. The defaults are the ``lan`` profile."""
+
+    probe_interval_s: _Seconds = 1.0
+    """One member is probed per interval. Longer saves traffic and delays detection in proportion."""
+    ack_timeout_s: _Seconds = 0.5
+    """Wait for a direct ack before helpers are asked; less than `probe_interval_s`, above the p99 round trip."""
+    helpers: _Small = 3
+    """Members asked for an indirect ping when the direct one goes unanswered (k in the SWIM paper)."""
+    suspicion_multiplier: Annotated[float, msgspec.Meta(ge=1, le=64)] = 4.0
+    """Shortest suspicion = this * max(1, log10 n) * `probe_interval_s`."""
+    suspicion_max_multiplier: Annotated[float, msgspec.Meta(ge=1, le=64)] = 6.0
+    """Longest suspicion = this * the shortest; it holds while nobody confirms."""
+    confirmations: _Small = 3
+    """Independent accusers that bring a suspicion down to its shortest (K in the Lifeguard paper)."""
+    gossip_interval_s: _Seconds = 0.2
+    """Pause between rounds of gossip; no round is run when there is nothing to say."""
+    gossip_fanout: _Small = 3
+    """Members told per round."""
+    retransmit_multiplier: _Small = 4
+    """Each update is sent this * ceil(log10(n + 1)) times by each node."""
+    push_pull_interval_s: _Seconds = 30.0
+    """Full exchange with one random member; stretched by log2(n) - 4 in clusters over 32 members."""
+    reconnect_interval_s: _Seconds = 2.0
+    """One dead or not yet met member is tried per interval, so that partitions heal by themselves."""
+    packet_bytes_max: Annotated[int, msgspec.Meta(ge=576, le=8_192)] = 1_400
+    """Largest UDP payload, sealing included."""
+    members_max: Annotated[int, msgspec.Meta(ge=2, le=65_536)] = 4_096
+    """Members remembered, of any status. Unknown ones beyond it are refused and counted."""
+    dead_reap_s: _Seconds = 72 * 3_600.0
+    """A dead member is forgotten after this."""
+    left_reap_s: _Seconds = 24 * 3_600.0
+    """A member that left is forgotten after this."""
+    leave_timeout_s: _Seconds = 5.0
+    """Longest wait for somebody to acknowledge a leave."""
+    peers_max: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 1_024
+    """Peers kept on disk for the next start."""
+    persist_interval_s: _Seconds = 2.0
+    """Changes of the peers are written at most this often."""
+    seeds: tuple[str, ...] = ()
+    """``host:port`` or DNS names asked at the start and whenever no other member is known."""
+
+    def __post_init__(self) -> None:
+        if self.ack_timeout_s >= self.probe_interval_s:
+            raise ConfigError(
+                f"ack_timeout_s ({self.ack_timeout_s}) must be less than probe_interval_s ({self.probe_interval_s})",
+                hint="leave at least as long for the helpers as for the direct ping",
+            )
+
+    @property
+    def payload_bytes_max(self) -> int:
+        """Largest message before sealing."""
+        return self.packet_bytes_max - SEALING_BYTES
+
+    @property
+    def nack_after_s(self) -> float:
+        """How long a helper waits before it answers nack: early enough to arrive within the asker's interval."""
+        return 0.8 * min(self.ack_timeout_s, self.probe_interval_s - self.ack_timeout_s)
+
+
+PROFILES: dict[str, dict[str, Any]] = {
+    "lan": {},
+    "wan": {
+        "probe_interval_s": 5.0,
+        "ack_timeout_s": 3.0,
+        "suspicion_multiplier": 6.0,
+        "gossip_interval_s": 0.5,
+        "gossip_fanout": 4,
+        "push_pull_interval_s": 60.0,
+        "reconnect_interval_s": 10.0,
+    },
+    "local": {
+        "probe_interval_s": 0.3,
+        "ack_timeout_s": 0.15,
+        "gossip_interval_s": 0.05,
+        "push_pull_interval_s": 10.0,
+        "reconnect_interval_s": 1.0,
+        "persist_interval_s": 1.0,
+    },
+}
+"""What each profile changes against the defaults. ``local`` is for nodes that share one machine's loopback."""
+
+
+def for_profile(name: str, **overrides: Any) -> MembershipConfig:
+    """Return the settings of ``lan``, ``wan`` or ``local`` with overrides on top.
+
+    Raises:
+        ConfigError: No such profile. Nothing was changed.
+    """
+    try:
+        profile = PROFILES[name]
+    except KeyError:
+        raise ConfigError(f"no membership profile '{name}'", hint="use lan, wan or local") from None
+    return MembershipConfig(**{**profile, **overrides})

@@ -1,0 +1,92 @@
+"""Finding the first peers: configured seeds, resolved in parallel, and the peers remembered from the last run.
+
+A seed is ``host:port``, ``[v6]:port`` or a bare name with the default port. A DNS name stands for all of its
+addresses, and is resolved again on every try, because pods and cloud machines move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import trio
+
+from frys_node.base.errors import FrysError, StorageError
+from frys_node.base.ports import Disk, Executor, Network
+from frys_node.base.types import Address, NodeId
+from membership.effects import Peer
+
+DEFAULT_PORT = 7946
+RESOLVE_TIMEOUT_S = 5.0
+"""Longest wait for one name; other seeds are not held up by it."""
+
+ADDRESSES_PER_SEED_MAX = 64
+PEERS_PATH = "peers.json"
+PEERS_BYTES_MAX = 1 << 20
+PEERS_VERSION = 1
+
+
+class _StoredPeer(msgspec.Struct, frozen=True):
+    node: str
+    host: str
+    port: int
+
+
+class _StoredPeers(msgspec.Struct, frozen=True):
+    version: int
+    peers: list[_StoredPeer]
+
+
+async def resolve_seeds(network: Network, seeds: Sequence[str]) -> list[Peer]:
+    """Return the addresses of all seeds, in the order of the seeds; those that do not resolve are left out.
+
+    Raises:
+        InvalidAddress: A seed is no address at all. Nothing was asked.
+    """
+    addresses = [Address.parse(seed, DEFAULT_PORT) for seed in seeds]
+    found: list[Sequence[str]] = [()] * len(addresses)
+
+    async def resolve(index: int, host: str) -> None:
+        with trio.move_on_after(RESOLVE_TIMEOUT_S):
+            try:
+                found[index] = await network.resolve(host)
+            except (FrysError, OSError):
+                found[index] = ()
+
+    async with trio.open_nursery() as nursery:
+        for index, address in enumerate(addresses):
+            nursery.start_soon(resolve, index, address.host)
+    peers: dict[Address, Peer] = {}
+    for address, hosts in zip(addresses, found, strict=True):
+        for host in hosts[:ADDRESSES_PER_SEED_MAX]:
+            resolved = Address(host, address.port)
+            peers[resolved] = Peer(NodeId(""), resolved)
+    return list(peers.values())
+
+
+def encode_peers(peers: Sequence[Peer]) -> bytes:
+    """Return the content of the peers file."""
+    stored = [_StoredPeer(peer.node, peer.address.host, peer.address.port) for peer in peers]
+    return msgspec.json.format(msgspec.json.encode(_StoredPeers(PEERS_VERSION, stored)), indent=1) + b"\n"
+
+
+def decode_peers(data: bytes) -> list[Peer]:
+    """Read the content of a peers file; anything unreadable counts as no peers, since seeds and joins remain."""
+    if len(data) > PEERS_BYTES_MAX:
+        return []
+    try:
+        stored = msgspec.json.decode(data, type=_StoredPeers)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return []
+    if stored.version != PEERS_VERSION:
+        return []
+    return [Peer(NodeId(p.node), Address(p.host, p.port)) for p in stored.peers if p.host and 0 < p.port <= 65_535]
+
+
+async def load_peers(disk: Disk, executor: Executor) -> list[Peer]:
+    """Return the peers remembered from the last run; none when there is no readable file."""
+    try:
+        data = await executor.run(disk.read, PEERS_PATH)
+    except StorageError:
+        return []
+    return [] if data is None else decode_peers(data)

@@ -1,0 +1,500 @@
+"""The membership machine: SWIM, as bytes and commands in, effects out.
+
+Sans-I/O: time comes as `now_s` (monotonic), randomness as a `random.Random`. Control flow only; each concept has its
+own object (`claims` over `table`, `suspicion` and `dissemination`; `probe`; `peers`).
+
+Theory of operation. Once per interval the machine pings the next member of a shuffled round robin; without an ack in
+time it asks k helpers; without any by the end of the interval it *suspects* the member and says so. The accused hears
+of it, because each packet to it carries what the sender believes of it, and *refutes* with a higher incarnation. If it
+does not before the suspicion runs out, it is *dead*, until it comes back with a higher (boot, incarnation). Claims
+travel on the back of every packet, and in rounds of gossip that run only while there is something to say. Whoever
+speaks and is unknown here, or known with a lower boot, is asked for its whole state; so is a random member now and
+then, and whoever returns from the dead. Hence two sides of a healed partition need a single packet to become one.
+
+Source: Das, Gupta, Motivala, "SWIM", DSN 2002; suspicion timing by Lifeguard (arXiv:1707.00788).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import assert_never
+
+from msgspec.structs import replace
+
+from frys_node.base.errors import MalformedFrame
+from frys_node.base.types import Address, NodeId
+from frys_node.kernel.services.members import MemberView
+from membership.claims import Claims
+from membership.config import MembershipConfig
+from membership.dissemination import transmit_limit
+from membership.effects import Effect, LeaveAcknowledged, Peer, PersistPeers, PushPull, RoundTrip, SendPacket
+from membership.errors import MemberAlive
+from membership.member import make_attributes
+from membership.messages import (
+    PACKET_NAMES,
+    PACKETS,
+    SYNC_UPDATES_MAX,
+    UPDATES,
+    UPDATES_MAX,
+    Ack,
+    Attributes,
+    Gossip,
+    Nack,
+    Packet,
+    Ping,
+    PingReq,
+    Standing,
+    Sync,
+    Update,
+)
+from membership.peers import Introductions, lost_peers, peers_to_keep, pick
+from membership.probe import Probe, Relay
+
+NOBODY = NodeId("")
+"""Sorts before every node id."""
+
+JOIN_FANOUT = 8
+"""Peers asked at once when joining or alone."""
+
+RELAYS_MAX = 256
+"""Indirect pings under way for others; more are refused and counted."""
+
+REAP_INTERVAL_S = 30.0
+"""Pause between looks for members to forget."""
+
+
+class Membership:
+    """One node's view of who is here."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        boot: int,
+        attributes: Attributes,
+        config: MembershipConfig,
+        rng: random.Random,
+        now_s: float,
+        unix_offset_ns: int = 0,
+    ) -> None:
+        self.node = node
+        self.boot = boot
+        self._config = config
+        self._rng = rng
+        self._claims = Claims(
+            node=node,
+            boot=boot,
+            attributes=attributes,
+            config=config,
+            rng=rng,
+            now_s=now_s,
+            unix_offset_ns=unix_offset_ns,
+        )
+        self.tallies = self._claims.tallies
+        self._table = self._claims.table
+        self._queue = self._claims.queue
+        self._unmet = self._claims.unmet
+        self._out = self._claims.out
+        self._relays: dict[int, Relay] = {}
+        self._introductions = Introductions(config.probe_interval_s)
+        self._leave_sequences: dict[int, None] = {}
+        self._probe: Probe | None = None
+        self._sequence = 0
+        self._probe_at_s = math.inf
+        self._gossip_at_s = math.inf
+        self._push_pull_at_s = math.inf
+        self._reconnect_at_s = math.inf
+        self._persist_at_s = math.inf
+        self._reap_at_s = now_s + REAP_INTERVAL_S
+        self._suspicion_at_s = math.inf
+        self._due_s = self._reap_at_s
+
+    # Reading.
+
+    @property
+    def next_deadline_s(self) -> float:
+        """When `advance` must be called next."""
+        return self._due_s
+
+    @property
+    def queue_length(self) -> int:
+        """Updates waiting to be passed on."""
+        return len(self._queue)
+
+    @property
+    def is_leaving(self) -> bool:
+        """True once `leave` was called."""
+        return self._claims.is_leaving
+
+    @property
+    def live_count(self) -> int:
+        """Live members other than this node."""
+        return len(self._table.live)
+
+    def count(self, standing: Standing) -> int:
+        """Members of a standing, this node included."""
+        return self._table.counts[standing]
+
+    def view(self, node: NodeId) -> MemberView | None:
+        """One member as seen here."""
+        member = self._table.get(node)
+        return None if member is None else self._claims.view(member.update, member)
+
+    def views(self) -> list[MemberView]:
+        """Every member as seen here, by name."""
+        return [self._claims.view(member.update, member) for member in self._table.sorted()]
+
+    def is_usable(self, node: NodeId) -> bool:
+        """True if the member is alive or suspect."""
+        member = self._table.get(node)
+        return member is not None and member.is_live
+
+    def peers(self) -> tuple[Peer, ...]:
+        """Peers worth keeping for the next start."""
+        return peers_to_keep(self.node, self._table, self._unmet, self._config.peers_max)
+
+    # Commands.
+
+    def join(self, peers: Sequence[Peer], now_s: float) -> list[Effect]:
+        """Remember peers and ask some of them at once; the others follow until somebody answers."""
+        own = self._claims.own.attributes.address
+        for peer in peers:
+            member = self._table.get(peer.node)
+            if peer.node != self.node and peer.address != own and (member is None or not member.is_live):
+                self._unmet.add(peer)
+        self._reconnect(now_s)
+        return self._turn(now_s)
+
+    def set_attributes(self, attributes: Attributes, now_s: float) -> list[Effect]:
+        """Change what this node says of itself; a new incarnation carries it to everybody."""
+        own = self._claims.own
+        if attributes != own.attributes and not self.is_leaving:
+            self._claims.merge(replace(own, incarnation=own.incarnation + 1, attributes=attributes), now_s)
+        return self._turn(now_s)
+
+    def set_tags(self, tags: dict[str, str], now_s: float) -> list[Effect]:
+        """Replace this node's tags.
+
+        Raises:
+            TagsTooLarge: Over the limit. The former tags stand.
+        """
+        own = self._claims.own.attributes
+        return self.set_attributes(make_attributes(own.name, own.address, own.http, tags), now_s)
+
+    def leave(self, now_s: float) -> list[Effect]:
+        """Say goodbye: others will see LEFT, never DEAD. Repeats itself until somebody acknowledges."""
+        if not self._claims.is_leaving:
+            self._claims.is_leaving = True
+            own = self._claims.own
+            self._probe = None
+            self._claims.suspicions.clear()
+            self._claims.merge(replace(own, incarnation=own.incarnation + 1, standing=Standing.LEFT), now_s)
+            self._say_goodbye()
+            if not self.live_count:
+                self._out.append(LeaveAcknowledged(self.node))
+        return self._turn(now_s)
+
+    def force_leave(self, name: str, now_s: float) -> list[Effect]:
+        """Declare a failed member, given by name or id, to have left.
+
+        Raises:
+            NotFound: No such member, or several of that name. State is unchanged.
+            MemberAlive: It is alive. State is unchanged.
+        """
+        update = self._claims.sole(name).update
+        if update.standing is Standing.ALIVE:
+            raise MemberAlive(f"'{name}' is alive", hint="run `frys-node leave` on it")
+        self._claims.merge(replace(update, standing=Standing.LEFT, accuser=NOBODY), now_s)
+        return self._turn(now_s)
+
+    def sync(self, after: NodeId, now_s: float, *, wants_after: NodeId = NOBODY) -> Sync:
+        """Return the members beyond `after`, in order of id; `wants_after` asks the other side likewise."""
+        nodes = sorted(m.node for m in self._table if m.node > after)
+        updates = []
+        for node in nodes[:SYNC_UPDATES_MAX]:
+            member = self._table.get(node)
+            assert member is not None
+            updates.append(member.update if member.is_live else self._claims.aged(member, now_s))
+        return Sync(tuple(updates), wants_after, len(nodes) > SYNC_UPDATES_MAX)
+
+    def merge_sync(self, sync: Sync, source: NodeId, now_s: float) -> list[Effect]:
+        """Take a piece of another member's table."""
+        self._catch_up(now_s)
+        for update in sync.updates:
+            self._claims.take(update, now_s)
+        return self._turn(now_s)
+
+    # Packets.
+
+    def receive(
+        self, payload: bytes, source_node: NodeId, source_address: Address, now_s: float, *, source_boot: int
+    ) -> list[Effect]:
+        """Take one opened datagram. Junk is dropped and counted."""
+        self._catch_up(now_s)
+        try:
+            message = PACKETS.decode(payload)
+        except MalformedFrame:
+            self._drop("malformed")
+            return self._turn(now_s)
+        self.tallies.add(self.tallies.packets, "received", PACKET_NAMES[type(message)])
+        if source_node == self.node:
+            self._unmet.met(self.node, source_address)
+            self._drop("own")
+            return self._turn(now_s)
+        for update in message.updates:
+            if self._claims.take(update, now_s) and update.node == source_node:
+                self._introduce(source_node, source_address, now_s)
+        tell = self._meet(source_node, source_boot, source_address, now_s)
+        self._handle(message, source_node, source_address, tell, now_s)
+        return self._turn(now_s)
+
+    def _handle(self, message: Packet, source: NodeId, address: Address, tell: list[Update], now_s: float) -> None:
+        match message:
+            case Ping():
+                if message.target in ("", self.node):
+                    self._send(address, Ack(message.sequence, self.node), tell)
+                else:
+                    self._drop("misaddressed")
+            case Ack():
+                self._take_ack(message, source, now_s)
+            case PingReq():
+                self._take_ping_req(message, source, now_s)
+            case Nack():
+                if self._probe is not None and self._probe.sequence == message.sequence:
+                    self._probe.nack(source)
+            case Gossip():
+                if tell:
+                    self._send(address, Gossip(), tell)
+            case _:
+                assert_never(message)
+
+    def _meet(self, source: NodeId, boot: int, address: Address, now_s: float) -> list[Update]:
+        """Settle who speaks; returns what it should hear about itself."""
+        member = self._table.get(source)
+        if member is None or member.update.boot < boot:
+            self._introduce(source, address, now_s)
+            return []
+        self._unmet.met(source, address)
+        if member.update.boot > boot:
+            self._drop("stale_boot")
+        elif member.standing is Standing.ALIVE:
+            return []
+        return [self._claims.aged(member, now_s)]
+
+    def _introduce(self, node: NodeId, address: Address, now_s: float) -> None:
+        """Exchange states with a node, at most once per interval."""
+        if not self.is_leaving and self._introductions.may(node, now_s):
+            self._out.append(PushPull(node, address))
+
+    def _take_ack(self, ack: Ack, source: NodeId, now_s: float) -> None:
+        if ack.sequence in self._leave_sequences:
+            self._leave_sequences.clear()
+            self._out.append(LeaveAcknowledged(source))
+        relay = self._relays.get(ack.sequence)
+        if relay is not None and relay.target == ack.node == source:
+            del self._relays[ack.sequence]
+            asker = self._table.get(relay.asker)
+            if asker is not None:
+                self._send(asker.address, Ack(relay.asker_sequence, ack.node), ())
+            return
+        probe = self._probe
+        if probe is None or probe.sequence != ack.sequence or probe.node != ack.node or probe.is_acked:
+            return
+        probe.is_acked = True
+        probe.ack_due_s = math.inf
+        if source == probe.node:
+            member = self._table.get(source)
+            if member is not None:
+                member.vitals.observe_rtt(now_s - probe.started_s)
+            self._out.append(RoundTrip(source, now_s - probe.started_s))
+        else:
+            self.tallies.add(self.tallies.events, "saved_by_helper")
+
+    def _take_ping_req(self, request: PingReq, asker: NodeId, now_s: float) -> None:
+        if len(self._relays) >= RELAYS_MAX:
+            self._drop("relays_full")
+            return
+        member = self._table.get(request.target)
+        address = Address(request.host, request.port) if member is None else member.address
+        sequence = self._next_sequence()
+        self._relays[sequence] = Relay(asker, request.sequence, request.target, now_s + self._config.nack_after_s)
+        self._send(address, Ping(sequence, request.target), self._claims.about(request.target))
+
+    # Time.
+
+    def advance(self, now_s: float) -> list[Effect]:
+        """Do what is due."""
+        self._catch_up(now_s)
+        self._end_relays(now_s)
+        if self._suspicion_at_s <= now_s:
+            self._claims.end_suspicions(now_s)
+        probe = self._probe
+        if probe is not None and probe.ack_due_s <= now_s:
+            self._ask_helpers(probe)
+        if self._probe_at_s <= now_s:
+            self._next_probe(now_s)
+        if self._gossip_at_s <= now_s:
+            self._gossip(now_s)
+        if self._push_pull_at_s <= now_s:
+            self._push_pull(now_s)
+        if self._reconnect_at_s <= now_s:
+            self._reconnect(now_s)
+        if self._persist_at_s <= now_s:
+            self._persist_at_s = math.inf
+            self._out.append(PersistPeers(self.peers()))
+        if self._reap_at_s <= now_s:
+            self._reap_at_s = now_s + REAP_INTERVAL_S
+            self._claims.reap(now_s)
+        return self._turn(now_s)
+
+    def _catch_up(self, now_s: float) -> None:
+        """After this node itself stood still, accuse nobody of silence: its verdicts rest on acks it could not read."""
+        gap_s = now_s - self._due_s
+        if gap_s <= max(0.5, self._config.probe_interval_s):
+            return
+        self.tallies.add(self.tallies.events, "pause")
+        self._probe = None
+        for suspicion in self._claims.suspicions.values():
+            suspicion.shift(gap_s)
+        self._due_s = now_s
+
+    def _next_probe(self, now_s: float) -> None:
+        """Judge the probe that ends and start the next one."""
+        probe, self._probe = self._probe, None
+        if probe is not None and not probe.is_acked:
+            self.tallies.add(self.tallies.events, "probe_failed")
+            self._claims.accuse(probe.node, (self.node, *probe.nacks), now_s)
+        self._probe_at_s = now_s + self._config.probe_interval_s
+        node = None if self._claims.is_leaving else self._claims.order.next(self._table.live)
+        if node is None:
+            return
+        sequence = self._next_sequence()
+        self._probe = Probe(node, sequence, now_s, self._config.ack_timeout_s)
+        self._send_to(node, Ping(sequence, node), self._claims.about(node))
+
+    def _ask_helpers(self, probe: Probe) -> None:
+        """Ask others to ping the member that has not answered."""
+        probe.ack_due_s = math.inf
+        member = self._table.get(probe.node)
+        if member is None:
+            return
+        host, port = member.address
+        probe.asked = self._table.live.sample(self._rng, self._config.helpers, (probe.node,))
+        for helper in probe.asked:
+            self._send_to(helper, PingReq(probe.sequence, probe.node, host, port), self._claims.about(helper))
+
+    def _end_relays(self, now_s: float) -> None:
+        """Tell askers of indirect pings that went unanswered."""
+        while self._relays:
+            sequence, relay = next(iter(self._relays.items()))
+            if relay.due_s > now_s:
+                return
+            del self._relays[sequence]
+            self._send_to(relay.asker, Nack(relay.asker_sequence, relay.target), ())
+
+    def _gossip(self, now_s: float) -> None:
+        """Tell a few members what is new."""
+        self._gossip_at_s = math.inf
+        for node in self._table.live.sample(self._rng, self._config.gossip_fanout):
+            if not len(self._queue):
+                break
+            self._send_to(node, Gossip(), self._claims.about(node))
+        if self._leave_sequences:
+            self._say_goodbye()
+        if len(self._queue) or self._leave_sequences:
+            self._gossip_at_s = now_s + self._config.gossip_interval_s
+
+    def _push_pull(self, now_s: float) -> None:
+        """Exchange states with a random member."""
+        scale = max(1.0, math.log2(self.live_count + 1) - 4.0)
+        self._push_pull_at_s = now_s + self._config.push_pull_interval_s * scale * self._rng.uniform(0.9, 1.1)
+        for node in self._table.live.sample(self._rng, 1):
+            member = self._table.get(node)
+            if member is not None and not self._claims.is_leaving:
+                self._out.append(PushPull(node, member.address))
+
+    def _reconnect(self, now_s: float) -> None:
+        """Try somebody who was lost or has not been met: all of them, a few at a time, while this node is alone."""
+        self._reconnect_at_s = now_s + self._config.reconnect_interval_s * self._rng.uniform(0.9, 1.1)
+        if self._claims.is_leaving:
+            return
+        is_alone = not self.live_count
+        for peer in pick(self._rng, lost_peers(self._table, self._unmet), JOIN_FANOUT if is_alone else 1):
+            if is_alone and peer.node:
+                self._out.append(PushPull(peer.node, peer.address))
+            self._send(peer.address, Ping(self._next_sequence(), peer.node), self._claims.about(peer.node))
+
+    def _say_goodbye(self) -> None:
+        """Ping a few members with the news that this node leaves; any ack will do."""
+        if len(self._leave_sequences) > 64:
+            self._leave_sequences.clear()
+        for node in self._table.live.sample(self._rng, self._config.gossip_fanout):
+            sequence = self._next_sequence()
+            self._leave_sequences[sequence] = None
+            self._send_to(node, Ping(sequence, node), (self._claims.own,))
+
+    # Helpers.
+
+    def _next_sequence(self) -> int:
+        self._sequence += 1
+        return self._sequence
+
+    def _drop(self, reason: str) -> None:
+        self.tallies.add(self.tallies.dropped, reason)
+
+    def _send_to(self, node: NodeId, message: Packet, first: Sequence[Update]) -> None:
+        member = self._table.get(node)
+        if member is not None:
+            self._send(member.address, message, first)
+
+    def _send(self, address: Address, message: Packet, first: Sequence[Update]) -> None:
+        """Send a message with the updates that must ride along, and as many of the queued ones as fit."""
+        payload = PACKETS.encode(message)
+        if first or len(self._queue):
+            budget = self._config.payload_bytes_max - len(payload) - 3
+            budget -= sum(len(UPDATES.encode(update)) for update in first)
+            limit = transmit_limit(self._config.retransmit_multiplier, self.live_count + 1)
+            skip = tuple(update.node for update in first)
+            updates = (*first, *self._queue.take(budget, limit, UPDATES_MAX - len(first), skip))
+            payload = PACKETS.encode(replace(message, updates=updates))
+        self.tallies.add(self.tallies.packets, "sent", PACKET_NAMES[type(message)])
+        self._out.append(SendPacket(address, payload))
+
+    def _turn(self, now_s: float) -> list[Effect]:
+        """End a turn: arm timers for what has become necessary and hand out the effects."""
+        config = self._config
+        if not self.live_count:
+            self._probe_at_s = self._gossip_at_s = self._push_pull_at_s = math.inf
+            self._probe = None
+        else:
+            if self._probe_at_s == math.inf:
+                self._probe_at_s = now_s + self._rng.random() * config.probe_interval_s
+            if self._push_pull_at_s == math.inf:
+                self._push_pull_at_s = now_s + self._rng.random() * config.push_pull_interval_s
+            if self._gossip_at_s == math.inf and (len(self._queue) or self._leave_sequences):
+                self._gossip_at_s = now_s + config.gossip_interval_s / 4
+        is_somebody_lost = self._table.counts[Standing.DEAD] or len(self._unmet)
+        if not is_somebody_lost:
+            self._reconnect_at_s = math.inf
+        elif self._reconnect_at_s == math.inf:
+            self._reconnect_at_s = now_s + config.reconnect_interval_s
+        if self._claims.is_peers_changed:
+            self._claims.is_peers_changed = False
+            self._persist_at_s = min(self._persist_at_s, now_s + config.persist_interval_s)
+        self._suspicion_at_s = self._claims.suspicion_deadline_s
+        self._due_s = min(
+            self._probe_at_s,
+            self._gossip_at_s,
+            self._push_pull_at_s,
+            self._reconnect_at_s,
+            self._persist_at_s,
+            self._reap_at_s,
+            self._suspicion_at_s,
+            self._probe.ack_due_s if self._probe is not None else math.inf,
+            next(iter(self._relays.values())).due_s if self._relays else math.inf,
+        )
+        out = list(self._out)
+        self._out.clear()
+        return out

@@ -1,0 +1,116 @@
+"""One member and the precedence of claims about it.
+
+Sans-I/O. The identity of a running member is (node id, boot, incarnation); name, address and tags are attributes.
+Claims about a node are totally ordered by (boot, incarnation, standing, attributes), and a table keeps the greatest:
+merging is therefore commutative, associative, idempotent and monotone (invariant M5).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import msgspec
+
+from frys_node.base.errors import MalformedFrame
+from frys_node.base.types import Address, NodeId
+from frys_node.kernel.services.members import Condition, MemberView, Status
+from membership.detector import Vitals
+from membership.errors import TagsTooLarge
+from membership.messages import TAGS_BYTES_MAX, UPDATES, Attributes, Standing, Update
+
+STATUS = {
+    Standing.ALIVE: Status.ALIVE,
+    Standing.SUSPECT: Status.SUSPECT,
+    Standing.DEAD: Status.DEAD,
+    Standing.LEFT: Status.LEFT,
+}
+
+UPDATE_BYTES_MAX = 1_024
+"""A member's own update must fit into every packet beside its header."""
+
+
+def supersedes(new: Update, old: Update) -> bool:
+    """Return True if `new` is the greater claim about the same node."""
+    new_key = (new.boot, new.incarnation, new.standing)
+    old_key = (old.boot, old.incarnation, old.standing)
+    return new_key > old_key or (new_key == old_key and new.attributes > old.attributes)
+
+
+def make_attributes(name: str, address: Address, http: str = "", tags: dict[str, str] | None = None) -> Attributes:
+    """Build a member's attributes with the tags in order.
+
+    Raises:
+        TagsTooLarge: The tags are over `TAGS_BYTES_MAX`, or all of it is over `UPDATE_BYTES_MAX`. Nothing changed.
+    """
+    pairs = tuple(sorted((tags or {}).items()))
+    tags_bytes = len(msgspec.msgpack.encode(pairs))
+    if tags_bytes > TAGS_BYTES_MAX:
+        raise TagsTooLarge(f"the tags take {tags_bytes} bytes, the limit is {TAGS_BYTES_MAX}", hint="shorten the tags")
+    attributes = Attributes(name=name, host=address.host, port=address.port, http=http, tags=pairs)
+    try:
+        UPDATES.decode(UPDATES.encode(Update(NodeId("x"), 0, 0, Standing.ALIVE, attributes)))
+    except MalformedFrame as error:
+        raise TagsTooLarge(f"name, address or tags are over a limit: {error}") from error
+    size_bytes = len(msgspec.msgpack.encode(attributes))
+    if size_bytes > UPDATE_BYTES_MAX - 128:
+        raise TagsTooLarge(f"name, addresses and tags take {size_bytes} bytes, the limit is {UPDATE_BYTES_MAX - 128}")
+    return attributes
+
+
+def is_acceptable(update: Update) -> bool:
+    """Return False for an update that no honest member makes: tags over the limit or out of order."""
+    tags = update.attributes.tags
+    if not tags:
+        return True
+    total = sum(len(key) + len(value) for key, value in tags)
+    return total <= TAGS_BYTES_MAX and all(a[0] < b[0] for a, b in pairwise(tags))
+
+
+class Member:
+    """A member as this node knows it: the greatest claim, since when, and what its acks tell."""
+
+    __slots__ = ("changed_s", "update", "vitals")
+
+    def __init__(self, update: Update, now_s: float) -> None:
+        self.update = update
+        self.changed_s = now_s
+        self.vitals = Vitals()
+
+    @property
+    def node(self) -> NodeId:
+        """The member's id."""
+        return self.update.node
+
+    @property
+    def standing(self) -> Standing:
+        """What is claimed of it."""
+        return self.update.standing
+
+    @property
+    def is_live(self) -> bool:
+        """True if alive or suspect: still a member to probe and to tell."""
+        return self.update.standing <= Standing.SUSPECT
+
+    @property
+    def address(self) -> Address:
+        """Where it is reached."""
+        return self.update.attributes.address
+
+
+def view_of(update: Update, vitals: Vitals, changed_unix_ns: int) -> MemberView:
+    """Return the public view of a claim."""
+    attributes = update.attributes
+    return MemberView(
+        name=attributes.name,
+        id=update.node,
+        address=attributes.address,
+        status=STATUS[update.standing],
+        condition=Condition.OK,
+        incarnation=update.incarnation,
+        boot=update.boot,
+        tags=dict(attributes.tags),
+        phi=vitals.phi,
+        rtt_s=vitals.srtt_s,
+        changed_unix_ns=changed_unix_ns,
+        http=attributes.http,
+    )

@@ -1,0 +1,142 @@
+"""Messages between members: SWIM over sealed datagrams, and the state exchange over the channel.
+
+Sans-I/O. Each message is an array with an integer tag in front (D10); golden packets in ``tests/golden`` hold the
+format. The sender's identity and boot are not in here: they come authenticated from the seal.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated
+
+import msgspec
+
+from frys_node.base.types import Address, NodeId
+from frys_node.wire.codec import Codec, Message
+from frys_node.wire.version import PROTOCOL_MAX, PROTOCOL_MIN
+
+TAGS_BYTES_MAX = 512
+"""Keys and values of a member's tags, encoded."""
+
+UPDATES_MAX = 64
+"""Updates in one datagram; more than a packet can hold."""
+
+SYNC_UPDATES_MAX = 512
+"""Updates in one piece of a state exchange: at most about 500 KiB, well within one frame."""
+
+_Id = Annotated[NodeId, msgspec.Meta(min_length=1, max_length=64)]
+_IdOrNone = Annotated[NodeId, msgspec.Meta(max_length=64)]
+_Sequence = Annotated[int, msgspec.Meta(ge=0)]
+_Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+_Tag = tuple[Annotated[str, msgspec.Meta(max_length=128)], Annotated[str, msgspec.Meta(max_length=TAGS_BYTES_MAX)]]
+
+
+class Standing(IntEnum):
+    """Status on the wire; of two updates with equal boot and incarnation the greater standing wins."""
+
+    ALIVE = 0
+    SUSPECT = 1
+    DEAD = 2
+    LEFT = 3
+
+
+class Attributes(Message, frozen=True, array_like=True, gc=False, order=True):
+    """What a member says of itself. Only the member changes it, and raises its incarnation when it does."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    host: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+    port: _Port
+    http: Annotated[str, msgspec.Meta(max_length=262)] = ""
+    tags: Annotated[tuple[_Tag, ...], msgspec.Meta(max_length=64)] = ()
+    """Pairs in order of their keys."""
+    protocol_min: int = PROTOCOL_MIN
+    protocol_max: int = PROTOCOL_MAX
+
+    @property
+    def address(self) -> Address:
+        """Where the member is reached, by UDP and TCP."""
+        return Address(self.host, self.port)
+
+
+class Update(Message, frozen=True, array_like=True, gc=False):
+    """One claim about one member: the unit of gossip, and what the table holds."""
+
+    node: _Id
+    boot: Annotated[int, msgspec.Meta(ge=0)]
+    incarnation: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+    standing: Standing
+    attributes: Attributes
+    accuser: _IdOrNone = NodeId("")
+    """Who raised a suspicion; empty for anything else. Not part of the precedence."""
+    age_s: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """For the dead and the left: seconds since they became so, so that they are forgotten everywhere at about once."""
+
+
+_Updates = Annotated[tuple[Update, ...], msgspec.Meta(max_length=UPDATES_MAX)]
+
+
+class Ping(Message, frozen=True, array_like=True, gc=False, tag=1):
+    """Are you there? An empty target asks whoever is at the address."""
+
+    sequence: _Sequence
+    target: _IdOrNone
+    updates: _Updates = ()
+
+
+class Ack(Message, frozen=True, array_like=True, gc=False, tag=2):
+    """`node` is there: it answered, to the sender of this or to a helper."""
+
+    sequence: _Sequence
+    node: _Id
+    updates: _Updates = ()
+
+
+class PingReq(Message, frozen=True, array_like=True, gc=False, tag=3):
+    """Ping the target for me."""
+
+    sequence: _Sequence
+    target: _Id
+    host: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+    port: _Port
+    updates: _Updates = ()
+
+
+class Nack(Message, frozen=True, array_like=True, gc=False, tag=4):
+    """The target did not answer me either."""
+
+    sequence: _Sequence
+    target: _Id
+    updates: _Updates = ()
+
+
+class Gossip(Message, frozen=True, array_like=True, gc=False, tag=5):
+    """Updates alone."""
+
+    updates: _Updates = ()
+
+
+class Sync(Message, frozen=True, array_like=True, gc=False, tag=6):
+    """A piece of the whole table, in order of node id (push-pull).
+
+    `more` means that this side has members beyond the last one here; `after` asks the other side for its members
+    beyond that id. Stateless, so that neither side keeps anything for the other.
+    """
+
+    updates: Annotated[tuple[Update, ...], msgspec.Meta(max_length=SYNC_UPDATES_MAX)]
+    after: _IdOrNone = NodeId("")
+    more: bool = False
+
+
+Packet = Ping | Ack | PingReq | Nack | Gossip
+
+PACKET_NAMES = {Ping: "ping", Ack: "ack", PingReq: "ping_req", Nack: "nack", Gossip: "gossip"}
+"""Names of the packets in metrics."""
+
+PACKETS: Codec[Packet] = Codec(Packet)
+"""Codec of what travels in sealed datagrams."""
+
+SYNCS: Codec[Sync] = Codec(Sync)
+"""Codec of the state exchange."""
+
+UPDATES: Codec[Update] = Codec(Update)
+"""Codec of one update, for its size."""

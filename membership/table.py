@@ -1,0 +1,134 @@
+"""The member table: the greatest claim per node, and who is live.
+
+Sans-I/O. `merge` is a join (see `membership.member`): tables that have merged the same claims in any order and any
+number of times hold the same. Nothing here speaks or waits.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from frys_node.base.types import NodeId
+from membership.member import Member, supersedes
+from membership.messages import Standing, Update
+
+
+class Roster:
+    """A set of node ids in a definite order, with removal and fair sampling in constant time."""
+
+    __slots__ = ("_index", "_nodes")
+
+    def __init__(self) -> None:
+        self._nodes: list[NodeId] = []
+        self._index: dict[NodeId, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __iter__(self) -> Iterator[NodeId]:
+        return iter(self._nodes)
+
+    def __contains__(self, node: NodeId) -> bool:
+        return node in self._index
+
+    def add(self, node: NodeId) -> None:
+        """Add a node; nothing happens if it is in."""
+        if node not in self._index:
+            self._index[node] = len(self._nodes)
+            self._nodes.append(node)
+
+    def discard(self, node: NodeId) -> None:
+        """Remove a node; nothing happens if it is not in."""
+        index = self._index.pop(node, None)
+        if index is None:
+            return
+        last = self._nodes.pop()
+        if last != node:
+            self._nodes[index] = last
+            self._index[last] = index
+
+    def sample(self, rng: random.Random, count: int, exclude: tuple[NodeId, ...] = ()) -> list[NodeId]:
+        """Return up to `count` distinct nodes, each choice equally likely, none of the excluded."""
+        if count + len(exclude) >= len(self._nodes) // 2:
+            pool = [node for node in self._nodes if node not in exclude]
+            return rng.sample(pool, min(count, len(pool)))
+        # Rejection costs O(count); building the pool would cost O(members) for every round of gossip.
+        chosen: dict[NodeId, None] = {}
+        while len(chosen) < count:
+            node = self._nodes[rng.randrange(len(self._nodes))]
+            if node not in exclude:
+                chosen[node] = None
+        return list(chosen)
+
+
+class Merge(NamedTuple):
+    """A claim that won: what it replaced (None for a new node) and the member as it is now."""
+
+    old: Update | None
+    member: Member
+
+
+class Table:
+    """Every member known to one node, that node included."""
+
+    __slots__ = ("_members", "_self_id", "counts", "live")
+
+    def __init__(self, self_id: NodeId) -> None:
+        self._self_id = self_id
+        self._members: dict[NodeId, Member] = {}
+        self.live = Roster()
+        """The others that are alive or suspect."""
+        self.counts = dict.fromkeys(Standing, 0)
+        """Members by standing, this node included."""
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._members.values())
+
+    def get(self, node: NodeId) -> Member | None:
+        """Return the member, or None if it is unknown."""
+        return self._members.get(node)
+
+    def named(self, name: str) -> list[Member]:
+        """Return the members of that name or id."""
+        return [m for m in self._members.values() if name in (m.update.attributes.name, m.node)]
+
+    def sorted(self) -> list[Member]:
+        """Return the members by name, then id."""
+        return sorted(self._members.values(), key=lambda member: (member.update.attributes.name, member.node))
+
+    def merge(self, update: Update, now_s: float) -> Merge | None:
+        """Take a claim; returns None if it says nothing newer than what is held."""
+        member = self._members.get(update.node)
+        changed_s = now_s - update.age_s
+        if update.age_s:
+            update = replace(update, age_s=0)
+        if member is None:
+            old = None
+            member = self._members[update.node] = Member(update, changed_s)
+        elif supersedes(update, member.update):
+            old = member.update
+            self.counts[old.standing] -= 1
+            member.update = update
+            member.changed_s = changed_s
+        else:
+            return None
+        self.counts[update.standing] += 1
+        if update.node != self._self_id:
+            if member.is_live:
+                self.live.add(update.node)
+            else:
+                self.live.discard(update.node)
+        return Merge(old, member)
+
+    def forget(self, node: NodeId) -> None:
+        """Drop a member that is dead or has left; its time is up."""
+        member = self._members.pop(node)
+        self.counts[member.standing] -= 1
+        self.live.discard(node)

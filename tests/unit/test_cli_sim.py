@@ -1,0 +1,101 @@
+"""`frys-node sim`: results, batches that go on, and failures that can be replayed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from frys_node.cli.main import main
+from frys_node.testing import swarm_scenario
+from frys_node.testing.scenario import ScenarioResult
+
+SWARM = ["sim", "--scenario", "swarm", "--nodes", "5", "--seconds", "10"]
+
+
+def _out(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_one_seed_prints_its_digest_and_fault_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same seed prints the same digest, another one another."""
+    digests = []
+    for seed in ("7", "7", "8"):
+        assert main([*SWARM, "--seed", seed, "--json"]) == 0
+        result = _out(capsys)
+        assert isinstance(result["faults"], dict)
+        assert result["events"]
+        digests.append(result["digest"])
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --json the verdict is readable."""
+    assert main([*SWARM, "--faults", "none"]) == 0
+    out = capsys.readouterr().out
+    assert "verdict" in out
+    assert "passed" in out
+
+
+def test_a_batch_goes_on_where_it_stopped(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Seeds in the state file are not run again, and the totals cover all of them."""
+    state = tmp_path / "state.json"
+    arguments = [*SWARM, "--json", "--state", str(state)]
+    assert main([*arguments, "--seeds", "3"]) == 0
+    first = json.loads(state.read_text())
+    capsys.readouterr()
+    assert main([*arguments, "--seeds", "5"]) == 0
+    report = _out(capsys)
+    assert report["passed"] == report["seeds"] == 5
+    second = json.loads(state.read_text())
+    assert {seed: second["done"][seed] for seed in first["done"]} == first["done"]
+    assert main([*arguments, "--seeds", "5", "--faults", "lossy"]) == 2
+    assert "another batch" in capsys.readouterr().err
+
+
+def test_a_violation_is_exit_1_with_the_replay_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The planted bug is reported for its seed, singly, in a batch, and again after a resume."""
+    real = swarm_scenario.run_scenario
+
+    def buggy(nodes: int, seconds: float, seed: int, faults: str) -> ScenarioResult:
+        if seed == 3:
+            raise ZeroDivisionError("a bug of the scenario itself")
+        return real(nodes, seconds, seed, faults, syncs_first=False)
+
+    monkeypatch.setattr(swarm_scenario, "run_scenario", buggy)
+    state = tmp_path / "state.json"
+    arguments = ["sim", "--scenario", "swarm", "--faults", "crashes", "--seeds", "12", "--state", str(state), "--json"]
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert 3 in report["failed_seeds"]
+    assert len(report["failed_seeds"]) > 1
+    for seed in report["failed_seeds"]:
+        assert f"frys-node sim --scenario swarm --nodes 7 --seconds 60 --seed {seed} --faults crashes" in captured.err
+    assert main(arguments) == 1
+    assert json.loads(capsys.readouterr().out)["failed_seeds"] == report["failed_seeds"]
+    assert main(["sim", "--scenario", "swarm", "--seed", "3"]) == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--faults", "choas"], ["--nodes", "0"], ["--seconds", "-1"], ["--seeds", "0"], ["--scenario", "nope"]],
+)
+def test_wrong_options_are_usage_errors(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    """Exit code 2 and a message that names the fix."""
+    assert main(["sim", *arguments]) == 2
+    assert capsys.readouterr().err
+
+
+def test_a_state_file_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Somebody else's file is never overwritten."""
+    path = tmp_path / "notes.txt"
+    path.write_text("my notes")
+    assert main([*SWARM, "--state", str(path)]) == 2
+    assert path.read_text() == "my notes"
+    assert "another file" in capsys.readouterr().err

@@ -1,3 +1,3 @@
-"""The node-to-node channel: multiplexed, encrypted, owner of the cluster's TCP port."""
+"""The node-to-node channel: authenticated connections, multiplexed calls and notes, and the way into a cluster."""
 
 from __future__ import annotations

@@ -1,3 +1,3 @@
-"""Identity, certificates, tokens, sealed packets and the TLS profile."""
+"""Keys, certificates, tokens, TLS and sealed packets: everything that proves who speaks."""
 
 from __future__ import annotations

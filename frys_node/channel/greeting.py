@@ -1,0 +1,140 @@
+"""From a TCP connection to an authenticated, greeted one: handshake, gate, hello.
+
+Every refusal is a `HandshakeRefused` with its reason; the caller counts it and closes the transport.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from typing import NamedTuple
+
+import trio
+
+from frys_node.base.errors import UnsupportedVersion, WireError
+from frys_node.base.ports import Clock, Stream
+from frys_node.base.types import Address, BootId, NodeId
+from frys_node.channel.messages import Hello
+from frys_node.channel.mux import Event, Mux
+from frys_node.secure.errors import HandshakeRefused
+from frys_node.secure.gate import Peer, check_peer
+from frys_node.secure.identity import Identity
+from frys_node.secure.tls import TlsProfile, TlsStream, connect_tls
+from frys_node.wire.version import PROTOCOL_MAX, PROTOCOL_MIN, negotiate
+
+HANDSHAKE_S = 5.0
+"""Deadline from the accepted (or connected) socket to the other side's hello."""
+
+
+class Greeted(NamedTuple):
+    """A connection ready to run."""
+
+    stream: Stream
+    mux: Mux
+    peer: Peer
+    hello: Hello
+    dialled: bool
+    early: list[Event]
+
+
+class Greeter:
+    """This node's side of every greeting."""
+
+    __slots__ = ("_advertise", "_boot", "_clock", "_identity", "_profile", "_revoked", "_roles")
+
+    def __init__(
+        self,
+        identity: Identity,
+        profile: TlsProfile,
+        clock: Clock,
+        *,
+        boot: BootId,
+        advertise: Address,
+        revoked: Container[NodeId],
+        roles: Callable[[], tuple[str, ...]],
+    ) -> None:
+        self._identity = identity
+        self._profile = profile
+        self._clock = clock
+        self._boot = boot
+        self._advertise = advertise
+        self._revoked = revoked
+        self._roles = roles
+
+    async def dial(self, transport: Stream, expected: NodeId | None) -> Greeted:
+        """Greet as the dialling side, within `HANDSHAKE_S`.
+
+        Raises:
+            HandshakeRefused, NotTls, ClassicalOnly: See there. The transport is closed.
+        """
+        try:
+            with trio.fail_after(HANDSHAKE_S):
+                stream = await connect_tls(transport, self._profile.client)
+                return await self.greet(stream, dialled=True, expected=expected)
+        except trio.TooSlowError as error:
+            await _close(transport)
+            raise HandshakeRefused("timeout", "the other side did not finish the handshake in time") from error
+        except BaseException:
+            await _close(transport)
+            raise
+
+    async def greet(self, stream: TlsStream, *, dialled: bool, expected: NodeId | None = None) -> Greeted:
+        """Check the other side's certificate, then exchange hellos.
+
+        Raises:
+            HandshakeRefused: Reasons of the gate, or ``protocol``, ``version``, ``cluster``, ``eof``, ``reset``.
+        """
+        peer = check_peer(
+            stream.connection,
+            self._identity,
+            unix_ns=self._clock.unix_ns(),
+            revoked=self._revoked,
+            expected=expected,
+        )
+        mux = Mux(dialled=dialled)
+        mux.hello(self._hello())
+        try:
+            await stream.send_all(mux.data_to_send())
+            events = await _first_events(stream, mux)
+        except WireError as error:
+            raise HandshakeRefused("protocol", error.message) from error
+        except trio.BrokenResourceError as error:
+            # With TLS 1.3 the server's refusal of a client certificate arrives only here.
+            raise HandshakeRefused("reset", f"the other side refused or broke the connection: {error}") from error
+        hello, early = events[0], events[1:]
+        assert isinstance(hello, Hello)
+        try:
+            negotiate(hello.protocol_min, hello.protocol_max)
+        except UnsupportedVersion as error:
+            raise HandshakeRefused("version", error.message, hint=error.hint) from error
+        if hello.cluster_id != self._identity.cluster_id:
+            raise HandshakeRefused("cluster", f"the other side is a member of cluster '{hello.cluster_name}'")
+        return Greeted(stream, mux, peer, hello, dialled, early)
+
+    def _hello(self) -> Hello:
+        identity = self._identity
+        return Hello(
+            PROTOCOL_MIN,
+            PROTOCOL_MAX,
+            identity.cluster_id,
+            identity.cluster_name,
+            identity.node_name,
+            self._boot,
+            str(self._advertise),
+            self._roles(),
+        )
+
+
+async def _first_events(stream: TlsStream, mux: Mux) -> list[Event]:
+    """Read until the other side's hello is whole."""
+    while True:
+        data = await stream.receive_some()
+        if not data:
+            raise HandshakeRefused("eof", "the other side closed the connection before its hello")
+        events = mux.receive_data(data)
+        if events:
+            return events
+
+
+async def _close(transport: Stream) -> None:
+    with trio.CancelScope(shield=True):
+        await transport.aclose()

@@ -1,0 +1,154 @@
+"""The issuer's desk: tokens, names and certificates, kept on its disk.
+
+Everything here is synchronous and every change is durable before it is answered, so joins that come at the same time
+are settled one after the other. Files, all under ``issuer/``: the token table and the name registry; ``join-token`` in
+the data directory itself is the multi-use token that `start` prints (24 h, renewed at half of its life).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from frys_node.base.ports import Clock, Disk, Entropy
+from frys_node.base.types import Address, NodeId
+from frys_node.channel.join_messages import JoinAccepted, JoinRequest, PeerAddress
+from frys_node.channel.names import NAMES_PATH, NameRegistry
+from frys_node.secure import certificates
+from frys_node.secure.errors import WrongCluster
+from frys_node.secure.identity import Identity, read_secret
+from frys_node.secure.token import SECRET_BYTES, TokenInfo, TokenTable, proof
+
+TOKENS_PATH: Final = "issuer/tokens.json"
+JOIN_PATH: Final = "join-token"
+_JOIN_ID_PATH: Final = "issuer/join-token-id"
+JOIN_TTL_S = 86_400
+
+
+class IssuerDesk:
+    """Issues certificates against tokens. Only on the node that holds the authority's key."""
+
+    def __init__(self, identity: Identity, disk: Disk, entropy: Entropy, clock: Clock) -> None:
+        assert identity.ca_key is not None
+        self._identity = identity
+        self._ca_key = identity.ca_key
+        self._disk = disk
+        self._entropy = entropy
+        self._clock = clock
+        self.names = NameRegistry()
+        self._tokens = TokenTable(identity.cluster_name, identity.ca_hash)
+        stored = read_secret(disk, TOKENS_PATH)
+        if stored is not None:
+            self._tokens.restore(stored)
+        names = disk.read(NAMES_PATH)
+        if names is not None:
+            self.names.restore(names)
+        if (identity.node_name, identity.node_id) not in self.names.all():
+            self.names.claim(identity.node_name, identity.node_id, is_chosen=True)
+            self._save_names()
+
+    def _now_unix_s(self) -> int:
+        return self._clock.unix_ns() // 1_000_000_000
+
+    def _save_tokens(self) -> None:
+        self._disk.write(TOKENS_PATH, self._tokens.encode())
+
+    def _save_names(self) -> None:
+        self._disk.write(NAMES_PATH, self.names.encode())
+
+    def create_token(self, *, ttl_s: float, uses: int | None, role: str = "node") -> tuple[str, TokenInfo]:
+        """Make a token, durably, and return its text with what is known of it.
+
+        Raises:
+            UsageError, Overloaded: See `TokenTable.create`. Nothing was made.
+        """
+        now = self._now_unix_s()
+        text = self._tokens.create(
+            self._entropy.token_bytes(SECRET_BYTES + 4), ttl_s=ttl_s, uses=uses, now_unix_s=now, role=role
+        )
+        self._save_tokens()
+        token_id = text.split(".")[3]
+        return text, next(info for info in self._tokens.list(now) if info.id == token_id)
+
+    def list_tokens(self) -> list[TokenInfo]:
+        """Every token without its secret, oldest first."""
+        return self._tokens.list(self._now_unix_s())
+
+    def revoke_token(self, token_id: str) -> None:
+        """Forget a token, durably; `NotFound` if there is none."""
+        self._tokens.revoke(token_id)
+        self._save_tokens()
+
+    def accept_premade(self, text: str) -> None:
+        """Accept a ``frys0`` token from now on, durably."""
+        self._tokens.add_premade(text, self._now_unix_s())
+        self._save_tokens()
+
+    def release_name(self, node: NodeId) -> None:
+        """Free the name of a node that has left, durably."""
+        if self.names.release(node):
+            self._save_names()
+
+    def renew_join_token(self) -> float:
+        """Make a new ``join-token`` if less than half of its life is left; return the seconds until the next look."""
+        now = self._now_unix_s()
+        token_id = (self._disk.read(_JOIN_ID_PATH) or b"").decode("ascii", "replace").strip()
+        current = next((info for info in self._tokens.list(now) if info.id == token_id), None)
+        left_s = (current.expires_at or 0) - now if current is not None else 0
+        if left_s < JOIN_TTL_S // 2 or self._disk.read(JOIN_PATH) is None:
+            text, info = self.create_token(ttl_s=JOIN_TTL_S, uses=None)
+            self._disk.write(JOIN_PATH, text.encode() + b"\n")
+            self._disk.write(_JOIN_ID_PATH, info.id.encode())
+            left_s = JOIN_TTL_S
+        return float(max(60, left_s - JOIN_TTL_S // 2))
+
+    def admit(
+        self, request: JoinRequest, exporter: bytes, *, source: Address, peers: tuple[PeerAddress, ...]
+    ) -> JoinAccepted:
+        """Check a join and issue its certificate; token and name are durable before the answer is made.
+
+        Raises:
+            FrysError: Why not; its code, message and hint go back to the joiner. Nothing was issued.
+        """
+        identity = self._identity
+        key = certificates.read_request(request.signing_request)
+        node = certificates.node_id_of(key)
+        row = self._tokens.check(
+            request.token_id,
+            request.proof,
+            exporter,
+            node=node,
+            host=source.host,
+            now_unix_s=self._now_unix_s(),
+            now_s=self._clock.now_s(),
+        )
+        if request.expect_cluster not in ("", identity.cluster_name, identity.cluster_id):
+            raise wrong_cluster(identity.cluster_name, request.expect_cluster)
+        name = self.names.claim(request.name, node, is_chosen=request.is_name_chosen)
+        self._tokens.use(row, node)
+        self._save_tokens()
+        self._save_names()
+        certificate = certificates.issue(
+            self._ca_key,
+            identity.ca_certificate,
+            key,
+            subject=certificates.Subject(identity.cluster_id, node, name),
+            unix_ns=self._clock.unix_ns(),
+        )
+        return JoinAccepted(
+            proof(row.key, b"s", exporter),
+            certificates.der(certificate),
+            certificates.der(identity.ca_certificate),
+            identity.cluster_id,
+            identity.cluster_name,
+            name,
+            identity.node_id,
+            peers,
+        )
+
+
+def wrong_cluster(found: str, wanted: str) -> WrongCluster:
+    """Build the error for a seed of another cluster than the one asked for."""
+    return WrongCluster(
+        f"the seed belongs to cluster '{found}', not to '{wanted}'",
+        hint=f"give a seed of '{wanted}', or leave the cluster's name out to join '{found}'",
+    )

@@ -1,0 +1,260 @@
+"""``frys-join/1``, both sides of one connection. The caller bounds each with `JOIN_S`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Self
+
+import trio
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from frys_node.base.errors import FrysError, MalformedFrame, SecurityError, error_from_code
+from frys_node.base.ports import Clock, Network
+from frys_node.base.types import Address, ClusterId, NodeId
+from frys_node.channel.issuer import IssuerDesk, wrong_cluster
+from frys_node.channel.join_messages import (
+    JOIN_BYTES_MAX,
+    JOIN_CODEC,
+    ClusterInfo,
+    InfoRequest,
+    JoinAccepted,
+    JoinMessage,
+    JoinRedirect,
+    JoinRefused,
+    JoinRequest,
+    PeerAddress,
+)
+from frys_node.channel.messages import KIND_JOIN
+from frys_node.secure import certificates
+from frys_node.secure.errors import ForeignCluster, HandshakeRefused, TokenUnknown
+from frys_node.secure.gate import check_profile
+from frys_node.secure.identity import Identity
+from frys_node.secure.tls import ALPN_JOIN, EXPORTER_JOIN, TlsStream, connect_tls, join_context
+from frys_node.secure.token import JoinToken, proof, proofs_match
+from frys_node.wire.frame import Frame, FrameReader, encode_frame
+from frys_node.wire.version import PROTOCOL_MAX, PROTOCOL_MIN, negotiate
+
+
+class _JoinPipe:
+    """Join messages over a TLS stream, at most `JOIN_BYTES_MAX` each way."""
+
+    __slots__ = ("_frames", "_reader", "_received", "stream")
+
+    def __init__(self, stream: TlsStream) -> None:
+        self.stream = stream
+        self._reader = FrameReader(JOIN_BYTES_MAX)
+        self._frames: list[Frame] = []
+        self._received = 0
+
+    async def send(self, message: JoinMessage) -> None:
+        await self.stream.send_all(encode_frame(KIND_JOIN, JOIN_CODEC.encode(message), JOIN_BYTES_MAX))
+
+    async def receive(self) -> JoinMessage | None:
+        """Return the next message, None at the orderly end."""
+        while not self._frames:
+            data = await self.stream.receive_some()
+            if not data:
+                return None
+            self._received += len(data)
+            if self._received > JOIN_BYTES_MAX:
+                raise MalformedFrame(f"more than {JOIN_BYTES_MAX} bytes in one join")
+            self._frames = self._reader.receive_data(data)
+        frame = self._frames.pop(0)
+        if frame.kind != KIND_JOIN:
+            raise MalformedFrame(f"a frame of kind {frame.kind} on a join connection")
+        return JOIN_CODEC.decode(frame.body)
+
+
+class JoinServer:
+    """Answers joins: the issuer's desk admits, every other node redirects."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        desk: IssuerDesk | None,
+        *,
+        issuer_address: Callable[[], Address | None],
+        peers: Callable[[], tuple[PeerAddress, ...]],
+    ) -> None:
+        self._identity = identity
+        self._desk = desk
+        self._issuer_address = issuer_address
+        self._peers = peers
+
+    async def serve(self, stream: TlsStream, source: Address) -> str:
+        """Serve one connection to its end and return the code of what became of it: ``joined``, ``asked``, an error's.
+
+        Raises:
+            WireError, trio.BrokenResourceError: The other side broke the protocol or the connection.
+        """
+        check_profile(stream.connection, ALPN_JOIN)
+        pipe = _JoinPipe(stream)
+        outcome = "asked"
+        while (message := await pipe.receive()) is not None:
+            if isinstance(message, InfoRequest):
+                await pipe.send(self._info())
+            elif isinstance(message, JoinRequest):
+                answer, outcome = self._answer(message, stream, source)
+                await pipe.send(answer)
+            else:
+                raise MalformedFrame("a message that only a seed may send")
+        return outcome
+
+    def _info(self) -> ClusterInfo:
+        identity = self._identity
+        address = self._issuer_address()
+        return ClusterInfo(
+            PROTOCOL_MIN,
+            PROTOCOL_MAX,
+            identity.cluster_id,
+            identity.cluster_name,
+            certificates.der(identity.ca_certificate),
+            identity.node_id,
+            identity.node_name,
+            self._desk is not None,
+            "" if address is None else str(address),
+        )
+
+    def _answer(self, request: JoinRequest, stream: TlsStream, source: Address) -> tuple[JoinMessage, str]:
+        if self._desk is None:
+            address = self._issuer_address()
+            if address is None:
+                text = "this node does not know where the issuer is"
+                return JoinRefused("node.not_ready", text, "give the issuer's address as --seed"), "redirect"
+            return JoinRedirect(str(address)), "redirect"
+        try:
+            accepted = self._desk.admit(request, stream.export(EXPORTER_JOIN), source=source, peers=self._peers())
+        except FrysError as error:
+            return JoinRefused(error.code, error.message, error.hint), error.code
+        return accepted, "joined"
+
+
+class Seed(NamedTuple):
+    """A seed's cluster, checked against the certificate that its handshake proved."""
+
+    info: ClusterInfo
+    ca: x509.Certificate
+
+
+class JoinClient:
+    """The joiner's side of one connection; use it as ``async with``."""
+
+    def __init__(self, pipe: _JoinPipe, clock: Clock) -> None:
+        self._pipe = pipe
+        self._clock = clock
+
+    @classmethod
+    async def open(cls, network: Network, address: Address, clock: Clock) -> JoinClient:
+        """Connect and shake hands.
+
+        Raises:
+            NodeUnreachable: Nobody answers there.
+            NotTls, ClassicalOnly, HandshakeRefused: Somebody does, but no frys node of this profile.
+        """
+        transport = await network.connect(address)
+        try:
+            stream = await connect_tls(transport, join_context())
+            check_profile(stream.connection, ALPN_JOIN)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await transport.aclose()
+            raise
+        return cls(_JoinPipe(stream), clock)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        with trio.CancelScope(shield=True):
+            await self._pipe.stream.aclose()
+
+    async def _ask(self, message: JoinMessage) -> JoinMessage:
+        try:
+            await self._pipe.send(message)
+            answer = await self._pipe.receive()
+        except trio.BrokenResourceError as error:
+            raise HandshakeRefused("reset", "the seed broke the connection") from error
+        if answer is None:
+            raise HandshakeRefused("eof", "the seed ended the connection without an answer")
+        if isinstance(answer, JoinRefused):
+            raise error_from_code(answer.code, answer.message, answer.hint)
+        return answer
+
+    async def info(self) -> Seed:
+        """Ask which cluster this is, and check that the seed's certificate is of that cluster's authority.
+
+        Raises:
+            ForeignCluster: The certificate of the handshake is not of the authority that the seed names.
+            UnsupportedVersion: The protocol versions do not meet.
+        """
+        answer = await self._ask(InfoRequest(PROTOCOL_MIN, PROTOCOL_MAX))
+        if not isinstance(answer, ClusterInfo):
+            raise MalformedFrame("the seed answered a question that was not asked")
+        negotiate(answer.protocol_min, answer.protocol_max)
+        ca = certificates.load_der(answer.ca_certificate)
+        shown = self._pipe.stream.connection.get_peer_certificate(as_cryptography=True)
+        if shown is None:
+            raise ForeignCluster("the seed showed no certificate")
+        subject = certificates.verify_issued(shown, ca, self._clock.unix_ns())
+        if (subject.cluster, subject.node) != (answer.cluster_id, answer.node_id):
+            raise ForeignCluster("the seed's certificate does not name what the seed says it is")
+        return Seed(answer, ca)
+
+    async def join(
+        self,
+        seed: Seed,
+        token: JoinToken,
+        key: Ed25519PrivateKey,
+        *,
+        name: str,
+        is_name_chosen: bool,
+        advertise: Address,
+        expect_cluster: str | None,
+    ) -> JoinAccepted | JoinRedirect:
+        """Prove the token and return what the issuer granted, checked against the seed; or where to ask instead.
+
+        Raises:
+            ForeignCluster: The authority is not the one that the token pins. The proof was not sent.
+            WrongCluster: It is not the cluster asked for. The proof was not sent.
+            TokenUnknown: The issuer could not prove that it knows the token.
+            FrysError: Why the issuer refused.
+        """
+        if expect_cluster and expect_cluster not in (seed.info.cluster_name, seed.info.cluster_id):
+            raise wrong_cluster(seed.info.cluster_name, expect_cluster)
+        if token.ca_hash is not None and certificates.spki_hash(seed.ca) != token.ca_hash:
+            raise ForeignCluster(
+                f"the token is for cluster '{token.cluster}' with another authority than the seed's"
+                f" (cluster '{seed.info.cluster_name}')",
+                hint="give a seed of the token's cluster, or a token made by the seed's issuer",
+            )
+        if not seed.info.is_issuer and seed.info.issuer_address:
+            return JoinRedirect(seed.info.issuer_address)
+        exporter = self._pipe.stream.export(EXPORTER_JOIN)
+        answer = await self._ask(
+            JoinRequest(
+                token.id,
+                proof(token.key, b"c", exporter),
+                certificates.create_request(key),
+                name,
+                is_name_chosen,
+                str(advertise),
+                expect_cluster or "",
+            )
+        )
+        if isinstance(answer, JoinRedirect):
+            return answer
+        if not isinstance(answer, JoinAccepted):
+            raise MalformedFrame("the seed answered a question that was not asked")
+        if not proofs_match(answer.proof, proof(token.key, b"s", exporter)):
+            raise TokenUnknown("the seed could not prove that it knows the join token", hint="check the seed's address")
+        self._check_granted(answer, seed, key)
+        return answer
+
+    def _check_granted(self, answer: JoinAccepted, seed: Seed, key: Ed25519PrivateKey) -> None:
+        certificate = certificates.load_der(answer.certificate)
+        subject = certificates.verify_issued(certificate, seed.ca, self._clock.unix_ns())
+        is_mine = certificate.public_key() == key.public_key()
+        wanted = certificates.Subject(ClusterId(answer.cluster_id), NodeId(subject.node), answer.name)
+        if not is_mine or subject != wanted or answer.ca_certificate != seed.info.ca_certificate:
+            raise SecurityError("the issuer granted a certificate that is not this node's", hint="check the seed")

@@ -1,0 +1,104 @@
+"""What travels inside ``frys/1`` connections.
+
+Sans-I/O. Frames of kind `KIND_CHANNEL` carry one `ChannelMessage` each. The first message of each side is `Hello`;
+`Credentials` follow, and again whenever they change.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from frys_node.secure.keyring import EpochKey
+from frys_node.wire.codec import Codec, Message
+
+KIND_CHANNEL: Final = 1
+KIND_JOIN: Final = 2
+
+BODY_BYTES_MAX = 1 << 20
+"""Largest body of a request, reply or note; larger things travel in chunks."""
+
+FRAME_BYTES_MAX = BODY_BYTES_MAX + 4_096
+NAME_BYTES_MAX = 128
+
+
+class Hello(Message, frozen=True, tag=1):
+    """Who speaks, and which protocol versions it knows."""
+
+    protocol_min: int
+    protocol_max: int
+    cluster_id: str
+    cluster_name: str
+    node_name: str
+    boot: int
+    address: str
+    """``host:port`` under which the sender can be dialled."""
+    roles: tuple[str, ...] = ()
+
+
+class Credentials(Message, frozen=True, tag=2):
+    """What only members may know."""
+
+    keys: tuple[EpochKey, ...]
+    admin_hashes: tuple[bytes, ...] = ()
+    revoked: tuple[str, ...] = ()
+
+
+class Request(Message, frozen=True, tag=3):
+    """A call. `budget_ms` is how long the caller still waits."""
+
+    id: int
+    method: str
+    budget_ms: int
+    body: bytes
+
+
+class Reply(Message, frozen=True, tag=4):
+    """The answer to a call."""
+
+    id: int
+    body: bytes
+
+
+class Failure(Message, frozen=True, tag=5):
+    """The error that answers a call."""
+
+    id: int
+    code: str
+    message: str
+    hint: str = ""
+
+
+class Note(Message, frozen=True, tag=6):
+    """A one-way message."""
+
+    name: str
+    body: bytes
+
+
+class Cancel(Message, frozen=True, tag=7):
+    """The caller does not wait any more."""
+
+    id: int
+
+
+class Ping(Message, frozen=True, tag=8):
+    """Are you there?"""
+
+    nonce: int
+
+
+class Pong(Message, frozen=True, tag=9):
+    """I am."""
+
+    nonce: int
+
+
+class GoAway(Message, frozen=True, tag=10):
+    """No new calls on this connection; it closes when those under way are done."""
+
+    reason: str
+
+
+ChannelMessage = Hello | Credentials | Request | Reply | Failure | Note | Cancel | Ping | Pong | GoAway
+
+CHANNEL_CODEC: Codec[ChannelMessage] = Codec(ChannelMessage)

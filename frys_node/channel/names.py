@@ -1,0 +1,89 @@
+"""The issuer's registry of node names (design, fine print 6).
+
+Sans-I/O. A name belongs to one node id until that node has left. Whoever did not choose its name gets the next free
+``name-2``, ``name-3``...; a chosen name that is taken is refused. Calls are synchronous, so two joins at the same time
+cannot get the same name.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from frys_node.base.errors import CorruptData, Overloaded
+from frys_node.base.types import NodeId
+from frys_node.secure.certificates import valid_name
+from frys_node.secure.errors import NameTaken
+
+NAMES_PATH: Final = "issuer/names.json"
+NAMES_MAX = 65_536
+_SUFFIX_MAX = 10_000
+
+
+class NameRegistry:
+    """Names by node. The caller persists `encode()` before it tells anybody of a change."""
+
+    __slots__ = ("_nodes",)
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, NodeId] = {}
+
+    def claim(self, name: str, node: NodeId, *, is_chosen: bool) -> str:
+        """Give a node a name and return it; asking again gives the same node the same name.
+
+        Raises:
+            NameTaken: The name was chosen and belongs to another node that has not left. Nothing was changed.
+            InvalidCertificate: It cannot be a node's name. Nothing was changed.
+        """
+        valid_name(name)
+        mine = next((held for held, holder in self._nodes.items() if holder == node), None)
+        if mine is not None and (mine == name or not is_chosen):
+            return mine
+        holder = self._nodes.get(name)
+        if holder is not None and is_chosen:
+            raise NameTaken(
+                f"the name '{name}' belongs to node {holder}",
+                hint="choose another --name, or let that node leave: frys-node leave",
+            )
+        chosen = name if holder is None else self._next_free(name)
+        if len(self._nodes) >= NAMES_MAX:
+            raise Overloaded(f"the cluster holds {NAMES_MAX} names")
+        if mine is not None:
+            del self._nodes[mine]
+        self._nodes[chosen] = node
+        return chosen
+
+    def _next_free(self, name: str) -> str:
+        for number in range(2, _SUFFIX_MAX):
+            suffix = f"-{number}"
+            candidate = name[: 63 - len(suffix)].rstrip(".-") + suffix
+            if candidate not in self._nodes:
+                return candidate
+        raise NameTaken(f"'{name}' and every '{name}-N' are taken", hint="choose another --name")
+
+    def release(self, node: NodeId) -> bool:
+        """Free the names of a node that has left; True if it had one."""
+        kept = {name: holder for name, holder in self._nodes.items() if holder != node}
+        has_changed = len(kept) != len(self._nodes)
+        self._nodes = kept
+        return has_changed
+
+    def all(self) -> list[tuple[str, NodeId]]:
+        """Every name with its node, sorted."""
+        return sorted(self._nodes.items())
+
+    def encode(self) -> bytes:
+        """Return the registry's bytes for the disk."""
+        return msgspec.json.encode(dict(self.all()))
+
+    def restore(self, data: bytes) -> None:
+        """Take the names of `encode`.
+
+        Raises:
+            CorruptData: The bytes are damaged. The registry is unchanged.
+        """
+        try:
+            self._nodes = {name: NodeId(node) for name, node in msgspec.json.decode(data, type=dict[str, str]).items()}
+        except msgspec.MsgspecError as error:
+            raise CorruptData(f"{NAMES_PATH} is damaged: {error}", hint="restore it from a backup") from error

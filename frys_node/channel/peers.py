@@ -1,0 +1,205 @@
+"""One kept connection per pair of nodes.
+
+Dialled on demand; while a dial is under way calls wait for it and notes queue up (bounded). After a failure the next
+dial waits for a jittered backoff and calls meanwhile fail at once, so that routing can turn elsewhere. When two nodes
+dial each other at the same time, both keep the connection that the smaller node id dialled; the other one drains, so
+calls under way on it still finish. A newer boot of a node replaces whatever its older boots left behind.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from frys_node.base.errors import FrysError, NodeUnreachable
+from frys_node.base.types import Address, NodeId
+from frys_node.channel.connection import Connection
+
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MAX_S = 5.0
+DIAL_NOTES_MAX = 1_024
+"""Notes that wait for one dial; more are dropped and counted."""
+
+DIAL_NOTES_BYTES_MAX = 4 << 20
+ADDRESSES_MAX = 16_384
+
+
+class _Dial:
+    """A dial under way, and what waits for it."""
+
+    __slots__ = ("done", "error", "note_bytes", "notes")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.error: FrysError | None = None
+        self.notes: list[tuple[str, bytes]] = []
+        self.note_bytes = 0
+
+
+class _Backoff:
+    """When a node may be dialled again."""
+
+    __slots__ = ("failures", "last", "until_s")
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.until_s = 0.0
+        self.last = ""
+
+
+class Peers:
+    """The connections of one node, by node id."""
+
+    def __init__(self, self_id: NodeId, rng: random.Random, dial: Callable[[NodeId, Address], Awaitable[None]]) -> None:
+        self._self_id = self_id
+        self._rng = rng
+        self._dial = dial
+        """Dials, greets and hands the connection to `admit`; raises `FrysError` when that failed."""
+        self._addresses: dict[NodeId, Address] = {}
+        self._connections: dict[NodeId, Connection] = {}
+        self._dials: dict[NodeId, _Dial] = {}
+        self._backoffs: dict[NodeId, _Backoff] = {}
+        self.nursery: trio.Nursery | None = None
+        self.notes_dropped = 0
+
+    def learn(self, node: NodeId, address: Address) -> None:
+        """Remember where a node can be dialled; a changed address may be tried at once."""
+        if node == self._self_id or self._addresses.get(node) == address:
+            return
+        if len(self._addresses) >= ADDRESSES_MAX and node not in self._addresses:
+            self._addresses.pop(next(iter(self._addresses)))
+        self._addresses[node] = address
+        self._backoffs.pop(node, None)
+
+    def address(self, node: NodeId) -> Address | None:
+        """Where the node can be dialled, if that is known."""
+        return self._addresses.get(node)
+
+    def known(self) -> Sequence[tuple[NodeId, Address]]:
+        """Every known address, sorted by node."""
+        return sorted(self._addresses.items())
+
+    def all(self) -> Sequence[Connection]:
+        """The kept connections, sorted by node."""
+        return [self._connections[node] for node in sorted(self._connections)]
+
+    def find(self, node: NodeId) -> Connection | None:
+        """The usable connection to the node, if there is one."""
+        connection = self._connections.get(node)
+        return connection if connection is not None and connection.is_usable else None
+
+    async def connect(self, node: NodeId) -> Connection:
+        """Return the connection to the node, dialling if there is none; the caller's cancel scope bounds the wait.
+
+        Raises:
+            NodeUnreachable: No address is known, the dial failed, or one failed just before.
+            FrysError: Why the other side was refused.
+        """
+        connection = self.find(node)
+        if connection is not None:
+            return connection
+        dial = self._start_dial(node)
+        if isinstance(dial, NodeUnreachable):
+            raise dial
+        await dial.done.wait()
+        connection = self.find(node)
+        if connection is None:
+            raise dial.error or NodeUnreachable(f"the connection to {node} ended at once")
+        return connection
+
+    def note(self, node: NodeId, name: str, body: bytes) -> bool:
+        """Send a note on the connection, or queue it behind a dial; False (and counted) when neither is possible."""
+        connection = self.find(node)
+        if connection is not None:
+            if connection.mux.note(name, body):
+                connection.flush()
+                return True
+            self.notes_dropped += 1
+            return False
+        dial = self._start_dial(node)
+        if (
+            isinstance(dial, NodeUnreachable)
+            or len(dial.notes) >= DIAL_NOTES_MAX
+            or dial.note_bytes + len(body) > DIAL_NOTES_BYTES_MAX
+        ):
+            self.notes_dropped += 1
+            return False
+        dial.notes.append((name, body))
+        dial.note_bytes += len(body)
+        return True
+
+    def _start_dial(self, node: NodeId) -> _Dial | NodeUnreachable:
+        """Return the dial under way or a new one; the error says why there can be none now."""
+        dial = self._dials.get(node)
+        if dial is not None:
+            return dial
+        address = self._addresses.get(node)
+        if address is None:
+            return NodeUnreachable(f"no address of node {node} is known yet")
+        if self.nursery is None:
+            return NodeUnreachable("the channel is not running")
+        backoff = self._backoffs.get(node)
+        if backoff is not None and trio.current_time() < backoff.until_s:
+            return NodeUnreachable(f"{address} did not answer just before: {backoff.last}", hint="nothing was sent")
+        dial = self._dials[node] = _Dial()
+        self.nursery.start_soon(self._run_dial, node, address, dial)
+        return dial
+
+    async def _run_dial(self, node: NodeId, address: Address, dial: _Dial) -> None:
+        try:
+            await self._dial(node, address)
+        except FrysError as error:
+            dial.error = error
+            self._back_off(node, error)
+        else:
+            self._backoffs.pop(node, None)
+        finally:
+            # A call that follows must see either the connection or the backoff, never a finished dial.
+            self._dials.pop(node, None)
+            self._send_waiting(node, dial)
+            dial.done.set()
+
+    def _send_waiting(self, node: NodeId, dial: _Dial) -> None:
+        connection = self.find(node)
+        for name, body in dial.notes:
+            if connection is None or not connection.mux.note(name, body):
+                self.notes_dropped += 1
+        if connection is not None:
+            connection.flush()
+
+    def _back_off(self, node: NodeId, error: FrysError) -> None:
+        backoff = self._backoffs.setdefault(node, _Backoff())
+        wait_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(backoff.failures, 10))
+        backoff.failures += 1
+        backoff.until_s = trio.current_time() + wait_s * self._rng.uniform(0.5, 1.0)
+        backoff.last = error.message
+
+    def admit(self, connection: Connection) -> bool:
+        """Keep a new connection or not; whichever loses against it is drained or closed."""
+        node = connection.node
+        known = self._connections.get(node)
+        if known is not None and known.is_usable:
+            if connection.hello.boot < known.hello.boot:
+                return False
+            if connection.hello.boot > known.hello.boot:
+                known.close()
+            elif connection.dialled == known.dialled:
+                # The dialling side makes a second connection only when it has lost the first.
+                known.drain("replaced")
+            elif connection.dialled != (self._self_id < node):
+                connection.drain("duplicate")
+                return True
+            else:
+                known.drain("duplicate")
+        self._connections[node] = connection
+        self._backoffs.pop(node, None)
+        return True
+
+    def remove(self, connection: Connection) -> bool:
+        """Forget an ended connection; True if it was the kept one."""
+        if self._connections.get(connection.node) is not connection:
+            return False
+        del self._connections[connection.node]
+        return True

@@ -1,0 +1,254 @@
+"""The cluster's certificate authority and the certificates it issues.
+
+Sans-I/O: bytes, keys and wall time come in as arguments. A node certificate binds the node's Ed25519 key to the SAN
+URI ``frys://<cluster id>/<node id>``; the authority is confined to that cluster id by a name constraint, so that a
+certificate signed by another cluster's authority can never pass here. `not_before` lies 24 h back, because clocks
+differ and X.509 validity is the only use of wall time in the channel (security study 3.6).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import re
+from typing import NamedTuple
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from frys_node.base.types import ClusterId, NodeId
+from frys_node.secure.errors import ForeignCluster, InvalidCertificate
+
+BACKDATE_S = 86_400
+CA_LIFE_DAYS = 3_650
+NODE_LIFE_DAYS = 365
+EXPIRY_GRACE_S = 7 * 86_400
+"""An expired certificate of a member that is not revoked is accepted this long (security study 3.6)."""
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+_URI = re.compile(r"frys://([0-9a-f]{32})/([0-9a-f]{32})")
+
+
+class Subject(NamedTuple):
+    """Whom a node certificate names."""
+
+    cluster: ClusterId
+    node: NodeId
+    name: str
+
+
+def node_id_of(key: Ed25519PublicKey) -> NodeId:
+    """Return the node id of a public key: the first 16 bytes of SHA-256 over its 32 raw bytes, as hex."""
+    return NodeId(hashlib.sha256(raw_public(key)).hexdigest()[:32])
+
+
+def raw_public(key: Ed25519PublicKey) -> bytes:
+    """Return the 32 raw bytes of a public key."""
+    return key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+
+
+def spki_hash(certificate: x509.Certificate) -> str:
+    """Return the first 16 bytes of SHA-256 over the certificate's SubjectPublicKeyInfo, as hex: what a token pins."""
+    spki = certificate.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(spki).hexdigest()[:32]
+
+
+def valid_name(name: str) -> str:
+    """Return the name if it may name a node: 1-63 lower-case letters, digits, dots or dashes.
+
+    Raises:
+        InvalidCertificate: It may not. Nothing was changed.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise InvalidCertificate(
+            f"'{name[:80]}' cannot be a node's name",
+            hint="use 1-63 lower-case letters, digits, dots or dashes, beginning and ending with a letter or digit",
+        )
+    return name
+
+
+def _common_name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _instant(unix_ns: int) -> dt.datetime:
+    return dt.datetime.fromtimestamp(unix_ns // 1_000_000_000, tz=dt.UTC)
+
+
+def create_authority(key: Ed25519PrivateKey, cluster: ClusterId, cluster_name: str, unix_ns: int) -> x509.Certificate:
+    """Return the self-signed authority of a new cluster, confined to its cluster id."""
+    subject = _common_name(f"frys {cluster_name}"[:64])
+    start = _instant(unix_ns) - dt.timedelta(seconds=BACKDATE_S)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(start + dt.timedelta(days=CA_LIFE_DAYS))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.NameConstraints([x509.UniformResourceIdentifier(cluster)], None), critical=True)
+        .add_extension(
+            x509.KeyUsage(
+                digital_signature=False,
+                content_commitment=False,
+                key_encipherment=False,
+                data_encipherment=False,
+                key_agreement=False,
+                key_cert_sign=True,
+                crl_sign=True,
+                encipher_only=False,
+                decipher_only=False,
+            ),
+            critical=True,
+        )
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, None)
+    )
+
+
+def create_request(key: Ed25519PrivateKey) -> bytes:
+    """Return a DER signing request: it proves possession of the key; every name in the certificate is the issuer's."""
+    request = x509.CertificateSigningRequestBuilder().subject_name(_common_name("frys node")).sign(key, None)
+    return request.public_bytes(serialization.Encoding.DER)
+
+
+def read_request(der: bytes) -> Ed25519PublicKey:
+    """Return the key of a signing request whose own signature is right.
+
+    Raises:
+        InvalidCertificate: It is malformed, badly signed or not an Ed25519 key. Nothing was issued.
+    """
+    try:
+        request = x509.load_der_x509_csr(der)
+        key = request.public_key()
+        is_signed = request.is_signature_valid
+    except (ValueError, TypeError) as error:
+        raise InvalidCertificate(f"not a signing request: {error}") from error
+    if not isinstance(key, Ed25519PublicKey) or not is_signed:
+        raise InvalidCertificate("the signing request must be made and signed with an Ed25519 key")
+    return key
+
+
+def issue(
+    ca_key: Ed25519PrivateKey,
+    ca: x509.Certificate,
+    public_key: Ed25519PublicKey,
+    *,
+    subject: Subject,
+    unix_ns: int,
+) -> x509.Certificate:
+    """Issue a node certificate for TLS client and server use."""
+    start = _instant(unix_ns) - dt.timedelta(seconds=BACKDATE_S)
+    uri = f"frys://{subject.cluster}/{subject.node}"
+    end = min(start + dt.timedelta(days=NODE_LIFE_DAYS), ca.not_valid_after_utc)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(_common_name(valid_name(subject.name)))
+        .issuer_name(ca.subject)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(end)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=False)
+        .add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
+        )
+        .sign(ca_key, None)
+    )
+
+
+def load_der(der: bytes) -> x509.Certificate:
+    """Read a DER certificate.
+
+    Raises:
+        InvalidCertificate: It is malformed. It was not used.
+    """
+    try:
+        return x509.load_der_x509_certificate(der)
+    except (ValueError, TypeError) as error:
+        raise InvalidCertificate(f"not a certificate: {error}") from error
+
+
+def der(certificate: x509.Certificate) -> bytes:
+    """Return the certificate's DER bytes."""
+    return certificate.public_bytes(serialization.Encoding.DER)
+
+
+def read_subject(certificate: x509.Certificate) -> Subject:
+    """Return whom a node certificate names.
+
+    Raises:
+        InvalidCertificate: It has not exactly one ``frys://`` URI, or no common name.
+    """
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except (x509.ExtensionNotFound, ValueError) as error:
+        raise InvalidCertificate("the certificate carries no frys:// name") from error
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    match = _URI.fullmatch(uris[0]) if len(uris) == 1 else None
+    if match is None or len(common) != 1:
+        raise InvalidCertificate("the certificate does not carry exactly one frys:// name")
+    return Subject(ClusterId(match[1]), NodeId(match[2]), str(common[0].value))
+
+
+def has_both_usages(certificate: x509.Certificate) -> bool:
+    """True if the certificate may be used as TLS client and as TLS server."""
+    try:
+        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+    return ExtendedKeyUsageOID.CLIENT_AUTH in usages and ExtendedKeyUsageOID.SERVER_AUTH in usages
+
+
+def verify_issued(certificate: x509.Certificate, ca: x509.Certificate, unix_ns: int) -> Subject:
+    """Check a node certificate against the authority without TLS and return whom it names.
+
+    Raises:
+        ForeignCluster: Another authority signed it, or it names another cluster than the authority's constraint.
+        InvalidCertificate: It is malformed, lacks a usage or is out of its time (with the grace of 7 days).
+    """
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise ForeignCluster("the certificate was not issued by this cluster's authority") from error
+    subject = read_subject(certificate)
+    if subject.cluster != authority_cluster(ca):
+        raise ForeignCluster("the certificate names another cluster than its authority may speak for")
+    if not has_both_usages(certificate):
+        raise InvalidCertificate("the certificate is not for TLS clients and servers")
+    if not within_life(certificate, unix_ns):
+        raise InvalidCertificate("the certificate has expired or is not yet valid", hint="check the clocks")
+    return subject
+
+
+def within_life(certificate: x509.Certificate, unix_ns: int) -> bool:
+    """True if the instant lies in the certificate's life, extended by `EXPIRY_GRACE_S`."""
+    now = _instant(unix_ns)
+    grace = dt.timedelta(seconds=EXPIRY_GRACE_S)
+    return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc + grace
+
+
+def authority_cluster(ca: x509.Certificate) -> ClusterId:
+    """Return the cluster id to which an authority is confined.
+
+    Raises:
+        InvalidCertificate: It is not a cluster authority.
+    """
+    try:
+        constraint = ca.extensions.get_extension_for_class(x509.NameConstraints).value
+        basic = ca.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except (x509.ExtensionNotFound, ValueError) as error:
+        raise InvalidCertificate("not a cluster authority: no name constraint") from error
+    permitted = constraint.permitted_subtrees or []
+    if not basic.ca or len(permitted) != 1 or not isinstance(permitted[0], x509.UniformResourceIdentifier):
+        raise InvalidCertificate("not a cluster authority")
+    return ClusterId(permitted[0].value)

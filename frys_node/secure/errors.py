@@ -1,0 +1,112 @@
+"""Errors of identity, tokens and the handshake; each message names the fix."""
+
+from __future__ import annotations
+
+from frys_node.base.errors import SecurityError
+
+
+class HandshakeRefused(SecurityError):
+    """The TLS handshake or the gate behind it refused the other side. Nothing was exchanged."""
+
+    code = "security.handshake"
+
+    def __init__(self, reason: str, message: str = "", *, hint: str = "") -> None:
+        super().__init__(message or f"the handshake was refused: {reason}", hint=hint)
+        self.reason = reason
+        """Metric label of `frys_channel_refused_total`."""
+
+
+class NotTls(SecurityError):
+    """The other side does not speak TLS. Nothing was exchanged."""
+
+    code = "security.not_tls"
+
+
+class ClassicalOnly(SecurityError):
+    """The other side cannot do the hybrid post-quantum key exchange of TLS 1.3. Nothing was exchanged."""
+
+    code = "security.classical_only"
+
+
+class ForeignCluster(SecurityError):
+    """A certificate authority that is not this cluster's. Nothing was exchanged."""
+
+    code = "security.foreign_ca"
+
+
+class WrongCluster(SecurityError):
+    """The node belongs to another cluster than the one named. Nothing was changed."""
+
+    code = "security.wrong_cluster"
+    status = 409
+
+
+class InvalidToken(SecurityError):
+    """The text is not a join token, or its checksum does not match. Nothing was sent."""
+
+    code = "security.token_invalid"
+    status = 400
+
+
+class TokenUnknown(SecurityError):
+    """The issuer does not know the token, or the proof over it is wrong. Nothing was issued."""
+
+    code = "security.token_unknown"
+
+
+class TokenExpired(SecurityError):
+    """The token's time is over. Nothing was issued."""
+
+    code = "security.token_expired"
+
+
+class TokenUsedUp(SecurityError):
+    """The token was used as often as it may. Nothing was issued."""
+
+    code = "security.token_used_up"
+
+
+class TooManyFailures(SecurityError):
+    """Too many wrong tokens came from this address. Nothing was checked; wait a minute."""
+
+    code = "security.rate_limited"
+    retryable = True
+    status = 429
+
+
+class TokenMissing(SecurityError):
+    """No join token was found in any of the places where one is looked for. Nothing was sent."""
+
+    code = "security.token_missing"
+
+
+class NameTaken(SecurityError):
+    """The chosen node name belongs to another node that has not left. Nothing was issued."""
+
+    code = "security.name_taken"
+    status = 409
+
+
+class InvalidCertificate(SecurityError):
+    """A certificate or signing request is malformed or does not say what it must. It was not used."""
+
+    code = "security.certificate"
+
+
+class UnsafePermissions(SecurityError):
+    """A file with secrets can be read by others. It was not used; run chmod 600 on it."""
+
+    code = "security.permissions"
+
+
+class CounterExhausted(SecurityError):
+    """This start of the node has sealed as many packets as its key allows. Restart the node or rotate the keys."""
+
+    code = "security.counter_exhausted"
+    status = 503
+
+
+class KemError(SecurityError):
+    """A key, ciphertext or provider of the key encapsulation is unusable. Nothing was derived."""
+
+    code = "security.kem"

@@ -42,6 +42,7 @@ class NodeProcess:
         self.home = home
         self.data_dir = home / "data"
         self.bind = f"127.0.0.1:{free_port()}"
+        self.http_host = "127.0.0.1"
         self.http_port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._workflows = workflows
@@ -51,7 +52,7 @@ class NodeProcess:
     def command(self, seeds: Sequence[str] = ()) -> list[str]:
         """Return the command line: `start`, or `join` with seeds."""
         line = [sys.executable, "-m", "frys_node", "join" if seeds else "start", "--name", self.name]
-        line += ["--bind", self.bind, "--http", f"127.0.0.1:{self.http_port}", "--data-dir", str(self.data_dir)]
+        line += ["--bind", self.bind, "--http", f"{self.http_host}:{self.http_port}", "--data-dir", str(self.data_dir)]
         for seed in seeds:
             line += ["--seed", seed]
         if (self.home / "frys.toml").exists():
@@ -112,7 +113,7 @@ class NodeProcess:
         Raises:
             NodeUnreachable: No answer.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=HTTP_TIMEOUT_S)
+        connection = http.client.HTTPConnection(self.http_host, self.http_port, timeout=HTTP_TIMEOUT_S)
         payload = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         try:
             connection.request(method, path, payload, {"Content-Type": "application/json"} if payload else {})

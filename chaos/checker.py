@@ -1,0 +1,222 @@
+"""What survived: judges the history of a run against what the cluster answers at the end.
+
+Pure functions over plain data, so that planted violations can test the checker itself. The rules:
+
+1. *Nothing acknowledged is lost.* A point whose write was acknowledged is found by a quorum read, at that version or
+   a newer one that somebody attempted.
+2. *Reads do not go back.* A quorum read that began after an acknowledgement returns that version or a newer one.
+3. *Nothing is made up.* A value that nobody wrote never appears. For the cache this is the whole promise but one:
+   entries may vanish, but an older value than an acknowledged one never comes back.
+4. *Everybody agrees who is here*, and nobody who lives is called dead.
+5. *The run meant something*: enough operations were acknowledged and the faults were really injected.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+VIOLATIONS_SHOWN_MAX = 20
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One request of the load. Instants are seconds of one monotonic clock.
+
+    `version` is what was written, or what a read returned (None: nothing there). `is_acknowledged` False means that the
+    outcome of a write is unknown, not that it failed; such reads are not recorded.
+    """
+
+    kind: str
+    """``write`` or ``read``."""
+    store: str
+    """``point`` or ``cache``."""
+    key: int
+    version: int | None
+    begun_s: float
+    ended_s: float
+    is_acknowledged: bool
+    node: str
+
+
+@dataclass
+class Verdict:
+    """The outcome of a run."""
+
+    scenario: str
+    violations: list[str] = field(default_factory=list)
+    counts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_good(self) -> bool:
+        """True if no rule was broken."""
+        return not self.violations
+
+    def report(self) -> dict[str, object]:
+        """Return the verdict as plain data; a flood of violations is cut, its count is not."""
+        shown = asdict(self) | {"good": self.is_good, "violation_count": len(self.violations)}
+        shown["violations"] = self.violations[:VIOLATIONS_SHOWN_MAX]
+        return shown
+
+    def write(self, path: Path) -> None:
+        """Write the report as JSON."""
+        path.write_text(json.dumps(self.report(), indent=2) + "\n", encoding="utf-8")
+
+
+Key = tuple[str, int]
+
+
+class Ledger:
+    """The writes of a history by key: what was attempted, and what had been acknowledged when."""
+
+    def __init__(self, history: Iterable[Operation]) -> None:
+        self._attempted: dict[Key, set[int]] = {}
+        acknowledged: dict[Key, list[tuple[float, int]]] = {}
+        for operation in history:
+            if operation.kind != "write" or operation.version is None:
+                continue
+            key = (operation.store, operation.key)
+            self._attempted.setdefault(key, set()).add(operation.version)
+            if operation.is_acknowledged:
+                acknowledged.setdefault(key, []).append((operation.ended_s, operation.version))
+        self._instants: dict[Key, list[float]] = {}
+        self._highest: dict[Key, list[int]] = {}
+        for key, pairs in acknowledged.items():
+            pairs.sort()
+            highest = 0
+            self._instants[key] = [instant for instant, _ in pairs]
+            self._highest[key] = [highest := max(highest, version) for _, version in pairs]
+
+    def keys(self, store: str) -> list[int]:
+        """Keys of a store with an acknowledged write, sorted."""
+        return sorted(key for name, key in self._highest if name == store)
+
+    def acknowledged(self, key: Key, before_s: float = float("inf")) -> int | None:
+        """Return the highest version acknowledged up to the instant, None if there was none."""
+        index = bisect_right(self._instants.get(key, []), before_s)
+        return self._highest[key][index - 1] if index else None
+
+    def is_attempted(self, key: Key, version: int) -> bool:
+        """True if somebody wrote that version, whatever the answer was."""
+        return version in self._attempted.get(key, ())
+
+
+def judge_value(ledger: Ledger, key: Key, seen: int | None, before_s: float, *, may_vanish: bool) -> str | None:
+    """Say what is wrong with a value that was read, or None if nothing is."""
+    wanted = ledger.acknowledged(key, before_s)
+    name = f"{key[0]} {key[1]}"
+    if seen is None:
+        lost = wanted is not None and not may_vanish
+        return f"{name}: lost, version {wanted} was acknowledged" if lost else None
+    if not ledger.is_attempted(key, seen):
+        return f"{name}: version {seen} was never written"
+    if wanted is not None and seen < wanted:
+        return f"{name}: version {seen} came back, {wanted} was acknowledged"
+    return None
+
+
+def check_reads(history: Sequence[Operation], ledger: Ledger) -> list[str]:
+    """Rules 2 and 3 over the reads that were made during the run."""
+    wrong = []
+    for operation in history:
+        if operation.kind != "read" or not operation.is_acknowledged:
+            continue
+        key = (operation.store, operation.key)
+        fault = judge_value(ledger, key, operation.version, operation.begun_s, may_vanish=operation.store == "cache")
+        if fault:
+            wrong.append(f"read at {operation.node}, t={operation.begun_s:.3f}: {fault}")
+    return wrong
+
+
+def check_final(ledger: Ledger, store: str, answers: Mapping[str, Mapping[int, int]]) -> list[str]:
+    """Rule 1 (and 3): the final quorum reads, by the node that answered them; a missing key is a miss."""
+    wrong = []
+    for node, found in sorted(answers.items()):
+        for key in ledger.keys(store):
+            fault = judge_value(ledger, (store, key), found.get(key), float("inf"), may_vanish=store == "cache")
+            if fault:
+                wrong.append(f"final read at {node}: {fault}")
+    return wrong
+
+
+def check_members(views: Mapping[str, Mapping[str, str]], living: Iterable[str]) -> list[str]:
+    """Rule 4: every living node sees the same members, and every living one as alive.
+
+    Args:
+        views: Name of the observer -> (name of the member -> status).
+        living: Names of the nodes whose processes run.
+    """
+    expected = sorted(living)
+    wrong = [f"{name} answers no question about members" for name in expected if not views.get(name)]
+    for observer, view in sorted(views.items()):
+        for name in expected:
+            status = view.get(name, "unknown")
+            if view and status != "alive":
+                wrong.append(f"{observer} sees the living {name} as {status}")
+    distinct = {tuple(sorted(view.items())) for observer, view in views.items() if view and observer in expected}
+    if len(distinct) > 1:
+        wrong.append(f"{len(distinct)} different views of the members among {len(expected)} nodes")
+    return wrong
+
+
+def longest_gap_s(history: Sequence[Operation], started_s: float, ended_s: float) -> float:
+    """Return the longest time without an acknowledgement between two instants."""
+    instants = sorted(op.ended_s for op in history if op.is_acknowledged and started_s <= op.ended_s <= ended_s)
+    points = [started_s, *instants, ended_s]
+    return max(later - earlier for earlier, later in pairwise(points))
+
+
+def judge(
+    scenario: str,
+    history: Sequence[Operation],
+    *,
+    answers: Mapping[str, Mapping[str, Mapping[int, int]]],
+    views: Mapping[str, Mapping[str, str]],
+    living: Sequence[str],
+    faults: int,
+    faults_min: int,
+    acknowledged_min: int,
+) -> Verdict:
+    """Judge a whole run.
+
+    Args:
+        scenario: Name of the run, for the report.
+        history: Every operation of the load.
+        answers: Store -> node -> key -> version, read at quorum after the faults ended.
+        views: What each node says about the members at the end.
+        living: Names of the nodes whose processes run.
+        faults: Faults injected.
+        faults_min: Faults that the run promised.
+        acknowledged_min: Acknowledged points below which the run proves too little.
+    """
+    ledger = Ledger(history)
+    points = len(ledger.keys("point"))
+    verdict = Verdict(scenario)
+    verdict.violations += check_reads(history, ledger)
+    for store, by_node in sorted(answers.items()):
+        verdict.violations += check_final(ledger, store, by_node)
+    verdict.violations += check_members(views, living)
+    if faults < faults_min:
+        verdict.violations.append(f"only {faults} of {faults_min} faults were injected: the run proves too little")
+    if points < acknowledged_min:
+        verdict.violations.append(f"only {points} points were acknowledged, {acknowledged_min} wanted")
+    writes = [operation for operation in history if operation.kind == "write"]
+    reads = [operation for operation in history if operation.kind == "read"]
+    verdict.counts = {
+        "faults": faults,
+        "points_acknowledged": points,
+        "cache_keys_acknowledged": len(ledger.keys("cache")),
+        "writes_acknowledged": sum(operation.is_acknowledged for operation in writes),
+        "writes_unknown": sum(not operation.is_acknowledged for operation in writes),
+        "reads_checked": sum(operation.is_acknowledged for operation in reads),
+        "longest_gap_s": round(
+            longest_gap_s(history, min(o.begun_s for o in history), max(o.ended_s for o in history)), 3
+        )
+        if history
+        else 0.0,
+    }
+    return verdict

@@ -1,0 +1,288 @@
+"""A cluster of real `frys-node` processes to be hurt: on loopback, or each in its own network namespace.
+
+Only processes that this module started are ever signalled, by their own handle. Namespaces are made inside a network
+and mount namespace that the caller entered first (`enter_private_network`), so the machine's own interfaces, firewall
+and `/run` are never touched, and everything vanishes with the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from chaos.load import Endpoint
+from frys_node.base.errors import FrysError
+from frys_node.demo.cluster import NodeProcess
+
+READY_S_MAX = 60.0
+AGREE_S_MAX = 90.0
+POLL_S = 0.1
+INSIDE = "CHAOS_PRIVATE_NETWORK"
+NETWORK = "10.77.0"
+BRIDGE = "frys-br"
+BRIDGE_HOST = 254
+NODES_MAX = 50
+
+
+class Setback(Exception):
+    """The cluster did not come to the state that the run needs; the message says which, with the end of a log."""
+
+
+class Unavailable(Exception):
+    """This machine cannot give what the run needs (a tool or a right is missing)."""
+
+
+def say(text: str) -> None:
+    """Print a line of progress."""
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+def until(what: str, probe: Callable[[], Any], seconds_max: float) -> Any:
+    """Poll until the probe is true.
+
+    Raises:
+        Setback: It was not true in time.
+    """
+    deadline = time.monotonic() + seconds_max
+    while time.monotonic() < deadline:
+        value = probe()
+        if value:
+            return value
+        time.sleep(POLL_S)
+    raise Setback(f"waited {seconds_max:.0f} s for {what}")
+
+
+class HurtNode(NodeProcess):
+    """A node that can be paused, and that may live in a namespace of its own."""
+
+    def __init__(self, name: str, home: Path, *, namespace: str | None = None, host: str = "127.0.0.1") -> None:
+        super().__init__(name, home)
+        self.namespace = namespace
+        self.host = host
+        self.token_file: Path | None = None
+        if namespace is not None:
+            self.http_host, self.http_port = host, 8080
+            self.bind = f"{host}:7946"
+            # The harness reaches the node over its bridge, not over loopback; nobody else can.
+            (home / "frys.toml").write_text("[plugins.network]\ninsecure = true\n", encoding="utf-8")
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the load finds this node."""
+        return Endpoint(self.name, self.http_host, self.http_port)
+
+    def command(self, seeds: Sequence[str] = ()) -> list[str]:
+        """Return the command line, inside the node's namespace if it has one."""
+        line = super().command(seeds)
+        if seeds and self.token_file is not None:
+            line += ["--token-file", str(self.token_file)]
+        return ["ip", "netns", "exec", self.namespace, *line] if self.namespace else line
+
+    def pause(self) -> None:
+        """Stop the process without ending it."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused process run on."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+
+class Cluster:
+    """Nodes n1, n2, ...: n1 starts the cluster (and keeps its authority key), the others join it."""
+
+    def __init__(self, folder: Path, nodes: list[HurtNode]) -> None:
+        self.folder = folder
+        self.nodes = nodes
+
+    @classmethod
+    def on_loopback(cls, folder: Path, count: int) -> Cluster:
+        """Make nodes that share 127.0.0.1."""
+        return cls(folder, [HurtNode(f"n{i}", folder / f"n{i}") for i in range(1, count + 1)])
+
+    @classmethod
+    def in_namespaces(cls, folder: Path, count: int) -> Cluster:
+        """Make nodes with a namespace each, joined by a bridge; call `enter_private_network` first."""
+        make_bridge(count)
+        nodes = [
+            HurtNode(f"n{i}", folder / f"n{i}", namespace=f"n{i}", host=f"{NETWORK}.{i}") for i in range(1, count + 1)
+        ]
+        return cls(folder, nodes)
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """Where the load finds the nodes."""
+        return [node.endpoint for node in self.nodes]
+
+    def start(self) -> None:
+        """Start every node and wait until all agree that all are alive and the ring is stable."""
+        first, *others = self.nodes
+        say(f"starting {len(self.nodes)} nodes in {self.folder}")
+        first.start()
+        self.wait_ready(first)
+        for node in others:
+            node.token_file = first.data_dir / "join-token"
+            node.start([first.bind])
+            self.wait_ready(node)
+        self.wait_agreed()
+        until("a stable ring of all nodes", self.is_stable, AGREE_S_MAX)
+
+    def restart(self, node: HurtNode) -> None:
+        """Start a node again in its data directory and wait until everybody sees it."""
+        node.start()
+        self.wait_ready(node)
+        self.wait_agreed()
+
+    def wait_ready(self, node: HurtNode) -> None:
+        """Wait for a node's `/readyz`.
+
+        Raises:
+            Setback: It ended, or is not ready in time; with the end of its log.
+        """
+
+        def probe() -> bool:
+            if not node.is_running:
+                raise Setback(f"{node.name} ended by itself:\n{node.log_tail(30)}")
+            return node.is_ready
+
+        try:
+            until(f"{node.name} to be ready", probe, READY_S_MAX)
+        except Setback as setback:
+            raise Setback(f"{setback}\n{node.log_tail(30)}") from setback
+
+    def views(self) -> dict[str, dict[str, str]]:
+        """Return what each running node says about the members."""
+        return {node.name: node.statuses() for node in self.nodes if node.is_running}
+
+    def living(self) -> list[str]:
+        """Names of the nodes whose processes run."""
+        return [node.name for node in self.nodes if node.is_running]
+
+    def wait_agreed(self) -> None:
+        """Wait until every running node sees every running node alive."""
+        names = self.living()
+
+        def probe() -> bool:
+            views = self.views()
+            return all(views.get(name, {}).get(other) == "alive" for name in names for other in names)
+
+        try:
+            until("all nodes to see each other alive", probe, AGREE_S_MAX)
+        except Setback as setback:
+            raise Setback(f"{setback}: {self.views()}") from setback
+
+    def is_stable(self) -> bool:
+        """True if every running node has adopted a stable record with all nodes in it."""
+        try:
+            rings = [node.call("GET", "/v1/ring") for node in self.nodes if node.is_running]
+        except FrysError:
+            return False
+        return all(ring["phase"] == "stable" and len(ring["members"]) == len(self.nodes) for ring in rings)
+
+    def stop(self) -> None:
+        """End every process that this cluster started."""
+        for node in self.nodes:
+            if node.is_running:
+                with contextlib.suppress(ProcessLookupError):
+                    node.resume()
+        for node in self.nodes:
+            node.stop()
+
+
+@contextlib.contextmanager
+def running(cluster: Cluster) -> Iterator[Cluster]:
+    """Start a cluster and stop it afterwards, whatever happened."""
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+# ---- namespaces -----------------------------------------------------------------------------------------------------
+
+
+def enter_private_network(arguments: list[str]) -> None:
+    """Run this program again inside new network and mount namespaces, unless it is there already.
+
+    Raises:
+        Unavailable: ip, nft or unshare is missing, or the machine does not allow namespaces.
+    """
+    if os.environ.get(INSIDE) == "1":
+        run("mount", "-t", "tmpfs", "none", "/run")
+        run("ip", "link", "set", "lo", "up")
+        return
+    missing = [tool for tool in ("ip", "nft", "unshare", "mount") if shutil.which(tool, path=search_path()) is None]
+    if missing:
+        raise Unavailable(f"missing: {', '.join(missing)} (Debian: iproute2 nftables util-linux mount)")
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    prefix = ["unshare", *user, "--net", "--mount"]
+    if subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode != 0:
+        raise Unavailable("this machine does not let this user make network namespaces")
+    environment = os.environ | {INSIDE: "1", "PATH": search_path()}
+    # Replaces this process, so that signals and the exit code need no forwarding.
+    os.execvpe(prefix[0], [*prefix, sys.executable, *arguments], environment)
+
+
+def search_path() -> str:
+    """PATH with the administrator's folders, where nft and ip live."""
+    return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+
+
+def run(*command: str) -> None:
+    """Run a tool.
+
+    Raises:
+        Setback: It failed; with what it said.
+    """
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Setback(f"{' '.join(command)}: {done.stderr.strip()}")
+
+
+def make_bridge(count: int) -> None:
+    """Make one namespace per node, with an address each, on one bridge that this process can reach too."""
+    assert os.environ.get(INSIDE) == "1", "enter_private_network comes first"
+    assert 1 <= count <= NODES_MAX
+    run("ip", "link", "add", "name", BRIDGE, "type", "bridge")
+    run("ip", "addr", "add", f"{NETWORK}.{BRIDGE_HOST}/24", "dev", BRIDGE)
+    run("ip", "link", "set", BRIDGE, "up")
+    for i in range(1, count + 1):
+        name = f"n{i}"
+        run("ip", "netns", "add", name)
+        run("ip", "link", "add", f"v{i}", "type", "veth", "peer", "name", "eth0", "netns", name)
+        run("ip", "link", "set", f"v{i}", "master", BRIDGE, "up")
+        run("ip", "-n", name, "addr", "add", f"{NETWORK}.{i}/24", "dev", "eth0")
+        run("ip", "-n", name, "link", "set", "eth0", "up")
+        run("ip", "-n", name, "link", "set", "lo", "up")
+        run("ip", "-n", name, "route", "add", "default", "via", f"{NETWORK}.{BRIDGE_HOST}")
+
+
+def split(side: Sequence[HurtNode], others: Sequence[HurtNode], *, one_way: bool = False) -> None:
+    """Drop everything between two groups of nodes; with `one_way` only what `side` sends."""
+    far = ", ".join(node.host for node in others)
+    for node in side:
+        assert node.namespace is not None
+        rules = "add table inet cut; add set inet cut far { type ipv4_addr; }; "
+        rules += f"add element inet cut far {{ {far} }}; "
+        rules += "add chain inet cut o { type filter hook output priority 0; }; add rule inet cut o ip daddr @far drop"
+        if not one_way:
+            rules += "; add chain inet cut i { type filter hook input priority 0; }; "
+            rules += "add rule inet cut i ip saddr @far drop"
+        run("ip", "netns", "exec", node.namespace, "nft", rules)
+
+
+def heal(side: Sequence[HurtNode]) -> None:
+    """Take the drops of `split` away."""
+    for node in side:
+        assert node.namespace is not None
+        run("ip", "netns", "exec", node.namespace, "nft", "delete table inet cut")

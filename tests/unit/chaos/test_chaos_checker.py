@@ -1,0 +1,147 @@
+"""The checker is tested with planted violations: a judge that never objects proves nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chaos.checker import Ledger, Operation, check_final, check_members, check_reads, judge, longest_gap_s
+
+
+def write(key: int, version: int, at_s: float, *, good: bool = True, store: str = "point") -> Operation:
+    """A write that took a tenth of a second."""
+    return Operation("write", store, key, version, at_s - 0.1, at_s, good, "n1")
+
+
+def read(key: int, version: int | None, begun_s: float, *, store: str = "point") -> Operation:
+    """A read that took a tenth of a second."""
+    return Operation("read", store, key, version, begun_s, begun_s + 0.1, True, "n2")
+
+
+HISTORY = [write(1, 1, 1.0), write(2, 2, 2.0), write(1, 3, 3.0), write(2, 4, 4.0, good=False)]
+
+
+def test_a_clean_history_passes() -> None:
+    """The final state that follows from the history has no violation, and neither have reads in order."""
+    ledger = Ledger(HISTORY)
+    assert check_final(ledger, "point", {"n1": {1: 3, 2: 2}, "n2": {1: 3, 2: 4}}) == []
+    assert check_reads([*HISTORY, read(1, 1, 1.5), read(1, 3, 2.0), read(9, None, 1.0)], ledger) == []
+
+
+def test_a_lost_point_is_found() -> None:
+    """Planted: an acknowledged point is missing."""
+    assert check_final(Ledger(HISTORY), "point", {"n1": {1: 3}}) == [
+        "final read at n1: point 2: lost, version 2 was acknowledged"
+    ]
+
+
+def test_a_point_that_went_back_is_found() -> None:
+    """Planted: an older version than the acknowledged one is there."""
+    assert check_final(Ledger(HISTORY), "point", {"n1": {1: 1, 2: 2}}) == [
+        "final read at n1: point 1: version 1 came back, 3 was acknowledged"
+    ]
+
+
+def test_a_value_that_nobody_wrote_is_found() -> None:
+    """Planted: a version from nowhere."""
+    assert check_final(Ledger(HISTORY), "point", {"n1": {1: 7, 2: 2}}) == [
+        "final read at n1: point 1: version 7 was never written"
+    ]
+
+
+def test_a_stale_read_during_the_run_is_found() -> None:
+    """Planted: a read that began after an acknowledgement does not see it; one that began before it may."""
+    ledger = Ledger(HISTORY)
+    assert check_reads([read(1, 1, 2.95)], ledger) == []
+    assert check_reads([read(1, 1, 3.05)], ledger) == [
+        "read at n2, t=3.050: point 1: version 1 came back, 3 was acknowledged"
+    ]
+    assert check_reads([read(1, None, 1.05)], ledger) != []
+
+
+def test_the_cache_may_forget_but_not_go_back() -> None:
+    """A miss is allowed in the cache, an older value is not."""
+    history = [write(1, 1, 1.0, store="cache"), write(1, 2, 2.0, store="cache")]
+    ledger = Ledger(history)
+    assert check_final(ledger, "cache", {"n1": {}}) == []
+    assert check_final(ledger, "cache", {"n1": {1: 1}}) == [
+        "final read at n1: cache 1: version 1 came back, 2 was acknowledged"
+    ]
+
+
+def test_an_unknown_outcome_allows_both_states() -> None:
+    """A write that was not acknowledged may be there or not."""
+    ledger = Ledger([write(5, 1, 1.0, good=False)])
+    assert check_final(ledger, "point", {"n1": {}, "n2": {5: 1}}) == []
+    assert ledger.keys("point") == []
+
+
+def test_disagreement_about_members_is_found() -> None:
+    """Planted: a living node called dead, a silent node, two views; a dead process may be called anything."""
+    good = {"n1": "alive", "n2": "alive", "n3": "dead"}
+    assert check_members({"n1": good, "n2": good}, ["n1", "n2"]) == []
+    bad = {"n1": "alive", "n2": "dead", "n3": "dead"}
+    wrong = check_members({"n1": bad, "n2": good}, ["n1", "n2"])
+    assert "n1 sees the living n2 as dead" in wrong
+    assert "2 different views of the members among 2 nodes" in wrong
+    assert check_members({"n1": good, "n2": {}}, ["n1", "n2"]) == ["n2 answers no question about members"]
+
+
+def test_a_run_without_faults_or_load_proves_nothing() -> None:
+    """Planted: fewer faults and fewer points than promised are violations themselves."""
+    view = {"n1": "alive"}
+    verdict = judge(
+        "kill",
+        HISTORY,
+        answers={"point": {"n1": {1: 3, 2: 2}}},
+        views={"n1": view},
+        living=["n1"],
+        faults=1,
+        faults_min=20,
+        acknowledged_min=10,
+    )
+    assert len(verdict.violations) == 2
+    assert not verdict.is_good
+    assert verdict.counts["points_acknowledged"] == 2
+    assert verdict.counts["writes_unknown"] == 1
+
+
+def test_the_report_is_json_and_says_how_many_violations_there_were(tmp_path: Path) -> None:
+    """A flood of violations is cut in the report, its count is not."""
+    history = [write(key, 1, 1.0) for key in range(100)]
+    verdict = judge(
+        "kill",
+        history,
+        answers={"point": {"n1": {}}},
+        views={"n1": {"n1": "alive"}},
+        living=["n1"],
+        faults=0,
+        faults_min=0,
+        acknowledged_min=1,
+    )
+    verdict.write(tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["good"] is False
+    assert report["violation_count"] == 100
+    assert len(report["violations"]) == 20
+
+
+def test_the_longest_gap_counts_from_the_edges() -> None:
+    """The gap is the longest time without an acknowledgement, the ends of the window included."""
+    assert longest_gap_s([write(1, 1, 1.0), write(1, 2, 1.5)], 0.0, 4.0) == pytest.approx(2.5)
+    assert longest_gap_s([], 0.0, 4.0) == pytest.approx(4.0)
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=40))
+def test_dropping_any_acknowledged_key_is_always_found(writes: list[tuple[int, bool]]) -> None:
+    """For any history: the last writes pass, and removing any one acknowledged key fails."""
+    history = [write(key, number, float(number), good=good) for number, (key, good) in enumerate(writes, 1)]
+    state = {operation.key: operation.version for operation in history if operation.version is not None}
+    ledger = Ledger(history)
+    assert check_final(ledger, "point", {"n1": state}) == []
+    for key in ledger.keys("point"):
+        assert len(check_final(ledger, "point", {"n1": {k: v for k, v in state.items() if k != key}})) == 1

@@ -12,12 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SKIPPED = 77
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (ROOT / "frys_node" / "node.py").exists(), reason="no composition root yet: no node to hurt"
-    ),
-]
+NO_NODE = not (ROOT / "frys_node" / "node.py").exists()
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(NO_NODE, reason="no composition root yet: no node to hurt")]
 
 
 def chaos(script: str, tmp_path: Path, *arguments: str) -> dict[str, object]:

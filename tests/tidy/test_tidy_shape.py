@@ -27,7 +27,7 @@ TRIO_ALLOWED = (
     "frys_node/secure/stream.py",
     "frys_node/node.py",
     "frys_node/client.py",
-    "frys_node/replication/*driver*.py",
+    "frys_node/replication/*",
     "membership/*driver*.py",
     "membership/discovery.py",
     "balancer/*driver*.py",

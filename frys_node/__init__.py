@@ -10,14 +10,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from frys_node.plugins.workflow.api import Retry, current_run, step, workflow
+    from frys_node.plugins.workflow.api import Retry, StepFailed, current_run, current_step, step, workflow
 
 __version__ = "0.1.0"
-__all__ = ["Retry", "__version__", "current_run", "step", "workflow"]
+__all__ = ["Retry", "StepFailed", "__version__", "current_run", "current_step", "step", "workflow"]
 
 _LAZY = {
     "Retry": "frys_node.plugins.workflow.api",
+    "StepFailed": "frys_node.plugins.workflow.api",
     "current_run": "frys_node.plugins.workflow.api",
+    "current_step": "frys_node.plugins.workflow.api",
     "step": "frys_node.plugins.workflow.api",
     "workflow": "frys_node.plugins.workflow.api",
 }

@@ -1,3 +1,3 @@
-"""Journals and key/value data behind one interface."""
+"""Journals behind one interface: seven verbs with epochs (design D5)."""
 
 from __future__ import annotations

@@ -263,6 +263,10 @@ class Channel:
             self._refuse("timeout", source, f"no handshake within {HANDSHAKE_S:.0f} s")
         except (FrysError, trio.BrokenResourceError) as error:
             self._refuse("protocol" if isinstance(error, WireError) else "reset", source, str(error))
+        except Exception:
+            # Nothing that an outsider sends may end the listener.
+            log.exception("channel.greeting_failed", extra={"source": str(source)})
+            self._refuse("internal", source, "an unforeseen error; see the log")
         finally:
             self._half_open.leave(source.host)
             if greeted is None:
@@ -334,6 +338,8 @@ class Channel:
         self._tell(connection, True)
         try:
             await connection.run(greeted.early)
+        except Exception:
+            log.exception("channel.connection_failed", extra={"peer": connection.node})
         finally:
             if self._peers.remove(connection):
                 self._tell(connection, False)

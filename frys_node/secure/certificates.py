@@ -14,13 +14,24 @@ import re
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from frys_node.base.types import ClusterId, NodeId
 from frys_node.secure.errors import ForeignCluster, InvalidCertificate
+
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises for certificates and requests that a hostile other side made."""
 
 BACKDATE_S = 86_400
 CA_LIFE_DAYS = 3_650
@@ -129,7 +140,7 @@ def read_request(der: bytes) -> Ed25519PublicKey:
         request = x509.load_der_x509_csr(der)
         key = request.public_key()
         is_signed = request.is_signature_valid
-    except (ValueError, TypeError) as error:
+    except _UNREADABLE as error:
         raise InvalidCertificate(f"not a signing request: {error}") from error
     if not isinstance(key, Ed25519PublicKey) or not is_signed:
         raise InvalidCertificate("the signing request must be made and signed with an Ed25519 key")
@@ -173,7 +184,7 @@ def load_der(der: bytes) -> x509.Certificate:
     """
     try:
         return x509.load_der_x509_certificate(der)
-    except (ValueError, TypeError) as error:
+    except _UNREADABLE as error:
         raise InvalidCertificate(f"not a certificate: {error}") from error
 
 
@@ -191,7 +202,7 @@ def read_subject(certificate: x509.Certificate) -> Subject:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    except (x509.ExtensionNotFound, ValueError) as error:
+    except _UNREADABLE as error:
         raise InvalidCertificate("the certificate carries no frys:// name") from error
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     match = _URI.fullmatch(uris[0]) if len(uris) == 1 else None
@@ -204,7 +215,7 @@ def has_both_usages(certificate: x509.Certificate) -> bool:
     """True if the certificate may be used as TLS client and as TLS server."""
     try:
         usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (x509.ExtensionNotFound, ValueError):
+    except _UNREADABLE:
         return False
     return ExtendedKeyUsageOID.CLIENT_AUTH in usages and ExtendedKeyUsageOID.SERVER_AUTH in usages
 
@@ -218,7 +229,7 @@ def verify_issued(certificate: x509.Certificate, ca: x509.Certificate, unix_ns: 
     """
     try:
         certificate.verify_directly_issued_by(ca)
-    except (ValueError, TypeError, InvalidSignature) as error:
+    except (*_UNREADABLE, InvalidSignature) as error:
         raise ForeignCluster("the certificate was not issued by this cluster's authority") from error
     subject = read_subject(certificate)
     if subject.cluster != authority_cluster(ca):
@@ -246,7 +257,7 @@ def authority_cluster(ca: x509.Certificate) -> ClusterId:
     try:
         constraint = ca.extensions.get_extension_for_class(x509.NameConstraints).value
         basic = ca.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except (x509.ExtensionNotFound, ValueError) as error:
+    except _UNREADABLE as error:
         raise InvalidCertificate("not a cluster authority: no name constraint") from error
     permitted = constraint.permitted_subtrees or []
     if not basic.ca or len(permitted) != 1 or not isinstance(permitted[0], x509.UniformResourceIdentifier):

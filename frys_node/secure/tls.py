@@ -182,15 +182,19 @@ class TlsStream:
         """
         received = 0
         while True:
+            is_done = True
             try:
                 self._connection.do_handshake()
             except SSL.WantReadError:
-                await self._flush(0)
+                is_done = False
             except SSL.Error as error:
                 await self._flush_alert()
                 raise self._refusal(error) from error
-            else:
+            try:
                 await self._flush(0)
+            except trio.BrokenResourceError as error:
+                raise HandshakeRefused("reset", "the connection broke during the handshake") from error
+            if is_done:
                 return
             data = await self._receive_handshake()
             received += len(data)

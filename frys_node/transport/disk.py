@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import threading
 import zlib
 from collections import OrderedDict
@@ -206,6 +207,15 @@ class DirectoryDisk:
             return os.stat(self._full(path), follow_symlinks=False).st_size
         except (FileNotFoundError, NotADirectoryError):
             return 0
+        except OSError as error:
+            raise storage_failed("look at", path, error) from error
+
+    def mode(self, path: str) -> int | None:
+        """Permission bits of the file, None if there is none: files with secrets are refused when others may read."""
+        try:
+            return stat.S_IMODE(os.stat(self._full(path), follow_symlinks=False).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except OSError as error:
             raise storage_failed("look at", path, error) from error
 

@@ -75,8 +75,10 @@ def _assign_all(record: TopologyRecord, ring: Ring) -> dict[UnitId, tuple[NodeId
     partitions = range(record.partitions)
     _assign(placed, ring, [cache_unit(index) for index in partitions], record.replication_factor)
     _assign(placed, ring, [workflow_unit(index) for index in partitions], 1)
+    present = {member.node for member in ring.members}
     for partition, node in record.pinned:
-        placed[workflow_unit(partition)] = (node,)
+        if node in present:
+            placed[workflow_unit(partition)] = (node,)
     for collection in record.collections:
         _assign(placed, ring, shards_of(collection), collection.replication_factor)
     return placed

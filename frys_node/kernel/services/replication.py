@@ -32,6 +32,13 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     value: bytes | None
 
 
+class Stamp(NamedTuple):
+    """The version that a replica holds of a key, without the value."""
+
+    version: Version
+    is_deleted: bool
+
+
 class UnitStore(Protocol):
     """A unit's data in memory. Called on the node's thread, synchronously, one call at a time."""
 
@@ -76,6 +83,12 @@ class Replication(Protocol):
         self, unit: UnitId, keys: Sequence[bytes], consistency: Consistency = Consistency.ONE
     ) -> list[Entry | None]:
         """Newest entries of the keys among the replicas asked, tombstones included."""
+        ...
+
+    async def versions(
+        self, unit: UnitId, keys: Sequence[bytes], consistency: Consistency = Consistency.QUORUM
+    ) -> list[Stamp | None]:
+        """Newest versions of the keys, tombstones included: the verify round of searches and scans (rule 7)."""
         ...
 
     def local(self, unit: UnitId) -> UnitStore | None:

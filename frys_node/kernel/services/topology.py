@@ -67,6 +67,33 @@ class TopologyChanged(msgspec.Struct, frozen=True, kw_only=True):
     new: Epoch
 
 
+class UnitMover(Protocol):
+    """How units with one owner (workflow partitions) change hands; every call may come again after a failure.
+
+    At most one call per kind runs at a time. An exception is logged and the call is made again after a pause.
+    """
+
+    async def start(self, unit: UnitId) -> None:
+        """Own the unit: open its data (new if there is none) and serve it."""
+        ...
+
+    async def seal(self, unit: UnitId) -> None:
+        """Stop writing the unit and make what is there durable; answer pulls of it from now on."""
+        ...
+
+    async def unseal(self, unit: UnitId) -> None:
+        """The move was aborted: go on serving the sealed unit."""
+        ...
+
+    async def pull(self, unit: UnitId, source: NodeId) -> None:
+        """Copy the sealed unit from its owner, durably, without starting it; raise `NotReady` until it is sealed."""
+        ...
+
+    async def drop(self, unit: UnitId) -> None:
+        """Forget the unit's data here: another node owns it and that is settled, or the move was aborted."""
+        ...
+
+
 class Topology(Protocol):
     """The adopted record and the way to change it."""
 
@@ -90,6 +117,10 @@ class Topology(Protocol):
 
     def collections(self) -> Sequence[Collection]:
         """The catalogue, sorted by name."""
+        ...
+
+    def register_mover(self, kind: str, mover: UnitMover) -> None:
+        """Declare how units of a kind with one owner move; its units are started from now on."""
         ...
 
     async def create_collection(self, collection: Collection) -> None:

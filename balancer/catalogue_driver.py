@@ -1,0 +1,126 @@
+"""Changes of the catalogue: collections are created and deleted as steps of the topology record (fine print 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import trio
+
+from balancer.methods import CREATE, DELETE, Accepted, CreateCollection, DeleteCollection
+from balancer.topology import TopologyMachine
+from frys_node.base.errors import AlreadyExists, NotFound, NotReady
+from frys_node.base.types import Epoch, NodeId
+from frys_node.kernel.services.rpc import Rpc
+from frys_node.kernel.services.topology import Collection
+
+STABLE_WAIT_S = 5.0
+"""A change waits so long for a move to finish before it is refused."""
+
+SETTLE_WAIT_S = 3.0
+"""The issuer waits so long for a majority to adopt a change before it answers all the same."""
+
+
+class CatalogueKeeper(Protocol):
+    """What the catalogue needs of the balancer."""
+
+    @property
+    def machine(self) -> TopologyMachine:
+        """The topology."""
+        ...
+
+    def change_catalogue(self, collections: tuple[Collection, ...]) -> bool:
+        """Propose a catalogue; False unless all is stable and settled."""
+        ...
+
+    async def changed(self) -> None:
+        """Wait for the next adoption or settlement."""
+        ...
+
+    async def wait_for(self, epoch: Epoch) -> None:
+        """Wait until this node works under that record or a later one."""
+        ...
+
+    @property
+    def epoch(self) -> Epoch:
+        """Key of the record in force."""
+        ...
+
+
+class Catalogue:
+    """Both sides of a change: the asking node and the issuer."""
+
+    def __init__(self, rpc: Rpc, keeper: CatalogueKeeper) -> None:
+        self._rpc = rpc
+        self._keeper = keeper
+
+    def serve(self) -> None:
+        """Answer other nodes."""
+        self._rpc.serve(CREATE, self._serve_create)
+        self._rpc.serve(DELETE, self._serve_delete)
+
+    async def create(self, collection: Collection) -> None:
+        """Create a collection; returns when this node works under the record that has it.
+
+        Raises:
+            AlreadyExists: The name is taken. Nothing was changed.
+            NotReady: A move is under way, or the issuer is not reachable; retry. Nothing was changed.
+        """
+        accepted = await self._rpc.call(self._keeper.epoch.term.node, CREATE, CreateCollection(collection))
+        if accepted.epoch is not None:
+            await self._keeper.wait_for(accepted.epoch)
+
+    async def delete(self, name: str) -> None:
+        """Delete a collection; returns when this node works under the record without it.
+
+        Raises:
+            NotFound: There is none of that name.
+            NotReady: As for `create`.
+        """
+        accepted = await self._rpc.call(self._keeper.epoch.term.node, DELETE, DeleteCollection(name))
+        if accepted.epoch is not None:
+            await self._keeper.wait_for(accepted.epoch)
+
+    async def _serve_create(self, caller: NodeId, request: CreateCollection) -> Accepted:
+        del caller
+        new = request.collection
+
+        def add(held: Sequence[Collection]) -> tuple[Collection, ...]:
+            if any(collection.name == new.name or collection.id == new.id for collection in held):
+                raise AlreadyExists(f"there is a collection '{new.name}' already")
+            return tuple(sorted((*held, new), key=lambda collection: collection.name))
+
+        return await self._change(add)
+
+    async def _serve_delete(self, caller: NodeId, request: DeleteCollection) -> Accepted:
+        del caller
+
+        def remove(held: Sequence[Collection]) -> tuple[Collection, ...]:
+            kept = tuple(collection for collection in held if collection.name != request.name)
+            if len(kept) == len(held):
+                raise NotFound(f"there is no collection '{request.name}'")
+            return kept
+
+        return await self._change(remove)
+
+    async def _change(self, edit: Callable[[Sequence[Collection]], tuple[Collection, ...]]) -> Accepted:
+        """Propose the edited catalogue once all is stable and settled, and wait until it is in force."""
+        machine = self._keeper.machine
+        target: Epoch | None = None
+        with trio.move_on_after(STABLE_WAIT_S):
+            while True:
+                record = machine.record
+                if record is None or not machine.is_issuer:
+                    raise NotReady("this node is not the issuer of the topology record", hint="ask again")
+                wanted = edit(record.collections)
+                if self._keeper.change_catalogue(wanted):
+                    target = Epoch(record.epoch.term, record.epoch.seq + 1)
+                    break
+                await self._keeper.changed()
+        if target is None:
+            raise NotReady("a join or leave is under way; collections change only between moves", hint="ask again")
+        await self._keeper.wait_for(target)
+        with trio.move_on_after(SETTLE_WAIT_S):
+            while machine.epoch == target and machine.settled != target:
+                await self._keeper.changed()
+        return Accepted(target)

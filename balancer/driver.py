@@ -1,0 +1,430 @@
+"""The balancer component: keeps the topology record on disk, spreads it, and drives changes at the issuer."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+import trio
+
+from balancer import router
+from balancer.catalogue_driver import Catalogue
+from balancer.methods import STEP, Nothing, RingView, StepView
+from balancer.movers_driver import MoverRunner
+from balancer.placement import Placement
+from balancer.proof import RecordProofs
+from balancer.record import PARTITIONS, RECORD, TopologyRecord, first_record, ring_of
+from balancer.register import IssuerRegister, Register
+from balancer.ring import RingMember
+from balancer.seat_driver import Seat
+from balancer.topology import TopologyConfig, TopologyMachine
+from balancer.topology_effects import (
+    Adopted,
+    Equivocation,
+    PersistRecord,
+    Propose,
+    SendTopology,
+    Settled,
+    TopologyEffect,
+)
+from balancer.topology_messages import SIGNED_RECORD, TOPOLOGY_MESSAGES, RecordPush, SignedRecord
+from frys_node.base.errors import (
+    CorruptData,
+    FrysError,
+    MalformedFrame,
+    NotReady,
+)
+from frys_node.base.ports import Clock, Disk, Entropy, Executor
+from frys_node.base.types import ClusterId, Epoch, NodeId, UnitId
+from frys_node.kernel.bus import Bus
+from frys_node.kernel.services.members import Members
+from frys_node.kernel.services.rpc import Rpc
+from frys_node.kernel.services.topology import Collection as CollectionInfo
+from frys_node.kernel.services.topology import Route, TopologyChanged, UnitMover, UnitSets
+from frys_node.observe.metrics import Metrics
+from frys_node.wire.codec import Codec
+
+NOTE = "topology"
+ADOPTED_PATH = "topology/adopted"
+SETTLED_PATH = "topology/settled"
+_EPOCH: Codec[Epoch] = Codec(Epoch)
+_log = logging.getLogger(__name__)
+
+
+class BalancerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the composition root decides for this node."""
+
+    cluster: ClusterId
+    kinds: tuple[str, ...] = ("cache", "vector", "workflow")
+    """Kinds of units whose plugins run here; the others are nobody's work on this node."""
+    is_founder: bool = False
+    """True on the first start of a cluster's first node: it writes the first record if there is none on its disk."""
+    partitions: int = PARTITIONS
+    weight: int = 100
+    zone: str = ""
+    topology: TopologyConfig = TopologyConfig()
+
+
+class BalancerComponent:
+    """The `Topology` service of one node."""
+
+    name = "balancer"
+
+    def __init__(
+        self,
+        *,
+        settings: BalancerSettings,
+        rpc: Rpc,
+        members: Members,
+        clock: Clock,
+        entropy: Entropy,
+        disk: Disk,
+        executor: Executor,
+        bus: Bus,
+        metrics: Metrics,
+        proofs: RecordProofs,
+        register: Register | None = None,
+    ) -> None:
+        self.node = rpc.self_id
+        self._settings = settings
+        self._rpc = rpc
+        self._members = members
+        self._clock = clock
+        self._disk = disk
+        self._executor = executor
+        self._bus = bus
+        self._proofs = proofs
+        self._register = register or IssuerRegister(disk)
+        self.machine = TopologyMachine(
+            self.node,
+            entropy.rng("balancer.topology"),
+            kinds=settings.kinds,
+            config=settings.topology,
+            peers=self.peers,
+        )
+        self._movers = MoverRunner(lambda unit, epoch: self.finished("transfer", unit, epoch))
+        self.catalogue = Catalogue(rpc, self)
+        self._listeners: list[tuple[Callable[[Placement], None], Callable[[Epoch], None]]] = []
+        self._effects: deque[TopologyEffect] = deque()
+        self._is_performing = False
+        self._disk_work: deque[PersistRecord | Propose | Settled] = deque()
+        self._disk_wake = trio.Event()
+        self._timer_wake = trio.Event()
+        self._sleeping_until_s = 0.0
+        self._changed = trio.Event()
+        self.seat = Seat(rpc, self, RingMember(node=self.node, weight=settings.weight, zone=settings.zone))
+        self._junk = metrics.counter("frys_balancer_records_dropped_total", "Records refused unread", ("why",))
+        metrics.gauge(
+            "frys_balancer_ring_epoch",
+            "Sequence number of the record in force",
+            source=lambda: float(self.machine.epoch.seq if self.machine.epoch else 0),
+        )
+
+    # ------------------------------------------------------------------ the component
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Load or found the record, then serve until cancelled. Ready at once: a joiner has no record yet."""
+        await self._load()
+        self._rpc.on_note(NOTE, self._on_note)
+        self.seat.serve()
+        self.catalogue.serve()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_disk)
+            nursery.start_soon(self._run_timers)
+            nursery.start_soon(self.seat.run)
+            nursery.start_soon(self._movers.run)
+            task_status.started()
+
+    async def _load(self) -> None:
+        """Take up where this node stopped.
+
+        Raises:
+            CorruptData: A file of the record cannot be read. Nothing was changed.
+        """
+        now_s = self._clock.now_s()
+        adopted = await self._executor.run(self._disk.read, ADOPTED_PATH)
+        registered = await self._executor.run(self._register.load)
+        if adopted is None and registered is None and self._settings.is_founder:
+            record = self._first_record()
+            registered = self._sign(record)
+            await self._executor.run(self._register.swap, None, registered)
+        if adopted is not None:
+            signed = _decode(ADOPTED_PATH, adopted)
+            settled = await self._executor.run(self._disk.read, SETTLED_PATH)
+            placement = await self._executor.run(Placement, RECORD.decode(signed.data))
+            self._perform(
+                self.machine.load(placement, signed, now_s, None if settled is None else _EPOCH.decode(settled))
+            )
+        if registered is not None:
+            record = RECORD.decode(registered.data)
+            if record.epoch.term.node == self.node:
+                await self._catch_up(record, registered)
+
+    async def _catch_up(self, record: TopologyRecord, signed: SignedRecord) -> None:
+        """The register holds a record that this node wrote and had not adopted when it stopped."""
+        if self.machine.epoch is None or self.machine.epoch < record.epoch:
+            for effect in self.machine.offer(record, signed, self._clock.now_s()):
+                if isinstance(effect, PersistRecord):
+                    await self._persist(effect)
+
+    def _sign(self, record: TopologyRecord) -> SignedRecord:
+        data = RECORD.encode(record)
+        return SignedRecord(data, self._proofs.prove(data))
+
+    def _first_record(self) -> TopologyRecord:
+        settings = self._settings
+        return first_record(settings.cluster, self.node, partitions=settings.partitions, zone=settings.zone)
+
+    def peers(self) -> list[NodeId]:
+        """Return the members that look usable, this node included."""
+        return [member.id for member in self._members.all() if self._members.is_usable(member.id)]
+
+    # ------------------------------------------------------------------ effects
+
+    def _perform(self, effects: Sequence[TopologyEffect]) -> None:
+        self._effects.extend(effects)
+        if self._is_performing:
+            return
+        self._is_performing = True
+        try:
+            while self._effects:
+                self._perform_one(self._effects.popleft())
+        finally:
+            self._is_performing = False
+        if self.machine.next_deadline_s < self._sleeping_until_s:
+            self._timer_wake.set()
+
+    def _perform_one(self, effect: TopologyEffect) -> None:
+        match effect:
+            case SendTopology():
+                self._rpc.note(effect.to, NOTE, TOPOLOGY_MESSAGES.encode(effect.message))
+            case PersistRecord() | Propose():
+                self._disk_work.append(effect)
+                self._disk_wake.set()
+            case Adopted():
+                self._adopted()
+            case Settled():
+                self._disk_work.append(effect)
+                self._disk_wake.set()
+                self._movers.settled(effect.epoch)
+                for _adopt, settled in self._listeners:
+                    settled(effect.epoch)
+                self._notify()
+            case Equivocation():
+                _log.error(
+                    "balancer.two_records_with_one_key",
+                    extra={"epoch": str(effect.epoch), "issuer": effect.epoch.term.node},
+                )
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    _published: Epoch | None = None
+
+    def _adopted(self) -> None:
+        """Put a durable record into force: first whoever refuses requests by it, then everybody else."""
+        placement = self.machine.placement
+        assert placement is not None
+        for adopt, _settled in self._listeners:
+            adopt(placement)
+        self._movers.adopt(placement, self.machine.work)
+        old, self._published = self._published, placement.record.epoch
+        self._bus.publish(TopologyChanged(old=old, new=placement.record.epoch))
+        self._notify()
+
+    async def _run_disk(self) -> None:
+        """Make records durable, in order; nothing acts on a record before."""
+        while True:
+            if not self._disk_work:
+                self._disk_wake = trio.Event()
+                await self._disk_wake.wait()
+            work = self._disk_work.popleft()
+            if isinstance(work, PersistRecord):
+                await self._persist(work)
+            elif isinstance(work, Propose):
+                await self._propose(work)
+            else:
+                await self._executor.run(self._disk.write, SETTLED_PATH, _EPOCH.encode(work.epoch))
+
+    async def _persist(self, work: PersistRecord) -> None:
+        placement = await self._executor.run(_write_record, self._disk, work.record, work.signed)
+        self._perform(self.machine.persisted(work.record.epoch, placement, self._clock.now_s()))
+
+    async def _propose(self, work: Propose) -> None:
+        signed = self._sign(work.record)
+        is_taken = await self._executor.run(self._register.swap, work.expected, signed)
+        if not is_taken:
+            _log.warning("balancer.register_moved_on", extra={"expected": str(work.expected)})
+        self._perform(self.machine.proposed(work.record, signed if is_taken else None, self._clock.now_s()))
+
+    def _on_note(self, source: NodeId, payload: bytes) -> None:
+        try:
+            message = TOPOLOGY_MESSAGES.decode(payload)
+            if isinstance(message, RecordPush):
+                self._take_push(message.record)
+            else:
+                self._perform(self.machine.receive(source, message, self._clock.now_s()))
+        except MalformedFrame:
+            self._junk.inc("malformed")
+
+    def _take_push(self, signed: SignedRecord) -> None:
+        """Verify a pushed record and offer it; only the issuer of its term may have written it."""
+        if self.machine.signed is not None and signed.data == self.machine.signed.data:
+            return
+        record = RECORD.decode(signed.data)
+        if self.machine.epoch is not None and record.epoch < self.machine.epoch:
+            return
+        if record.cluster != self._settings.cluster:
+            self._junk.inc("cluster")
+        elif not self._proofs.is_proof_of(record.epoch.term.node, signed.data, signed.proof):
+            self._junk.inc("signature")
+        else:
+            self._perform(self.machine.offer(record, signed, self._clock.now_s()))
+
+    async def _run_timers(self) -> None:
+        while True:
+            self._timer_wake = trio.Event()
+            self._sleeping_until_s = self.machine.next_deadline_s
+            with trio.move_on_after(max(0.0, self._sleeping_until_s - self._clock.now_s())):
+                await self._timer_wake.wait()
+            self._perform(self.machine.advance(self._clock.now_s()))
+
+    # ------------------------------------------------------------------ for other components
+
+    def attach(self, adopt: Callable[[Placement], None], settled: Callable[[Epoch], None]) -> None:
+        """Call `adopt` at every adoption (at once if a record is in force) and `settled` when that is known."""
+        self._listeners.append((adopt, settled))
+        if self.machine.placement is not None:
+            adopt(self.machine.placement)
+            if self.machine.settled == self.machine.epoch and self.machine.epoch is not None:
+                settled(self.machine.epoch)
+
+    def finished(self, what: str, unit: UnitId, epoch: Epoch) -> None:
+        """A piece of this node's work is done."""
+        self._perform(self.machine.finished(what, unit, epoch, self._clock.now_s()))
+
+    def share(self, node: NodeId) -> None:
+        """Send the record to a node that works under an older one."""
+        self._perform(self.machine.share(node))
+
+    def want(self, node: NodeId) -> None:
+        """Ask a node that works under a newer record for it; also right after a connection was made."""
+        self._perform(self.machine.compare(node))
+
+    def change_catalogue(self, collections: tuple[CollectionInfo, ...]) -> bool:
+        """At the issuer: propose a catalogue; False unless all is stable and settled."""
+        effects = self.machine.change_catalogue(collections)
+        if effects is None:
+            return False
+        self._perform(effects)
+        return True
+
+    def wake(self) -> None:
+        """At the issuer: a change was queued, look whether it can begin."""
+        self._perform(self.machine.wake(self._clock.now_s()))
+
+    async def changed(self) -> None:
+        """Wait for the next adoption or settlement."""
+        await self._changed.wait()
+
+    async def wait_for(self, epoch: Epoch) -> None:
+        """Wait until a record with at least that key is in force here."""
+        while self.machine.epoch is None or self.machine.epoch < epoch:
+            await self._changed.wait()
+
+    # ------------------------------------------------------------------ the Topology service
+
+    @property
+    def placement(self) -> Placement:
+        """The sets under the record in force.
+
+        Raises:
+            NotReady: This node has no record yet.
+        """
+        if self.machine.placement is None:
+            raise NotReady("this node has no topology record yet", hint="wait until it has joined")
+        return self.machine.placement
+
+    @property
+    def epoch(self) -> Epoch:
+        """Key of the record in force."""
+        return self.placement.record.epoch
+
+    @property
+    def partitions(self) -> int:
+        """Number of workflow partitions and of cache units."""
+        return self.placement.record.partitions
+
+    def sets(self, unit: UnitId) -> UnitSets:
+        """Return the replica sets of a unit; `NotFound` if the record has none such."""
+        return self.placement.sets(unit)
+
+    def route(self, unit: UnitId) -> Route:
+        """Return where a request for the unit goes."""
+        return router.route(self.placement.sets(unit), self.node, self._members.is_usable)
+
+    def collections(self) -> Sequence[CollectionInfo]:
+        """Return the catalogue, sorted by name."""
+        return self.placement.record.collections
+
+    def register_mover(self, kind: str, mover: UnitMover) -> None:
+        """Declare how units of a kind with one owner move; its units are started from now on."""
+        self._movers.register(kind, mover)
+
+    async def create_collection(self, collection: CollectionInfo) -> None:
+        """Add to the catalogue through the issuer; see `Topology`."""
+        await self.catalogue.create(collection)
+
+    async def delete_collection(self, name: str) -> None:
+        """Remove from the catalogue through the issuer; see `Topology`."""
+        await self.catalogue.delete(name)
+
+    async def leave(self) -> None:
+        """Leave the ring: returns when every unit has moved away and that is settled. The caller's scope bounds it.
+
+        Raises:
+            UsageError: This node is the issuer and others remain. Nothing was changed.
+        """
+        await self.seat.leave()
+
+    async def describe(self) -> RingView:
+        """Return the topology for people; asks the issuer what the step under way waits for."""
+        record = self.placement.record
+        step = StepView([], [], self.machine.settled == record.epoch)
+        try:
+            with trio.move_on_after(1.0):
+                step = await self._rpc.call(record.epoch.term.node, STEP, Nothing())
+        except FrysError as error:
+            _log.debug("balancer.issuer_did_not_answer", extra={"code": error.code})
+        return RingView(
+            epoch=str(record.epoch),
+            phase=record.phase,
+            issuer=record.epoch.term.node,
+            settled=step.is_settled,
+            members=[member.node for member in record.ring],
+            next_members=[member.node for member in record.next_ring],
+            share={str(node): share for node, share in ring_of(record).share().items()},
+            partitions=record.partitions,
+            replication_factor=record.replication_factor,
+            collections=[collection.name for collection in record.collections],
+            pinned=[f"workflow/{partition}" for partition, _node in record.pinned],
+            units_here=len(self.placement.held_by(self.node)),
+            waiting_here=self.machine.waiting,
+            waits_for=step.waits_for,
+            queued=step.queued,
+        )
+
+
+def _write_record(disk: Disk, record: TopologyRecord, signed: SignedRecord) -> Placement:
+    disk.write(ADOPTED_PATH, SIGNED_RECORD.encode(signed))
+    return Placement(record)
+
+
+def _decode(path: str, data: bytes) -> SignedRecord:
+    try:
+        return SIGNED_RECORD.decode(data)
+    except MalformedFrame as error:
+        raise CorruptData(f"'{path}' cannot be read: {error.message}") from error

@@ -1,0 +1,150 @@
+"""This node's place on the ring: asks the issuer for it, gives it up, and serves such requests at the issuer."""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+import trio
+
+from balancer.methods import JOIN_RING, LEAVE_RING, STEP, Accepted, JoinRing, LeaveRing, Nothing, StepView
+from balancer.record import STABLE, TopologyRecord
+from balancer.ring import RingMember
+from balancer.topology import TopologyMachine
+from frys_node.base.errors import FrysError, NotReady, Overloaded, SecurityError, UsageError
+from frys_node.base.types import NodeId
+from frys_node.kernel.services.rpc import Rpc
+
+JOIN_RETRY_S = 1.0
+"""Pause between asking the issuer to be put on the ring, or off it."""
+
+FIRST_RECORD_RETRY_S = 0.2
+"""Pause between asking peers for the record while this node has none."""
+
+_log = logging.getLogger(__name__)
+
+
+class SeatKeeper(Protocol):
+    """What the seat needs of the balancer."""
+
+    @property
+    def machine(self) -> TopologyMachine:
+        """The topology."""
+        ...
+
+    def peers(self) -> list[NodeId]:
+        """Members that look usable."""
+        ...
+
+    def want(self, node: NodeId) -> None:
+        """Compare records with a node."""
+        ...
+
+    def wake(self) -> None:
+        """A change was queued."""
+        ...
+
+    async def changed(self) -> None:
+        """Wait for the next adoption or settlement."""
+        ...
+
+
+class Seat:
+    """One node's membership of the ring."""
+
+    def __init__(self, rpc: Rpc, keeper: SeatKeeper, member: RingMember) -> None:
+        self._rpc = rpc
+        self._keeper = keeper
+        self._member = member
+        self._is_leaving = False
+
+    def serve(self) -> None:
+        """Answer other nodes."""
+        self._rpc.serve(JOIN_RING, self._serve_join)
+        self._rpc.serve(LEAVE_RING, self._serve_leave)
+        self._rpc.serve(STEP, self._serve_step)
+
+    async def run(self) -> None:
+        """Get the record from peers, then onto the ring."""
+        while True:
+            record = self._keeper.machine.record
+            if record is None:
+                for peer in self._keeper.peers():
+                    self._keeper.want(peer)
+                await trio.sleep(FIRST_RECORD_RETRY_S)
+                continue
+            wants = not self._is_leaving and self._member.node not in record.members()
+            if wants:
+                await self._ask_issuer(record, joins=True)
+            with trio.move_on_after(JOIN_RETRY_S if wants else 10 * JOIN_RETRY_S):
+                await self._keeper.changed()
+
+    async def _ask_issuer(self, record: TopologyRecord, *, joins: bool) -> None:
+        issuer = record.epoch.term.node
+        try:
+            with trio.move_on_after(JOIN_RETRY_S * 5):
+                if joins:
+                    await self._rpc.call(issuer, JOIN_RING, JoinRing(self._member))
+                else:
+                    await self._rpc.call(issuer, LEAVE_RING, LeaveRing(self._member.node))
+        except FrysError as error:
+            _log.info("balancer.issuer_did_not_answer", extra={"issuer": issuer, "code": error.code})
+            await trio.sleep(JOIN_RETRY_S)
+
+    async def leave(self) -> None:
+        """Leave the ring: returns when every unit has moved away and that is settled. The caller's scope bounds it.
+
+        Raises:
+            UsageError: This node is the issuer and others remain. Nothing was changed.
+        """
+        record = self._keeper.machine.record
+        if record is None or record.members() == (self._member.node,):
+            return
+        if self._keeper.machine.is_issuer:
+            raise UsageError(
+                "this node writes the topology record and cannot leave while others remain",
+                hint="let the other nodes leave first",
+            )
+        self._is_leaving = True
+        try:
+            while True:
+                record = self._keeper.machine.record
+                assert record is not None
+                is_gone = self._member.node not in record.members()
+                if is_gone and record.phase == STABLE and self._keeper.machine.settled == record.epoch:
+                    return
+                if record.phase == STABLE and not is_gone:
+                    await self._ask_issuer(record, joins=False)
+                with trio.move_on_after(JOIN_RETRY_S):
+                    await self._keeper.changed()
+        except BaseException:
+            self._is_leaving = False
+            raise
+
+    async def _serve_join(self, caller: NodeId, request: JoinRing) -> Accepted:
+        if request.member.node != caller:
+            raise SecurityError("a node can only put itself on the ring")
+        self._require_issuer()
+        if not self._keeper.machine.steps.request_join(request.member):
+            raise Overloaded("too many joins and leaves wait at the issuer")
+        self._keeper.wake()
+        return Accepted(self._keeper.machine.epoch)
+
+    async def _serve_leave(self, caller: NodeId, request: LeaveRing) -> Accepted:
+        if request.node != caller:
+            raise SecurityError("a node can only take itself off the ring")
+        self._require_issuer()
+        if not self._keeper.machine.steps.request_leave(request.node):
+            raise Overloaded("too many joins and leaves wait at the issuer")
+        self._keeper.wake()
+        return Accepted(self._keeper.machine.epoch)
+
+    async def _serve_step(self, caller: NodeId, request: Nothing) -> StepView:
+        del caller, request
+        self._require_issuer()
+        steps = self._keeper.machine.steps
+        return StepView(steps.waits_for(), list(steps.waiting), steps.is_settled)
+
+    def _require_issuer(self) -> None:
+        if not self._keeper.machine.is_issuer:
+            raise NotReady("this node is not the issuer of the topology record", hint="ask again")

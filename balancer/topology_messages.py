@@ -1,0 +1,46 @@
+"""What nodes say to one another about the topology record, and what they keep on disk.
+
+Sans-I/O. Tags and field order are frozen; new fields go at the end with defaults (D10).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from frys_node.base.types import Epoch
+from frys_node.wire.codec import Codec, Message
+
+
+class SignedRecord(Message, frozen=True):
+    """An encoded record and the proof of who wrote it (fine print 3), verified before a machine sees it."""
+
+    data: bytes
+    proof: bytes
+
+
+class RecordPush(Message, tag=1, frozen=True):
+    """Here is my record."""
+
+    record: SignedRecord
+
+
+class RecordDigest(Message, tag=2, frozen=True):
+    """I have adopted this record (None: none yet), and know that up to `settled` all is settled."""
+
+    epoch: Epoch | None
+    settled: Epoch | None
+    wants_reply: bool = False
+
+
+class Report(Message, tag=3, frozen=True):
+    """To the issuer: I have durably adopted this very record; is my bulk copied, are my passes done, what waits."""
+
+    epoch: Epoch
+    is_bulk_done: bool
+    is_done: bool
+    waiting: int
+
+
+TopologyMessage = RecordPush | RecordDigest | Report
+TOPOLOGY_MESSAGES: Final[Codec[TopologyMessage]] = Codec(TopologyMessage)
+SIGNED_RECORD: Final[Codec[SignedRecord]] = Codec(SignedRecord)

@@ -1,0 +1,469 @@
+"""The replication component: performs the machines' effects over the channel, the log and the snapshots."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import trio
+
+from balancer.placement import Placement
+from frys_node.base.errors import FrysError, MalformedFrame, NoReplica, NotReady, Overloaded, UsageError
+from frys_node.base.ports import Clock, Disk, Entropy, Executor
+from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
+from frys_node.kernel.services.members import Members
+from frys_node.kernel.services.replication import Entry, Stamp, UnitStore, Version
+from frys_node.kernel.services.rpc import Rpc
+from frys_node.kernel.services.snapshots import Snapshots
+from frys_node.observe.metrics import Metrics
+from frys_node.replication import effects as fx
+from frys_node.replication.bulk import BulkPuller
+from frys_node.replication.commit import GroupCommit
+from frys_node.replication.coordinator import CoordinatorConfig, CoordinatorMachine
+from frys_node.replication.hlc import HybridClock
+from frys_node.replication.log import CHECKPOINT_BYTES, Log, Recovered
+from frys_node.replication.messages import (
+    ITEMS_BYTES_MAX,
+    MESSAGES,
+    VALUE_BYTES_MAX,
+    CompletedRecord,
+    EntriesRecord,
+    LogRecord,
+    ReadReply,
+    Refused,
+    RepairAck,
+    ReplicationMessage,
+    ScanReply,
+    WipedRecord,
+    WriteAck,
+)
+from frys_node.replication.replica import ReplicaConfig, ReplicaMachine, kind_of
+from frys_node.replication.snapshot import ReplicatedSource
+from frys_node.replication.unit import pages
+
+NOTE = "replication"
+REQUESTS_MAX = 16_384
+"""Requests that one node coordinates at a time; more are refused."""
+
+DEFAULT_DEADLINE_S = 5.0
+"""How long a request may take when its caller sets no deadline."""
+
+_log = logging.getLogger(__name__)
+
+
+class RecordKeeper(Protocol):
+    """What this component needs of the balancer."""
+
+    def attach(self, adopt: Callable[[Placement], None], settled: Callable[[Epoch], None]) -> None:
+        """Call `adopt` at every adoption (at once if a record is held) and `settled` when that is known."""
+        ...
+
+    def finished(self, what: str, unit: UnitId, epoch: Epoch) -> None:
+        """A piece of this node's work is done."""
+        ...
+
+    def share(self, node: NodeId) -> None:
+        """Send the record to a node that works under an older one."""
+        ...
+
+    def want(self, node: NodeId) -> None:
+        """Ask a node that works under a newer record for it."""
+        ...
+
+
+class _Waiter:
+    """A request that somebody waits for."""
+
+    __slots__ = ("event", "failure", "result")
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+        self.result: Any = None
+        self.failure: fx.RequestFailed | None = None
+
+
+class ReplicationComponent:
+    """The `Replication` service of one node."""
+
+    name = "replication"
+
+    def __init__(
+        self,
+        *,
+        boot: int,
+        rpc: Rpc,
+        keeper: RecordKeeper,
+        members: Members,
+        clock: Clock,
+        entropy: Entropy,
+        disk: Disk,
+        executor: Executor,
+        metrics: Metrics,
+        snapshots: Snapshots | None = None,
+        replica_config: ReplicaConfig | None = None,
+        coordinator_config: CoordinatorConfig | None = None,
+        checkpoint_bytes: int = CHECKPOINT_BYTES,
+    ) -> None:
+        self.node = rpc.self_id
+        self._rpc = rpc
+        self._keeper = keeper
+        self._members = members
+        self._clock = clock
+        self._executor = executor
+        self._snapshots = snapshots
+        config = replica_config or ReplicaConfig(bulk_by_messages=snapshots is None)
+        self.replica = ReplicaMachine(self.node, entropy.rng("replication.replica"), config)
+        self.coordinator = CoordinatorMachine(
+            self.node,
+            HybridClock(self.node, boot),
+            entropy.rng("replication.coordinator"),
+            coordinator_config,
+            members.is_usable,
+        )
+        self.log = Log(disk)
+        self._recovered: dict[UnitId, Recovered] = {}
+        self._waiters: dict[int, _Waiter] = {}
+        self._effects: deque[fx.Effect] = deque()
+        self._is_performing = False
+        self._timer_wake = trio.Event()
+        self._sleeping_until_s = 0.0
+        self._commits = GroupCommit(self.log, executor, self._persisted, self._checkpoint_groups, checkpoint_bytes)
+        self._bulks = BulkPuller(snapshots, members, lambda: self.replica.epoch, self._bulk_finished)
+        self._is_ready = False
+        self._requests = metrics.counter(
+            "frys_replication_requests_total", "Requests coordinated here", ("kind", "result")
+        )
+        self._dropped = metrics.counter(
+            "frys_replication_messages_dropped_total", "Junk and unsendable notes", ("why",)
+        )
+        metrics.gauge("frys_replication_hints", "Hints kept", source=lambda: float(len(self.coordinator.hints)))
+        metrics.gauge(
+            "frys_replication_log_bytes",
+            "Bytes in the log behind the last checkpoint",
+            source=lambda: float(self.log.size_bytes),
+        )
+
+    # ------------------------------------------------------------------ the component
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Replay the log, attach to the balancer, then serve until cancelled."""
+        self._recovered = await self._executor.run(self.log.replay)
+        self._is_ready = True
+        for kind in list(self.replica.kinds):
+            self._load(kind)
+        self._rpc.on_note(NOTE, self._on_note)
+        self._keeper.attach(self._adopt, self._settled)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._commits.run)
+            nursery.start_soon(self._run_timers)
+            nursery.start_soon(self._bulks.run)
+            task_status.started()
+
+    async def drain(self) -> None:
+        """Wait until everything that waits for the log is durable."""
+        await self._commits.flush()
+
+    def register(self, kind: str, factory: Callable[[UnitId], UnitStore], *, durable: bool) -> None:
+        """Declare a kind; its recovered units are loaded and its units under the record opened."""
+        self.replica.declare(kind, factory, durable=durable)
+        if self._snapshots is not None:
+            self._snapshots.register(kind, ReplicatedSource(kind, self.replica.table, self._merge))
+        if self._is_ready:
+            self._load(kind)
+            self._perform(self.replica.open_kind(kind, self._clock.now_s()))
+
+    def _load(self, kind: str) -> None:
+        for unit in [unit for unit in self._recovered if kind_of(unit) == kind]:
+            found = self._recovered.pop(unit)
+            self.replica.load(unit, found.entries.values(), complete=found.complete, join_key=found.join_key)
+
+    def _adopt(self, placement: Placement) -> None:
+        now_s = self._clock.now_s()
+        self._bulks.clear()
+        self._perform([*self.replica.adopt(placement, now_s), *self.coordinator.adopt(placement, now_s)])
+
+    def _settled(self, epoch: Epoch) -> None:
+        self._perform(self.replica.settled(epoch, self._clock.now_s()))
+
+    # ------------------------------------------------------------------ effects
+
+    def _perform(self, effects: Sequence[fx.Effect]) -> None:
+        """Perform effects in order, iteratively: a message to this node itself yields more of them."""
+        self._effects.extend(effects)
+        if self._is_performing:
+            return
+        self._is_performing = True
+        try:
+            while self._effects:
+                self._perform_one(self._effects.popleft())
+        finally:
+            self._is_performing = False
+        if min(self.replica.next_deadline_s, self.coordinator.next_deadline_s) < self._sleeping_until_s:
+            self._timer_wake.set()
+
+    def _perform_one(self, effect: fx.Effect) -> None:
+        match effect:
+            case fx.Send():
+                self._send(effect)
+            case fx.Persist():
+                self._commits.add(effect)
+            case fx.WriteDone() | fx.ReadDone() | fx.ScanDone() | fx.RequestFailed():
+                self._answer(effect)
+            case fx.ShareRecord():
+                self._keeper.share(effect.to)
+            case fx.WantRecord():
+                self._keeper.want(effect.source)
+            case fx.BulkPull():
+                self._bulks.add(effect)
+            case fx.BulkFinished():
+                self._keeper.finished("bulk", effect.unit, effect.epoch)
+            case fx.PassFinished():
+                self._keeper.finished("pass", effect.unit, effect.epoch)
+            case fx.Corrupted():
+                _log.error(
+                    "replication.version_has_two_values",
+                    extra={"unit": effect.unit, "key": effect.key.hex(), "version": str(effect.version)},
+                )
+
+    def _answer(self, effect: fx.WriteDone | fx.ReadDone | fx.ScanDone | fx.RequestFailed) -> None:
+        waiter = self._waiters.get(effect.request)
+        if waiter is None:
+            return
+        if isinstance(effect, fx.RequestFailed):
+            waiter.failure = effect
+        else:
+            waiter.result = effect
+        waiter.event.set()
+
+    def _send(self, effect: fx.Send) -> None:
+        if effect.to == self.node:
+            self._effects.extend(self._receive(self.node, effect.message))
+        elif not self._rpc.note(effect.to, NOTE, MESSAGES.encode(effect.message)):
+            self._dropped.inc("unsent")
+
+    def _on_note(self, source: NodeId, payload: bytes) -> None:
+        try:
+            message = MESSAGES.decode(payload)
+        except MalformedFrame:
+            self._dropped.inc("malformed")
+            return
+        self._perform(self._receive(source, message))
+
+    def _receive(self, source: NodeId, message: ReplicationMessage) -> list[fx.Effect]:
+        now_s = self._clock.now_s()
+        if isinstance(message, WriteAck | ReadReply | ScanReply | Refused | RepairAck):
+            return self.coordinator.receive(source, message, now_s)
+        return self.replica.receive(source, message, now_s)
+
+    # ------------------------------------------------------------------ the service
+
+    async def write(
+        self,
+        unit: UnitId,
+        items: Sequence[tuple[bytes, bytes | None]],
+        consistency: Consistency = Consistency.QUORUM,
+    ) -> Version:
+        """Write keys (the last of equal keys counts) under one version; big batches are split and run side by side.
+
+        Raises:
+            NoReplica: Not enough answered before the caller's deadline; the write may still appear.
+            Overloaded: Too many requests are in flight here. Nothing was done.
+            UsageError: A key and value are over VALUE_BYTES_MAX. Nothing was done.
+        """
+        batches = _split(list(dict(items).items()))
+        if len(batches) == 1:
+            return await self._write(unit, batches[0], consistency)
+        versions: list[Version] = []
+
+        async def write_one(batch: list[tuple[bytes, bytes | None]]) -> None:
+            versions.append(await self._write(unit, batch, consistency))
+
+        failures: list[FrysError] = []
+
+        async def guarded(batch: list[tuple[bytes, bytes | None]]) -> None:
+            try:
+                await write_one(batch)
+            except FrysError as error:
+                failures.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for batch in batches:
+                nursery.start_soon(guarded, batch)
+        if failures:
+            raise failures[0]
+        return max(versions)
+
+    async def _write(self, unit: UnitId, items: list[tuple[bytes, bytes | None]], consistency: Consistency) -> Version:
+        self._check(unit)
+        request, effects = self.coordinator.write(
+            unit,
+            items,
+            consistency,
+            deadline_s=self._deadline_s(),
+            now_s=self._clock.now_s(),
+            wall_ms=self._clock.unix_ns() // 1_000_000,
+        )
+        done: fx.WriteDone = await self._wait("write", request, effects)
+        return done.version
+
+    async def read(
+        self, unit: UnitId, keys: Sequence[bytes], consistency: Consistency = Consistency.ONE
+    ) -> list[Entry | None]:
+        """Return the newest entries among the replicas asked, tombstones included; without a socket if it can."""
+        store = self._local_store(unit, consistency)
+        if store is not None:
+            return store.get(keys)
+        self._check(unit)
+        request, effects = self.coordinator.read(
+            unit, keys, consistency, deadline_s=self._deadline_s(), now_s=self._clock.now_s()
+        )
+        done: fx.ReadDone = await self._wait("read", request, effects)
+        return done.entries
+
+    async def versions(
+        self, unit: UnitId, keys: Sequence[bytes], consistency: Consistency = Consistency.QUORUM
+    ) -> list[Stamp | None]:
+        """Return the newest versions among the replicas asked, tombstones included."""
+        self._check(unit)
+        request, effects = self.coordinator.read(
+            unit, keys, consistency, deadline_s=self._deadline_s(), now_s=self._clock.now_s(), versions_only=True
+        )
+        done: fx.ReadDone = await self._wait("versions", request, effects)
+        return done.stamps
+
+    async def scan(self, unit: UnitId, *, after: bytes = b"", limit: int = 1_000) -> fx.ScanDone:
+        """Return a page of live entries above a key, verified at quorum (rule 7)."""
+        self._check(unit)
+        request, effects = self.coordinator.scan(
+            unit, after=after, limit=limit, deadline_s=self._deadline_s(), now_s=self._clock.now_s()
+        )
+        done: fx.ScanDone = await self._wait("scan", request, effects)
+        return done
+
+    def local(self, unit: UnitId) -> UnitStore | None:
+        """Return this node's store of the unit if it is a complete member of the current set."""
+        held = self.replica.local(unit)
+        return None if held is None else held.store
+
+    def replicas(self, unit: UnitId) -> Sequence[NodeId]:
+        """Return the usable members of the current set: this node first, then in preference order."""
+        placement = self.replica.placement
+        if placement is None or unit not in placement:
+            return ()
+        usable = [node for node in placement.sets(unit).current if node == self.node or self._members.is_usable(node)]
+        return sorted(usable, key=lambda node: node != self.node)
+
+    def _local_store(self, unit: UnitId, consistency: Consistency) -> UnitStore | None:
+        store = self.local(unit)
+        if store is None or consistency is Consistency.ONE or self.replica.placement is None:
+            return store
+        sets = self.replica.placement.sets(unit)
+        return store if sets.phase != "joint" and sets.current == (self.node,) else None
+
+    def _check(self, unit: UnitId) -> None:
+        placement = self.replica.placement
+        if placement is None:
+            raise NotReady("this node has no topology record yet", hint="wait until it has joined")
+        placement.sets(unit)
+        if len(self._waiters) >= REQUESTS_MAX:
+            raise Overloaded(f"{REQUESTS_MAX} requests are in flight on this node")
+
+    def _deadline_s(self) -> float:
+        """Return when to give up: a little before the caller does, so that it hears why."""
+        now_s = self._clock.now_s()
+        left_s = trio.current_effective_deadline() - trio.current_time()
+        if left_s > 3_600:
+            return now_s + DEFAULT_DEADLINE_S
+        return now_s + max(0.0, left_s - min(0.05, left_s / 10))
+
+    async def _wait(self, kind: str, request: int, effects: list[fx.Effect]) -> Any:
+        waiter = self._waiters[request] = _Waiter()
+        try:
+            self._perform(effects)
+            await waiter.event.wait()
+        finally:
+            del self._waiters[request]
+            if waiter.result is None:
+                self.coordinator.abandon(request)
+        if waiter.failure is not None:
+            self._requests.inc(kind, "failed")
+            failed = waiter.failure
+            raise NoReplica(
+                f"{len(failed.answered)} of {len(failed.wanted)} replicas of '{failed.unit}' answered in time",
+                hint="see `frys-node members` for nodes that are down",
+            )
+        self._requests.inc(kind, "ok")
+        return waiter.result
+
+    # ------------------------------------------------------------------ time and snapshots
+
+    async def _run_timers(self) -> None:
+        while True:
+            self._timer_wake = trio.Event()
+            self._sleeping_until_s = min(self.replica.next_deadline_s, self.coordinator.next_deadline_s)
+            left_s = self._sleeping_until_s - self._clock.now_s()
+            with trio.move_on_after(max(0.0, left_s)):
+                await self._timer_wake.wait()
+            now_s = self._clock.now_s()
+            self._perform([*self.replica.advance(now_s), *self.coordinator.advance(now_s)])
+
+    def _persisted(self, token: int) -> None:
+        self._perform(self.replica.persisted(token, self._clock.now_s()))
+
+    def _bulk_finished(self, bulk: fx.BulkPull) -> None:
+        self._perform(self.replica.bulk_finished(bulk.unit, bulk.epoch, self._clock.now_s()))
+
+    def _checkpoint_groups(self) -> list[list[LogRecord]]:
+        """Return everything durable that is held now, loaded or not yet asked for by its plugin."""
+        groups: list[list[LogRecord]] = []
+        for unit, held in self.replica.table.units.items():
+            if held.durable:
+                groups += _dump(unit, list(held.store.entries()), held.complete, held.join_key)
+        for unit, found in self._recovered.items():
+            groups += _dump(unit, list(found.entries.values()), found.complete, found.join_key)
+        return groups
+
+    async def _merge(self, unit: UnitId, entries: Sequence[Entry]) -> None:
+        """Merge a page of a snapshot; returns when it is durable."""
+        durable = trio.Event()
+
+        def then(_at_s: float) -> list[fx.Effect]:
+            durable.set()
+            return []
+
+        effects = self.replica.restore(unit, entries, then, self._clock.now_s())
+        if effects is None:
+            raise NotReady(f"this node does not hold the unit '{unit}' under its record")
+        self._perform(effects)
+        await durable.wait()
+
+
+def _dump(unit: UnitId, entries: list[Entry], complete: bool, join_key: Epoch | None) -> list[list[LogRecord]]:
+    groups: list[list[LogRecord]] = []
+    if join_key is not None:
+        groups.append([WipedRecord(unit, join_key)])
+    groups += [[EntriesRecord(unit, page)] for page in pages(entries)]
+    if complete:
+        groups.append([CompletedRecord(unit)])
+    return groups
+
+
+def _split(items: list[tuple[bytes, bytes | None]]) -> list[list[tuple[bytes, bytes | None]]]:
+    """Cut items into batches of at most ITEMS_BYTES_MAX, one item at least."""
+    batches: list[list[tuple[bytes, bytes | None]]] = [[]]
+    size_bytes = 0
+    for key, value in items:
+        item_bytes = len(key) + len(value or b"") + 16
+        if item_bytes > VALUE_BYTES_MAX:
+            raise UsageError(
+                f"a key and value of {item_bytes} bytes are over the limit of {VALUE_BYTES_MAX}",
+                hint="store big values elsewhere and keep a reference",
+            )
+        if batches[-1] and size_bytes + item_bytes > ITEMS_BYTES_MAX:
+            batches.append([])
+            size_bytes = 0
+        batches[-1].append((key, value))
+        size_bytes += item_bytes
+    return batches

@@ -1,0 +1,119 @@
+"""One request in flight at a coordinator: what was asked, and which replies count.
+
+Sans-I/O.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from frys_node.base.types import Consistency, NodeId, UnitId
+from frys_node.kernel.services.replication import Entry, Version
+from frys_node.kernel.services.topology import UnitSets
+from frys_node.replication.messages import ReadReply, ScanReply
+from frys_node.replication.version import ZERO, Stamp, newer
+
+RETRY_S = 0.25
+"""Targets that have not answered are asked again after this; the pause grows by half each time."""
+
+RETRY_MAX_S = 2.0
+
+
+class Kind(Enum):
+    """What a request does."""
+
+    WRITE = "write"
+    READ = "read"
+    VERSIONS = "versions"
+    SCAN = "scan"
+
+
+class Operation:
+    """A request and the votes of its current attempt."""
+
+    __slots__ = (
+        "acked",
+        "after",
+        "answered",
+        "attempt",
+        "complete",
+        "consistency",
+        "deadline_s",
+        "highest",
+        "is_done",
+        "is_restamped",
+        "items",
+        "keys",
+        "kind",
+        "limit",
+        "pause_s",
+        "pending_page",
+        "replies",
+        "request",
+        "retry_s",
+        "scans",
+        "sets",
+        "targets",
+        "unit",
+        "version",
+    )
+
+    def __init__(self, request: int, kind: Kind, unit: UnitId, consistency: Consistency, *, deadline_s: float) -> None:
+        self.request = request
+        self.kind = kind
+        self.unit = unit
+        self.consistency = consistency
+        self.deadline_s = deadline_s
+        self.attempt = 0
+        self.is_done = False
+        self.is_restamped = False
+        self.version = ZERO
+        self.items: list[tuple[bytes, bytes | None]] = []
+        self.keys: list[bytes] = []
+        self.after = b""
+        self.limit = 0
+        self.pending_page: tuple[list[bytes], bool] | None = None
+        self.pause_s = RETRY_S
+        self.retry_s = 0.0
+        self.sets: UnitSets | None = None
+        self.targets: tuple[NodeId, ...] = ()
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin another attempt: replies to earlier ones no longer count (rule 6)."""
+        self.attempt += 1
+        self.acked: dict[NodeId, None] = {}
+        self.answered: dict[NodeId, None] = {}
+        self.complete: dict[NodeId, None] = {}
+        self.replies: dict[NodeId, ReadReply] = {}
+        self.scans: dict[NodeId, ScanReply] = {}
+        self.highest = ZERO
+
+    def merged(self) -> list[Entry | None]:
+        """Return the newest entry of each key among the complete replies (rule 8)."""
+        result: list[Entry | None] = [None] * len(self.keys)
+        for reply in self.replies.values():
+            if len(reply.entries) == len(result):
+                result = [newer(mine, theirs) for mine, theirs in zip(result, reply.entries, strict=True)]
+        return result
+
+    def merged_stamps(self) -> list[Stamp | None]:
+        """Return the newest stamp of each key among the complete replies."""
+        result: list[Stamp | None] = [None] * len(self.keys)
+        for reply in self.replies.values():
+            if len(reply.stamps) == len(result):
+                result = [_newer_stamp(mine, theirs) for mine, theirs in zip(result, reply.stamps, strict=True)]
+        return result
+
+    def entries_written(self) -> list[Entry]:
+        """Return what a write has written, as entries."""
+        version: Version = self.version
+        return [Entry(key, version, value) for key, value in self.items]
+
+
+def _newer_stamp(first: Stamp | None, second: Stamp | None) -> Stamp | None:
+    if first is None:
+        return second
+    if second is None or first.version >= second.version:
+        return first
+    return second

@@ -1,0 +1,108 @@
+"""The taker's and the source's side of a pull: tree, then the leaves that differ, page by page.
+
+Sans-I/O. One mechanism serves the bulk in the simulator, the passes of rules 10 and 11, the refill of a memory unit
+after a restart, and anti-entropy. It is one-way: the taker asks for what it lacks or has older, so it ends under load.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Sequence
+from enum import Enum
+
+from frys_node.base.types import Epoch, NodeId, UnitId
+from frys_node.kernel.services.replication import Entry
+from frys_node.replication import hashtree
+from frys_node.replication.messages import LeafAsk, LeafPage, Tree, TreeAsk
+from frys_node.replication.unit import HeldUnit, pages
+
+SESSIONS_MAX = 64
+"""Key lists that a source keeps for takers; a forgotten one is built again."""
+
+PAGE_KEYS_MAX = 4_096
+"""Keys looked up for one page."""
+
+
+class Purpose(Enum):
+    """Why a unit is pulled."""
+
+    BULK = "bulk"
+    FENCED = "pass"
+    REFILL = "refill"
+    SYNC = "sync"
+
+
+class Pull:
+    """One taker's pull of one unit from one source."""
+
+    __slots__ = ("after", "epoch", "is_first", "leaves", "purpose", "retry_s", "source", "token", "unit")
+
+    def __init__(self, token: int, unit: UnitId, source: NodeId, epoch: Epoch, purpose: Purpose) -> None:
+        self.token = token
+        self.unit = unit
+        self.source = source
+        self.epoch = epoch
+        self.purpose = purpose
+        self.leaves: bytes | None = None
+        self.after = b""
+        self.is_first = True
+        self.retry_s = 0.0
+
+    def request(self) -> TreeAsk | LeafAsk:
+        """Return the message that asks for what is missing next; sent again when no answer comes."""
+        if self.leaves is None:
+            return TreeAsk(self.epoch, self.unit, self.token)
+        return LeafAsk(self.epoch, self.unit, self.token, self.leaves, self.after, self.is_first)
+
+    def take_tree(self, held: HeldUnit, tree: Tree) -> bool:
+        """Compare trees; True if nothing differs, so that the pull is finished."""
+        if self.leaves is None:
+            self.leaves = hashtree.differing(held.tree(), tree.leaves)
+        return not self.leaves
+
+    def take_page(self, page: LeafPage) -> bool:
+        """Move on past the page; True if it was the last. A page that was not asked for is not passed here."""
+        if page.entries:
+            self.after = page.entries[-1].key
+        self.is_first = False
+        return not page.has_more
+
+    def expects(self, page: LeafPage) -> bool:
+        """True if the page answers the request that is open now."""
+        return self.leaves is not None and page.after == self.after
+
+
+class PullSource:
+    """What a source remembers between pages: the keys as they were when the taker began."""
+
+    __slots__ = ("_sessions",)
+
+    def __init__(self) -> None:
+        self._sessions: OrderedDict[tuple[NodeId, int], list[bytes]] = OrderedDict()
+
+    def page(self, held: HeldUnit, taker: NodeId, ask: LeafAsk) -> tuple[list[Entry], bool]:
+        """Return a page of entries above `ask.after`, and whether more follow.
+
+        Entries are read as they are now: newer ones than at the beginning are as good for the taker.
+        """
+        session = (taker, ask.pull)
+        keys = None if ask.is_first else self._sessions.get(session)
+        if keys is None:
+            keys = hashtree.keys_in(held.store.entries(), ask.leaves)
+            self._sessions[session] = keys
+            if len(self._sessions) > SESSIONS_MAX:
+                self._sessions.popitem(last=False)
+        start = 0 if ask.is_first else bisect_right(keys, ask.after)
+        wanted = keys[start : start + PAGE_KEYS_MAX]
+        found: Sequence[Entry] = [entry for entry in held.store.get(wanted) if entry is not None]
+        page = next(pages(found), [])
+        if page and page[-1].key != wanted[-1]:
+            return page, True
+        has_more = start + len(wanted) < len(keys)
+        if has_more and not page:
+            # Every key of this stretch was evicted meanwhile: go on behind it instead of sending an empty page.
+            return self.page(held, taker, LeafAsk(ask.epoch, ask.unit, ask.pull, ask.leaves, wanted[-1], False))
+        if not has_more:
+            self._sessions.pop(session, None)
+        return page, has_more

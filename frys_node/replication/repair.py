@@ -1,0 +1,28 @@
+"""Read repair: what to send to replicas that answered a read with something older.
+
+Sans-I/O. Asynchronous and unacknowledged: no guarantee rests on it (rule 15).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from frys_node.base.types import NodeId
+from frys_node.kernel.services.replication import Entry
+from frys_node.replication.messages import ReadReply
+
+
+def repairs(result: Sequence[Entry | None], replies: Mapping[NodeId, ReadReply]) -> dict[NodeId, list[Entry]]:
+    """Return, for each replica whose reply is behind the result, the entries that it lacks or has older."""
+    wanted: dict[NodeId, list[Entry]] = {}
+    for node, reply in replies.items():
+        if len(reply.entries) != len(result):
+            continue
+        behind = [
+            newest
+            for newest, held in zip(result, reply.entries, strict=True)
+            if newest is not None and (held is None or held.version < newest.version)
+        ]
+        if behind:
+            wanted[node] = behind
+    return wanted

@@ -1,0 +1,75 @@
+"""Replicated units as snapshots: a deterministic dump of the entries, merged newer-wins on the other side."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Final
+
+from frys_node.base.errors import CorruptData, MalformedFrame
+from frys_node.base.types import UnitId
+from frys_node.kernel.services.replication import Entry
+from frys_node.kernel.services.snapshots import Captured
+from frys_node.replication.unit import UnitTable, pages
+from frys_node.wire.codec import Codec
+
+_ENTRIES: Final[Codec[list[Entry]]] = Codec(list[Entry])
+_LENGTH = struct.Struct(">I")
+_PAGE_BYTES_MAX = 2 * 1024 * 1024
+
+
+class CapturedEntries:
+    """The entries of a unit as they were, sorted by key, in length-prefixed pages."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._entries = sorted(entries, key=lambda entry: entry.key)
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """Yield the pages."""
+        for page in pages(self._entries):
+            body = _ENTRIES.encode(page)
+            yield _LENGTH.pack(len(body)) + body
+
+
+class ReplicatedSource:
+    """`Snapshottable` of one replicated kind."""
+
+    def __init__(
+        self, kind: str, table: UnitTable, merge: Callable[[UnitId, Sequence[Entry]], Awaitable[None]]
+    ) -> None:
+        self._prefix = f"{kind}/"
+        self._table = table
+        self._merge = merge
+
+    def units(self) -> Sequence[UnitId]:
+        """Return the units of the kind that are held here."""
+        return [unit for unit in self._table.units if unit.startswith(self._prefix)]
+
+    async def capture(self, unit: UnitId) -> Captured:
+        """Fix the entries held now; an incomplete or unknown unit has none."""
+        held = self._table.units.get(unit)
+        return CapturedEntries([] if held is None or not held.complete else list(held.store.entries()))
+
+    async def restore(self, unit: UnitId, parts: AsyncIterator[bytes]) -> None:
+        """Merge the pages, each durable before the next is read.
+
+        Raises:
+            CorruptData: The bytes are not a dump of entries. What was merged before stays, which is harmless.
+        """
+        buffer = bytearray()
+        async for part in parts:
+            buffer += part
+            while len(buffer) >= _LENGTH.size:
+                (length,) = _LENGTH.unpack_from(buffer)
+                if length > _PAGE_BYTES_MAX:
+                    raise CorruptData(f"a page of {length} bytes in the snapshot of '{unit}'")
+                if len(buffer) < _LENGTH.size + length:
+                    break
+                body = bytes(memoryview(buffer)[_LENGTH.size : _LENGTH.size + length])
+                del buffer[: _LENGTH.size + length]
+                try:
+                    await self._merge(unit, _ENTRIES.decode(body))
+                except MalformedFrame as error:
+                    raise CorruptData(f"the snapshot of '{unit}' cannot be read: {error.message}") from error
+        if buffer:
+            raise CorruptData(f"the snapshot of '{unit}' ends in the middle of a page")

@@ -1,0 +1,202 @@
+"""Taking over what other replicas hold: bulk, passes, refill and anti-entropy, each a set of pulls.
+
+Sans-I/O. A takeover asks every source and is finished when enough of them have been pulled to the end and everything
+taken is durable. Pulls are bound to the record under which they began (rule 15): adopting another one ends them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from random import Random
+
+from frys_node.base.errors import MalformedFrame
+from frys_node.base.types import Epoch, NodeId, UnitId
+from frys_node.replication.effects import Effect, Send
+from frys_node.replication.messages import LeafPage, PullReply, Tree
+from frys_node.replication.pull import Pull, Purpose
+from frys_node.replication.unit import HeldUnit, UnitTable
+
+PULLS_MAX = 64
+"""Pulls under way at once; the others wait in order."""
+
+RETRY_S = 0.3
+"""A pull that hears nothing for so long asks again."""
+
+
+class Takeover:
+    """One unit's takeover from several sources."""
+
+    __slots__ = ("done", "epoch", "needed", "purpose", "sources", "started_s", "then", "unit")
+
+    def __init__(
+        self,
+        unit: UnitId,
+        *,
+        epoch: Epoch,
+        purpose: Purpose,
+        sources: tuple[NodeId, ...],
+        needed: int,
+        then: Callable[[float], list[Effect]],
+        started_s: float,
+    ) -> None:
+        self.unit = unit
+        self.epoch = epoch
+        self.purpose = purpose
+        self.sources = sources
+        self.needed = needed
+        self.then = then
+        self.started_s = started_s
+        self.done: set[NodeId] = set()
+
+
+class Puller:
+    """The pulls of one node."""
+
+    def __init__(self, node: NodeId, table: UnitTable, rng: Random) -> None:
+        self._node = node
+        self._table = table
+        self._next_token = rng.getrandbits(40) << 20
+        self._takeovers: dict[UnitId, Takeover] = {}
+        self._pulls: dict[int, Pull] = {}
+        self._queue: deque[tuple[UnitId, NodeId, Purpose, Epoch]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._takeovers)
+
+    @property
+    def active(self) -> int:
+        """Pulls under way or waiting, anti-entropy included."""
+        return len(self._pulls) + len(self._queue)
+
+    def busy_with(self, unit: UnitId) -> Purpose | None:
+        """Return what the unit is being taken over for, if it is."""
+        takeover = self._takeovers.get(unit)
+        return takeover.purpose if takeover else None
+
+    def has(self, purpose: Purpose) -> bool:
+        """True while a takeover of that purpose is under way."""
+        return any(takeover.purpose is purpose for takeover in self._takeovers.values())
+
+    def cancel_all(self) -> None:
+        """End every pull: another record is in force."""
+        self._takeovers.clear()
+        self._pulls.clear()
+        self._queue.clear()
+
+    def cancel(self, unit: UnitId) -> None:
+        """End the pulls of one unit."""
+        self._takeovers.pop(unit, None)
+        self._pulls = {token: pull for token, pull in self._pulls.items() if pull.unit != unit}
+
+    def start(self, takeover: Takeover, now_s: float) -> list[Effect]:
+        """Begin a takeover; finished at once when no source is needed."""
+        if takeover.needed <= 0:
+            return takeover.then(now_s)
+        self._takeovers[takeover.unit] = takeover
+        for source in takeover.sources:
+            self._queue.append((takeover.unit, source, takeover.purpose, takeover.epoch))
+        return self._start_queued(now_s)
+
+    def sync(self, unit: UnitId, source: NodeId, epoch: Epoch, now_s: float) -> list[Effect]:
+        """Take from one source what is newer there (anti-entropy); nothing waits for it."""
+        if self.active >= PULLS_MAX:
+            return []
+        self._queue.append((unit, source, Purpose.SYNC, epoch))
+        return self._start_queued(now_s)
+
+    def _start_queued(self, now_s: float) -> list[Effect]:
+        effects: list[Effect] = []
+        while self._queue and len(self._pulls) < PULLS_MAX:
+            unit, source, purpose, epoch = self._queue.popleft()
+            takeover = self._takeovers.get(unit)
+            if purpose is not Purpose.SYNC and (takeover is None or takeover.purpose is not purpose):
+                continue
+            self._next_token += 1
+            pull = Pull(self._next_token, unit, source, epoch, purpose)
+            pull.retry_s = now_s + RETRY_S
+            self._pulls[pull.token] = pull
+            effects.append(Send(source, pull.request()))
+        return effects
+
+    def receive(self, source: NodeId, reply: PullReply, now_s: float) -> list[Effect]:
+        """Take a tree or a page; anything that no open request asked for is dropped."""
+        pull = self._pulls.get(reply.pull)
+        held = self._table.units.get(reply.unit)
+        if pull is None or held is None or pull.source != source or pull.unit != reply.unit:
+            return []
+        if reply.epoch != pull.epoch:
+            return []
+        if not reply.is_complete:
+            # It has no data to give (rule 8); ask again later, it may be complete by then.
+            if pull.purpose is Purpose.SYNC:
+                return self._end(pull, now_s)
+            return []
+        try:
+            if isinstance(reply, Tree):
+                return self._take_tree(pull, held, reply, now_s)
+            return self._take_page(pull, held, reply, now_s)
+        except MalformedFrame:
+            return []
+
+    def _take_tree(self, pull: Pull, held: HeldUnit, tree: Tree, now_s: float) -> list[Effect]:
+        if pull.leaves is not None:
+            return []
+        if pull.take_tree(held, tree):
+            return self._table.persist(held, (), lambda at_s: self._finished(pull, at_s), now_s)
+        return self._ask(pull, now_s)
+
+    def _take_page(self, pull: Pull, held: HeldUnit, page: LeafPage, now_s: float) -> list[Effect]:
+        if not pull.expects(page):
+            return []
+        is_last = pull.take_page(page)
+        if not is_last:
+            return self._table.take(held, page.entries, lambda _highest, _at_s: [], now_s) + self._ask(pull, now_s)
+        return self._table.take(held, page.entries, lambda _highest, at_s: self._finished(pull, at_s), now_s)
+
+    def _ask(self, pull: Pull, now_s: float) -> list[Effect]:
+        pull.retry_s = now_s + RETRY_S
+        return [Send(pull.source, pull.request())]
+
+    def _end(self, pull: Pull, now_s: float) -> list[Effect]:
+        self._pulls.pop(pull.token, None)
+        return self._start_queued(now_s)
+
+    def _finished(self, pull: Pull, now_s: float) -> list[Effect]:
+        """Everything taken from one source is durable."""
+        if self._pulls.get(pull.token) is not pull:
+            return []
+        effects = self._end(pull, now_s)
+        takeover = self._takeovers.get(pull.unit)
+        if takeover is None or takeover.purpose is not pull.purpose or takeover.epoch != pull.epoch:
+            return effects
+        takeover.done.add(pull.source)
+        if len(takeover.done) >= takeover.needed:
+            self.cancel(pull.unit)
+            effects += takeover.then(now_s)
+        return effects
+
+    def expire(self, purpose: Purpose, before_s: float, now_s: float) -> list[Effect]:
+        """Finish takeovers of that purpose begun before an instant with whatever was taken."""
+        expired = [t for t in self._takeovers.values() if t.purpose is purpose and t.started_s <= before_s]
+        effects: list[Effect] = []
+        for takeover in expired:
+            self.cancel(takeover.unit)
+            effects += takeover.then(now_s)
+        return effects
+
+    @property
+    def next_deadline_s(self) -> float:
+        """When the next silent pull asks again."""
+        return min((pull.retry_s for pull in self._pulls.values()), default=math.inf)
+
+    def advance(self, now_s: float) -> list[Effect]:
+        """Ask again where no answer came; an exchange of anti-entropy is given up instead."""
+        effects: list[Effect] = []
+        for pull in [pull for pull in self._pulls.values() if pull.retry_s <= now_s]:
+            if pull.purpose is Purpose.SYNC:
+                effects += self._end(pull, now_s)
+            else:
+                effects += self._ask(pull, now_s)
+        return effects

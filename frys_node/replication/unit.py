@@ -1,0 +1,136 @@
+"""What a replica holds of one unit, and how entries are merged into it.
+
+Sans-I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from frys_node.base.types import Epoch, UnitId
+from frys_node.kernel.services.replication import Entry, UnitStore, Version
+from frys_node.replication import hashtree
+from frys_node.replication.effects import Corrupted, Effect, Persist
+from frys_node.replication.messages import PAGE_BYTES_MAX, EntriesRecord, LogRecord
+from frys_node.replication.version import ZERO
+
+
+class Merge(NamedTuple):
+    """Outcome of a merge: what was new, the highest version now held of any key, and keys with two values."""
+
+    taken: list[Entry]
+    highest: Version
+    corrupt: list[Entry]
+
+
+class HeldUnit:
+    """A unit's data and what is known of its state."""
+
+    __slots__ = ("_tree", "complete", "durable", "join_key", "store", "unit")
+
+    def __init__(
+        self, unit: UnitId, store: UnitStore, *, durable: bool, complete: bool, join_key: Epoch | None
+    ) -> None:
+        self.unit = unit
+        self.store = store
+        self.durable = durable
+        self.complete = complete
+        self.join_key = join_key
+        """Key of the ``joining`` record for which the unit was wiped last; None when it was here from its creation."""
+        self._tree: bytes | None = None
+
+    def merge(self, entries: Sequence[Entry]) -> Merge:
+        """Keep the entries that are newer than what is held; keys are distinct."""
+        taken: list[Entry] = []
+        corrupt: list[Entry] = []
+        highest = ZERO
+        for entry, held in zip(entries, self.store.get([entry.key for entry in entries]), strict=True):
+            version = entry.version
+            if held is None or held.version < version:
+                taken.append(entry)
+            elif held.version > version:
+                version = held.version
+            elif held.value != entry.value:
+                corrupt.append(entry)
+            highest = max(highest, version)
+        if taken:
+            self.store.put(taken)
+            self._tree = None
+        return Merge(taken, highest, corrupt)
+
+    def wipe(self, join_key: Epoch) -> None:
+        """Forget everything: this node joins the unit anew (rule 12)."""
+        self.store.clear()
+        self._tree = None
+        self.complete = False
+        self.join_key = join_key
+
+    def tree(self) -> bytes:
+        """Return the leaves of the hash tree of what is held now."""
+        if self._tree is None or not self.durable:
+            # A memory store evicts and expires by itself, so its tree is never kept.
+            self._tree = hashtree.build(self.store.entries())
+        return self._tree
+
+
+def pages(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """Cut entries into pages of at most PAGE_BYTES_MAX, one entry at least."""
+    page: list[Entry] = []
+    size_bytes = 0
+    for entry in entries:
+        entry_bytes = 96 + len(entry.key) + len(entry.value or b"")
+        if page and size_bytes + entry_bytes > PAGE_BYTES_MAX:
+            yield page
+            page, size_bytes = [], 0
+        page.append(entry)
+        size_bytes += entry_bytes
+    if page:
+        yield page
+
+
+Continuation = Callable[[float], list[Effect]]
+
+
+class UnitTable:
+    """The units of this node, and what waits for the log."""
+
+    __slots__ = ("_token", "_waiting", "units")
+
+    def __init__(self) -> None:
+        self.units: dict[UnitId, HeldUnit] = {}
+        self._waiting: dict[int, Continuation] = {}
+        self._token = 0
+
+    @property
+    def waiting(self) -> int:
+        """Continuations that wait for the disk."""
+        return len(self._waiting)
+
+    def persist(self, held: HeldUnit, records: tuple[LogRecord, ...], then: Continuation, now_s: float) -> list[Effect]:
+        """Continue once the records, and all before them, are durable; at once for units that live in memory."""
+        if not held.durable:
+            return then(now_s)
+        self._token += 1
+        self._waiting[self._token] = then
+        return [Persist(self._token, records)]
+
+    def persisted(self, token: int, now_s: float) -> list[Effect]:
+        """Continue what waited for the token."""
+        then = self._waiting.pop(token, None)
+        return [] if then is None else then(now_s)
+
+    def take(
+        self, held: HeldUnit, entries: Sequence[Entry], then: Callable[[Version, float], list[Effect]], now_s: float
+    ) -> list[Effect]:
+        """Merge entries and continue, with the highest version held, once they are durable.
+
+        Entries that were held already may still be on their way to the disk, so the continuation waits for the log even
+        when nothing is written: an acknowledgement never overtakes the sync of what it stands for.
+        """
+        merged = held.merge(entries)
+        records = (EntriesRecord(held.unit, merged.taken),) if merged.taken else ()
+        effects = self.persist(held, records, lambda at_s: then(merged.highest, at_s), now_s)
+        if merged.corrupt:
+            effects = [Corrupted(held.unit, entry.key, entry.version) for entry in merged.corrupt] + effects
+        return effects

@@ -100,7 +100,12 @@ class Claims:
         if update.boot > self._superseded_by:
             self._superseded_by = update.boot
             self.out.append(Superseded(update.boot))
-        if update.boot != self.boot or self.is_leaving or update.incarnation < own.incarnation:
+        if update.boot > self.boot or self.is_leaving:
+            return
+        if (update.boot, update.incarnation) < (own.boot, own.incarnation):
+            if update.standing > Standing.ALIVE:
+                # Refuted long ago, but whoever says it has not heard: two sides of a partition would stay apart.
+                self.queue.put(own)
             return
         if update.standing is Standing.ALIVE and update.incarnation == own.incarnation:
             return
@@ -158,10 +163,13 @@ class Claims:
         """How many more could confirm: the members not under suspicion themselves, less the first accuser."""
         return max(0, min(self._config.confirmations, self.table.counts[Standing.ALIVE] - 1))
 
-    def accuse(self, node: NodeId, accusers: Sequence[NodeId], now_s: float) -> None:
-        """Suspect a member that failed a probe; the helpers that failed too are independent accusers."""
+    def accuse(self, node: NodeId, identity: tuple[int, int], accusers: Sequence[NodeId], now_s: float) -> None:
+        """Suspect a member that failed a probe; the helpers that failed too are independent accusers.
+
+        Nothing happens if it has a later (boot, incarnation) by now: it has restarted or refuted meanwhile.
+        """
         member = self.table.get(node)
-        if member is None or not member.is_live:
+        if member is None or not member.is_live or (member.update.boot, member.update.incarnation) != identity:
             return
         if member.standing is Standing.ALIVE:
             self.merge(replace(member.update, standing=Standing.SUSPECT, accuser=self.node), now_s)

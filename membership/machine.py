@@ -28,16 +28,13 @@ from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import MemberView
 from membership.claims import Claims
 from membership.config import MembershipConfig
-from membership.dissemination import transmit_limit
-from membership.effects import Effect, LeaveAcknowledged, Peer, PersistPeers, PushPull, RoundTrip, SendPacket
+from membership.effects import Effect, LeaveAcknowledged, Peer, PersistPeers, PushPull, RoundTrip
 from membership.errors import MemberAlive
-from membership.member import make_attributes
+from membership.member import Member, make_attributes
 from membership.messages import (
     PACKET_NAMES,
     PACKETS,
     SYNC_UPDATES_MAX,
-    UPDATES,
-    UPDATES_MAX,
     Ack,
     Attributes,
     Gossip,
@@ -49,6 +46,7 @@ from membership.messages import (
     Sync,
     Update,
 )
+from membership.outbox import Outbox
 from membership.peers import Introductions, lost_peers, peers_to_keep, pick
 from membership.probe import Probe, Relay
 
@@ -60,6 +58,9 @@ JOIN_FANOUT = 8
 
 RELAYS_MAX = 256
 """Indirect pings under way for others; more are refused and counted."""
+
+DIFFERING_ACKS = 2
+"""Acks in a row with another digest than this node's before states are exchanged: one may have crossed with news."""
 
 REAP_INTERVAL_S = 30.0
 """Pause between looks for members to forget."""
@@ -97,11 +98,12 @@ class Membership:
         self._queue = self._claims.queue
         self._unmet = self._claims.unmet
         self._out = self._claims.out
+        self._outbox = Outbox(self._claims, config)
         self._relays: dict[int, Relay] = {}
         self._introductions = Introductions(config.probe_interval_s)
         self._leave_sequences: dict[int, None] = {}
         self._probe: Probe | None = None
-        self._sequence = 0
+        self._differing = 0
         self._probe_at_s = math.inf
         self._gossip_at_s = math.inf
         self._push_pull_at_s = math.inf
@@ -185,7 +187,7 @@ class Membership:
 
     def leave(self, now_s: float) -> list[Effect]:
         """Say goodbye: others will see LEFT, never DEAD. Repeats itself until somebody acknowledges."""
-        if not self._claims.is_leaving:
+        if not self.is_leaving:
             self._claims.is_leaving = True
             own = self._claims.own
             self._probe = None
@@ -254,7 +256,7 @@ class Membership:
         match message:
             case Ping():
                 if message.target in ("", self.node):
-                    self._send(address, Ack(message.sequence, self.node), tell)
+                    self._outbox.send(address, Ack(message.sequence, self.node, (), self._table.digest), tell)
                 else:
                     self._drop("misaddressed")
             case Ack():
@@ -266,7 +268,7 @@ class Membership:
                     self._probe.nack(source)
             case Gossip():
                 if tell:
-                    self._send(address, Gossip(), tell)
+                    self._outbox.send(address, Gossip(), tell)
             case _:
                 assert_never(message)
 
@@ -297,7 +299,7 @@ class Membership:
             del self._relays[ack.sequence]
             asker = self._table.get(relay.asker)
             if asker is not None:
-                self._send(asker.address, Ack(relay.asker_sequence, ack.node), ())
+                self._outbox.send(asker.address, Ack(relay.asker_sequence, ack.node), ())
             return
         probe = self._probe
         if probe is None or probe.sequence != ack.sequence or probe.node != ack.node or probe.is_acked:
@@ -308,9 +310,21 @@ class Membership:
             member = self._table.get(source)
             if member is not None:
                 member.vitals.observe_rtt(now_s - probe.started_s)
+                self._compare(ack.digest, member, now_s)
             self._out.append(RoundTrip(source, now_s - probe.started_s))
         else:
             self.tallies.add(self.tallies.events, "saved_by_helper")
+
+    def _compare(self, digest: int, member: Member, now_s: float) -> None:
+        """Exchange states with a member whose table differs, once the news under way has had its chance."""
+        if digest == self._table.digest or len(self._queue):
+            self._differing = 0
+            return
+        self._differing += 1
+        if self._differing >= DIFFERING_ACKS:
+            self._differing = 0
+            self.tallies.add(self.tallies.events, "digest_differs")
+            self._introduce(member.node, member.address, now_s)
 
     def _take_ping_req(self, request: PingReq, asker: NodeId, now_s: float) -> None:
         if len(self._relays) >= RELAYS_MAX:
@@ -318,9 +332,9 @@ class Membership:
             return
         member = self._table.get(request.target)
         address = Address(request.host, request.port) if member is None else member.address
-        sequence = self._next_sequence()
+        sequence = self._outbox.next_sequence()
         self._relays[sequence] = Relay(asker, request.sequence, request.target, now_s + self._config.nack_after_s)
-        self._send(address, Ping(sequence, request.target), self._claims.about(request.target))
+        self._outbox.send(address, Ping(sequence, request.target), self._claims.about(request.target))
 
     # Time.
 
@@ -356,8 +370,15 @@ class Membership:
             return
         self.tallies.add(self.tallies.events, "pause")
         self._probe = None
+        self._relays.clear()
         for suspicion in self._claims.suspicions.values():
             suspicion.shift(gap_s)
+        self._probe_at_s = max(self._probe_at_s, now_s)
+        self._gossip_at_s = max(self._gossip_at_s, now_s)
+        self._push_pull_at_s = max(self._push_pull_at_s, now_s)
+        self._reconnect_at_s = max(self._reconnect_at_s, now_s)
+        self._persist_at_s = max(self._persist_at_s, now_s)
+        self._reap_at_s = max(self._reap_at_s, now_s)
         self._due_s = now_s
 
     def _next_probe(self, now_s: float) -> None:
@@ -365,14 +386,16 @@ class Membership:
         probe, self._probe = self._probe, None
         if probe is not None and not probe.is_acked:
             self.tallies.add(self.tallies.events, "probe_failed")
-            self._claims.accuse(probe.node, (self.node, *probe.nacks), now_s)
+            self._claims.accuse(probe.node, probe.identity, (self.node, *probe.nacks), now_s)
         self._probe_at_s = now_s + self._config.probe_interval_s
-        node = None if self._claims.is_leaving else self._claims.order.next(self._table.live)
-        if node is None:
+        node = None if self.is_leaving else self._claims.order.next(self._table.live)
+        member = None if node is None else self._table.get(node)
+        if node is None or member is None:
             return
-        sequence = self._next_sequence()
-        self._probe = Probe(node, sequence, now_s, self._config.ack_timeout_s)
-        self._send_to(node, Ping(sequence, node), self._claims.about(node))
+        sequence = self._outbox.next_sequence()
+        identity = (member.update.boot, member.update.incarnation)
+        self._probe = Probe(node, identity, sequence, now_s, self._config.ack_timeout_s)
+        self._outbox.send_to(node, Ping(sequence, node), self._claims.about(node))
 
     def _ask_helpers(self, probe: Probe) -> None:
         """Ask others to ping the member that has not answered."""
@@ -383,7 +406,7 @@ class Membership:
         host, port = member.address
         probe.asked = self._table.live.sample(self._rng, self._config.helpers, (probe.node,))
         for helper in probe.asked:
-            self._send_to(helper, PingReq(probe.sequence, probe.node, host, port), self._claims.about(helper))
+            self._outbox.send_to(helper, PingReq(probe.sequence, probe.node, host, port), self._claims.about(helper))
 
     def _end_relays(self, now_s: float) -> None:
         """Tell askers of indirect pings that went unanswered."""
@@ -392,7 +415,7 @@ class Membership:
             if relay.due_s > now_s:
                 return
             del self._relays[sequence]
-            self._send_to(relay.asker, Nack(relay.asker_sequence, relay.target), ())
+            self._outbox.send_to(relay.asker, Nack(relay.asker_sequence, relay.target), ())
 
     def _gossip(self, now_s: float) -> None:
         """Tell a few members what is new."""
@@ -400,7 +423,7 @@ class Membership:
         for node in self._table.live.sample(self._rng, self._config.gossip_fanout):
             if not len(self._queue):
                 break
-            self._send_to(node, Gossip(), self._claims.about(node))
+            self._outbox.send_to(node, Gossip(), self._claims.about(node))
         if self._leave_sequences:
             self._say_goodbye()
         if len(self._queue) or self._leave_sequences:
@@ -412,55 +435,33 @@ class Membership:
         self._push_pull_at_s = now_s + self._config.push_pull_interval_s * scale * self._rng.uniform(0.9, 1.1)
         for node in self._table.live.sample(self._rng, 1):
             member = self._table.get(node)
-            if member is not None and not self._claims.is_leaving:
+            if member is not None and not self.is_leaving:
                 self._out.append(PushPull(node, member.address))
 
     def _reconnect(self, now_s: float) -> None:
         """Try somebody who was lost or has not been met: all of them, a few at a time, while this node is alone."""
         self._reconnect_at_s = now_s + self._config.reconnect_interval_s * self._rng.uniform(0.9, 1.1)
-        if self._claims.is_leaving:
+        if self.is_leaving:
             return
         is_alone = not self.live_count
         for peer in pick(self._rng, lost_peers(self._table, self._unmet), JOIN_FANOUT if is_alone else 1):
             if is_alone and peer.node:
                 self._out.append(PushPull(peer.node, peer.address))
-            self._send(peer.address, Ping(self._next_sequence(), peer.node), self._claims.about(peer.node))
+            self._outbox.send(
+                peer.address, Ping(self._outbox.next_sequence(), peer.node), self._claims.about(peer.node)
+            )
 
     def _say_goodbye(self) -> None:
         """Ping a few members with the news that this node leaves; any ack will do."""
         if len(self._leave_sequences) > 64:
             self._leave_sequences.clear()
         for node in self._table.live.sample(self._rng, self._config.gossip_fanout):
-            sequence = self._next_sequence()
+            sequence = self._outbox.next_sequence()
             self._leave_sequences[sequence] = None
-            self._send_to(node, Ping(sequence, node), (self._claims.own,))
-
-    # Helpers.
-
-    def _next_sequence(self) -> int:
-        self._sequence += 1
-        return self._sequence
+            self._outbox.send_to(node, Ping(sequence, node), (self._claims.own,))
 
     def _drop(self, reason: str) -> None:
         self.tallies.add(self.tallies.dropped, reason)
-
-    def _send_to(self, node: NodeId, message: Packet, first: Sequence[Update]) -> None:
-        member = self._table.get(node)
-        if member is not None:
-            self._send(member.address, message, first)
-
-    def _send(self, address: Address, message: Packet, first: Sequence[Update]) -> None:
-        """Send a message with the updates that must ride along, and as many of the queued ones as fit."""
-        payload = PACKETS.encode(message)
-        if first or len(self._queue):
-            budget = self._config.payload_bytes_max - len(payload) - 3
-            budget -= sum(len(UPDATES.encode(update)) for update in first)
-            limit = transmit_limit(self._config.retransmit_multiplier, self.live_count + 1)
-            skip = tuple(update.node for update in first)
-            updates = (*first, *self._queue.take(budget, limit, UPDATES_MAX - len(first), skip))
-            payload = PACKETS.encode(replace(message, updates=updates))
-        self.tallies.add(self.tallies.packets, "sent", PACKET_NAMES[type(message)])
-        self._out.append(SendPacket(address, payload))
 
     def _turn(self, now_s: float) -> list[Effect]:
         """End a turn: arm timers for what has become necessary and hand out the effects."""

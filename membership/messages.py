@@ -84,11 +84,15 @@ class Ping(Message, frozen=True, array_like=True, gc=False, tag=1):
 
 
 class Ack(Message, frozen=True, array_like=True, gc=False, tag=2):
-    """`node` is there: it answered, to the sender of this or to a helper."""
+    """`node` is there: it answered, to the sender of this or to a helper.
+
+    `digest` is that of the sender's table (`Table.digest`), so that what gossip has missed is found and exchanged.
+    """
 
     sequence: _Sequence
     node: _Id
     updates: _Updates = ()
+    digest: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class PingReq(Message, frozen=True, array_like=True, gc=False, tag=3):

@@ -41,10 +41,14 @@ class ProbeOrder:
 class Probe:
     """One check of one member."""
 
-    __slots__ = ("ack_due_s", "asked", "is_acked", "nacks", "node", "sequence", "started_s")
+    __slots__ = ("ack_due_s", "asked", "identity", "is_acked", "nacks", "node", "sequence", "started_s")
 
-    def __init__(self, node: NodeId, sequence: int, now_s: float, ack_timeout_s: float) -> None:
+    def __init__(
+        self, node: NodeId, identity: tuple[int, int], sequence: int, now_s: float, ack_timeout_s: float
+    ) -> None:
         self.node = node
+        self.identity = identity
+        """Boot and incarnation that are probed: silence says nothing about any later ones."""
         self.sequence = sequence
         self.started_s = now_s
         self.ack_due_s = now_s + ack_timeout_s

@@ -6,6 +6,7 @@ number of times hold the same. Nothing here speaks or waits.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 
 from frys_node.base.types import NodeId
 from membership.member import Member, supersedes
-from membership.messages import Standing, Update
+from membership.messages import UPDATES, Standing, Update
 
 
 class Roster:
@@ -65,6 +66,12 @@ class Roster:
         return list(chosen)
 
 
+def fingerprint(update: Update) -> int:
+    """Return 64 bits that stand for what a live member says of itself. A suspicion does not change them."""
+    claim = replace(update, standing=Standing.ALIVE, accuser=NodeId(""), age_s=0)
+    return int.from_bytes(hashlib.blake2b(UPDATES.encode(claim), digest_size=8).digest(), "big")
+
+
 class Merge(NamedTuple):
     """A claim that won: what it replaced (None for a new node) and the member as it is now."""
 
@@ -75,7 +82,7 @@ class Merge(NamedTuple):
 class Table:
     """Every member known to one node, that node included."""
 
-    __slots__ = ("_members", "_self_id", "counts", "live")
+    __slots__ = ("_members", "_self_id", "counts", "digest", "live")
 
     def __init__(self, self_id: NodeId) -> None:
         self._self_id = self_id
@@ -84,6 +91,10 @@ class Table:
         """The others that are alive or suspect."""
         self.counts = dict.fromkeys(Standing, 0)
         """Members by standing, this node included."""
+        self.digest = 0
+        """Exclusive or of the fingerprints of all live members: equal tables have equal digests, in any order.
+
+        The dead and the left are not part of it, because each node forgets them in its own time."""
 
     def __len__(self) -> int:
         return len(self._members)
@@ -115,11 +126,15 @@ class Table:
         elif supersedes(update, member.update):
             old = member.update
             self.counts[old.standing] -= 1
+            if member.is_live:
+                self.digest ^= fingerprint(old)
             member.update = update
             member.changed_s = changed_s
         else:
             return None
         self.counts[update.standing] += 1
+        if member.is_live:
+            self.digest ^= fingerprint(update)
         if update.node != self._self_id:
             if member.is_live:
                 self.live.add(update.node)

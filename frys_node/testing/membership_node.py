@@ -1,0 +1,165 @@
+"""A simulated node that runs the real membership machine with its real bytes.
+
+Sans-I/O. The seal is replaced by a label with sender's boot (the sender's name comes from the simulator), and the
+channel's state exchange by two kinds of packets, so that it suffers every fault of the wires too, which real TCP would
+hide. There is no replay window here: replayed packets reach the machine, which must not mind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from frys_node.base.errors import MalformedFrame
+from frys_node.base.types import Address, NodeId
+from frys_node.kernel.services.members import MemberChanged
+from frys_node.testing.simulator import Packet, SimHost
+from frys_node.wire.codec import Codec, Message
+from membership.config import MembershipConfig
+from membership.effects import (
+    Effect,
+    Emit,
+    LeaveAcknowledged,
+    Peer,
+    PersistPeers,
+    PushPull,
+    SendPacket,
+    Superseded,
+)
+from membership.machine import NOBODY, Membership
+from membership.member import make_attributes
+from membership.messages import Sync
+
+PORT = 7946
+PEERS_PATH = "peers"
+LEAVE = "leave"
+"""The command to leave."""
+
+
+class Sealed(Message, frozen=True, array_like=True, gc=False, tag=1):
+    """A gossip packet with what the seal would prove."""
+
+    boot: int
+    payload: bytes
+
+
+class Ask(Message, frozen=True, array_like=True, gc=False, tag=2):
+    """A state exchange asked for."""
+
+    sync: Sync
+
+
+class Answer(Message, frozen=True, array_like=True, gc=False, tag=3):
+    """The other half."""
+
+    sync: Sync
+
+
+WIRE: Codec[Sealed | Ask | Answer] = Codec(Sealed | Ask | Answer)
+
+_PEERS: Codec[list[Peer]] = Codec(list[Peer])
+
+
+def node_id(host: SimHost) -> NodeId:
+    """The id of the node on a simulated machine."""
+    return NodeId(f"{host.index:032x}")
+
+
+class MembershipNode:
+    """The shell around one machine: one boot of one node."""
+
+    def __init__(self, host: SimHost, config: MembershipConfig, seeds: Sequence[str]) -> None:
+        self._host = host
+        self._config = config
+        self._seeds = seeds
+        self.node = node_id(host)
+        self.boot = host.boot << 32
+        self.changes: list[MemberChanged] = []
+        """Changes that the checkers have not seen yet."""
+        self.leave_acknowledged = False
+        self.is_superseded = False
+        self.packets_sent = 0
+        self.bytes_sent = 0
+        self.machine: Membership
+        self._asking: dict[str, NodeId] = {}
+
+    @property
+    def next_deadline_s(self) -> float:
+        """The machine's next deadline."""
+        return self.machine.next_deadline_s
+
+    def start(self, now_s: float) -> Sequence[Packet]:
+        """Boot: join the peers on disk and the seeds."""
+        self.machine = Membership(
+            node=self.node,
+            boot=self.boot,
+            attributes=make_attributes(self._host.name, Address(self._host.name, PORT)),
+            config=self._config,
+            rng=self._host.rng,
+            now_s=now_s,
+        )
+        stored = self._host.disk.read(PEERS_PATH)
+        peers = _PEERS.decode(stored) if stored else []
+        peers += [Peer(NOBODY, Address(name, PORT)) for name in self._seeds if name != self._host.name]
+        return self._perform(self.machine.join(peers, now_s), now_s)
+
+    def receive(self, payload: bytes, source: str, now_s: float) -> Sequence[Packet]:
+        """Take a packet or a piece of a state exchange."""
+        try:
+            message = WIRE.decode(payload)
+        except MalformedFrame:
+            return ()
+        machine = self.machine
+        source_node = NodeId(f"{int(source[1:]):032x}")
+        if isinstance(message, Sealed):
+            address = Address(source, PORT)
+            effects = machine.receive(message.payload, source_node, address, now_s, source_boot=message.boot)
+            return self._perform(effects, now_s)
+        packets = self._perform(machine.merge_sync(message.sync, source_node, now_s), now_s)
+        if isinstance(message, Ask):
+            packets.append(Packet(source, WIRE.encode(Answer(machine.sync(message.sync.after, now_s)))))
+        elif source in self._asking:
+            self._go_on(source, message.sync, packets, now_s)
+        return packets
+
+    def _go_on(self, name: str, reply: Sync, packets: list[Packet], now_s: float) -> None:
+        """Ask for the next piece of a table that did not fit into one."""
+        sent = self.machine.sync(self._asking.pop(name), now_s)
+        if sent.more or reply.more:
+            self._asking[name] = sent.updates[-1].node if sent.updates else NOBODY
+            wants_after = reply.updates[-1].node if reply.updates else NOBODY
+            request = self.machine.sync(self._asking[name], now_s, wants_after=wants_after)
+            packets.append(Packet(name, WIRE.encode(Ask(request))))
+
+    def advance(self, now_s: float) -> Sequence[Packet]:
+        """Do what is due."""
+        return self._perform(self.machine.advance(now_s), now_s)
+
+    def wake(self, token: object, now_s: float) -> Sequence[Packet]:
+        """Take a command: tags to set, or `LEAVE`."""
+        if isinstance(token, dict):
+            return self._perform(self.machine.set_tags(token, now_s), now_s)
+        return self._perform(self.machine.leave(now_s), now_s)
+
+    def _perform(self, effects: Iterable[Effect], now_s: float) -> list[Packet]:
+        packets: list[Packet] = []
+        for effect in effects:
+            match effect:
+                case SendPacket(address, payload):
+                    assert len(payload) <= self._config.payload_bytes_max, f"a packet of {len(payload)} bytes (M7)"
+                    packets.append(Packet(address.host, WIRE.encode(Sealed(self.boot, payload))))
+                    self.packets_sent += 1
+                    self.bytes_sent += len(payload)
+                case PushPull(_, address):
+                    self._asking[address.host] = NOBODY
+                    packets.append(Packet(address.host, WIRE.encode(Ask(self.machine.sync(NOBODY, now_s)))))
+                case Emit(event):
+                    self.changes.append(event)
+                case PersistPeers(peers):
+                    self._host.disk.write(PEERS_PATH, _PEERS.encode(list(peers)))
+                case LeaveAcknowledged(_):
+                    self.leave_acknowledged = True
+                case Superseded(_):
+                    self.is_superseded = True
+                case _:
+                    continue
+        return packets

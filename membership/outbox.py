@@ -1,0 +1,56 @@
+"""Encodes messages for the wire and fills what room a packet has left with news.
+
+Sans-I/O. Every packet of SWIM carries updates; this is where they get on, within the packet's budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from frys_node.base.types import Address, NodeId
+from membership.claims import Claims
+from membership.config import MembershipConfig
+from membership.dissemination import transmit_limit
+from membership.effects import SendPacket
+from membership.messages import PACKET_NAMES, PACKETS, UPDATES, UPDATES_MAX, Packet, Update
+
+ARRAY_BYTES = 3
+"""What a list of updates costs beyond an empty one, at most."""
+
+
+class Outbox:
+    """Sends for one node."""
+
+    __slots__ = ("_claims", "_config", "_sequence")
+
+    def __init__(self, claims: Claims, config: MembershipConfig) -> None:
+        self._claims = claims
+        self._config = config
+        self._sequence = 0
+
+    def next_sequence(self) -> int:
+        """Return a number that no packet of this boot has had."""
+        self._sequence += 1
+        return self._sequence
+
+    def send_to(self, node: NodeId, message: Packet, first: Sequence[Update]) -> None:
+        """Send to a member; nothing happens if it is unknown."""
+        member = self._claims.table.get(node)
+        if member is not None:
+            self.send(member.address, message, first)
+
+    def send(self, address: Address, message: Packet, first: Sequence[Update]) -> None:
+        """Send a message with the updates that must ride along, and as many of the queued ones as fit."""
+        claims, config = self._claims, self._config
+        payload = PACKETS.encode(message)
+        if first or len(claims.queue):
+            budget = config.payload_bytes_max - len(payload) - ARRAY_BYTES
+            budget -= sum(len(UPDATES.encode(update)) for update in first)
+            limit = transmit_limit(config.retransmit_multiplier, len(claims.table.live) + 1)
+            skip = tuple(update.node for update in first)
+            updates = (*first, *claims.queue.take(budget, limit, UPDATES_MAX - len(first), skip))
+            payload = PACKETS.encode(replace(message, updates=updates))
+        claims.tallies.add(claims.tallies.packets, "sent", PACKET_NAMES[type(message)])
+        claims.out.append(SendPacket(address, payload))

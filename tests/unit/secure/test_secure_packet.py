@@ -1,0 +1,216 @@
+"""Sealed gossip packets: replay, boots, keyrings, limits and the golden packet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frys_node.base.errors import CorruptData, NotReady
+from frys_node.base.types import BootId, NodeId
+from frys_node.secure import packet as packets
+from frys_node.secure.errors import CounterExhausted
+from frys_node.secure.keyring import EpochKey, Keyring
+from frys_node.secure.packet import OVERHEAD_BYTES, PacketSealer, subkey
+from frys_node.secure.replay import WINDOW_COUNTERS, ReplayWindow
+
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "gossip-packet-1.bin"
+A, B = NodeId("0a" * 16), NodeId("0b" * 16)
+
+
+def _ring(*epochs: int) -> Keyring:
+    return Keyring(EpochKey(epoch, bytes([epoch]) * 32) for epoch in epochs)
+
+
+def _pair() -> tuple[PacketSealer, PacketSealer]:
+    return PacketSealer(_ring(1), A, BootId(1 << 32)), PacketSealer(_ring(1), B, BootId(1 << 32))
+
+
+def test_a_sealed_packet_opens_once_and_costs_52_bytes() -> None:
+    """The payload arrives with sender and boot; the same packet again is a replay."""
+    a, b = _pair()
+    sealed = a.seal(b"hello")
+    assert len(sealed) == len(b"hello") + OVERHEAD_BYTES == len(b"hello") + 52
+    assert b.open(sealed, 0.0) == (A, 1 << 32, b"hello")
+    assert b.open(sealed, 0.0) is None
+    assert b.drops == {"replay": 1}
+
+
+def test_the_golden_packet_opens_forever() -> None:
+    """The first version's bytes, as they were sealed on the day of the first commit."""
+    sealed = PacketSealer(_ring(1), A, BootId(7)).seal(b"golden gossip")
+    assert GOLDEN.read_bytes() == sealed
+    assert PacketSealer(_ring(1), B, BootId(1)).open(GOLDEN.read_bytes(), 0.0) == (A, 7, b"golden gossip")
+
+
+def test_the_subkey_is_hkdf_expand() -> None:
+    """The one-block shortcut equals the library's HKDF-Expand-SHA384."""
+    key, sender = EpochKey(3, b"k" * 32), bytes.fromhex(A)
+    info = b"frys gossip v1" + sender + (9).to_bytes(8, "big")
+    assert subkey(key, sender, 9) == HKDFExpand(SHA384(), 32, info).derive(key.key)
+
+
+def test_every_flipped_bit_is_refused() -> None:
+    """All one-bit mutants of a packet, header included, are dropped and change nothing."""
+    a, b = _pair()
+    sealed = a.seal(b"x" * 20)
+    for bit in range(8 * len(sealed)):
+        mutant = bytearray(sealed)
+        mutant[bit // 8] ^= 1 << bit % 8
+        assert b.open(bytes(mutant), float(bit)) is None
+    assert b.open(sealed, 1e6) is not None
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_dropped(data: bytes) -> None:
+    """Nothing but a counted drop comes of noise, with the right start or without."""
+    _, b = _pair()
+    assert b.open(data, 0.0) is None
+    assert b.open(b"FG\x01\x01" + data, 0.0) is None
+    assert sum(b.drops.values()) == 2
+
+
+@given(st.lists(st.one_of(st.integers(0, 40), st.integers(0, 5_000)), max_size=200))
+def test_the_replay_window_equals_a_set(counters: list[int]) -> None:
+    """Against a set of everything seen: new means not seen and less than a window behind the highest."""
+    window, seen = ReplayWindow(), set[int]()
+    for counter in counters:
+        wanted = counter not in seen and counter > max(seen, default=-1) - WINDOW_COUNTERS
+        assert window.is_new(counter) is wanted
+        if wanted:
+            window.add(counter)
+            seen.add(counter)
+
+
+@given(st.randoms(use_true_random=False))
+def test_reordered_packets_all_arrive_exactly_once(rng: object) -> None:
+    """Any order within the window, each packet sent twice: each payload arrives once."""
+    a, b = _pair()
+    sent = [a.seal(bytes([number])) for number in range(100)] * 2
+    rng.shuffle(sent)  # type: ignore[attr-defined]
+    opened = [packet.payload for packet in (b.open(sealed, 0.0) for sealed in sent) if packet is not None]
+    assert sorted(opened) == [bytes([number]) for number in range(100)]
+
+
+def test_packets_of_an_older_boot_are_stale() -> None:
+    """Once a newer boot was heard, or met in TLS, nothing of an older one passes."""
+    _, b = _pair()
+    old, new = PacketSealer(_ring(1), A, BootId(5)), PacketSealer(_ring(1), A, BootId(6))
+    kept = old.seal(b"old")
+    assert b.open(old.seal(b"1"), 0.0) is not None
+    assert b.open(new.seal(b"2"), 0.0) is not None
+    assert b.open(kept, 0.0) is None
+    b.note_boot(A, BootId(8))
+    assert b.open(new.seal(b"3"), 0.0) is None
+    assert b.drops == {"stale_boot": 2}
+    b.note_boot(A, BootId(2))
+    assert b.open(PacketSealer(_ring(1), A, BootId(8)).seal(b"4"), 0.0) is not None
+
+
+def test_a_forged_boot_does_not_lock_the_real_sender_out() -> None:
+    """A header with a huge boot but no key changes nothing."""
+    a, b = _pair()
+    forged = bytearray(a.seal(b"x"))
+    forged[20:28] = b"\xff" * 8
+    assert b.open(bytes(forged), 0.0) is None
+    assert b.open(a.seal(b"y"), 0.0) is not None
+
+
+def test_rotation_keeps_three_epochs_and_no_more() -> None:
+    """A packet of the epoch before still opens; one of a dropped epoch does not, though its key was derived before."""
+    ring_a, ring_b = _ring(1), _ring(1)
+    a, b = PacketSealer(ring_a, A, BootId(1)), PacketSealer(ring_b, B, BootId(1))
+    first = [a.seal(b"1"), a.seal(b"1")]
+    assert b.open(first[0], 0.0) is not None
+    for epoch in (2, 3):
+        ring_b.merge((EpochKey(epoch, bytes([epoch]) * 32),))
+    assert b.open(first[1], 0.0) is not None
+    late = a.seal(b"late")
+    ring_b.merge((EpochKey(4, b"4" * 32),))
+    assert [key.epoch for key in ring_b.keys] == [4, 3, 2]
+    assert b.open(late, 0.0) is None
+    assert b.drops == {"unknown_key": 1}
+    ring_a.merge(ring_b.keys)
+    assert b.open(a.seal(b"new"), 0.0) is not None
+
+
+def test_unknown_senders_are_derived_at_a_bounded_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood of made-up senders is cut off; known ones and those met in TLS go on; a second later others may too."""
+    monkeypatch.setattr(packets, "DERIVATIONS_PER_S", 10)
+    a = PacketSealer(_ring(1), A, BootId(1))
+    b = PacketSealer(_ring(1), B, BootId(1))
+    b.open(a.seal(b"known"), 0.0)
+    met, late = NodeId("0c" * 16), NodeId("0d" * 16)
+    b.note_boot(met, BootId(1))
+    for number in range(50):
+        b.open(b"FG\x01\x01" + number.to_bytes(16, "big") + bytes(40), 0.0)
+    assert b.drops == {"tag": 9, "rate": 41}
+    assert len(b._senders) == 2
+    assert b.open(a.seal(b"x"), 0.0) is not None
+    assert b.open(PacketSealer(_ring(1), met, BootId(1)).seal(b"x"), 0.0) is not None
+    sealed = PacketSealer(_ring(1), late, BootId(1)).seal(b"x")
+    assert b.open(sealed, 0.0) is None
+    assert b.open(sealed, 1.0) is not None
+
+
+def test_the_table_of_senders_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More members than the limit push the ones known longest out."""
+    monkeypatch.setattr(packets, "SENDERS_MAX", 3)
+    _, b = _pair()
+    for number in range(1, 6):
+        sender = NodeId(f"{number:032x}")
+        assert b.open(PacketSealer(_ring(1), sender, BootId(1)).seal(b"x"), 0.0) is not None
+    assert len(b._senders) == 3
+    b.forget(NodeId(f"{5:032x}"))
+    assert len(b._senders) == 2
+
+
+def test_the_counter_stops_hard() -> None:
+    """No nonce can ever repeat: at the stop nothing is sealed any more."""
+    a, _ = _pair()
+    a._counter = packets.COUNTER_MAX - 1
+    a.seal(b"last")
+    for _ in range(2):
+        with pytest.raises(CounterExhausted):
+            a.seal(b"one too many")
+
+
+def test_own_packets_and_missing_keys_are_told_apart() -> None:
+    """A reflected packet is dropped; sealing without a keyring says that it will come."""
+    a, _ = _pair()
+    assert a.open(a.seal(b"x"), 0.0) is None
+    assert a.drops == {"self": 1}
+    empty = PacketSealer(Keyring(), A, BootId(1))
+    assert not empty.is_ready
+    with pytest.raises(NotReady):
+        empty.seal(b"x")
+
+
+@given(st.lists(st.tuples(st.integers(1, 8), st.booleans()), max_size=30))
+def test_keyrings_converge_in_any_order(steps: list[tuple[int, bool]]) -> None:
+    """Members that exchange keyrings end with the same three highest epochs, whatever the order."""
+    rings = [Keyring(), Keyring()]
+    for epoch, first in steps:
+        rings[first].merge((EpochKey(epoch, bytes([epoch]) * 32),))
+    rings[0].merge(rings[1].keys)
+    rings[1].merge(rings[0].keys)
+    assert rings[0].keys == rings[1].keys
+    assert [key.epoch for key in rings[0].keys] == sorted({epoch for epoch, _ in steps}, reverse=True)[:3]
+
+
+def test_a_conflict_is_settled_by_the_issuer_and_bad_keys_are_ignored() -> None:
+    """Only the issuer can replace a key of an epoch; keys of the wrong size never enter."""
+    ring = _ring(1)
+    other = EpochKey(1, b"o" * 32)
+    assert not ring.merge((other, EpochKey(0, b"z" * 32), EpochKey(2, b"short")))
+    assert ring.merge((other,), from_issuer=True)
+    assert ring.primary == other
+    assert Keyring.decode(ring.encode()).keys == ring.keys
+    assert "6f6f" not in repr(other)
+    assert "oooo" not in repr(other)
+    with pytest.raises(CorruptData):
+        Keyring.decode(b"\xff\xff")

@@ -6,6 +6,7 @@ Exit codes: 0 the verdict is good, 1 it is not (or the cluster did not come up),
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
 import sys
@@ -41,6 +42,8 @@ def run(name: str, arguments: argparse.Namespace, make: Callable[[Path, int], Cl
     """Start a cluster, load it, inject the faults, read everything back and judge."""
     folder = arguments.dir or Path(tempfile.mkdtemp(prefix=f"frys-chaos-{name}-"))
     folder.mkdir(parents=True, exist_ok=True)
+    # The list of this user's own nodes is kept out of their home.
+    os.environ["XDG_STATE_HOME"] = str(folder / "state")
     try:
         with running(make(folder, arguments.nodes)) as cluster:
             verdict = _injured(name, cluster, faults, arguments)

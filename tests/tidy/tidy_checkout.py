@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import grimp
-from tidy_contract import MARKER, PACKAGES, ROOT
+from tidy_contract import MARKER, PACKAGES, ROOT, UNHELD
 
 CODE_FOLDERS = (*PACKAGES, "tests", "chaos", "deploy", ".ci")
 
@@ -67,13 +67,16 @@ class Checkout:
 
     @property
     def pure(self) -> tuple[Source, ...]:
-        """The installed modules that carry the sans-I/O marker."""
-        return tuple(source for source in self.installed if source.is_pure)
+        """The installed modules that carry the sans-I/O marker; the simulator's own parts are left to its digests."""
+        marked = [source for source in self.installed if source.is_pure]
+        return tuple(source for source in marked if not source.module.startswith(UNHELD))
 
     @cached_property
     def graph(self) -> grimp.ImportGraph:
         """Who imports whom, foreign packages included, nested imports too."""
-        return grimp.build_graph(*PACKAGES, include_external_packages=True, cache_dir=None)
+        return grimp.build_graph(
+            *PACKAGES, include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None
+        )
 
     def text(self, name: str) -> str:
         """Text of a tracked file."""

@@ -202,6 +202,11 @@ class Workflow:
         """Namespace, name, version."""
         return (self.namespace, self.name, self.version)
 
+    @property
+    def summary(self) -> str:
+        """First line of its docstring, "" without one."""
+        return (self.__doc__ or "").strip().partition("\n")[0]
+
     async def __call__(self, ctx: Run, value: Any) -> Any:
         """Run the code (inside a host)."""
         return await self.function(ctx, value)

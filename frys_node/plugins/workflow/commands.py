@@ -126,7 +126,7 @@ class Commands:
     def _abort(self, call: Call[trio.lowlevel.Task], raise_cancel: Any) -> trio.lowlevel.Abort:
         is_new = call.activation == self.activation
         if self.is_evicting or is_new or not call.step.waits_when_cancelled:
-            del self.ledger.calls[call.id]
+            self.ledger.calls.pop(call.id, None)
             for index in call.open:
                 id_ = call.item_id(index)
                 if self._effects.pop(id_, None) is None:

@@ -6,13 +6,13 @@ loses nothing: starts are refused, all other appends are tried again, in order, 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import trio
 
 from frys_node.base.errors import FrysError, StorageError
+from frys_node.observe.log import get_logger
 from frys_node.plugins.workflow.machine import Effect
 from frys_node.plugins.workflow.runs import RunHandle
 from frys_node.storage.ports import Append, JournalStore
@@ -24,7 +24,7 @@ COMMIT_BATCH_MAX = 4_096
 RETRY_S = (0.05, 5.0)
 """First and longest pause before a refused disk is tried again."""
 
-_LOG = logging.getLogger("frys.workflow")
+_LOG = get_logger(__name__)
 
 
 class Commit(NamedTuple):
@@ -84,7 +84,7 @@ class Committer:
                 results = await self._store.append([commit.append for commit in batch])
             except StorageError as error:
                 self.error = error
-                _LOG.error("workflow.commit_failed", extra={"reason": error.message, "appends": len(batch)})
+                _LOG.error("workflow.commit_failed", reason=error.message, appends=len(batch))
                 self._refuse_starts(error)
                 await trio.sleep(delay_s)
                 delay_s = min(delay_s * 2, RETRY_S[1])

@@ -25,5 +25,5 @@ class WorkflowConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Runs kept in memory; beyond it the one idle for longest is forgotten and rebuilt when needed."""
     awake_s: Annotated[float, Meta(gt=0)] = 5.0
     """Seconds without activity after which a run is forgotten."""
-    wait_max_s: Annotated[float, Meta(gt=0, le=3_600)] = 60.0
+    wait_max_s: Annotated[float, Meta(gt=0, le=3_600, extra={"reload": "live"})] = 60.0
     """Longest time that a request with ``wait`` is held open."""

@@ -86,10 +86,10 @@ class StepFailed(WorkflowError):
         self.attempts = attempts
 
 
-class RunCancelled(WorkflowError):
-    """The run was cancelled. State is unchanged."""
+class RunEnded(WorkflowError):
+    """The run has ended. Nothing was done."""
 
-    code = "workflow.run_cancelled"
+    code = "workflow.run_ended"
     status = 409
 
 

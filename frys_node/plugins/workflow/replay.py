@@ -411,6 +411,10 @@ class Host(Commands):
         self._turns_max = EVICT_TURNS_MAX
         saved = self._enter()
         try:
+            for call in list(self.ledger.calls.values()):
+                if call.raise_cancel is not None:  # its abort function is used up: only an outcome would wake it
+                    self.reschedule(call.task, outcome.Error(Evicted()))
+            self.ledger.calls.clear()
             for _ in range(EVICT_ROUNDS_MAX):
                 if not self.tasks:
                     break

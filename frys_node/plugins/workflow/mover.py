@@ -1,0 +1,102 @@
+"""Moving partitions between nodes: the workflow side of seal, pull, start and drop, and of snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+
+from frys_node.base.errors import NotReady, StorageError
+from frys_node.base.types import NodeId, UnitId
+from frys_node.kernel.services.rpc import Rpc
+from frys_node.kernel.services.snapshots import Captured, Snapshots
+from frys_node.kernel.services.topology import Topology
+from frys_node.plugins.workflow.driver import Engine
+from frys_node.plugins.workflow.messages import REQUEST, AskSealed, Envelope, partition_number, unit_of
+
+IMPORT_BYTES_MAX = 1 << 30
+"""Largest partition that can be installed: it is held in memory until it is complete and checked."""
+
+
+class _Export:
+    """The bytes of a partition at one instant."""
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+
+    def parts(self) -> AsyncIterator[bytes]:
+        """Return the pieces, once."""
+        return self._pieces
+
+
+class PartitionMover:
+    """Starts, seals, copies and drops partitions; `Snapshottable` for the kind ``workflow``."""
+
+    def __init__(self, *, engine: Engine, topology: Topology, rpc: Rpc, snapshots: Snapshots | None) -> None:
+        self._engine = engine
+        self._topology = topology
+        self._rpc = rpc
+        self._snapshots = snapshots
+
+    # UnitMover.
+
+    async def start(self, unit: UnitId) -> None:
+        """Own the partition: take a new epoch and resume its runs."""
+        await self._engine.own([partition_number(unit)])
+
+    async def seal(self, unit: UnitId) -> None:
+        """Stop the partition; once this returns, nothing more is written to it and it may be copied."""
+        await self._engine.seal(partition_number(unit))
+
+    async def unseal(self, unit: UnitId) -> None:
+        """Serve a sealed partition again."""
+        await self._engine.own([partition_number(unit)])
+
+    async def pull(self, unit: UnitId, source: NodeId) -> None:
+        """Copy a sealed partition from its owner and install it.
+
+        Raises:
+            NotReady: The owner has not sealed it yet, or there is no snapshot service. Nothing was copied.
+        """
+        request = Envelope(self._topology.epoch, AskSealed(partition_number(unit)))
+        reply = await self._rpc.call(source, REQUEST, request)
+        if not msgspec.json.decode(reply.body):
+            raise NotReady(f"unit {unit} is not sealed on its owner yet")
+        if self._snapshots is None:
+            raise NotReady("this node has no snapshot service yet")
+        await self._snapshots.pull(unit, source)
+
+    async def drop(self, unit: UnitId) -> None:
+        """Forget a partition that lives elsewhere."""
+        number = partition_number(unit)
+        await self._engine.seal(number)
+        await self._engine.store.drop(number)
+        self._engine.sealed.discard(number)
+
+    # Snapshottable.
+
+    def units(self) -> Sequence[UnitId]:
+        """Partitions that this node serves or has sealed."""
+        return [unit_of(number) for number in sorted({*self._engine.partitions, *self._engine.sealed})]
+
+    async def capture(self, unit: UnitId) -> Captured:
+        """Fix the partition's committed state as of now."""
+        return _Export(await self._engine.store.export(partition_number(unit)))
+
+    async def restore(self, unit: UnitId, parts: AsyncIterator[bytes]) -> None:
+        """Replace the partition by the bytes, atomically.
+
+        Raises:
+            StorageError: It is served here (seal it first), or the copy is too large or damaged. Nothing was changed.
+        """
+        number = partition_number(unit)
+        if number in self._engine.partitions:
+            raise StorageError(f"workflow partition {number} is served here: it cannot be replaced while it runs")
+        pieces: list[bytes] = []
+        size_bytes = 0
+        async for piece in parts:
+            size_bytes += len(piece)
+            if size_bytes > IMPORT_BYTES_MAX:
+                raise StorageError(f"workflow partition {number} has over {IMPORT_BYTES_MAX} bytes")
+            pieces.append(bytes(piece))
+        await self._engine.store.install(number, pieces)

@@ -22,8 +22,9 @@ _HEAD = """\
 One TOML file (`frys-node start --config FILE`), the environment, and flags. What comes later wins: default < profile <
 file < environment < flag. `frys-node config show --origin` prints every value in force and where it came from.
 
-Unknown keys are refused, with the nearest known one named. A key marked *live* takes effect on reload (SIGHUP); a reload
-that changes any other key is refused as a whole, naming it. Lists in a variable are written `a,b`, tables `k=v,k=v`.
+Unknown keys are refused, with the nearest known one named. A key marked *live* takes effect on reload (SIGHUP); a
+reload that changes any other key is refused as a whole, naming it. Lists in a variable are written `a,b`, tables
+`k=v,k=v`.
 
 This page is rendered from the code: `python -m frys_node.config_reference > docs/configuration.md`.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -32,6 +32,8 @@ class HttpResponse(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes = b""
     content_type: str = "application/json"
     headers: Mapping[str, str] = {}
+    stream: AsyncIterator[bytes] | None = None
+    """Pieces of a body of unknown length, sent as they come, instead of `body`."""
 
     @classmethod
     def json(cls, value: Any, status: int = 200) -> HttpResponse:
@@ -61,6 +63,11 @@ class Http(Protocol):
         `scope` is ``open``, ``read``, ``write`` or ``admin``. A `FrysError` from the handler becomes
         ``{"error": {"code", "message", "hint"}}`` with its status, unless `error_shape` says otherwise.
         """
+        ...
+
+    @property
+    def address(self) -> str:
+        """``host:port`` of the listener, with the real port; empty before it listens."""
         ...
 
     def unroute(self, template_prefix: str) -> None:

@@ -45,7 +45,7 @@ class NetworkPluginConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     http: str = "127.0.0.1:8080"
     """Where HTTP listens. On loopback it is open to this machine; elsewhere it demands the admin token."""
     insecure: bool = False
-    """True: serve HTTP without a token on an address that is not loopback. Anybody who reaches it may read and write."""
+    """True: serve HTTP without a token off loopback. Anybody who reaches the address may read and write."""
     limits: HttpLimits = HttpLimits()
 
     def __post_init__(self) -> None:

@@ -1,0 +1,172 @@
+"""The HTTP plugin: listeners on TCP and on the admin socket, one route table for all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import trio
+
+import frys_node
+from frys_node.base.errors import ReloadRefused
+from frys_node.base.types import Address
+from frys_node.kernel.context import PluginContext
+from frys_node.kernel.plugin import PluginManifest
+from frys_node.kernel.services.access import ACCESS
+from frys_node.kernel.services.http import HTTP
+from frys_node.kernel.services.node import NODE
+from frys_node.observe.log import get_logger
+from frys_node.plugins.network.access import Kind, kind_of
+from frys_node.plugins.network.binding import PortBook, listen_or_move
+from frys_node.plugins.network.config import NetworkPluginConfig
+from frys_node.plugins.network.errors import TokenNeeded
+from frys_node.plugins.network.router import Router
+from frys_node.plugins.network.routes import NodeRoutes
+from frys_node.plugins.network.server import HttpServer
+from frys_node.transport.network import SystemNetwork
+from frys_node.transport.stream import SocketListener
+
+ADMIN_SOCKET = "admin.sock"
+"""Name of the admin socket in the data directory; mode 0600."""
+
+DEFAULT_HTTP = NetworkPluginConfig().http
+
+log = get_logger(__name__)
+
+
+class HttpFront(Router):
+    """The `Http` service: the route table, and where it listens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._address = ""
+
+    @property
+    def address(self) -> str:
+        """``host:port`` of the listener, empty before it listens."""
+        return self._address
+
+    def listens(self, address: str) -> None:
+        """Take note of the bound address."""
+        self._address = address
+
+
+class NetworkPlugin:
+    """HTTP for this node."""
+
+    def __init__(self) -> None:
+        self._context: PluginContext | None = None
+        self._config = NetworkPluginConfig()
+        self._front = HttpFront()
+        self._server: HttpServer | None = None
+        self._listeners: list[SocketListener] = []
+        self._socket_path: Path | None = None
+
+    def metadata(self) -> PluginManifest:
+        """Say what this plugin is."""
+        return PluginManifest(
+            name="network",
+            version=frys_node.__version__,
+            provides=(HTTP.name,),
+            requires=(NODE.name,),
+            config=NetworkPluginConfig,
+        )
+
+    async def init(self, context: PluginContext) -> None:
+        """Build the route table.
+
+        Raises:
+            TokenNeeded: HTTP would be reachable from outside and there is no token to check. Nothing is bound.
+        """
+        await trio.lowlevel.checkpoint()
+        self._context = context
+        self._config = context.config or NetworkPluginConfig()
+        tokens = context.services.find(ACCESS)
+        host = Address.parse(self._config.http).host
+        if kind_of(host, insecure=self._config.insecure) is Kind.TOKEN and tokens is None:
+            raise TokenNeeded(
+                f"HTTP on {self._config.http} can be reached from outside and this node has no admin token",
+                hint="bind it to 127.0.0.1, or set [plugins.network] insecure = true to serve everybody",
+            )
+        self._server = HttpServer(
+            router=self._front,
+            limits=self._config.limits,
+            tokens=tokens,
+            clock=context.clock,
+            metrics=context.metrics,
+        )
+        NodeRoutes(context).register(self._front)
+        context.provide(HTTP, self._front)
+
+    async def on_load(self) -> None:
+        """Bind the admin socket, then HTTP, and serve both."""
+        assert self._context is not None
+        assert self._server is not None
+        context, nursery = self._context, self._context.nursery
+        network = SystemNetwork()
+        admin = await self._listen_admin(network)
+        wanted = Address.parse(self._config.http)
+        listener, _ = await listen_or_move(
+            "http",
+            wanted,
+            network.listen,
+            is_chosen=self._config.http != DEFAULT_HTTP,
+            book=PortBook(context.disk),
+        )
+        self._listeners.append(listener)
+        self._front.listens(str(listener.address))
+        kind = kind_of(wanted.host, insecure=self._config.insecure)
+        nursery.start_soon(self._server.serve, admin, Kind.UNIX, nursery)
+        nursery.start_soon(self._server.serve, listener, kind, nursery)
+        nursery.start_soon(self._server.reap)
+        context.service(NODE).add_status("http", self._status)
+        log.info("network.http_listening", address=self._front.address, access=kind.value)
+
+    async def _listen_admin(self, network: SystemNetwork) -> SocketListener:
+        """Bind the admin socket through the directory's descriptor: a socket's path is limited to 107 bytes."""
+        assert self._context is not None
+        path = self._context.data_dir / ADMIN_SOCKET
+        directory = os.open(self._context.data_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            listener = await network.listen_unix(Path(f"/proc/self/fd/{directory}") / ADMIN_SOCKET)
+        finally:
+            os.close(directory)
+        self._listeners.append(listener)
+        self._socket_path = path
+        return listener
+
+    def _status(self) -> dict[str, str]:
+        return {"address": self._front.address, "admin_socket": str(self._socket_path)}
+
+    def handle_message(self, message: object) -> None:
+        """No topic is subscribed: a message here is a mistake in the manifest."""
+        raise TypeError(f"unexpected message {type(message).__name__}")
+
+    async def on_config_change(self, old: NetworkPluginConfig, new: NetworkPluginConfig) -> None:
+        """Take new limits; open connections keep those that they started with."""
+        await trio.lowlevel.checkpoint()
+        if (old.http, old.insecure) != (new.http, new.insecure):
+            raise ReloadRefused("plugins.network.http and insecure change only with a restart")
+        assert self._server is not None
+        self._server.limits = new.limits
+        self._config = new
+
+    async def on_unload(self) -> None:
+        """Stop accepting, let requests in flight finish."""
+        await self._close_listeners()
+        if self._server is not None:
+            await self._server.drain()
+
+    async def cleanup(self) -> None:
+        """Close what is open and remove the socket file."""
+        if self._context is not None:
+            self._context.service(NODE).remove_status("http")
+        await self._close_listeners()
+
+    async def _close_listeners(self) -> None:
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            await listener.aclose()
+        path, self._socket_path = self._socket_path, None
+        if path is not None:
+            path.unlink(missing_ok=True)

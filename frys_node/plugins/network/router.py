@@ -1,0 +1,185 @@
+"""The route table: templates to handlers.
+
+Sans-I/O. A literal path is one look-up. Templates are tried most literal first; ``{name}`` takes one segment and a
+last ``{name...}`` takes the rest. Segments are decoded after the split, so an encoded slash stays in its segment.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote
+
+from frys_node.base.errors import PluginError
+from frys_node.kernel.services.http import ErrorShape, HttpHandler
+from frys_node.plugins.network.errors import HttpError, MethodNotAllowed, NoRoute
+
+SCOPES = ("open", "read", "write", "admin")
+QUERY_FIELDS_MAX = 64
+ROUTES_MAX = 1_024
+
+
+class Route(NamedTuple):
+    """One entry of the table."""
+
+    method: str
+    template: str
+    handler: HttpHandler
+    scope: str
+    error_shape: ErrorShape | None
+    body_bytes_max: int
+
+
+class Match(NamedTuple):
+    """A request's route and the values of its template."""
+
+    route: Route
+    params: dict[str, str]
+
+
+class _Pattern(NamedTuple):
+    parts: tuple[str, ...]
+    methods: dict[str, Route]
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        """Literal segments before names, names before a rest."""
+        return tuple(0 if part[:1] != "{" else 2 if part.endswith("...}") else 1 for part in self.parts)
+
+
+class Router:
+    """The table and its look-up; `Http` without a listener."""
+
+    def __init__(self) -> None:
+        self._literal: dict[str, dict[str, Route]] = {}
+        self._patterns: list[_Pattern] = []
+
+    @property
+    def routes(self) -> list[Route]:
+        """Every route, sorted by template and method."""
+        tables = [*self._literal.values(), *(pattern.methods for pattern in self._patterns)]
+        return sorted((route for methods in tables for route in methods.values()), key=lambda r: (r.template, r.method))
+
+    def route(
+        self,
+        method: str,
+        template: str,
+        handler: HttpHandler,
+        *,
+        scope: str,
+        error_shape: ErrorShape | None = None,
+        body_bytes_max: int = 1 << 20,
+    ) -> None:
+        """Add a route; see `Http.route`.
+
+        Raises:
+            PluginError: The template is served already, or malformed. The table is unchanged.
+        """
+        if scope not in SCOPES or not template.startswith("/") or method != method.upper():
+            raise PluginError(f"route {method} {template}: the scope, template or method is malformed")
+        route = Route(method, template, handler, scope, error_shape, body_bytes_max)
+        methods = self._methods(template)
+        if method in methods:
+            raise PluginError(f"route {method} {template} is served already")
+        if len(self.routes) >= ROUTES_MAX:
+            raise PluginError(f"more than {ROUTES_MAX} routes")
+        methods[method] = route
+
+    def _methods(self, template: str) -> dict[str, Route]:
+        if "{" not in template:
+            return self._literal.setdefault(template, {})
+        parts = tuple(template.split("/")[1:])
+        # Names do not distinguish templates: /a/{x} and /a/{y} are one place.
+        shape = tuple(part if part[:1] != "{" else "{...}" if part.endswith("...}") else "{}" for part in parts)
+        for pattern in self._patterns:
+            if shape == tuple(
+                part if part[:1] != "{" else "{...}" if part.endswith("...}") else "{}" for part in pattern.parts
+            ):
+                return pattern.methods
+        pattern = _Pattern(parts, {})
+        self._patterns.append(pattern)
+        self._patterns.sort(key=lambda item: item.rank)
+        return pattern.methods
+
+    def unroute(self, template_prefix: str) -> None:
+        """Remove every route whose template starts so."""
+        for methods in [*self._literal.values(), *(pattern.methods for pattern in self._patterns)]:
+            for method in [m for m, route in methods.items() if route.template.startswith(template_prefix)]:
+                del methods[method]
+        self._literal = {path: methods for path, methods in self._literal.items() if methods}
+        self._patterns = [pattern for pattern in self._patterns if pattern.methods]
+
+    def find(self, method: str, path: str) -> Match:
+        """Return the route of a path that is still percent-encoded. HEAD is served by GET.
+
+        Raises:
+            NoRoute: No template fits.
+            MethodNotAllowed: One fits, for other methods; its `allow` lists them.
+            HttpError: A segment is not percent-encoded UTF-8.
+        """
+        wanted = "GET" if method == "HEAD" else method
+        allowed: set[str] = set()
+        methods = self._literal.get(path)
+        if methods is not None:
+            if wanted in methods:
+                return Match(methods[wanted], {})
+            allowed.update(methods)
+        segments = path.split("/")[1:]
+        for pattern in self._patterns:
+            raw = _fit(pattern.parts, segments)
+            if raw is None:
+                continue
+            if wanted in pattern.methods:
+                route = pattern.methods[wanted]
+                return Match(route, _named(tuple(route.template.split("/")[1:]), raw))
+            allowed.update(pattern.methods)
+        if allowed:
+            raise _not_allowed(method, path, allowed)
+        raise NoRoute(f"nothing is served at {path[:256]}", hint="the paths are listed in docs/http.md")
+
+
+def _fit(parts: tuple[str, ...], segments: list[str]) -> list[str] | None:
+    """Return the raw values of the template's names, None if the path does not fit."""
+    values: list[str] = []
+    for index, part in enumerate(parts):
+        if part[:1] == "{" and part.endswith("...}"):
+            return [*values, "/".join(segments[index:])] if len(segments) > index else None
+        if index >= len(segments):
+            return None
+        if part[:1] == "{":
+            if not segments[index]:
+                return None
+            values.append(segments[index])
+        elif part != segments[index]:
+            return None
+    return values if len(segments) == len(parts) else None
+
+
+def _named(parts: tuple[str, ...], raw: list[str]) -> dict[str, str]:
+    names = [part[1:-1].removesuffix("...") for part in parts if part[:1] == "{"]
+    try:
+        return {name: unquote(value, errors="strict") for name, value in zip(names, raw, strict=True)}
+    except UnicodeDecodeError:
+        raise HttpError("the path is not percent-encoded UTF-8") from None
+
+
+def _not_allowed(method: str, path: str, allowed: set[str]) -> MethodNotAllowed:
+    names = sorted(allowed | {"HEAD"} if "GET" in allowed else allowed)
+    error = MethodNotAllowed(f"{method} is not possible at {path[:256]}", hint=f"use {', '.join(names)}")
+    error.allow = tuple(names)
+    return error
+
+
+def split_target(target: str) -> tuple[str, dict[str, str]]:
+    """Return a target's path (still encoded) and its decoded query; of a repeated field the last counts.
+
+    Raises:
+        HttpError: Too many fields, or not percent-encoded UTF-8.
+    """
+    path, mark, query = target.partition("?")
+    if not mark:
+        return path, {}
+    try:
+        fields = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=QUERY_FIELDS_MAX)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise HttpError(f"the query cannot be read: {error}") from None
+    return path, dict(fields)

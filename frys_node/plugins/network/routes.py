@@ -1,0 +1,203 @@
+"""What the HTTP plugin serves itself: health, metrics, members, ring, status, plugins, events."""
+
+from __future__ import annotations
+
+from binascii import crc_hqx
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import trio
+
+import frys_node
+from frys_node.base.errors import NotReady, UsageError
+from frys_node.base.types import NodeId, UnitId
+from frys_node.kernel.context import PluginContext
+from frys_node.kernel.services.http import HttpRequest, HttpResponse
+from frys_node.kernel.services.members import MEMBERS, MemberView
+from frys_node.kernel.services.node import NODE, Check
+from frys_node.kernel.services.topology import TOPOLOGY, Topology
+from frys_node.observe.exposition import render
+from frys_node.plugins.network.events import EventStream
+from frys_node.plugins.network.router import Router
+
+SLOTS = 16_384
+"""Redis' hash slots: a cache unit is a run of them (D4)."""
+
+
+class NodeRoutes:
+    """Handlers over the node's own services, looked up per request: they come and go."""
+
+    def __init__(self, context: PluginContext) -> None:
+        self._context = context
+        self._node = context.service(NODE)
+        self._events = EventStream(context.bus)
+
+    def register(self, router: Router) -> None:
+        """Add every route."""
+        for path in ("/livez", "/healthz"):
+            router.route("GET", path, self.live, scope="open")
+        router.route("GET", "/readyz", self.ready, scope="open")
+        router.route("GET", "/metrics", self.metrics, scope="read")
+        router.route("GET", "/v1/members", self.members, scope="read")
+        router.route("GET", "/v1/status", self.status, scope="read")
+        router.route("GET", "/v1/ring", self.ring, scope="read")
+        router.route("GET", "/v1/events", self._events.handle, scope="read")
+        router.route("GET", "/v1/plugins", self.plugins, scope="read")
+        router.route("POST", "/v1/plugins/{name}/{action}", self.change_plugin, scope="admin")
+
+    async def live(self, request: HttpRequest) -> HttpResponse:
+        """200 while the event loop turns."""
+        return _checks(self._node.liveness(), request)
+
+    async def ready(self, request: HttpRequest) -> HttpResponse:
+        """200 when this node should get traffic, else 503; ``?verbose`` lists the checks."""
+        return _checks(self._node.readiness(), request)
+
+    async def metrics(self, request: HttpRequest) -> HttpResponse:
+        """Prometheus or OpenMetrics text."""
+        is_open = "application/openmetrics-text" in request.headers.get("accept", "")
+        body, content_type = render(self._context.metrics, openmetrics=is_open)
+        return HttpResponse(body=body, content_type=content_type)
+
+    async def members(self, request: HttpRequest) -> HttpResponse:
+        """Everybody that this node knows of."""
+        service = self._context.services.find(MEMBERS)
+        members: Sequence[MemberView] = service.all() if service is not None else ()
+        return HttpResponse.json({"members": [_member(member) for member in members]})
+
+    async def status(self, request: HttpRequest) -> HttpResponse:
+        """What this node is and does; others contribute sections (`NodeControl.add_status`)."""
+        context, node = self._context, self._node
+        topology = context.services.find(TOPOLOGY)
+        readiness = node.readiness()
+        body: dict[str, Any] = {
+            "node": {"id": context.node, "name": node.name, "boot": context.boot, "data_dir": str(context.data_dir)},
+            "versions": {"frys": frys_node.__version__, "trio": trio.__version__},
+            "uptime_s": round(node.uptime_s, 3),
+            "ready": all(check.ok for check in readiness),
+            "waiting_for": [f"{check.name}: {check.detail}" for check in readiness if not check.ok],
+            "epoch": str(topology.epoch) if topology is not None else None,
+            "loop_lag_s": round(node.loop_lag_s, 6),
+            "components": [msgspec.to_builtins(view) for view in node.components()],
+        }
+        for name, section in node.status().items():
+            body.setdefault(name, section)
+        return HttpResponse.json(body)
+
+    async def ring(self, request: HttpRequest) -> HttpResponse:
+        """Who owns what; ``?unit=workflow/17`` or ``?key=user:1`` (a cache key) looks one owner up."""
+        topology = self._context.services.find(TOPOLOGY)
+        if topology is None:
+            raise NotReady("this node has no topology record yet", hint="retry when it has joined")
+        partitions = topology.partitions
+        first = topology.sets(UnitId("cache/0"))
+        body: dict[str, Any] = {
+            "epoch": str(topology.epoch),
+            "phase": first.phase,
+            "partitions": partitions,
+            "members": self._shares(topology),
+        }
+        if "unit" in request.query or "key" in request.query:
+            unit = _unit(request.query, partitions)
+            sets = topology.sets(unit)
+            body["owner"] = {
+                "unit": unit,
+                "epoch": str(sets.epoch),
+                "phase": sets.phase,
+                "current": [self._name(node) for node in sets.current],
+                "next": [self._name(node) for node in sets.next],
+            }
+        return HttpResponse.json(body)
+
+    def _shares(self, topology: Topology) -> list[dict[str, Any]]:
+        """Count the units by node: all that it holds a replica of, and its share of the first places."""
+        units = [UnitId(f"{kind}/{n}") for kind in ("cache", "workflow") for n in range(topology.partitions)]
+        units += [UnitId(f"vector/{c.id}/{n}") for c in topology.collections() for n in range(c.shard_number)]
+        held: dict[NodeId, int] = {}
+        first: dict[NodeId, int] = {}
+        for unit in units:
+            current = topology.sets(unit).current
+            for node in current:
+                held[node] = held.get(node, 0) + 1
+            if current:
+                first[current[0]] = first.get(current[0], 0) + 1
+        weights: Mapping[NodeId, float] = getattr(topology, "weights", None) or {}
+        members = [
+            {
+                "name": self._name(node),
+                "id": node,
+                "weight": weights.get(node, 1.0),
+                "share": round(first.get(node, 0) / len(units), 6),
+                "units": count,
+            }
+            for node, count in held.items()
+        ]
+        return sorted(members, key=lambda member: str(member["name"]))
+
+    def _name(self, node: NodeId) -> str:
+        members = self._context.services.find(MEMBERS)
+        view = members.get(node) if members is not None else None
+        return view.name if view is not None else node
+
+    async def plugins(self, request: HttpRequest) -> HttpResponse:
+        """Every plugin with its state."""
+        views = [msgspec.to_builtins(view) for view in self._node.components() if view.version]
+        return HttpResponse.json({"plugins": views})
+
+    async def change_plugin(self, request: HttpRequest) -> HttpResponse:
+        """Load, unload or reload a plugin while the node runs."""
+        name, action = request.params["name"], request.params["action"]
+        actions = {"load": self._node.load, "unload": self._node.unload, "reload": self._node.reload}
+        if action not in actions:
+            raise UsageError(f"'{action[:64]}' is no action of a plugin", hint="use load, unload or reload")
+        if name == "network":
+            raise UsageError("the plugin that answers this request cannot be taken down by it", hint="restart the node")
+        await actions[action](name)
+        return await self.plugins(request)
+
+
+def _checks(checks: Sequence[Check], request: HttpRequest) -> HttpResponse:
+    """Answer like Kubernetes' own endpoints: ``ok``, or a line for each check."""
+    status = 200 if all(check.ok for check in checks) else 503
+    if "verbose" not in request.query and status == 200:
+        return HttpResponse(body=b"ok\n", content_type="text/plain; charset=utf-8")
+    lines = [
+        f"[{'+' if check.ok else '-'}]{check.name} {'ok' if check.ok else 'failed: ' + check.detail}"
+        for check in checks
+        if "verbose" in request.query or not check.ok
+    ]
+    return HttpResponse(
+        status=status, body=("\n".join(lines) + "\n").encode(), content_type="text/plain; charset=utf-8"
+    )
+
+
+def _member(member: MemberView) -> dict[str, Any]:
+    return {
+        "name": member.name,
+        "id": member.id,
+        "address": str(member.address),
+        "status": member.status.value,
+        "condition": member.condition.value,
+        "incarnation": member.incarnation,
+        "tags": dict(member.tags),
+        "phi": member.phi,
+        "rtt_s": member.rtt_s,
+        "http": member.http,
+    }
+
+
+def _unit(query: Mapping[str, str], partitions: int) -> UnitId:
+    if "unit" in query:
+        kind, slash, rest = query["unit"].partition("/")
+        is_numbered = kind in ("cache", "workflow") and rest.isascii() and rest.isdigit() and int(rest) < partitions
+        if not slash or not (is_numbered or kind == "vector"):
+            raise UsageError(
+                f"'{query['unit'][:64]}' is no unit", hint=f"write cache/N or workflow/N, N below {partitions}"
+            )
+        return UnitId(query["unit"])
+    key = query["key"].encode()
+    start = key.find(b"{")
+    end = key.find(b"}", start + 1)
+    tagged = key[start + 1 : end] if start >= 0 and end > start + 1 else key
+    return UnitId(f"cache/{crc_hqx(tagged, 0) % SLOTS * partitions // SLOTS}")

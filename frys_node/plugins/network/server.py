@@ -1,0 +1,158 @@
+"""The listeners' side of HTTP: accepts, limits, times out, drains. Each connection is `Connection`'s affair.
+
+One reaper looks at all deadlines once a tick, so that a request costs no timer of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from email.utils import formatdate
+
+import trio
+
+from frys_node.base.ports import Clock
+from frys_node.base.types import Address
+from frys_node.kernel.services.access import BearerCheck
+from frys_node.observe.log import get_logger
+from frys_node.observe.metrics import Metrics
+from frys_node.plugins.network.access import Kind
+from frys_node.plugins.network.config import HttpLimits
+from frys_node.plugins.network.connection import Connection
+from frys_node.plugins.network.errors import Forbidden, TooManyConnections
+from frys_node.plugins.network.respond import error_response, head_bytes
+from frys_node.plugins.network.router import Router
+from frys_node.transport.stream import SocketListener, SocketStream
+
+TICK_S = 1.0
+"""Deadlines are kept to within this, or a tenth of the shortest limit if that is less."""
+
+UNIX_RESERVE = 16
+"""Connections of the admin socket over the limit: an operator gets in when clients fill the listener."""
+
+log = get_logger(__name__)
+
+
+class HttpServer:
+    """Serves a router on any number of listeners."""
+
+    def __init__(
+        self, *, router: Router, limits: HttpLimits, tokens: BearerCheck | None, clock: Clock, metrics: Metrics
+    ) -> None:
+        self.router = router
+        self.limits = limits
+        self.tokens = tokens
+        self.is_draining = False
+        self._clock = clock
+        self._connections: set[Connection] = set()
+        self._per_host: dict[str, int] = {}
+        self._idle = trio.Event()
+        self._wake_reaper = trio.Event()
+        self._date = b""
+        self._date_s = -1.0
+        self._requests = metrics.counter(
+            "frys_network_requests_total", "Requests answered, by method and status", ("method", "code")
+        )
+        self._seconds = metrics.histogram(
+            "frys_network_request_duration_seconds", "From a request's last byte to its answer's"
+        )
+        self._refused = metrics.counter(
+            "frys_network_connections_refused_total", "Connections turned away, by reason", ("reason",)
+        )
+        self.broken = metrics.counter("frys_network_connections_broken_total", "Connections that the peer broke")
+        metrics.gauge("frys_network_connections", "Open HTTP connections", source=lambda: float(len(self._connections)))
+
+    async def serve(self, listener: SocketListener, kind: Kind, nursery: trio.Nursery) -> None:
+        """Accept until the listener is closed."""
+        while True:
+            try:
+                stream, peer = await listener.accept()
+            except trio.ClosedResourceError:
+                return
+            refusal = self._refusal(stream, peer, kind)
+            if refusal is not None:
+                self._turn_away(stream, refusal)
+                continue
+            connection = Connection(self, stream, peer, kind)
+            self._connections.add(connection)
+            self._per_host[peer.host] = self._per_host.get(peer.host, 0) + 1
+            self._wake_reaper.set()
+            nursery.start_soon(self._run, connection)
+
+    async def _run(self, connection: Connection) -> None:
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+            left = self._per_host[connection.peer.host] - 1
+            if left:
+                self._per_host[connection.peer.host] = left
+            else:
+                del self._per_host[connection.peer.host]
+            if not self._connections:
+                self._idle.set()
+
+    def _refusal(self, stream: SocketStream, peer: Address, kind: Kind) -> Forbidden | TooManyConnections | None:
+        limits = self.limits
+        if kind is Kind.UNIX:
+            credentials = stream.peer_credentials()
+            if credentials is None or credentials.uid not in (0, os.getuid()):
+                self._refused.inc("uid")
+                return Forbidden("this socket is for the node's own user and root")
+            over = len(self._connections) >= limits.connections + UNIX_RESERVE
+        else:
+            over = len(self._connections) >= limits.connections
+            if not over and self._per_host.get(peer.host, 0) >= limits.connections_per_address:
+                self._refused.inc("address")
+                return TooManyConnections(f"more than {limits.connections_per_address} connections from {peer.host}")
+        if over:
+            self._refused.inc("total")
+            return TooManyConnections(f"more than {limits.connections} connections")
+        return None
+
+    def _turn_away(self, stream: SocketStream, error: Forbidden | TooManyConnections) -> None:
+        """Answer without waiting: the few bytes fit the socket's empty buffer."""
+        response = error_response(error)
+        head = head_bytes(response, date=self.date(), is_last=True, version="1.1", length=len(response.body))
+        try:
+            stream.socket.send(head + response.body)
+        except OSError:
+            self.broken.inc()
+        stream.close()
+
+    async def reap(self) -> None:
+        """Cut connections that are past their deadline; sleeps while there are none."""
+        while True:
+            if not self._connections:
+                self._wake_reaper = trio.Event()
+                await self._wake_reaper.wait()
+            limits = self.limits
+            shortest_s = min(limits.header_s, limits.body_s, limits.idle_s, limits.write_s)
+            await trio.sleep(min(TICK_S, shortest_s / 10))
+            now_s = trio.current_time()
+            for connection in [c for c in self._connections if not c.is_busy and c.deadline_s <= now_s]:
+                connection.was_late = True
+                connection.scope.cancel()
+
+    async def drain(self) -> None:
+        """Close idle connections, end streams, let requests finish; returns when all are gone."""
+        self.is_draining = True
+        for connection in list(self._connections):
+            if connection.is_streaming or not connection.is_answering:
+                connection.scope.cancel()
+        while self._connections:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
+    def count(self, method: str, status: int, elapsed_s: float) -> None:
+        """Count one answer; methods that nobody serves share a label."""
+        known = method if method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS") else "other"
+        self._requests.inc(known, str(status))
+        self._seconds.observe(elapsed_s)
+
+    def date(self) -> bytes:
+        """Return the Date header line, made once a second."""
+        now_s = trio.current_time()
+        if now_s - self._date_s >= 1.0 or not self._date:
+            self._date_s = now_s
+            self._date = f"Date: {formatdate(self._clock.unix_ns() / 1e9, usegmt=True)}\r\n".encode()
+        return self._date

@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import pytest
-import tidy_configuration
 from tidy_checkout import Checkout
 
 from frys_node.base.errors import FrysError
@@ -143,14 +142,3 @@ def test_the_documents_name_only_verbs_that_exist(checkout: Checkout) -> None:
         if run.returncode != 0:
             missing.append(f"{name}: frys-node {verb}: {run.stderr.strip()[-200:]}")
     assert missing == []
-
-
-def test_the_page_of_settings_is_current(checkout: Checkout) -> None:
-    """docs/configuration.md is what the code says (tidy_configuration.py --write), and every setting is described."""
-    plugins = ("cache", "network", "vector", "workflow")
-    if any(f"frys_node/plugins/{name}/plugin.py" not in checkout.files for name in plugins):
-        pytest.skip("not every built-in plugin is there yet")
-    page = checkout.text("docs/configuration.md")
-    assert tidy_configuration.render() == page
-    undescribed = re.findall(r"^\| `(\w+)` .*\|\s+(?:\*live\* )?`FRYS_\w+` \|$", page, re.MULTILINE)
-    assert undescribed == []

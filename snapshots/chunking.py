@@ -1,0 +1,54 @@
+"""Cutting a state into chunks of one size, and checking what comes back.
+
+Sans-I/O. Chunks are fixed in size: the states of units are sorted dumps, where content-defined cuts gain little until
+incremental snapshots exist, and cost a rolling hash in Python.
+"""
+
+from __future__ import annotations
+
+from frys_node.base.types import UnitId
+from snapshots.errors import CorruptChunk
+from snapshots.manifest import CHUNK_BYTES, ChunkRef, Manifest, build_manifest, digest_of
+
+
+class Chunker:
+    """Takes a state's bytes in pieces of any size; returns whole chunks with their references."""
+
+    __slots__ = ("_buffer", "_chunk_bytes", "_refs", "_unit")
+
+    def __init__(self, unit: UnitId, chunk_bytes: int = CHUNK_BYTES) -> None:
+        self._unit = unit
+        self._chunk_bytes = chunk_bytes
+        self._buffer = bytearray()
+        self._refs: list[ChunkRef] = []
+
+    def push(self, data: bytes) -> list[tuple[ChunkRef, bytes]]:
+        """Add bytes; returns the chunks that are now whole."""
+        self._buffer += data
+        size = self._chunk_bytes
+        whole = len(self._buffer) - len(self._buffer) % size
+        chunks = [self._cut(bytes(self._buffer[start : start + size])) for start in range(0, whole, size)]
+        del self._buffer[:whole]
+        return chunks
+
+    def finish(self) -> tuple[list[tuple[ChunkRef, bytes]], Manifest]:
+        """End the state; returns the last, shorter chunk if there is one, and the manifest."""
+        rest = [self._cut(bytes(self._buffer))] if self._buffer else []
+        self._buffer.clear()
+        return rest, build_manifest(self._unit, self._refs, self._chunk_bytes)
+
+    def _cut(self, data: bytes) -> tuple[ChunkRef, bytes]:
+        ref = ChunkRef(digest_of(data), len(data))
+        self._refs.append(ref)
+        return ref, data
+
+
+def verify_chunk(ref: ChunkRef, data: bytes) -> bytes:
+    """Return the bytes if they are the chunk.
+
+    Raises:
+        CorruptChunk: They are not. Drop them and ask again.
+    """
+    if len(data) != ref.size_bytes or digest_of(data) != ref.digest:
+        raise CorruptChunk(f"chunk {ref.digest.hex()[:16]} came with other bytes ({len(data)} of {ref.size_bytes})")
+    return data

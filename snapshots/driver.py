@@ -1,0 +1,190 @@
+"""The snapshot component: the `Snapshots` service, its calls between nodes, and the keeper of captured states."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from frys_node.base.errors import AlreadyExists, FrysError, NotReady
+from frys_node.base.ports import Clock, Disk, Executor
+from frys_node.base.types import NodeId, UnitId
+from frys_node.kernel.services.rpc import Rpc
+from frys_node.kernel.services.snapshots import MoveProgress, Snapshottable
+from frys_node.observe.metrics import Metrics
+from snapshots.capture import provider_of
+from snapshots.config import SnapshotsConfig
+from snapshots.library import Library
+from snapshots.messages import CHUNK, OFFER, REFS, RELEASE
+from snapshots.metrics import SnapshotMetrics
+from snapshots.pace import Pace
+from snapshots.pull import Pull
+from snapshots.source import Source
+from snapshots.store import ChunkStore
+
+FINISHED_MAX = 64
+"""Finished moves that `moves` still shows."""
+
+EXPIRE_INTERVAL_S = 5.0
+SAVED_DIRECTORY = "snapshots/saved"
+
+log = logging.getLogger(__name__)
+
+
+class SnapshotComponent:
+    """Moves and saves units. Implements the `Snapshots` service; supervised as a component."""
+
+    name = "snapshots"
+
+    def __init__(
+        self,
+        *,
+        rpc: Rpc,
+        clock: Clock,
+        disk: Disk,
+        executor: Executor,
+        metrics: Metrics,
+        config: SnapshotsConfig | None = None,
+    ) -> None:
+        self._config = config or SnapshotsConfig()
+        self._rpc = rpc
+        self._clock = clock
+        self._disk = disk
+        self._executor = executor
+        self._providers: dict[str, Snapshottable] = {}
+        self._metrics = SnapshotMetrics(metrics)
+        self._store = ChunkStore(
+            disk,
+            executor,
+            memory_bytes_max=self._config.memory_bytes_max,
+            disk_bytes_max=self._config.disk_bytes_max,
+        )
+        self._pace = Pace(self._config.rate_bytes_s_max)
+        self._pulls = trio.Semaphore(self._config.pulls_max)
+        self._units: dict[UnitId, trio.Lock] = {}
+        self._active: dict[int, Pull] = {}
+        self._finished: deque[MoveProgress] = deque(maxlen=FINISHED_MAX)
+        self._idle = trio.Event()
+        self._numbers = 0
+        self._is_loaded = False
+        self._source = Source(
+            store=self._store, clock=clock, providers=self._providers, config=self._config, metrics=self._metrics
+        )
+        rpc.serve(OFFER, self._source.offer)
+        rpc.serve(REFS, self._source.refs)
+        rpc.serve(CHUNK, self._source.chunk)
+        rpc.serve(RELEASE, self._source.release)
+        self._metrics.active.source = lambda: float(len(self._active))
+        self._metrics.pins.source = lambda: float(self._source.pins)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled; captured states that nobody asks for expire."""
+        if not self._is_loaded:
+            await self._store.load()
+            self._is_loaded = True
+        self._source.is_open = True
+        task_status.started()
+        while True:
+            await trio.sleep(EXPIRE_INTERVAL_S)
+            await self._source.expire()
+            self._metrics.store_bytes.set(float(self._store.memory_bytes), "memory")
+            self._metrics.store_bytes.set(float(self._store.disk_bytes), "disk")
+
+    async def drain(self) -> None:
+        """Give no new snapshots; wait for the moves to this node that are under way."""
+        self._source.is_open = False
+        while self._active:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
+    def configure(self, config: SnapshotsConfig) -> None:
+        """Apply the live settings of a new configuration."""
+        self._config = self._source.config = config
+        self._pace.rate_bytes_s = config.rate_bytes_s_max
+
+    def register(self, kind: str, source: Snapshottable) -> None:
+        """Declare how units of a kind are captured and restored.
+
+        Raises:
+            AlreadyExists: The kind is registered. The first one stands.
+        """
+        if kind in self._providers:
+            raise AlreadyExists(f"units of kind '{kind}' are registered for snapshots already")
+        self._providers[kind] = source
+
+    def unregister(self, kind: str) -> None:
+        """Forget a kind: its plugin unloads."""
+        self._providers.pop(kind, None)
+
+    async def pull(self, unit: UnitId, source: NodeId, progress: Callable[[MoveProgress], None] | None = None) -> int:
+        """Copy a unit's state from a node; returns the bytes transferred. The state is captured after this call began.
+
+        A second pull of the same unit waits for the first.
+
+        Raises:
+            NotFound: No such kind here, or there.
+            TransferAborted: Chunks did not come, or came wrong, too often. The unit is unchanged.
+            FrysError: What the source or a disk said; nothing was installed unless `restore` itself failed.
+        """
+        if not self._is_loaded:
+            raise NotReady("the snapshot component is starting")
+        provider = provider_of(self._providers, unit)
+        pull = Pull(
+            unit,
+            source,
+            provider=provider,
+            rpc=self._rpc,
+            store=self._store,
+            clock=self._clock,
+            pace=self._pace,
+            config=self._config,
+            metrics=self._metrics,
+            on_progress=progress,
+        )
+        async with self._tracked(pull), self._unit_lock(unit), self._pulls:
+            return await pull.run()
+
+    @asynccontextmanager
+    async def _tracked(self, pull: Pull) -> AsyncIterator[None]:
+        """Show the move while it lasts, and its end afterwards."""
+        self._numbers += 1
+        number = self._numbers
+        self._active[number] = pull
+        try:
+            yield
+        except FrysError as error:
+            log.warning("snapshots.move_failed", extra={"unit": pull.unit, "peer": pull.source, "code": error.code})
+            raise
+        finally:
+            del self._active[number]
+            self._finished.append(pull.progress())
+            if not self._active:
+                self._idle.set()
+
+    @asynccontextmanager
+    async def _unit_lock(self, unit: UnitId) -> AsyncIterator[None]:
+        lock = self._units.setdefault(unit, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked() and not lock.statistics().tasks_waiting:
+                self._units.pop(unit, None)
+
+    def moves(self) -> Sequence[MoveProgress]:
+        """Moves under way, oldest first, then the last finished ones, newest first."""
+        return [pull.progress() for pull in self._active.values()] + list(reversed(self._finished))
+
+    def library(self, disk: Disk | None = None) -> Library:
+        """Saved snapshots in a directory: the node's own by default, or whatever a disk is rooted at."""
+        return Library(
+            disk or self._disk,
+            executor=self._executor,
+            clock=self._clock,
+            providers=self._providers,
+            node=self._rpc.self_id,
+            directory=SAVED_DIRECTORY if disk is None else "",
+        )

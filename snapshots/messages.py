@@ -1,0 +1,78 @@
+"""What nodes say to one another about snapshots.
+
+Sans-I/O. Replies stay below 512 KiB: a chunk is 256 KiB, a page of references about 300 KiB.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from frys_node.base.types import UnitId
+from frys_node.kernel.services.rpc import Method
+from snapshots.manifest import ChunkRef
+
+REFS_PAGE: Final = 8_192
+"""References in one reply at most."""
+
+
+class OfferRequest(msgspec.Struct, frozen=True, array_like=True):
+    """Capture a unit now, or say again what was captured as `root` (empty: capture)."""
+
+    unit: UnitId
+    root: bytes = b""
+
+
+class Offer(msgspec.Struct, frozen=True, array_like=True):
+    """A captured state, pinned for the caller; the first page of its chunks."""
+
+    unit: UnitId
+    size_bytes: int
+    chunk_bytes: int
+    chunk_count: int
+    root: bytes
+    format: int
+    chunks: tuple[ChunkRef, ...]
+
+
+class RefsRequest(msgspec.Struct, frozen=True, array_like=True):
+    """Ask for the next page of references."""
+
+    root: bytes
+    start: int
+
+
+class Refs(msgspec.Struct, frozen=True, array_like=True):
+    """A page of references."""
+
+    chunks: tuple[ChunkRef, ...]
+
+
+class ChunkRequest(msgspec.Struct, frozen=True, array_like=True):
+    """Ask for one chunk of a pinned state."""
+
+    root: bytes
+    digest: bytes
+
+
+class Chunk(msgspec.Struct, frozen=True, array_like=True):
+    """One chunk's bytes."""
+
+    data: bytes
+
+
+class ReleaseRequest(msgspec.Struct, frozen=True, array_like=True):
+    """The caller needs the state no more."""
+
+    root: bytes
+
+
+class Released(msgspec.Struct, frozen=True, array_like=True):
+    """So be it."""
+
+
+OFFER: Final[Method[OfferRequest, Offer]] = Method("snapshots.offer", OfferRequest, Offer)
+REFS: Final[Method[RefsRequest, Refs]] = Method("snapshots.refs", RefsRequest, Refs)
+CHUNK: Final[Method[ChunkRequest, Chunk]] = Method("snapshots.chunk", ChunkRequest, Chunk)
+RELEASE: Final[Method[ReleaseRequest, Released]] = Method("snapshots.release", ReleaseRequest, Released)

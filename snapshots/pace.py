@@ -1,0 +1,28 @@
+"""A bound on the rate of transfers.
+
+Sans-I/O. A token bucket without tokens: it remembers when the line is free again.
+"""
+
+from __future__ import annotations
+
+BURST_S = 0.25
+"""Idle time that may be used up at once."""
+
+
+class Pace:
+    """Spreads bytes over time, for all transfers of a node together."""
+
+    __slots__ = ("_free_s", "rate_bytes_s")
+
+    def __init__(self, rate_bytes_s: float) -> None:
+        self.rate_bytes_s = rate_bytes_s
+        """0 for no bound; may be changed at any time."""
+        self._free_s = 0.0
+
+    def reserve(self, size_bytes: int, now_s: float) -> float:
+        """Claim room for so many bytes; returns the instant at which they may be asked for."""
+        if self.rate_bytes_s <= 0:
+            return now_s
+        start_s = max(self._free_s, now_s - BURST_S)
+        self._free_s = start_s + size_bytes / self.rate_bytes_s
+        return max(start_s, now_s)

@@ -42,8 +42,9 @@ def run(arguments: argparse.Namespace, *, seeds: list[str] | None, token_file: s
         return _detach(arguments)
     # PID 1 without a handler ignores SIGTERM: have one before anything slow is imported.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    from frys_node.arrival import Launch
     from frys_node.config import load
-    from frys_node.node import Launch, run_node
+    from frys_node.node import run_node
 
     config = load(file=arguments.config, environ=os.environ, flags=_flags(arguments))
     name_chosen = bool(config.system.name)

@@ -1,0 +1,235 @@
+"""How a process becomes a node: its data directory, its cluster port, its identity.
+
+A directory with an identity is a restart. Without one, `start` creates a cluster and `join` is let into one; a
+directory whose name the issuer chooses is made under a temporary name, and an arrival that fails leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import trio
+
+from frys_node.base.errors import FrysError, UsageError
+from frys_node.base.ports import Clock, Datagram, Disk, Entropy, StreamListener
+from frys_node.base.types import Address, BootId
+from frys_node.channel.bootstrap import KnownPeer, create_cluster, join_cluster, probe_cluster
+from frys_node.config import NodeConfig
+from frys_node.plugins.network.binding import PortBook, listen_or_move
+from frys_node.secure.identity import Identity, load_identity, next_boot
+from frys_node.secure.local import LocalNode, find_token, register_node, registry_path
+from frys_node.transport.disk import DirectoryDisk
+from frys_node.transport.errors import AddressInUse
+from frys_node.transport.network import SystemNetwork
+from frys_node.transport.route import default_route_host
+
+DEFAULT_PORT = 7946
+WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 (compared with, not bound to)
+BIND_TRIES = 8
+"""Ephemeral TCP ports tried until the same UDP port is free too."""
+
+
+class Launch(NamedTuple):
+    """What the command line decided."""
+
+    config: NodeConfig
+    name: str
+    name_chosen: bool
+    data_dir: Path | None
+    """None: ./frys-data/<name>, once the issuer has settled the name."""
+    seeds: tuple[str, ...]
+    joining: bool
+    token_file: str | None
+    on_ready: Callable[[dict[str, Any]], None]
+
+
+class Arrival(NamedTuple):
+    """A process that is about to be a node."""
+
+    identity: Identity
+    boot: BootId
+    data_dir: Path
+    disk: DirectoryDisk
+    listener: StreamListener
+    datagram: Datagram
+    advertise: Address
+    peers: tuple[KnownPeer, ...]
+    is_founder: bool
+    """True on the first start of the cluster's first node."""
+    notes: tuple[str, ...]
+    """What the person should know: a port that moved, a name that was changed."""
+
+
+async def arrive(launch: Launch, network: SystemNetwork, entropy: Entropy, clock: Clock) -> Arrival:
+    """Open or make the data directory, bind the cluster port, and load or obtain the identity.
+
+    Raises:
+        FrysError: Why not; nothing that was made stays.
+    """
+    directory = launch.data_dir or Path("frys-data") / f".joining-{os.getpid()}"
+    is_new = not directory.exists()
+    disk = DirectoryDisk(directory)
+    try:
+        disk.lock()
+        return await _settle(launch, directory, disk, network, entropy, clock)
+    except BaseException:
+        disk.close()
+        if is_new:
+            shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
+async def _settle(
+    launch: Launch,
+    directory: Path,
+    disk: DirectoryDisk,
+    network: SystemNetwork,
+    entropy: Entropy,
+    clock: Clock,
+) -> Arrival:
+    config = launch.config
+    identity = load_identity(disk)
+    book = PortBook(disk)
+    wanted = Address.parse(config.network.bind)
+    (listener, datagram), _ = await listen_or_move(
+        "cluster",
+        wanted,
+        lambda address: bind_both(network, address),
+        is_chosen=config.is_chosen("network.bind"),
+        book=book,
+    )
+    notes: list[str] = []
+    if listener.address.port != wanted.port and wanted.port:
+        notes.append(f"port {wanted.port} was busy: the cluster port is {listener.address.port}")
+    advertise = advertised(config, listener.address)
+    peers: tuple[KnownPeer, ...] = ()
+    is_founder = False
+    try:
+        if identity is None and launch.joining:
+            token = await _token(launch, network, clock)
+            outcome = await join_cluster(
+                network,
+                disk,
+                entropy,
+                clock,
+                seeds=[Address.parse(seed, DEFAULT_PORT) for seed in launch.seeds],
+                token=token,
+                name=launch.name,
+                name_chosen=launch.name_chosen,
+                expect_cluster=config.cluster.name if config.is_chosen("cluster.name") else None,
+                advertise=advertise,
+            )
+            identity, peers = outcome.identity, outcome.peers
+            if identity.node_name != launch.name:
+                notes.append(f"the name '{launch.name}' was taken: this node is '{identity.node_name}'")
+        elif identity is None:
+            is_founder = True
+            identity = create_cluster(disk, entropy, clock, cluster_name=config.cluster.name, node_name=launch.name)
+        if launch.data_dir is None:
+            directory, disk = _rename(directory, disk, identity.node_name)
+        check_settings(launch, identity)
+        boot = next_boot(disk, entropy)
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            await listener.aclose()
+            await datagram.aclose()
+        raise
+    _register(directory, identity, advertise, clock, notes)
+    return Arrival(identity, boot, directory, disk, listener, datagram, advertise, peers, is_founder, tuple(notes))
+
+
+async def bind_both(network: SystemNetwork, address: Address) -> tuple[StreamListener, Datagram]:
+    """Bind one port for TCP and UDP; port 0 tries a few."""
+    for tries_left in range(BIND_TRIES, 0, -1):
+        listener = await network.listen(address)
+        try:
+            return listener, await network.bind(Address(address.host, listener.address.port))
+        except BaseException as error:
+            with trio.CancelScope(shield=True):
+                await listener.aclose()
+            if address.port or tries_left == 1 or not isinstance(error, AddressInUse):
+                raise
+    raise AssertionError
+
+
+def advertised(config: NodeConfig, bound: Address) -> Address:
+    """Return what other nodes are told: the setting, else the bound address, else the default route's."""
+    if config.network.advertise:
+        given = Address.parse(config.network.advertise, 0)
+        return given if given.port else Address(given.host, bound.port)
+    return Address(default_route_host() if bound.host in WILDCARDS else bound.host, bound.port)
+
+
+async def _token(launch: Launch, network: SystemNetwork, clock: Clock) -> str:
+    """Find a join token; which of this user's own nodes may lend one depends on the seed's authority."""
+    ca_hash = None
+    if launch.token_file is None and not os.environ.get("FRYS_TOKEN"):
+        for seed in launch.seeds:
+            try:
+                ca_hash = (await probe_cluster(network, Address.parse(seed, DEFAULT_PORT), clock)).ca_hash
+                break
+            except FrysError:
+                if seed == launch.seeds[-1]:
+                    raise
+    found = find_token(
+        token_file=launch.token_file,
+        environment=os.environ,
+        home=Path.home(),
+        ca_hash=ca_hash,
+        read_stdin=sys.stdin.readline,
+    )
+    return found.text
+
+
+def _rename(directory: Path, disk: DirectoryDisk, name: str) -> tuple[Path, DirectoryDisk]:
+    """Give a directory made under a temporary name its own, now that the issuer has settled it."""
+    final = directory.with_name(name)
+    if final.exists():
+        raise UsageError(
+            f"{final} exists and belongs to something else", hint="move it away, or choose another with --data-dir"
+        )
+    disk.close()
+    directory.rename(final)
+    renamed = DirectoryDisk(final)
+    renamed.lock()
+    return final, renamed
+
+
+def check_settings(launch: Launch, identity: Identity) -> None:
+    """Refuse settings that contradict what this directory is; they would otherwise be silently without effect."""
+    if launch.name_chosen and launch.name != identity.node_name:
+        raise UsageError(
+            f"this data directory is node '{identity.node_name}', not '{launch.name}'",
+            hint="leave --name out, or use another --data-dir",
+        )
+    if launch.config.is_chosen("cluster.name") and launch.config.cluster.name != identity.cluster_name:
+        raise UsageError(
+            f"this data directory belongs to cluster '{identity.cluster_name}', not '{launch.config.cluster.name}'",
+            hint="leave the cluster's name out, or use another --data-dir",
+        )
+
+
+def _register(directory: Path, identity: Identity, advertise: Address, clock: Clock, notes: list[str]) -> None:
+    """Tell this user's other commands where the node lives; without the list the node runs all the same."""
+    node = LocalNode(
+        data_dir=str(directory.resolve()),
+        name=identity.node_name,
+        cluster=identity.cluster_name,
+        ca_hash=identity.ca_hash,
+        address=str(advertise),
+        started_unix_ns=clock.unix_ns(),
+    )
+    try:
+        register_node(registry_path(os.environ, Path.home()), node)
+    except FrysError as error:
+        notes.append(f"{error.message}: `join` on this machine will need --token-file")
+
+
+def read_text(disk: Disk, path: str) -> str:
+    """Return a small text file of the data directory, empty if there is none."""
+    return (disk.read(path) or b"").decode("utf-8", "replace").strip()

@@ -1,0 +1,276 @@
+"""The composition root: the only file that names concrete classes.
+
+Order of start: ports, identity, channel, membership, balancer, snapshots, replication, then the plugins in the order
+of what they provide and require. The kernel stops them in reverse. SIGTERM and SIGINT stop a node (it keeps its
+place in the cluster); only a leave gives the place up.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import trio
+
+from balancer.driver import BalancerComponent, BalancerSettings
+from balancer.proof import CertifiedProofs
+from frys_node.arrival import Arrival, Launch, arrive, read_text
+from frys_node.base.types import Address
+from frys_node.channel.driver import Channel
+from frys_node.kernel.kernel import Kernel
+from frys_node.kernel.services.access import ACCESS
+from frys_node.kernel.services.http import HTTP
+from frys_node.kernel.services.members import MEMBERS
+from frys_node.kernel.services.replication import REPLICATION
+from frys_node.kernel.services.rpc import RPC
+from frys_node.kernel.services.snapshots import SNAPSHOTS
+from frys_node.kernel.services.topology import TOPOLOGY
+from frys_node.observe import log as observe_log
+from frys_node.operations import Operations
+from frys_node.replication.driver import ReplicationComponent
+from frys_node.secure.local import JOIN_FILE
+from frys_node.secure.packet import PacketSealer
+from frys_node.secure.signer import NodeSigner
+from frys_node.transport.clock import SystemClock
+from frys_node.transport.entropy import SystemEntropy
+from frys_node.transport.executor import ThreadExecutor
+from frys_node.transport.network import SystemNetwork
+from membership.config import MembershipConfig, for_profile
+from membership.driver import MembershipDriver, Ports
+from membership.effects import Peer
+from membership.member import make_attributes
+from snapshots.driver import SnapshotComponent
+
+LOCAL_HOSTS = ("127.", "::1", "localhost")
+FRONT = ("network",)
+"""Plugins that start before the node has a topology record, so that health can be asked from the beginning."""
+
+READY_WAIT_S = 30.0
+READY_POLL_S = 0.02
+
+
+async def run_node(launch: Launch) -> None:
+    """Be a node until a signal, a leave or an essential failure ends it.
+
+    Raises:
+        FrysError: The node could not start or cannot go on; the message names the fix.
+    """
+    clock, entropy, network = SystemClock(), SystemEntropy(), SystemNetwork()
+    config = launch.config
+    arrival = await arrive(launch, network, entropy, clock)
+    observe_log.configure(
+        level=config.system.log_level,
+        form=config.system.log_format,
+        fields={"node": arrival.identity.node_name, "cluster": arrival.identity.cluster_name},
+    )
+    kernel = Kernel(
+        node=arrival.identity.node_id,
+        name=arrival.identity.node_name,
+        boot=arrival.boot,
+        data_dir=arrival.data_dir.resolve(),
+        clock=clock,
+        entropy=entropy,
+        disk=arrival.disk,
+        executor=ThreadExecutor(),
+        grace_s=config.system.grace_s,
+    )
+    with signals() as received:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_obey_signals, received, kernel, nursery.cancel_scope)
+            async with kernel.running():
+                await Composition(launch, arrival, kernel, network).start()
+                await kernel.wait_stop()
+            nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def signals() -> Iterator[Any]:
+    """Receive SIGTERM and SIGINT; only a main thread can."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        yield received
+
+
+async def _obey_signals(received: Any, kernel: Kernel, everything: trio.CancelScope) -> None:
+    """The first signal stops the node in order, the second at once."""
+    is_first = True
+    async for number in received:
+        if not is_first:
+            everything.cancel()
+        kernel.request_stop(signal.Signals(number).name)
+        is_first = False
+
+
+class Composition:
+    """Builds the components of one node and starts them in order."""
+
+    def __init__(self, launch: Launch, arrival: Arrival, kernel: Kernel, network: SystemNetwork) -> None:
+        self._launch = launch
+        self._config = launch.config
+        self._arrival = arrival
+        self._kernel = kernel
+        self._network = network
+        self.channel = self._make_channel()
+        self.membership = self._make_membership()
+        self.balancer = self._make_balancer()
+        self.snapshots = SnapshotComponent(
+            rpc=self.channel,
+            disk=kernel.disk,
+            executor=kernel.executor,
+            clock=kernel.clock,
+            metrics=kernel.metrics,
+            config=self._config.components["snapshots"],
+        )
+        self.replication = ReplicationComponent(
+            boot=arrival.boot,
+            rpc=self.channel,
+            keeper=self.balancer,
+            members=self.membership,
+            clock=kernel.clock,
+            entropy=kernel.entropy,
+            disk=kernel.disk,
+            executor=kernel.executor,
+            metrics=kernel.metrics,
+            snapshots=self.snapshots,
+        )
+        self.operations = Operations(
+            kernel=kernel,
+            channel=self.channel,
+            membership=self.membership,
+            balancer=self.balancer,
+            snapshots=self.snapshots,
+            settings=self._config.settings,
+        )
+
+    def _make_channel(self) -> Channel:
+        arrival, kernel = self._arrival, self._kernel
+        channel = Channel(
+            identity=arrival.identity,
+            boot=arrival.boot,
+            network=self._network,
+            listener=arrival.listener,
+            clock=kernel.clock,
+            entropy=kernel.entropy,
+            disk=kernel.disk,
+            metrics=kernel.metrics,
+            advertise=arrival.advertise,
+        )
+        for peer in arrival.peers:
+            channel.learn(peer.node, peer.address, peer.name)
+        return channel
+
+    def _make_membership(self) -> MembershipDriver:
+        arrival, kernel, cluster = self._arrival, self._kernel, self._config.cluster
+        tags = dict(cluster.tags) | ({"zone": cluster.zone} if cluster.zone else {})
+        return MembershipDriver(
+            node=arrival.identity.node_id,
+            boot=arrival.boot,
+            attributes=make_attributes(arrival.identity.node_name, arrival.advertise, "", tags),
+            config=self._membership_config(),
+            ports=Ports(kernel.clock, kernel.entropy, arrival.datagram, self._network, kernel.disk, kernel.executor),
+            sealer=PacketSealer(self.channel.secrets.keyring, arrival.identity.node_id, arrival.boot),
+            rpc=self.channel,
+            bus=kernel.bus,
+            metrics=kernel.metrics,
+            learn=self.channel.learn,
+            introduce=self.channel.connect_address,
+            peers=[Peer(peer.node, peer.address) for peer in arrival.peers],
+        )
+
+    def _membership_config(self) -> MembershipConfig:
+        """Return the settings of membership; nodes that advertise loopback share a machine and use its profile."""
+        config, prefix = self._config, "plugins.membership."
+        chosen = {
+            key.removeprefix(prefix): value
+            for key, value in config.values.items()
+            if key.startswith(prefix) and config.is_chosen(key)
+        }
+        is_local = self._arrival.advertise.host.startswith(LOCAL_HOSTS)
+        is_free = is_local and not config.is_chosen("cluster.profile")
+        seeds = [*chosen.pop("seeds", ()), *config.cluster.seeds, *self._launch.seeds]
+        return for_profile("local" if is_free else config.cluster.profile, **chosen, seeds=tuple(dict.fromkeys(seeds)))
+
+    def _make_balancer(self) -> BalancerComponent:
+        arrival, kernel, cluster = self._arrival, self._kernel, self._config.cluster
+        settings = BalancerSettings(
+            cluster=arrival.identity.cluster_id,
+            is_founder=arrival.is_founder,
+            partitions=cluster.partitions,
+            weight=max(1, round(cluster.weight * 100)),
+            zone=cluster.zone,
+        )
+        return BalancerComponent(
+            settings=settings,
+            rpc=self.channel,
+            members=self.membership,
+            clock=kernel.clock,
+            entropy=kernel.entropy,
+            disk=kernel.disk,
+            executor=kernel.executor,
+            bus=kernel.bus,
+            metrics=kernel.metrics,
+            proofs=CertifiedProofs(NodeSigner(arrival.identity, kernel.clock, self.channel.secrets.revoked)),
+        )
+
+    async def start(self) -> None:
+        """Start everything in order; returns when the node is ready to serve."""
+        kernel, services = self._kernel, self._kernel.services
+        services.provide(ACCESS, self.channel.secrets.admin)
+        services.provide(RPC, self.channel)
+        services.provide(MEMBERS, self.membership)
+        services.provide(TOPOLOGY, self.balancer)
+        services.provide(SNAPSHOTS, self.snapshots)
+        services.provide(REPLICATION, self.replication)
+        components = (
+            *(self.channel, self.membership, self.balancer),
+            *(self.snapshots, self.replication, self.operations),
+        )
+        for component in components:
+            await kernel.start(component, essential=True)
+        front = [spec for spec in self._config.specs if spec.name in FRONT]
+        await kernel.load_plugins(front, self._config.plugins, self._config.modules)
+        http = services.find(HTTP)
+        address = http.address if http is not None else ""
+        if http is not None:
+            self.operations.register(http)
+            self.membership.set_http(address)
+        await self._first_record()
+        rest = [spec for spec in self._config.specs if spec.name not in FRONT]
+        await kernel.load_plugins(rest, self._config.plugins, self._config.modules)
+        kernel.mark_started()
+        await self._until_ready()
+        self._launch.on_ready(self.describe(address))
+
+    async def _first_record(self) -> None:
+        """Wait for the topology record: a newcomer gets it from its first peers; plugins cannot place a key before."""
+        while self.balancer.machine.placement is None:
+            await self.balancer.changed()
+
+    async def _until_ready(self) -> None:
+        """Wait until traffic may come. What is down for good keeps nobody waiting for ever: `status` tells."""
+        control = self._kernel.control
+        with trio.move_on_after(READY_WAIT_S):
+            while not control.is_ready() and not control.stop_reason:  # noqa: ASYNC110 (many sources, none with an event)
+                await trio.sleep(READY_POLL_S)
+
+    def describe(self, http: str) -> dict[str, Any]:
+        """Return what `start` prints."""
+        arrival = self._arrival
+        token_path = arrival.data_dir / JOIN_FILE
+        has_token = bool(read_text(arrival.disk, JOIN_FILE))
+        bound = arrival.listener.address
+        is_wild = not bound.host.startswith(LOCAL_HOSTS)
+        return {
+            "name": arrival.identity.node_name,
+            "id": arrival.identity.node_id,
+            "cluster": arrival.identity.cluster_name,
+            "address": str(arrival.advertise),
+            "http": http,
+            "data_dir": str(arrival.data_dir),
+            "issuer": arrival.identity.issuer,
+            "join_local": str(Address("127.0.0.1", bound.port) if is_wild else arrival.advertise),
+            "join_remote": str(arrival.advertise),
+            "join_token_file": str(token_path) if has_token else "",
+            "notes": list(arrival.notes),
+        }

@@ -1,0 +1,273 @@
+"""What an operator may ask of a node: tokens, a leave, moves, snapshots, settings. Routes for the command line.
+
+Tokens belong to the issuer's desk; any node passes the request on. A leave runs in the background, so that its progress
+can be shown: the ring first (everything this node holds moves away), then gossip, then the process ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import trio
+
+from balancer.driver import BalancerComponent
+from frys_node.base.errors import FrysError, NotReady, UsageError
+from frys_node.base.types import NodeId, UnitId
+from frys_node.channel.driver import Channel
+from frys_node.channel.issuer import IssuerDesk
+from frys_node.kernel.kernel import Kernel
+from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
+from frys_node.kernel.services.members import MemberChanged, Status
+from frys_node.kernel.services.rpc import Method
+from frys_node.kernel.services.topology import TopologyChanged
+from frys_node.observe.log import get_logger
+from frys_node.secure.token import TokenInfo
+from frys_node.transport.disk import DirectoryDisk
+from frys_node.wire.codec import Message
+from membership.driver import MembershipDriver
+from snapshots.driver import SnapshotComponent
+from snapshots.library import Library
+
+log = get_logger(__name__)
+
+TTL_DEFAULT_S = 3_600.0
+
+
+class TokenWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of ``POST /v1/tokens``."""
+
+    ttl_s: float = TTL_DEFAULT_S
+    uses: int | None = 1
+    """None: any number of times."""
+    role: str = "node"
+
+
+class SnapshotWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of the snapshot routes."""
+
+    name: str
+    units: tuple[UnitId, ...] | None = None
+    """None: all."""
+    directory: str = ""
+    """Where snapshots are kept; empty: in the node's data directory."""
+
+
+class CreateToken(Message, frozen=True):
+    """Ask the issuer for a token."""
+
+    ttl_s: float
+    uses: int | None
+    role: str
+
+
+class CreatedToken(Message, frozen=True):
+    """The token's text, told once."""
+
+    token: str
+    id: str
+    expires_at: int | None
+    uses: int | None
+
+
+class ListTokens(Message, frozen=True):
+    """Ask the issuer which tokens there are."""
+
+
+class ListedTokens(Message, frozen=True):
+    """Every token without its secret."""
+
+    tokens: list[TokenInfo]
+
+
+class RevokeToken(Message, frozen=True):
+    """Ask the issuer to forget a token."""
+
+    id: str
+
+
+CREATE_TOKEN: Method[CreateToken, CreatedToken] = Method("operations.create_token", CreateToken, CreatedToken)
+LIST_TOKENS: Method[ListTokens, ListedTokens] = Method("operations.list_tokens", ListTokens, ListedTokens)
+REVOKE_TOKEN: Method[RevokeToken, ListTokens] = Method("operations.revoke_token", RevokeToken, ListTokens)
+
+
+class Operations:
+    """A component: serves the routes and carries out a leave."""
+
+    name = "operations"
+
+    def __init__(
+        self,
+        *,
+        kernel: Kernel,
+        channel: Channel,
+        membership: MembershipDriver,
+        balancer: BalancerComponent,
+        snapshots: SnapshotComponent,
+        settings: Callable[[], list[dict[str, Any]]],
+    ) -> None:
+        self._kernel = kernel
+        self._channel = channel
+        self._membership = membership
+        self._balancer = balancer
+        self._snapshots = snapshots
+        self._settings = settings
+        self._leave_wanted = trio.Event()
+        self._leave_state = ""
+        self._leave_error: FrysError | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve other nodes' requests to the issuer's desk, and wait for a leave."""
+        self._channel.serve(CREATE_TOKEN, self._serve_create)
+        self._channel.serve(LIST_TOKENS, self._serve_list)
+        self._channel.serve(REVOKE_TOKEN, self._serve_revoke)
+        self._kernel.bus.on(TopologyChanged, self._topology_changed)
+        self._kernel.bus.on(MemberChanged, self._member_changed)
+        task_status.started()
+        while True:
+            await self._leave_wanted.wait()
+            await self._leave()
+            self._leave_wanted = trio.Event()
+
+    def _topology_changed(self, event: TopologyChanged) -> None:
+        self._channel.issuer = event.new.term.node
+
+    def _member_changed(self, event: MemberChanged) -> None:
+        """A node that left gives its name back."""
+        if event.new.status is Status.LEFT and self._channel.desk is not None:
+            self._channel.desk.release_name(event.new.id)
+
+    def register(self, http: Http) -> None:
+        """Add the routes."""
+        http.route("POST", "/v1/tokens", self._create_token, scope="admin")
+        http.route("GET", "/v1/tokens", self._list_tokens, scope="admin")
+        http.route("DELETE", "/v1/tokens/{id}", self._revoke_token, scope="admin")
+        http.route("POST", "/v1/leave", self._start_leave, scope="admin")
+        http.route("GET", "/v1/leave", self._show_leave, scope="read")
+        http.route("GET", "/v1/moves", self._moves, scope="read")
+        http.route("GET", "/v1/topology", self._topology, scope="read")
+        http.route("GET", "/v1/config", self._config, scope="admin")
+        http.route("GET", "/v1/snapshots", self._list_snapshots, scope="admin")
+        http.route("POST", "/v1/snapshots", self._save, scope="admin")
+        http.route("POST", "/v1/snapshots/verify", self._verify, scope="admin")
+        http.route("POST", "/v1/snapshots/restore", self._restore, scope="admin")
+
+    # Tokens.
+
+    def _desk(self) -> IssuerDesk:
+        desk = self._channel.desk
+        if desk is None:
+            raise NotReady("this node is not the issuer", hint="ask the issuer: frys-node ring shows who it is")
+        return desk
+
+    async def _serve_create(self, caller: NodeId, request: CreateToken) -> CreatedToken:
+        text, info = self._desk().create_token(ttl_s=request.ttl_s, uses=request.uses, role=request.role)
+        log.info("operations.token_created", token_id=info.id, asked_by=caller, uses=request.uses)
+        return CreatedToken(text, info.id, info.expires_at, info.uses_left)
+
+    async def _serve_list(self, caller: NodeId, request: ListTokens) -> ListedTokens:
+        return ListedTokens(self._desk().list_tokens())
+
+    async def _serve_revoke(self, caller: NodeId, request: RevokeToken) -> ListTokens:
+        self._desk().revoke_token(request.id)
+        log.info("operations.token_revoked", token_id=request.id, asked_by=caller)
+        return ListTokens()
+
+    async def _create_token(self, request: HttpRequest) -> HttpResponse:
+        wanted = _body(request, TokenWanted)
+        made = await self._channel.call(
+            self._channel.issuer, CREATE_TOKEN, CreateToken(wanted.ttl_s, wanted.uses, wanted.role)
+        )
+        body = {"token": made.token, "id": made.id, "expires_at": made.expires_at, "uses": made.uses}
+        return HttpResponse.json(body, 201)
+
+    async def _list_tokens(self, request: HttpRequest) -> HttpResponse:
+        listed = await self._channel.call(self._channel.issuer, LIST_TOKENS, ListTokens())
+        return HttpResponse.json({"tokens": listed.tokens})
+
+    async def _revoke_token(self, request: HttpRequest) -> HttpResponse:
+        await self._channel.call(self._channel.issuer, REVOKE_TOKEN, RevokeToken(request.params["id"]))
+        return HttpResponse.json({"revoked": request.params["id"]})
+
+    # Leaving.
+
+    async def _start_leave(self, request: HttpRequest) -> HttpResponse:
+        if not self._leave_wanted.is_set():
+            self._leave_error, self._leave_state = None, "asking the issuer"
+            self._leave_wanted.set()
+        return HttpResponse.json({"name": self._kernel.name, "state": self._leave_state}, 202)
+
+    async def _show_leave(self, request: HttpRequest) -> HttpResponse:
+        body: dict[str, Any] = {"name": self._kernel.name, "state": self._leave_state or "not leaving"}
+        if self._leave_error is not None:
+            body |= {"error": self._leave_error.message, "hint": self._leave_error.hint}
+        return HttpResponse.json(body)
+
+    async def _leave(self) -> None:
+        """Give up the place on the ring, then the membership, then end the process."""
+        try:
+            self._leave_state = "moving units to other nodes"
+            await self._balancer.leave()
+            self._leave_state = "saying goodbye"
+            await self._membership.leave()
+        except FrysError as error:
+            self._leave_error, self._leave_state = error, "failed"
+            log.error("operations.leave_failed", code=error.code, error=error.message)
+            return
+        self._leave_state = "left"
+        self._kernel.request_stop("left the cluster")
+
+    # Moves, topology, settings.
+
+    async def _moves(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse.json({"moves": list(self._snapshots.moves())})
+
+    async def _topology(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse.json(await self._balancer.describe())
+
+    async def _config(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse.json({"settings": self._settings()})
+
+    # Snapshots.
+
+    def _library(self, directory: str) -> Library:
+        if not directory:
+            return self._snapshots.library()
+        if not Path(directory).is_absolute():
+            raise UsageError("the directory must be an absolute path", hint="the node's own directory is not yours")
+        return self._snapshots.library(DirectoryDisk(Path(directory)))
+
+    async def _list_snapshots(self, request: HttpRequest) -> HttpResponse:
+        found = await self._library(request.query.get("directory", "")).list()
+        return HttpResponse.json({"snapshots": found})
+
+    async def _save(self, request: HttpRequest) -> HttpResponse:
+        wanted = _body(request, SnapshotWanted)
+        saved = await self._library(wanted.directory).create(wanted.name, wanted.units)
+        return HttpResponse.json(saved, 201)
+
+    async def _verify(self, request: HttpRequest) -> HttpResponse:
+        wanted = _body(request, SnapshotWanted)
+        return HttpResponse.json(await self._library(wanted.directory).verify(wanted.name))
+
+    async def _restore(self, request: HttpRequest) -> HttpResponse:
+        wanted = _body(request, SnapshotWanted)
+        restored = await self._library(wanted.directory).restore(wanted.name, wanted.units)
+        return HttpResponse.json({"name": wanted.name, "bytes": restored})
+
+
+T = TypeVar("T")
+
+
+def _body(request: HttpRequest, shape: type[T]) -> T:
+    """Decode a JSON body.
+
+    Raises:
+        UsageError: It is not of that shape; the message names the field. Nothing was done.
+    """
+    try:
+        return msgspec.json.decode(request.body or b"{}", type=shape)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise UsageError(f"the body is not right: {error}") from error

@@ -254,6 +254,10 @@ class Composition:
             while not control.is_ready() and not control.stop_reason:  # noqa: ASYNC110 (many sources, none with an event)
                 await trio.sleep(READY_POLL_S)
 
+    def _issuer_name(self) -> str:
+        view = self.membership.get(self.channel.issuer)
+        return view.name if view is not None else self.channel.issuer
+
     def describe(self, http: str) -> dict[str, Any]:
         """Return what `start` prints."""
         arrival = self._arrival
@@ -268,7 +272,7 @@ class Composition:
             "address": str(arrival.advertise),
             "http": http,
             "data_dir": str(arrival.data_dir),
-            "issuer": arrival.identity.issuer,
+            "issuer": self._issuer_name(),
             "join_local": str(Address("127.0.0.1", bound.port) if is_wild else arrival.advertise),
             "join_remote": str(arrival.advertise),
             "join_token_file": str(token_path) if has_token else "",

@@ -95,17 +95,16 @@ class Story:
         def probe() -> bool:
             epochs = set()
             for name in names:
-                ring = self.nodes[name].call("GET", "/v1/ring")
-                members = sorted(m["name"] for m in ring["members"])
-                if ring["phase"] != "stable" or members != sorted(names):
+                topology = self.nodes[name].call("GET", "/v1/topology")
+                if topology["phase"] != "stable" or not topology["settled"] or len(topology["members"]) != len(names):
                     return False
-                epochs.add(str(ring["epoch"]))
+                epochs.add(topology["epoch"])
             return len(epochs) == 1
 
         self.console.wait(f"ring stable with {', '.join(names)}", probe, timeout_s)
 
     def _owner_of_run(self, run: str) -> str:
-        owner: str = self.nodes["a"].call("GET", f"/v1/ring?run={run}")["owner"]["current_names"][0]
+        owner: str = self.nodes["a"].call("GET", f"/v1/ring?run={run}")["owner"]["current"][0]
         return owner
 
     def _start_ingest(self, node: NodeProcess, run: str, pace_s: float) -> None:
@@ -299,7 +298,8 @@ class Story:
         names = [name for name in "bc" if self.nodes[name].is_running]
         leaver = self.nodes[names[-1]]
         begun = time.monotonic()
-        leaver.call("POST", "/v1/leave")
+        self.console.say(f"  frys-node leave --data-dir {leaver.data_dir}")
+        leaving = leaver.command_line("leave", "--data-dir", str(leaver.data_dir))
 
         def probe() -> bool:
             if leaver.is_running:
@@ -307,7 +307,7 @@ class Story:
                     self.console.progress(f"  {leaver.name} is leaving: {leaver.call('GET', '/v1/leave')['state']}")
                 except NodeUnreachable:
                     self.console.progress(f"  {leaver.name} has closed its doors")
-            return not leaver.is_running
+            return leaving.poll() is not None and not leaver.is_running
 
         self.console.wait(f"{leaver.name} has left", probe, 60.0)
         rest = [node for node in self.nodes.values() if node is not leaver]

@@ -73,6 +73,13 @@ class NodeProcess:
             )
         return started
 
+    def command_line(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Run another command of the CLI beside the node; its output goes to the node's log file."""
+        with (self.home / "log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "frys_node", *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+
     @property
     def is_running(self) -> bool:
         """True while the process has not ended."""

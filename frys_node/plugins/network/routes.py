@@ -86,7 +86,7 @@ class NodeRoutes:
         return HttpResponse.json(body)
 
     async def ring(self, request: HttpRequest) -> HttpResponse:
-        """Who owns what; ``?unit=workflow/17`` or ``?key=user:1`` (a cache key) looks one owner up."""
+        """Who owns what; ``?unit=workflow/17``, ``?key=`` (of the cache) or ``?run=`` looks an owner up."""
         topology = self._context.services.find(TOPOLOGY)
         if topology is None:
             raise NotReady("this node has no topology record yet", hint="retry when it has joined")
@@ -98,7 +98,7 @@ class NodeRoutes:
             "partitions": partitions,
             "members": self._shares(topology),
         }
-        if "unit" in request.query or "key" in request.query:
+        if request.query.keys() & {"unit", "key", "run"}:
             unit = _unit(request.query, partitions)
             sets = topology.sets(unit)
             body["owner"] = {
@@ -196,6 +196,10 @@ def _unit(query: Mapping[str, str], partitions: int) -> UnitId:
                 f"'{query['unit'][:64]}' is no unit", hint=f"write cache/N or workflow/N, N below {partitions}"
             )
         return UnitId(query["unit"])
+    if "run" in query:
+        import mmh3
+
+        return UnitId(f"workflow/{mmh3.hash(query['run'].encode(), 0, False) % partitions}")
     key = query["key"].encode()
     start = key.find(b"{")
     end = key.find(b"}", start + 1)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import trio
 
 from frys_node.base.errors import NotFound
 from frys_node.base.types import UnitId
@@ -14,6 +17,18 @@ from snapshots.store import ChunkStore
 
 SHIELD_S = 5.0
 """How long clean-up may take after a cancel."""
+
+
+@asynccontextmanager
+async def closing(parts: AsyncIterator[bytes]) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Close a generator of parts when its reader is done or has failed, instead of leaving it to the collector."""
+    try:
+        yield parts
+    finally:
+        close = getattr(parts, "aclose", None)
+        if close is not None:
+            with trio.move_on_after(SHIELD_S, shield=True):
+                await close()
 
 
 def provider_of(providers: Mapping[str, Snapshottable], unit: UnitId) -> Snapshottable:
@@ -36,11 +51,12 @@ async def capture(store: ChunkStore, provider: Snapshottable, unit: UnitId) -> M
     chunker = Chunker(unit)
     pinned: list[bytes] = []
     try:
-        async for part in captured.parts():
-            for chunk, data in chunker.push(part):
-                store.pin((chunk.digest,))
-                pinned.append(chunk.digest)
-                await store.put(chunk, data)
+        async with closing(captured.parts()) as parts:
+            async for part in parts:
+                for chunk, data in chunker.push(part):
+                    store.pin((chunk.digest,))
+                    pinned.append(chunk.digest)
+                    await store.put(chunk, data)
         rest, manifest = chunker.finish()
         for chunk, data in rest:
             store.pin((chunk.digest,))

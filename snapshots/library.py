@@ -18,7 +18,7 @@ from frys_node.base.errors import AlreadyExists, NotFound, UsageError
 from frys_node.base.ports import Clock, Disk, Executor
 from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.snapshots import Snapshottable
-from snapshots.capture import check_unit, provider_of
+from snapshots.capture import check_unit, closing, provider_of
 from snapshots.chunking import Chunker, verify_chunk
 from snapshots.errors import CorruptChunk, CorruptManifest, UnknownFormat
 from snapshots.manifest import ChunkRef, Manifest, decode_manifest
@@ -126,9 +126,10 @@ class Library:
     async def _save_unit(self, base: str, unit: UnitId, written: set[bytes]) -> Manifest:
         captured = await provider_of(self._providers, unit).capture(unit)
         chunker = Chunker(unit)
-        async for part in captured.parts():
-            for chunk, data in chunker.push(part):
-                await self._write_chunk(base, chunk, data, written)
+        async with closing(captured.parts()) as parts:
+            async for part in parts:
+                for chunk, data in chunker.push(part):
+                    await self._write_chunk(base, chunk, data, written)
         rest, manifest = chunker.finish()
         for chunk, data in rest:
             await self._write_chunk(base, chunk, data, written)
@@ -220,7 +221,8 @@ class Library:
             for chunk in dict.fromkeys(manifest.chunks):
                 await self._chunk(name, chunk)
         for manifest in manifests:
-            await provider_of(self._providers, manifest.unit).restore(manifest.unit, self._parts(name, manifest))
+            async with closing(self._parts(name, manifest)) as parts:
+                await provider_of(self._providers, manifest.unit).restore(manifest.unit, parts)
         return sum(manifest.size_bytes for manifest in manifests)
 
     async def delete(self, name: str) -> None:

@@ -16,7 +16,7 @@ from frys_node.base.ports import Clock
 from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.kernel.services.snapshots import MoveProgress, Snapshottable
-from snapshots.capture import SHIELD_S, check_unit, parts_of, verify_stored
+from snapshots.capture import SHIELD_S, check_unit, closing, parts_of, verify_stored
 from snapshots.config import SnapshotsConfig
 from snapshots.errors import CorruptChunk, CorruptManifest, NotPinned
 from snapshots.machine import Discard, Effect, Fetch, Keep, Transfer, TransferState
@@ -124,7 +124,8 @@ class Pull:
                 raise self._error
             self._set_state(TransferState.VERIFYING)
             await verify_stored(self._store, manifest)
-            await self._provider.restore(self.unit, parts_of(self._store, manifest))
+            async with closing(parts_of(self._store, manifest)) as parts:
+                await self._provider.restore(self.unit, parts)
             transfer.installed()
             self._set_state(TransferState.INSTALLED)
         finally:

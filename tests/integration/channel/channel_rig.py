@@ -67,9 +67,9 @@ class Node:
         assert isinstance(counter, Counter)
         return {labels[0]: int(value) for labels, value in counter.values.items()}
 
-    async def until_refused(self, reason: str) -> None:
-        """Wait until a refusal with the reason was counted."""
-        while reason not in self.refused():  # noqa: ASYNC110 - a plain counter has nothing to wait on
+    async def until_refused(self, reason: str, count: int = 1) -> None:
+        """Wait until so many refusals with the reason were counted."""
+        while self.refused().get(reason, 0) < count:  # noqa: ASYNC110 - a plain counter has nothing to wait on
             await trio.sleep(0.005)
 
 

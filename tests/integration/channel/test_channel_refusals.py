@@ -1,0 +1,296 @@
+"""What the channel refuses: each with its own reason, counted, and the listener goes on."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import trio
+from cryptography.hazmat.bindings.openssl.binding import Binding
+from OpenSSL import SSL
+
+from frys_node.base.errors import NodeUnreachable, SecurityError
+from frys_node.base.types import NodeId
+from frys_node.channel.bootstrap import create_cluster
+from frys_node.channel.messages import FRAME_BYTES_MAX
+from frys_node.secure import certificates
+from frys_node.secure.errors import HandshakeRefused
+from frys_node.secure.identity import Identity, new_key
+from frys_node.secure.tls import ALPN_CHANNEL, ALPN_JOIN, TlsProfile, TlsStream, new_context
+from frys_node.transport.disk import DirectoryDisk
+from tests.integration.channel.channel_rig import CLOCK, ECHO, ENTROPY, NETWORK, Node, create, join, running
+
+
+@pytest.fixture
+async def a(tmp_path: Path) -> AsyncIterator[Node]:
+    """A running one-node cluster."""
+    async with running(await create(tmp_path / "a", "a")) as node:
+        yield node
+
+
+async def _still_serves(node: Node, directory: Path) -> None:
+    """After whatever happened a newcomer joins and calls."""
+    async with running(await join(directory / "after", node, "after")) as after:
+        assert await after.channel.call(node.id, ECHO, b"x") == b"x"
+
+
+async def _refused(node: Node, reason: str, attempt: Callable[[], Awaitable[None]], directory: Path) -> None:
+    """The attempt is refused with the reason, once, and the node goes on."""
+    with trio.fail_after(15):
+        with suppress(HandshakeRefused, trio.BrokenResourceError):
+            await attempt()
+        await node.until_refused(reason)
+        assert node.refused() == {reason: 1}
+        await _still_serves(node, directory)
+
+
+async def _tls_until_closed(node: Node, context: SSL.Context, payload: bytes = b"") -> None:
+    """Shake hands with the context, send the payload, read until the node closes."""
+    transport = await NETWORK.connect(node.address)
+    try:
+        stream = TlsStream(transport, context, server=False)
+        await stream.handshake()
+        if payload:
+            await stream.send_all(payload)
+        while await stream.receive_some():
+            pass
+    finally:
+        await transport.aclose()
+
+
+def _member(directory: Path, ca_of: Identity, **wrong: object) -> Identity:
+    """An identity signed by the node's own authority, with something wrong in its certificate."""
+    assert ca_of.ca_key is not None
+    key = new_key(ENTROPY)
+    node = NodeId(str(wrong.get("node", certificates.node_id_of(key.public_key()))))
+    subject = certificates.Subject(ca_of.cluster_id, node, "x")
+    issued_ns = CLOCK.unix_ns() + int(str(wrong.get("shift_s", 0))) * 10**9
+    certificate = certificates.issue(
+        ca_of.ca_key, ca_of.ca_certificate, key.public_key(), subject=subject, unix_ns=issued_ns
+    )
+    return Identity(
+        cluster_id=ca_of.cluster_id,
+        cluster_name=ca_of.cluster_name,
+        node_name="x",
+        issuer=ca_of.node_id,
+        key=key,
+        certificate=certificate,
+        ca_certificate=ca_of.ca_certificate,
+    )
+
+
+def _classical(groups: bytes) -> SSL.Context:
+    context = new_context()
+    context.set_alpn_protos([ALPN_CHANNEL])
+    assert Binding().lib.SSL_CTX_set1_curves_list(context._context, groups) == 1
+    return context
+
+
+async def test_a_plain_text_client_is_refused(a: Node, tmp_path: Path) -> None:
+    """HTTP on the cluster port."""
+
+    async def attempt() -> None:
+        stream = await NETWORK.connect(a.address)
+        await stream.send_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        while await stream.receive_some():
+            pass
+        await stream.aclose()
+
+    await _refused(a, "not_tls", attempt, tmp_path)
+
+
+@pytest.mark.parametrize("groups", [b"X25519", b"P-256", b"X25519:P-384"])
+async def test_a_classical_only_client_is_refused(a: Node, tmp_path: Path, groups: bytes) -> None:
+    """TLS 1.3 without ML-KEM finds no group."""
+    await _refused(a, "group", lambda: _tls_until_closed(a, _classical(groups)), tmp_path)
+
+
+async def test_an_old_tls_client_is_refused(a: Node, tmp_path: Path) -> None:
+    """TLS 1.2 finds no version."""
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_max_proto_version(SSL.TLS1_2_VERSION)
+    await _refused(a, "tls_version", lambda: _tls_until_closed(a, context), tmp_path)
+
+
+@pytest.mark.parametrize("suite", [b"TLS_AES_128_GCM_SHA256", b"TLS_CHACHA20_POLY1305_SHA256"])
+async def test_another_cipher_is_refused(a: Node, tmp_path: Path, suite: bytes) -> None:
+    """Only AES-256-GCM is spoken."""
+    context = new_context()
+    context.set_alpn_protos([ALPN_CHANNEL])
+    context.set_tls13_ciphersuites(suite)
+    await _refused(a, "cipher", lambda: _tls_until_closed(a, context), tmp_path)
+
+
+async def test_a_client_without_a_certificate_is_refused(a: Node, tmp_path: Path) -> None:
+    """``frys/1`` wants a certificate."""
+    context = new_context()
+    context.set_alpn_protos([ALPN_CHANNEL])
+    await _refused(a, "no_certificate", lambda: _tls_until_closed(a, context), tmp_path)
+
+
+@pytest.mark.parametrize("protocols", [[], [b"h2"], [b"frys/2"]])
+async def test_an_unknown_protocol_is_refused(a: Node, tmp_path: Path, protocols: list[bytes]) -> None:
+    """No ALPN or another one, even with a member's certificate."""
+    context = TlsProfile(_member(tmp_path, a.identity)).client
+    if protocols:
+        context.set_alpn_protos(protocols)
+    else:
+        member = _member(tmp_path, a.identity)
+        context = new_context()
+        context.use_privatekey(member.key)  # type: ignore[arg-type]
+        context.use_certificate(member.certificate)
+    await _refused(a, "alpn", lambda: _tls_until_closed(a, context), tmp_path)
+
+
+async def test_a_member_of_another_cluster_is_refused(a: Node, tmp_path: Path) -> None:
+    """A certificate of a foreign authority."""
+    foreign = create_cluster(DirectoryDisk(tmp_path / "f"), ENTROPY, CLOCK, cluster_name="test", node_name="f")
+    context = TlsProfile(foreign).client
+    context.set_verify(SSL.VERIFY_NONE)
+    await _refused(a, "chain", lambda: _tls_until_closed(a, context), tmp_path)
+
+
+async def test_a_certificate_long_expired_is_refused(a: Node, tmp_path: Path) -> None:
+    """Two years after its issue, which is beyond the grace."""
+    context = TlsProfile(_member(tmp_path, a.identity, shift_s=-2 * 365 * 86_400)).client
+    await _refused(a, "expired", lambda: _tls_until_closed(a, context), tmp_path)
+
+
+async def test_a_certificate_expired_yesterday_is_within_the_grace(a: Node, tmp_path: Path) -> None:
+    """A member that was off while its certificate ran out still finds its cluster."""
+    late = -(certificates.NODE_LIFE_DAYS * 86_400 - certificates.BACKDATE_S) - 86_400
+    member = _member(tmp_path, a.identity, shift_s=late)
+    stream = TlsStream(await NETWORK.connect(a.address), TlsProfile(member).client, server=False)
+    with trio.fail_after(10):
+        await stream.handshake()
+        assert await stream.receive_some()
+    await stream.aclose()
+    assert a.refused() == {}
+
+
+async def test_an_expelled_node_is_refused(a: Node, tmp_path: Path) -> None:
+    """A certificate of a node id that was revoked."""
+    member = _member(tmp_path, a.identity)
+    a.channel.revoke(member.node_id)
+    await _refused(a, "revoked", lambda: _tls_until_closed(a, TlsProfile(member).client), tmp_path)
+
+
+async def test_an_expelled_node_loses_its_connection(a: Node, tmp_path: Path) -> None:
+    """Expulsion ends what stands, and the way back is shut."""
+    async with running(await join(tmp_path / "b", a, "b")) as b:
+        with trio.fail_after(15):
+            assert await b.channel.call(a.id, ECHO, b"x") == b"x"
+            gone = trio.Event()
+            b.channel.on_connection(lambda _node, _boot, is_connected: None if is_connected else gone.set())
+            a.channel.revoke(b.id)
+            await gone.wait()
+            with pytest.raises((SecurityError, NodeUnreachable)):
+                await b.channel.call(a.id, ECHO, b"x")
+        assert not a.channel.is_connected(b.id)
+
+
+async def test_a_node_that_dials_itself_is_refused(a: Node, tmp_path: Path) -> None:
+    """Both ends of such a connection refuse it as themselves."""
+    with trio.fail_after(15):
+        with pytest.raises(HandshakeRefused) as caught:
+            await a.channel.connect_address(a.address)
+        assert caught.value.reason == "self"
+        await _still_serves(a, tmp_path)
+    assert set(a.refused()) <= {"self", "reset", "eof"}
+
+
+async def test_another_node_at_the_address_is_refused(a: Node, tmp_path: Path) -> None:
+    """A member that dials one node and meets another does not talk to it."""
+    async with running(await join(tmp_path / "b", a, "b")) as b:
+        other = NodeId("9" * 32)
+        b.channel.learn(other, a.address)
+        with trio.fail_after(15), pytest.raises(HandshakeRefused) as caught:
+            await b.channel.call(other, ECHO, b"x")
+        assert caught.value.reason == "wrong_node"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        struct.pack(">IB", FRAME_BYTES_MAX + 1, 1),
+        struct.pack(">IB", 0xFFFF_FFFF, 1) + b"x" * 100,
+        struct.pack(">IB", 0, 1),
+        struct.pack(">IB", 5, 9) + b"abcd",
+        struct.pack(">IB", 5, 1) + b"\xc1\xc1\xc1\xc1",
+        struct.pack(">IB", 4, 1) + b"\x92\x08\x01",
+        random.Random(1).randbytes(4_096),
+    ],
+    ids=["oversized", "huge", "empty", "kind", "garbage", "ping-first", "random"],
+)
+async def test_a_member_that_breaks_the_protocol_is_refused(a: Node, tmp_path: Path, payload: bytes) -> None:
+    """Garbage, oversized and out-of-order frames behind a good handshake."""
+    context = TlsProfile(_member(tmp_path, a.identity)).client
+    await _refused(a, "protocol", lambda: _tls_until_closed(a, context, payload), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [struct.pack(">IB", 70_000, 2), struct.pack(">IB", 5, 2) + b"\xc1\xc1\xc1\xc1", struct.pack(">IB", 2, 1) + b"\x90"],
+    ids=["oversized", "garbage", "kind"],
+)
+async def test_a_joiner_that_breaks_the_protocol_is_refused(a: Node, tmp_path: Path, payload: bytes) -> None:
+    """The same on the join protocol, where anybody may come."""
+    context = new_context()
+    context.set_alpn_protos([ALPN_JOIN])
+    await _refused(a, "protocol", lambda: _tls_until_closed(a, context, payload), tmp_path)
+
+
+async def test_the_join_protocol_gives_no_way_into_the_channel(a: Node, tmp_path: Path) -> None:
+    """A ``frys/1`` frame on a ``frys-join/1`` connection is a broken protocol, never a call."""
+    context = new_context()
+    context.set_alpn_protos([ALPN_JOIN])
+    frame = struct.pack(">IB", 20, 1) + b"\x95\x03\x01\xa9test.echo\x01\xc4\x01x"[:19].ljust(19, b"\0")
+    await _refused(a, "protocol", lambda: _tls_until_closed(a, context, frame), tmp_path)
+
+
+async def test_random_bytes_never_end_the_listener(a: Node, tmp_path: Path) -> None:
+    """A hundred connections of noise, cut off at random: each refused, then business as usual."""
+    generator = random.Random(3)
+
+    async def noise(data: bytes) -> None:
+        stream = await NETWORK.connect(a.address)
+        try:
+            await stream.send_all(data)
+            while await stream.receive_some():
+                pass
+        except trio.BrokenResourceError:
+            pass
+        await stream.aclose()
+
+    with trio.fail_after(30):
+        for _ in range(10):
+            async with trio.open_nursery() as nursery:
+                for _ in range(10):
+                    head = generator.choice([b"", b"\x16\x03\x01\x02\x00", b"\x16\x03\x03\x00\x40\x01"])
+                    nursery.start_soon(noise, head + generator.randbytes(600))
+        await _still_serves(a, tmp_path)
+    assert sum(a.refused().values()) == 100
+
+
+async def test_an_abrupt_reset_in_any_phase_is_survived(a: Node, tmp_path: Path) -> None:
+    """RST before, in and after the handshake."""
+    with trio.fail_after(30):
+        for phase in range(2):
+            sock = socket.create_connection(tuple(a.address))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if phase == 1:
+                sock.sendall(b"\x16\x03\x01\x02\x00\x01")
+            sock.close()
+        transport = await NETWORK.connect(a.address)
+        stream = TlsStream(transport, TlsProfile(_member(tmp_path, a.identity)).client, server=False)
+        await stream.handshake()
+        await stream.receive_some()
+        # Closing with unread bytes makes the kernel send RST.
+        await transport.aclose()
+        await a.until_refused("reset", 3)
+        await _still_serves(a, tmp_path)

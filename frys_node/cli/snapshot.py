@@ -1,0 +1,85 @@
+"""Save, verify and restore a node's units, and watch units that move between nodes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from frys_node.cli.admin import AdminClient, add_common, bytes_text, show, table
+
+WATCH_S = 0.5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    actions = parser.add_subparsers(dest="action", required=True)
+    create = actions.add_parser("create", help="save this node's units under a name")
+    verify = actions.add_parser("verify", help="read a snapshot back and check every byte")
+    restore = actions.add_parser("restore", help="bring a snapshot's units back into the node")
+    listing = actions.add_parser("list", help="list saved snapshots")
+    moves = actions.add_parser("moves", help="units on their way to this node, with rate and progress")
+    for sub in (create, verify, restore):
+        sub.add_argument("name")
+    for sub in (create, restore):
+        sub.add_argument("--unit", action="append", help="only this unit, such as workflow/17; repeatable")
+    for sub in (create, verify, restore, listing):
+        sub.add_argument(
+            "--directory", metavar="D", default="", help="where snapshots are (default: in the data directory)"
+        )
+        add_common(sub)
+    moves.add_argument("--watch", action="store_true", help="refresh until interrupted")
+    add_common(moves)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the chosen action."""
+    client = AdminClient(arguments)
+    if arguments.action == "moves":
+        return _moves(client, arguments)
+    directory = str(Path(arguments.directory).resolve()) if arguments.directory else ""
+    if arguments.action == "list":
+        body = client.call("GET", f"/v1/snapshots?directory={quote(directory, safe='')}")
+        rows = [
+            (s["name"], len(s["units"]), bytes_text(sum(u["size_bytes"] for u in s["units"])))
+            for s in body["snapshots"]
+        ]
+        return show(arguments, body, table(rows, ("NAME", "UNITS", "SIZE")))
+    wanted: dict[str, Any] = {"name": arguments.name, "directory": directory}
+    if getattr(arguments, "unit", None):
+        wanted["units"] = arguments.unit
+    if arguments.action == "create":
+        body = client.call("POST", "/v1/snapshots", wanted)
+        size = bytes_text(sum(unit["size_bytes"] for unit in body["units"]))
+        return show(arguments, body, f"saved {arguments.name}: {len(body['units'])} units, {size}")
+    if arguments.action == "restore":
+        body = client.call("POST", "/v1/snapshots/restore", wanted)
+        return show(arguments, body, f"restored {arguments.name}: {bytes_text(body['bytes'])}")
+    body = client.call("POST", "/v1/snapshots/verify", wanted)
+    good = (
+        f"{arguments.name} is whole: {body['units']} units, {body['chunks']} chunks, {bytes_text(body['size_bytes'])}"
+    )
+    show(arguments, body, "\n".join(body["problems"]) or good)
+    return 1 if body["problems"] else 0
+
+
+def _moves(client: AdminClient, arguments: argparse.Namespace) -> int:
+    while True:
+        body = client.call("GET", "/v1/moves")
+        text = table([_row(move) for move in body["moves"]], ("UNIT", "STATE", "DONE", "OF", "RATE", "ETA_S", "FROM"))
+        if not arguments.watch:
+            return show(arguments, body, text)
+        if sys.stdout.isatty() and not arguments.json:
+            print("\x1b[2J\x1b[H", end="")
+        show(arguments, body, text)
+        sys.stdout.flush()
+        time.sleep(WATCH_S)
+
+
+def _row(move: dict[str, Any]) -> tuple[Any, ...]:
+    eta = None if move["eta_s"] is None else f"{move['eta_s']:.1f}"
+    done, total = bytes_text(move["bytes_done"]), bytes_text(move["bytes_total"])
+    return move["unit"], move["state"], done, total, f"{bytes_text(move['rate_bytes_s'])}/s", eta, move["source"][:12]

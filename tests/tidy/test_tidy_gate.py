@@ -1,0 +1,65 @@
+"""The gate itself: a stage that hangs is ended with its children, counts are read, missing answers fail only in CI."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def gate() -> ModuleType:
+    """The gate's module."""
+    spec = importlib.util.spec_from_file_location("gate", ROOT / ".ci" / "gate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_stage_that_hangs_is_ended_with_its_children(gate: ModuleType) -> None:
+    """The whole process group goes: the child prints its id and is gone when the stage has been ended."""
+    code = "import subprocess, sys, time\nchild = subprocess.Popen(['sleep', '600'])\nprint(child.pid, flush=True)\n"
+    stage = gate.Stage("hang", [sys.executable, "-c", code + "time.sleep(600)"], 600)
+    outcome = gate.run(stage, 1.0)
+    assert outcome.code == 124
+    assert "the time limit of this stage" in outcome.output
+    child = Path("/proc") / outcome.output.split()[0] / "stat"
+    assert not child.exists() or child.read_text().split()[2] == "Z"
+
+
+def test_counts_and_skips_of_a_test_run_are_collected(gate: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last line of each run is added up; reasons of skips are kept for the end; an empty folder is no failure."""
+    totals, skipped = {"passed": 0, "failed": 0, "skipped": 0}, []
+    stage = gate.Stage("unit", ["python", "-m", "pytest", "tests/unit"], 60)
+    text = "..F\nSKIPPED [1] tests/unit/test_x.py:3: no nft\n1 failed, 2 passed, 1 skipped in 0.12s\n"
+    assert not gate.judge(stage, gate.Outcome(1, text, 0.1), totals, skipped)
+    assert totals == {"passed": 2, "failed": 1, "skipped": 1}
+    assert skipped == ["unit: [1] tests/unit/test_x.py:3: no nft"]
+    assert gate.judge(stage, gate.Outcome(5, "no tests ran in 0.01s\n", 0.1), totals, skipped)
+    assert skipped[-1] == "unit: no tests there yet"
+    assert "FAIL  unit" in capsys.readouterr().out
+
+
+def test_missing_known_answers_are_named(gate: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each missing folder is named with the variable that points elsewhere; one that exists is not."""
+    monkeypatch.setenv("FRYS_KAT_DIR", str(tmp_path))
+    monkeypatch.setenv("FRYS_SW_DIR", str(tmp_path / "nothing"))
+    (line,) = gate.missing_answers()
+    assert line.startswith("FRYS_SW_DIR: ")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX")
+def test_plain_make_lists_every_target() -> None:
+    """`make` alone prints one line for each target that the documents name."""
+    run = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True)
+    listed = [line.split()[1] for line in run.stdout.splitlines()]
+    assert listed == ["help", "demo", "test", "check", "sim", "bench", "clean"]

@@ -394,9 +394,8 @@ def _prefixes(key: str) -> Iterator[str]:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name, known, n=1, cutoff=0.6)
-    if not near:
-        # The last word alone may be right in the wrong section.
-        last = name.rpartition(".")[2]
-        near = [key for key in known if key.rpartition(".")[2] == last][:1]
+    """Return a suggestion: the same last word elsewhere first, since a right key in a wrong section is common."""
+    last = name.rpartition(".")[2]
+    near = [key for key in known if "." in name and key.rpartition(".")[2] == last][:1]
+    near = near or get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""

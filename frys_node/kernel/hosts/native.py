@@ -59,14 +59,22 @@ class NativePlugin:
         scope = self._services.scope()
         offs: list[Callable[[], None]] = []
         try:
+            failure: Exception | None = None
             async with trio.open_nursery() as nursery:
-                await plugin.init(self._make_context(self.name, self.config, scope, nursery))
-                self._check_provided(scope)
-                offs += [self._bus.on(topic, plugin.handle_message) for topic in self.spec.manifest.topics]
-                await plugin.on_load()
-                self._plugin = plugin
-                task_status.started()
-                await trio.sleep_forever()
+                try:
+                    await plugin.init(self._make_context(self.name, self.config, scope, nursery))
+                    self._check_provided(scope)
+                    offs += [self._bus.on(topic, plugin.handle_message) for topic in self.spec.manifest.topics]
+                    await plugin.on_load()
+                except Exception as error:  # noqa: BLE001 (raised below, as itself: a ConfigError must be known as one)
+                    failure = error
+                    nursery.cancel_scope.cancel()
+                else:
+                    self._plugin = plugin
+                    task_status.started()
+                    await trio.sleep_forever()
+            if failure is not None:
+                raise failure
         finally:
             self._plugin = None
             for off in offs:

@@ -153,14 +153,16 @@ class Steps:
             if not self.is_settled or now_s < self._not_before_s:
                 return None
             return self._begin(record)
-        quiet_s = now_s - self._progress_s
-        if record.phase == JOINING:
-            if self.bulk_is_met():
-                return self._enter_joint(record, now_s)
-            return self._abort(record, now_s) if quiet_s >= self.config.joining_patience_s else None
-        if self.fence_is_met():
+        if record.phase == JOINING and self.bulk_is_met():
+            return self._enter_joint(record, now_s)
+        if record.phase == JOINT and self.fence_is_met():
             return _after(record, phase=STABLE, ring=record.next_ring)
-        return self._abort(record, now_s) if quiet_s >= self.config.joint_patience_s else None
+        return self._abort(record, now_s) if now_s >= self._gives_up_s(record) else None
+
+    def _gives_up_s(self, record: TopologyRecord) -> float:
+        """Return when a step that makes no progress has had its patience."""
+        is_joining = record.phase == JOINING
+        return self._progress_s + (self.config.joining_patience_s if is_joining else self.config.joint_patience_s)
 
     def _enter_joint(self, record: TopologyRecord, now_s: float) -> TopologyRecord | None:
         """Return the ``joint`` record; partitions of silent owners are pinned to them, after some patience."""
@@ -218,8 +220,7 @@ class Steps:
             return self._not_before_s if self._waiting and self.is_settled else math.inf
         if phase == JOINING and self.bulk_is_met():
             return self._entered_s + self.config.pin_patience_s
-        patience_s = self.config.joining_patience_s if phase == JOINING else self.config.joint_patience_s
-        return self._progress_s + patience_s
+        return self._gives_up_s(self._placement.record)
 
     def waits_for(self) -> list[str]:
         """Say for people what the present step waits for, one line each."""

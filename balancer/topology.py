@@ -228,13 +228,18 @@ class TopologyMachine:
 
     def _step(self, now_s: float) -> list[TopologyEffect]:
         """At the issuer: settle, or propose what comes next."""
-        if not self.is_issuer or self._proposing is not None or self._persisting is not None or self.frozen is not None:
+        if not self._may_step:
             return []
         assert self.record is not None
         if self.record.phase == STABLE and not self.steps.is_settled and self.steps.settled_is_met():
             return self._settle(now_s)
         record = self.steps.next_record(now_s)
         return [] if record is None else self._propose(record)
+
+    @property
+    def _may_step(self) -> bool:
+        """True at an issuer that has no record on its way and has seen no second record with one key."""
+        return self.is_issuer and self._proposing is None and self._persisting is None and self.frozen is None
 
     def _propose(self, record: TopologyRecord) -> list[TopologyEffect]:
         assert self.epoch is not None
@@ -252,7 +257,7 @@ class TopologyMachine:
 
     def change_catalogue(self, collections: tuple[CollectionInfo, ...]) -> list[TopologyEffect] | None:
         """Propose another catalogue; None unless this is the issuer and all is stable and settled."""
-        if not self.is_issuer or self._proposing is not None or self._persisting is not None:
+        if not self._may_step:
             return None
         record = self.steps.catalogue(collections)
         return None if record is None else self._propose(record)
@@ -262,7 +267,7 @@ class TopologyMachine:
     @property
     def next_deadline_s(self) -> float:
         """When `advance` has something to do."""
-        step_s = self.steps.next_deadline_s() if self.is_issuer else math.inf
+        step_s = self.steps.next_deadline_s() if self._may_step else math.inf
         return min(self._digest_at_s, self._report_at_s, step_s)
 
     def advance(self, now_s: float) -> list[TopologyEffect]:

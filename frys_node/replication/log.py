@@ -163,12 +163,19 @@ class Log:
         Raises:
             StorageError: The disk refused; nothing of the group may be acknowledged and the log is not used again.
         """
+        self.write(records)
+        self.sync()
+
+    def write(self, records: Sequence[LogRecord]) -> None:
+        """Append one group; it counts only after `sync`, and the next is written only then."""
         self._sequence += 1
         frame = encode_frame(self._sequence, records)
-        path = self._path("log", self._number)
-        self._disk.append(path, frame)
-        self._disk.sync(path)
+        self._disk.append(self._path("log", self._number), frame)
         self.size_bytes += len(frame)
+
+    def sync(self) -> None:
+        """Make what was written durable."""
+        self._disk.sync(self._path("log", self._number))
 
     def rotate(self) -> int:
         """Go on in a new log and return its number; a checkpoint of that number may then be written."""

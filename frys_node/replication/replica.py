@@ -99,7 +99,7 @@ class ReplicaMachine:
         self.placement: Placement | None = None
         self.refused_count = 0
         self._rng = rng
-        self._config = config or ReplicaConfig()
+        self.config = config or ReplicaConfig()
         self._kinds: dict[str, Kind] = {}
         self._source = PullSource()
         self._puller = Puller(node, self.table, rng)
@@ -148,8 +148,8 @@ class ReplicaMachine:
             return []
         self.placement = placement
         self._puller.cancel_all()
-        if self._sync_at_s == math.inf and self._config.sync_interval_s < math.inf:
-            self._sync_at_s = now_s + self._config.sync_interval_s * self._rng.uniform(0.5, 1.0)
+        if self._sync_at_s == math.inf and self.config.sync_interval_s < math.inf:
+            self._sync_at_s = now_s + self.config.sync_interval_s * self._rng.uniform(0.5, 1.0)
         effects = self._adopt_units(now_s)
         for unit, held in list(self.table.units.items()):
             if not held.complete and not self._is_holder(unit):
@@ -217,7 +217,7 @@ class ReplicaMachine:
     def _start_bulk(self, held: HeldUnit, sets: UnitSets, now_s: float) -> list[Effect]:
         unit, epoch = held.unit, sets.epoch
         # Memory units are small or many: a tree exchange each is quicker than a snapshot.
-        if held.durable and not self._config.bulk_by_messages:
+        if held.durable and not self.config.bulk_by_messages:
             return [BulkPull(unit, epoch, sets.current)]
         return self._puller.start(
             Takeover(
@@ -268,7 +268,7 @@ class ReplicaMachine:
     def _start_refill(self, held: HeldUnit, sets: UnitSets, now_s: float) -> list[Effect]:
         """Fill a unit that lives in memory from the members that still have it; nobody else: begin empty."""
         others = tuple(node for node in sets.current if node != self.node)
-        self._refill_at_s = min(self._refill_at_s, now_s + self._config.refill_patience_s)
+        self._refill_at_s = min(self._refill_at_s, now_s + self.config.refill_patience_s)
 
         def then(_at_s: float) -> list[Effect]:
             held.complete = self.table.units.get(held.unit) is held
@@ -400,14 +400,18 @@ class ReplicaMachine:
         """Ask silent sources again, end refills that nobody can serve, start a round of anti-entropy."""
         effects = self._puller.advance(now_s)
         if now_s >= self._refill_at_s:
-            before_s = now_s - self._config.refill_patience_s
+            before_s = now_s - self.config.refill_patience_s
             effects += self._puller.expire(Purpose.REFILL, before_s, now_s)
             waits = self._puller.has(Purpose.REFILL)
-            self._refill_at_s = now_s + self._config.refill_patience_s if waits else math.inf
+            self._refill_at_s = now_s + self.config.refill_patience_s if waits else math.inf
         if now_s >= self._sync_at_s:
-            self._sync_at_s = now_s + self._config.sync_interval_s * self._rng.uniform(0.5, 1.0)
+            self._sync_at_s = now_s + self.config.sync_interval_s * self._rng.uniform(0.5, 1.0)
             effects += self._sync_round(now_s)
         return effects
+
+    def sync_soon(self, now_s: float) -> None:
+        """Begin a round of anti-entropy at the next `advance`: this node was away, or an operator asks."""
+        self._sync_at_s = now_s
 
     def _sync_round(self, now_s: float) -> list[Effect]:
         """Compare some units with one other complete member each (rule 15)."""
@@ -415,7 +419,7 @@ class ReplicaMachine:
             return []
         effects: list[Effect] = []
         names = list(self.table.units)
-        for unit in self._rng.sample(names, min(self._config.sync_units, len(names))):
+        for unit in self._rng.sample(names, min(self.config.sync_units, len(names))):
             if unit not in self.placement or self._puller.busy_with(unit) is not None:
                 continue
             sets = self.placement.sets(unit)

@@ -224,7 +224,7 @@ class DataCluster:
         return self.nodes[NodeId(name)]
 
     async def settle(self, members: Iterable[str] | None = None) -> None:
-        """Wait until the running nodes hold one stable, settled record whose ring is `members` (default: all running)."""
+        """Wait until the running nodes hold one stable, settled record whose ring is `members` (or all)."""
         wanted = sorted(NodeId(name) for name in members) if members is not None else None
         while not self._is_settled(wanted):  # noqa: ASYNC110
             await trio.sleep(0.05)

@@ -1,0 +1,128 @@
+"""The checker of the replication scenario: what a client may have seen, judged as it happens.
+
+Sans-I/O. Every write has a value of its own, so a version and a value name one write. The letters are those of the
+study: (a) a quorum read begun after an acknowledgement returns that version or a newer one; (b) nothing older comes
+back after an acknowledged delete; (c) an acknowledged write is ordered after every write acknowledged before it began;
+(d) one version has one value; (f) a node's record never goes back, and one key names one record.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from frys_node.base.types import Epoch, UnitId
+from frys_node.kernel.services.replication import Entry, Version
+
+Place = tuple[UnitId, bytes]
+
+
+class OpenRequest:
+    """A request under way: what was acknowledged before it began."""
+
+    __slots__ = ("floors", "key", "kind", "unit", "value")
+
+    def __init__(self, kind: str, unit: UnitId, key: bytes, value: bytes | None, floors: dict[bytes, Version]) -> None:
+        self.kind = kind
+        self.unit = unit
+        self.key = key
+        self.value = value
+        self.floors = floors
+
+
+class Checker:
+    """Everything acknowledged so far, and every rule broken."""
+
+    def __init__(self) -> None:
+        self.violations: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self.acked: dict[Place, tuple[Version, bytes | None]] = {}
+        """Highest acknowledged write of each key."""
+        self._values: dict[tuple[UnitId, bytes, Version], bytes | None] = {}
+        self._deletes: Counter[Place] = Counter()
+        """Deletes begun of each key, acknowledged or not."""
+        self._open: dict[int, OpenRequest] = {}
+        self._records: dict[Epoch, bytes] = {}
+        self._epochs: dict[str, Epoch] = {}
+
+    def violate(self, text: str) -> None:
+        """Note a broken rule."""
+        if len(self.violations) < 20:
+            self.violations.append(text)
+
+    def begin(self, number: int, kind: str, unit: UnitId, key: bytes, value: bytes | None) -> None:
+        """A client sends a request."""
+        keys = [key] if kind != "scan" else [held for place, held in self.acked if place == unit]
+        floors = {held: self.acked[unit, held][0] for held in keys if (unit, held) in self.acked}
+        self._open[number] = OpenRequest(kind, unit, key, value, floors)
+        if kind == "write" and value is None:
+            self._deletes[unit, key] += 1
+        self.counts["operations"] += 1
+
+    def fail(self, number: int) -> None:
+        """A request found no quorum in time; a write may have happened all the same."""
+        self._open.pop(number, None)
+        self.counts["failed"] += 1
+
+    def written(self, number: int, version: Version) -> None:
+        """A write was acknowledged under a version."""
+        request = self._open.pop(number)
+        self.counts["acked"] += 1
+        self._one_value(request.unit, request.key, version, request.value)
+        floor = request.floors.get(request.key)
+        if floor is not None and version <= floor:
+            self.violate(f"(c) write {number} of {request.key!r} got {version}, below {floor} acknowledged before it")
+        place = (request.unit, request.key)
+        held = self.acked.get(place)
+        if held is None or held[0] < version:
+            self.acked[place] = (version, request.value)
+
+    def read(self, number: int, entry: Entry | None) -> None:
+        """A quorum read was answered."""
+        request = self._open.pop(number)
+        self.counts["reads"] += 1
+        if entry is not None:
+            self._one_value(request.unit, request.key, entry.version, entry.value)
+        self._judge(number, request, request.key, entry)
+
+    def scanned(self, number: int, entries: list[Entry], *, is_whole: bool) -> None:
+        """A verified scan was answered with live entries."""
+        request = self._open.pop(number)
+        self.counts["scans"] += 1
+        found = {entry.key: entry for entry in entries}
+        for key, entry in found.items():
+            self._one_value(request.unit, key, entry.version, entry.value)
+            self._judge(number, request, key, entry)
+        if not is_whole:
+            return
+        for key, floor in request.floors.items():
+            value = self._values.get((request.unit, key, floor))
+            if key not in found and value is not None and not self._deletes[request.unit, key]:
+                self.violate(f"(a) scan {number} misses {key!r} of {floor}, which nobody deleted")
+
+    def _judge(self, number: int, request: OpenRequest, key: bytes, entry: Entry | None) -> None:
+        floor = request.floors.get(key)
+        if floor is None or (entry is not None and entry.version >= floor):
+            return
+        was_deleted = self._values.get((request.unit, key, floor)) is None
+        letter = "(b) deleted and back" if was_deleted else "(a) lost"
+        got = None if entry is None else entry.version
+        self.violate(f"{letter}: {request.kind} {number} of {key!r} returns {got}, {floor} was acknowledged before")
+
+    def _one_value(self, unit: UnitId, key: bytes, version: Version, value: bytes | None) -> None:
+        held = self._values.setdefault((unit, key, version), value)
+        if held != value:
+            self.violate(f"(d) {version} of {key!r} has two values")
+
+    def adopted(self, node: str, epoch: Epoch, data: bytes) -> None:
+        """A node works under a record; called at each boot too."""
+        before = self._epochs.get(node)
+        if before is not None and epoch < before:
+            self.violate(f"(f) {node} went back from {before} to {epoch}")
+        self._epochs[node] = epoch
+        if self._records.setdefault(epoch, data) != data:
+            self.violate(f"(f) two records with key {epoch}")
+
+    def is_superseded(self, place: Place, entry: Entry | None) -> bool:
+        """True if the entry is at least as new as every acknowledged write of its key."""
+        held = self.acked.get(place)
+        return held is None or (entry is not None and entry.version >= held[0])

@@ -1,0 +1,394 @@
+"""One node of the replication scenario: the real machines, the real log on a disk that tears, client commands."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import ClassVar, NamedTuple, Protocol
+
+from balancer.placement import Placement
+from balancer.record import RECORD
+from balancer.register import IssuerRegister
+from balancer.ring import RingMember
+from balancer.steps import StepConfig
+from balancer.topology import TopologyConfig, TopologyMachine
+from balancer.topology_effects import Adopted, PersistRecord, Propose, SendTopology, Settled, TopologyEffect
+from balancer.topology_messages import SIGNED_RECORD, TOPOLOGY_MESSAGES, RecordPush, SignedRecord
+from frys_node.base.errors import MalformedFrame
+from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
+from frys_node.kernel.services.replication import Version
+from frys_node.replication import effects as fx
+from frys_node.replication.coordinator import CoordinatorConfig, CoordinatorMachine
+from frys_node.replication.hlc import HybridClock
+from frys_node.replication.log import Log
+from frys_node.replication.messages import (
+    MESSAGES,
+    ReadReply,
+    Refused,
+    RepairAck,
+    ReplicationMessage,
+    ScanReply,
+    WriteAck,
+)
+from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
+from frys_node.testing.data_cluster import DictStore
+from frys_node.testing.simulator import Packet, SimHost
+from frys_node.wire.codec import Codec
+
+ADOPTED_PATH = "topology/adopted"
+SETTLED_PATH = "topology/settled"
+KIND = "cache"
+_EPOCH: Codec[Epoch] = Codec(Epoch)
+_DATA, _TOPOLOGY = b"\x00", b"\x01"
+
+
+@lru_cache(maxsize=256)
+def placement_of(data: bytes) -> Placement:
+    """Return the placement of an encoded record; nodes of one process share it."""
+    return Placement(RECORD.decode(data))
+
+
+class Command(NamedTuple):
+    """A client's request to the node it is connected to."""
+
+    number: int
+    kind: str
+    """``write``, ``read``, ``scan``, ``join`` or ``leave``."""
+    unit: UnitId = UnitId("")
+    key: bytes = b""
+    value: bytes | None = None
+    node: NodeId = NodeId("")
+    patience_s: float = 3.0
+
+
+class Observer(Protocol):
+    """What watches the nodes of a run: the checker and the directed faults."""
+
+    def written(self, number: int, version: Version) -> None:
+        """A write was acknowledged."""
+        ...
+
+    def read(self, number: int, effect: fx.ReadDone) -> None:
+        """A read was answered."""
+        ...
+
+    def scanned(self, number: int, effect: fx.ScanDone) -> None:
+        """A scan was answered."""
+        ...
+
+    def failed(self, number: int) -> None:
+        """A request found no quorum in time."""
+        ...
+
+    def adopted(self, node: ReplicationNode, signed: SignedRecord) -> None:
+        """A node works under a record from now on."""
+        ...
+
+    def signed(self, placement: Placement) -> None:
+        """The issuer's register has taken a record."""
+        ...
+
+    def corrupted(self, node: str, effect: fx.Corrupted) -> None:
+        """A replica saw one version with two values."""
+        ...
+
+
+class Knobs(NamedTuple):
+    """What a seed draws for all nodes."""
+
+    names: tuple[NodeId, ...]
+    keeps_hints: bool
+    repairs_reads: bool
+    sync_interval_s: float
+    fsync_s: float
+    """Longest fsync."""
+
+
+class ReplicationNode:
+    """The shell around the machines; subclasses in tests plant errors by overriding the ``make_`` methods."""
+
+    def __init__(self, host: SimHost, knobs: Knobs, observer: Observer) -> None:
+        self.host = host
+        self.knobs = knobs
+        self.observer = observer
+        self.name = NodeId(host.name)
+        self.replica = self.make_replica()
+        self.coordinator = self.make_coordinator()
+        self.topology = self.make_topology()
+        self.log = Log(host.disk)
+        self.register = IssuerRegister(host.disk)
+        self._packets: list[Packet] = []
+        self._work: deque[fx.Effect | TopologyEffect] = deque()
+        self._pending: list[fx.Persist] = []
+        self._syncing: list[fx.Persist] = []
+        self._commands: dict[int, int] = {}
+        self._records: deque[PersistRecord | Propose] = deque()
+
+    # ------------------------------------------------------------------ parts
+
+    def rng(self, use: str) -> random.Random:
+        """Return a generator of this boot for one machine."""
+        return random.Random(f"{self.host.rng.random()}/{use}")
+
+    def make_replica(self) -> ReplicaMachine:
+        """Return the replica."""
+        config = ReplicaConfig(sync_interval_s=self.knobs.sync_interval_s, sync_units=2, bulk_by_messages=True)
+        return ReplicaMachine(self.name, self.rng("replica"), config)
+
+    def make_coordinator(self) -> CoordinatorMachine:
+        """Return the coordinator."""
+        config = CoordinatorConfig(
+            hint_after_s=0.3,
+            hint_interval_s=0.5,
+            keeps_hints=self.knobs.keeps_hints,
+            repairs_reads=self.knobs.repairs_reads,
+        )
+        return CoordinatorMachine(self.name, self.make_clock(), self.rng("coordinator"), config)
+
+    def make_clock(self) -> HybridClock:
+        """Return the clock of this boot."""
+        return HybridClock(self.name, self.host.boot)
+
+    def make_topology(self) -> TopologyMachine:
+        """Return the topology machine."""
+        steps = StepConfig(joining_patience_s=5.0, joint_patience_s=2.5, pin_patience_s=1.0, retry_pause_s=0.5)
+        config = TopologyConfig(digest_interval_s=1.0, report_interval_s=0.25, steps=steps)
+        names = self.knobs.names
+        return TopologyMachine(self.name, self.rng("topology"), kinds=(KIND,), config=config, peers=lambda: names)
+
+    # ------------------------------------------------------------------ inputs
+
+    @property
+    def next_deadline_s(self) -> float:
+        """The nearest timer of the machines."""
+        return min(self.replica.next_deadline_s, self.coordinator.next_deadline_s, self.topology.next_deadline_s)
+
+    def start(self, now_s: float) -> Sequence[Packet]:
+        """Recover from the disk."""
+        self.replica.declare(KIND, lambda _unit: DictStore(), durable=True)
+        for unit, found in self.log.replay().items():
+            self.replica.load(unit, found.entries.values(), complete=found.complete, join_key=found.join_key)
+        adopted = self.host.disk.read(ADOPTED_PATH)
+        if adopted is not None:
+            signed = SIGNED_RECORD.decode(adopted)
+            settled = self.host.disk.read(SETTLED_PATH)
+            epoch = None if settled is None else _EPOCH.decode(settled)
+            self._perform(self.topology.load(placement_of(signed.data), signed, now_s, epoch), now_s)
+        held = self.register.load()
+        if held is not None:
+            self._perform(self.topology.offer(RECORD.decode(held.data), held, now_s), now_s)
+        return self._sent()
+
+    def receive(self, payload: bytes, source: str, now_s: float) -> Sequence[Packet]:
+        """Take a packet."""
+        try:
+            if payload[:1] == _DATA:
+                self._perform(self._deliver(NodeId(source), MESSAGES.decode(payload[1:]), now_s), now_s)
+            else:
+                self._take_topology(NodeId(source), payload[1:], now_s)
+        except MalformedFrame:
+            return ()
+        return self._sent()
+
+    def _take_topology(self, source: NodeId, body: bytes, now_s: float) -> None:
+        message = TOPOLOGY_MESSAGES.decode(body)
+        if isinstance(message, RecordPush):
+            record = message.record
+            self._perform(self.topology.offer(RECORD.decode(record.data), record, now_s), now_s)
+        else:
+            self._perform(self.topology.receive(source, message, now_s), now_s)
+
+    def _deliver(self, source: NodeId, message: ReplicationMessage, now_s: float) -> list[fx.Effect]:
+        if isinstance(message, WriteAck | ReadReply | ScanReply | Refused | RepairAck):
+            return self.coordinator.receive(source, message, now_s)
+        return self.replica.receive(source, message, now_s)
+
+    def advance(self, now_s: float) -> Sequence[Packet]:
+        """Do what is due."""
+        self._perform(self.replica.advance(now_s), now_s)
+        self._perform(self.coordinator.advance(now_s), now_s)
+        self._perform(self.topology.advance(now_s), now_s)
+        return self._sent()
+
+    def wake(self, token: object, now_s: float) -> Sequence[Packet]:
+        """Take a finished disk call or a client's command."""
+        if isinstance(token, Command):
+            self._command(token, now_s)
+        elif isinstance(token, PersistRecord | Propose):
+            self._record_written(token, now_s)
+        else:
+            self._synced(now_s)
+        return self._sent()
+
+    def _sent(self) -> list[Packet]:
+        packets, self._packets = self._packets, []
+        return packets
+
+    # ------------------------------------------------------------------ effects
+
+    def _perform(self, effects: Sequence[fx.Effect] | Sequence[TopologyEffect], now_s: float) -> None:
+        self._work.extend(effects)
+        while self._work:
+            effect = self._work.popleft()
+            handler = self._HANDLERS.get(type(effect))
+            if handler is not None:
+                handler(self, effect, now_s)
+
+    def _on_send(self, effect: fx.Send, now_s: float) -> None:
+        if effect.to == self.name:
+            self._work.extend(self._deliver(self.name, effect.message, now_s))
+        else:
+            self._packets.append(Packet(effect.to, _DATA + MESSAGES.encode(effect.message)))
+
+    def _on_send_topology(self, effect: SendTopology, _now_s: float) -> None:
+        self._packets.append(Packet(effect.to, _TOPOLOGY + TOPOLOGY_MESSAGES.encode(effect.message)))
+
+    def _on_persist(self, effect: fx.Persist, now_s: float) -> None:
+        self._pending.append(effect)
+        if not self._syncing:
+            self._write_group(now_s)
+
+    def _write_group(self, _now_s: float) -> None:
+        self._syncing, self._pending = self._pending, []
+        records = [record for persist in self._syncing for record in persist.records]
+        if records:
+            self.log.write(records)
+        delay_s = self.host.rng.random() * self.knobs.fsync_s
+        if self.host.rng.random() < 0.5:
+            delay_s /= 20
+        self.host.schedule(delay_s, "synced")
+
+    def _synced(self, now_s: float) -> None:
+        self.log.sync()
+        done, self._syncing = self._syncing, []
+        for persist in done:
+            self._perform(self.replica.persisted(persist.token, now_s), now_s)
+        if self._pending and not self._syncing:
+            self._write_group(now_s)
+
+    def _on_slow_disk(self, effect: PersistRecord | Propose, _now_s: float) -> None:
+        """Queue a record for the disk: one at a time, in order, as the driver does."""
+        self._records.append(effect)
+        if len(self._records) == 1:
+            self._write_next_record()
+
+    def _write_next_record(self) -> None:
+        if self._records:
+            self.host.schedule(self.host.rng.random() * self.knobs.fsync_s, self._records[0])
+
+    def _record_written(self, effect: PersistRecord | Propose, now_s: float) -> None:
+        if isinstance(effect, PersistRecord):
+            self._persist_record(effect, now_s)
+        else:
+            self._propose(effect, now_s)
+        self._records.popleft()
+        self._write_next_record()
+
+    def _persist_record(self, effect: PersistRecord, now_s: float) -> None:
+        self.host.disk.write(ADOPTED_PATH, SIGNED_RECORD.encode(effect.signed))
+        placement = placement_of(effect.signed.data)
+        self._perform(self.topology.persisted(effect.record.epoch, placement, now_s), now_s)
+
+    def _propose(self, effect: Propose, now_s: float) -> None:
+        signed = SignedRecord(RECORD.encode(effect.record), b"")
+        is_taken = self.register.swap(effect.expected, signed)
+        if is_taken:
+            self.observer.signed(placement_of(signed.data))
+        self._perform(self.topology.proposed(effect.record, signed if is_taken else None, now_s), now_s)
+
+    def _on_adopted(self, _effect: Adopted, now_s: float) -> None:
+        placement, signed = self.topology.placement, self.topology.signed
+        assert placement is not None
+        assert signed is not None
+        found = [*self.replica.adopt(placement, now_s), *self.coordinator.adopt(placement, now_s)]
+        # What adoption itself makes the machines do comes before what the topology sends about it.
+        self._work.extendleft(reversed(found))
+        self.observer.adopted(self, signed)
+
+    def _on_settled(self, effect: Settled, now_s: float) -> None:
+        self.host.disk.write(SETTLED_PATH, _EPOCH.encode(effect.epoch))
+        self._work.extend(self.replica.settled(effect.epoch, now_s))
+
+    def _on_share(self, effect: fx.ShareRecord, _now_s: float) -> None:
+        self._work.extend(self.topology.share(effect.to))
+
+    def _on_want(self, effect: fx.WantRecord, _now_s: float) -> None:
+        self._work.extend(self.topology.compare(effect.source))
+
+    def _on_finished(self, effect: fx.BulkFinished | fx.PassFinished, now_s: float) -> None:
+        what = "bulk" if isinstance(effect, fx.BulkFinished) else "pass"
+        self._work.extend(self.topology.finished(what, effect.unit, effect.epoch, now_s))
+
+    def _on_done(self, effect: fx.WriteDone | fx.ReadDone | fx.ScanDone | fx.RequestFailed, _now_s: float) -> None:
+        number = self._commands.pop(effect.request, None)
+        if number is None:
+            return
+        if isinstance(effect, fx.WriteDone):
+            self.observer.written(number, effect.version)
+        elif isinstance(effect, fx.ReadDone):
+            self.observer.read(number, effect)
+        elif isinstance(effect, fx.ScanDone):
+            self.observer.scanned(number, effect)
+        else:
+            self.observer.failed(number)
+
+    def _on_corrupted(self, effect: fx.Corrupted, _now_s: float) -> None:
+        self.observer.corrupted(self.name, effect)
+
+    _HANDLERS: ClassVar[dict[type, Callable[..., None]]] = {
+        fx.Send: _on_send,
+        fx.Persist: _on_persist,
+        fx.ShareRecord: _on_share,
+        fx.WantRecord: _on_want,
+        fx.BulkFinished: _on_finished,
+        fx.PassFinished: _on_finished,
+        fx.WriteDone: _on_done,
+        fx.ReadDone: _on_done,
+        fx.ScanDone: _on_done,
+        fx.RequestFailed: _on_done,
+        fx.Corrupted: _on_corrupted,
+        SendTopology: _on_send_topology,
+        PersistRecord: _on_slow_disk,
+        Propose: _on_slow_disk,
+        Adopted: _on_adopted,
+        Settled: _on_settled,
+    }
+
+    # ------------------------------------------------------------------ clients
+
+    def _command(self, command: Command, now_s: float) -> None:
+        if command.kind == "join":
+            self.topology.steps.request_join(RingMember(node=command.node))
+            self._perform(self.topology.wake(now_s), now_s)
+            return
+        if command.kind == "leave":
+            self.topology.steps.request_leave(command.node)
+            self._perform(self.topology.wake(now_s), now_s)
+            return
+        if self.coordinator.placement is None:
+            return
+        deadline_s = now_s + command.patience_s
+        if command.kind == "write":
+            request, effects = self.coordinator.write(
+                command.unit,
+                [(command.key, command.value)],
+                Consistency.QUORUM,
+                deadline_s=deadline_s,
+                now_s=now_s,
+                wall_ms=max(1, self.host.unix_ms(now_s)),
+            )
+        elif command.kind == "read":
+            request, effects = self.coordinator.read(
+                command.unit, [command.key], Consistency.QUORUM, deadline_s=deadline_s, now_s=now_s
+            )
+        else:
+            request, effects = self.coordinator.scan(command.unit, deadline_s=deadline_s, now_s=now_s)
+        self._commands[request] = command.number
+        self._perform(effects, now_s)
+
+    def heal(self, now_s: float) -> None:
+        """The faults are over: repair with full strength from now on."""
+        self.replica.config = ReplicaConfig(sync_interval_s=0.3, sync_units=8, bulk_by_messages=True)
+        self.replica.sync_soon(now_s)

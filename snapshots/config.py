@@ -35,6 +35,9 @@ class SnapshotsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     pin_ttl_s: Annotated[float, Meta(gt=0, le=86_400, extra={"reload": "live"})] = 120.0
     """How long a captured state is kept after it was last asked for."""
 
+    leftover_ttl_s: Annotated[float, Meta(gt=0, le=604_800, extra={"reload": "live"})] = 3_600.0
+    """How long chunks of a failed move are kept for its next try."""
+
     offer_timeout_s: Annotated[float, Meta(gt=0, le=3_600, extra={"reload": "live"})] = 120.0
     """How long the source may take to capture a unit."""
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from frys_node.base.errors import AlreadyExists, FrysError, NotReady
+from frys_node.base.errors import AlreadyExists, FrysError, NotReady, StorageError
 from frys_node.base.ports import Clock, Disk, Executor
 from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.rpc import Rpc
@@ -89,9 +89,17 @@ class SnapshotComponent:
         task_status.started()
         while True:
             await trio.sleep(EXPIRE_INTERVAL_S)
-            await self._source.expire()
+            await self._expire()
             self._metrics.store_bytes.set(float(self._store.memory_bytes), "memory")
             self._metrics.store_bytes.set(float(self._store.disk_bytes), "disk")
+
+    async def _expire(self) -> None:
+        """Let go of what nobody came back for. A disk that refuses now is asked again later."""
+        try:
+            await self._source.expire()
+            await self._store.expire(self._clock.now_s(), self._config.leftover_ttl_s)
+        except StorageError as error:
+            log.warning("snapshots.expire_failed", extra={"code": error.code})
 
     async def drain(self) -> None:
         """Give no new snapshots; wait for the moves to this node that are under way."""

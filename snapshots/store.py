@@ -34,6 +34,7 @@ class ChunkStore:
         self._memory: OrderedDict[bytes, bytes] = OrderedDict()
         self._on_disk: OrderedDict[bytes, int] = OrderedDict()
         self._pins: dict[bytes, int] = {}
+        self._idle_since_s: dict[bytes, float] = {}
         self.memory_bytes = 0
         self.disk_bytes = 0
 
@@ -144,6 +145,17 @@ class ChunkStore:
             if digest in self._on_disk:
                 await self._remove_from_disk(digest)
         await trio.lowlevel.checkpoint()
+
+    async def expire(self, now_s: float, idle_s: float) -> int:
+        """Remove chunks that nobody has pinned for so long: leftovers of moves that were never tried again.
+
+        Idle time counts from the first call that finds the chunk unpinned. Returns how many were removed.
+        """
+        unused = [digest for digest in (*self._memory, *self._on_disk) if digest not in self._pins]
+        self._idle_since_s = {digest: self._idle_since_s.get(digest, now_s) for digest in unused}
+        old = [digest for digest, since_s in self._idle_since_s.items() if since_s <= now_s - idle_s]
+        await self.discard(old)
+        return len(old)
 
     def _make_memory_room(self, size_bytes: int) -> bool:
         """Drop unused chunks from memory, oldest first; False if it would still not fit."""

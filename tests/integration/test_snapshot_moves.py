@@ -354,3 +354,28 @@ async def test_a_cancelled_pull_leaves_nothing_pinned(autojump_clock: trio.testi
             assert a.snapshots._store.pinned == 0 or step < 4
         await b.snapshots.pull(UNIT, A)
         assert b.blobs.held[UNIT] == data
+
+
+async def test_leftovers_of_a_failed_move_are_removed_in_time(autojump_clock: trio.testing.MockClock) -> None:
+    """Chunks wait for the next try, not for ever; those on disk survive a restart of the component."""
+    disk = FakeDisk()
+    config = SnapshotsConfig(memory_bytes_max=1 << 20, leftover_ttl_s=600.0)
+    async with _cluster(delay_s=0.1) as cluster:
+        a, b = await cluster.add(A), await cluster.add(B, config, disk)
+        a.blobs.held[UNIT] = data = _data(20 * CHUNK_BYTES)
+        with trio.move_on_after(0.65):
+            await b.snapshots.pull(UNIT, A)
+        left = list(disk.list("snapshots/chunks"))
+        assert left
+        cluster.network.restart(B)
+        again = await cluster.add(B, config, disk)
+        assert again.snapshots._store.disk_bytes == len(left) * CHUNK_BYTES
+        assert await again.snapshots.pull(UNIT, A) == len(data) - len(left) * CHUNK_BYTES
+        disk.write(f"snapshots/chunks/{'ab' * 32}", b"a leftover")
+        cluster.network.restart(C)
+        other = await cluster.add(C, config, disk)
+        await trio.sleep(590)
+        assert disk.list("snapshots/chunks")
+        await trio.sleep(30)
+        assert not disk.list("snapshots/chunks")
+        assert other.snapshots._store.disk_bytes == 0

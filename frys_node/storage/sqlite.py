@@ -174,9 +174,9 @@ class SqliteStore:
         if code == sqlite3.SQLITE_FULL:
             return StorageError(f"the disk is full: {name} cannot grow", hint="free space; nothing was lost")
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM) or isinstance(
-            error, PermissionError
+            error, OSError
         ):
-            return StorageError(f"{self._path} cannot be written: {error}", hint="check the rights of the directory")
+            return StorageError(f"{self._path} cannot be written: {error}", hint="check the directory and its rights")
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return StorageError(f"{name} is locked by another process", hint="stop the other node on this directory")
         if code == sqlite3.SQLITE_IOERR:

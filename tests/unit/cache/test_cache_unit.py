@@ -26,10 +26,12 @@ class Now:
 
 
 def version(hlc_ms: int) -> Version:
+    """A version of one node at a time."""
     return Version(hlc_ms, 0, NODE, 7)
 
 
 def entry(key: str, hlc_ms: int, body: bytes = b"x", expires_unix_ms: int = 0) -> Entry:
+    """A cached value under a version."""
     return Entry(key.encode(), version(hlc_ms), pack(CacheValue(expires_unix_ms, "text/plain", body)))
 
 

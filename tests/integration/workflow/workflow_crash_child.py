@@ -12,13 +12,12 @@ from pathlib import Path
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
-from workflow_kit import engine_on
-
+sys.path.insert(0, str(Path(__file__).parents[3]))
 from frys_node import Retry, current_step, step, workflow
 from frys_node.plugins.workflow.values import encode_value
 from frys_node.storage.ports import RunExists
 from frys_node.storage.sqlite import SqliteStore
+from tests.unit.workflow.workflow_kit import engine_on
 
 LOG = -1
 

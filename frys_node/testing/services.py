@@ -2,7 +2,8 @@
 
 They obey the Protocols honestly: a write counts the replicas that took it, a quorum that cannot be reached is
 `NoReplica`, a node that is down takes and gives nothing and remembers what it held. There is no repair and no move:
-those belong to the real engine. `ServiceCluster` holds what several nodes share.
+those belong to the real engine. `ServiceCluster` holds what several nodes share; calls between them are in
+`frys_node.testing.rpc`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ import mmh3
 import msgspec
 import trio
 
-from frys_node.base.errors import AlreadyExists, FrysError, NodeUnreachable, NoReplica, NotFound
+from frys_node.base.errors import AlreadyExists, FrysError, NoReplica, NotFound
 from frys_node.base.types import Consistency, Epoch, NodeId, Term, UnitId
 from frys_node.kernel.services.http import ErrorShape, HttpHandler, HttpRequest, HttpResponse
 from frys_node.kernel.services.replication import Entry, UnitStore, Version
-from frys_node.kernel.services.rpc import Method, Rep, Req
 from frys_node.kernel.services.topology import Collection, Forward, Local, Route, Unavailable, UnitSets
 
 Factory = Callable[[UnitId], UnitStore]
@@ -39,7 +39,6 @@ class ServiceCluster:
         self.ticks = count(1_000)
         self.replication = {node: FakeReplication(self, node) for node in self.nodes}
         self.topology = {node: FakeTopology(self, node) for node in self.nodes}
-        self.rpc = {node: FakeRpc(self, node) for node in self.nodes}
 
     @property
     def epoch(self) -> Epoch:
@@ -180,56 +179,6 @@ class FakeTopology:
         for replication in self._cluster.replication.values():
             for unit in [unit for unit in replication.stores if unit.startswith(f"vector/{collection.id}/")]:
                 del replication.stores[unit]
-
-
-class FakeRpc:
-    """One node's `Rpc`: calls are encoded, handed over in this process and decoded, errors included."""
-
-    def __init__(self, cluster: ServiceCluster, node: NodeId) -> None:
-        self._cluster = cluster
-        self._node = node
-        self._methods: dict[str, Callable[[NodeId, bytes], Any]] = {}
-        self._notes: dict[str, Callable[[NodeId, bytes], None]] = {}
-        self.calls: list[tuple[NodeId, str, int]] = []
-        """Every call made from here: destination, method and request size in bytes."""
-
-    @property
-    def self_id(self) -> NodeId:
-        """This node."""
-        return self._node
-
-    def serve(self, method: Method[Req, Rep], handler: Callable[[NodeId, Req], Any]) -> None:
-        """Answer a method."""
-
-        async def answer(caller: NodeId, body: bytes) -> bytes:
-            return method.reply.encode(await handler(caller, method.request.decode(body)))
-
-        self._methods[method.name] = answer
-
-    async def call(self, node: NodeId, method: Method[Req, Rep], request: Req) -> Rep:
-        """Call a node; one that is down is `NodeUnreachable`."""
-        await trio.lowlevel.checkpoint()
-        body = method.request.encode(request)
-        self.calls.append((node, method.name, len(body)))
-        if node in self._cluster.down:
-            raise NodeUnreachable(f"node {node} is down")
-        return method.reply.decode(await self._cluster.rpc[node]._methods[method.name](self._node, body))
-
-    def on_note(self, name: str, handler: Callable[[NodeId, bytes], None]) -> None:
-        """Receive notes of that name."""
-        self._notes[name] = handler
-
-    def note(self, node: NodeId, name: str, payload: bytes) -> bool:
-        """Hand over a note at once; False when the node is down or does not listen."""
-        handler = self._cluster.rpc[node]._notes.get(name)
-        if node in self._cluster.down or handler is None:
-            return False
-        handler(self._node, payload)
-        return True
-
-    def is_connected(self, node: NodeId) -> bool:
-        """True unless the node is down."""
-        return node not in self._cluster.down
 
 
 class FakeHttp:

@@ -63,9 +63,10 @@ class CachePlugin:
     async def on_load(self) -> None:
         """Serve."""
         assert self._context is not None
+        assert self._memory is not None
         assert self._service is not None
         CacheHttp(self._service).register(self._context.service(HTTP))
-        self._context.nursery.start_soon(self._sweep)
+        self._context.nursery.start_soon(self._sweep, self._memory, self._context.config.sweep_interval_s)
 
     def handle_message(self, message: Any) -> None:
         """Nothing is subscribed to."""
@@ -90,10 +91,7 @@ class CachePlugin:
                 unit.clear()
         self._context = self._memory = self._service = None
 
-    async def _sweep(self) -> None:
-        assert self._context is not None
-        assert self._memory is not None
-        interval_s = self._context.config.sweep_interval_s
+    async def _sweep(self, memory: CacheMemory, interval_s: float) -> None:
         while True:
             await trio.sleep(interval_s)
-            self._memory.sweep()
+            memory.sweep()

@@ -231,6 +231,11 @@ class Claims:
             return member.update
         return replace(member.update, age_s=max(0, int(now_s - member.changed_s)))
 
+    def piece(self, after: NodeId, count_max: int, now_s: float) -> tuple[tuple[Update, ...], bool]:
+        """Return the claims about members beyond `after`, in order of id, and whether there are more."""
+        members = sorted((m for m in self.table if m.node > after), key=lambda member: member.node)
+        return tuple(self.aged(member, now_s) for member in members[:count_max]), len(members) > count_max
+
     def about(self, node: NodeId) -> Sequence[Update]:
         """Return what a packet to a node must tell it about itself: a suspicion or a death to refute."""
         member = self.table.get(node)

@@ -6,22 +6,23 @@ exchanges run beside them, a few at a time. Nothing here waits for a subscriber:
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import trio
 
-from frys_node.base.errors import FrysError, StorageError
+from frys_node.base.errors import FrysError
 from frys_node.base.ports import Clock, Datagram, Disk, Entropy, Executor, Network
 from frys_node.base.types import Address, NodeId
 from frys_node.kernel.bus import Bus
 from frys_node.kernel.services.members import MemberChanged, MemberView, Status
-from frys_node.kernel.services.rpc import Method, Rpc
+from frys_node.kernel.services.rpc import Rpc
+from frys_node.observe.log import get_logger
 from frys_node.observe.metrics import Metrics
 from membership.config import MembershipConfig
-from membership.discovery import PEERS_PATH, encode_peers, load_peers, resolve_seeds
+from membership.driver_exchange import StateExchange
+from membership.driver_peers import PeersFile, SeedSeeker
 from membership.effects import (
     Effect,
     Emit,
@@ -34,23 +35,11 @@ from membership.effects import (
     Superseded,
 )
 from membership.errors import JoinFailed, LeaveUnacknowledged
-from membership.machine import NOBODY, Membership
+from membership.machine import Membership
 from membership.member import STATUS, make_attributes
-from membership.messages import SYNC_UPDATES_MAX, Attributes, Sync
+from membership.messages import Attributes
 
-PUSH_PULL: Method[Sync, Sync] = Method("membership.push_pull", Sync, Sync)
-"""Exchange of whole tables, in pieces."""
-
-EXCHANGES_MAX = 8
-"""State exchanges under way at once."""
-
-EXCHANGES_WAITING_MAX = 64
-"""State exchanges that may wait for their turn; more are dropped, counted, and asked for again later."""
-
-EXCHANGE_TIMEOUT_S = 10.0
-SEEDS_RETRY_S = 5.0
-
-_LOG = logging.getLogger("frys.membership")
+_LOG = get_logger(__name__)
 
 
 class PacketSealer(Protocol):
@@ -100,12 +89,9 @@ class MembershipDriver:
         """Take the ports. `learn` hears where each node is; `introduce` dials an address and says who is there."""
         self._config = config
         self._clock, self._datagram = ports.clock, ports.datagram
-        self._network, self._disk, self._executor = ports.network, ports.disk, ports.executor
         self._sealer = sealer
-        self._rpc = rpc
         self._bus = bus
         self._learn = learn
-        self._introduce = introduce
         self._first_peers = list(peers)
         now_s = self._clock.now_s()
         self._machine = Membership(
@@ -124,11 +110,23 @@ class MembershipDriver:
         self._changed = trio.Event()
         self._leave_heard = trio.Event()
         self._said_all = trio.Event()
-        self._peers_to_write: Sequence[Peer] | None = None
-        self._peers_wake = trio.Event()
-        self._exchanges: dict[NodeId, Address] = {}
-        self._exchange_limit = trio.CapacityLimiter(EXCHANGES_MAX)
-        self._nursery: trio.Nursery | None = None
+        self._peers_file = PeersFile(ports.disk, ports.executor, self._drop)
+        self._exchange = StateExchange(
+            machine=self._machine,
+            clock=self._clock,
+            rpc=rpc,
+            learn=learn,
+            perform=self._perform,
+            drop=self._drop,
+        )
+        self._seeker = SeedSeeker(
+            node=node,
+            seeds=config.seeds,
+            network=ports.network,
+            is_alone=lambda: not self._machine.live_count,
+            join=self.join,
+            introduce=introduce,
+        )
         self._declare_metrics(metrics)
 
     def _declare_metrics(self, metrics: Metrics) -> None:
@@ -227,23 +225,22 @@ class MembershipDriver:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled."""
-        self._rpc.serve(PUSH_PULL, self._serve_push_pull)
-        remembered = await load_peers(self._disk, self._executor)
+        remembered = await self._peers_file.load()
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+            self._exchange.start(nursery)
             nursery.start_soon(self._read)
             nursery.start_soon(self._keep_time)
-            nursery.start_soon(self._write_peers)
+            nursery.start_soon(self._peers_file.run)
             if self._config.seeds:
-                nursery.start_soon(self._seek_seeds)
+                nursery.start_soon(self._seeker.run)
             self.join([*self._first_peers, *remembered])
             task_status.started()
             await trio.sleep_forever()
 
     async def drain(self) -> None:
         """Write the peers a last time. Stopping is not leaving: the others will miss this node and wait for it."""
-        self._peers_to_write = self._machine.peers()
-        await self._flush_peers()
+        self._peers_file.put(self._machine.peers())
+        await self._peers_file.flush()
 
     async def _read(self) -> None:
         machine, clock = self._machine, self._clock
@@ -283,15 +280,14 @@ class MembershipDriver:
                 case RoundTrip(_, rtt_s):
                     self._rtt.observe(rtt_s)
                 case PushPull(node, address):
-                    self._begin_exchange(node, address)
+                    self._exchange.begin(node, address)
                 case PersistPeers(peers):
-                    self._peers_to_write = peers
-                    self._peers_wake.set()
+                    self._peers_file.put(peers)
                 case LeaveAcknowledged(_):
                     self._leave_heard.set()
                 case Superseded(boot):
                     self.superseded_by = boot
-                    _LOG.error("membership.superseded", extra={"boot": boot, "own_boot": self._machine.boot})
+                    _LOG.error("membership.superseded", boot=boot, own_boot=self._machine.boot)
         if not self._machine.queue_length:
             self._said_all.set()
         if self._machine.next_deadline_s < self._timer_due_s:
@@ -314,9 +310,14 @@ class MembershipDriver:
             self._learn(new.id, new.address)
         if old is None or old.status != new.status:
             self._count_members()
-            level = logging.WARNING if new.status in (Status.SUSPECT, Status.DEAD) else logging.INFO
-            fields = {"peer": new.name, "peer_id": new.id, "status": new.status.value, "incarnation": new.incarnation}
-            _LOG.log(level, "membership.member_changed", extra=fields)
+            write = _LOG.warning if new.status in (Status.SUSPECT, Status.DEAD) else _LOG.info
+            write(
+                "membership.member_changed",
+                peer=new.name,
+                peer_id=new.id,
+                status=new.status.value,
+                incarnation=new.incarnation,
+            )
         self._changed.set()
         self._changed = trio.Event()
         self._bus.publish(event)
@@ -324,89 +325,6 @@ class MembershipDriver:
     def _count_members(self) -> None:
         for standing, status in STATUS.items():
             self._members_gauge.set(self._machine.count(standing), status.value)
-
-    # State exchange.
-
-    def _begin_exchange(self, node: NodeId, address: Address) -> None:
-        if self._nursery is None or node in self._exchanges:
-            return
-        if len(self._exchanges) >= EXCHANGES_WAITING_MAX:
-            self._drop("exchange_refused")
-            return
-        self._exchanges[node] = address
-        self._nursery.start_soon(self._exchange, node, address)
-
-    async def _exchange(self, node: NodeId, address: Address) -> None:
-        try:
-            async with self._exchange_limit:
-                self._learn(node, address)
-                with trio.move_on_after(EXCHANGE_TIMEOUT_S) as scope:
-                    await self._push_pull(node)
-                if scope.cancelled_caught:
-                    self._drop("exchange_failed")
-        except FrysError as error:
-            self._drop("exchange_failed")
-            _LOG.debug("membership.exchange_failed", extra={"peer_id": node, "code": error.code})
-        finally:
-            self._exchanges.pop(node, None)
-
-    async def _push_pull(self, node: NodeId) -> None:
-        machine, clock = self._machine, self._clock
-        sent_to = wants_after = NOBODY
-        for _ in range(2 * self._config.members_max // SYNC_UPDATES_MAX + 2):
-            request = machine.sync(sent_to, clock.now_s(), wants_after=wants_after)
-            reply = await self._rpc.call(node, PUSH_PULL, request)
-            self._perform(machine.merge_sync(reply, node, clock.now_s()))
-            if not request.more and not reply.more:
-                return
-            sent_to = request.updates[-1].node if request.updates else sent_to
-            wants_after = reply.updates[-1].node if reply.updates else wants_after
-
-    async def _serve_push_pull(self, caller: NodeId, request: Sync) -> Sync:
-        now_s = self._clock.now_s()
-        self._perform(self._machine.merge_sync(request, caller, now_s))
-        return self._machine.sync(request.after, now_s)
-
-    # Peers and seeds.
-
-    async def _write_peers(self) -> None:
-        while True:
-            await self._peers_wake.wait()
-            self._peers_wake = trio.Event()
-            await self._flush_peers()
-
-    async def _flush_peers(self) -> None:
-        peers, self._peers_to_write = self._peers_to_write, None
-        if peers is None:
-            return
-        try:
-            await self._executor.run(self._disk.write, PEERS_PATH, encode_peers(peers))
-        except StorageError as error:
-            self._drop("peers_not_written")
-            _LOG.warning("membership.peers_not_written", extra={"code": error.code, "error": error.message})
-
-    async def _seek_seeds(self) -> None:
-        """Ask the seeds whenever nobody else is known; names are resolved anew each time."""
-        while True:
-            if not self._machine.live_count:
-                peers = await resolve_seeds(self._network, self._config.seeds)
-                if self._introduce is None:
-                    self.join(peers)
-                else:
-                    async with trio.open_nursery() as nursery:
-                        for peer in peers:
-                            nursery.start_soon(self._ask_seed, peer.address)
-            await trio.sleep(SEEDS_RETRY_S)
-
-    async def _ask_seed(self, address: Address) -> None:
-        assert self._introduce is not None
-        try:
-            with trio.move_on_after(EXCHANGE_TIMEOUT_S):
-                node = await self._introduce(address)
-                if node is not None and node != self.self_id:
-                    self.join([Peer(node, address)])
-        except FrysError as error:
-            _LOG.debug("membership.seed_unreachable", extra={"seed": str(address), "code": error.code})
 
     @property
     def _own(self) -> MemberView:

@@ -49,6 +49,7 @@ from membership.messages import (
 from membership.outbox import Outbox
 from membership.peers import Introductions, lost_peers, peers_to_keep, pick
 from membership.probe import Probe, Relay
+from membership.timers import Timers
 
 NOBODY = NodeId("")
 """Sorts before every node id."""
@@ -104,14 +105,10 @@ class Membership:
         self._leave_sequences: dict[int, None] = {}
         self._probe: Probe | None = None
         self._differing = 0
-        self._probe_at_s = math.inf
-        self._gossip_at_s = math.inf
-        self._push_pull_at_s = math.inf
-        self._reconnect_at_s = math.inf
-        self._persist_at_s = math.inf
-        self._reap_at_s = now_s + REAP_INTERVAL_S
+        self._timers = Timers()
+        self._timers.reap_s = now_s + REAP_INTERVAL_S
         self._suspicion_at_s = math.inf
-        self._due_s = self._reap_at_s
+        self._due_s = self._timers.reap_s
 
     # Reading.
 
@@ -134,6 +131,11 @@ class Membership:
     def live_count(self) -> int:
         """Live members other than this node."""
         return len(self._table.live)
+
+    @property
+    def members_max(self) -> int:
+        """Members that the table holds at most."""
+        return self._config.members_max
 
     def count(self, standing: Standing) -> int:
         """Members of a standing, this node included."""
@@ -213,13 +215,8 @@ class Membership:
 
     def sync(self, after: NodeId, now_s: float, *, wants_after: NodeId = NOBODY) -> Sync:
         """Return the members beyond `after`, in order of id; `wants_after` asks the other side likewise."""
-        nodes = sorted(m.node for m in self._table if m.node > after)
-        updates = []
-        for node in nodes[:SYNC_UPDATES_MAX]:
-            member = self._table.get(node)
-            assert member is not None
-            updates.append(member.update if member.is_live else self._claims.aged(member, now_s))
-        return Sync(tuple(updates), wants_after, len(nodes) > SYNC_UPDATES_MAX)
+        updates, more = self._claims.piece(after, SYNC_UPDATES_MAX, now_s)
+        return Sync(updates, wants_after, more)
 
     def merge_sync(self, sync: Sync, source: NodeId, now_s: float) -> list[Effect]:
         """Take a piece of another member's table."""
@@ -347,19 +344,19 @@ class Membership:
         probe = self._probe
         if probe is not None and probe.ack_due_s <= now_s:
             self._ask_helpers(probe)
-        if self._probe_at_s <= now_s:
+        if self._timers.probe_s <= now_s:
             self._next_probe(now_s)
-        if self._gossip_at_s <= now_s:
+        if self._timers.gossip_s <= now_s:
             self._gossip(now_s)
-        if self._push_pull_at_s <= now_s:
+        if self._timers.push_pull_s <= now_s:
             self._push_pull(now_s)
-        if self._reconnect_at_s <= now_s:
+        if self._timers.reconnect_s <= now_s:
             self._reconnect(now_s)
-        if self._persist_at_s <= now_s:
-            self._persist_at_s = math.inf
+        if self._timers.persist_s <= now_s:
+            self._timers.persist_s = math.inf
             self._out.append(PersistPeers(self.peers()))
-        if self._reap_at_s <= now_s:
-            self._reap_at_s = now_s + REAP_INTERVAL_S
+        if self._timers.reap_s <= now_s:
+            self._timers.reap_s = now_s + REAP_INTERVAL_S
             self._claims.reap(now_s)
         return self._turn(now_s)
 
@@ -373,12 +370,7 @@ class Membership:
         self._relays.clear()
         for suspicion in self._claims.suspicions.values():
             suspicion.shift(gap_s)
-        self._probe_at_s = max(self._probe_at_s, now_s)
-        self._gossip_at_s = max(self._gossip_at_s, now_s)
-        self._push_pull_at_s = max(self._push_pull_at_s, now_s)
-        self._reconnect_at_s = max(self._reconnect_at_s, now_s)
-        self._persist_at_s = max(self._persist_at_s, now_s)
-        self._reap_at_s = max(self._reap_at_s, now_s)
+        self._timers.catch_up(now_s)
         self._due_s = now_s
 
     def _next_probe(self, now_s: float) -> None:
@@ -387,7 +379,7 @@ class Membership:
         if probe is not None and not probe.is_acked:
             self.tallies.add(self.tallies.events, "probe_failed")
             self._claims.accuse(probe.node, probe.identity, (self.node, *probe.nacks), now_s)
-        self._probe_at_s = now_s + self._config.probe_interval_s
+        self._timers.probe_s = now_s + self._config.probe_interval_s
         node = None if self.is_leaving else self._claims.order.next(self._table.live)
         member = None if node is None else self._table.get(node)
         if node is None or member is None:
@@ -419,7 +411,7 @@ class Membership:
 
     def _gossip(self, now_s: float) -> None:
         """Tell a few members what is new."""
-        self._gossip_at_s = math.inf
+        self._timers.gossip_s = math.inf
         for node in self._table.live.sample(self._rng, self._config.gossip_fanout):
             if not len(self._queue):
                 break
@@ -427,12 +419,12 @@ class Membership:
         if self._leave_sequences:
             self._say_goodbye()
         if len(self._queue) or self._leave_sequences:
-            self._gossip_at_s = now_s + self._config.gossip_interval_s
+            self._timers.gossip_s = now_s + self._config.gossip_interval_s
 
     def _push_pull(self, now_s: float) -> None:
         """Exchange states with a random member."""
         scale = max(1.0, math.log2(self.live_count + 1) - 4.0)
-        self._push_pull_at_s = now_s + self._config.push_pull_interval_s * scale * self._rng.uniform(0.9, 1.1)
+        self._timers.push_pull_s = now_s + self._config.push_pull_interval_s * scale * self._rng.uniform(0.9, 1.1)
         for node in self._table.live.sample(self._rng, 1):
             member = self._table.get(node)
             if member is not None and not self.is_leaving:
@@ -440,7 +432,7 @@ class Membership:
 
     def _reconnect(self, now_s: float) -> None:
         """Try somebody who was lost or has not been met: all of them, a few at a time, while this node is alone."""
-        self._reconnect_at_s = now_s + self._config.reconnect_interval_s * self._rng.uniform(0.9, 1.1)
+        self._timers.reconnect_s = now_s + self._config.reconnect_interval_s * self._rng.uniform(0.9, 1.1)
         if self.is_leaving:
             return
         is_alone = not self.live_count
@@ -467,31 +459,26 @@ class Membership:
         """End a turn: arm timers for what has become necessary and hand out the effects."""
         config = self._config
         if not self.live_count:
-            self._probe_at_s = self._gossip_at_s = self._push_pull_at_s = math.inf
+            self._timers.probe_s = self._timers.gossip_s = self._timers.push_pull_s = math.inf
             self._probe = None
         else:
-            if self._probe_at_s == math.inf:
-                self._probe_at_s = now_s + self._rng.random() * config.probe_interval_s
-            if self._push_pull_at_s == math.inf:
-                self._push_pull_at_s = now_s + self._rng.random() * config.push_pull_interval_s
-            if self._gossip_at_s == math.inf and (len(self._queue) or self._leave_sequences):
-                self._gossip_at_s = now_s + config.gossip_interval_s / 4
+            if self._timers.probe_s == math.inf:
+                self._timers.probe_s = now_s + self._rng.random() * config.probe_interval_s
+            if self._timers.push_pull_s == math.inf:
+                self._timers.push_pull_s = now_s + self._rng.random() * config.push_pull_interval_s
+            if self._timers.gossip_s == math.inf and (len(self._queue) or self._leave_sequences):
+                self._timers.gossip_s = now_s + config.gossip_interval_s / 4
         is_somebody_lost = self._table.counts[Standing.DEAD] or len(self._unmet)
         if not is_somebody_lost:
-            self._reconnect_at_s = math.inf
-        elif self._reconnect_at_s == math.inf:
-            self._reconnect_at_s = now_s + config.reconnect_interval_s
+            self._timers.reconnect_s = math.inf
+        elif self._timers.reconnect_s == math.inf:
+            self._timers.reconnect_s = now_s + config.reconnect_interval_s
         if self._claims.is_peers_changed:
             self._claims.is_peers_changed = False
-            self._persist_at_s = min(self._persist_at_s, now_s + config.persist_interval_s)
+            self._timers.persist_s = min(self._timers.persist_s, now_s + config.persist_interval_s)
         self._suspicion_at_s = self._claims.suspicion_deadline_s
         self._due_s = min(
-            self._probe_at_s,
-            self._gossip_at_s,
-            self._push_pull_at_s,
-            self._reconnect_at_s,
-            self._persist_at_s,
-            self._reap_at_s,
+            self._timers.next_s,
             self._suspicion_at_s,
             self._probe.ack_due_s if self._probe is not None else math.inf,
             next(iter(self._relays.values())).due_s if self._relays else math.inf,

@@ -1,6 +1,6 @@
 """A simulated node that runs the real membership machine with its real bytes.
 
-Sans-I/O. The seal is replaced by a label with sender's boot (the sender's name comes from the simulator), and the
+The seal is replaced by a label with sender's boot (the sender's name comes from the simulator), and the
 channel's state exchange by two kinds of packets, so that it suffers every fault of the wires too, which real TCP would
 hide. There is no replay window here: replayed packets reach the machine, which must not mind.
 """

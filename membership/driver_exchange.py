@@ -1,0 +1,104 @@
+"""State exchange (push-pull) over the channel: whole tables, in pieces, a few peers at a time.
+
+Both sides are stateless between the pieces: each request says where the asker's table goes on and from where it wants
+the other's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import trio
+
+from frys_node.base.errors import FrysError
+from frys_node.base.ports import Clock
+from frys_node.base.types import Address, NodeId
+from frys_node.kernel.services.rpc import Method, Rpc
+from frys_node.observe.log import get_logger
+from membership.effects import Effect
+from membership.machine import NOBODY, Membership
+from membership.messages import SYNC_UPDATES_MAX, Sync
+
+PUSH_PULL: Method[Sync, Sync] = Method("membership.push_pull", Sync, Sync)
+"""Here is my table, or a piece of it; give me yours."""
+
+EXCHANGES_MAX = 8
+"""Exchanges under way at once."""
+
+EXCHANGES_WAITING_MAX = 64
+"""Exchanges that may wait for their turn; more are dropped, counted, and asked for again by the machine."""
+
+EXCHANGE_TIMEOUT_S = 10.0
+
+_LOG = get_logger(__name__)
+
+
+class StateExchange:
+    """Performs the exchanges of one node."""
+
+    def __init__(
+        self,
+        *,
+        machine: Membership,
+        clock: Clock,
+        rpc: Rpc,
+        learn: Callable[[NodeId, Address], None],
+        perform: Callable[[Iterable[Effect]], None],
+        drop: Callable[[str], None],
+    ) -> None:
+        self._machine = machine
+        self._clock = clock
+        self._rpc = rpc
+        self._learn = learn
+        self._perform = perform
+        self._drop = drop
+        self._under_way: dict[NodeId, Address] = {}
+        self._limit = trio.CapacityLimiter(EXCHANGES_MAX)
+        self._pieces_max = 2 * machine.members_max // SYNC_UPDATES_MAX + 2
+        self._nursery: trio.Nursery | None = None
+        rpc.serve(PUSH_PULL, self._answer)
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Run exchanges in the nursery from now on."""
+        self._nursery = nursery
+
+    def begin(self, node: NodeId, address: Address) -> None:
+        """Exchange with a node in the background; nothing happens if that is under way."""
+        if self._nursery is None or node in self._under_way:
+            return
+        if len(self._under_way) >= EXCHANGES_WAITING_MAX:
+            self._drop("exchange_refused")
+            return
+        self._under_way[node] = address
+        self._nursery.start_soon(self._run, node, address)
+
+    async def _run(self, node: NodeId, address: Address) -> None:
+        try:
+            async with self._limit:
+                self._learn(node, address)
+                with trio.move_on_after(EXCHANGE_TIMEOUT_S) as scope:
+                    await self._push_pull(node)
+                if scope.cancelled_caught:
+                    self._drop("exchange_failed")
+        except FrysError as error:
+            self._drop("exchange_failed")
+            _LOG.debug("membership.exchange_failed", peer_id=node, code=error.code, error=error.message)
+        finally:
+            self._under_way.pop(node, None)
+
+    async def _push_pull(self, node: NodeId) -> None:
+        machine, clock = self._machine, self._clock
+        sent_to = wants_after = NOBODY
+        for _ in range(self._pieces_max):
+            request = machine.sync(sent_to, clock.now_s(), wants_after=wants_after)
+            reply = await self._rpc.call(node, PUSH_PULL, request)
+            self._perform(machine.merge_sync(reply, node, clock.now_s()))
+            if not request.more and not reply.more:
+                return
+            sent_to = request.updates[-1].node if request.updates else sent_to
+            wants_after = reply.updates[-1].node if reply.updates else wants_after
+
+    async def _answer(self, caller: NodeId, request: Sync) -> Sync:
+        now_s = self._clock.now_s()
+        self._perform(self._machine.merge_sync(request, caller, now_s))
+        return self._machine.sync(request.after, now_s)

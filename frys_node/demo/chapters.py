@@ -35,6 +35,7 @@ class Story:
         self.digits = load()
         self.stored, self.held_out = split(self.digits, HELD_OUT_EVERY)
         self._ran_log = home / "ran.log"
+        self._strip: Strip | None = None
 
     def tell(self) -> None:
         """Run every chapter."""
@@ -198,7 +199,7 @@ class Story:
         run = next(name for name in (f"ingest-{n}" for n in range(1, 10_000)) if self._owner_of_run(name) != "a")
         victim = self.nodes[self._owner_of_run(run)]
         survivors = [node for node in self.nodes.values() if node is not victim]
-        strip = Strip(self.nodes["a"], COLLECTION, self.held_out, self.console)
+        strip = self._strip = Strip(self.nodes["a"], COLLECTION, self.held_out, self.console)
         strip.start()
         self._start_ingest(self.nodes["a"], run, PACE_S)
         self.console.wait("the run is under way", lambda: self._committed(self.nodes["a"], run) >= 3)
@@ -334,6 +335,8 @@ class Story:
 
     def stop(self) -> None:
         """Stop everything that was started."""
+        if self._strip is not None:
+            self._strip.finish()
         codes = {name: node.stop() for name, node in reversed(self.nodes.items())}
         if self.tap is not None:
             self.tap.close()

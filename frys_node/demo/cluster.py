@@ -121,9 +121,11 @@ class NodeProcess:
             NodeUnreachable: No answer.
         """
         connection = http.client.HTTPConnection(self.http_host, self.http_port, timeout=HTTP_TIMEOUT_S)
-        payload = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        is_raw = isinstance(body, bytes)
+        payload = body if is_raw or body is None else json.dumps(body).encode()
+        sent = {"Content-Type": "application/octet-stream" if is_raw else "application/json"} if payload else {}
         try:
-            connection.request(method, path, payload, {"Content-Type": "application/json"} if payload else {})
+            connection.request(method, path, payload, sent)
             response = connection.getresponse()
             data = response.read()
         except (OSError, http.client.HTTPException) as error:

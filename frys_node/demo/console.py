@@ -42,7 +42,7 @@ class Console:
         self._width = shutil.get_terminal_size((100, 24)).columns - 1
         self._started = time.monotonic()
         self._lock = threading.Lock()
-        self._last_shown = ""
+        self._shown: set[str] = set()
 
     def title(self, text: str) -> None:
         """Begin a chapter."""
@@ -52,16 +52,16 @@ class Console:
         """Print a line."""
         self._line(text)
 
-    def progress(self, text: str) -> None:
-        """Replace the current line; without a terminal, print it when it differs in more than its numbers."""
+    def progress(self, text: str, key: str = "") -> None:
+        """Replace the current line; without a terminal, print one line for each key (the text but its numbers)."""
         with self._lock:
             if self._live:
                 sys.stderr.write("\r\x1b[2K" + text[: self._width])
                 sys.stderr.flush()
                 return
-            shape = "".join(character for character in text if not character.isdigit() and character not in BLOCKS)
-            if shape != self._last_shown:
-                self._last_shown = shape
+            shape = key or "".join(character for character in text if not character.isdigit())
+            if shape not in self._shown:
+                self._shown.add(shape)
                 sys.stderr.write(text + "\n")
                 sys.stderr.flush()
 

@@ -51,7 +51,7 @@ class Strip(threading.Thread):
                 shown = "".join(
                     block_of(None if s.latency_s is None else s.latency_s * 1e3) for s in self.samples[-SHOWN:]
                 )
-                self._console.progress(f"  {shown} {self.caption}")
+                self._console.progress(f"  {shown} {self.caption}", key=self.caption)
             self._end.wait(PAUSE_S)
 
     def finish(self) -> None:

@@ -19,6 +19,14 @@ SECTOR_BYTES = 64
 """Granularity of reordered writes in `Tear.SECTORS`."""
 
 
+class PowerLost(BaseException):
+    """The machine lost power inside a disk call (`FakeDisk.crash_call`). Not an error that code may catch."""
+
+    def __init__(self, disk: FakeDisk) -> None:
+        super().__init__("power lost inside a disk call")
+        self.disk = disk
+
+
 class Tear(StrEnum):
     """What a crash does to unsynced bytes."""
 
@@ -67,6 +75,18 @@ class FakeDisk:
         self._files: dict[str, _File] = {}
         self._failures: dict[int, Failure] = {}
         self._poisoned: set[str] = set()
+        self._power_lost_at = 0
+        self.failures_met = 0
+        """Planned failures that calls met since the last crash."""
+
+    def calm(self) -> None:
+        """Forget every failure and crash that is still planned."""
+        self._failures.clear()
+        self._power_lost_at = 0
+
+    def crash_call(self, number: int) -> None:
+        """Lose power inside the changing call with this number: it raises `PowerLost`, having done nothing; 0 never."""
+        self._power_lost_at = number
 
     def fail_call(self, number: int, failure: Failure = Failure.IO) -> None:
         """Make the changing call with this number (the first ever is 1) fail; the disk works again after it."""
@@ -99,6 +119,8 @@ class FakeDisk:
             keep_bytes: Tear these files at an exact count of unsynced bytes instead.
         """
         self.crashes += 1
+        self.failures_met = 0
+        self.calm()
         self._poisoned.clear()
         lost = 0
         for path in sorted(self._files):
@@ -230,7 +252,10 @@ class FakeDisk:
         """Count a changing call and raise what it was planned to meet."""
         check_path(path)
         self.calls += 1
+        if self.calls == self._power_lost_at:
+            raise PowerLost(self)
         failure = self._failures.pop(self.calls, None)
+        self.failures_met += failure is not None
         if self.read_only or failure is Failure.READ_ONLY:
             raise StorageReadOnly(f"cannot {action} '{path}': Read-only file system")
         over = self.capacity_bytes is not None and growth > 0 and self.used_bytes + growth > self.capacity_bytes

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from frys_node.base.errors import UsageError
-from frys_node.testing.disk import Tear
+from frys_node.testing.disk import Failure, Tear
 
 if TYPE_CHECKING:
     from frys_node.testing.simulator import Simulator
@@ -56,6 +56,10 @@ class FaultProfile(msgspec.Struct, frozen=True, kw_only=True):
     """Share of crashes that tear or reorder unsynced bytes instead of losing them all."""
     kept: float = 0.0
     """Share of crashes of the process alone, which keep unsynced bytes."""
+    in_call: float = 0.0
+    """Share of crashes that hit between two disk calls of one input, instead of between two inputs."""
+    disk_errors_per_min: float = 0.0
+    """How often one disk call fails (I/O error or full); a node that lets the error escape stops, as a process does."""
     wipe: float = 0.0
     """Share of restarts on an empty disk. Only for designs that say they survive it."""
     clock_steps_per_min: float = 0.0
@@ -96,7 +100,8 @@ class FaultProfile(msgspec.Struct, frozen=True, kw_only=True):
 
 _RATES = (
     "tail", "loss", "duplicate", "reorder", "late", "corrupt", "partitions_per_min", "pauses_per_min",
-    "slow_per_min", "crashes_per_min", "torn", "kept", "wipe", "clock_steps_per_min", "clock_drift",
+    "slow_per_min", "crashes_per_min", "torn", "kept", "in_call", "disk_errors_per_min", "wipe", "clock_steps_per_min",
+    "clock_drift",
 )  # fmt: skip
 
 _LAN = FaultProfile(name="lan", loss=0.0005, tail=0.001, tail_max_s=0.2, reorder=0.001, reorder_s=0.01)
@@ -111,6 +116,9 @@ PROFILES: dict[str, FaultProfile] = {
         FaultProfile(name="partitions", loss=0.01, reorder=0.02, partitions_per_min=8.0),
         FaultProfile(
             name="crashes", loss=0.01, reorder=0.02, pauses_per_min=3.0, crashes_per_min=8.0, torn=0.4, kept=0.2
+        ),
+        FaultProfile(
+            name="disk", loss=0.01, crashes_per_min=8.0, torn=0.5, kept=0.1, in_call=0.6, disk_errors_per_min=4.0
         ),
         FaultProfile(
             name="chaos",
@@ -168,6 +176,15 @@ class Crash(Fault, frozen=True, tag="crash"):
     node: str
     tear: Tear
     wipe: bool
+    calls: int = 0
+    """The crash hits in this many changing disk calls from now on, 0 at once."""
+
+
+class DiskError(Fault, frozen=True, tag="disk_error"):
+    """Make a node's next changing disk call fail; it starts again at the end if that stopped it."""
+
+    node: str
+    failure: Failure
 
 
 class ClockStep(Fault, frozen=True, tag="clock_step"):
@@ -177,7 +194,7 @@ class ClockStep(Fault, frozen=True, tag="clock_step"):
     by_s: float
 
 
-AnyFault = Partition | Pause | Slow | Crash | ClockStep
+AnyFault = Partition | Pause | Slow | Crash | DiskError | ClockStep
 
 
 class FaultSchedule(msgspec.Struct, frozen=True):
@@ -215,6 +232,7 @@ class FaultSchedule(msgspec.Struct, frozen=True):
             (profile.slow_per_min, _slow),
             (profile.crashes_per_min, _crash),
             (profile.clock_steps_per_min, _clock_step),
+            (profile.disk_errors_per_min, _disk_error),
         ):
             at_s = start_s
             while rate > 0.0:
@@ -266,7 +284,14 @@ def _crash(rng: random.Random, profile: FaultProfile, names: Sequence[str], at_s
         tear = rng.choice((Tear.TORN, Tear.SECTORS))
     elif draw < profile.torn + profile.kept:
         tear = Tear.KEPT
-    return Crash(at_s, _length(rng, profile.down_s), rng.choice(list(names)), tear, rng.random() < profile.wipe)
+    length_s, node, wipe = _length(rng, profile.down_s), rng.choice(list(names)), rng.random() < profile.wipe
+    in_call = profile.in_call > 0 and rng.random() < profile.in_call
+    return Crash(at_s, length_s, node, tear, wipe, rng.randint(1, 4) if in_call else 0)
+
+
+def _disk_error(rng: random.Random, profile: FaultProfile, names: Sequence[str], at_s: float) -> DiskError:
+    failure = rng.choice((Failure.IO, Failure.FULL))
+    return DiskError(at_s, _length(rng, profile.down_s), rng.choice(list(names)), failure)
 
 
 def _clock_step(rng: random.Random, profile: FaultProfile, names: Sequence[str], at_s: float) -> ClockStep:
@@ -278,7 +303,7 @@ def _bounded(faults: list[AnyFault], down_max: int | None) -> tuple[AnyFault, ..
     ends: dict[str, float] = {}
     kept: list[AnyFault] = []
     for fault in faults:
-        if isinstance(fault, Crash | Pause):
+        if isinstance(fault, Crash | Pause | DiskError):
             ends = {node: end_s for node, end_s in ends.items() if end_s > fault.at_s}
             if fault.node in ends or (down_max is not None and len(ends) >= down_max):
                 continue
@@ -303,8 +328,11 @@ def _plan(simulator: Simulator, fault: AnyFault) -> None:
         case Slow(node=node, by_s=by_s):
             simulator.at(at_s, lambda: simulator.slow(node, by_s))
             simulator.at(until_s, lambda: simulator.slow(node, 0.0))
-        case Crash(node=node, tear=tear, wipe=wipe):
-            simulator.at(at_s, lambda: simulator.crash(node, tear))
+        case Crash(node=node, tear=tear, wipe=wipe, calls=calls):
+            simulator.at(at_s, lambda: simulator.crash(node, tear, in_calls=calls))
             simulator.at(until_s, lambda: simulator.restart(node, wipe=wipe))
+        case DiskError(node=node, failure=failure):
+            simulator.at(at_s, lambda: simulator.fail_disk(node, failure))
+            simulator.at(until_s, lambda: simulator.restart(node))
         case ClockStep(node=node, by_s=by_s):
             simulator.at(at_s, lambda: simulator.step_clock(node, by_s))

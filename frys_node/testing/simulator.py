@@ -17,15 +17,15 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
-from typing import NamedTuple, Protocol
 
-from frys_node.testing.disk import FakeDisk, Tear
+from frys_node.base.errors import StorageError
+from frys_node.testing.disk import Failure, PowerLost, Tear
 from frys_node.testing.faults import FaultProfile
 from frys_node.testing.scenario import Replay, SimulationFailed
+from frys_node.testing.simnode import Packet, SimEvent, SimHost, SimNode
 from frys_node.testing.trace import Trace, TraceEvent
 
-UNIX_START_MS = 1_750_000_000_000
-"""Wall time at simulated second 0."""
+__all__ = ["Packet", "SimEvent", "SimHost", "SimNode", "Simulator"]
 
 STUCK_MAX = 1_000
 """Times that a node may be advanced at one instant before the run fails: its deadline does not move on."""
@@ -37,77 +37,23 @@ _MAIL, _TIMER, _WAKE, _CALL, _VERB = range(5)
 _KINDS = ("mail", "timer", "wake", "call", "verb")
 
 
-class Packet(NamedTuple):
-    """Bytes for another node, by name."""
-
-    destination: str
-    payload: bytes
-
-
-class SimNode(Protocol):
-    """A node as the simulator sees it: usually a thin shell around one or more machines."""
-
-    def start(self, now_s: float) -> Sequence[Packet]:
-        """Begin; called once per boot, with whatever the disk still holds."""
-        ...
-
-    def receive(self, payload: bytes, source: str, now_s: float) -> Sequence[Packet]:
-        """Take a packet."""
-        ...
-
-    def advance(self, now_s: float) -> Sequence[Packet]:
-        """Do what is due; `next_deadline_s` must move on."""
-        ...
-
-    def wake(self, token: object, now_s: float) -> Sequence[Packet]:
-        """Take what `SimHost.schedule` promised, e.g. a finished fsync."""
-        ...
-
-    @property
-    def next_deadline_s(self) -> float:
-        """When `advance` wants to be called, `math.inf` for never."""
-        ...
-
-
-class SimEvent(NamedTuple):
-    """One input that a node has just taken, for checkers. `payload` is empty unless `kind` is ``mail``."""
-
-    at_s: float
-    node: str
-    kind: str
-    source: str
-    payload: bytes
-    sent: Sequence[Packet]
-
-
-class SimHost:
-    """A machine in the simulation: what outlives the node's process, and its way to schedule."""
-
-    def __init__(self, simulator: Simulator, name: str, index: int) -> None:
-        self.name = name
-        self.index = index
-        self.disk = FakeDisk()
-        self.boot = 0
-        """Boots so far; 1 in the first."""
-        self.rng = random.Random(f"{simulator.seed}/{name}/0")
-        """The node's own generator, a fresh one for each boot."""
-        self.wall_offset_ms = 0.0
-        self.wall_drift = 0.0
-        self._simulator = simulator
-
-    def schedule(self, delay_s: float, token: object) -> None:
-        """Call the node's `wake(token, now_s)` later; lost at a crash, held during a pause."""
-        self._simulator.wake_later(self.name, delay_s, token)
-
-    def unix_ms(self, now_s: float) -> int:
-        """This machine's wall clock, with its steps and drift."""
-        return UNIX_START_MS + int(now_s * 1000.0 * (1.0 + self.wall_drift) + self.wall_offset_ms)
-
-
 class _Slot:
     """A host and the node that runs on it, if any."""
 
-    __slots__ = ("armed_s", "boot", "factory", "held", "host", "index", "is_paused", "name", "node", "slow_s", "stuck")
+    __slots__ = (
+        "armed_s",
+        "boot",
+        "factory",
+        "held",
+        "host",
+        "index",
+        "is_paused",
+        "name",
+        "node",
+        "slow_s",
+        "stuck",
+        "tear",
+    )
 
     def __init__(self, host: SimHost, factory: Callable[[SimHost], SimNode]) -> None:
         self.host = host
@@ -120,6 +66,7 @@ class _Slot:
         self.held: list[tuple[int, object, str, int]] = []
         self.slow_s = 0.0
         self.stuck = 0
+        self.tear = Tear.LOST
 
 
 _Event = tuple[float, int, int, _Slot | None, object, str, int]
@@ -226,10 +173,17 @@ class Simulator:
             self.restart(name)
         return host
 
-    def crash(self, name: str, tear: Tear = Tear.LOST) -> None:
-        """Kill a node; its disk keeps what was synced and what the tear leaves. Nothing happens if it is down."""
+    def crash(self, name: str, tear: Tear = Tear.LOST, *, in_calls: int = 0) -> None:
+        """Kill a node; its disk keeps what was synced and what the tear leaves. Nothing happens if it is down.
+
+        With `in_calls` it dies inside the so-manyeth changing disk call from now on, in the middle of an input.
+        """
         slot = self._slots[name]
         if slot.node is None:
+            return
+        if in_calls:
+            slot.tear = tear
+            slot.host.disk.crash_call(slot.host.disk.calls + in_calls)
             return
         self._verb("crash", f"{name} {tear}")
         self.counts["crash"] += 1
@@ -243,9 +197,17 @@ class Simulator:
         slot.is_paused = False
         slot.held.clear()
 
+    def fail_disk(self, name: str, failure: Failure) -> None:
+        """Make a node's next changing disk call fail. If it lets the error escape, it stops and loses what it held."""
+        if self._slots[name].node is not None:
+            self._verb("disk", f"{name} {failure}")
+            self.counts["disk_error"] += 1
+            self._slots[name].host.disk.fail_next(failure)
+
     def restart(self, name: str, *, wipe: bool = False) -> None:
-        """Boot a node that is down, on its disk or on an empty one. Nothing happens if it is up."""
+        """Boot a node that is down, on its disk or on an empty one. If it is up, only planned disk faults end."""
         slot = self._slots[name]
+        slot.host.disk.calm()
         if slot.node is not None:
             return
         host = slot.host
@@ -357,12 +319,15 @@ class Simulator:
             while heap and heap[0][0] <= t_s:
                 at_s, _, kind, slot, payload, source, boot = heappop(heap)
                 self.now_s = at_s
-                if slot is None:
-                    payload()  # type: ignore[operator]
-                elif kind == _TIMER:
-                    self._timer(slot, boot)
-                else:
-                    self._input(slot, kind, payload, source, boot)
+                try:
+                    if slot is None:
+                        payload()  # type: ignore[operator]
+                    elif kind == _TIMER:
+                        self._timer(slot, boot)
+                    else:
+                        self._input(slot, kind, payload, source, boot)
+                except (PowerLost, StorageError) as stop:
+                    self._stopped(slot, stop)
         except SimulationFailed:
             raise
         except Exception as error:
@@ -378,6 +343,17 @@ class Simulator:
     def _verb(self, verb: str, text: str) -> None:
         self.trace.record(self.now_s, 0, _VERB, f"{verb} {text}".encode())
         self.trace.note(TraceEvent(self.now_s, "", verb, text))
+
+    def _stopped(self, slot: _Slot | None, stop: PowerLost | StorageError) -> None:
+        """End a node in the middle of an input: what it would have sent is lost."""
+        if isinstance(stop, PowerLost):
+            self.counts["crash_in_call"] += 1
+            slot = next(other for other in self._slots.values() if other.host.disk is stop.disk)
+        elif slot is not None and slot.host.disk.failures_met:
+            self.counts["storage_stop"] += 1
+        else:
+            raise stop
+        self.crash(slot.name, slot.tear)
 
     def _timer(self, slot: _Slot, boot: int) -> None:
         node, now_s = slot.node, self.now_s

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from frys_node.base.errors import UsageError
-from frys_node.testing.disk import Tear
+from frys_node.base.errors import CorruptData, UsageError
+from frys_node.testing.disk import Failure, Tear
 from frys_node.testing.faults import PROFILES, Crash, FaultProfile, FaultSchedule
 from frys_node.testing.scenario import Replay, SimulationFailed
 from frys_node.testing.simulator import Packet, SimEvent, SimHost, Simulator
@@ -148,6 +148,58 @@ def test_a_torn_crash_is_counted_and_a_wiped_disk_is_empty() -> None:
     assert simulator.counts["crash_torn"] == simulator.counts["wipe"] == 1
 
 
+def test_power_lost_inside_a_disk_call_ends_the_node_in_the_middle() -> None:
+    """What came before the call stands, nothing behind it happens, and nothing of the input is sent."""
+
+    class Writer(Recorder):
+        def wake(self, token: object, now_s: float) -> Sequence[Packet]:
+            for name in ("one", "two", "three"):
+                self.host.disk.write(name, b"x")
+            return [Packet("b", b"done")]
+
+    simulator = Simulator(1, FaultProfile())
+    host = simulator.add("a", Writer)
+    simulator.add("b", Recorder)
+    simulator.crash("a", in_calls=2)
+    assert simulator.is_up("a")
+    simulator.inject("a", "write")
+    simulator.run_until(1.0)
+    assert not simulator.is_up("a")
+    assert list(host.disk.list("")) == ["one"]
+    assert simulator.counts["crash_in_call"] == simulator.counts["crash"] == 1
+    receiver = simulator.node("b")
+    assert isinstance(receiver, Recorder)
+    assert receiver.seen == []
+    simulator.restart("a")
+    simulator.inject("a", "write")
+    simulator.run_until(2.0)
+    assert list(host.disk.list("")) == ["one", "three", "two"]
+    assert len(receiver.seen) == 1
+
+
+def test_a_disk_error_that_escapes_stops_the_node_and_any_other_error_fails_the_run() -> None:
+    """Fail-stop is what a process does; an uninjected storage error is a bug."""
+
+    class Writer(Recorder):
+        def wake(self, token: object, now_s: float) -> Sequence[Packet]:
+            if token == "corrupt":
+                raise CorruptData("found")
+            self.host.disk.write("one", b"x")
+            return ()
+
+    simulator = Simulator(1, FaultProfile())
+    simulator.add("a", Writer)
+    simulator.fail_disk("a", Failure.FULL)
+    simulator.inject("a", "write")
+    simulator.run_until(1.0)
+    assert not simulator.is_up("a")
+    assert simulator.counts["storage_stop"] == simulator.counts["disk_error"] == 1
+    simulator.restart("a")
+    simulator.inject("a", "corrupt")
+    with pytest.raises(SimulationFailed, match="CorruptData"):
+        simulator.run_until(2.0)
+
+
 def test_wall_clocks_step_and_drift_apart_from_simulated_time() -> None:
     """Only `unix_ms` sees it."""
     simulator = Simulator(3, FaultProfile(clock_drift=0.01))
@@ -255,13 +307,24 @@ def test_seeds_of_every_profile_pass_and_rare_states_are_reached() -> None:
     reached: set[str] = set()
     injected: set[str] = set()
     for profile in PROFILES:
-        for seed in range(6):
+        for seed in range(30 if profile == "disk" else 6):
             result = run_scenario(7, 40.0, seed, profile)
             assert result.passed, result.violations
             reached |= result.sometimes.keys()
             injected |= result.faults.keys()
     assert "recovered_a_counter" in reached
-    assert {"loss", "duplicate", "reorder", "partition", "pause", "crash", "restart", "clock_step"} <= injected
+    assert {
+        "loss",
+        "duplicate",
+        "reorder",
+        "partition",
+        "pause",
+        "crash",
+        "restart",
+        "clock_step",
+        "disk_error",
+    } <= injected
+    assert {"crash_in_call", "storage_stop", "crash_torn"} <= injected
 
 
 def test_a_planted_bug_is_found() -> None:

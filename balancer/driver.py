@@ -358,6 +358,11 @@ class BalancerComponent:
         """Number of workflow partitions and of cache units."""
         return self.placement.record.partitions
 
+    @property
+    def weights(self) -> dict[NodeId, float]:
+        """Weight of each member of the ring in force; 1.0 is normal."""
+        return {member.node: member.weight / 100 for member in self.placement.record.ring}
+
     def sets(self, unit: UnitId) -> UnitSets:
         """Return the replica sets of a unit; `NotFound` if the record has none such."""
         return self.placement.sets(unit)

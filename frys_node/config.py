@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import importlib
 import re
-import tomllib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -246,6 +244,8 @@ def _read_file(path: Path) -> dict[str, Any]:
         data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read the config file {path}: {error.strerror}", hint="check --config") from error
+    import tomllib
+
     if len(data) > FILE_BYTES_MAX:
         raise ConfigError(f"{path} is over {FILE_BYTES_MAX} bytes: not a config file")
     try:
@@ -395,6 +395,8 @@ def _prefixes(key: str) -> Iterator[str]:
 
 def _nearest(name: str, known: Sequence[str]) -> str:
     """Return a suggestion: the same last word elsewhere first, since a right key in a wrong section is common."""
+    from difflib import get_close_matches
+
     last = name.rpartition(".")[2]
     near = [key for key in known if "." in name and key.rpartition(".")[2] == last][:1]
     near = near or get_close_matches(name, known, n=1, cutoff=0.6)

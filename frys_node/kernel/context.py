@@ -106,6 +106,7 @@ class PluginContext:
         metrics: Metrics,
         config: Any,
         nursery: trio.Nursery,
+        chosen: frozenset[str] = frozenset(),
     ) -> None:
         self.node = node
         self.name = name
@@ -121,6 +122,8 @@ class PluginContext:
         self.metrics = metrics
         self.config = config
         self.nursery = nursery
+        self.chosen = chosen
+        """Names of the plugin's settings that the operator set: a chosen port does not move."""
 
     def service(self, key: ServiceKey[T]) -> T:
         """Return a service of another component."""

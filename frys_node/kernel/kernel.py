@@ -71,6 +71,7 @@ class Kernel:
         self._handler_errors = self.metrics.counter(
             "frys_kernel_bus_handler_errors_total", "Bus handlers that raised, by topic", ("topic",)
         )
+        self._chosen: set[str] = set()
         self._stop = trio.Event()
         self._body: trio.CancelScope | None = None
         self._fatal: ComponentFailed | None = None
@@ -124,7 +125,12 @@ class Kernel:
         return await self._running_supervisor().start(component, essential=essential, policy=policy)
 
     async def load_plugins(
-        self, specs: Iterable[PluginSpec], configs: Mapping[str, Any], modules: Mapping[str, str] | None = None
+        self,
+        specs: Iterable[PluginSpec],
+        configs: Mapping[str, Any],
+        modules: Mapping[str, str] | None = None,
+        *,
+        chosen: Iterable[str] = (),
     ) -> None:
         """Load the plugins of the config in dependency order; see `PluginSet.load_all`.
 
@@ -132,9 +138,11 @@ class Kernel:
             specs: What to load now.
             configs: Config of each plugin by name, of those not loaded now too (for a later `load`).
             modules: Modules that the config names for plugins that are not built in.
+            chosen: Dotted keys that the operator set, such as ``plugins.network.http``.
         """
         assert self._plugins is not None
         self._plugins.know(configs, modules or {})
+        self._chosen.update(chosen)
         await self._plugins.load_all(specs)
 
     async def reconfigure(self, configs: Mapping[str, Any]) -> list[Change]:
@@ -187,6 +195,9 @@ class Kernel:
             metrics=self.metrics,
             config=config,
             nursery=nursery,
+            chosen=frozenset(
+                key.removeprefix(f"plugins.{name}.") for key in self._chosen if key.startswith(f"plugins.{name}.")
+            ),
         )
 
     def _essential_failed(self, error: ComponentFailed) -> None:

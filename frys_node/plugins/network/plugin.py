@@ -105,12 +105,12 @@ class NetworkPlugin:
         context, nursery = self._context, self._context.nursery
         network = SystemNetwork()
         admin = await self._listen_admin(network)
-        wanted = Address.parse(self._config.http)
+        wanted = _literal(Address.parse(self._config.http))
         listener, _ = await listen_or_move(
             "http",
             wanted,
             network.listen,
-            is_chosen=self._config.http != DEFAULT_HTTP,
+            is_chosen="http" in context.chosen or self._config.http != DEFAULT_HTTP,
             book=PortBook(context.disk),
         )
         self._listeners.append(listener)
@@ -170,3 +170,8 @@ class NetworkPlugin:
         path, self._socket_path = self._socket_path, None
         if path is not None:
             path.unlink(missing_ok=True)
+
+
+def _literal(address: Address) -> Address:
+    """Return the address to bind: ``localhost`` is meant as 127.0.0.1, whatever a resolver says."""
+    return Address("127.0.0.1", address.port) if address.host.lower() == "localhost" else address

@@ -134,7 +134,9 @@ class Router:
             allowed.update(pattern.methods)
         if allowed:
             raise _not_allowed(method, path, allowed)
-        raise NoRoute(f"nothing is served at {path[:256]}", hint="the paths are listed in docs/http.md")
+        raise NoRoute(
+            f"nothing is served at {path[:256]}", hint="the plugin that serves it may be off: see /v1/plugins"
+        )
 
 
 def _fit(parts: tuple[str, ...], segments: list[str]) -> list[str] | None:

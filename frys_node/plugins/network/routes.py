@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from binascii import crc_hqx
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import msgspec
 import trio
 
 import frys_node
-from frys_node.base.errors import NotReady, UsageError
+from frys_node.base.errors import FrysError, NotReady, UsageError
 from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.context import PluginContext
 from frys_node.kernel.services.http import HttpRequest, HttpResponse
@@ -32,6 +33,8 @@ class NodeRoutes:
         self._context = context
         self._node = context.service(NODE)
         self._events = EventStream(context.bus)
+        build = context.metrics.gauge("frys_build_info", "Always 1; the labels say what runs", ("version", "python"))
+        build.set(1, frys_node.__version__, platform.python_version())
 
     def register(self, router: Router) -> None:
         """Add every route."""
@@ -77,7 +80,7 @@ class NodeRoutes:
             "uptime_s": round(node.uptime_s, 3),
             "ready": all(check.ok for check in readiness),
             "waiting_for": [f"{check.name}: {check.detail}" for check in readiness if not check.ok],
-            "epoch": str(topology.epoch) if topology is not None else None,
+            "epoch": _epoch(topology),
             "loop_lag_s": round(node.loop_lag_s, 6),
             "components": [msgspec.to_builtins(view) for view in node.components()],
         }
@@ -88,7 +91,7 @@ class NodeRoutes:
     async def ring(self, request: HttpRequest) -> HttpResponse:
         """Who owns what; ``?unit=workflow/17``, ``?key=`` (of the cache) or ``?run=`` looks an owner up."""
         topology = self._context.services.find(TOPOLOGY)
-        if topology is None:
+        if topology is None or _epoch(topology) is None:
             raise NotReady("this node has no topology record yet", hint="retry when it has joined")
         partitions = topology.partitions
         first = topology.sets(UnitId("cache/0"))
@@ -155,6 +158,14 @@ class NodeRoutes:
             raise UsageError("the plugin that answers this request cannot be taken down by it", hint="restart the node")
         await actions[action](name)
         return await self.plugins(request)
+
+
+def _epoch(topology: Topology | None) -> str | None:
+    """Return the adopted record's epoch, None while there is none."""
+    try:
+        return str(topology.epoch) if topology is not None else None
+    except FrysError:
+        return None
 
 
 def _checks(checks: Sequence[Check], request: HttpRequest) -> HttpResponse:

@@ -256,6 +256,17 @@ async def test_a_chosen_port_that_is_busy_is_an_error_that_names_it(tmp_path: Pa
     assert not (tmp_path / "admin.sock").exists()
 
 
+async def test_a_default_port_that_the_operator_wrote_down_is_a_chosen_one(tmp_path: Path) -> None:
+    """The value is the default's, but it was chosen: busy is an error, and `localhost` means 127.0.0.1."""
+    blocker = await SystemNetwork().listen(Address("127.0.0.1", 0))
+    kernel = make_node(tmp_path)
+    async with kernel.running():
+        config = NetworkPluginConfig(http=f"localhost:{blocker.address.port}")
+        with pytest.raises(AddressInUse):
+            await kernel.load_plugins([find("network")], {"network": config}, chosen=["plugins.network.http"])
+    await blocker.aclose()
+
+
 async def test_a_busy_default_port_moves_up_once_and_stays_there() -> None:
     """First start: the next free port, remembered. Later starts: that one or an error, never a second move."""
     network, disk = SystemNetwork(), FakeDisk()

@@ -236,6 +236,41 @@ async def test_a_setting_that_needs_a_restart_is_refused_by_name(autojump_clock:
         assert diary == []
 
 
+@pytest.mark.parametrize("turn", range(1, 14))
+async def test_a_live_load_cancelled_at_any_point_is_all_or_nothing(
+    turn: int, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G1 for a load: the plugin is there and ready, or there is no trace of it and it can be loaded again."""
+    diary: list[str] = []
+    spec = toy("base", diary, provides=("store",))
+    monkeypatch.setattr("frys_node.kernel.plugins.find", lambda name, module: spec)
+
+    class Countdown(trio.abc.Instrument):
+        left = turn
+
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.left -= 1
+            if self.left == 0:
+                scope.cancel()
+
+    async with running() as kernel:
+        countdown = Countdown()
+        with trio.CancelScope() as scope:
+            trio.lowlevel.add_instrument(countdown)
+            try:
+                await kernel.control.load("base")
+            finally:
+                trio.lowlevel.remove_instrument(countdown)
+        names = [view.name for view in kernel.control.components()]
+        if "base" in names:
+            assert [view.state for view in kernel.control.components()] == ["ready", "ready"]
+            assert kernel.services.find(STORE) is not None
+        else:
+            assert kernel.services.find(STORE) is None
+            assert diary.count("base init") == diary.count("base cleanup")
+            await kernel.control.load("base")
+
+
 PLUGIN = '''
 from frys_node.kernel.plugin import PluginManifest
 

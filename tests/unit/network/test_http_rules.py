@@ -13,6 +13,7 @@ from frys_node.plugins.network.body import is_too_deep
 from frys_node.plugins.network.errors import CrossSite, Forbidden, HttpError, MethodNotAllowed, NoRoute, Unauthorised
 from frys_node.plugins.network.respond import error_response, head_bytes
 from frys_node.plugins.network.router import Router, split_target
+from frys_node.plugins.network.server import http_date
 
 
 async def _handler(request: HttpRequest) -> HttpResponse:
@@ -166,3 +167,9 @@ def test_a_handler_cannot_split_a_response() -> None:
     response = HttpResponse(headers={"X": "a\r\nSet-Cookie: b"})
     with pytest.raises(PluginError, match="line break"):
         head_bytes(response, date=b"", is_last=False, version="1.1", length=0)
+
+
+def test_dates_are_written_as_http_wants_them() -> None:
+    """The example of RFC 9110, and the epoch."""
+    assert http_date(784_111_777_000_000_000) == b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+    assert http_date(0) == b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"

@@ -3,8 +3,9 @@
 Pure functions over plain data, so that planted violations can test the checker itself. The rules:
 
 1. *Nothing acknowledged is lost.* A point whose write was acknowledged is found by a quorum read, at that version or
-   a newer one that somebody attempted.
-2. *Reads do not go back.* A quorum read that began after an acknowledgement returns that version or a newer one.
+   a newer one that somebody attempted. A write whose outcome is unknown may take effect at any later time (its request
+   may sit in a paused node), so its version is allowed too, even over a newer one.
+2. *Reads do not go back.* A quorum read that began after an acknowledgement returns such a version.
 3. *Nothing is made up.* A value that nobody wrote never appears. For the cache this is the whole promise but one:
    entries may vanish, but an older value than an acknowledged one never comes back.
 4. *Everybody agrees who is here*, and nobody who lives is called dead.
@@ -75,13 +76,16 @@ class Ledger:
 
     def __init__(self, history: Iterable[Operation]) -> None:
         self._attempted: dict[Key, set[int]] = {}
+        self._unknown: dict[Key, set[int]] = {}
         acknowledged: dict[Key, list[tuple[float, int]]] = {}
         for operation in history:
             if operation.kind != "write" or operation.version is None:
                 continue
             key = (operation.store, operation.key)
             self._attempted.setdefault(key, set()).add(operation.version)
-            if operation.is_acknowledged:
+            if not operation.is_acknowledged:
+                self._unknown.setdefault(key, set()).add(operation.version)
+            else:
                 acknowledged.setdefault(key, []).append((operation.ended_s, operation.version))
         self._instants: dict[Key, list[float]] = {}
         self._highest: dict[Key, list[int]] = {}
@@ -100,6 +104,10 @@ class Ledger:
         index = bisect_right(self._instants.get(key, []), before_s)
         return self._highest[key][index - 1] if index else None
 
+    def is_unknown(self, key: Key, version: int) -> bool:
+        """True if nobody knows when, or whether, that write takes effect."""
+        return version in self._unknown.get(key, ())
+
     def is_attempted(self, key: Key, version: int) -> bool:
         """True if somebody wrote that version, whatever the answer was."""
         return version in self._attempted.get(key, ())
@@ -114,7 +122,7 @@ def judge_value(ledger: Ledger, key: Key, seen: int | None, before_s: float, *, 
         return f"{name}: lost, version {wanted} was acknowledged" if lost else None
     if not ledger.is_attempted(key, seen):
         return f"{name}: version {seen} was never written"
-    if wanted is not None and seen < wanted:
+    if wanted is not None and seen < wanted and not ledger.is_unknown(key, seen):
         return f"{name}: version {seen} came back, {wanted} was acknowledged"
     return None
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from chaos.checker import Operation
@@ -23,6 +24,10 @@ NAMESPACE = "chaos"
 DIMENSION = 8
 BATCH_POINTS = 20
 READ_POINTS = 20
+OVERWRITES = 0.2
+"""Share of writes that go over points written before."""
+
+CACHE_KEYS = 500
 REQUEST_S_MAX = 10.0
 SECONDS_MAX = 3_600.0
 KEYS_PER_WRITER = 1_000_000
@@ -112,22 +117,26 @@ def read_cache(connection: Connection, endpoint: Endpoint, key: int) -> int | No
 
 
 class Load:
-    """Writers and readers in threads; `history` is complete once `stop` has returned."""
+    """A writer and a reader for every node, in threads; `history` is complete once `stop` has returned.
 
-    def __init__(
-        self, endpoints: Sequence[Endpoint], *, writers: int = 2, rate_hz: float = 20.0, seed: int = 1
-    ) -> None:
+    Each thread talks to one node only, so a node that hangs holds up nobody else. Batches of points are shared: whoever
+    overwrites one has it alone for that time, so the writes of a key follow one another, through different nodes.
+    """
+
+    def __init__(self, endpoints: Sequence[Endpoint], *, rate_hz: float = 20.0, seed: int = 1) -> None:
         self._endpoints = list(endpoints)
-        self._interval_s = writers / rate_hz
+        self._interval_s = len(self._endpoints) / rate_hz
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._history: list[Operation] = []
         self._acknowledged: list[int] = []
+        self._free: list[int] = []
+        self._versions = count(1)
         self._threads = [
-            threading.Thread(target=self._write, args=(number, random.Random(f"{seed}/w{number}")), daemon=True)
-            for number in range(writers)
+            threading.Thread(target=target, args=(endpoint, random.Random(f"{seed}/{target.__name__}/{number}")))
+            for number, endpoint in enumerate(self._endpoints)
+            for target in (self._write, self._read)
         ]
-        self._threads.append(threading.Thread(target=self._read, args=(random.Random(f"{seed}/r"),), daemon=True))
 
     @property
     def history(self) -> list[Operation]:
@@ -157,22 +166,34 @@ class Load:
         with self._lock:
             self._history += operations
 
-    def _write(self, number: int, rng: random.Random) -> None:
-        connection = Connection(self._endpoints)
-        next_key, version = number * KEYS_PER_WRITER + 1, 0
-        first_key, deadline = next_key, time.monotonic() + SECONDS_MAX
+    def _write(self, endpoint: Endpoint, rng: random.Random) -> None:
+        connection = Connection([endpoint])
+        number = self._endpoints.index(endpoint)
+        next_key, deadline = number * KEYS_PER_WRITER + 1, time.monotonic() + SECONDS_MAX
         while not self._stop.is_set() and time.monotonic() < deadline:
-            version += 1
-            fresh = rng.random() < 0.8 or next_key == first_key
-            start = next_key if fresh else rng.randrange(first_key, next_key, BATCH_POINTS)
+            start = self._take_batch(rng)
+            is_fresh = start is None
+            if start is None:
+                start = next_key
+                next_key += BATCH_POINTS
+            with self._lock:
+                version = next(self._versions)
             keys = range(start, start + BATCH_POINTS)
-            next_key += BATCH_POINTS if fresh else 0
-            if self._put_points(connection, rng.choice(self._endpoints), keys, version, rng) and fresh:
-                with self._lock:
+            is_done = self._put_points(connection, endpoint, keys, version, rng)
+            with self._lock:
+                self._free.append(start)
+                if is_done and is_fresh:
                     self._acknowledged += keys
-            self._put_cache(connection, rng.choice(self._endpoints), number * KEYS_PER_WRITER + version % 500, version)
+            self._put_cache(connection, endpoint, number * KEYS_PER_WRITER + version % CACHE_KEYS, version)
             self._stop.wait(self._interval_s)
         connection.close()
+
+    def _take_batch(self, rng: random.Random) -> int | None:
+        """Take a batch to overwrite, or None to write new points."""
+        with self._lock:
+            if not self._free or rng.random() >= OVERWRITES:
+                return None
+            return self._free.pop(rng.randrange(len(self._free)))
 
     def _put_points(
         self, connection: Connection, endpoint: Endpoint, keys: Sequence[int], version: int, rng: random.Random
@@ -200,26 +221,25 @@ class Load:
             good = False
         return good, begun_s, time.monotonic()
 
-    def _read(self, rng: random.Random) -> None:
-        connection = Connection(self._endpoints)
+    def _read(self, endpoint: Endpoint, rng: random.Random) -> None:
+        connection = Connection([endpoint])
         deadline = time.monotonic() + SECONDS_MAX
         while not self._stop.is_set() and time.monotonic() < deadline:
             self._stop.wait(self._interval_s)
             with self._lock:
-                count = len(self._acknowledged)
-                ids = [self._acknowledged[rng.randrange(count)] for _ in range(READ_POINTS)] if count else []
+                known = len(self._acknowledged)
+                ids = {self._acknowledged[rng.randrange(known)] for _ in range(READ_POINTS)} if known else set()
             if not ids:
                 continue
-            endpoint = rng.choice(self._endpoints)
             begun_s = time.monotonic()
             try:
-                found = read_points(connection, endpoint, sorted(set(ids)))
+                found = read_points(connection, endpoint, sorted(ids))
             except Unanswered:
                 continue
             ended_s = time.monotonic()
             self._record(
                 Operation("read", "point", key, found.get(key), begun_s, ended_s, True, endpoint.name)
-                for key in sorted(set(ids))
+                for key in sorted(ids)
             )
         connection.close()
 

@@ -80,6 +80,13 @@ def test_an_unknown_outcome_allows_both_states() -> None:
     assert ledger.keys("point") == []
 
 
+def test_a_write_of_unknown_outcome_may_take_effect_late() -> None:
+    """A request that waited in a paused node lands after a newer acknowledged one: the last writer wins."""
+    ledger = Ledger([write(5, 1, 1.0, good=False), write(5, 2, 2.0), write(6, 3, 3.0), write(6, 4, 4.0)])
+    assert check_final(ledger, "point", {"n1": {5: 1, 6: 4}}) == []
+    assert len(check_final(ledger, "point", {"n1": {5: 2, 6: 3}})) == 1
+
+
 def test_disagreement_about_members_is_found() -> None:
     """Planted: a living node called dead, a silent node, two views; a dead process may be called anything."""
     good = {"n1": "alive", "n2": "alive", "n3": "dead"}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import trio
 
-from frys_node.base.errors import FrysError, NotOwner, NotReady, Overloaded
+from frys_node.base.errors import FrysError, NotOwner, NotReady, Overloaded, StorageError
 from frys_node.base.ports import Clock
 from frys_node.observe.log import get_logger
 from frys_node.plugins.workflow.activation import Activations, Partition
@@ -154,6 +154,23 @@ class Engine(Activations):
             partition.idle = trio.Event()
             await partition.idle.wait()
         await self.store.release(number, partition.epoch)
+
+    async def install(self, number: int, pieces: Iterable[bytes]) -> None:
+        """Replace a partition that is not served here by exported bytes.
+
+        Raises:
+            StorageError: It is served here, or the copy is damaged. Nothing was changed.
+        """
+        if number in self.partitions:
+            raise StorageError(f"workflow partition {number} is served here: it cannot be replaced while it runs")
+        self._prepared.pop(number, None)
+        await self.store.install(number, pieces)
+
+    async def drop(self, number: int) -> None:
+        """Forget a partition that lives elsewhere."""
+        await self.seal(number)
+        await self.store.drop(number)
+        self.sealed.discard(number)
 
     def _abandon(self, partition: Partition) -> None:
         for handle in list(partition.runs.values()):

@@ -68,10 +68,7 @@ class PartitionMover:
 
     async def drop(self, unit: UnitId) -> None:
         """Forget a partition that lives elsewhere."""
-        number = partition_number(unit)
-        await self._engine.seal(number)
-        await self._engine.store.drop(number)
-        self._engine.sealed.discard(number)
+        await self._engine.drop(partition_number(unit))
 
     # Snapshottable.
 
@@ -90,8 +87,6 @@ class PartitionMover:
             StorageError: It is served here (seal it first), or the copy is too large or damaged. Nothing was changed.
         """
         number = partition_number(unit)
-        if number in self._engine.partitions:
-            raise StorageError(f"workflow partition {number} is served here: it cannot be replaced while it runs")
         pieces: list[bytes] = []
         size_bytes = 0
         async for piece in parts:
@@ -99,4 +94,4 @@ class PartitionMover:
             if size_bytes > IMPORT_BYTES_MAX:
                 raise StorageError(f"workflow partition {number} has over {IMPORT_BYTES_MAX} bytes")
             pieces.append(bytes(piece))
-        await self._engine.store.install(number, pieces)
+        await self._engine.install(number, pieces)

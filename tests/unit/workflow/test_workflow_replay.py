@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import subprocess
@@ -336,10 +337,8 @@ def test_code_that_refuses_to_end_is_kept_away_from_the_collector():
     @workflow(name="clinging")
     async def clinging(ctx, value):
         while stubborn[0]:
-            try:
+            with contextlib.suppress(BaseException):
                 await trio.sleep(100)
-            except BaseException:  # noqa: BLE001
-                pass
 
     host = Driver(clinging).host
     assert not host.evict()

@@ -19,10 +19,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from frys_node.base.errors import ConfigError
+from frys_node.base.errors import ConfigError, ReloadRefused
 from frys_node.base.types import Address
-from frys_node.kernel.cell import LIVE, Change, diff, reload_classes
+from frys_node.kernel.cell import LIVE, Change, diff, refuse_restart, reload_classes
+from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.registry import BUILT_IN, PluginRejected, PluginSpec, find
+from frys_node.observe import log as observe_log
 
 RESERVED_ENV = frozenset({"FRYS_TOKEN", "FRYS_DATA_DIR", "FRYS_COMPILE", "FRYS_KAT_DIR", "FRYS_SW_DIR"})
 """Variables with a meaning of their own."""
@@ -207,6 +209,26 @@ def changes(old: NodeConfig, new: NodeConfig) -> list[Change]:
         after = new.components.get(name, new.plugins.get(name))
         if before is not None and after is not None:
             found += diff(before, after, f"plugins.{name}.")
+    return found
+
+
+async def apply(kernel: Kernel, old: NodeConfig, new: NodeConfig) -> list[Change]:
+    """Put a newly read configuration into force while the node runs, whole or not at all; returns what changed.
+
+    Raises:
+        ReloadRefused: A changed key needs a restart, or a plugin refused. The old configuration stands.
+    """
+    found = changes(old, new)
+    refuse_restart(found)
+    stuck = [name for name in old.components if old.components[name] != new.components.get(name)]
+    takers = {name: kernel.component(name) for name in stuck}
+    missing = [name for name, component in takers.items() if not hasattr(component, "configure")]
+    if missing:
+        raise ReloadRefused(f"these sections change only with a restart: {', '.join(missing)}", hint="restart the node")
+    await kernel.reconfigure({name: config for name, config in new.plugins.items() if config is not None})
+    for name, component in takers.items():
+        component.configure(new.components[name])
+    observe_log.configure(level=new.system.log_level, form=new.system.log_format)
     return found
 
 

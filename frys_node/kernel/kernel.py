@@ -150,6 +150,11 @@ class Kernel:
         assert self._plugins is not None
         return await self._plugins.reconfigure(configs)
 
+    def component(self, name: str) -> Any:
+        """Return the running component of that name, None if there is none."""
+        handle = self._running_supervisor().get(name)
+        return handle.component if handle is not None else None
+
     def mark_started(self) -> None:
         """Everything that the node starts with has been started: readiness may turn on."""
         self.control.is_started = True

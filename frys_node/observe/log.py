@@ -23,6 +23,7 @@ REDACTED = "[redacted]"
 _FIELDS = "frys_fields"
 _ROOT = "frys"
 _secrets: set[str] = set()
+_fields: dict[str, Any] = {}
 
 
 class Logger:
@@ -126,12 +127,15 @@ def configure(
         level: ``debug``, ``info``, ``warning`` or ``error``.
         form: ``json``, ``text``, or ``auto``: text on a terminal, else JSON.
         stream: Where lines go.
-        fields: Added to every JSON line, such as ``node`` and ``cluster``.
+        fields: Added to every JSON line, such as ``node`` and ``cluster``; None keeps those of the last call.
     """
+    if fields is not None:
+        _fields.clear()
+        _fields.update(fields)
     out = stream if stream is not None else sys.stderr
     is_json = form == "json" or (form == "auto" and not out.isatty())
     handler = logging.StreamHandler(out)
-    handler.setFormatter(JsonFormatter(fields or {}) if is_json else TextFormatter())
+    handler.setFormatter(JsonFormatter(_fields) if is_json else TextFormatter())
     root = logging.getLogger(_ROOT)
     for old in list(root.handlers):
         root.removeHandler(old)

@@ -11,8 +11,9 @@ import trio
 from http_fixtures import TOKEN, client, make_node, serving
 from prometheus_client.parser import text_string_to_metric_families
 
-from frys_node.base.errors import CorruptData
+from frys_node.base.errors import CorruptData, ReloadRefused
 from frys_node.base.types import Address, Epoch, NodeId, Term, UnitId
+from frys_node.config import apply, load
 from frys_node.kernel.registry import find
 from frys_node.kernel.services.http import HTTP
 from frys_node.kernel.services.members import MEMBERS, Condition, MemberChanged, MemberView, Status
@@ -265,6 +266,25 @@ async def test_a_default_port_that_the_operator_wrote_down_is_a_chosen_one(tmp_p
         with pytest.raises(AddressInUse):
             await kernel.load_plugins([find("network")], {"network": config}, chosen=["plugins.network.http"])
     await blocker.aclose()
+
+
+async def test_new_limits_take_effect_while_the_node_runs_and_a_new_address_does_not(tmp_path: Path) -> None:
+    """A reload is applied whole: live keys at once, for new connections; one fixed key refuses everything."""
+    async with serving(tmp_path) as (kernel, http):
+        kernel.control.add_check("always", lambda: None)
+        file = tmp_path / "frys.toml"
+        file.write_text("[plugins.network]\nhttp = '127.0.0.1:0'\n")
+        old = load(file=file, plugins=("network",))
+        file.write_text("[plugins.network]\nhttp = '127.0.0.1:0'\n[plugins.network.limits]\ntarget_bytes = 64\n")
+        new = load(file=file, plugins=("network",))
+        assert [change.path for change in await apply(kernel, old, new)] == ["plugins.network.limits.target_bytes"]
+        async with client(http) as c:
+            assert (await c.get("/" + "x" * 100)).status == 414
+        file.write_text("[plugins.network]\nhttp = '127.0.0.1:1'\n")
+        with pytest.raises(ReloadRefused, match=r"plugins\.network\.http"):
+            await apply(kernel, new, load(file=file, plugins=("network",)))
+        async with client(http) as c:
+            assert (await c.get("/" + "x" * 100)).status == 414
 
 
 async def test_a_busy_default_port_moves_up_once_and_stays_there() -> None:

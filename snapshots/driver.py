@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from frys_node.base.errors import AlreadyExists, FrysError, NotReady, StorageError
+from frys_node.base.errors import FrysError, NotReady, StorageError
 from frys_node.base.ports import Clock, Disk, Executor
 from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.rpc import Rpc
@@ -114,13 +114,7 @@ class SnapshotComponent:
         self._pace.rate_bytes_s = config.rate_bytes_s_max
 
     def register(self, kind: str, source: Snapshottable) -> None:
-        """Declare how units of a kind are captured and restored.
-
-        Raises:
-            AlreadyExists: The kind is registered. The first one stands.
-        """
-        if kind in self._providers:
-            raise AlreadyExists(f"units of kind '{kind}' are registered for snapshots already")
+        """Declare how units of a kind are captured and restored. A plugin that is reloaded declares its kind again."""
         self._providers[kind] = source
 
     def unregister(self, kind: str) -> None:

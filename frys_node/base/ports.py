@@ -126,8 +126,12 @@ class Disk(Protocol):
         """Return the whole file, or None if there is none."""
         ...
 
-    def write(self, path: str, data: bytes) -> None:
-        """Replace the file atomically and durably (temporary file, fsync, rename, fsync of the directory)."""
+    def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
+        """Replace the file atomically and durably (temporary file, fsync, rename, fsync of the directory).
+
+        With `durable` False nothing is synced: a crash may leave the file old, new, torn or missing. Only for bytes
+        that are checked when they are read and can be had again.
+        """
         ...
 
     def append(self, path: str, data: bytes) -> None:

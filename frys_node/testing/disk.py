@@ -170,11 +170,11 @@ class FakeDisk:
         file = self._files.get(check_path(path))
         return bytes(file.data) if file else None
 
-    def write(self, path: str, data: bytes) -> None:
-        """Replace the file atomically and durably; cures a poisoned file."""
+    def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
+        """Replace the file atomically and durably; cures a poisoned file. Not durable, a crash may take all of it."""
         held = len(self._files[path].data) if path in self._files else 0
         self._begin("write", path, len(data) - held)
-        self._files[path] = _File(data, is_named=True)
+        self._files[path] = _File(data, is_named=durable)
         self._poisoned.discard(path)
 
     def append(self, path: str, data: bytes) -> None:

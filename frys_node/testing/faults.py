@@ -8,7 +8,7 @@ over a window and then heals everything, so that a scenario can demand liveness,
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -252,6 +252,24 @@ class FaultSchedule(msgspec.Struct, frozen=True):
         for fault in self.faults:
             _plan(simulator, fault)
         simulator.at(self.heals_s, simulator.make_whole)
+
+
+def minimise(schedule: FaultSchedule, fails: Callable[[FaultSchedule], bool]) -> FaultSchedule:
+    """Return a schedule that still fails and from which no single fault can be dropped.
+
+    Args:
+        schedule: One that fails.
+        fails: Runs the scenario with a schedule; True if it still breaks. Called at most n * n times.
+    """
+    index = 0
+    while index < len(schedule.faults):
+        smaller = schedule.without(index)
+        if fails(smaller):
+            # What was kept so far may have become needless: look at everything again.
+            schedule, index = smaller, 0
+        else:
+            index += 1
+    return schedule
 
 
 def _length(rng: random.Random, mean_s: float) -> float:

@@ -142,18 +142,37 @@ def _is_settled(simulator: Simulator) -> bool:
     return all(node.known.get(name, 0) == final[name] for node in nodes.values() for name in final)
 
 
-def run_scenario(nodes: int, seconds: float, seed: int, faults: str, *, syncs_first: bool = True) -> ScenarioResult:
+def schedule_of(nodes: int, seconds: float, seed: int, profile: FaultProfile) -> FaultSchedule:
+    """Return a seed's faults: over the first two thirds of the run, at most half of the nodes down at once."""
+    names = [f"n{number}" for number in range(nodes)]
+    return FaultSchedule.generate(
+        seed, profile, names, start_s=seconds * 0.1, end_s=seconds * 0.7, down_max=max(1, nodes // 2)
+    )
+
+
+def run_scenario(
+    nodes: int,
+    seconds: float,
+    seed: int,
+    faults: str,
+    *,
+    schedule: FaultSchedule | None = None,
+    syncs_first: bool = True,
+) -> ScenarioResult:
     """Run one seed: faults over the first two thirds, then healing and a bound on settling.
 
-    `syncs_first` False plants a bug (announce before fsync), to show that the check has teeth.
+    Args:
+        nodes: Size of the swarm.
+        seconds: Simulated time before the bound on settling begins.
+        seed: Decides everything.
+        faults: Name of a profile.
+        schedule: Instead of the seed's own, for `minimise`.
+        syncs_first: False plants a bug (announce before fsync), to show that the check has teeth.
     """
     profile = FaultProfile.named(faults).draw(seed)
     replay = Replay(scenario="swarm", nodes=nodes, seconds=seconds, seed=seed, faults=faults)
     simulator = build(nodes, seed, profile, replay, syncs_first=syncs_first)
-    schedule = FaultSchedule.generate(
-        seed, profile, simulator.names, start_s=seconds * 0.1, end_s=seconds * 0.7, down_max=max(1, nodes // 2)
-    )
-    schedule.install(simulator)
+    (schedule or schedule_of(nodes, seconds, seed, profile)).install(simulator)
     violations: list[str] = []
     settled_s = math.inf
     try:

@@ -130,8 +130,8 @@ class DirectoryDisk:
             except OSError as error:
                 raise storage_failed("read", path, error) from error
 
-    def write(self, path: str, data: bytes) -> None:
-        """Replace the file atomically and durably; a fresh file is a cure for a poisoned one."""
+    def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
+        """Replace the file atomically and, unless told otherwise, durably; a fresh file cures a poisoned one."""
         full = self._full(path)
         with self._path_lock(path):
             self._close_appender(path)
@@ -140,7 +140,8 @@ class DirectoryDisk:
                 fd = self._open_new(temporary, _REPLACE)
                 try:
                     _write_all(fd, data)
-                    os.fsync(fd)
+                    if durable:
+                        os.fsync(fd)
                 finally:
                     os.close(fd)
                 os.rename(temporary, full)
@@ -148,7 +149,8 @@ class DirectoryDisk:
                 with suppress(OSError):
                     os.unlink(temporary)
                 raise storage_failed("write", path, error) from error
-            self._sync_directory(path, full)
+            if durable:
+                self._sync_directory(path, full)
             self._poisoned.discard(path)
 
     def append(self, path: str, data: bytes) -> None:

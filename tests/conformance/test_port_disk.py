@@ -27,6 +27,16 @@ def test_write_replaces_the_whole_file(disk: Disk) -> None:
     assert list(disk.list("dir")) == ["file"]
 
 
+def test_a_write_that_is_not_durable_is_still_whole(disk: Disk) -> None:
+    """It replaces the file at once; only a crash tells the difference."""
+    disk.write("file", b"a longer first content")
+    disk.write("file", b"short", durable=False)
+    assert disk.read("file") == b"short"
+    disk.append("file", b"er")
+    disk.sync("file")
+    assert disk.read("file") == b"shorter"
+
+
 def test_appends_add_up_and_survive_a_sync(disk: Disk) -> None:
     """Appended bytes are read in order, before and after a sync."""
     disk.append("log", b"one")

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from frys_node.base.errors import AlreadyExists, NodeUnreachable, NotFound, NotReady, StorageError
+from frys_node.base.errors import NodeUnreachable, NotFound, NotReady, StorageError
 from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.snapshots import Captured, MoveProgress, Snapshots
 from frys_node.observe.metrics import Counter, Metrics
@@ -199,8 +199,9 @@ async def test_an_unreachable_source_and_an_unknown_kind_are_refused(autojump_cl
         assert "blob" in caught.value.hint
         with pytest.raises(NotFound):
             await b.snapshots.pull(UNIT, A)
-        with pytest.raises(AlreadyExists):
-            a.snapshots.register("blob", Blobs())
+        a.snapshots.unregister("blob")
+        with pytest.raises(NotFound):
+            await b.snapshots.pull(UNIT, A)
         assert b.blobs.held == {}
 
 

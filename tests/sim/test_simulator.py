@@ -9,11 +9,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from frys_node.base.errors import CorruptData, UsageError
 from frys_node.testing.disk import Failure, Tear
-from frys_node.testing.faults import PROFILES, Crash, FaultProfile, FaultSchedule
+from frys_node.testing.faults import PROFILES, Crash, FaultProfile, FaultSchedule, Pause, minimise
 from frys_node.testing.scenario import Replay, SimulationFailed
 from frys_node.testing.simulator import Packet, SimEvent, SimHost, Simulator
 from frys_node.testing.swarm_scenario import run_scenario
@@ -333,6 +334,25 @@ def test_a_planted_bug_is_found() -> None:
     failed = [result for result in results if not result.passed]
     assert failed
     assert "--faults crashes" in failed[0].violations[0]
+
+
+def test_a_failing_schedule_is_reduced_to_the_fault_that_matters() -> None:
+    """Of a long schedule with a planted bug one crash is left."""
+    crash = Crash(20.05, 3.0, "n1", Tear.LOST, wipe=False)
+    others = tuple(Pause(3.0 * number, 1.0, f"n{number}") for number in range(2, 5))
+    long = FaultSchedule((*others, crash), 40.0)
+
+    def fails(schedule: FaultSchedule) -> bool:
+        return not run_scenario(5, 60.0, 3, "none", schedule=schedule, syncs_first=False).passed
+
+    # Within one second the node surely raises its counter; a crash just behind that loses what was announced.
+    tried = (_moved(long, crash, 20.0 + step / 20) for step in range(21))
+    reduced = minimise(next(schedule for schedule in tried if fails(schedule)), fails)
+    assert [type(fault) for fault in reduced.faults] == [Crash]
+
+
+def _moved(schedule: FaultSchedule, crash: Crash, at_s: float) -> FaultSchedule:
+    return FaultSchedule((*schedule.faults[:-1], msgspec.structs.replace(crash, at_s=at_s)), schedule.heals_s)
 
 
 def test_a_seed_has_one_digest_in_every_process() -> None:

@@ -25,11 +25,13 @@ def test_a_crash_takes_what_was_not_synced() -> None:
     disk.append("log", b"not")
     disk.append("never", b"x")
     disk.write("whole", b"w")
+    disk.write("hasty", b"h", durable=False)
     assert disk.unsynced_bytes("log") == 3
-    assert disk.crash() == 4
+    assert disk.crash() == 5
     assert disk.read("log") == b"synced"
     assert disk.read("never") is None
     assert disk.read("whole") == b"w"
+    assert disk.read("hasty") is None
 
 
 def test_a_crash_can_tear_at_an_exact_byte() -> None:

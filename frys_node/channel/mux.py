@@ -127,7 +127,9 @@ class Mux:
         elif isinstance(message, Cancel):
             return message if message.id in self._incoming else None
         elif isinstance(message, Ping):
-            self._push(Pong(message.nonce))
+            # A peer that pings and never reads must not fill this side's memory.
+            if self._queued_bytes <= self._limit_bytes:
+                self._push(Pong(message.nonce))
             return None
         elif isinstance(message, GoAway):
             self.is_draining = True
@@ -140,6 +142,8 @@ class Mux:
         if request.id & 1 != self._peer_parity or request.id in self._incoming:
             raise MalformedFrame(f"call {request.id} has a number that is not the caller's to use")
         if len(self._incoming) >= IN_FLIGHT_MAX:
+            if self._queued_bytes > self._limit_bytes:
+                raise MalformedFrame("calls over the limit from a peer that does not read")
             self._push(Failure(request.id, Overloaded.code, f"{IN_FLIGHT_MAX} calls are under way on this connection"))
             return None
         self._incoming.add(request.id)

@@ -47,6 +47,10 @@ class Unanswered(Exception):
     """No usable answer: the outcome is unknown."""
 
 
+class Unsent(Unanswered):
+    """The node took no connection: the request was never sent, so it has no effect."""
+
+
 class Connection:
     """Keep-alive connections of one thread to every node."""
 
@@ -58,11 +62,16 @@ class Connection:
         """Send one request and return the decoded body.
 
         Raises:
+            Unsent: No connection.
             Unanswered: No answer, or one that is not 2xx (and not 404, which is returned as None).
         """
         connection = self._open.get(endpoint.name)
         if connection is None:
             connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=REQUEST_S_MAX)
+            try:
+                connection.connect()
+            except OSError as error:
+                raise Unsent(f"{endpoint.name}: {error}") from error
             self._open[endpoint.name] = connection
         try:
             headers = {"Content-Type": "application/json"} if isinstance(body, dict) else {}
@@ -204,19 +213,26 @@ class Load:
         ]
         path = f"/collections/{COLLECTION}/points?wait=true"
         good, begun_s, ended_s = self._timed(connection, endpoint, path, {"points": points})
+        if good is None:
+            return False
         self._record(Operation("write", "point", key, version, begun_s, ended_s, good, endpoint.name) for key in keys)
         return good
 
     def _put_cache(self, connection: Connection, endpoint: Endpoint, key: int, version: int) -> None:
         path = f"/v1/cache/{NAMESPACE}/k{key}?consistency=quorum"
         good, begun_s, ended_s = self._timed(connection, endpoint, path, str(version).encode())
-        self._record([Operation("write", "cache", key, version, begun_s, ended_s, good, endpoint.name)])
+        if good is not None:
+            self._record([Operation("write", "cache", key, version, begun_s, ended_s, good, endpoint.name)])
 
     @staticmethod
-    def _timed(connection: Connection, endpoint: Endpoint, path: str, body: Any) -> tuple[bool, float, float]:
+    def _timed(connection: Connection, endpoint: Endpoint, path: str, body: Any) -> tuple[bool | None, float, float]:
+        """Write, and say whether it was acknowledged (None: it was never sent) and when it began and ended."""
         begun_s = time.monotonic()
+        good: bool | None
         try:
             good = connection.ask(endpoint, "PUT", path, body) is not None
+        except Unsent:
+            good = None
         except Unanswered:
             good = False
         return good, begun_s, time.monotonic()

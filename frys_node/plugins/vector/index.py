@@ -212,6 +212,8 @@ class VectorIndex:
         Best first; ties by row. At most `limit`, and exactly `limit` when there are as many.
         """
         vector = np.frombuffer(query, dtype="<f4")
+        if not self.dead and mask is None and (exact or not self.segments):
+            return self._best(vector, None, limit, distance)
         eligible = self.alive if mask is None else self.alive & mask[: self.rows]
         if exact or mask is not None or not self.segments:
             return self._best(vector, np.flatnonzero(eligible), limit, distance)
@@ -241,18 +243,20 @@ class VectorIndex:
         return np.asarray(matches.keys[: len(matches)], dtype=np.int64)
 
     def _best(
-        self, vector: npt.NDArray[np.float32], rows: Rows, limit: int, distance: Distance
+        self, vector: npt.NDArray[np.float32], chosen_rows: Rows | None, limit: int, distance: Distance
     ) -> tuple[list[int], list[float]]:
+        """Score some rows, or all for None, and return the best of them."""
+        rows = np.arange(self.rows) if chosen_rows is None else chosen_rows
         if not len(rows) or not limit:
             return [], []
-        block = self._matrix[: self.rows] if len(rows) == self.rows else self._matrix[rows]
-        scores = scores_of(vector, block, distance)
+        scores = scores_of(vector, self.matrix if chosen_rows is None else self._matrix[rows], distance)
         signed = -scores if distance.is_similarity else scores
         if len(rows) > limit:
             chosen = np.argpartition(signed, limit - 1)[:limit]
             # Ties at the edge go to the lower row, whatever the partition did with them.
             edge = signed[chosen].max()
-            chosen = np.flatnonzero(signed <= edge)
+            if np.count_nonzero(signed <= edge) > limit:
+                chosen = np.flatnonzero(signed <= edge)
             chosen = chosen[np.lexsort((rows[chosen], signed[chosen]))][:limit]
         else:
             chosen = np.lexsort((rows, signed))

@@ -18,8 +18,10 @@ def order(hit: Hit, is_similarity: bool) -> tuple[float, bytes]:
     return (-hit.score if is_similarity else hit.score, hit.id)
 
 
-def merge_top_k(lists: Iterable[Sequence[Hit]], limit: int, *, is_similarity: bool) -> list[Hit]:
+def merge_top_k(lists: Sequence[Sequence[Hit]], limit: int, *, is_similarity: bool) -> list[Hit]:
     """Return the best `limit` hits of lists that are sorted best first; of one id the newest version counts."""
+    if len(lists) == 1:
+        return list(lists[0][:limit])
     best = newest(lists)
     return nsmallest(limit, best, key=lambda hit: order(hit, is_similarity))
 

@@ -44,9 +44,8 @@ def vector(*values: float) -> bytes:
 
 def entry(number: int, at: int, *values: float, payload: bytes = b"") -> Entry:
     """A point of a shard; without values a tombstone."""
-    return Entry(
-        encode_id(number), version(at), encode_point(StoredPoint(vector(*values), payload)) if values else None
-    )
+    value = encode_point(StoredPoint(vector(*values), payload)) if values else None
+    return Entry(encode_id(number), version(at), value)
 
 
 def new_store(distance: Distance = Distance.DOT) -> ShardStore:

@@ -272,8 +272,9 @@ class Activations:
         self._pump(handle)
 
     def _keep_stalled(self, handle: RunHandle, error: RunError) -> None:
-        if handle.stall == error:
+        if handle.stall == error:  # nothing new: the row says so already
             self._evict(handle)
+            self._tell_waiters(handle)
             return
         self._stall(handle, error)
 
@@ -307,13 +308,17 @@ class Activations:
             handle.bodies.clear()
             self._clear_inbox(handle)
             self._evict(handle)
-        if handle.ended is not None and (not append.live or append.status == "stalled"):
-            handle.ended.set()
-            handle.ended = None
+        if not append.live or append.status == "stalled":
+            self._tell_waiters(handle)
         if append.live:
             self._timers.set(handle, append.wake_at_s)
             for effect in commit.effects:
                 self._release_effect(handle, effect)
+
+    def _tell_waiters(self, handle: RunHandle) -> None:
+        if handle.ended is not None:
+            handle.ended.set()
+            handle.ended = None
 
     def _release_effect(self, handle: RunHandle, effect: Effect) -> None:
         assert self._bodies is not None
@@ -331,13 +336,17 @@ class Activations:
             self._pump(handle)
 
     def _outcome(self, handle: RunHandle, entry: Entry) -> None:
-        id_ = entry.id  # type: ignore[union-attr]
-        handle.bodies.pop(id_, None)
         if handle.is_dropped:
             return
-        fields = type(entry).__struct_fields__
-        rest = [getattr(entry, name) for name in fields[1:]]
-        handle.inbox.append(Arrival(lambda host, at: type(entry)(at, *rest) if host.is_open(id_) else None))
+        id_ = entry.id  # type: ignore[union-attr]
+        rest = [getattr(entry, name) for name in type(entry).__struct_fields__[1:]]
+
+        def arrived(host: Host, at: float) -> Entry | None:
+            # Until this moment the body counts as open: a run that is rebuilt for its outcome must not start it again.
+            handle.bodies.pop(id_, None)
+            return type(entry)(at, *rest) if host.is_open(id_) else None
+
+        handle.inbox.append(Arrival(arrived))
         self._pump(handle)
 
     def _due(self, handle: RunHandle) -> None:

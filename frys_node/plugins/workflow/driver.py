@@ -273,7 +273,7 @@ class Engine(Activations):
     async def wait(self, number: int, run: str) -> None:
         """Return when the run is not open here any more (ended, stalled, or its partition moved)."""
         handle = self.partition(number).runs.get(run)
-        if handle is None or handle.stall is not None:
+        if handle is None or (handle.stall is not None and not handle.is_loading):
             return
         if handle.ended is None:
             handle.ended = trio.Event()

@@ -14,7 +14,7 @@ from http_fixtures import client, serving
 from frys_node.base.errors import NotFound
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
-from frys_node.observe.metrics import Counter
+from frys_node.observe.metrics import Counter, Gauge
 
 
 async def _echo(request: HttpRequest) -> HttpResponse:
@@ -219,6 +219,34 @@ async def test_a_stream_is_chunked_and_ends_with_the_client(tmp_path: Path) -> N
             assert (await c.read()).headers["connection"] == "close"
             assert await c.until(b"piece 2\n") == b"piece 0\npiece 1\npiece 2\n"
             assert await c.is_closed()
+
+
+async def test_a_client_that_does_not_take_its_answer_is_cut(tmp_path: Path) -> None:
+    """The connection and the memory of its answer are given back after `write_s`."""
+
+    async def big(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(body=b"x" * 50_000_000)
+
+    async with serving(tmp_path, write_s=0.2) as (kernel, http), client(http) as c, client(http) as other:
+        http.route("GET", "/big", big, scope="read")
+        await c.stream.send_all(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        gauge = next(metric for metric in kernel.metrics if metric.name == "frys_network_connections")
+        assert isinstance(gauge, Gauge)
+        assert gauge.source is not None
+        while gauge.source() != 1:
+            assert (await other.get("/livez")).status == 200
+            await trio.sleep(0.02)
+
+
+async def test_a_node_that_stops_ends_its_event_streams(tmp_path: Path) -> None:
+    """An endless answer does not hold up the drain."""
+    async with serving(tmp_path) as (kernel, http), client(http) as c:
+        await c.stream.send_all(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await c.until(b": events of this node\n\n")
+        with trio.fail_after(2):
+            await kernel.control.unload("network")
+        with pytest.raises((EOFError, trio.BrokenResourceError)):
+            await c.until(b"never")
 
 
 async def test_unloading_lets_requests_finish_and_closes_idle_connections(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 SCENARIOS = ("membership", "replication", "swarm")
 PROGRESS_S = 1.0
 NODES_MAX = 5_000
+JOBS_MAX = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, metavar="K", help="the seed, or the first of many (default 1)")
     parser.add_argument("--seeds", type=int, default=1, metavar="COUNT", help="run COUNT seeds from --seed on")
     parser.add_argument("--faults", default="chaos", metavar="PROFILE", help="fault profile (default chaos)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes that share a batch (default 1)")
     parser.add_argument("--state", type=Path, metavar="FILE", help="remember finished seeds; run again to go on")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -58,6 +61,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--nodes {args.nodes} is not 1 to {NODES_MAX}")
     if not 0 < args.seconds <= 1e6:
         raise UsageError(f"--seconds {args.seconds:g} is not above 0 and at most 1000000")
+    if not 1 <= args.jobs <= JOBS_MAX:
+        raise UsageError(f"--jobs {args.jobs} is not 1 to {JOBS_MAX}")
     if args.seeds < 1 or args.seed < 0:
         raise UsageError("--seeds must be at least 1 and --seed at least 0")
 
@@ -95,6 +100,12 @@ def _run_seed(scenario: RunScenario, args: argparse.Namespace, seed: int) -> Sce
     return msgspec.structs.replace(result, wall_s=time.perf_counter() - started_s, faults_profile=args.faults)
 
 
+def _work(task: tuple[argparse.Namespace, int]) -> ScenarioResult:
+    """Run one seed of a batch in a process of its own."""
+    args, seed = task
+    return _run_seed(_scenario(args.scenario), args, seed)
+
+
 class _Batch:
     """Many seeds, with progress, totals and a file that remembers what is done."""
 
@@ -110,19 +121,32 @@ class _Batch:
         self._load()
         args, shown_s = self._args, 0.0
         seeds = range(args.seed, args.seed + args.seeds)
-        for number, seed in enumerate(seeds, 1):
-            if str(seed) not in self._done:
-                result = _run_seed(self._scenario, args, seed)
-                self._done[str(seed)] = _plain(result)
+        try:
+            for result in self._results([seed for seed in seeds if str(seed) not in self._done]):
+                self._done[str(result.seed)] = _plain(result)
                 if not result.passed:
                     self._failed.append(result)
                     _complain([result])
-            if time.perf_counter() - shown_s > PROGRESS_S or number == args.seeds:
-                shown_s = time.perf_counter()
-                self._save()
-                self._show(number)
-        print(file=sys.stderr)
+                if time.perf_counter() - shown_s > PROGRESS_S:
+                    shown_s = time.perf_counter()
+                    self._save()
+                    self._show()
+        finally:
+            self._save()
+            self._show()
         return self._report([self._done[str(seed)] for seed in seeds])
+
+    def _results(self, seeds: list[int]) -> Iterator[ScenarioResult]:
+        """Run seeds here, or in several processes; then they come as they end."""
+        args = self._args
+        if args.jobs == 1 or len(seeds) < 2:
+            for seed in seeds:
+                yield _run_seed(self._scenario, args, seed)
+            return
+        import multiprocessing
+
+        with multiprocessing.get_context("spawn").Pool(min(args.jobs, len(seeds))) as pool:
+            yield from pool.imap_unordered(_work, [(args, seed) for seed in seeds])
 
     def _load(self) -> None:
         from frys_node.base.errors import UsageError
@@ -147,10 +171,10 @@ class _Batch:
             temporary.write_text(json.dumps({"batch": self._key, "done": self._done}), encoding="utf-8")
             os.replace(temporary, path)
 
-    def _show(self, number: int) -> None:
+    def _show(self) -> None:
         events = sum(_number(result["events"]) for result in self._done.values())
-        text = f"{number}/{self._args.seeds} seeds, {events:,} events, {len(self._failed)} failed"
-        end = "\r" if sys.stderr.isatty() else "\n"
+        text = f"{len(self._done)}/{self._args.seeds} seeds, {events:,} events, {len(self._failed)} failed"
+        end = "\r" if sys.stderr.isatty() and len(self._done) < self._args.seeds else "\n"
         print(f"sim {self._key}: {text}", end=end, file=sys.stderr, flush=True)
 
     def _report(self, results: list[dict[str, object]]) -> int:

@@ -55,6 +55,17 @@ def test_a_batch_goes_on_where_it_stopped(capsys: pytest.CaptureFixture[str], tm
     assert "another batch" in capsys.readouterr().err
 
 
+def test_several_processes_find_what_one_finds(capsys: pytest.CaptureFixture[str]) -> None:
+    """The totals of a batch do not depend on how it was shared."""
+    reports = []
+    for jobs in ("1", "2"):
+        assert main([*SWARM, "--seeds", "6", "--jobs", jobs, "--json"]) == 0
+        report = _out(capsys)
+        del report["wall_s"]
+        reports.append(report)
+    assert reports[0] == reports[1]
+
+
 def test_a_violation_is_exit_1_with_the_replay_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -84,7 +95,14 @@ def test_a_violation_is_exit_1_with_the_replay_command(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--faults", "choas"], ["--nodes", "0"], ["--seconds", "-1"], ["--seeds", "0"], ["--scenario", "nope"]],
+    [
+        ["--faults", "choas"],
+        ["--nodes", "0"],
+        ["--seconds", "-1"],
+        ["--seeds", "0"],
+        ["--jobs", "0"],
+        ["--scenario", "nope"],
+    ],
 )
 def test_wrong_options_are_usage_errors(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     """Exit code 2 and a message that names the fix."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 
@@ -25,6 +25,7 @@ from frys_node.channel.join import JoinServer
 from frys_node.channel.join_messages import PEERS_MAX, PeerAddress
 from frys_node.channel.messages import Credentials
 from frys_node.channel.peers import Peers
+from frys_node.channel.renewal import RENEW, Renewal
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Metrics
 from frys_node.secure.errors import ClassicalOnly, HandshakeRefused, NotTls
@@ -108,6 +109,15 @@ class Channel:
             source=lambda: float(self._peers.notes_dropped),
         )
         self.secrets.on_change = self._spread_credentials
+        self._renewal = Renewal(
+            identity,
+            disk,
+            clock,
+            name_of=self._issued_name,
+            ask=lambda request: self.call(self.issuer, RENEW, request),
+            on_renewed=lambda: self._profile.renew(identity),
+        )
+        self.serve(RENEW, self._renewal.answer)
 
     # Rpc
 
@@ -121,6 +131,10 @@ class Channel:
     ) -> None:
         """Answer a method; see `Rpc.serve`. An `inline` handler runs in the reader: it is quick and never waits."""
         self._dispatch.serve(Served(method, handler, inline))
+
+    def unserve(self, method: Method[Any, Any]) -> None:
+        """Stop answering a method; see `Rpc.unserve`."""
+        self._dispatch.methods.pop(method.name, None)
 
     def on_note(self, name: str, handler: NoteHandler) -> None:
         """Receive notes of that name; the handler must not block."""
@@ -215,6 +229,7 @@ class Channel:
                 self._nursery = self._peers.nursery = nursery
                 nursery.start_soon(self._accept)
                 nursery.start_soon(self._deliver_self_notes)
+                nursery.start_soon(self._renewal.run)
                 if self.desk is not None:
                     self.desk.renew_join_token()
                     nursery.start_soon(self._renew_join_token, self.desk)
@@ -385,6 +400,11 @@ class Channel:
             except FrysError as error:
                 log.error("channel.join_token_not_renewed", extra={"error": error.message})
             await trio.sleep(wait_s)
+
+    def _issued_name(self, node: NodeId) -> str:
+        """The name that the issuer gave a node; its hello's if the registry lost it."""
+        known = self.desk.names.find(node) if self.desk is not None else None
+        return known or self._names.get(node) or "node"
 
     async def _deliver_self_notes(self) -> None:
         """Notes to this node take the same turn as those from outside: never inside the sender's call."""

@@ -196,6 +196,10 @@ class LoopbackRpc:
             raise AlreadyExists(f"the method '{method.name}' is served already")
         self._methods[method.name] = (method, handler)
 
+    def unserve(self, method: Method[Any, Any]) -> None:
+        """Stop answering a method; nothing happens when it is not served."""
+        self._methods.pop(method.name, None)
+
     async def call(self, node: NodeId, method: Method[Req, Rep], request: Req) -> Rep:
         """Call a node; the caller's deadline counts, or 30 s."""
         self._network.counts["calls"] += 1

@@ -98,8 +98,9 @@ class FakeReplication:
         return newest
 
     def local(self, unit: UnitId) -> UnitStore | None:
-        """This node's store if it is a member."""
-        return self.open(unit) if self._node in self._cluster.members_of(unit) else None
+        """This node's store if it is a member and the kind is declared."""
+        is_here = unit.split("/", 1)[0] in self._factories and self._node in self._cluster.members_of(unit)
+        return self.open(unit) if is_here else None
 
     def replicas(self, unit: UnitId) -> Sequence[NodeId]:
         """Live members, this node first."""

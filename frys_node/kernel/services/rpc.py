@@ -36,6 +36,10 @@ class Rpc(Protocol):
         """Answer a method; the handler gets the authenticated caller. Its cancel scope has the caller's deadline."""
         ...
 
+    def unserve(self, method: Method[Any, Any]) -> None:
+        """Stop answering a method (a plugin unloads); nothing happens when it is not served."""
+        ...
+
     async def call(self, node: NodeId, method: Method[Req, Rep], request: Req) -> Rep:
         """Call a node (or this one: then no socket is used).
 

@@ -135,19 +135,18 @@ def just_above(version: Version) -> Version:
 class CacheUnit:
     """What this node holds of one unit (a `UnitStore`)."""
 
-    __slots__ = ("_entries", "_expiry", "_lru", "_now_unix_ms", "_on_evict", "floor", "unit")
+    __slots__ = ("_entries", "_expiry", "_lru", "_now_unix_ms", "floor", "memory", "unit")
 
-    def __init__(
-        self, unit: UnitId, lru: LruBytes, now_unix_ms: Callable[[], int], on_evict: Callable[[list[Slot]], None]
-    ) -> None:
+    def __init__(self, unit: UnitId, memory: CacheMemory) -> None:
         self.unit = unit
+        self.memory = memory
+        """What bounds this unit together with the others of the node."""
         self.floor: Version | None = None
         """Just above the newest version evicted since the unit was empty."""
         self._entries: dict[bytes, Entry] = {}
         self._expiry: dict[bytes, int] = {}
-        self._lru = lru
-        self._now_unix_ms = now_unix_ms
-        self._on_evict = on_evict
+        self._lru = memory.lru
+        self._now_unix_ms = memory.now_unix_ms
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -177,7 +176,7 @@ class CacheUnit:
             self._lru.set(Slot(self.unit, entry.key), len(entry.key) + len(entry.value or b""))
         victims = self._lru.pop_excess()
         if victims:
-            self._on_evict(victims)
+            self.memory.evict(victims)
 
     def entries(self) -> Iterable[Entry]:
         """Every entry held, by key; expired ones as tombstones."""
@@ -227,7 +226,7 @@ class CacheUnit:
 class CacheMemory:
     """Every unit of one node under one bound of bytes."""
 
-    __slots__ = ("_now_unix_ms", "evicted", "expired", "lru", "units")
+    __slots__ = ("evicted", "expired", "lru", "now_unix_ms", "units")
 
     def __init__(self, bytes_max: int, now_unix_ms: Callable[[], int]) -> None:
         self.lru = LruBytes(bytes_max)
@@ -236,14 +235,14 @@ class CacheMemory:
         """Entries evicted since the start."""
         self.expired = 0
         """Expired values that the sweep found since the start."""
-        self._now_unix_ms = now_unix_ms
+        self.now_unix_ms = now_unix_ms
 
     def open(self, unit: UnitId) -> CacheUnit:
         """Return a new, empty store of a unit; what an earlier one held is forgotten."""
         old = self.units.get(unit)
         if old is not None:
             old.clear()
-        store = CacheUnit(unit, self.lru, self._now_unix_ms, self.evict)
+        store = CacheUnit(unit, self)
         self.units[unit] = store
         return store
 

@@ -7,12 +7,13 @@ from typing import Any
 import trio
 
 from frys_node.base.errors import ReloadRefused
+from frys_node.base.types import UnitId
 from frys_node.kernel.context import PluginContext
 from frys_node.kernel.plugin import PluginManifest
 from frys_node.kernel.services.http import HTTP
-from frys_node.kernel.services.replication import REPLICATION
-from frys_node.kernel.services.topology import TOPOLOGY
-from frys_node.plugins.cache.cache import CacheMemory
+from frys_node.kernel.services.replication import REPLICATION, Replication
+from frys_node.kernel.services.topology import TOPOLOGY, Topology
+from frys_node.plugins.cache.cache import CacheMemory, CacheUnit
 from frys_node.plugins.cache.config import CacheConfig
 from frys_node.plugins.cache.driver import CacheService
 from frys_node.plugins.cache.http import PREFIX, CacheHttp
@@ -43,8 +44,9 @@ class CachePlugin:
         def now_unix_ms() -> int:
             return clock.unix_ns() // 1_000_000
 
-        memory = CacheMemory(config.memory_bytes_max, now_unix_ms)
-        replication = context.service(REPLICATION)
+        replication, topology = context.service(REPLICATION), context.service(TOPOLOGY)
+        memory = _held(replication, topology) or CacheMemory(config.memory_bytes_max, now_unix_ms)
+        memory.resize(config.memory_bytes_max)
         replication.register("cache", memory.open, durable=False)
         metrics = context.metrics
         metrics.gauge("frys_cache_memory_bytes", "Bytes of entries held here.", source=lambda: memory.lru.total_bytes)
@@ -53,7 +55,7 @@ class CachePlugin:
         metrics.gauge("frys_cache_expired_entries", "Expired values swept so far.", source=lambda: memory.expired)
         self._service = CacheService(
             replication=replication,
-            topology=context.service(TOPOLOGY),
+            topology=topology,
             config=config,
             metrics=metrics,
             now_unix_ms=now_unix_ms,
@@ -85,13 +87,20 @@ class CachePlugin:
             self._context.service(HTTP).unroute(PREFIX)
 
     async def cleanup(self) -> None:
-        """Give the memory back."""
-        if self._memory is not None:
-            for unit in self._memory.units.values():
-                unit.clear()
+        """Let go. The units stay with replication, which counts on what they acknowledged; a reload finds them."""
         self._context = self._memory = self._service = None
 
-    async def _sweep(self, memory: CacheMemory, interval_s: float) -> None:
+    @staticmethod
+    async def _sweep(memory: CacheMemory, interval_s: float) -> None:
         while True:
             await trio.sleep(interval_s)
             memory.sweep()
+
+
+def _held(replication: Replication, topology: Topology) -> CacheMemory | None:
+    """Return the memory of units that an earlier load of this plugin left with replication."""
+    for number in range(topology.partitions):
+        store = replication.local(UnitId(f"cache/{number}"))
+        if isinstance(store, CacheUnit):
+            return store.memory
+    return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from weakref import WeakValueDictionary
 
 from frys_node.base.errors import StaleEpoch
 from frys_node.base.ports import Executor
@@ -39,7 +38,6 @@ class LocalShards:
         self._replication = replication
         self._topology = topology
         self._executor = executor
-        self._stores: WeakValueDictionary[UnitId, ShardStore] = WeakValueDictionary()
 
     def open(self, unit: UnitId) -> ShardStore:
         """Return a new, empty store of a shard: the factory that replication is given."""
@@ -49,17 +47,20 @@ class LocalShards:
             found = self.find(collection_id)
             return None if found is None else Distance(found.distance)
 
-        store = ShardStore(unit, definition)
-        self._stores[unit] = store
-        return store
+        return ShardStore(unit, definition)
 
     def find(self, collection_id: str) -> Collection | None:
         """Return a collection by id."""
         return next((one for one in self._topology.collections() if one.id == collection_id), None)
 
     def stores(self) -> list[ShardStore]:
-        """Every shard held in memory, by unit."""
-        return [store for _, store in sorted(self._stores.items())]
+        """Every complete shard held here, by collection and number."""
+        held = (
+            self._local(collection, shard)
+            for collection in self._topology.collections()
+            for shard in range(collection.shard_number)
+        )
+        return [store for store in held if store is not None]
 
     def _local(self, collection: Collection, shard: int) -> ShardStore | None:
         store = self._replication.local(unit_of(collection, shard))

@@ -101,6 +101,9 @@ class VectorPlugin:
         if self._context is not None:
             http = self._context.service(HTTP)
             http.unroute("/collections")
+            rpc = self._context.service(RPC)
+            rpc.unserve(SEARCH)
+            rpc.unserve(STATS)
 
     async def cleanup(self) -> None:
         """Let go of everything."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from frys_node import __version__
-from frys_node.base.errors import AlreadyExists
+from frys_node.base.errors import AlreadyExists, PluginError
 from frys_node.base.ports import Entropy
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
 from frys_node.kernel.services.topology import Collection
@@ -48,7 +49,9 @@ class CollectionRoutes:
             ("DELETE", one, self.delete, "write"),
             ("GET", one + "/exists", self.exists, "read"),
         ]
-        http.route("GET", "/", self.banner, scope="open")
+        # The root cannot be unrouted alone, so a reload finds the banner of the first load still standing.
+        with suppress(PluginError):
+            http.route("GET", "/", self.banner, scope="open")
         for method, template, answer, scope in routes:
             http.route(
                 method,

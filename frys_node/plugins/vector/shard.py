@@ -37,7 +37,7 @@ class ShardStore:
     """One shard in memory."""
 
     __slots__ = (
-        "__weakref__", "_generation", "_index", "_keys", "_masks", "_parsed", "_payloads", "_rows", "_sorted", "_tombs",
+        "_generation", "_index", "_keys", "_masks", "_parsed", "_payloads", "_rows", "_sorted", "_tombs",
         "_versions", "changes", "definition", "unit",
     )  # fmt: skip
 

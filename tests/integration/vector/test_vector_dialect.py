@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import trio
 from vector_cluster import VectorCluster, open_vector_cluster
 
 from frys_node.plugins.vector.config import VectorConfig
@@ -239,6 +240,25 @@ async def test_large_payloads_travel_outside_the_search_frame() -> None:
         body = {"query": [1, 0], "limit": 60, "with_payload": True}
         found = (await cluster.result("POST", "/collections/c/points/query", body, node="b"))["points"]
         assert [len(hit["payload"]["text"]) for hit in found] == [30_000] * 60
+
+
+async def test_a_reloaded_plugin_finds_its_shards_again() -> None:
+    """Replication keeps the data; the new plugin serves it, takes writes and goes on with the index."""
+    config = VectorConfig(index_rows_min=64)
+    async with open_vector_cluster(config=config) as cluster, trio.open_nursery() as nursery:
+        await fill(cluster, 600)
+        old = cluster.plugins["a"]
+        await old.on_unload()
+        await old.cleanup()
+        assert (await cluster.http["a"].request("GET", "/collections")).status == 404
+        assert await ids(cluster, {"query": [1, 0], "limit": 2}, node="b") == [599, 598]
+        await cluster.load("a", config, nursery)
+        await cluster.result("PUT", "/collections/c/points", {"points": [point(1_000, [1_000, 1])]})
+        assert await ids(cluster, {"query": [1, 0], "limit": 2}) == [1_000, 599]
+        while await cluster.plugins["a"]._local.maintain():
+            pass
+        assert (await cluster.result("GET", "/collections/c"))["indexed_vectors_count"] > 0
+        nursery.cancel_scope.cancel()
 
 
 BAD: list[tuple[str, str, bytes | dict[str, Any], int, str]] = [

@@ -1,0 +1,119 @@
+"""The cache plugin's life: load, reload, config changes, sweeping."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from frys_node.base.errors import ReloadRefused
+from frys_node.base.types import NodeId
+from frys_node.kernel.bus import Bus
+from frys_node.kernel.context import PluginContext, Services
+from frys_node.kernel.services.http import HTTP
+from frys_node.kernel.services.replication import REPLICATION
+from frys_node.kernel.services.topology import TOPOLOGY
+from frys_node.observe.metrics import Gauge, Metrics
+from frys_node.plugins.cache.config import CacheConfig
+from frys_node.plugins.cache.plugin import CachePlugin
+from frys_node.testing.clock import FakeClock
+from frys_node.testing.disk import FakeDisk
+from frys_node.testing.entropy import FakeEntropy
+from frys_node.testing.executor import InlineExecutor
+from frys_node.testing.services import FakeHttp, ServiceCluster
+
+NODE = NodeId("a")
+
+
+class Node:
+    """One node's context for cache plugins."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.cluster = ServiceCluster(["a"], replication_factor=1)
+        self.http = FakeHttp()
+        self.metrics = Metrics()
+        self.nursery = nursery
+        self.services = Services()
+        self.services.provide(HTTP, self.http)
+        self.services.provide(REPLICATION, self.cluster.replication[NODE])
+        self.services.provide(TOPOLOGY, self.cluster.topology[NODE])
+
+    async def load(self, config: CacheConfig) -> CachePlugin:
+        """Load a new instance of the plugin."""
+        plugin = CachePlugin()
+        context = PluginContext(
+            node=NODE,
+            name="cache",
+            boot=1,
+            data_dir=Path("unused"),
+            clock=FakeClock(),
+            entropy=FakeEntropy(),
+            disk=FakeDisk(),
+            executor=InlineExecutor(),
+            bus=Bus(),
+            services=self.services,
+            metrics=self.metrics,
+            config=config,
+            nursery=self.nursery,
+        )
+        await plugin.init(context)
+        await plugin.on_load()
+        return plugin
+
+    async def status(self, key: str) -> int:
+        """The status of a GET."""
+        return (await self.http.request("GET", f"/v1/cache/default/{key}")).status
+
+    def gauge(self, name: str) -> float:
+        """A gauge's value now."""
+        metric = next(metric for metric in self.metrics if metric.name == name)
+        assert isinstance(metric, Gauge)
+        assert metric.source is not None
+        return metric.source()
+
+
+async def test_a_reloaded_cache_serves_what_the_old_one_held() -> None:
+    """Units stay with replication; limits and metrics go on over the same memory."""
+    async with trio.open_nursery() as nursery:
+        node = Node(nursery)
+        plugin = await node.load(CacheConfig())
+        for number in range(20):
+            await node.http.request("PUT", f"/v1/cache/default/k{number}", b"v" * 5_000)
+        held = node.gauge("frys_cache_memory_bytes")
+        await plugin.on_unload()
+        await plugin.cleanup()
+        assert await node.status("k1") == 404
+        plugin = await node.load(CacheConfig())
+        assert await node.status("k1") == 200
+        assert node.gauge("frys_cache_memory_bytes") == held > 100_000
+        assert node.gauge("frys_cache_entries") == 20
+        await plugin.on_config_change(CacheConfig(), CacheConfig(memory_bytes_max=65_536))
+        assert node.gauge("frys_cache_memory_bytes") <= 65_536
+        assert await node.status("k0") == 404
+        assert await node.status("k19") == 200
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_setting_that_needs_a_restart_is_refused() -> None:
+    """The running settings stand."""
+    async with trio.open_nursery() as nursery:
+        plugin = await Node(nursery).load(CacheConfig())
+        with pytest.raises(ReloadRefused, match="sweep_interval_s"):
+            await plugin.on_config_change(CacheConfig(), CacheConfig(sweep_interval_s=9))
+        nursery.cancel_scope.cancel()
+
+
+async def test_expired_values_give_their_memory_back_unread(autojump_clock: trio.testing.MockClock) -> None:
+    """The sweep turns them into tombstones, without anybody asking for them."""
+    del autojump_clock
+    async with trio.open_nursery() as nursery:
+        node = Node(nursery)
+        await node.load(CacheConfig(sweep_interval_s=1))
+        await node.http.request("PUT", "/v1/cache/default/k?ttl=5s", b"v" * 10_000)
+        await trio.sleep(4)
+        assert node.gauge("frys_cache_memory_bytes") > 10_000
+        await trio.sleep(3)
+        assert node.gauge("frys_cache_memory_bytes") < 1_000
+        assert node.gauge("frys_cache_expired_entries") == 1
+        nursery.cancel_scope.cancel()

@@ -28,7 +28,7 @@ from frys_node.plugins.workflow.errors import (
     UnknownRun,
     UnknownWorkflow,
 )
-from frys_node.plugins.workflow.journal import Entry, Started, decode_entries
+from frys_node.plugins.workflow.journal import Entry, Signalled, Started, decode_entries
 from frys_node.plugins.workflow.messages import (
     REPLY_BYTES_MAX,
     REQUEST,
@@ -213,7 +213,9 @@ class RunService:
                 number, request.run, name=request.name, value=request.value, signal=request.signal
             )
         except UnknownRun:
-            row, _ = await self._stored(request.run)
+            row, entries = await self._stored(request.run)
+            if any(isinstance(entry, Signalled) and entry.signal == request.signal for entry in entries):
+                return  # sent again: it had arrived before the run ended
             if row.status in FINAL:
                 raise RunEnded(f"run {request.run} is {row.status}: it takes no more signals") from None
             raise

@@ -17,6 +17,7 @@ from frys_node.kernel.services.snapshots import MoveProgress, Snapshottable
 from frys_node.observe.metrics import Metrics
 from snapshots.capture import provider_of
 from snapshots.config import SnapshotsConfig
+from snapshots.errors import TransferAborted
 from snapshots.library import Library
 from snapshots.messages import CHUNK, OFFER, REFS, RELEASE
 from snapshots.metrics import SnapshotMetrics
@@ -29,6 +30,10 @@ FINISHED_MAX = 64
 """Finished moves that `moves` still shows."""
 
 EXPIRE_INTERVAL_S = 5.0
+
+DRAIN_S = 2.0
+"""How long a stopping node waits for moves before it gives them up."""
+
 SAVED_DIRECTORY = "snapshots/saved"
 
 log = logging.getLogger(__name__)
@@ -102,8 +107,18 @@ class SnapshotComponent:
             log.warning("snapshots.expire_failed", extra={"code": error.code})
 
     async def drain(self) -> None:
-        """Give no new snapshots; wait for the moves to this node that are under way."""
+        """Give and take no new snapshots; moves to this node may end within `DRAIN_S`, then they are given up.
+
+        One that is being installed is always waited for. The chunks of the others are kept for their next try.
+        """
         self._source.is_open = False
+        with trio.move_on_after(DRAIN_S):
+            await self._wait_idle()
+        for pull in self._active.values():
+            pull.give_up()
+        await self._wait_idle()
+
+    async def _wait_idle(self) -> None:
         while self._active:
             self._idle = trio.Event()
             await self._idle.wait()
@@ -131,8 +146,8 @@ class SnapshotComponent:
             TransferAborted: Chunks did not come, or came wrong, too often. The unit is unchanged.
             FrysError: What the source or a disk said; nothing was installed unless `restore` itself failed.
         """
-        if not self._is_loaded:
-            raise NotReady("the snapshot component is starting")
+        if not self._source.is_open:
+            raise NotReady("the snapshot component is starting or stopping")
         provider = provider_of(self._providers, unit)
         pull = Pull(
             unit,
@@ -147,7 +162,9 @@ class SnapshotComponent:
             on_progress=progress,
         )
         async with self._tracked(pull), self._unit_lock(unit), self._pulls:
-            return await pull.run()
+            with pull.scope:
+                return await pull.run()
+            raise TransferAborted(f"this node stops; the move of '{unit}' was given up")
 
     @asynccontextmanager
     async def _tracked(self, pull: Pull) -> AsyncIterator[None]:

@@ -53,6 +53,7 @@ class Pull:
         self.source = source
         self.state = "waiting"
         self.transferred_bytes = 0
+        self.scope = trio.CancelScope()
         self._provider = provider
         self._rpc = rpc
         self._store = store
@@ -79,6 +80,11 @@ class Pull:
             eta_s=now.eta_s if now else None,
             started_unix_ns=self._started_unix_ns,
         )
+
+    def give_up(self) -> None:
+        """End the move, unless its state is being installed."""
+        if self.state not in (TransferState.VERIFYING, TransferState.INSTALLED):
+            self.scope.cancel()
 
     async def run(self) -> int:
         """Move the unit; returns the bytes transferred.

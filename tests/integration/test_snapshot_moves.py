@@ -338,6 +338,8 @@ async def test_a_draining_node_gives_no_new_snapshots_and_waits_for_its_moves(
             await b.snapshots.drain()
         assert b.blobs.held == a.blobs.held
         with pytest.raises(NotReady):
+            await cluster.network.node(C).call(A, OFFER, OfferRequest(UNIT))
+        with pytest.raises(NotReady):
             await b.snapshots.pull(UNIT, A)
 
 
@@ -380,3 +382,31 @@ async def test_leftovers_of_a_failed_move_are_removed_in_time(autojump_clock: tr
         await trio.sleep(30)
         assert not disk.list("snapshots/chunks")
         assert other.snapshots._store.disk_bytes == 0
+
+
+async def test_a_stopping_node_gives_up_what_takes_too_long(autojump_clock: trio.testing.MockClock) -> None:
+    """A large move does not hold the node; its chunks wait for the next try, and waiting moves end too."""
+    async with _cluster(delay_s=1.0) as cluster:
+        a, b = await cluster.add(A), await cluster.add(B, SnapshotsConfig(pulls_max=1))
+        units = [UnitId(f"blob/{number}") for number in range(3)]
+        for number, unit in enumerate(units):
+            a.blobs.held[unit] = _data(40 * CHUNK_BYTES, number)
+        aborted = 0
+
+        async def pull(unit: UnitId) -> None:
+            nonlocal aborted
+            with pytest.raises((TransferAborted, NotReady)):
+                await b.snapshots.pull(unit, A)
+            aborted += 1
+
+        async with trio.open_nursery() as nursery:
+            for unit in units:
+                nursery.start_soon(pull, unit)
+            await trio.sleep(4.5)
+            started_s = trio.current_time()
+            await b.snapshots.drain()
+            assert trio.current_time() - started_s < 10
+        assert aborted == 3
+        assert b.blobs.held == {}
+        assert b.snapshots._store.pinned == 0
+        assert b.snapshots._store.memory_bytes > 0

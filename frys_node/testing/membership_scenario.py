@@ -227,7 +227,7 @@ class Run:
         bound_s = 20.0 * config.reconnect_interval_s + self.profile.late_s + 2.0 * self.spread_s()
         self.summary["settled_s"] = round(self.agree(bound_s, "M6: the views do not agree"), 3)
         self.wait(
-            lambda: not any(node.machine.queue_length for node in self.up()),
+            lambda: not any(node.machine.queue_length and node.machine.live_count for node in self.up()),
             20.0 * self.spread_s(),
             "M7: the gossip queues do not drain",
         )

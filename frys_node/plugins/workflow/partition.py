@@ -68,6 +68,10 @@ class RunService:
         self.forwarded_total = 0
         rpc.serve(REQUEST, self._serve)
 
+    def close(self) -> None:
+        """Stop answering other nodes: a restarted plugin serves the method anew."""
+        self._rpc.unserve(REQUEST)
+
     # Routing.
 
     async def request(self, request: RunRequest) -> bytes:

@@ -159,7 +159,9 @@ class WorkflowPlugin:
             await self._engine.commits.flush()
 
     async def cleanup(self) -> None:
-        """Close the journal."""
+        """Close the journal and stop answering other nodes."""
+        if self._service is not None:
+            self._service.close()
         store, self._store = self._store, None
         if store is not None:
             await store.aclose()

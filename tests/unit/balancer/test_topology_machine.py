@@ -1,0 +1,267 @@
+"""The topology machine, its steps and the register: what must happen before each record, and what must not."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+import pytest
+
+from balancer.placement import Placement, workflow_unit
+from balancer.record import JOINING, JOINT, RECORD, STABLE, TopologyRecord, first_record
+from balancer.register import REGISTER_PATH, IssuerRegister
+from balancer.ring import RingMember
+from balancer.steps import StepConfig, Steps
+from balancer.topology import TopologyMachine
+from balancer.topology_effects import (
+    Adopted,
+    Equivocation,
+    PersistRecord,
+    Propose,
+    SendTopology,
+    Settled,
+    TopologyEffect,
+)
+from balancer.topology_messages import RecordDigest, RecordPush, Report, SignedRecord
+from balancer.work import work_for
+from frys_node.base.errors import CorruptData
+from frys_node.base.types import ClusterId, Epoch, NodeId, Term
+from frys_node.kernel.services.topology import Collection
+from frys_node.testing.disk import FakeDisk
+
+N1, N2, N3, N4 = (NodeId(f"n{number}") for number in range(1, 5))
+CLUSTER = ClusterId("c" * 32)
+KINDS = ("cache",)
+
+
+def signed(record: TopologyRecord) -> SignedRecord:
+    """Return the record as it travels."""
+    return SignedRecord(RECORD.encode(record), b"")
+
+
+def key(seq: int) -> Epoch:
+    """Return the key of the record with that number."""
+    return Epoch(Term(1, N1), seq)
+
+
+def record(seq: int, phase: str, ring: Iterable[NodeId], following: Iterable[NodeId] | None = None) -> TopologyRecord:
+    """Return a record with two cache units and two workflow partitions."""
+    members = tuple(RingMember(node=node) for node in ring)
+    after = members if following is None else tuple(RingMember(node=node) for node in following)
+    return TopologyRecord(
+        format=1,
+        cluster=CLUSTER,
+        epoch=key(seq),
+        phase=phase,
+        ring=members,
+        next_ring=after,
+        parent=key(seq - 1),
+        partitions=2,
+        vnodes=8,
+    )
+
+
+def machine_of(node: NodeId, held: TopologyRecord | None = None) -> TopologyMachine:
+    """Return a machine that works under a record."""
+    machine = TopologyMachine(node, random.Random(1), kinds=KINDS)
+    if held is not None:
+        machine.load(Placement(held), signed(held), 0.0)
+    return machine
+
+
+def adopt(machine: TopologyMachine, found: TopologyRecord, now_s: float = 1.0) -> list[TopologyEffect]:
+    """Offer a record and let the disk finish."""
+    offered = machine.offer(found, signed(found), now_s)
+    assert [type(effect) for effect in offered] == [PersistRecord]
+    return machine.persisted(found.epoch, Placement(found), now_s)
+
+
+def test_a_record_acts_only_after_it_is_durable() -> None:
+    """Between offer and persisted the old record is in force (rules 6 and 20)."""
+    machine = machine_of(N2, record(1, STABLE, [N1, N2]))
+    offered = machine.offer(
+        record(2, JOINING, [N1, N2], [N1, N2, N3]), signed(record(2, JOINING, [N1, N2], [N1, N2, N3])), 1.0
+    )
+    assert isinstance(offered[0], PersistRecord)
+    assert machine.epoch == key(1)
+    found = machine.persisted(key(2), Placement(record(2, JOINING, [N1, N2], [N1, N2, N3])), 1.0)
+    assert found[0] == Adopted(key(2))
+    assert machine.epoch == key(2)
+
+
+def test_gaps_are_normal_lower_records_are_refused_and_a_higher_one_overtakes_on_the_way_to_disk() -> None:
+    """A node that was away takes any higher record; the slower write of a lower one is ignored."""
+    machine = machine_of(N2, record(3, STABLE, [N1, N2]))
+    assert machine.offer(record(2, STABLE, [N1]), signed(record(2, STABLE, [N1])), 1.0) == []
+    low, high = record(9, STABLE, [N1, N2]), record(12, STABLE, [N1, N2])
+    machine.offer(low, signed(low), 1.0)
+    machine.offer(high, signed(high), 1.0)
+    assert machine.persisted(low.epoch, Placement(low), 1.0) == []
+    machine.persisted(high.epoch, Placement(high), 1.0)
+    assert machine.epoch == high.epoch
+
+
+def test_two_records_with_one_key_are_an_alarm_and_freeze_the_term() -> None:
+    """Rule 20: equivocation is reported and no later record of that term is taken."""
+    machine = machine_of(N2, record(3, STABLE, [N1, N2]))
+    other = record(3, STABLE, [N1, N2, N3])
+    assert machine.offer(other, signed(other), 1.0) == [Equivocation(key(3))]
+    later = record(4, STABLE, [N1, N2])
+    assert machine.offer(later, signed(later), 1.0) == []
+    assert machine.epoch == key(3)
+
+
+def test_whoever_is_behind_gets_the_record_and_whoever_is_ahead_is_asked() -> None:
+    """Comparing keys always ends with both under the higher record."""
+    machine = machine_of(N2, record(3, STABLE, [N1, N2]))
+    behind = machine.receive(N3, RecordDigest(None, None, True), 1.0)
+    assert [type(e.message) for e in behind if isinstance(e, SendTopology)] == [RecordPush]
+    ahead = machine.receive(N3, RecordDigest(key(5), None), 1.0)
+    assert [type(e.message) for e in ahead if isinstance(e, SendTopology)] == [RecordDigest]
+
+
+def test_a_node_reports_until_it_hears_that_all_is_settled() -> None:
+    """Reports say everything each time; settlement ends them and is passed to the host once."""
+    machine = machine_of(N2, record(3, STABLE, [N1, N2]))
+    found = machine.advance(10.0)
+    assert SendTopology(N1, Report(key(3), True, True, 0)) in found
+    assert machine.receive(N1, RecordDigest(key(3), key(3)), 10.0) == [Settled(key(3))]
+    assert machine.receive(N1, RecordDigest(key(3), key(3)), 10.0) == []
+    assert not [e for e in machine.advance(20.0) if isinstance(e, SendTopology) and isinstance(e.message, Report)]
+
+
+def test_work_finished_under_another_record_does_not_count() -> None:
+    """A pass of an aborted transition says nothing about the next one."""
+    machine = machine_of(N2)
+    adopt(machine, record(3, JOINT, [N1], [N1, N2]))
+    assert machine.waiting == 2
+    for unit in machine.work.passes:
+        machine.finished("pass", unit, key(2), 2.0)
+    assert machine.waiting == 2
+    found: list[TopologyEffect] = []
+    for unit in machine.work.passes:
+        found += machine.finished("pass", unit, key(3), 2.0)
+    assert found == [SendTopology(N1, Report(key(3), True, True, 0))]
+
+
+def steps_under(found: TopologyRecord) -> Steps:
+    """Return an issuer's steps under a record."""
+    steps = Steps(N1, StepConfig())
+    steps.adopted(Placement(found), found.epoch, 0.0)
+    return steps
+
+
+def test_joint_is_entered_only_when_every_joiner_has_its_bulk() -> None:
+    """Rule 9; a report on another record does not count."""
+    steps = steps_under(record(2, JOINING, [N1], [N1, N2]))
+    steps.take(N1, Report(key(2), True, True, 0), 0.1)
+    steps.take(N2, Report(key(1), True, True, 0), 0.1)
+    steps.take(N2, Report(key(2), False, False, 3), 0.1)
+    assert steps.next_record(0.2) is None
+    steps.take(N2, Report(key(2), True, True, 0), 0.3)
+    following = steps.next_record(0.4)
+    assert following is not None
+    assert (following.phase, following.epoch, following.parent) == (JOINT, key(3), key(2))
+
+
+def test_stable_needs_fence_joiners_and_a_majority_of_the_new_set() -> None:
+    """Rules 10 and 11: take any of the three away and the step waits."""
+    ring, following = [N1, N2, N3], [N1, N2, N3, N4]
+    done, adopted = Report(key(3), True, True, 0), Report(key(3), True, False, 1)
+    joint = record(3, JOINT, ring, following)
+    for reports, is_met in (
+        ({N4: done, N1: done}, False),
+        ({N4: done, N1: done, N2: adopted}, False),
+        ({N1: done, N2: done, N3: done, N4: adopted}, False),
+        ({N4: done, N1: done, N2: done, N3: done}, True),
+    ):
+        steps = steps_under(joint)
+        changed = [unit for unit in Placement(joint).changed_units() if unit.startswith("cache")]
+        steps._changed = changed
+        for node, report in reports.items():
+            steps.take(node, report, 0.1)
+        if not any(N4 in Placement(joint).sets(unit).next for unit in changed):
+            pytest.skip("the newcomer got no unit in this placement")
+        assert steps.fence_is_met() is is_met, reports
+
+
+def test_a_step_without_progress_is_aborted_to_the_old_sets() -> None:
+    """From joining and from joint the way back is stable(C) with a higher number."""
+    for phase, patience_s in ((JOINING, 600.0), (JOINT, 10.0)):
+        steps = steps_under(record(5, phase, [N1], [N1, N2]))
+        assert steps.next_record(patience_s - 1.0) is None
+        back = steps.next_record(patience_s)
+        assert back is not None
+        assert (back.phase, back.epoch) == (STABLE, key(6))
+        assert back.ring == back.next_ring == record(5, phase, [N1], [N1, N2]).ring
+
+
+def test_the_next_change_waits_until_the_last_is_settled() -> None:
+    """Rule 13: a queued join begins only behind a majority of each changed set."""
+    machine = machine_of(N1, record(4, STABLE, [N1, N2]))
+    machine.steps.request_join(RingMember(node=N3))
+    assert machine.wake(1.0) == []
+    found = machine.receive(N2, Report(key(4), True, True, 0), 1.0)
+    assert Settled(key(4)) in found
+    proposals = [effect for effect in found if isinstance(effect, Propose)]
+    assert [proposal.record.phase for proposal in proposals] == [JOINING]
+    assert machine.wake(2.0) == []
+
+
+def test_catalogue_changes_are_steps_of_stable_and_settled_records_only() -> None:
+    """Fine print 1: while a move is under way there is no new collection."""
+    machine = machine_of(N1, first_record(CLUSTER, N1, partitions=2))
+    collection = Collection(name="a", id="x", dimension=2, distance="Dot")
+    assert machine.settled == key(1)
+    proposal = machine.change_catalogue((collection,))
+    assert proposal is not None
+    assert isinstance(proposal[0], Propose)
+    assert machine.change_catalogue(()) is None
+    busy = machine_of(N1, record(3, JOINT, [N1], [N1, N2]))
+    assert busy.change_catalogue((collection,)) is None
+
+
+def test_a_silent_owner_of_partitions_keeps_them_instead_of_blocking_a_join() -> None:
+    """D5: its partitions are pinned in the joint record, others move."""
+    ring, following = [N1, N2], [N1, N2, N3]
+    joining = record(2, JOINING, ring, following)
+    placement = Placement(joining)
+    moved = [unit for unit in placement.changed_units() if unit.startswith("workflow")]
+    steps = Steps(N1, StepConfig(pin_patience_s=3.0))
+    steps.adopted(placement, None, 0.0)
+    steps.take(N1, Report(key(2), True, True, 0), 0.1)
+    steps.take(N3, Report(key(2), True, True, 0), 0.1)
+    silent = [unit for unit in moved if placement.sets(unit).current == (N2,)]
+    if silent:
+        assert steps.next_record(1.0) is None
+    joint = steps.next_record(3.0)
+    assert joint is not None
+    assert joint.phase == JOINT
+    assert [workflow_unit(partition) for partition, _node in joint.pinned] == silent
+    assert not [unit for unit in silent if unit in Placement(joint).changed_units()]
+
+
+def test_work_is_the_same_on_every_restart() -> None:
+    """A node's part is a function of the record: bulk in joining, passes in joint, nothing in stable."""
+    for phase, attribute in ((JOINING, "bulk"), (JOINT, "passes")):
+        work = work_for(Placement(record(2, phase, [N1], [N1, N2])), N2, KINDS)
+        assert len(getattr(work, attribute)) == 2
+    assert work_for(Placement(record(2, STABLE, [N1, N2])), N2, KINDS).passes == ()
+    moved = work_for(Placement(record(2, JOINT, [N1], [N2])), N1, ("workflow",))
+    assert moved.seals == (workflow_unit(0), workflow_unit(1))
+
+
+def test_the_register_swaps_only_what_is_expected_and_keeps_it_over_a_crash() -> None:
+    """Compare-and-swap on disk: a lost race changes nothing."""
+    disk = FakeDisk()
+    register = IssuerRegister(disk)
+    one, two = first_record(CLUSTER, N1), record(2, STABLE, [N1])
+    assert register.load() is None
+    assert register.swap(None, signed(one))
+    assert not register.swap(None, signed(two))
+    assert register.swap(one.epoch, signed(two))
+    disk.crash()
+    assert IssuerRegister(disk).load() == signed(two)
+    disk.write(REGISTER_PATH, b"junk")
+    with pytest.raises(CorruptData, match=REGISTER_PATH):
+        register.load()

@@ -13,6 +13,8 @@ from frys_node.plugins.vector.collection import Distance, shard_of, unit_of
 from frys_node.plugins.vector.config import VectorConfig
 from frys_node.plugins.vector.filters import Predicate, compile_filter
 from frys_node.plugins.vector.messages import (
+    HIT_BYTES,
+    REPLY_BYTES_MAX,
     REPLY_VALUES_BYTES_MAX,
     Hit,
     Query,
@@ -88,10 +90,10 @@ class LocalShards:
                 stores.append(store)
         distance = Distance(collection.distance)
         lists = await self._run(request.queries, stores, distance)
-        budget = REPLY_VALUES_BYTES_MAX
+        merged = [_merged(query, found, distance) for query, found in zip(request.queries, lists, strict=True)]
+        budget = min(REPLY_VALUES_BYTES_MAX, REPLY_BYTES_MAX - HIT_BYTES * sum(map(len, merged)))
         answers: list[QueryHits] = []
-        for query, found in zip(request.queries, lists, strict=True):
-            hits = _merged(query, found, distance)
+        for query, found, hits in zip(request.queries, lists, merged, strict=True):
             if query.with_value:
                 hits, budget = self._with_values(collection, hits, budget)
             answers.append(QueryHits(hits, sum(part.matched for part in found)))
@@ -121,8 +123,8 @@ class LocalShards:
                 entry = store.get([hit.id])[0] if store is not None else None
                 # A newer value than the one that was scored would not belong to the score.
                 if entry is not None and entry.value is not None and entry.version == hit.version:
-                    value = entry.value
-                    budget -= len(value)
+                    budget -= len(entry.value)
+                    value = entry.value if budget >= 0 else None
             with_values.append(Hit(hit.id, hit.score, hit.version, value))
         return with_values, budget
 

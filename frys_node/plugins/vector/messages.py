@@ -13,8 +13,14 @@ from frys_node.kernel.services.replication import Version
 from frys_node.kernel.services.rpc import Method
 from frys_node.wire.codec import Message
 
+REPLY_BYTES_MAX = 960 * 1024
+"""Room for hits and values in one reply; a frame is 1 MiB at most."""
+
 REPLY_VALUES_BYTES_MAX = 256 * 1024
-"""Values sent along with the hits of one reply; the rest are read by the asking node. A frame is 1 MiB at most."""
+"""Values sent along with the hits of one reply; the rest are read by the asking node."""
+
+HIT_BYTES = 96
+"""A hit without its value: id up to 17 bytes, score, version with a node of 32 characters, framing."""
 
 REQUEST_BYTES_MAX = 512 * 1024
 """Query vectors in one request; a larger batch is sent in several."""

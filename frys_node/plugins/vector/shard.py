@@ -267,8 +267,8 @@ class ShardView(NamedTuple):
             mask = np.zeros(count, dtype=np.bool_)
             for row in np.flatnonzero(alive).tolist():
                 mask[row] = predicate(self.keys[row], self._payload(row))
-            while len(self.masks) >= MASKS_MAX:
-                self.masks.pop(next(iter(self.masks)), None)
+            for old in list(self.masks)[: max(0, len(self.masks) + 1 - MASKS_MAX)]:
+                self.masks.pop(old, None)  # a worker and the node's thread may both be here
             self.masks[source] = mask
         return mask
 

@@ -261,6 +261,24 @@ async def test_a_reloaded_plugin_finds_its_shards_again() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_the_largest_pages_fit_in_frames() -> None:
+    """Ten thousand hits with payloads, from other nodes, verified and not."""
+    async with open_vector_cluster("abcd", replication_factor=3) as cluster:
+        await cluster.result("PUT", "/collections/c", {"vectors": {"size": 2, "distance": "Dot"}, "shard_number": 2})
+        for start in range(0, 10_200, 5_100):
+            ids_here = [f"00000000-0000-0000-0000-{n:012d}" for n in range(start, start + 5_100)]
+            points = [{"id": name, "vector": [n, 1], "payload": {"n": n}} for n, name in enumerate(ids_here, start)]
+            await cluster.result("PUT", "/collections/c/points", {"points": points})
+        body = {"query": [1, 0], "limit": 10_000, "with_payload": True}
+        for node in "abcd":
+            for level in ("one", "quorum"):
+                target = f"/collections/c/points/query?consistency={level}"
+                found = (await cluster.result("POST", target, body, node=node))["points"]
+                assert [hit["payload"]["n"] for hit in found] == list(range(10_199, 199, -1))
+        page = await cluster.result("POST", "/collections/c/points/scroll", {"limit": 10_000}, node="d")
+        assert [hit["payload"]["n"] for hit in page["points"]] == list(range(10_000))
+
+
 BAD: list[tuple[str, str, bytes | dict[str, Any], int, str]] = [
     ("PUT", "/collections/c/points", {"points": [point(1, [1, 2, 3])]}, 400, "expected dim: 2, got 3"),
     ("PUT", "/collections/c/points", {"points": [point(1, [1, 2]), point(2, [])]}, 400, "in point 2"),

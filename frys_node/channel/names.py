@@ -37,7 +37,7 @@ class NameRegistry:
             InvalidCertificate: It cannot be a node's name. Nothing was changed.
         """
         valid_name(name)
-        mine = next((held for held, holder in self._nodes.items() if holder == node), None)
+        mine = self.find(node)
         if mine is not None and (mine == name or not is_chosen):
             return mine
         holder = self._nodes.get(name)
@@ -61,6 +61,10 @@ class NameRegistry:
             if candidate not in self._nodes:
                 return candidate
         raise NameTaken(f"'{name}' and every '{name}-N' are taken", hint="choose another --name")
+
+    def find(self, node: NodeId) -> str | None:
+        """The name of a node, if it has one."""
+        return next((name for name, holder in self._nodes.items() if holder == node), None)
 
     def release(self, node: NodeId) -> bool:
         """Free the names of a node that has left; True if it had one."""

@@ -43,7 +43,7 @@ class _StoredIdentity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Identity:
-    """A node's place in a cluster. Immutable; `ca_key` is None unless this node is the issuer."""
+    """A node's place in a cluster; `ca_key` is None unless this node is the issuer. Only a renewal changes it."""
 
     __slots__ = (
         "ca_certificate",
@@ -88,6 +88,20 @@ class Identity:
     def is_issuer(self) -> bool:
         """True if this node holds the authority's key."""
         return self.ca_key is not None
+
+    def renewed(self, certificate: x509.Certificate) -> Identity:
+        """Return the same identity with another certificate."""
+        return Identity(
+            cluster_id=self.cluster_id,
+            cluster_name=self.cluster_name,
+            node_name=self.node_name,
+            issuer=self.issuer,
+            key=self.key,
+            certificate=certificate,
+            ca_certificate=self.ca_certificate,
+            ca_key=self.ca_key,
+            seeds=self.seeds,
+        )
 
     @property
     def chain(self) -> tuple[x509.Certificate, ...]:

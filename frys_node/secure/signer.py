@@ -46,16 +46,15 @@ SIGNED_CODEC: Codec[SignedBytes] = Codec(SignedBytes)
 class NodeSigner:
     """Signs with this node's key and verifies others'. Implements the `Signer` port."""
 
-    __slots__ = ("_certificate", "_clock", "_identity", "_keys", "_revoked", "_verified")
+    __slots__ = ("_clock", "_identity", "_keys", "_revoked", "_verified")
 
     def __init__(self, identity: Identity, clock: Clock, revoked: Container[NodeId] = ()) -> None:
         self._identity = identity
         self._clock = clock
         self._revoked = revoked
-        self._certificate = certificates.der(identity.certificate)
         self._keys: dict[NodeId, list[Ed25519PublicKey]] = {}
         self._verified: dict[bytes, tuple[NodeId, Ed25519PublicKey]] = {}
-        self.learn(self._certificate)
+        self.learn(certificates.der(identity.certificate))
 
     def sign(self, data: bytes) -> bytes:
         """Sign with this node's key; 64 bytes."""
@@ -69,7 +68,7 @@ class NodeSigner:
 
     def sign_with_certificate(self, data: bytes) -> SignedBytes:
         """Sign, with this node's certificate attached."""
-        return SignedBytes(data, self.sign(data), self._certificate)
+        return SignedBytes(data, self.sign(data), certificates.der(self._identity.certificate))
 
     def verify_signed(self, signed: SignedBytes) -> NodeId:
         """Return the node that signed.

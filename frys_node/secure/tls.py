@@ -124,6 +124,12 @@ class TlsProfile:
     __slots__ = ("client", "server")
 
     def __init__(self, identity: Identity) -> None:
+        self.server: SSL.Context
+        self.client: SSL.Context
+        self.renew(identity)
+
+    def renew(self, identity: Identity) -> None:
+        """Use the identity's present certificate for connections to come."""
         self.server = _member_context(identity.key, identity.certificate, identity.ca_certificate)
         self.server.set_alpn_select_callback(_select_alpn)
         self.client = _member_context(identity.key, identity.certificate, identity.ca_certificate)

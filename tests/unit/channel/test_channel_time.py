@@ -1,0 +1,178 @@
+"""The channel's deadlines on a fake network and a fake clock: silence, half handshakes, partitions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+import trio
+import trio.testing
+
+from frys_node.base.errors import NodeUnreachable
+from frys_node.base.types import Address, NodeId
+from frys_node.channel.bootstrap import create_cluster, join_cluster
+from frys_node.channel.driver import Channel
+from frys_node.channel.issuer import JOIN_PATH
+from frys_node.kernel.services.rpc import Method
+from frys_node.observe.metrics import Counter, Metrics
+from frys_node.secure import certificates
+from frys_node.secure.identity import Identity, load_identity, next_boot
+from frys_node.testing.clock import FakeClock
+from frys_node.testing.disk import FakeDisk
+from frys_node.testing.entropy import FakeEntropy
+from frys_node.testing.network import FakeNetwork
+
+ECHO: Method[bytes, bytes] = Method("test.echo", bytes, bytes)
+PORT = 7946
+
+
+class FakeNode:
+    """A channel on one host of a fake network."""
+
+    def __init__(self, network: FakeNetwork, name: str) -> None:
+        self.host = network.host(name)
+        self.disk = FakeDisk()
+        self.entropy = FakeEntropy(name)
+        self.clock = FakeClock()
+        self.metrics = Metrics()
+        self.seen: list[bool] = []
+
+    async def open(self, identity: Identity) -> Channel:
+        """Bind and build."""
+        channel = Channel(
+            identity=identity,
+            boot=next_boot(self.disk, self.entropy),
+            network=self.host,
+            listener=await self.host.listen(Address(self.host.name, PORT)),
+            clock=self.clock,
+            entropy=self.entropy,
+            disk=self.disk,
+            metrics=self.metrics,
+        )
+
+        async def echo(_caller: NodeId, body: bytes) -> bytes:
+            return body
+
+        channel.serve(ECHO, echo)
+        channel.on_connection(lambda _node, _boot, is_connected: self.seen.append(is_connected))
+        return channel
+
+    def refused(self) -> dict[tuple[str, ...], float]:
+        """Refusals so far."""
+        counter = next(metric for metric in self.metrics if metric.name == "frys_channel_refused_total")
+        assert isinstance(counter, Counter)
+        return counter.values
+
+
+@asynccontextmanager
+async def _cluster(network: FakeNetwork) -> AsyncIterator[tuple[FakeNode, Channel, FakeNode, Channel]]:
+    a, b = FakeNode(network, "a"), FakeNode(network, "b")
+    async with trio.open_nursery() as nursery:
+        one = await a.open(create_cluster(a.disk, a.entropy, a.clock, cluster_name="test", node_name="a"))
+        await nursery.start(lambda task_status: one.run(task_status=task_status))
+        token = a.disk.read(JOIN_PATH)
+        assert token is not None
+        outcome = await join_cluster(
+            b.host,
+            b.disk,
+            b.entropy,
+            b.clock,
+            seeds=[Address("a", PORT)],
+            token=token.decode(),
+            name="b",
+            name_chosen=True,
+            expect_cluster="test",
+            advertise=Address("b", PORT),
+        )
+        two = await b.open(outcome.identity)
+        two.learn(one.self_id, Address("a", PORT))
+        one.learn(two.self_id, Address("b", PORT))
+        await nursery.start(lambda task_status: two.run(task_status=task_status))
+        yield a, one, b, two
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_idle_connection_stays_and_a_silent_one_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
+    """An hour of idleness is bridged by pings; a partition is noticed within 20 s, and healed by the next call."""
+    network = FakeNetwork()
+    async with _cluster(network) as (a, one, b, two):
+        assert await two.call(one.self_id, ECHO, b"x") == b"x"
+        await trio.sleep(3_600)
+        assert one.is_connected(two.self_id)
+        assert b.seen == [True]
+        network.partition(["a"], ["b"])
+        await trio.sleep(21)
+        assert not one.is_connected(two.self_id)
+        assert not two.is_connected(one.self_id)
+        assert (a.seen, b.seen) == ([True, False], [True, False])
+        with pytest.raises(NodeUnreachable):
+            await two.call(one.self_id, ECHO, b"x")
+        network.heal()
+        await trio.sleep(10)
+        assert await two.call(one.self_id, ECHO, b"y") == b"y"
+
+
+async def test_half_a_handshake_ends_after_five_seconds(autojump_clock: trio.testing.MockClock) -> None:
+    """A client that stops in the middle, or greets without a hello, is refused in time and gives its place back."""
+    network = FakeNetwork()
+    async with _cluster(network) as (a, one, b, _two):
+        stream = await b.host.connect(Address("a", PORT))
+        await stream.send_all(b"\x16\x03\x01\x02\x00")
+        start = trio.current_time()
+        with suppress(trio.BrokenResourceError):
+            assert await stream.receive_some() == b""
+        assert 4.9 < trio.current_time() - start < 5.5
+        assert a.refused() == {("timeout",): 1}
+        assert one._half_open.total == 0
+
+
+async def test_a_dial_into_nowhere_fails_in_time_and_backs_off(autojump_clock: trio.testing.MockClock) -> None:
+    """A host that swallows everything costs one deadline; calls in the backoff cost nothing."""
+    network = FakeNetwork()
+    async with _cluster(network) as (_a, one, _b, two):
+        network.partition(["a"], ["b"])
+        start = trio.current_time()
+        with pytest.raises(NodeUnreachable):
+            await one.call(two.self_id, ECHO, b"x")
+        assert trio.current_time() - start <= 5.5
+        start = trio.current_time()
+        with pytest.raises(NodeUnreachable):
+            await one.call(two.self_id, ECHO, b"x")
+        assert trio.current_time() == start
+
+
+async def test_the_join_token_is_renewed_while_the_node_runs(autojump_clock: trio.testing.MockClock) -> None:
+    """Thirteen hours later there is a fresh token in the file."""
+    network = FakeNetwork()
+    async with _cluster(network) as (a, _one, _b, _two):
+        first = a.disk.read(JOIN_PATH)
+        await trio.sleep(11 * 3_600)
+        assert a.disk.read(JOIN_PATH) == first
+        await trio.sleep(2 * 3_600)
+        assert a.disk.read(JOIN_PATH) != first
+
+
+async def test_certificates_are_renewed_long_before_they_expire(autojump_clock: trio.testing.MockClock) -> None:
+    """With a third of its life left each node has a new certificate, durable, and new connections use it."""
+    network = FakeNetwork()
+    async with _cluster(network) as (a, one, b, two):
+        first = [channel.identity.certificate for channel in (one, two)]
+        for days, are_old in ((200, True), (60, False)):
+            for node in (a, b):
+                node.clock.step(days * 86_400)
+            await trio.sleep(13 * 3_600)
+            assert ([channel.identity.certificate for channel in (one, two)] == first) is are_old
+        for node, channel, old in zip((a, b), (one, two), first, strict=True):
+            renewed = channel.identity.certificate
+            assert renewed.not_valid_after_utc > old.not_valid_after_utc
+            assert certificates.read_subject(renewed) == certificates.read_subject(old)
+            stored = load_identity(node.disk)
+            assert stored is not None
+            assert stored.certificate == renewed
+        for connection in (*one._peers.all(), *two._peers.all()):
+            connection.close()
+        await trio.sleep(1)
+        assert await one.call(two.self_id, ECHO, b"x") == b"x"
+        (kept,) = one._peers.all()
+        assert kept.peer.certificate == two.identity.certificate

@@ -26,7 +26,7 @@ from snapshots.pull import Pull
 from snapshots.source import Source
 from snapshots.store import ChunkStore
 
-FINISHED_MAX = 64
+FINISHED_MAX = 512
 """Finished moves that `moves` still shows."""
 
 EXPIRE_INTERVAL_S = 5.0

@@ -33,8 +33,9 @@ class MoverRunner:
         self._wake = trio.Event()
 
     def register(self, kind: str, mover: UnitMover) -> None:
-        """Declare the mover of a kind."""
+        """Declare the mover of a kind; a plugin that is reloaded starts its units again."""
         self._movers[kind] = mover
+        self._state = {unit: state for unit, state in self._state.items() if kind_of(unit) != kind}
         self._wake.set()
 
     def adopt(self, placement: Placement, work: Work) -> None:

@@ -252,8 +252,12 @@ class _ReplayLogger(logging.LoggerAdapter[logging.Logger]):
     """Logs once: silent while a run is rebuilt."""
 
     def __init__(self, host: Any) -> None:
-        super().__init__(_LOG, {"run": host.run})
+        super().__init__(_LOG, {})
         self._host = host
+
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Name the run in every line."""
+        return f"run {self._host.run}: {msg}", kwargs
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802  stdlib's name
         return not (self._host.is_replaying or self._host.is_evicting) and super().isEnabledFor(level)

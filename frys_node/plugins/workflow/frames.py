@@ -10,7 +10,7 @@ import trio
 
 from frys_node.plugins.workflow.errors import Evicted, NotJournalable
 from frys_node.plugins.workflow.journal import Ended
-from frys_node.plugins.workflow.values import encode_value
+from frys_node.plugins.workflow.values import OUTPUT_BYTES_MAX, encode_value
 
 DETAIL_FRAMES_MAX = 5
 """Frames of user code kept with an error."""
@@ -64,7 +64,7 @@ def ended_by(result: outcome.Outcome[object], at: float, *, is_cancelled: bool) 
     """Describe how the root of a run ended."""
     if isinstance(result, outcome.Value):
         try:
-            return Ended(at, "completed", encode_value(result.value, "the workflow's result"))
+            return Ended(at, "completed", encode_value(result.value, "the workflow's result", OUTPUT_BYTES_MAX))
         except NotJournalable as error:
             return Ended(at, "faulted", type_name="NotJournalable", message=error.message)
     error_ = result.error  # type: ignore[attr-defined]

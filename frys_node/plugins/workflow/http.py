@@ -11,11 +11,10 @@ import msgspec
 from frys_node.base.errors import UsageError
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
 from frys_node.plugins.workflow.api import Workflow
-from frys_node.plugins.workflow.errors import NotJournalable
-from frys_node.plugins.workflow.messages import INPUT_BYTES_MAX, CancelRun, ShowRun, SignalRun, StartRun
+from frys_node.plugins.workflow.messages import CancelRun, ShowRun, SignalRun, StartRun
 from frys_node.plugins.workflow.partition import RunService, version_order
 from frys_node.plugins.workflow.runs import STATUSES
-from frys_node.plugins.workflow.values import encode_value
+from frys_node.plugins.workflow.values import OUTPUT_BYTES_MAX, encode_value
 
 PREFIXES = ("/v1/workflows", "/v1/runs")
 LIST_LIMIT = 100
@@ -93,7 +92,7 @@ class WorkflowHttp:
             namespace, _, name = ref.rpartition("/")
             ref = WorkflowRef(name=name, namespace=namespace or "default")
         run = _run_id(body.id or self._new_id())
-        data = _value(body.input, "the input")
+        data = encode_value(body.input, "the input", OUTPUT_BYTES_MAX)
         wait = body.wait or _is_true(request.query.get("wait"))
         return _json(
             await self._service.request(StartRun(run, ref.namespace, ref.name, ref.version, data, wait)), status=201
@@ -128,7 +127,7 @@ class WorkflowHttp:
         run, name = _run_id(request.params["id"]), request.params["name"]
         if not name or len(name) > 200:
             raise UsageError("a signal's name has 1 to 200 characters")
-        data = _value(body.value, "the signal's value")
+        data = encode_value(body.value, "the signal's value", OUTPUT_BYTES_MAX)
         return _json(await self._service.request(SignalRun(run, name, body.id or self._new_id(), data)))
 
 
@@ -147,15 +146,6 @@ def _run_id(text: str) -> str:
     if not _ID.fullmatch(text):
         raise UsageError(f"run id '{text[:60]}' is not valid", hint="1 to 200 of A-Z a-z 0-9 . _ : ~ @ + -")
     return text
-
-
-def _value(value: Any, what: str) -> bytes:
-    data = encode_value(value, what)
-    if len(data) > INPUT_BYTES_MAX:
-        raise NotJournalable(
-            f"{what} has {len(data)} bytes, over {INPUT_BYTES_MAX}", hint="store it elsewhere and pass its id"
-        )
-    return data
 
 
 def _is_true(text: str | None) -> bool:

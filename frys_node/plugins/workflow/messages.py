@@ -8,8 +8,6 @@ from frys_node.base.types import Epoch, UnitId
 from frys_node.kernel.services.rpc import Method
 from frys_node.wire.codec import Message
 
-INPUT_BYTES_MAX = 768 << 10
-"""Largest input or signal value, encoded: it must fit into one frame between nodes."""
 REPLY_BYTES_MAX = 960 << 10
 """Largest reply between nodes; a run that is larger is answered without its tasks, then without its input."""
 

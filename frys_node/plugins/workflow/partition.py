@@ -45,7 +45,7 @@ from frys_node.plugins.workflow.messages import (
     unit_of,
 )
 from frys_node.plugins.workflow.runs import FINAL, META
-from frys_node.plugins.workflow.views import Owner, Running, detail, summary
+from frys_node.plugins.workflow.views import Owner, Running, detail, listed
 from frys_node.storage.ports import RunExists, RunQuery, RunRow
 
 LIST_ANSWER_S = 5.0
@@ -265,7 +265,15 @@ class RunService:
             return []
         query = RunQuery(partitions=partitions, label=request.workflow, status=request.status, limit=request.limit)
         owner = self._owner()
-        return [summary(row, owner) for row in await self._engine.store.query(query)]
+        views: builtins.list[dict[str, Any]] = []
+        size_bytes = 0
+        for row in await self._engine.store.query(query):
+            view = listed(row, owner)
+            size_bytes += len(msgspec.json.encode(view)) + 1
+            if size_bytes > REPLY_BYTES_MAX:
+                break
+            views.append(view)
+        return views
 
 
 def version_order(version: str) -> tuple[tuple[int, int, str], ...]:

@@ -149,7 +149,10 @@ class WorkflowPlugin:
     async def on_unload(self) -> None:
         """Stop taking requests and make everything durable that was accepted; open steps run again later."""
         from frys_node.plugins.workflow.http import PREFIXES
+        from frys_node.plugins.workflow.messages import REQUEST
 
+        if self._context is not None:
+            self._context.service(RPC).unserve(REQUEST)
         if self._http is not None:
             for prefix in PREFIXES:
                 self._http.unroute(prefix)

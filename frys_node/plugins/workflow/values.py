@@ -13,7 +13,9 @@ import msgspec
 from frys_node.plugins.workflow.errors import NotJournalable
 
 VALUE_BYTES_MAX = 4 << 20
-"""Largest argument list, result, input or output."""
+"""Largest argument list or step result."""
+OUTPUT_BYTES_MAX = 768 << 10
+"""Largest output of a workflow, input or signal value: it travels between nodes in one frame of 1 MiB."""
 
 
 def _refuse(value: object) -> object:
@@ -23,7 +25,7 @@ def _refuse(value: object) -> object:
 _ENCODER = msgspec.msgpack.Encoder(order="deterministic", enc_hook=_refuse)
 
 
-def encode_value(value: object, what: str) -> bytes:
+def encode_value(value: object, what: str, limit_bytes: int = VALUE_BYTES_MAX) -> bytes:
     """Encode a value; equal values give equal bytes in every process.
 
     Raises:
@@ -36,9 +38,9 @@ def encode_value(value: object, what: str) -> bytes:
             f"{what} cannot be journaled ({error})",
             hint="pass plain data (numbers, text, lists, dicts, Structs), or an id, and open the thing in the step",
         ) from error
-    if len(data) > VALUE_BYTES_MAX:
+    if len(data) > limit_bytes:
         raise NotJournalable(
-            f"{what} has {len(data)} bytes, over the limit of {VALUE_BYTES_MAX}",
+            f"{what} has {len(data)} bytes, over the limit of {limit_bytes}",
             hint="store large data elsewhere and pass its id",
         )
     return data

@@ -16,6 +16,12 @@ TASKS_SHOWN_MAX = 1_000
 """Most recent tasks in the view of one run; `tasks_total` counts all."""
 
 
+LISTED_OUTPUT_BYTES_MAX = 256
+"""Larger outputs are left out of lists."""
+LISTED_MESSAGE_CHARS_MAX = 200
+"""Longest error message in lists."""
+
+
 class Owner(msgspec.Struct, frozen=True):
     """Who serves a run."""
 
@@ -38,7 +44,7 @@ def moment(unix_s: float) -> str:
 
 
 def summary(row: RunRow, owner: Owner) -> dict[str, Any]:
-    """Return a run without its input and tasks, for lists."""
+    """Return a run without its input and tasks."""
     meta = META.decode(row.meta)
     state = STATE.decode(row.state) if row.state else RunState()
     return {
@@ -53,6 +59,16 @@ def summary(row: RunRow, owner: Owner) -> dict[str, Any]:
         "updated_at": moment(row.updated_ns / 1e9),
         "wake_at": None if row.wake_at_s is None else moment(row.wake_at_s),
     }
+
+
+def listed(row: RunRow, owner: Owner) -> dict[str, Any]:
+    """Return a run for a list: `summary` with a large output left out and a long error cut."""
+    view = summary(row, owner)
+    if len(row.state) > LISTED_OUTPUT_BYTES_MAX and view["output"] is not None:
+        view["output"], view["truncated"] = None, True
+    if view["error"] is not None:
+        view["error"] = {**view["error"], "message": view["error"]["message"][:LISTED_MESSAGE_CHARS_MAX], "detail": ""}
+    return view
 
 
 def detail(row: RunRow, entries: list[Entry], running: Mapping[str, Running], owner: Owner) -> dict[str, Any]:

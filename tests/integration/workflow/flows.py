@@ -77,3 +77,8 @@ async def sleeping(ctx, seconds):
 @workflow(name="locating")
 async def locating(ctx, value):
     return await where()
+
+
+@workflow(name="bulky")
+async def bulky(ctx, size: int):
+    return "x" * size

@@ -131,7 +131,7 @@ async def test_bad_requests_are_refused_by_name(tmp_path):
         assert (await node.call("GET", "/v1/runs/unknown", expect=404))["error"]["code"] == "workflow.unknown_run"
         assert (await node.call("GET", "/v1/runs"))["runs"] == []
         names = [(w["name"], w["version"]) for w in (await node.call("GET", "/v1/workflows"))["workflows"]]
-        assert names[1:3] == [("doubling", "1"), ("doubling", "10")]
+        assert names[2:4] == [("doubling", "1"), ("doubling", "10")]
 
 
 async def test_failures_and_cancellation_are_shown(tmp_path):
@@ -150,6 +150,23 @@ async def test_failures_and_cancellation_are_shown(tmp_path):
         assert (await node.call("POST", "/v1/runs/c/cancel"))["status"] == "cancelled"
         refused = await node.call("POST", "/v1/runs/c/signals/x", expect=409)
         assert refused["error"]["code"] == "workflow.run_ended"
+
+
+async def test_large_results_are_served_alone_left_out_of_lists_and_bounded(tmp_path):
+    """Half a megabyte travels between nodes; a whole one faults the run with a hint."""
+    async with open_rig(tmp_path, nodes=["n1", "n2"]) as rig:
+        node, run = rig.nodes["n1"], rig.run_on("n2")
+        for n in range(4):
+            await node.call("POST", "/v1/runs", body("bulky", 400_000, id=f"{run}-{n}", wait=True))
+        view = await node.call("POST", "/v1/runs", body("bulky", 500_000, id=run, wait=True))
+        assert len(view["output"]) == 500_000
+        listed = await node.call("GET", "/v1/runs")
+        assert len(listed["runs"]) == 5
+        assert listed["missing"] == []
+        assert all(run["output"] is None and run["truncated"] for run in listed["runs"])
+        view = await node.call("POST", "/v1/runs", body("bulky", 1_000_000, wait=True))
+        assert view["status"] == "faulted"
+        assert "over the limit" in view["error"]["message"]
 
 
 async def test_a_thread_step_knows_its_node_and_its_key(tmp_path):
@@ -232,6 +249,19 @@ async def test_a_stale_router_is_redirected_once(tmp_path):
         asking.topology.stale[number] = NodeId("n2")
         refused = await asking.call("GET", f"/v1/runs/{run}", expect=421)
         assert refused["error"]["code"] == "routing.not_owner"
+
+
+async def test_an_unloaded_plugin_can_be_loaded_again(tmp_path):
+    """Routes and methods go with it, and its runs go on after it is back."""
+    async with open_rig(tmp_path, nodes=["n1"]) as rig:
+        node = rig.nodes["n1"]
+        node.drains = True
+        await node.call("POST", "/v1/runs", body("sleeping", 0.2, id="s"))
+        routes = node.http
+        await node.down()
+        assert (await routes.request("GET", "/v1/runs")).status == 404
+        await node.up()
+        assert (await node.call("GET", "/v1/runs/s?wait=true"))["output"] == "awake"
 
 
 async def test_a_running_partition_cannot_be_replaced(tmp_path):

@@ -178,6 +178,8 @@ class RigNode:
         self.snapshots = DirectSnapshots(rig, self.id)
         self.plugin = WorkflowPlugin()
         self.boot = 0
+        self.drains = False
+        """Whether stopping unloads the plugin in order."""
         self._scope: trio.CancelScope | None = None
         self._done = trio.Event()
 
@@ -226,6 +228,8 @@ class RigNode:
                 await trio.sleep_forever()
         finally:
             with trio.CancelScope(shield=True):
+                if self.drains:
+                    await plugin.on_unload()
                 await plugin.cleanup()
             self._done.set()
 

@@ -9,7 +9,6 @@ import threading
 
 import pytest
 import trio
-from tests.unit.workflow.workflow_kit import TrioClock, engine_on, finish, output_of, row_of, state_of
 
 from frys_node import Retry, current_step, step, workflow
 from frys_node.base.errors import NotOwner, Overloaded, StorageError
@@ -18,6 +17,7 @@ from frys_node.plugins.workflow.journal import StepStopped, decode_entries
 from frys_node.storage.memory import MemoryStore
 from frys_node.storage.ports import RunQuery
 from frys_node.storage.sqlite import SqliteStore
+from tests.unit.workflow.workflow_kit import TrioClock, engine_on, finish, output_of, row_of, state_of
 
 RAN: list[str] = []
 
@@ -247,7 +247,7 @@ async def test_plain_steps_run_in_threads_within_their_limit():
     async with engine_on(None, [threads]) as engine:
         await engine.start(0, "t", threads, b"\x0a")
         with trio.fail_after(10):
-            while len(INSIDE) < 4:
+            while len(INSIDE) < 4:  # noqa: ASYNC110  threads cannot set a trio event
                 await trio.sleep(0.001)
             await trio.sleep(0.05)
             assert len(INSIDE) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from frys_node.plugins.workflow.api import Workflow
 from frys_node.plugins.workflow.bodies import Bodies
 from frys_node.plugins.workflow.config import WorkflowConfig
 from frys_node.plugins.workflow.driver import Engine, catalogue
+from frys_node.plugins.workflow.replay import STUCK, Host
 from frys_node.plugins.workflow.runs import STATE, RunState, as_plain
 from frys_node.plugins.workflow.values import encode_value
 from frys_node.storage.memory import MemoryStore
@@ -68,6 +70,8 @@ async def engine_on(
         await engine.own(partitions)
         yield engine
         nursery.cancel_scope.cancel()
+    left = [host for host in gc.get_objects() if type(host) is Host and host.tasks and host not in STUCK]
+    assert not left, "a host with open branches was left to the garbage collector"
 
 
 async def row_of(engine: Engine, run: str) -> RunRow:

@@ -30,6 +30,8 @@ EF_DEFAULT = 64
 EF_MAX = 4_096
 CONNECTIVITY = 16
 EF_CONSTRUCT = 128
+DENSE_RATIO = 8
+"""A run of rows is scored whole when at least one row in so many is wanted."""
 SCAN_FLOATS_MAX = 1 << 24
 """Differences held at once by the Euclid and Manhattan scans (64 MiB)."""
 
@@ -133,6 +135,21 @@ def _distances(query: npt.NDArray[np.float32], rows: Matrix, distance: Distance)
     return squares
 
 
+def _best(rows: Rows, scores: npt.NDArray[np.float32], limit: int, distance: Distance) -> tuple[list[int], list[float]]:
+    """Return the best `limit` rows and their scores, best first, ties by row."""
+    signed = -scores if distance.is_similarity else scores
+    if len(rows) > limit:
+        chosen = np.argpartition(signed, limit - 1)[:limit]
+        # Ties at the edge go to the lower row, whatever the partition did with them.
+        edge = signed[chosen].max()
+        if np.count_nonzero(signed <= edge) > limit:
+            chosen = np.flatnonzero(signed <= edge)
+        chosen = chosen[np.lexsort((rows[chosen], signed[chosen]))][:limit]
+    else:
+        chosen = np.lexsort((rows, signed))
+    return rows[chosen].tolist(), scores[chosen].tolist()
+
+
 class VectorIndex:
     """Rows, their graphs and which of them are alive."""
 
@@ -212,21 +229,34 @@ class VectorIndex:
         Best first; ties by row. At most `limit`, and exactly `limit` when there are as many.
         """
         vector = np.frombuffer(query, dtype="<f4")
-        if not self.dead and mask is None and (exact or not self.segments):
-            return self._best(vector, None, limit, distance)
+        if not limit or not self.rows:
+            return [], []
         eligible = self.alive if mask is None else self.alive & mask[: self.rows]
         if exact or mask is not None or not self.segments:
-            return self._best(vector, np.flatnonzero(eligible), limit, distance)
-        live = self.rows - self.dead
-        candidates = [np.flatnonzero(eligible[self.indexed :]) + self.indexed]
-        slack = limit + 8 + 2 * limit * self.dead // max(1, self.rows)
+            rows = np.flatnonzero(eligible)
+            return _best(rows, self._scores(vector, rows, distance), limit, distance)
+        tail = np.flatnonzero(eligible[self.indexed :]) + self.indexed
+        slack = limit + 8 + 2 * limit * self.dead // self.rows
+        graphed: list[Rows] = []
         for segment in self.segments:
             found = self._from_graph(segment, vector, min(slack, segment.last - segment.first), ef)
-            candidates.append(found[eligible[found]])
-        rows = np.concatenate(candidates)
-        if len(rows) < min(limit, live):
+            graphed.append(found[eligible[found]])
+        near = np.concatenate(graphed)
+        if len(tail) + len(near) < min(limit, self.rows - self.dead):
             rows = np.flatnonzero(eligible)
-        return self._best(vector, rows, limit, distance)
+            return _best(rows, self._scores(vector, rows, distance), limit, distance)
+        scores = np.concatenate([self._scores(vector, tail, distance), scores_of(vector, self._matrix[near], distance)])
+        return _best(np.concatenate([tail, near]), scores, limit, distance)
+
+    def _scores(self, vector: npt.NDArray[np.float32], rows: Rows, distance: Distance) -> npt.NDArray[np.float32]:
+        """Score ascending rows; where they lie close together the whole run, since gathering costs more than that."""
+        if not len(rows):
+            return np.empty(0, dtype=np.float32)
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        if last - first > DENSE_RATIO * len(rows):
+            return scores_of(vector, self._matrix[rows], distance)
+        scores = scores_of(vector, self._matrix[first:last], distance)
+        return scores if last - first == len(rows) else scores[rows - first]
 
     def cost_floats(self, exact: bool, is_filtered: bool) -> int:
         """Estimate the multiplications of one query, to choose between this thread and a worker."""
@@ -241,26 +271,6 @@ class VectorIndex:
             segment.graph.expansion_search = wanted
         matches = segment.graph.search(vector, count, threads=1)
         return np.asarray(matches.keys[: len(matches)], dtype=np.int64)
-
-    def _best(
-        self, vector: npt.NDArray[np.float32], chosen_rows: Rows | None, limit: int, distance: Distance
-    ) -> tuple[list[int], list[float]]:
-        """Score some rows, or all for None, and return the best of them."""
-        rows = np.arange(self.rows) if chosen_rows is None else chosen_rows
-        if not len(rows) or not limit:
-            return [], []
-        scores = scores_of(vector, self.matrix if chosen_rows is None else self._matrix[rows], distance)
-        signed = -scores if distance.is_similarity else scores
-        if len(rows) > limit:
-            chosen = np.argpartition(signed, limit - 1)[:limit]
-            # Ties at the edge go to the lower row, whatever the partition did with them.
-            edge = signed[chosen].max()
-            if np.count_nonzero(signed <= edge) > limit:
-                chosen = np.flatnonzero(signed <= edge)
-            chosen = chosen[np.lexsort((rows[chosen], signed[chosen]))][:limit]
-        else:
-            chosen = np.lexsort((rows, signed))
-        return rows[chosen].tolist(), scores[chosen].tolist()
 
     def next_job(self, distance: Distance, rows_min: int, dead_ratio_max: float) -> BuildJob | None:
         """Return work that is due: a rewrite without dead rows, or a graph over the rows after the last segment.

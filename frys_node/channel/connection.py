@@ -127,7 +127,8 @@ class Connection:
             log.debug("channel.connection_ended", extra={"peer": self.node, "reason": reason})
 
     def close(self) -> None:
-        """End the connection at once."""
+        """End the connection at once; calls that come from now on go elsewhere."""
+        self.is_open = False
         self._scope.cancel()
 
     def drain(self, reason: str) -> None:
@@ -186,7 +187,7 @@ class Connection:
                     await self._stream.send_all(data)
                 self._drained.set()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._scope.cancel()
+            self.close()
 
     async def _watch(self) -> None:
         """Ping after silence, give up after more of it."""
@@ -194,7 +195,7 @@ class Connection:
             silence_s = trio.current_time() - self._heard_s
             if silence_s >= SILENCE_MAX_S:
                 log.info("channel.peer_silent", extra={"peer": self.node, "silence_s": silence_s})
-                self._scope.cancel()
+                self.close()
             elif silence_s >= PING_AFTER_S:
                 self._nonce += 1
                 self.mux.ping(self._nonce)

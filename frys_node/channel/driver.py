@@ -61,11 +61,12 @@ class Channel:
         metrics: Metrics,
         advertise: Address | None = None,
         roles: tuple[str, ...] = ("node",),
+        secrets: MemberSecrets | None = None,
     ) -> None:
         self.identity = identity
         self.boot = boot
         self.advertise = listener.address if advertise is None else advertise
-        self.secrets = MemberSecrets(disk)
+        self.secrets = MemberSecrets(disk) if secrets is None else secrets
         self.desk = IssuerDesk(identity, disk, entropy, clock) if identity.is_issuer else None
         self.issuer = identity.issuer
         """The node that issues certificates; `node.py` keeps it current from the topology record."""

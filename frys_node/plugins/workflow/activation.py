@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import trio
 
@@ -43,6 +44,8 @@ from frys_node.storage.ports import Append, JournalStore, NewRun
 
 TIMER_SLEEP_MAX_S = 30.0
 """Longest sleep of the timer task: wall time may step."""
+EVICT_SCAN_MAX = 16
+"""Candidates looked at when too many runs are awake; busy ones stay."""
 LOADS_MAX = 8
 """Runs rebuilt from the store at once."""
 
@@ -112,7 +115,7 @@ class Activations:
         self._awake.pop(handle.id, None)
         self._awake[handle.id] = handle
         if len(self._awake) > self._config.awake_max:
-            for idle in self._awake.values():
+            for idle in islice(self._awake.values(), EVICT_SCAN_MAX):
                 if idle is not handle and self._may_sleep(idle):
                     self._evict(idle)
                     break

@@ -110,8 +110,10 @@ class Driver:
             self.feed(DeadlineFired(at, host.due(at)[0]))
         elif choice.startswith("stop "):
             id_ = choice[5:]
-            del self.stopping[id_]
-            if host.is_open(id_):
+            effect = self.stopping.pop(id_)
+            if effect is not None and host.is_open(id_) and self.rng.random() < 0.4:
+                self.body(effect)  # it succeeded (or failed) in spite of being told to stop
+            elif host.is_open(id_):
                 call = host.ledger.calls[id_.partition("/")[0]]
                 self.feed(StepStopped(host.now, id_, call.step.name))
         else:

@@ -180,6 +180,48 @@ def test_deadline_races_replay_to_their_own_outcome():
         assert replayed(racing, run.journal).ended == ended
 
 
+@workflow(name="stopping")
+async def stopping(ctx, value):
+    log = []
+    with trio.move_on_after(2) as scope:
+        log.append(await ctx.map(render, range(5), limit=2))
+    log.append(scope.cancelled_caught)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(breaks, 1)
+            nursery.start_soon(charge, 2)
+            nursery.start_soon(ctx.map, render, [1, 2])
+    except* StepFailed as group:
+        log.append(len(group.exceptions))
+    try:
+        await ctx.map(breaks, range(3), limit=3)
+    except StepFailed as error:
+        log.append(str(error))
+    with trio.CancelScope() as outer:
+        outer.cancel()
+        with trio.CancelScope(shield=True):
+            log.append(await charge(3))
+        await charge(4)
+    log.append(outer.cancelled_caught)
+    return log
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_cancelled_steps_and_maps_resume_from_every_prefix(block):
+    """Stops, successes in spite of stops, failing maps: each journal replays to its own end."""
+    for seed in range(block * 25, block * 25 + 25):
+        whole = Driver(stopping, None, seed=seed)
+        ended = whole.finish()
+        assert replayed(stopping, whole.journal).ended == ended
+        for length in range(1, len(whole.journal)):
+            prefix = whole.journal[:length]
+            done = {entry.id for entry in prefix if isinstance(entry, StepDone)}
+            resumed = Driver(stopping, seed=seed + length, journal=prefix)
+            final = resumed.finish()
+            assert not done & set(resumed.bodies)
+            assert replayed(stopping, resumed.journal).ended == final
+
+
 def test_late_outcomes_and_lost_deadlines_are_ignored():
     """An outcome of an abandoned call and the firing of a closed scope change nothing."""
     for seed in range(40):

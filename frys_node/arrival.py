@@ -11,14 +11,13 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
 from frys_node.base.errors import FrysError, UsageError
 from frys_node.base.ports import Clock, Datagram, Disk, Entropy, StreamListener
 from frys_node.base.types import Address, BootId
-from frys_node.channel.bootstrap import KnownPeer, create_cluster, join_cluster, probe_cluster
 from frys_node.config import NodeConfig
 from frys_node.plugins.network.binding import PortBook, listen_or_move
 from frys_node.secure.identity import Identity, load_identity, next_boot
@@ -27,6 +26,9 @@ from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.errors import AddressInUse
 from frys_node.transport.network import SystemNetwork
 from frys_node.transport.route import default_route_host
+
+if TYPE_CHECKING:
+    from frys_node.channel.bootstrap import KnownPeer
 
 DEFAULT_PORT = 7946
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 (compared with, not bound to)
@@ -45,6 +47,8 @@ class Launch(NamedTuple):
     seeds: tuple[str, ...]
     joining: bool
     token_file: str | None
+    reload: Callable[[], NodeConfig]
+    """Reads the settings again from where they came."""
     on_ready: Callable[[dict[str, Any]], None]
 
 
@@ -111,6 +115,8 @@ async def _settle(
     is_founder = False
     try:
         if identity is None and launch.joining:
+            from frys_node.channel.bootstrap import join_cluster
+
             token = await _token(launch, network, clock)
             outcome = await join_cluster(
                 network,
@@ -128,6 +134,8 @@ async def _settle(
             if identity.node_name != launch.name:
                 notes.append(f"the name '{launch.name}' was taken: this node is '{identity.node_name}'")
         elif identity is None:
+            from frys_node.channel.bootstrap import create_cluster
+
             is_founder = True
             identity = create_cluster(disk, entropy, clock, cluster_name=config.cluster.name, node_name=launch.name)
         if launch.data_dir is None:
@@ -167,6 +175,8 @@ def advertised(config: NodeConfig, bound: Address) -> Address:
 
 async def _token(launch: Launch, network: SystemNetwork, clock: Clock) -> str:
     """Find a join token; which of this user's own nodes may lend one depends on the seed's authority."""
+    from frys_node.channel.bootstrap import probe_cluster
+
     ca_hash = None
     if launch.token_file is None and not os.environ.get("FRYS_TOKEN"):
         for seed in launch.seeds:

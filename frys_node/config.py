@@ -150,6 +150,10 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
         """True if the operator set the key: a chosen port does not move."""
         return self.origins[key] != "default"
 
+    def chosen(self) -> list[str]:
+        """Every key that the operator set."""
+        return [key for key in self.values if self.is_chosen(key)]
+
     def settings(self) -> list[dict[str, Any]]:
         """Every setting as key, value and origin, for `frys-node config show`."""
         return [{"key": key, "value": value, "origin": self.origins[key]} for key, value in self.values.items()]

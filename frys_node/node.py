@@ -1,42 +1,35 @@
-"""The composition root: the only file that names concrete classes.
+"""The composition root: the only file that names the concrete classes of a node's components.
 
-Order of start: ports, identity, channel, membership, balancer, snapshots, replication, then the plugins in the order
-of what they provide and require. The kernel stops them in reverse. SIGTERM and SIGINT stop a node (it keeps its
-place in the cluster); only a leave gives the place up.
+Order of start: channel, membership, balancer, snapshots, replication, operations, then the plugins in the order of what
+they provide and require. The kernel stops them in reverse. `boot` has brought the process this far.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import trio
 
 from balancer.driver import BalancerComponent, BalancerSettings
 from balancer.proof import CertifiedProofs
-from frys_node.arrival import Arrival, Launch, arrive, read_text
+from frys_node.arrival import Arrival, Launch, read_text
 from frys_node.base.types import Address
+from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.driver import Channel
 from frys_node.kernel.kernel import Kernel
-from frys_node.kernel.services.access import ACCESS
+from frys_node.kernel.registry import PluginSpec
 from frys_node.kernel.services.http import HTTP
 from frys_node.kernel.services.members import MEMBERS
 from frys_node.kernel.services.replication import REPLICATION
 from frys_node.kernel.services.rpc import RPC
 from frys_node.kernel.services.snapshots import SNAPSHOTS
 from frys_node.kernel.services.topology import TOPOLOGY
-from frys_node.observe import log as observe_log
 from frys_node.operations import Operations
 from frys_node.replication.driver import ReplicationComponent
 from frys_node.secure.local import JOIN_FILE
 from frys_node.secure.packet import PacketSealer
 from frys_node.secure.signer import NodeSigner
-from frys_node.transport.clock import SystemClock
-from frys_node.transport.entropy import SystemEntropy
-from frys_node.transport.executor import ThreadExecutor
 from frys_node.transport.network import SystemNetwork
 from membership.config import MembershipConfig, for_profile
 from membership.driver import MembershipDriver, Ports
@@ -45,73 +38,22 @@ from membership.member import make_attributes
 from snapshots.driver import SnapshotComponent
 
 LOCAL_HOSTS = ("127.", "::1", "localhost")
-FRONT = ("network",)
-"""Plugins that start before the node has a topology record, so that health can be asked from the beginning."""
-
 READY_WAIT_S = 30.0
 READY_POLL_S = 0.02
-
-
-async def run_node(launch: Launch) -> None:
-    """Be a node until a signal, a leave or an essential failure ends it.
-
-    Raises:
-        FrysError: The node could not start or cannot go on; the message names the fix.
-    """
-    clock, entropy, network = SystemClock(), SystemEntropy(), SystemNetwork()
-    config = launch.config
-    arrival = await arrive(launch, network, entropy, clock)
-    observe_log.configure(
-        level=config.system.log_level,
-        form=config.system.log_format,
-        fields={"node": arrival.identity.node_name, "cluster": arrival.identity.cluster_name},
-    )
-    kernel = Kernel(
-        node=arrival.identity.node_id,
-        name=arrival.identity.node_name,
-        boot=arrival.boot,
-        data_dir=arrival.data_dir.resolve(),
-        clock=clock,
-        entropy=entropy,
-        disk=arrival.disk,
-        executor=ThreadExecutor(),
-        grace_s=config.system.grace_s,
-    )
-    with signals() as received:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey_signals, received, kernel, nursery.cancel_scope)
-            async with kernel.running():
-                await Composition(launch, arrival, kernel, network).start()
-                await kernel.wait_stop()
-            nursery.cancel_scope.cancel()
-
-
-@contextmanager
-def signals() -> Iterator[Any]:
-    """Receive SIGTERM and SIGINT; only a main thread can."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
-        yield received
-
-
-async def _obey_signals(received: Any, kernel: Kernel, everything: trio.CancelScope) -> None:
-    """The first signal stops the node in order, the second at once."""
-    is_first = True
-    async for number in received:
-        if not is_first:
-            everything.cancel()
-        kernel.request_stop(signal.Signals(number).name)
-        is_first = False
 
 
 class Composition:
     """Builds the components of one node and starts them in order."""
 
-    def __init__(self, launch: Launch, arrival: Arrival, kernel: Kernel, network: SystemNetwork) -> None:
+    def __init__(
+        self, launch: Launch, arrival: Arrival, kernel: Kernel, network: SystemNetwork, secrets: MemberSecrets
+    ) -> None:
         self._launch = launch
         self._config = launch.config
         self._arrival = arrival
         self._kernel = kernel
         self._network = network
+        self._secrets = secrets
         self.channel = self._make_channel()
         self.membership = self._make_membership()
         self.balancer = self._make_balancer()
@@ -156,6 +98,7 @@ class Composition:
             disk=kernel.disk,
             metrics=kernel.metrics,
             advertise=arrival.advertise,
+            secrets=self._secrets,
         )
         for peer in arrival.peers:
             channel.learn(peer.node, peer.address, peer.name)
@@ -221,7 +164,6 @@ class Composition:
     async def start(self) -> None:
         """Start everything in order; returns when the node is ready to serve."""
         kernel, services = self._kernel, self._kernel.services
-        services.provide(ACCESS, self.channel.secrets.admin)
         services.provide(RPC, self.channel)
         services.provide(MEMBERS, self.membership)
         services.provide(TOPOLOGY, self.balancer)
@@ -233,19 +175,19 @@ class Composition:
         )
         for component in components:
             await kernel.start(component, essential=True)
-        front = [spec for spec in self._config.specs if spec.name in FRONT]
-        await kernel.load_plugins(front, self._config.plugins, self._config.modules)
-        http = services.find(HTTP)
-        address = http.address if http is not None else ""
-        if http is not None:
-            self.operations.register(http)
-            self.membership.set_http(address)
         await self._first_record()
-        rest = [spec for spec in self._config.specs if spec.name not in FRONT]
-        await kernel.load_plugins(rest, self._config.plugins, self._config.modules)
+        await kernel.load_plugins(
+            self._rest(), self._config.plugins, self._config.modules, chosen=self._config.chosen()
+        )
         kernel.mark_started()
         await self._until_ready()
-        self._launch.on_ready(self.describe(address))
+        http = services.find(HTTP)
+        self._launch.on_ready(self.describe(http.address if http is not None else ""))
+
+    def _rest(self) -> list[PluginSpec]:
+        """Return the plugins that `boot` has not loaded yet."""
+        loaded = {view.name for view in self._kernel.control.components()}
+        return [spec for spec in self._config.specs if spec.name not in loaded]
 
     async def _first_record(self) -> None:
         """Wait for the topology record: a newcomer gets it from its first peers; plugins cannot place a key before."""

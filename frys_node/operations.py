@@ -19,7 +19,8 @@ from frys_node.base.types import NodeId, UnitId
 from frys_node.channel.driver import Channel
 from frys_node.channel.issuer import IssuerDesk
 from frys_node.kernel.kernel import Kernel
-from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
+from frys_node.kernel.lifecycle import ComponentChanged, State
+from frys_node.kernel.services.http import HTTP, Http, HttpRequest, HttpResponse
 from frys_node.kernel.services.members import MemberChanged, Status
 from frys_node.kernel.services.rpc import Method
 from frys_node.kernel.services.topology import TopologyChanged
@@ -32,6 +33,9 @@ from snapshots.driver import SnapshotComponent
 from snapshots.library import Library
 
 log = get_logger(__name__)
+
+FRONT = "network"
+"""The plugin that provides HTTP."""
 
 TTL_DEFAULT_S = 3_600.0
 
@@ -125,6 +129,8 @@ class Operations:
         self._channel.serve(REVOKE_TOKEN, self._serve_revoke)
         self._kernel.bus.on(TopologyChanged, self._topology_changed)
         self._kernel.bus.on(MemberChanged, self._member_changed)
+        self._kernel.bus.on(ComponentChanged, self._component_changed)
+        self._front_is_up()
         task_status.started()
         while True:
             await self._leave_wanted.wait()
@@ -138,6 +144,17 @@ class Operations:
         """A node that left gives its name back."""
         if event.new.status is Status.LEFT and self._channel.desk is not None:
             self._channel.desk.release_name(event.new.id)
+
+    def _component_changed(self, event: ComponentChanged) -> None:
+        """A front that was restarted has an empty route table, and perhaps another port."""
+        if event.name == FRONT and event.new is State.READY:
+            self._front_is_up()
+
+    def _front_is_up(self) -> None:
+        http = self._kernel.services.find(HTTP)
+        if http is not None:
+            self.register(http)
+            self._membership.set_http(http.address)
 
     def register(self, http: Http) -> None:
         """Add the routes."""

@@ -43,10 +43,13 @@ def run(arguments: argparse.Namespace, *, seeds: list[str] | None, token_file: s
     # PID 1 without a handler ignores SIGTERM: have one before anything slow is imported.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from frys_node.arrival import Launch
-    from frys_node.config import load
-    from frys_node.node import run_node
+    from frys_node.boot import run_node
+    from frys_node.config import NodeConfig, load
 
-    config = load(file=arguments.config, environ=os.environ, flags=_flags(arguments))
+    def read() -> NodeConfig:
+        return load(file=arguments.config, environ=os.environ, flags=_flags(arguments))
+
+    config = read()
     name_chosen = bool(config.system.name)
     name = config.system.name or host_name()
     launch = Launch(
@@ -57,6 +60,7 @@ def run(arguments: argparse.Namespace, *, seeds: list[str] | None, token_file: s
         seeds=tuple(seeds or ()),
         joining=seeds is not None,
         token_file=token_file,
+        reload=read,
         on_ready=lambda info: _announce(arguments, info),
     )
     import trio

@@ -343,17 +343,27 @@ class ReplicationComponent:
         return done
 
     def local(self, unit: UnitId) -> UnitStore | None:
-        """Return this node's store of the unit if it is a complete member of the current set."""
+        """Return this node's store of the unit if it is a complete member of the current set.
+
+        A replica that has just come back is not offered until it knows what it missed, unless it is the only one left.
+        """
         held = self.replica.local(unit)
-        return None if held is None else held.store
+        if held is None or (held.is_behind and self._has_better(unit)):
+            return None
+        return held.store
 
     def replicas(self, unit: UnitId) -> Sequence[NodeId]:
-        """Return the usable members of the current set: this node first, then in preference order."""
+        """Return the usable members of the current set: this node first (last while it catches up), then in order."""
         placement = self.replica.placement
         if placement is None or unit not in placement:
             return ()
         usable = [node for node in placement.sets(unit).current if node == self.node or self._members.is_usable(node)]
-        return sorted(usable, key=lambda node: node != self.node)
+        held = self.replica.local(unit)
+        is_good = held is not None and not held.is_behind
+        return sorted(usable, key=lambda node: (node != self.node) if is_good else (node == self.node))
+
+    def _has_better(self, unit: UnitId) -> bool:
+        return any(node != self.node for node in self.replicas(unit))
 
     def _local_store(self, unit: UnitId, consistency: Consistency) -> UnitStore | None:
         store = self.local(unit)

@@ -30,13 +30,25 @@ class Purpose(Enum):
     BULK = "bulk"
     FENCED = "pass"
     REFILL = "refill"
+    CATCH_UP = "catch_up"
     SYNC = "sync"
 
 
 class Pull:
     """One taker's pull of one unit from one source."""
 
-    __slots__ = ("after", "epoch", "is_first", "leaves", "purpose", "retry_s", "source", "token", "unit")
+    __slots__ = (
+        "after",
+        "epoch",
+        "is_first",
+        "leaves",
+        "purpose",
+        "retry_s",
+        "silent_count",
+        "source",
+        "token",
+        "unit",
+    )
 
     def __init__(self, token: int, unit: UnitId, source: NodeId, epoch: Epoch, purpose: Purpose) -> None:
         self.token = token
@@ -48,6 +60,7 @@ class Pull:
         self.after = b""
         self.is_first = True
         self.retry_s = 0.0
+        self.silent_count = 0
 
     def request(self) -> TreeAsk | LeafAsk:
         """Return the message that asks for what is missing next; sent again when no answer comes."""

@@ -64,6 +64,9 @@ from frys_node.replication.takeover import Puller, Takeover
 from frys_node.replication.unit import HeldUnit, UnitTable
 from frys_node.replication.version import Stamp
 
+WAITING_MAX = 16_384
+"""Acknowledgements that may wait for the disk; writes beyond are dropped unread, and their coordinators ask again."""
+
 
 class ReplicaConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Knobs of a replica; none of them is needed for safety."""
@@ -74,6 +77,8 @@ class ReplicaConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Units compared in a round."""
     refill_patience_s: float = 3.0
     """A restarted unit in memory waits so long for complete members before it starts with what it has."""
+    catches_up: bool = True
+    """Take what was missed from the other members right after a restart, instead of waiting for anti-entropy."""
     bulk_by_messages: bool = False
     """Copy the bulk by pulls too (simulator) instead of asking the host for a snapshot."""
 
@@ -98,6 +103,7 @@ class ReplicaMachine:
         self.table = UnitTable()
         self.placement: Placement | None = None
         self.refused_count = 0
+        self.overloaded_count = 0
         self._rng = rng
         self.config = config or ReplicaConfig()
         self._kinds: dict[str, Kind] = {}
@@ -126,6 +132,7 @@ class ReplicaMachine:
         kind = self._kinds[kind_of(unit)]
         held = HeldUnit(unit, kind.factory(unit), durable=kind.durable, complete=complete, join_key=join_key)
         held.store.put(list(entries))
+        held.is_behind = self.config.catches_up
         self.table.units[unit] = held
 
     def local(self, unit: UnitId) -> HeldUnit | None:
@@ -208,6 +215,8 @@ class ReplicaMachine:
             return effects + self._start_pass(held, sets, now_s)
         if is_member and not held.complete and not held.durable:
             return effects + self._start_refill(held, sets, now_s)
+        if is_member and held.complete and held.is_behind:
+            return effects + self._start_catch_up(held, sets, now_s)
         return effects
 
     def _wipe(self, held: HeldUnit, join_key: Epoch, now_s: float) -> list[Effect]:
@@ -261,6 +270,7 @@ class ReplicaMachine:
             if self.table.units.get(held.unit) is not held or held.join_key != join_key:
                 return []
             held.complete = True
+            held.is_behind = False
             return [PassFinished(held.unit, epoch)] if epoch == self.epoch else []
 
         return self.table.persist(held, (CompletedRecord(held.unit),), then, now_s)
@@ -281,6 +291,26 @@ class ReplicaMachine:
                 purpose=Purpose.REFILL,
                 sources=others,
                 needed=min(fence(len(sets.current)), len(others)),
+                then=then,
+                started_s=now_s,
+            ),
+            now_s,
+        )
+
+    def _start_catch_up(self, held: HeldUnit, sets: UnitSets, now_s: float) -> list[Effect]:
+        """Take what was acknowledged while this node was away; it counts at quorum all the while (rule 19)."""
+
+        def then(_at_s: float) -> list[Effect]:
+            held.is_behind = False
+            return []
+
+        return self._puller.start(
+            Takeover(
+                held.unit,
+                epoch=sets.epoch,
+                purpose=Purpose.CATCH_UP,
+                sources=tuple(node for node in sets.current if node != self.node),
+                needed=fence(len(sets.current)) - 1,
                 then=then,
                 started_s=now_s,
             ),
@@ -328,6 +358,10 @@ class ReplicaMachine:
         return effects
 
     def _write(self, source: NodeId, held: HeldUnit, message: Write, now_s: float) -> list[Effect]:
+        if self.table.waiting >= WAITING_MAX:
+            # The coordinator asks again; by then the disk may have caught up.
+            self.overloaded_count += 1
+            return []
         version = message.version
         entries = [Entry(key, version, value) for key, value in message.items]
         return self.table.take(

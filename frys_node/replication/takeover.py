@@ -25,6 +25,13 @@ RETRY_S = 0.3
 """A pull that hears nothing for so long asks again."""
 
 
+RETRY_GROWTH_MAX = 6
+"""The pause grows with each silence to at most so many times RETRY_S."""
+
+SILENT_MAX = 3
+"""After so many silences a pull makes room for one that waits."""
+
+
 class Takeover:
     """One unit's takeover from several sources."""
 
@@ -128,6 +135,7 @@ class Puller:
             return []
         if reply.epoch != pull.epoch:
             return []
+        pull.silent_count = 0
         if not reply.is_complete:
             # It has no data to give (rule 8); ask again later, it may be complete by then.
             if pull.purpose is Purpose.SYNC:
@@ -156,7 +164,7 @@ class Puller:
         return self._table.take(held, page.entries, lambda _highest, at_s: self._finished(pull, at_s), now_s)
 
     def _ask(self, pull: Pull, now_s: float) -> list[Effect]:
-        pull.retry_s = now_s + RETRY_S
+        pull.retry_s = now_s + RETRY_S * min(1 + pull.silent_count, RETRY_GROWTH_MAX)
         return [Send(pull.source, pull.request())]
 
     def _end(self, pull: Pull, now_s: float) -> list[Effect]:
@@ -195,7 +203,12 @@ class Puller:
         """Ask again where no answer came; an exchange of anti-entropy is given up instead."""
         effects: list[Effect] = []
         for pull in [pull for pull in self._pulls.values() if pull.retry_s <= now_s]:
+            pull.silent_count += 1
             if pull.purpose is Purpose.SYNC:
+                effects += self._end(pull, now_s)
+            elif pull.silent_count % SILENT_MAX == 0 and self._queue:
+                # A source that is down must not keep others from being asked: it waits its turn again.
+                self._queue.append((pull.unit, pull.source, pull.purpose, pull.epoch))
                 effects += self._end(pull, now_s)
             else:
                 effects += self._ask(pull, now_s)

@@ -27,7 +27,7 @@ class Merge(NamedTuple):
 class HeldUnit:
     """A unit's data and what is known of its state."""
 
-    __slots__ = ("_tree", "complete", "durable", "join_key", "store", "unit")
+    __slots__ = ("_tree", "complete", "durable", "is_behind", "join_key", "store", "unit")
 
     def __init__(
         self, unit: UnitId, store: UnitStore, *, durable: bool, complete: bool, join_key: Epoch | None
@@ -38,6 +38,8 @@ class HeldUnit:
         self.complete = complete
         self.join_key = join_key
         """Key of the ``joining`` record for which the unit was wiped last; None when it was here from its creation."""
+        self.is_behind = False
+        """True from a restart until the other members have been asked what was missed: reads of one avoid it."""
         self._tree: bytes | None = None
 
     def merge(self, entries: Sequence[Entry]) -> Merge:

@@ -104,6 +104,7 @@ class Knobs(NamedTuple):
     sync_interval_s: float
     fsync_s: float
     """Longest fsync."""
+    catches_up: bool = False
 
 
 class ReplicationNode:
@@ -134,7 +135,12 @@ class ReplicationNode:
 
     def make_replica(self) -> ReplicaMachine:
         """Return the replica."""
-        config = ReplicaConfig(sync_interval_s=self.knobs.sync_interval_s, sync_units=2, bulk_by_messages=True)
+        config = ReplicaConfig(
+            sync_interval_s=self.knobs.sync_interval_s,
+            sync_units=2,
+            bulk_by_messages=True,
+            catches_up=self.knobs.catches_up,
+        )
         return ReplicaMachine(self.name, self.rng("replica"), config)
 
     def make_coordinator(self) -> CoordinatorMachine:

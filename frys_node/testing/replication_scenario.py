@@ -45,6 +45,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     repairs_reads: bool
     sync_interval_s: float
     fsync_s: float
+    catches_up: bool
     operation_s: float
     """Mean pause between client requests."""
     change_s: float
@@ -68,6 +69,7 @@ def draw_plan(nodes: int, seed: int) -> Plan:
         repairs_reads=not is_weak and rng.random() < 0.7,
         sync_interval_s=math.inf if is_weak else rng.choice((0.5, 5.0, 50.0)),
         fsync_s=rng.choice((0.005, 0.05, 0.3)),
+        catches_up=not is_weak and seed % 2 == 0,
         operation_s=rng.uniform(0.05, 0.2),
         change_s=rng.uniform(1.5, 6.0),
         directed=rng.choice((0.0, 0.0, 0.5, 1.0)),
@@ -94,7 +96,9 @@ class ReplicationRun:
         self.simulator = Simulator(seed, profile, replay)
         plan = self.plan
         self.units = [cache_unit(number) for number in range(plan.units)]
-        self._knobs = Knobs(plan.names, plan.keeps_hints, plan.repairs_reads, plan.sync_interval_s, plan.fsync_s)
+        self._knobs = Knobs(
+            plan.names, plan.keeps_hints, plan.repairs_reads, plan.sync_interval_s, plan.fsync_s, plan.catches_up
+        )
         first = SIGNED_RECORD.encode(SignedRecord(RECORD.encode(_first_record(plan)), b""))
         for number, name in enumerate(plan.names):
             host = self.simulator.add(name, self._make, start=False)

@@ -93,6 +93,8 @@ PROFILES: dict[str, dict[str, Any]] = {
     "local": {
         "probe_interval_s": 0.3,
         "ack_timeout_s": 0.15,
+        # A loop that is busy for a second on a crowded machine is no crash; a kill is still declared in two seconds.
+        "suspicion_multiplier": 5.0,
         "gossip_interval_s": 0.05,
         "push_pull_interval_s": 10.0,
         "reconnect_interval_s": 1.0,

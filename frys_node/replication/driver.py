@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import trio
 
 from balancer.placement import Placement
-from frys_node.base.errors import FrysError, MalformedFrame, NoReplica, NotReady, Overloaded, UsageError
+from frys_node.base.errors import FrysError, MalformedFrame, NoReplica, NotReady, Overloaded, StorageError, UsageError
 from frys_node.base.ports import Clock, Disk, Entropy, Executor
 from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
 from frys_node.kernel.services.members import Members
@@ -132,6 +132,7 @@ class ReplicationComponent:
         self._commits = GroupCommit(self.log, executor, self._persisted, self._checkpoint_groups, checkpoint_bytes)
         self._bulks = BulkPuller(snapshots, members, lambda: self.replica.epoch, self._bulk_finished)
         self._is_ready = False
+        self._has_run = False
         self._requests = metrics.counter(
             "frys_replication_requests_total", "Requests coordinated here", ("kind", "result")
         )
@@ -148,18 +149,31 @@ class ReplicationComponent:
     # ------------------------------------------------------------------ the component
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Replay the log, attach to the balancer, then serve until cancelled."""
+        """Replay the log, attach to the balancer, then serve until cancelled.
+
+        Raises:
+            CorruptData: Synced data of the log is damaged; the message names the file. Nothing was changed.
+            StorageError: The disk refused a write. Nothing of it was acknowledged; only a new process may go on.
+        """
+        if self._has_run:
+            raise StorageError("replication has stopped on this node", hint="mend the disk and restart the node")
+        self._has_run = True
         self._recovered = await self._executor.run(self.log.replay)
         self._is_ready = True
         for kind in list(self.replica.kinds):
             self._load(kind)
         self._rpc.on_note(NOTE, self._on_note)
         self._keeper.attach(self._adopt, self._settled)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._commits.run)
-            nursery.start_soon(self._run_timers)
-            nursery.start_soon(self._bulks.run)
-            task_status.started()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._commits.run)
+                nursery.start_soon(self._run_timers)
+                nursery.start_soon(self._bulks.run)
+                task_status.started()
+        finally:
+            self._is_ready = False
+            for waiter in self._waiters.values():
+                waiter.event.set()
 
     async def drain(self) -> None:
         """Wait until everything that waits for the log is durable."""
@@ -374,6 +388,8 @@ class ReplicationComponent:
 
     def _check(self, unit: UnitId) -> None:
         placement = self.replica.placement
+        if not self._is_ready:
+            raise NotReady("replication does not run on this node", hint="see the node's log for what stopped it")
         if placement is None:
             raise NotReady("this node has no topology record yet", hint="wait until it has joined")
         placement.sets(unit)
@@ -404,6 +420,9 @@ class ReplicationComponent:
                 f"{len(failed.answered)} of {len(failed.wanted)} replicas of '{failed.unit}' answered in time",
                 hint="see `frys-node members` for nodes that are down",
             )
+        if waiter.result is None:
+            self._requests.inc(kind, "failed")
+            raise NotReady("replication has stopped on this node; the write may have been kept by others")
         self._requests.inc(kind, "ok")
         return waiter.result
 

@@ -18,17 +18,20 @@ import trio
 from balancer.driver import BalancerComponent, BalancerSettings
 from balancer.steps import StepConfig
 from balancer.topology import TopologyConfig
+from frys_node.base.errors import FrysError
 from frys_node.base.types import Address, ClusterId, NodeId, UnitId
 from frys_node.kernel.bus import Bus
 from frys_node.kernel.services.members import Condition, MemberView, Status
 from frys_node.kernel.services.replication import Entry
 from frys_node.observe.metrics import Metrics
 from frys_node.replication.driver import ReplicationComponent
+from frys_node.replication.log import CHECKPOINT_BYTES
 from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import FakeDisk
 from frys_node.testing.entropy import FakeEntropy
 from frys_node.testing.executor import InlineExecutor
 from frys_node.testing.rpc import RpcNetwork
+from snapshots.driver import SnapshotComponent
 
 
 class DictStore:
@@ -125,6 +128,9 @@ class DataNode:
         self._stopped = trio.Event()
         self.balancer: BalancerComponent
         self.replication: ReplicationComponent
+        self.snapshots: SnapshotComponent | None = None
+        self.failure: BaseException | None = None
+        """What ended the node's components, if something did."""
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Start the components on what the disk holds."""
@@ -152,6 +158,9 @@ class DataNode:
             metrics=metrics,
             proofs=HashProofs(name),
         )
+        self.snapshots = None
+        if cluster.with_snapshots:
+            self.snapshots = SnapshotComponent(rpc=rpc, clock=clock, disk=self.disk, executor=executor, metrics=metrics)
         self.replication = ReplicationComponent(
             boot=self.boot,
             rpc=rpc,
@@ -162,6 +171,8 @@ class DataNode:
             disk=self.disk,
             executor=executor,
             metrics=metrics,
+            snapshots=self.snapshots,
+            checkpoint_bytes=cluster.checkpoint_bytes,
         )
         for kind in cluster.kinds:
             if kind != "workflow":
@@ -172,10 +183,16 @@ class DataNode:
 
     async def _run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with trio.CancelScope() as self._scope:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(self.balancer.run)
-                await nursery.start(self.replication.run)
-                task_status.started()
+            try:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(self.balancer.run)
+                    if self.snapshots is not None:
+                        await nursery.start(self.snapshots.run)
+                    await nursery.start(self.replication.run)
+                    task_status.started()
+            except* FrysError as group:
+                self.failure = group.exceptions[0]
+                self.is_running = False
         self._stopped.set()
 
     async def kill(self) -> None:
@@ -198,11 +215,15 @@ class DataCluster:
         kinds: tuple[str, ...],
         durable_kinds: tuple[str, ...],
         partitions: int,
+        with_snapshots: bool = False,
+        checkpoint_bytes: int = CHECKPOINT_BYTES,
     ) -> None:
         self.network = network
         self.kinds = kinds
         self.durable_kinds = durable_kinds
         self.partitions = partitions
+        self.with_snapshots = with_snapshots
+        self.checkpoint_bytes = checkpoint_bytes
         self.nodes: dict[NodeId, DataNode] = {}
         self._nursery = nursery
 
@@ -261,12 +282,22 @@ async def open_data_cluster(
     kinds: tuple[str, ...] = ("cache", "vector"),
     durable_kinds: tuple[str, ...] = ("cache", "vector"),
     partitions: int = 4,
+    with_snapshots: bool = False,
+    checkpoint_bytes: int = CHECKPOINT_BYTES,
 ) -> AsyncIterator[DataCluster]:
     """Run a cluster of these nodes; the first one founds it. By default every kind is durable, the cache too."""
     network = RpcNetwork(seed, delay_s=delay_s, note_loss=note_loss)
     async with trio.open_nursery() as nursery:
         await nursery.start(network.run)
-        cluster = DataCluster(nursery, network, kinds=kinds, durable_kinds=durable_kinds, partitions=partitions)
+        cluster = DataCluster(
+            nursery,
+            network,
+            kinds=kinds,
+            durable_kinds=durable_kinds,
+            partitions=partitions,
+            with_snapshots=with_snapshots,
+            checkpoint_bytes=checkpoint_bytes,
+        )
         for name in names:
             await cluster.add(name)
         yield cluster

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import trio
 
-from balancer import router
+from balancer import rebalance, router
 from balancer.catalogue_driver import Catalogue
 from balancer.methods import STEP, Nothing, RingView, StepView
 from balancer.movers_driver import MoverRunner
@@ -417,6 +417,7 @@ class BalancerComponent:
             collections=[collection.name for collection in record.collections],
             pinned=[f"workflow/{partition}" for partition, _node in record.pinned],
             units_here=len(self.placement.held_by(self.node)),
+            moving=len(rebalance.moves(self.placement)),
             waiting_here=self.machine.waiting,
             waits_for=step.waits_for,
             queued=step.queued,

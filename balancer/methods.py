@@ -75,6 +75,8 @@ class RingView(msgspec.Struct, frozen=True, kw_only=True):
     pinned: list[str]
     """Workflow partitions that wait for their silent owner's disk."""
     units_here: int
+    moving: int
+    """Copies that the change under way makes, over all nodes."""
     waiting_here: int
     """Units that this node still has to take over."""
     waits_for: list[str]

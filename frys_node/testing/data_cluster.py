@@ -191,7 +191,10 @@ class DataNode:
                     await nursery.start(self.replication.run)
                     task_status.started()
             except* FrysError as group:
-                self.failure = group.exceptions[0]
+                failure: BaseException = group
+                while isinstance(failure, BaseExceptionGroup):
+                    failure = failure.exceptions[0]
+                self.failure = failure
                 self.is_running = False
         self._stopped.set()
 

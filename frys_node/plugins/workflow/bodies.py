@@ -6,6 +6,7 @@ unfinished step starts again. Both kinds of body have their own limit; waiting b
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import math
@@ -29,7 +30,18 @@ MESSAGE_CHARS_MAX = 4_000
 class Body:
     """One open step of a run."""
 
-    __slots__ = ("attempts", "deliver", "effect", "is_discarded", "is_running", "run", "scope", "started_at")
+    __slots__ = (
+        "attempts",
+        "deliver",
+        "effect",
+        "in_thread",
+        "is_discarded",
+        "is_running",
+        "is_stopping",
+        "run",
+        "scope",
+        "started_at",
+    )
 
     def __init__(self, run: str, effect: RunStep, started_at: float, deliver: Callable[[Entry], None]) -> None:
         self.run = run
@@ -39,12 +51,17 @@ class Body:
         self.attempts = 0
         self.is_running = False
         """True while an attempt runs; False while it waits for a slot or for its next attempt."""
+        self.in_thread = False
+        """True while a plain function runs: it cannot be interrupted, only waited for or left behind."""
+        self.is_stopping = False
         self.is_discarded = False
         self.scope = trio.CancelScope()
 
     def stop(self) -> None:
-        """Ask the body to end; its end is delivered."""
-        self.scope.cancel()
+        """Ask the body to end; its end is delivered. A thread is waited for and not started again."""
+        self.is_stopping = True
+        if not self.in_thread:
+            self.scope.cancel()
 
     def discard(self) -> None:
         """Ask the body to end; nothing is delivered any more."""
@@ -68,6 +85,7 @@ class Bodies:
         self._nursery = nursery
         self._slots = trio.CapacityLimiter(steps_max)
         self._threads = trio.CapacityLimiter(threads_max)
+        self._unlimited = trio.CapacityLimiter(math.inf)
         self._rng = rng
         self._unix_s = unix_s
         self._http_address = http_address
@@ -107,7 +125,7 @@ class Bodies:
                 return self._failed(body, error, error.message)
             except (Exception, SystemExit) as error:  # noqa: BLE001  the step's outcome
                 first = (leaves(error) or [error])[0]
-                if body.attempts >= step.retry.max or isinstance(first, step.retry.give_up):
+                if body.is_stopping or body.attempts >= step.retry.max or isinstance(first, step.retry.give_up):
                     return self._failed(body, first, str(first))
                 await trio.sleep(step.retry.delay_s(body.attempts, self._rng))
                 continue
@@ -121,22 +139,51 @@ class Bodies:
         if step.retry.max > 1:  # an attempt that changed its arguments must not spoil the next one
             args, kwargs = copy.deepcopy((args, kwargs))
         STEP.set(info)
-        limiter = self._slots if step.is_async else self._threads
-        async with limiter if step.is_async else _NO_SLOT:
-            body.is_running = True
-            with trio.CancelScope(deadline=trio.current_time() + (step.timeout_s or math.inf)) as scope:
-                try:
-                    if step.is_async:
-                        return await step.function(*args, **kwargs)
-                    return await trio.to_thread.run_sync(
-                        functools.partial(step.function, *args, **kwargs),
-                        limiter=limiter,
-                        abandon_on_cancel=step.timeout_s is not None,
-                    )
-                finally:
-                    body.is_running = False
-            assert scope.cancelled_caught
-            raise TimeoutError(f"the attempt took longer than {step.timeout_s:g} s")
+        call = functools.partial(step.function, *args, **kwargs)
+        # The time limit starts once there is a slot: waiting for one is not the step's fault.
+        if not step.is_async:
+            ticket = object()
+            await self._threads.acquire_on_behalf_of(ticket)
+            with trio.CancelScope(deadline=trio.current_time() + (step.timeout_s or math.inf)):
+                return await self._in_thread(body, call, ticket)
+        else:
+            async with self._slots:
+                with trio.CancelScope(deadline=trio.current_time() + (step.timeout_s or math.inf)):
+                    body.is_running = True
+                    try:
+                        return await call()
+                    finally:
+                        body.is_running = False
+        raise TimeoutError(f"the attempt took longer than {step.timeout_s:g} s")
+
+    async def _in_thread(self, body: Body, call: Callable[[], Any], ticket: object) -> Any:
+        """Run a plain function; over its time limit, or when the node stops, the thread is left behind.
+
+        It keeps its slot until it ends, so that threads left behind cannot pile up.
+        """
+        token = trio.lowlevel.current_trio_token()
+        held = [ticket]
+
+        def release() -> None:
+            if held:
+                self._threads.release_on_behalf_of(held.pop())
+
+        def work() -> Any:
+            is_started.append(True)
+            try:
+                return call()
+            finally:
+                with contextlib.suppress(trio.RunFinishedError):
+                    token.run_sync_soon(release)
+
+        is_started: list[bool] = []
+        body.in_thread = body.is_running = True
+        try:
+            return await trio.to_thread.run_sync(work, limiter=self._unlimited, abandon_on_cancel=True)
+        finally:
+            body.in_thread = body.is_running = False
+            if not is_started:
+                release()
 
     def _failed(self, body: Body, error: BaseException, message: str) -> StepFailed:
         self.failures_total += 1
@@ -152,16 +199,3 @@ class Bodies:
             body.started_at,
             describe_traceback(error)[:MESSAGE_CHARS_MAX],
         )
-
-
-class _NoSlot:
-    """A thread's slot is taken by trio itself, for as long as the thread lives."""
-
-    async def __aenter__(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def __aexit__(self, *exc: object) -> None:
-        return None
-
-
-_NO_SLOT = _NoSlot()

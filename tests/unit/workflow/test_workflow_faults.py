@@ -307,3 +307,48 @@ async def test_ten_thousand_map_items_and_deep_fan_out(autojump_clock):
         row = await finish(engine, wide, 2_000)
         assert output_of(row) == sum(range(2_000))
         assert row.seq == 2_002
+
+
+@step(timeout=0.05)
+def overruns(n):
+    GATE.wait(10)
+    return n
+
+
+@workflow(name="overrunning")
+async def overrunning(ctx, value):
+    await overruns(1)
+
+
+@workflow(name="waits-for-thread")
+async def waits_for_thread(ctx, value):
+    with trio.move_on_after(0.05):
+        return await holds(7)
+
+
+async def test_a_thread_over_its_limit_is_left_behind_and_a_cancelled_one_is_waited_for():
+    """The first fails in time while its thread goes on; the second delivers what it did in spite of the cancel."""
+    GATE.clear()
+    INSIDE.clear()
+    async with engine_on(None, [overrunning, waits_for_thread]) as engine:
+        row = await finish(engine, overrunning, None, "over", 10)
+        assert state_of(row).error.type == "TimeoutError"
+        await engine.start(0, "w", waits_for_thread, b"\xc0")
+        await trio.sleep(0.2)
+        assert (await row_of(engine, "w")).status == "running"
+        GATE.set()
+        with trio.fail_after(10):
+            await engine.wait(0, "w")
+        assert output_of(await row_of(engine, "w")) == 7
+
+
+async def test_a_stopping_node_does_not_wait_for_threads():
+    """A plain step that takes for ever cannot hold up a shutdown."""
+    GATE.clear()
+    INSIDE.clear()
+    with trio.fail_after(5):
+        async with engine_on(None, [threads]) as engine:
+            await engine.start(0, "t", threads, b"\x01")
+            while not INSIDE:  # noqa: ASYNC110  threads cannot set a trio event
+                await trio.sleep(0.001)
+    GATE.set()

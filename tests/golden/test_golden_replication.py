@@ -1,4 +1,4 @@
-"""Replication and topology formats: bytes written by the first version decode for ever, and are still written so (D14)."""
+"""Replication and topology formats: bytes of the first version decode for ever, and are still written so (D14)."""
 
 from __future__ import annotations
 

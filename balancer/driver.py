@@ -15,7 +15,7 @@ from balancer.methods import STEP, Nothing, RingView, StepView
 from balancer.movers_driver import MoverRunner
 from balancer.placement import Placement
 from balancer.proof import RecordProofs
-from balancer.record import PARTITIONS, RECORD, TopologyRecord, first_record, ring_of
+from balancer.record import PARTITIONS, RECORD, REPLICATION_FACTOR, TopologyRecord, first_record, ring_of
 from balancer.register import IssuerRegister, Register
 from balancer.ring import RingMember
 from balancer.seat_driver import Seat
@@ -62,6 +62,7 @@ class BalancerSettings(msgspec.Struct, frozen=True, kw_only=True):
     is_founder: bool = False
     """True on the first start of a cluster's first node: it writes the first record if there is none on its disk."""
     partitions: int = PARTITIONS
+    replication_factor: int = REPLICATION_FACTOR
     weight: int = 100
     zone: str = ""
     topology: TopologyConfig = TopologyConfig()
@@ -175,7 +176,10 @@ class BalancerComponent:
 
     def _first_record(self) -> TopologyRecord:
         settings = self._settings
-        return first_record(settings.cluster, self.node, partitions=settings.partitions, zone=settings.zone)
+        member = RingMember(node=self.node, weight=settings.weight, zone=settings.zone)
+        return first_record(
+            settings.cluster, member, partitions=settings.partitions, replication_factor=settings.replication_factor
+        )
 
     def peers(self) -> list[NodeId]:
         """Return the members that look usable, this node included."""

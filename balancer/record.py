@@ -53,17 +53,23 @@ class TopologyRecord(msgspec.Struct, frozen=True, array_like=True):
 RECORD: Codec[TopologyRecord] = Codec(TopologyRecord)
 
 
-def first_record(cluster: ClusterId, node: NodeId, *, partitions: int = PARTITIONS, zone: str = "") -> TopologyRecord:
-    """Return the record of a new cluster: its creator alone on the ring."""
-    ring = (RingMember(node=node, zone=zone),)
+def first_record(
+    cluster: ClusterId,
+    founder: RingMember,
+    *,
+    partitions: int = PARTITIONS,
+    replication_factor: int = REPLICATION_FACTOR,
+) -> TopologyRecord:
+    """Return the record of a new cluster: its founder alone on the ring."""
     return TopologyRecord(
         format=FORMAT,
         cluster=cluster,
-        epoch=Epoch(Term(1, node), 1),
+        epoch=Epoch(Term(1, founder.node), 1),
         phase=STABLE,
-        ring=ring,
-        next_ring=ring,
+        ring=(founder,),
+        next_ring=(founder,),
         partitions=partitions,
+        replication_factor=replication_factor,
     )
 
 

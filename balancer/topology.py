@@ -39,7 +39,8 @@ class TopologyConfig(msgspec.Struct, frozen=True, kw_only=True):
     digest_interval_s: float = 2.0
     """Pause between comparing record keys with a random peer."""
     report_interval_s: float = 0.3
-    """Pause between reports to the issuer while something is not settled."""
+    """Pause between reports to the issuer while something is not settled; it grows by a fifth each time."""
+    report_interval_max_s: float = 3.0
     steps: StepConfig = StepConfig()
 
 
@@ -71,6 +72,7 @@ class TopologyMachine:
         self._proposing: Epoch | None = None
         self._digest_at_s = 0.0
         self._report_at_s = math.inf
+        self._report_pause_s = self.config.report_interval_s
 
     # ------------------------------------------------------------------ what is in force
 
@@ -128,6 +130,7 @@ class TopologyMachine:
         self.placement = placement
         self.signed = signed
         self.work = work_for(placement, self.node, self._kinds)
+        self._report_pause_s = self.config.report_interval_s
         self._open = {("bulk", unit): None for unit in self.work.bulk}
         self._open.update({("pass", unit): None for unit in self.work.passes})
         self._open.update({("transfer", unit): None for unit in self.work.transfers})
@@ -215,7 +218,8 @@ class TopologyMachine:
         if self.epoch is None or self.issuer is None or self.settled == self.epoch:
             self._report_at_s = math.inf
             return []
-        self._report_at_s = now_s + self.config.report_interval_s
+        self._report_at_s = now_s + self._report_pause_s
+        self._report_pause_s = min(self._report_pause_s * 1.2, self.config.report_interval_max_s)
         is_done = not self._open
         assert self.record is not None
         report = Report(self.epoch, is_done or self.record.phase != JOINING, is_done, len(self._open))

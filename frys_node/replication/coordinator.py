@@ -70,6 +70,7 @@ class CoordinatorMachine:
         rng: Random,
         config: CoordinatorConfig | None = None,
         is_usable: Callable[[NodeId], bool] = lambda _node: True,
+        is_behind: Callable[[UnitId], bool] = lambda _unit: False,
     ) -> None:
         self.node = node
         self.hints = HintStore()
@@ -78,6 +79,7 @@ class CoordinatorMachine:
         self._clock = clock
         self._config = config or CoordinatorConfig()
         self._is_usable = is_usable
+        self._is_behind = is_behind
         self._operations: dict[int, Operation] = {}
         self._timers: DeadlineQueue[tuple[int, bool]] = DeadlineQueue()
         # Replies may outlive a restart, so requests of two boots must not share numbers.
@@ -169,11 +171,15 @@ class CoordinatorMachine:
         if operation.kind is Kind.WRITE:
             return targets(sets)
         if operation.consistency is Consistency.ONE:
-            return self._best_first(sets)[: operation.attempt]
+            return self._best_first(operation.unit, sets)[: operation.attempt]
         return targets(sets) if sets.phase == "joint" else sets.current
 
-    def _best_first(self, sets: UnitSets) -> tuple[NodeId, ...]:
-        return tuple(sorted(sets.current, key=lambda node: (not self._is_usable(node), node != self.node)))
+    def _best_first(self, unit: UnitId, sets: UnitSets) -> tuple[NodeId, ...]:
+        """Usable members first, of those this node itself, or last while it does not know what it missed."""
+        is_behind = self._is_behind(unit)
+        return tuple(
+            sorted(sets.current, key=lambda node: (not self._is_usable(node), (node == self.node) is is_behind))
+        )
 
     def _ask(self, operation: Operation, nodes: Sequence[NodeId]) -> list[Effect]:
         message: Write | Read | Scan

@@ -121,6 +121,7 @@ class ReplicationComponent:
             entropy.rng("replication.coordinator"),
             coordinator_config,
             members.is_usable,
+            self._is_behind,
         )
         self.log = Log(disk)
         self._recovered: dict[UnitId, Recovered] = {}
@@ -357,10 +358,7 @@ class ReplicationComponent:
         return done
 
     def local(self, unit: UnitId) -> UnitStore | None:
-        """Return this node's store of the unit if it is a complete member of the current set.
-
-        A replica that has just come back is not offered until it knows what it missed, unless it is the only one left.
-        """
+        """Return this node's store of the unit if it is a complete member that knows what it missed, or the last."""
         held = self.replica.local(unit)
         if held is None or (held.is_behind and self._has_better(unit)):
             return None
@@ -372,9 +370,12 @@ class ReplicationComponent:
         if placement is None or unit not in placement:
             return ()
         usable = [node for node in placement.sets(unit).current if node == self.node or self._members.is_usable(node)]
+        is_behind = self._is_behind(unit)
+        return sorted(usable, key=lambda node: (node == self.node) is is_behind)
+
+    def _is_behind(self, unit: UnitId) -> bool:
         held = self.replica.local(unit)
-        is_good = held is not None and not held.is_behind
-        return sorted(usable, key=lambda node: (node != self.node) if is_good else (node == self.node))
+        return held is None or held.is_behind
 
     def _has_better(self, unit: UnitId) -> bool:
         return any(node != self.node for node in self.replicas(unit))

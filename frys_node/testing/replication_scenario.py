@@ -77,22 +77,39 @@ def draw_plan(nodes: int, seed: int) -> Plan:
     )
 
 
+def targeted(plan: Plan) -> Plan:
+    """Return the plan with nothing that repairs, many changes, and cuts at each signed record: for planted errors."""
+    return msgspec.structs.replace(
+        plan,
+        units=1,
+        replication_factor=min(plan.replication_factor, 3),
+        keeps_hints=False,
+        repairs_reads=False,
+        sync_interval_s=math.inf,
+        catches_up=False,
+        operation_s=0.04,
+        change_s=1.0,
+        directed=1.0,
+    )
+
+
 class ReplicationRun:
     """One seed."""
 
     def __init__(
-        self, nodes: int, seconds: float, seed: int, faults: str, node_class: type[ReplicationNode] = ReplicationNode
+        self, replay: Replay, *, node_class: type[ReplicationNode] = ReplicationNode, is_targeted: bool = False
     ) -> None:
+        seed, seconds = replay.seed, replay.seconds
         self.seconds = seconds
-        self.plan = draw_plan(nodes, seed)
+        drawn = draw_plan(replay.nodes, seed)
+        self.plan = targeted(drawn) if is_targeted else drawn
         self.checker = Checker()
         self._node_class = node_class
         self._rng = random.Random(f"{seed}/clients")
         self._numbers = 0
         self._changes = 0
         self._is_over = False
-        profile = _sharpened(FaultProfile.named(faults)).draw(seed)
-        replay = Replay(scenario="replication", nodes=nodes, seconds=seconds, seed=seed, faults=faults)
+        profile = _sharpened(FaultProfile.named(replay.faults)).draw(seed)
         self.simulator = Simulator(seed, profile, replay)
         plan = self.plan
         self.units = [cache_unit(number) for number in range(plan.units)]
@@ -332,9 +349,11 @@ def run_scenario(
     faults: str,
     *,
     node_class: type[ReplicationNode] = ReplicationNode,
+    is_targeted: bool = False,
 ) -> ScenarioResult:
-    """Run one seed; `node_class` lets tests plant an error in the machines."""
-    run = ReplicationRun(nodes, seconds, seed, faults, node_class)
+    """Run one seed; `node_class` lets tests plant an error in the machines, `is_targeted` makes it show sooner."""
+    replay = Replay(scenario="replication", nodes=nodes, seconds=seconds, seed=seed, faults=faults)
+    run = ReplicationRun(replay, node_class=node_class, is_targeted=is_targeted)
     try:
         run.run()
     except SimulationFailed as failure:

@@ -109,6 +109,7 @@ class ReplicaMachine:
         self._kinds: dict[str, Kind] = {}
         self._source = PullSource()
         self._puller = Puller(node, self.table, rng)
+        self._settled: Epoch | None = None
         self._sync_at_s = math.inf
         self._refill_at_s = math.inf
 
@@ -125,7 +126,11 @@ class ReplicaMachine:
 
     def open_kind(self, kind: str, now_s: float) -> list[Effect]:
         """Open the units of a kind that was declared after the record was adopted."""
-        return self._adopt_units(now_s, only_kind=kind) if self.placement else []
+        if self.placement is None:
+            return []
+        effects = self._adopt_units(now_s, only_kind=kind)
+        # What was loaded only now may belong to others since long.
+        return effects + self.settled(self._settled, now_s) if self._settled else effects
 
     def load(self, unit: UnitId, entries: Iterable[Entry], *, complete: bool, join_key: Epoch | None) -> None:
         """Put back what the log held of a unit; call before `adopt`, after `declare` of its kind."""
@@ -167,6 +172,7 @@ class ReplicaMachine:
         """Enough members have adopted this stable record: drop what it does not place here (rule 13)."""
         if epoch != self.epoch:
             return []
+        self._settled = epoch
         effects: list[Effect] = []
         for unit, held in list(self.table.units.items()):
             if not self._is_holder(unit):

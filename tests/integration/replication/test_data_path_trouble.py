@@ -88,6 +88,24 @@ async def test_bulk_comes_by_snapshot_and_the_pass_brings_what_came_meanwhile(au
             assert all(store == stores[N1] and len(store) == 300 for store in stores.values())
 
 
+async def test_units_of_a_collection_deleted_while_a_node_was_down_are_dropped(autojump_clock: MockClock) -> None:
+    """The node comes back, hears that the record without them is settled, and forgets them on disk too."""
+    async with open_data_cluster(["n1", "n2", "n3"]) as cluster:
+        await settled(cluster)
+        one = cluster["n1"]
+        await one.balancer.create_collection(Collection(name="c", id="c1", dimension=4, distance="Dot"))
+        unit = next(unit for unit in one.balancer.placement.units() if unit.startswith("vector/"))
+        await one.replication.write(unit, [(b"p", b"v")], Consistency.ALL)
+        await cluster["n3"].kill()
+        await one.balancer.delete_collection("c")
+        for _ in range(2):
+            await cluster.restart("n3")
+            await settled(cluster)
+            await trio.sleep(1)
+            assert unit not in cluster["n3"].replication.replica.table.units
+            await cluster["n3"].kill()
+
+
 async def test_a_restarted_memory_replica_refills_before_it_serves(autojump_clock: MockClock) -> None:
     """A kind that lives in memory comes back from the members that still have it."""
     async with open_data_cluster(["n1", "n2", "n3"], durable_kinds=("vector",)) as cluster:
@@ -164,7 +182,7 @@ async def test_a_forged_record_is_refused(autojump_clock: MockClock) -> None:
         await settled(cluster)
         held = cluster["n2"].balancer.epoch
         for cluster_id in ("c" * 32, "d" * 32):
-            forged = first_record(ClusterId(cluster_id), N1)
+            forged = first_record(ClusterId(cluster_id), RingMember(N1))
             data = RECORD.encode(
                 TopologyRecord(
                     **{**{f: getattr(forged, f) for f in forged.__struct_fields__}, "epoch": Epoch(Term(9, N1), 9)}

@@ -153,11 +153,9 @@ class BalancerComponent:
             await self._executor.run(self._register.swap, None, registered)
         if adopted is not None:
             signed = _decode(ADOPTED_PATH, adopted)
-            settled = await self._executor.run(self._disk.read, SETTLED_PATH)
+            settled = _decode_settled(await self._executor.run(self._disk.read, SETTLED_PATH))
             placement = await self._executor.run(Placement, RECORD.decode(signed.data))
-            self._perform(
-                self.machine.load(placement, signed, now_s, None if settled is None else _EPOCH.decode(settled))
-            )
+            self._perform(self.machine.load(placement, signed, now_s, settled))
         if registered is not None:
             record = RECORD.decode(registered.data)
             if record.epoch.term.node == self.node:
@@ -435,6 +433,16 @@ def _write_record(disk: Disk, record: TopologyRecord, signed: SignedRecord) -> P
 
 def _decode(path: str, data: bytes) -> SignedRecord:
     try:
-        return SIGNED_RECORD.decode(data)
+        signed = SIGNED_RECORD.decode(data)
+        RECORD.decode(signed.data)
     except MalformedFrame as error:
         raise CorruptData(f"'{path}' cannot be read: {error.message}") from error
+    return signed
+
+
+def _decode_settled(data: bytes | None) -> Epoch | None:
+    """Return what was known to be settled; a damaged file only means to ask again."""
+    try:
+        return None if data is None else _EPOCH.decode(data)
+    except MalformedFrame:
+        return None

@@ -148,6 +148,22 @@ async def test_a_damaged_log_stops_the_node_and_names_the_file(autojump_clock: M
         assert "replication/log-00000000" in cluster["n1"].failure.message
 
 
+async def test_damaged_topology_files_are_named_or_asked_for_again(autojump_clock: MockClock) -> None:
+    """A record that cannot be read stops the node with the file's name; what was settled is only asked for again."""
+    async with open_data_cluster(["n1"]) as cluster:
+        await settled(cluster)
+        await cluster["n1"].kill()
+        cluster["n1"].disk.write("topology/settled", b"junk")
+        await cluster.restart("n1")
+        await settled(cluster)
+        await cluster["n1"].kill()
+        cluster["n1"].disk.write("topology/adopted", b"junk")
+        with pytest.raises(RuntimeError):
+            await cluster.restart("n1")
+        assert isinstance(cluster["n1"].failure, CorruptData)
+        assert "topology/adopted" in cluster["n1"].failure.message
+
+
 async def test_a_failing_disk_acknowledges_nothing(autojump_clock: MockClock) -> None:
     """A refused write ends the component with the disk's error, and the writer hears that no replica took it."""
     async with open_data_cluster(["n1"]) as cluster:

@@ -210,7 +210,7 @@ def test_the_next_change_waits_until_the_last_is_settled() -> None:
 
 def test_catalogue_changes_are_steps_of_stable_and_settled_records_only() -> None:
     """Fine print 1: while a move is under way there is no new collection."""
-    machine = machine_of(N1, first_record(CLUSTER, N1, partitions=2))
+    machine = machine_of(N1, first_record(CLUSTER, RingMember(N1), partitions=2))
     collection = Collection(name="a", id="x", dimension=2, distance="Dot")
     assert machine.settled == key(1)
     proposal = machine.change_catalogue((collection,))
@@ -255,7 +255,7 @@ def test_the_register_swaps_only_what_is_expected_and_keeps_it_over_a_crash() ->
     """Compare-and-swap on disk: a lost race changes nothing."""
     disk = FakeDisk()
     register = IssuerRegister(disk)
-    one, two = first_record(CLUSTER, N1), record(2, STABLE, [N1])
+    one, two = first_record(CLUSTER, RingMember(N1)), record(2, STABLE, [N1])
     assert register.load() is None
     assert register.swap(None, signed(one))
     assert not register.swap(None, signed(two))

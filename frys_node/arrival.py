@@ -20,8 +20,7 @@ from frys_node.base.ports import Clock, Datagram, Disk, Entropy, StreamListener
 from frys_node.base.types import Address, BootId
 from frys_node.config import NodeConfig
 from frys_node.plugins.network.binding import PortBook, listen_or_move
-from frys_node.secure.identity import Identity, load_identity, next_boot
-from frys_node.secure.local import LocalNode, find_token, register_node, registry_path
+from frys_node.secure.stored import StoredIdentity, next_boot, read_stored
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.errors import AddressInUse
 from frys_node.transport.network import SystemNetwork
@@ -29,6 +28,7 @@ from frys_node.transport.route import default_route_host
 
 if TYPE_CHECKING:
     from frys_node.channel.bootstrap import KnownPeer
+    from frys_node.secure.identity import Identity
 
 DEFAULT_PORT = 7946
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 (compared with, not bound to)
@@ -55,7 +55,7 @@ class Launch(NamedTuple):
 class Arrival(NamedTuple):
     """A process that is about to be a node."""
 
-    identity: Identity
+    stored: StoredIdentity
     boot: BootId
     data_dir: Path
     disk: DirectoryDisk
@@ -63,10 +63,34 @@ class Arrival(NamedTuple):
     datagram: Datagram
     advertise: Address
     peers: tuple[KnownPeer, ...]
-    is_founder: bool
-    """True on the first start of the cluster's first node."""
-    notes: tuple[str, ...]
+    notes: list[str]
     """What the person should know: a port that moved, a name that was changed."""
+
+    def identity(self, clock: Clock) -> Identity:
+        """Load keys and certificates, and tell this user's other commands where the node lives.
+
+        Raises:
+            CorruptData: They do not fit one another.
+        """
+        from frys_node.secure.identity import load_identity
+        from frys_node.secure.local import LocalNode, register_node, registry_path
+
+        identity = load_identity(self.disk)
+        assert identity is not None, "the identity was there a moment ago and the directory is locked"
+        node = LocalNode(
+            data_dir=str(self.data_dir.resolve()),
+            name=identity.node_name,
+            cluster=identity.cluster_name,
+            ca_hash=identity.ca_hash,
+            address=str(self.advertise),
+            started_unix_ns=clock.unix_ns(),
+        )
+        try:
+            register_node(registry_path(os.environ, Path.home()), node)
+        except FrysError as error:
+            # Without the list the node runs all the same.
+            self.notes.append(f"{error.message}: `join` on this machine will need --token-file")
+        return identity
 
 
 async def arrive(launch: Launch, network: SystemNetwork, entropy: Entropy, clock: Clock) -> Arrival:
@@ -97,58 +121,63 @@ async def _settle(
     clock: Clock,
 ) -> Arrival:
     config = launch.config
-    identity = load_identity(disk)
-    book = PortBook(disk)
+    stored = read_stored(disk)
     wanted = Address.parse(config.network.bind)
     (listener, datagram), _ = await listen_or_move(
         "cluster",
         wanted,
         lambda address: bind_both(network, address),
         is_chosen=config.is_chosen("network.bind"),
-        book=book,
+        book=PortBook(disk),
     )
     notes: list[str] = []
     if listener.address.port != wanted.port and wanted.port:
         notes.append(f"port {wanted.port} was busy: the cluster port is {listener.address.port}")
     advertise = advertised(config, listener.address)
     peers: tuple[KnownPeer, ...] = ()
-    is_founder = False
     try:
-        if identity is None and launch.joining:
-            from frys_node.channel.bootstrap import join_cluster
-
-            token = await _token(launch, network, clock)
-            outcome = await join_cluster(
-                network,
-                disk,
-                entropy,
-                clock,
-                seeds=[Address.parse(seed, DEFAULT_PORT) for seed in launch.seeds],
-                token=token,
-                name=launch.name,
-                name_chosen=launch.name_chosen,
-                expect_cluster=config.cluster.name if config.is_chosen("cluster.name") else None,
-                advertise=advertise,
-            )
-            identity, peers = outcome.identity, outcome.peers
-            if identity.node_name != launch.name:
-                notes.append(f"the name '{launch.name}' was taken: this node is '{identity.node_name}'")
-        elif identity is None:
+        if stored is None and launch.joining:
+            peers = await _join(launch, disk, network, entropy, clock, advertise)
+        elif stored is None:
             from frys_node.channel.bootstrap import create_cluster
 
-            is_founder = True
-            identity = create_cluster(disk, entropy, clock, cluster_name=config.cluster.name, node_name=launch.name)
+            create_cluster(disk, entropy, clock, cluster_name=config.cluster.name, node_name=launch.name)
+        stored = stored or read_stored(disk)
+        assert stored is not None
+        if stored.node_name != launch.name and not launch.name_chosen and peers:
+            notes.append(f"the name '{launch.name}' was taken: this node is '{stored.node_name}'")
         if launch.data_dir is None:
-            directory, disk = _rename(directory, disk, identity.node_name)
-        check_settings(launch, identity)
+            directory, disk = _rename(directory, disk, stored.node_name)
+        check_settings(launch, stored)
         boot = next_boot(disk, entropy)
     except BaseException:
         with trio.CancelScope(shield=True):
             await listener.aclose()
             await datagram.aclose()
         raise
-    _register(directory, identity, advertise, clock, notes)
-    return Arrival(identity, boot, directory, disk, listener, datagram, advertise, peers, is_founder, tuple(notes))
+    return Arrival(stored, boot, directory, disk, listener, datagram, advertise, peers, notes)
+
+
+async def _join(
+    launch: Launch, disk: Disk, network: SystemNetwork, entropy: Entropy, clock: Clock, advertise: Address
+) -> tuple[KnownPeer, ...]:
+    """Be let into a cluster; returns the members learned on the way."""
+    from frys_node.channel.bootstrap import join_cluster
+
+    cluster = launch.config.cluster.name if launch.config.is_chosen("cluster.name") else None
+    outcome = await join_cluster(
+        network,
+        disk,
+        entropy,
+        clock,
+        seeds=[Address.parse(seed, DEFAULT_PORT) for seed in launch.seeds],
+        token=await _token(launch, network, clock),
+        name=launch.name,
+        name_chosen=launch.name_chosen,
+        expect_cluster=cluster,
+        advertise=advertise,
+    )
+    return outcome.peers
 
 
 async def bind_both(network: SystemNetwork, address: Address) -> tuple[StreamListener, Datagram]:
@@ -176,6 +205,7 @@ def advertised(config: NodeConfig, bound: Address) -> Address:
 async def _token(launch: Launch, network: SystemNetwork, clock: Clock) -> str:
     """Find a join token; which of this user's own nodes may lend one depends on the seed's authority."""
     from frys_node.channel.bootstrap import probe_cluster
+    from frys_node.secure.local import find_token
 
     ca_hash = None
     if launch.token_file is None and not os.environ.get("FRYS_TOKEN"):
@@ -210,34 +240,18 @@ def _rename(directory: Path, disk: DirectoryDisk, name: str) -> tuple[Path, Dire
     return final, renamed
 
 
-def check_settings(launch: Launch, identity: Identity) -> None:
+def check_settings(launch: Launch, stored: StoredIdentity) -> None:
     """Refuse settings that contradict what this directory is; they would otherwise be silently without effect."""
-    if launch.name_chosen and launch.name != identity.node_name:
+    if launch.name_chosen and launch.name != stored.node_name:
         raise UsageError(
-            f"this data directory is node '{identity.node_name}', not '{launch.name}'",
+            f"this data directory is node '{stored.node_name}', not '{launch.name}'",
             hint="leave --name out, or use another --data-dir",
         )
-    if launch.config.is_chosen("cluster.name") and launch.config.cluster.name != identity.cluster_name:
+    if launch.config.is_chosen("cluster.name") and launch.config.cluster.name != stored.cluster_name:
         raise UsageError(
-            f"this data directory belongs to cluster '{identity.cluster_name}', not '{launch.config.cluster.name}'",
+            f"this data directory belongs to cluster '{stored.cluster_name}', not '{launch.config.cluster.name}'",
             hint="leave the cluster's name out, or use another --data-dir",
         )
-
-
-def _register(directory: Path, identity: Identity, advertise: Address, clock: Clock, notes: list[str]) -> None:
-    """Tell this user's other commands where the node lives; without the list the node runs all the same."""
-    node = LocalNode(
-        data_dir=str(directory.resolve()),
-        name=identity.node_name,
-        cluster=identity.cluster_name,
-        ca_hash=identity.ca_hash,
-        address=str(advertise),
-        started_unix_ns=clock.unix_ns(),
-    )
-    try:
-        register_node(registry_path(os.environ, Path.home()), node)
-    except FrysError as error:
-        notes.append(f"{error.message}: `join` on this machine will need --token-file")
 
 
 def read_text(disk: Disk, path: str) -> str:

@@ -16,6 +16,8 @@ import trio
 
 from frys_node.arrival import Arrival, Launch, arrive
 from frys_node.base.errors import FrysError
+from frys_node.base.ports import Clock
+from frys_node.base.types import NodeId
 from frys_node.config import apply
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.services.access import ACCESS
@@ -28,6 +30,7 @@ from frys_node.transport.network import SystemNetwork
 if TYPE_CHECKING:
     from frys_node.channel.credentials import MemberSecrets
     from frys_node.node import Composition
+    from frys_node.secure.identity import Identity
 
 FRONT = ("network",)
 """Plugins that start before there is a topology record, so that health can be asked from the beginning."""
@@ -47,11 +50,11 @@ async def run_node(launch: Launch) -> None:
     observe_log.configure(
         level=config.system.log_level,
         form=config.system.log_format,
-        fields={"node": arrival.identity.node_name, "cluster": arrival.identity.cluster_name},
+        fields={"node": arrival.stored.node_name, "cluster": arrival.stored.cluster_name},
     )
     kernel = Kernel(
-        node=arrival.identity.node_id,
-        name=arrival.identity.node_name,
+        node=NodeId(arrival.stored.node_id),
+        name=arrival.stored.node_name,
         boot=arrival.boot,
         data_dir=arrival.data_dir.resolve(),
         clock=clock,
@@ -76,8 +79,8 @@ async def _start(launch: Launch, arrival: Arrival, kernel: Kernel, network: Syst
     kernel.services.provide(ACCESS, secrets.admin)
     front = [spec for spec in config.specs if spec.name in FRONT]
     await kernel.load_plugins(front, config.plugins, config.modules, chosen=config.chosen())
-    composition = await kernel.executor.run(_load_composition)
-    await composition(launch, arrival, kernel, network, secrets).start()
+    composition, identity = await kernel.executor.run(_load_rest, arrival, kernel.clock)
+    await composition(launch, arrival, identity, kernel, network, secrets).start()
 
 
 def _load_secrets(arrival: Arrival) -> MemberSecrets:
@@ -86,10 +89,10 @@ def _load_secrets(arrival: Arrival) -> MemberSecrets:
     return MemberSecrets(arrival.disk)
 
 
-def _load_composition() -> type[Composition]:
+def _load_rest(arrival: Arrival, clock: Clock) -> tuple[type[Composition], Identity]:
     from frys_node.node import Composition
 
-    return Composition
+    return Composition, arrival.identity(clock)
 
 
 @contextmanager

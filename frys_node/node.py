@@ -14,9 +14,10 @@ import trio
 from balancer.driver import BalancerComponent, BalancerSettings
 from balancer.proof import CertifiedProofs
 from frys_node.arrival import Arrival, Launch, read_text
-from frys_node.base.types import Address
+from frys_node.base.types import Address, BootId
 from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.driver import Channel
+from frys_node.channel.gatekeeper import AllowList
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.registry import PluginSpec
 from frys_node.kernel.services.http import HTTP
@@ -27,6 +28,7 @@ from frys_node.kernel.services.snapshots import SNAPSHOTS
 from frys_node.kernel.services.topology import TOPOLOGY
 from frys_node.operations import Operations
 from frys_node.replication.driver import ReplicationComponent
+from frys_node.secure.identity import Identity
 from frys_node.secure.local import JOIN_FILE
 from frys_node.secure.packet import PacketSealer
 from frys_node.secure.signer import NodeSigner
@@ -38,6 +40,9 @@ from membership.member import make_attributes
 from snapshots.driver import SnapshotComponent
 
 LOCAL_HOSTS = ("127.", "::1", "localhost")
+UNIT_KINDS = ("cache", "vector", "workflow")
+"""Plugins that hold units of the ring; one that is switched off on this node leaves its units to the others."""
+
 READY_WAIT_S = 30.0
 READY_POLL_S = 0.02
 
@@ -46,11 +51,18 @@ class Composition:
     """Builds the components of one node and starts them in order."""
 
     def __init__(
-        self, launch: Launch, arrival: Arrival, kernel: Kernel, network: SystemNetwork, secrets: MemberSecrets
+        self,
+        launch: Launch,
+        arrival: Arrival,
+        identity: Identity,
+        kernel: Kernel,
+        network: SystemNetwork,
+        secrets: MemberSecrets,
     ) -> None:
         self._launch = launch
         self._config = launch.config
         self._arrival = arrival
+        self._identity = identity
         self._kernel = kernel
         self._network = network
         self._secrets = secrets
@@ -89,7 +101,7 @@ class Composition:
     def _make_channel(self) -> Channel:
         arrival, kernel = self._arrival, self._kernel
         channel = Channel(
-            identity=arrival.identity,
+            identity=self._identity,
             boot=arrival.boot,
             network=self._network,
             listener=arrival.listener,
@@ -99,6 +111,7 @@ class Composition:
             metrics=kernel.metrics,
             advertise=arrival.advertise,
             secrets=self._secrets,
+            allow=AllowList(self._config.cluster.allow),
         )
         for peer in arrival.peers:
             channel.learn(peer.node, peer.address, peer.name)
@@ -111,13 +124,16 @@ class Composition:
     def _make_membership(self) -> MembershipDriver:
         arrival, kernel, cluster = self._arrival, self._kernel, self._config.cluster
         tags = dict(cluster.tags) | ({"zone": cluster.zone} if cluster.zone else {})
+        sealer = PacketSealer(self.channel.secrets.keyring, self._identity.node_id, arrival.boot)
+        # A boot heard inside TLS makes packets of older boots stale at once, also for a node that has just restarted.
+        self.channel.on_connection(lambda node, boot, is_up: sealer.note_boot(node, BootId(boot)) if is_up else None)
         return MembershipDriver(
-            node=arrival.identity.node_id,
+            node=self._identity.node_id,
             boot=arrival.boot,
-            attributes=make_attributes(arrival.identity.node_name, arrival.advertise, "", tags),
+            attributes=make_attributes(self._identity.node_name, arrival.advertise, "", tags),
             config=self._membership_config(),
             ports=Ports(kernel.clock, kernel.entropy, arrival.datagram, self._network, kernel.disk, kernel.executor),
-            sealer=PacketSealer(self.channel.secrets.keyring, arrival.identity.node_id, arrival.boot),
+            sealer=sealer,
             rpc=self.channel,
             bus=kernel.bus,
             metrics=kernel.metrics,
@@ -140,11 +156,13 @@ class Composition:
         return for_profile("local" if is_free else config.cluster.profile, **chosen, seeds=tuple(dict.fromkeys(seeds)))
 
     def _make_balancer(self) -> BalancerComponent:
-        arrival, kernel, cluster = self._arrival, self._kernel, self._config.cluster
+        kernel, cluster = self._kernel, self._config.cluster
         settings = BalancerSettings(
-            cluster=arrival.identity.cluster_id,
-            is_founder=arrival.is_founder,
+            cluster=self._identity.cluster_id,
+            kinds=tuple(kind for kind in UNIT_KINDS if kind in {spec.name for spec in self._config.specs}),
+            is_founder=self._identity.is_issuer,
             partitions=cluster.partitions,
+            replication_factor=cluster.replication_factor,
             weight=max(1, round(cluster.weight * 100)),
             zone=cluster.zone,
         )
@@ -158,7 +176,7 @@ class Composition:
             executor=kernel.executor,
             bus=kernel.bus,
             metrics=kernel.metrics,
-            proofs=CertifiedProofs(NodeSigner(arrival.identity, kernel.clock, self.channel.secrets.revoked)),
+            proofs=CertifiedProofs(NodeSigner(self._identity, kernel.clock, self.channel.secrets.revoked)),
         )
 
     async def start(self) -> None:
@@ -213,9 +231,9 @@ class Composition:
         bound = arrival.listener.address
         is_wild = not bound.host.startswith(LOCAL_HOSTS)
         return {
-            "name": arrival.identity.node_name,
-            "id": arrival.identity.node_id,
-            "cluster": arrival.identity.cluster_name,
+            "name": self._identity.node_name,
+            "id": self._identity.node_id,
+            "cluster": self._identity.cluster_name,
             "address": str(arrival.advertise),
             "http": http,
             "data_dir": str(arrival.data_dir),

@@ -14,8 +14,8 @@ from frys_node.base.ports import Disk
 from frys_node.base.types import NodeId
 from frys_node.channel.messages import Credentials
 from frys_node.secure.admin import AdminTokens
-from frys_node.secure.identity import read_secret
 from frys_node.secure.keyring import KEYRING_PATH, Keyring
+from frys_node.secure.stored import read_secret
 
 REVOKED_PATH: Final = "identity/revoked"
 REVOKED_MAX = 16_384

@@ -18,7 +18,7 @@ from frys_node.base.types import Address, BootId, NodeId
 from frys_node.channel.connection import Connection
 from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.dispatch import Dispatch, NoteHandler, Served
-from frys_node.channel.gatekeeper import HalfOpen, LogLimit
+from frys_node.channel.gatekeeper import AllowList, HalfOpen, LogLimit
 from frys_node.channel.greeting import HANDSHAKE_S, Greeted, Greeter
 from frys_node.channel.issuer import IssuerDesk
 from frys_node.channel.join import JoinServer
@@ -42,6 +42,12 @@ ConnectionHandler = Callable[[NodeId, int, bool], None]
 
 SELF_NOTES_MAX = 65_536
 
+REFUSED_TEXT = {
+    "address": "the address is in none of the networks of [cluster] allow",
+    "half_open": "too many connections that are not authenticated yet",
+    "half_open_address": "too many connections of this address that are not authenticated yet",
+}
+
 
 class Channel:
     """Calls, notes and joins of one node. Implements `Rpc`; run it as a component."""
@@ -62,6 +68,7 @@ class Channel:
         advertise: Address | None = None,
         roles: tuple[str, ...] = ("node",),
         secrets: MemberSecrets | None = None,
+        allow: AllowList | None = None,
     ) -> None:
         self.identity = identity
         self.boot = boot
@@ -88,12 +95,26 @@ class Channel:
             roles=lambda: self._roles,
         )
         self._join = JoinServer(identity, self.desk, issuer_address=self.issuer_address, peers=self._join_peers)
+        self._allow = allow or AllowList()
         self._half_open = HalfOpen()
         self._log_limit = LogLimit()
         self._handlers: list[ConnectionHandler] = []
         self._self_notes: list[tuple[str, bytes]] = []
         self._has_self_notes = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self._renewal = Renewal(
+            identity,
+            disk,
+            clock,
+            name_of=self._issued_name,
+            ask=lambda request: self.call(self.issuer, RENEW, request),
+            on_renewed=lambda: self._profile.renew(identity),
+        )
+        self.serve(RENEW, self._renewal.answer)
+        self._declare_metrics(metrics)
+        self.secrets.on_change = self._spread_credentials
+
+    def _declare_metrics(self, metrics: Metrics) -> None:
         self._refused = metrics.counter(
             "frys_channel_refused_total", "Connections refused before or at authentication, by reason.", ("reason",)
         )
@@ -109,16 +130,6 @@ class Channel:
             "Notes dropped since the start because a queue was full or nobody was there.",
             source=lambda: float(self._peers.notes_dropped),
         )
-        self.secrets.on_change = self._spread_credentials
-        self._renewal = Renewal(
-            identity,
-            disk,
-            clock,
-            name_of=self._issued_name,
-            ask=lambda request: self.call(self.issuer, RENEW, request),
-            on_renewed=lambda: self._profile.renew(identity),
-        )
-        self.serve(RENEW, self._renewal.answer)
 
     # Rpc
 
@@ -255,11 +266,11 @@ class Channel:
                 stream, source = await self._listener.accept()
             except trio.ClosedResourceError:
                 return
-            reason = self._half_open.enter(source.host)
+            reason = self._half_open.enter(source.host) if self._allow.permits(source.host) else "address"
             if reason is None:
                 self._nursery.start_soon(self._greet, stream, source)
             else:
-                self._refuse(reason, source, "too many connections that are not authenticated yet")
+                self._refuse(reason, source, REFUSED_TEXT[reason])
                 await stream.aclose()
 
     async def _greet(self, transport: Stream, source: Address) -> None:

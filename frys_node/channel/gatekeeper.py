@@ -6,6 +6,7 @@ Sans-I/O.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 
 HALF_OPEN_MAX = 256
 HALF_OPEN_PER_HOST_MAX = 16
@@ -41,6 +42,26 @@ class HalfOpen:
             self._by_host[host] = left
         else:
             del self._by_host[host]
+
+
+class AllowList:
+    """Networks whose addresses may connect (``[cluster] allow``); an empty list lets everybody try."""
+
+    __slots__ = ("_networks",)
+
+    def __init__(self, networks: Sequence[str] = ()) -> None:
+        self._networks = [ipaddress.ip_network(network) for network in networks]
+
+    def permits(self, host: str) -> bool:
+        """True if the literal address is in one of the networks; IPv4 in IPv6 clothes counts as IPv4."""
+        if not self._networks:
+            return True
+        try:
+            address = ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            return False
+        inner = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return any((inner or address) in network for network in self._networks)
 
 
 class LogLimit:

@@ -15,7 +15,8 @@ from frys_node.channel.join_messages import JoinAccepted, JoinRequest, PeerAddre
 from frys_node.channel.names import NAMES_PATH, NameRegistry
 from frys_node.secure import certificates
 from frys_node.secure.errors import WrongCluster
-from frys_node.secure.identity import Identity, read_secret
+from frys_node.secure.identity import Identity
+from frys_node.secure.stored import read_secret
 from frys_node.secure.token import SECRET_BYTES, TokenInfo, TokenTable, proof
 
 TOKENS_PATH: Final = "issuer/tokens.json"

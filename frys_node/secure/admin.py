@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from frys_node.base.ports import Disk, Entropy
-from frys_node.secure.identity import read_secret
+from frys_node.secure.stored import read_secret
 
 ADMIN_PATH: Final = "admin-token"
 ADMIN_HASHES_PATH: Final = "identity/admin-hashes"

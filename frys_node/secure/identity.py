@@ -8,38 +8,16 @@ an id that it has used before.
 
 from __future__ import annotations
 
-from typing import Final
-
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from frys_node.base.errors import CorruptData, NotReady
+from frys_node.base.errors import CorruptData
 from frys_node.base.ports import Disk, Entropy
-from frys_node.base.types import Address, BootId, ClusterId, NodeId
+from frys_node.base.types import Address, ClusterId, NodeId
 from frys_node.secure import certificates
-from frys_node.secure.errors import UnsafePermissions
-
-IDENTITY_PATH: Final = "identity/identity.json"
-BOOT_PATH: Final = "identity/boot"
-_BOOT_MAX = 0xFFFF_FFFF
-
-
-class _StoredIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """The file. Keys are PKCS#8 PEM, certificates PEM."""
-
-    version: int
-    cluster_id: str
-    cluster_name: str
-    node_id: str
-    node_name: str
-    issuer: str
-    key: str
-    certificate: str
-    ca_certificate: str
-    ca_key: str | None = None
-    seeds: tuple[str, ...] = ()
+from frys_node.secure.stored import IDENTITY_PATH, StoredIdentity, damaged, read_stored
 
 
 class Identity:
@@ -121,11 +99,10 @@ def load_identity(disk: Disk) -> Identity | None:
         CorruptData: The file is damaged; it is left as it is.
         UnsafePermissions: The file can be read by others; it was not used.
     """
-    data = read_secret(disk, IDENTITY_PATH)
-    if data is None:
+    stored = read_stored(disk)
+    if stored is None:
         return None
     try:
-        stored = msgspec.json.decode(data, type=_StoredIdentity)
         key = _load_key(stored.key)
         identity = Identity(
             cluster_id=ClusterId(stored.cluster_id),
@@ -138,10 +115,8 @@ def load_identity(disk: Disk) -> Identity | None:
             ca_key=None if stored.ca_key is None else _load_key(stored.ca_key),
             seeds=tuple(Address.parse(seed) for seed in stored.seeds),
         )
-    except (msgspec.MsgspecError, ValueError, TypeError) as error:
-        raise CorruptData(
-            f"{IDENTITY_PATH} is damaged: {error}", hint="restore it from a backup, or join again in an empty directory"
-        ) from error
+    except (ValueError, TypeError) as error:
+        raise damaged(error) from error
     if identity.certificate.public_key() != key.public_key() or identity.node_id != stored.node_id:
         raise CorruptData(f"{IDENTITY_PATH} is damaged: its key is not its certificate's", hint="restore a backup")
     return identity
@@ -149,7 +124,7 @@ def load_identity(disk: Disk) -> Identity | None:
 
 def save_identity(disk: Disk, identity: Identity) -> None:
     """Store the identity in one atomic, durable write."""
-    stored = _StoredIdentity(
+    stored = StoredIdentity(
         version=1,
         cluster_id=identity.cluster_id,
         cluster_name=identity.cluster_name,
@@ -163,39 +138,6 @@ def save_identity(disk: Disk, identity: Identity) -> None:
         seeds=tuple(str(seed) for seed in identity.seeds),
     )
     disk.write(IDENTITY_PATH, msgspec.json.format(msgspec.json.encode(stored), indent=2))
-
-
-def next_boot(disk: Disk, entropy: Entropy) -> BootId:
-    """Count one more start, durably, and return its boot id.
-
-    Raises:
-        CorruptData: The counter's file is damaged. Starting anyway could reuse a boot id.
-        NotReady: The counter is used up (4 thousand million starts); join again in an empty directory.
-    """
-    data = disk.read(BOOT_PATH)
-    try:
-        count = 0 if data is None else int(data)
-    except ValueError as error:
-        raise CorruptData(f"{BOOT_PATH} does not hold a number", hint="restore it from a backup") from error
-    if not 0 <= count < _BOOT_MAX:
-        raise NotReady("the boot counter is used up", hint="join again in an empty data directory")
-    disk.write(BOOT_PATH, b"%d\n" % (count + 1))
-    return BootId((count + 1) << 32 | int.from_bytes(entropy.token_bytes(4), "big"))
-
-
-def read_secret(disk: Disk, path: str) -> bytes | None:
-    """Return a file with secrets, or None if there is none.
-
-    Raises:
-        UnsafePermissions: Others may read it. It was not used.
-    """
-    data = disk.read(path)
-    # Simulated disks have no permissions; the real one says its mode.
-    mode_of = getattr(disk, "mode", None)
-    mode = mode_of(path) if data is not None and mode_of is not None else None
-    if mode is not None and mode & 0o077:
-        raise UnsafePermissions(f"{path} is readable by others (mode {mode & 0o777:04o})", hint=f"chmod 600 {path}")
-    return data
 
 
 def new_key(entropy: Entropy) -> Ed25519PrivateKey:

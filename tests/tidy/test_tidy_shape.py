@@ -40,6 +40,8 @@ def _public_without_docstring(source: Source) -> Iterator[str]:
             isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
             and not node.name.startswith("_")
             and ast.get_docstring(node) is None
+            # An overload's words are on the function that follows it.
+            and not any(isinstance(mark, ast.Name) and mark.id == "overload" for mark in node.decorator_list)
         ):
             yield f"{source.path}:{node.lineno} {node.name}"
 

@@ -32,7 +32,7 @@ def node(number: int) -> NodeId:
 def record_of(count: int, *, joining: int | None = None) -> TopologyRecord:
     """Return a record with `count` members, and perhaps one more on its way in."""
     ring = tuple(RingMember(node(index)) for index in range(1, count + 1))
-    base = first_record(ClusterId(f"{7:032x}"), node(1))
+    base = first_record(ClusterId(f"{7:032x}"), RingMember(node(1)))
     extra = () if joining is None else (RingMember(node(joining)),)
     return msgspec.structs.replace(
         base,
@@ -139,9 +139,13 @@ def test_sets_of_a_stable_record_are_equal_and_unknown_units_are_refused() -> No
 
 
 def test_a_pinned_partition_stays_with_its_owner() -> None:
-    """A partition pinned by the record waits for its owner's disk, whatever the ring says (D5)."""
-    record = msgspec.structs.replace(record_of(3), pinned=((17, node(9)),))
-    assert Placement(record).sets(workflow_unit(17)).current == (node(9),)
+    """A partition pinned by the record waits for its owner's disk, while that is on the ring (D5)."""
+    free = Placement(record_of(3)).sets(workflow_unit(17)).current[0]
+    other = next(member for member in (node(1), node(2), node(3)) if member != free)
+    pinned = msgspec.structs.replace(record_of(3), pinned=((17, other),))
+    assert Placement(pinned).sets(workflow_unit(17)).current == (other,)
+    gone = msgspec.structs.replace(record_of(3), pinned=((17, node(9)),))
+    assert Placement(gone).sets(workflow_unit(17)).current == (free,)
 
 
 def test_routing_is_local_then_the_first_usable_member_then_unavailable() -> None:

@@ -140,11 +140,12 @@ class LocalShards:
 
     async def maintain(self) -> bool:
         """Do one piece of index work that is due, in a worker; False when there is none."""
-        from frys_node.plugins.vector.index import build
-
         for store in self.stores():
             due = store.next_job(self.config.index_rows_min, self.config.dead_ratio_max)
             if due is not None:
+                # Only with work at hand: numpy and usearch have no place in a node without vectors (D12).
+                from frys_node.plugins.vector.index import build
+
                 generation, job = due
                 graph = await self._executor.run(build, job)
                 store.install(generation, job, graph)

@@ -30,7 +30,7 @@ import typing
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import trio
 
@@ -154,6 +154,16 @@ class Step:
         return decode_value(value, self._type)
 
 
+@overload
+def step(function: Callable[..., Any]) -> Step: ...
+
+
+@overload
+def step(
+    *, name: str = "", retry: Retry = ONCE, timeout: float | None = None, cancel: str = "wait"
+) -> Callable[[Callable[..., Any]], Step]: ...
+
+
 def step(
     function: Callable[..., Any] | None = None,
     *,
@@ -161,7 +171,7 @@ def step(
     retry: Retry = ONCE,
     timeout: float | None = None,
     cancel: str = "wait",
-) -> Any:
+) -> Step | Callable[[Callable[..., Any]], Step]:
     """Make a function a step: ``@step`` or ``@step(retry=Retry(max=5), timeout=60)``.
 
     Args:

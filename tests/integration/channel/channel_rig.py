@@ -14,7 +14,8 @@ from frys_node.channel.driver import Channel
 from frys_node.channel.issuer import JOIN_PATH
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Counter, Metrics
-from frys_node.secure.identity import Identity, next_boot
+from frys_node.secure.identity import Identity
+from frys_node.secure.stored import next_boot
 from frys_node.transport.clock import SystemClock
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.entropy import SystemEntropy

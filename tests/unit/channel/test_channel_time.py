@@ -17,7 +17,8 @@ from frys_node.channel.issuer import JOIN_PATH
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Counter, Metrics
 from frys_node.secure import certificates
-from frys_node.secure.identity import Identity, load_identity, next_boot
+from frys_node.secure.identity import Identity, load_identity
+from frys_node.secure.stored import next_boot
 from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import FakeDisk
 from frys_node.testing.entropy import FakeEntropy

@@ -14,12 +14,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from frys_node.base.errors import CorruptData, SecurityError
 from frys_node.base.types import Address, ClusterId, NodeId
 from frys_node.channel.bootstrap import create_cluster
-from frys_node.secure import certificates, identity
+from frys_node.secure import certificates
 from frys_node.secure.admin import AdminTokens, create_admin_token
 from frys_node.secure.errors import ForeignCluster, InvalidCertificate, UnsafePermissions
-from frys_node.secure.identity import Identity, load_identity, next_boot, save_identity
+from frys_node.secure.identity import Identity, load_identity, new_key, save_identity
 from frys_node.secure.keyring import KEYRING_PATH
 from frys_node.secure.signer import SIGNED_CODEC, BadSignature, NodeSigner, SignedBytes
+from frys_node.secure.stored import BOOT_PATH, IDENTITY_PATH, next_boot, read_secret
 from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import FakeDisk
 from frys_node.testing.entropy import FakeEntropy
@@ -38,7 +39,7 @@ def _cluster(seed: int = 0, disk: FakeDisk | None = None) -> Identity:
 
 def _member(issuer: Identity, seed: int = 1) -> Identity:
     assert issuer.ca_key is not None
-    key = identity.new_key(FakeEntropy(seed))
+    key = new_key(FakeEntropy(seed))
     subject = certificates.Subject(issuer.cluster_id, certificates.node_id_of(key.public_key()), f"n{seed}")
     certificate = certificates.issue(
         issuer.ca_key, issuer.ca_certificate, key.public_key(), subject=subject, unix_ns=_clock().unix_ns()
@@ -103,7 +104,7 @@ def test_certificates_of_others_are_refused() -> None:
 
 def test_signing_requests_must_prove_an_ed25519_key() -> None:
     """Noise, a changed signature and another kind of key are refused."""
-    key = identity.new_key(FakeEntropy(5))
+    key = new_key(FakeEntropy(5))
     der = certificates.create_request(key)
     assert certificates.read_request(der) == key.public_key()
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
@@ -137,19 +138,19 @@ def test_a_damaged_identity_is_refused_and_kept() -> None:
     """Cut, changed or mixed files are corrupt data, never a half identity."""
     disk = FakeDisk()
     issuer = _cluster(0, disk)
-    stored = disk.read(identity.IDENTITY_PATH)
+    stored = disk.read(IDENTITY_PATH)
     assert stored is not None
     swapped = stored.replace(issuer.node_id.encode(), b"0" * 32)
     other = FakeDisk()
     _cluster(1, other)
-    foreign = other.read(identity.IDENTITY_PATH)
+    foreign = other.read(IDENTITY_PATH)
     assert foreign is not None
     mixed = stored.replace(_field(stored, b"key"), _field(foreign, b"key"), 1)
     for wrong in (stored[:-20], b"", b"{}", swapped, mixed):
-        disk.write(identity.IDENTITY_PATH, wrong)
+        disk.write(IDENTITY_PATH, wrong)
         with pytest.raises(CorruptData):
             load_identity(disk)
-        assert disk.read(identity.IDENTITY_PATH) == wrong
+        assert disk.read(IDENTITY_PATH) == wrong
 
 
 def _field(stored: bytes, name: bytes) -> bytes:
@@ -161,15 +162,15 @@ def test_secrets_that_others_can_read_are_refused(tmp_path: Path) -> None:
     """Identity, keyring and admin token are 0600 in a 0700 directory, and anything wider is not used."""
     disk = DirectoryDisk(tmp_path / "n")
     create_cluster(disk, FakeEntropy(), _clock(), cluster_name="prod", node_name="n1")
-    for path in (identity.IDENTITY_PATH, KEYRING_PATH, "admin-token"):
+    for path in (IDENTITY_PATH, KEYRING_PATH, "admin-token"):
         file = tmp_path / "n" / path
         assert file.stat().st_mode & 0o777 == 0o600
         assert file.parent.stat().st_mode & 0o777 == 0o700
         os.chmod(file, 0o644)
         with pytest.raises(UnsafePermissions) as caught:
-            identity.read_secret(disk, path)
+            read_secret(disk, path)
         assert "chmod 600" in caught.value.hint
-    assert identity.read_secret(disk, "none") is None
+    assert read_secret(disk, "none") is None
 
 
 def test_the_boot_id_grows_with_every_start_even_after_a_crash() -> None:
@@ -180,7 +181,7 @@ def test_the_boot_id_grows_with_every_start_even_after_a_crash() -> None:
     assert len({boot & 0xFFFF_FFFF for boot in boots}) == 5
     disk.crash()
     assert next_boot(disk, entropy) >> 32 == 6
-    disk.write(identity.BOOT_PATH, b"garbage")
+    disk.write(BOOT_PATH, b"garbage")
     with pytest.raises(CorruptData):
         next_boot(disk, entropy)
 

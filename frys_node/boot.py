@@ -22,6 +22,7 @@ from frys_node.config import apply
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.services.access import ACCESS
 from frys_node.observe import log as observe_log
+from frys_node.transport import memory
 from frys_node.transport.clock import SystemClock
 from frys_node.transport.entropy import SystemEntropy
 from frys_node.transport.executor import ThreadExecutor
@@ -44,6 +45,7 @@ async def run_node(launch: Launch) -> None:
     Raises:
         FrysError: The node could not start or cannot go on; the message names the fix.
     """
+    memory.share_one_heap()
     clock, entropy, network, executor = SystemClock(), SystemEntropy(), SystemNetwork(), ThreadExecutor()
     config = launch.config
     arrival = await arrive(launch, network, entropy, clock)
@@ -68,6 +70,7 @@ async def run_node(launch: Launch) -> None:
             nursery.start_soon(_obey_signals, received, kernel, launch, nursery.cancel_scope)
             async with kernel.running():
                 await _start(launch, arrival, kernel, network)
+                memory.settle()
                 await kernel.wait_stop()
             nursery.cancel_scope.cancel()
 

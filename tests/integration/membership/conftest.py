@@ -158,8 +158,12 @@ class Cluster:
         bus.on(MemberChanged, running.events.append)
 
         async def run(task_status: trio.TaskStatus[None]) -> None:
-            with running.scope:
-                await driver.run(task_status=task_status)
+            try:
+                with running.scope:
+                    await driver.run(task_status=task_status)
+            except* trio.ClosedResourceError:
+                # A kill takes the host off the network in the same breath: either end may come first.
+                assert running.scope.cancel_called
 
         await self.nursery.start(run)
         return running

@@ -7,15 +7,18 @@ from typing import Protocol
 
 import trio
 
-from balancer.methods import CREATE, DELETE, Accepted, CreateCollection, DeleteCollection
+from balancer.methods import CREATE, CURRENT, DELETE, Accepted, CreateCollection, DeleteCollection, Nothing
 from balancer.topology import TopologyMachine
-from frys_node.base.errors import AlreadyExists, NotFound, NotReady
+from frys_node.base.errors import AlreadyExists, FrysError, NotFound, NotReady
 from frys_node.base.types import Epoch, NodeId
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.kernel.services.topology import Collection
 
 STABLE_WAIT_S = 5.0
 """A change waits so long for a move to finish before it is refused."""
+
+REFRESH_WAIT_S = 1.0
+"""How long a node that misses a name asks the issuer whether it is behind."""
 
 SETTLE_WAIT_S = 3.0
 """The issuer waits so long for a majority to adopt a change before it answers all the same."""
@@ -31,6 +34,10 @@ class CatalogueKeeper(Protocol):
 
     def change_catalogue(self, collections: tuple[Collection, ...]) -> bool:
         """Propose a catalogue; False unless all is stable and settled."""
+        ...
+
+    def want(self, node: NodeId) -> None:
+        """Compare records with a node."""
         ...
 
     async def changed(self) -> None:
@@ -58,6 +65,7 @@ class Catalogue:
         """Answer other nodes."""
         self._rpc.serve(CREATE, self._serve_create)
         self._rpc.serve(DELETE, self._serve_delete)
+        self._rpc.serve(CURRENT, self._serve_current)
 
     async def create(self, collection: Collection) -> None:
         """Create a collection; returns when this node works under the record that has it.
@@ -80,6 +88,22 @@ class Catalogue:
         accepted = await self._rpc.call(self._keeper.epoch.term.node, DELETE, DeleteCollection(name))
         if accepted.epoch is not None:
             await self._keeper.wait_for(accepted.epoch)
+
+    async def refresh(self) -> None:
+        """Catch up with the issuer's record; without an answer in time, what is known here has to do."""
+        issuer = self._keeper.epoch.term.node
+        with trio.move_on_after(REFRESH_WAIT_S):
+            try:
+                current = await self._rpc.call(issuer, CURRENT, Nothing())
+            except FrysError:
+                return
+            if current.epoch is not None and current.epoch > self._keeper.epoch:
+                self._keeper.want(issuer)
+                await self._keeper.wait_for(current.epoch)
+
+    async def _serve_current(self, caller: NodeId, request: Nothing) -> Accepted:
+        del caller, request
+        return Accepted(self._keeper.machine.epoch)
 
     async def _serve_create(self, caller: NodeId, request: CreateCollection) -> Accepted:
         del caller

@@ -389,6 +389,10 @@ class BalancerComponent:
         """Remove from the catalogue through the issuer; see `Topology`."""
         await self.catalogue.delete(name)
 
+    async def refresh(self) -> None:
+        """Catch up with the issuer's record, as far as it answers in time; see `Topology`."""
+        await self.catalogue.refresh()
+
     async def leave(self) -> None:
         """Leave the ring: returns when every unit has moved away and that is settled. The caller's scope bounds it.
 

@@ -88,4 +88,5 @@ JOIN_RING: Final[Method[JoinRing, Accepted]] = Method("topology.join", JoinRing,
 LEAVE_RING: Final[Method[LeaveRing, Accepted]] = Method("topology.leave", LeaveRing, Accepted)
 CREATE: Final[Method[CreateCollection, Accepted]] = Method("topology.create", CreateCollection, Accepted)
 DELETE: Final[Method[DeleteCollection, Accepted]] = Method("topology.delete", DeleteCollection, Accepted)
+CURRENT: Final[Method[Nothing, Accepted]] = Method("topology.current", Nothing, Accepted)
 STEP: Final[Method[Nothing, StepView]] = Method("topology.step", Nothing, StepView)

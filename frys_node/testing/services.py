@@ -162,6 +162,10 @@ class FakeTopology:
         """The catalogue, sorted by name."""
         return [self._cluster.catalogue[name] for name in sorted(self._cluster.catalogue)]
 
+    async def refresh(self) -> None:
+        """Every node sees the one catalogue at once."""
+        await trio.lowlevel.checkpoint()
+
     async def create_collection(self, collection: Collection) -> None:
         """Add to the catalogue."""
         await trio.lowlevel.checkpoint()

@@ -123,6 +123,10 @@ class Topology(Protocol):
         """Declare how units of a kind with one owner move; its units are started from now on."""
         ...
 
+    async def refresh(self) -> None:
+        """Catch up with the issuer's record, as far as it answers within a second: before a name is called unknown."""
+        ...
+
     async def create_collection(self, collection: Collection) -> None:
         """Add to the catalogue through the issuer.
 

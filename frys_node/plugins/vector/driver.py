@@ -64,9 +64,17 @@ class VectorService:
         """Return a collection by name."""
         return next((one for one in self._topology.collections() if one.name == name), None)
 
-    def collection(self, name: str) -> Collection:
-        """Return a collection by name or raise `UnknownCollection`."""
+    async def lookup(self, name: str) -> Collection | None:
+        """Return a collection by name; before it is missed, see whether it was just created elsewhere."""
         found = self.find(name)
+        if found is None:
+            await self._topology.refresh()
+            found = self.find(name)
+        return found
+
+    async def collection(self, name: str) -> Collection:
+        """Return a collection by name or raise `UnknownCollection`."""
+        found = await self.lookup(name)
         if found is None:
             raise UnknownCollection(f"Not found: Collection `{name[:255]}` doesn't exist!")
         return found
@@ -77,7 +85,7 @@ class VectorService:
 
     async def delete(self, name: str) -> bool:
         """Remove a collection and its points; False when there is none."""
-        if self.find(name) is None:
+        if await self.lookup(name) is None:
             return False
         try:
             await self._topology.delete_collection(name)

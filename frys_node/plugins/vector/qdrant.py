@@ -115,9 +115,9 @@ class Dialect:
             raise InvalidVectorRequest(f"timeout `{text[:40]}` is not a number of seconds above 0")
         return min(limit_s, int(text))
 
-    def collection(self, request: HttpRequest) -> Collection:
+    async def collection(self, request: HttpRequest) -> Collection:
         """Return the collection that the path names."""
-        return self.service.collection(request.params["collection"])
+        return await self.service.collection(request.params["collection"])
 
 
 class PointRoutes:
@@ -155,7 +155,7 @@ class PointRoutes:
 
     async def upsert(self, request: HttpRequest) -> Any:
         """Write points; all of them are checked before the first is written."""
-        collection = self._dialect.collection(request)
+        collection = await self._dialect.collection(request)
         consistency = parse_consistency(request, Consistency.QUORUM)
         body = self._decode(request.body, rest.UpsertBody)
         rest.refuse(("shard_key", body.shard_key), ("update_filter", body.update_filter))
@@ -176,7 +176,7 @@ class PointRoutes:
 
     async def delete(self, request: HttpRequest) -> Any:
         """Delete points by id or by filter."""
-        collection = self._dialect.collection(request)
+        collection = await self._dialect.collection(request)
         consistency = parse_consistency(request, Consistency.QUORUM)
         body = self._decode(request.body, rest.SelectorBody)
         rest.refuse(("shard_key", body.shard_key))
@@ -191,7 +191,7 @@ class PointRoutes:
 
     async def get(self, request: HttpRequest) -> Any:
         """Return one point with payload and vector."""
-        collection = self._dialect.collection(request)
+        collection = await self._dialect.collection(request)
         text = request.params["id"]
         key = encode_id(int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else text)
         (entry,) = await self._service.read(collection, [key], parse_consistency(request, Consistency.ONE))
@@ -201,7 +201,7 @@ class PointRoutes:
 
     async def retrieve(self, request: HttpRequest) -> Any:
         """Return the points of some ids; those that do not exist are left out."""
-        collection = self._dialect.collection(request)
+        collection = await self._dialect.collection(request)
         body = self._decode(request.body, rest.RetrieveBody)
         rest.refuse(("shard_key", body.shard_key))
         self._check_count("ids", len(body.ids), self._service.config.points_per_request_max)
@@ -215,7 +215,7 @@ class PointRoutes:
 
     async def count(self, request: HttpRequest) -> Any:
         """Count points."""
-        collection = self._dialect.collection(request)
+        collection = await self._dialect.collection(request)
         body = self._decode(request.body or b"{}", rest.CountBody)
         rest.refuse(("shard_key", body.shard_key))
         consistency = parse_consistency(request, Consistency.ONE)
@@ -223,7 +223,7 @@ class PointRoutes:
 
     async def scroll(self, request: HttpRequest) -> Any:
         """Return a page of points in the order of their ids."""
-        collection = self._dialect.collection(request)
+        collection = await self._dialect.collection(request)
         body = self._decode(request.body or b"{}", rest.ScrollBody)
         rest.refuse(("shard_key", body.shard_key), ("order_by", body.order_by))
         limit = LIMIT_DEFAULT if body.limit is None else body.limit
@@ -266,7 +266,7 @@ class PointRoutes:
     async def _answer(
         self, request: HttpRequest, bodies: Sequence[rest.QueryBody]
     ) -> tuple[list[list[rest.PointOut]], list[int]]:
-        collection = self._dialect.collection(request)
+        collection = await self._dialect.collection(request)
         consistency = parse_consistency(request, Consistency.ONE)
         is_partial = request.query.get("partial", "false") == "true"
         self._check_count("searches", len(bodies), self._service.config.queries_per_request_max)

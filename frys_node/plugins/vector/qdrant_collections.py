@@ -73,7 +73,7 @@ class CollectionRoutes:
 
     async def exists(self, request: HttpRequest) -> Any:
         """Say whether there is a collection of the name."""
-        return {"exists": self._service.find(request.params["collection"]) is not None}
+        return {"exists": await self._service.lookup(request.params["collection"]) is not None}
 
     async def create(self, request: HttpRequest) -> Any:
         """Create a collection; returns when its shards are writable."""
@@ -95,7 +95,7 @@ class CollectionRoutes:
 
     async def info(self, request: HttpRequest) -> Any:
         """Describe a collection."""
-        collection = self._dialect.collection(request)
+        collection = await self._dialect.collection(request)
         points, indexed, segments = await self._service.sizes(collection)
         options = collection.options
         from_hnsw = dict(options.get("hnsw_config") or {})

@@ -131,3 +131,18 @@ async def test_writes_go_on_while_nodes_join_and_messages_are_lost(autojump_cloc
         entries = await cluster["n3"].replication.read(UNIT, acked, Consistency.QUORUM)
         assert len(acked) == 200
         assert all(entry is not None and entry.value == b"v" for entry in entries)
+
+
+async def test_a_refresh_finds_what_was_created_through_another_node_just_now(autojump_clock: MockClock) -> None:
+    """A collection that one node has acknowledged is known to every other after its refresh."""
+    async with open_data_cluster(["n1", "n2", "n3"]) as cluster:
+        with trio.fail_after(60):
+            await cluster.settle()
+        for number in range(5):
+            name = f"c{number}"
+            await cluster["n2"].balancer.create_collection(
+                Collection(name=name, id=f"id{number}", dimension=2, distance="Dot")
+            )
+            for node in ("n1", "n3"):
+                await cluster[node].balancer.refresh()
+                assert name in [one.name for one in cluster[node].balancer.collections()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import selectors
 import socket
 import threading
+from contextlib import suppress
 from typing import NamedTuple
 
 from frys_node.secure.observe_tls import ServerHello, parse_server_hello
@@ -34,6 +35,8 @@ class Tap:
         self.udp_payloads: list[bytes] = []
         self._target = ("127.0.0.1", target_port)
         self._closed = threading.Event()
+        self._flows: list[_Flow] = []
+        self._pumps: list[threading.Thread] = []
         self._selector = selectors.DefaultSelector()
         self._tcp = socket.create_server(("127.0.0.1", port), backlog=64)
         self._udp = socket.socket(type=socket.SOCK_DGRAM)
@@ -48,24 +51,45 @@ class Tap:
             thread.start()
 
     def close(self) -> None:
-        """Stop relaying."""
+        """Stop relaying; nothing stays open."""
         self._closed.set()
+        # A thread in accept() holds its socket open: a connection of our own wakes it.
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            self._threads[0].join()
         self._tcp.close()
+        self._threads[1].join()
+        for flow in list(self._flows):
+            for end in flow:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+        for pump in list(self._pumps):
+            pump.join()
+        for sock in (self._udp, *self._upstreams.values()):
+            sock.close()
+        self._selector.close()
 
     def _accept_loop(self) -> None:
         while not self._closed.is_set():
             try:
                 near, _ = self._tcp.accept()
+            except OSError:
+                continue
+            if self._closed.is_set():
+                near.close()
+                return
+            try:
                 far = socket.create_connection(self._target, timeout=5)
             except OSError:
-                if self._closed.is_set():
-                    return
+                near.close()
                 continue
             self.tls_connections += 1
             flow = _Flow(near, far)
+            self._flows.append(flow)
             for source, sink, watch in ((near, far, False), (far, near, True)):
                 source.settimeout(None)
-                threading.Thread(target=self._pump, args=(source, sink, watch, flow), daemon=True).start()
+                pump = threading.Thread(target=self._pump, args=(source, sink, watch, flow), daemon=True)
+                self._pumps.append(pump)
+                pump.start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, watch: bool, flow: _Flow) -> None:
         seen = b""
@@ -83,7 +107,9 @@ class Tap:
             watch = False
         finally:
             for end in flow:
-                end.close()
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            source.close()
 
     def _udp_loop(self) -> None:
         while not self._closed.is_set():

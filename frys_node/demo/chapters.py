@@ -214,7 +214,7 @@ class Story:
         )
         text = ", ".join(f"{name} after {spent:.1f} s" for name, spent in seen_dead.items())
         self.console.check("detection", len(seen_dead) == len(survivors), f"{victim.name} declared dead: {text}")
-        self._still_answers(survivors)
+        self._still_answers(survivors, run, victim)
         strip.caption = f"<- {victim.name} is coming back"
         begun = victim.start()
         self._wait_ready(victim)
@@ -252,8 +252,8 @@ class Story:
         self.console.wait(f"{name} declared dead by all", probe)
         return seen
 
-    def _still_answers(self, survivors: list[NodeProcess]) -> None:
-        """Quorum writes, quorum reads and the cache go on with one of three dead."""
+    def _still_answers(self, survivors: list[NodeProcess], run: str, victim: NodeProcess) -> None:
+        """Quorum writes, quorum reads and the cache go on with one of three dead; its run is said to wait for it."""
         answered = []
         for node in survivors:
             key = f"from-{node.name}"
@@ -264,6 +264,9 @@ class Story:
             answered.append(status == 200 and value == key.encode() and count == len(self.stored))
         text = "cache writes and reads at quorum, and every point counted, at each survivor"
         self.console.check("service", all(answered), text)
+        status, body = survivors[0].request("GET", f"/v1/runs/{run}")
+        told = body["error"]["message"] if status >= 400 else "it answered"
+        self.console.check("waiting", status == 503 and victim.name in told, f"{run} answers {status}: {told}")
 
     def grow(self) -> None:
         """A fourth node arrives and receives its shards by snapshot."""

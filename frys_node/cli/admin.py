@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import importlib
 import json
 import os
 import socket
@@ -16,6 +17,16 @@ from frys_node.base.errors import ConfigError, DeadlineExceeded, FrysError, Node
 
 TIMEOUT_S = 30.0
 SOCKET_NAME = "admin.sock"
+
+ERROR_MODULES = {
+    "cache": "frys_node.plugins.cache.cache",
+    "http": "frys_node.plugins.network.errors",
+    "security": "frys_node.secure.errors",
+    "snapshots": "snapshots.errors",
+    "vector": "frys_node.plugins.vector.errors",
+    "workflow": "frys_node.plugins.workflow.errors",
+}
+"""Where the errors of a code's first part are defined: imported only to name an error that a node answered."""
 
 
 class NodeNotFound(ConfigError):
@@ -116,10 +127,18 @@ def error_of(value: Any, status: int) -> FrysError:
     """Rebuild the error of an HTTP body, in this project's envelope or Qdrant's."""
     if isinstance(value, dict) and isinstance(value.get("error"), dict):
         error = value["error"]
-        return error_from_code(error.get("code", ""), error.get("message", ""), error.get("hint", ""))
+        return _known(error.get("code", ""), error.get("message", ""), error.get("hint", ""))
     if isinstance(value, dict) and isinstance(value.get("status"), dict):
-        return FrysError(str(value["status"].get("error", f"HTTP {status}")))
+        error = value["status"]
+        return _known(error.get("code", ""), error.get("error", f"HTTP {status}"), "")
     return FrysError(f"the node answered HTTP {status}")
+
+
+def _known(code: str, message: str, hint: str) -> FrysError:
+    module = ERROR_MODULES.get(code.partition(".")[0])
+    if module is not None:
+        importlib.import_module(module)
+    return error_from_code(code, message, hint)
 
 
 def show(arguments: argparse.Namespace, value: Any, text: str) -> int:

@@ -146,8 +146,8 @@ def banner(info: dict[str, Any]) -> str:
         ]
     else:
         lines += [
-            f"next machine (make a token on {info['issuer']}: frys-node token create):",
-            f"  frys-node join --seed {info['join_remote']} --token-file FILE",
+            "next machine (make a token first, and copy it over: frys-node token create > join-token):",
+            f"  frys-node join --seed {info['join_remote']} --token-file join-token",
         ]
     return "\n".join(lines)
 

@@ -27,7 +27,7 @@ VERBS = {
     "collection": "manage vector collections",
     "cache": "get, put and delete cached values",
     "snapshot": "save, verify and restore a node's units; watch moves",
-    "config": "show the settings in force and where each came from",
+    "config": "show the settings in force; with --origin, where each came from",
     "sim": "run the deterministic simulator",
     "bench": "run a benchmark scenario beside its peer",
     "demo": "a live cluster doing real work, in two minutes",
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run_verb(verb: str, arguments: list[str]) -> int:
     module = importlib.import_module(f"frys_node.cli.{verb}")
-    parser = argparse.ArgumentParser(prog=f"frys-node {verb}", description=module.__doc__, epilog=VERBS[verb])
+    parser = argparse.ArgumentParser(prog=f"frys-node {verb}", description=module.__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     module.add_arguments(parser)
     try:

@@ -19,14 +19,13 @@ def run(arguments: argparse.Namespace) -> int:
         (
             member["name"],
             member["status"],
-            member["condition"],
+            member["condition"] if member["status"] == "alive" else None,
             member["address"],
             member["incarnation"],
             None if member["rtt_s"] is None else f"{member['rtt_s'] * 1e3:.2f}",
-            None if member["phi"] is None else f"{member['phi']:.1f}",
             " ".join(f"{k}={v}" for k, v in sorted(member["tags"].items())) or None,
         )
         for member in body["members"]
     ]
-    header = ("NAME", "STATUS", "CONDITION", "ADDRESS", "INC", "RTT_MS", "PHI", "TAGS")
+    header = ("NAME", "STATUS", "CONDITION", "ADDRESS", "INCARNATION", "RTT_MS", "TAGS")
     return show(arguments, body, table(rows, header))

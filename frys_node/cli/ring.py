@@ -1,8 +1,9 @@
-"""Show who owns what: the epoch, the phase of a change under way, each member's share, the owner of a key."""
+"""Show who owns what: the epoch, the issuer, a change under way, each member's share, the owner of a key."""
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 from urllib.parse import quote
 
 from frys_node.cli.admin import AdminClient, add_common, show, table
@@ -37,7 +38,19 @@ def run(arguments: argparse.Namespace) -> int:
         (m["name"], m["weight"], f"{m['share'] * 100:.1f}%", m["units"], "#" * round(m["share"] * BAR))
         for m in body["members"]
     ]
-    lines = [f"epoch {body['epoch']}, {body['phase']}, {body['partitions']} partitions"]
-    if body.get("step"):
-        lines.append(f"step: {body['step']}")
-    return show(arguments, body, "\n".join([*lines, table(rows, ("NAME", "WEIGHT", "SHARE", "UNITS", ""))]))
+    text = table(rows, ("NAME", "WEIGHT", "SHARE", "UNITS", ""))
+    return show(arguments, body, text if arguments.json else "\n".join([*_head(client, body), text]))
+
+
+def _head(client: AdminClient, ring: dict[str, Any]) -> list[str]:
+    """Say which record is in force, who writes it, and what a change under way waits for."""
+    topology = client.call("GET", "/v1/topology")
+    names = {member["id"]: member["name"] for member in ring["members"]}
+    issuer = names.get(topology["issuer"], topology["issuer"])
+    lines = [f"epoch {ring['epoch']}, {ring['phase']}, {ring['partitions']} partitions, issuer {issuer}"]
+    for line in topology["waits_for"]:
+        node, _, reason = line.partition(": ")
+        lines.append(f"waits for {names.get(node, node)}: {reason}")
+    if topology["queued"]:
+        lines.append(f"queued: {', '.join(names.get(node, node) for node in topology['queued'])}")
+    return lines

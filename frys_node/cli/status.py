@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from frys_node.cli.admin import AdminClient, add_common, show
+from frys_node.cli.admin import AdminClient, add_common, show, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,8 @@ def _lines(value: Any, indent: str = "") -> list[str]:
             lines += [f"{indent}{key}:", *_lines(item, indent + "  ")]
         elif isinstance(item, list) and item and isinstance(item[0], dict):
             lines.append(f"{indent}{key}:")
-            lines += [f"{indent}  - " + "  ".join(f"{k}={v}" for k, v in entry.items()) for entry in item]
+            rows = [[None if cell == "" else cell for cell in entry.values()] for entry in item]
+            lines += [f"{indent}  {line}" for line in table(rows, [name.upper() for name in item[0]]).splitlines()]
         elif item not in (None, "", [], {}):
             lines.append(f"{indent}{key}: {item}")
     return lines

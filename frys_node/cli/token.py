@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import re
+from typing import Any
 
 from frys_node.base.errors import UsageError
 from frys_node.cli.admin import AdminClient, add_common, show, table
@@ -36,8 +38,17 @@ def run(arguments: argparse.Namespace) -> int:
         body = client.call("DELETE", f"/v1/tokens/{arguments.id}")
         return show(arguments, body, f"revoked {arguments.id}")
     body = client.call("GET", "/v1/tokens")
-    rows = [(t["id"], t["role"], t["uses"], t["expires_at"]) for t in body["tokens"]]
-    return show(arguments, body, table(rows, ("ID", "ROLE", "USES_LEFT", "EXPIRES_AT")))
+    rows = [(t["id"], t["role"], t["state"], _uses(t), _instant(t["expires_at"])) for t in body["tokens"]]
+    return show(arguments, body, table(rows, ("ID", "ROLE", "STATE", "USES_LEFT", "EXPIRES_AT")))
+
+
+def _uses(token: dict[str, Any]) -> str:
+    return "any" if token["uses_left"] is None else str(token["uses_left"])
+
+
+def _instant(unix_s: int | None) -> str:
+    """Return an instant in UTC; tokens made before the cluster do not expire."""
+    return "never" if unix_s is None else dt.datetime.fromtimestamp(unix_s, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def seconds_of(text: str) -> float:

@@ -130,7 +130,9 @@ class Story:
         begun = time.monotonic()
         self._start_ingest(b, "ingest-first", 0.0)
         run = self._wait_run(b, "ingest-first")
-        count = b.call("POST", f"/collections/{COLLECTION}/points/count", {"exact": True})["result"]["count"]
+        count = b.call("POST", f"/collections/{COLLECTION}/points/count?consistency=quorum", {"exact": True})["result"][
+            "count"
+        ]
         batches = -(-len(self.digits) // BATCH)
         ok = run["status"] == "completed" and count == len(self.stored)
         spent = time.monotonic() - begun
@@ -260,7 +262,9 @@ class Story:
             node.call("PUT", f"/v1/cache/demo/{key}?consistency=quorum", key.encode())
             other = next(n for n in survivors if n is not node)
             status, value = other.request("GET", f"/v1/cache/demo/{key}?consistency=quorum")
-            count = node.call("POST", f"/collections/{COLLECTION}/points/count", {"exact": True})["result"]["count"]
+            count = node.call("POST", f"/collections/{COLLECTION}/points/count?consistency=quorum", {"exact": True})[
+                "result"
+            ]["count"]
             answered.append(status == 200 and value == key.encode() and count == len(self.stored))
         text = "cache writes and reads at quorum, and every point counted, at each survivor"
         self.console.check("service", all(answered), text)
@@ -293,7 +297,9 @@ class Story:
         what = f"{len(seen)} units ({vector_units} vector shards)"
         text = f"{what}, {total / 1024:.0f} KiB by snapshot, {spent:.1f} s from start"
         self._settled(["a", "b", "c", "d"])
-        count = d.call("POST", f"/collections/{COLLECTION}/points/count", {"exact": True})["result"]["count"]
+        count = d.call("POST", f"/collections/{COLLECTION}/points/count?consistency=quorum", {"exact": True})["result"][
+            "count"
+        ]
         self.console.check("join", vector_units > 0 and count == len(self.stored), f"{text}; d counts {count} points")
 
     def shrink(self) -> None:

@@ -61,6 +61,7 @@ class Engine(Activations):
     ) -> None:
         super().__init__(store=store, clock=clock, workflows=workflows, config=config)
         self.partitions: dict[int, Partition] = {}
+        self._opened = trio.Event()
         self.sealed: set[int] = set()
         """Partitions that are on their way to another node."""
         self.fenced_total = 0
@@ -111,6 +112,8 @@ class Engine(Activations):
             self.sealed.discard(number)
             for row in rows:
                 self._adopt(row)
+        self._opened.set()
+        self._opened = trio.Event()
 
     async def _acquire(self, numbers: Sequence[int]) -> Mapping[int, int]:
         epochs = await self.store.acquire(numbers, self._owner)
@@ -140,6 +143,10 @@ class Engine(Activations):
         self._timers.set(handle, row.wake_at_s)
         if row.status != "waiting":
             self._wake(handle)
+
+    async def opened(self) -> None:
+        """Wait until partitions begin to be served here, whichever they are."""
+        await self._opened.wait()
 
     async def seal(self, number: int) -> None:
         """Stop a partition: later requests are refused as retryable, queued appends finish, no more follow."""

@@ -52,6 +52,8 @@ LIST_ANSWER_S = 5.0
 """How long a listing waits for the slowest node; whoever has not answered is named."""
 REDIRECT_PAUSE_S = 0.05
 """Pause before the one redirect, so that a record on its way can arrive."""
+STARTING_S = 5.0
+"""How long a request waits for a partition that is being started on this node."""
 FORWARD_SLACK_S = 10.0
 """What a forwarded request may take on top of its own waiting."""
 
@@ -154,8 +156,7 @@ class RunService:
 
     async def _perform(self, request: RunRequest) -> bytes:
         number = partition_of(request.run, self._topology.partitions)
-        if number not in self._engine.partitions and number not in self._engine.sealed:
-            raise NotReady(f"workflow partition {number} is starting here: retry in a moment")
+        await self._started(number)
         if isinstance(request, StartRun):
             await self._start(number, request)
         elif isinstance(request, CancelRun):
@@ -166,6 +167,19 @@ class RunService:
             with trio.move_on_after(self.wait_max_s):
                 await self._engine.wait(number, request.run)
         return await self._show(number, request.run)
+
+    async def _started(self, number: int) -> None:
+        """Wait for a partition that the record has just given to this node.
+
+        Raises:
+            NotReady: It has not started within `STARTING_S`. Nothing was done.
+        """
+        engine = self._engine
+        with trio.move_on_after(STARTING_S):
+            while number not in engine.partitions and number not in engine.sealed:
+                await engine.opened()
+            return
+        raise NotReady(f"workflow partition {number} is still starting here", hint="retry in a moment")
 
     async def _start(self, number: int, request: StartRun) -> None:
         workflow = self.find(request.namespace, request.name, request.version)

@@ -305,3 +305,24 @@ def test_files_that_define_nothing_or_break_are_refused(tmp_path):
         load_workflows((), (str(Path("/nowhere.py")),))
     with pytest.raises(ConfigError, match="no_such_module"):
         load_workflows(("no_such_module",), ())
+
+
+async def test_a_request_waits_for_a_partition_that_the_record_has_just_given_to_this_node(tmp_path):
+    """Between the record's adoption and the partition's start a request is held, not refused."""
+    async with open_rig(tmp_path) as rig, trio.open_nursery() as nursery:
+        run = rig.run_on("n1")
+        number = partition_of(run, rig.record.partitions)
+        rig.record.owners[number] = NodeId("n2")
+        views = []
+
+        async def start() -> None:
+            views.append(await rig.nodes["n3"].call("POST", "/v1/runs", body("doubling", 21, id=run, wait=True)))
+
+        with trio.fail_after(10):
+            nursery.start_soon(start)
+            await trio.sleep(0.05)
+            assert views == []
+            await rig.nodes["n2"].mover.start(UnitId(f"workflow/{number}"))
+            while not views:
+                await trio.sleep(0.01)
+        assert views[0]["output"] == 42

@@ -323,6 +323,6 @@ async def test_a_request_waits_for_a_partition_that_the_record_has_just_given_to
             await trio.sleep(0.05)
             assert views == []
             await rig.nodes["n2"].mover.start(UnitId(f"workflow/{number}"))
-            while not views:
+            while not views:  # noqa: ASYNC110 (the call ends in another task)
                 await trio.sleep(0.01)
         assert views[0]["output"] == 42

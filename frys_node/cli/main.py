@@ -92,6 +92,24 @@ def _guarded(run: object, parsed: argparse.Namespace) -> int:
             return TIMED_OUT
         # Only what the command line itself got wrong is a usage error.
         return USAGE if isinstance(error, (ConfigError, UsageError)) and error.status == 400 else FAILED
+    except Exception as error:  # noqa: BLE001 (a traceback is never a user's answer, and never lost either)
+        print(f"frys-node: this is a bug: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"  fix: please report it with {_keep_traceback()}", file=sys.stderr)
+        return FAILED
+
+
+def _keep_traceback() -> str:
+    """Write the traceback at hand to a file and return its path; without one, return the traceback itself."""
+    import tempfile
+    import traceback
+
+    text = traceback.format_exc()
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="frys-node-crash-", suffix=".txt", delete=False) as file:
+            file.write(text)
+            return file.name
+    except OSError:
+        return text
 
 
 def report(error: object) -> None:

@@ -1,0 +1,131 @@
+"""The command line's own words: verbs, exit codes, tables, durations, and what happens to a bug."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+
+from frys_node.base.errors import ConfigError, DeadlineExceeded, FrysError, NodeUnreachable, UsageError
+from frys_node.cli import main as cli
+from frys_node.cli.admin import NodeNotFound, bytes_text, find_data_dir, table
+from frys_node.cli.launch import banner, choose_data_dir, host_name
+from frys_node.cli.token import seconds_of
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--help"], 0), (["--version"], 0), ([], 2), (["membres"], 2), (["members", "--nonsense"], 2)],
+)
+def test_help_is_success_and_mistakes_are_usage_errors(
+    arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Asking for help exits 0; an unknown verb or option exits 2 and names the nearest verb."""
+    assert cli.main(arguments) == code
+    if arguments == ["membres"]:
+        assert "did you mean 'members'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (FrysError("no"), 1),
+        (UsageError("no"), 2),
+        (ConfigError("no"), 2),
+        (NodeUnreachable("no"), 3),
+        (DeadlineExceeded("no"), 4),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_each_kind_of_error_has_its_exit_code(error: BaseException, code: int) -> None:
+    """0 ok, 1 failed, 2 usage, 3 cannot reach a node, 4 timed out, 130 interrupted."""
+
+    def run(_: argparse.Namespace) -> int:
+        raise error
+
+    assert cli._guarded(run, argparse.Namespace()) == code
+
+
+def test_a_bug_is_one_line_and_its_traceback_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    """An unforeseen exception prints no traceback but names the file that holds it."""
+
+    def run(_: argparse.Namespace) -> int:
+        raise ZeroDivisionError("seven")
+
+    assert cli._guarded(run, argparse.Namespace()) == 1
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    kept = re.search(r"(\S+frys-node-crash-\S+\.txt)", shown)
+    assert kept is not None
+    path = Path(kept[1])
+    assert "ZeroDivisionError: seven" in path.read_text()
+    path.unlink()
+
+
+def test_tables_align_numbers_right_and_show_what_is_missing() -> None:
+    """Columns of numbers are right-aligned, None is a dash, an empty table still has its header."""
+    assert table([("a", 5), ("bc", None)], ("NAME", "N")) == "NAME  N\na     5\nbc    -"
+    assert table([], ("NAME", "N")) == "NAME  N"
+    assert [bytes_text(value) for value in (0, 1023, 1536, 5 << 20)] == ["0 B", "1023 B", "1.5 KiB", "5.0 MiB"]
+
+
+def test_durations_are_read_with_their_unit() -> None:
+    """90s, 10m, 1h, 7d and plain seconds are durations; anything else is refused with an example."""
+    assert [seconds_of(text) for text in ("90s", "10m", "1.5h", "7d", "30")] == [90, 600, 5400, 604_800, 30]
+    for wrong in ("", "h", "-1s", "0", "1w", "1 h"):
+        with pytest.raises(UsageError):
+            seconds_of(wrong)
+
+
+def test_the_data_directory_is_given_or_the_only_one_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verb finds its node by flag, environment or as the sole directory; several are listed, none is said."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FRYS_DATA_DIR", raising=False)
+    assert find_data_dir("x") == Path("x")
+    with pytest.raises(NodeNotFound):
+        find_data_dir(None)
+    (tmp_path / "frys-data" / "one").mkdir(parents=True)
+    assert find_data_dir(None) == Path("frys-data/one")
+    (tmp_path / "frys-data" / "two").mkdir()
+    with pytest.raises(NodeNotFound, match="one, frys-data/two"):
+        find_data_dir(None)
+    monkeypatch.setenv("FRYS_DATA_DIR", "y")
+    assert find_data_dir(None) == Path("y")
+
+
+def test_a_start_takes_the_sole_identity_here_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --data-dir an existing identity is reused; a joiner without one waits for the name it is given."""
+    monkeypatch.chdir(tmp_path)
+    assert choose_data_dir("", "n", joining=False) == Path("frys-data/n")
+    assert choose_data_dir("", "n", joining=True) is None
+    for name in ("a", "b"):
+        identity = tmp_path / "frys-data" / name / "identity"
+        identity.mkdir(parents=True)
+        (identity / "identity.json").touch()
+        if name == "a":
+            assert choose_data_dir("", "n", joining=True) == Path("frys-data/a")
+    with pytest.raises(UsageError, match="several"):
+        choose_data_dir("", "n", joining=False)
+    assert re.fullmatch(r"[a-z0-9-]{1,48}", host_name())
+
+
+def test_the_banner_holds_the_exact_join_line() -> None:
+    """What a person copies to the next machine is a whole command."""
+    info = {
+        "name": "a",
+        "cluster": "frys",
+        "address": "10.0.0.1:7946",
+        "http": "127.0.0.1:8080",
+        "data_dir": "frys-data/a",
+        "issuer": "a",
+        "join_local": "127.0.0.1:7946",
+        "join_remote": "10.0.0.1:7946",
+        "join_token_file": "frys-data/a/join-token",
+        "notes": ["port 7946 was busy"],
+    }
+    text = banner(info)
+    assert "  frys-node join --seed 127.0.0.1:7946\n" in text
+    assert "frys-node join --seed 10.0.0.1:7946 --token-file join-token" in text
+    assert "port 7946 was busy" in text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -13,10 +13,11 @@ from frys_node.kernel.plugin import PluginManifest
 from frys_node.kernel.services.http import HTTP
 from frys_node.kernel.services.replication import REPLICATION, Replication
 from frys_node.kernel.services.topology import TOPOLOGY, Topology
-from frys_node.plugins.cache.cache import CacheMemory, CacheUnit
 from frys_node.plugins.cache.config import CacheConfig
-from frys_node.plugins.cache.driver import CacheService
-from frys_node.plugins.cache.http import PREFIX, CacheHttp
+
+if TYPE_CHECKING:
+    from frys_node.plugins.cache.cache import CacheMemory
+    from frys_node.plugins.cache.driver import CacheService
 
 
 class CachePlugin:
@@ -38,6 +39,9 @@ class CachePlugin:
 
     async def init(self, context: PluginContext) -> None:
         """Register the kind, so that replication can open the units that it places here."""
+        from frys_node.plugins.cache.cache import CacheMemory
+        from frys_node.plugins.cache.driver import CacheService
+
         config: CacheConfig = context.config
         clock = context.clock
 
@@ -64,6 +68,8 @@ class CachePlugin:
 
     async def on_load(self) -> None:
         """Serve."""
+        from frys_node.plugins.cache.http import CacheHttp
+
         assert self._context is not None
         assert self._memory is not None
         assert self._service is not None
@@ -83,6 +89,8 @@ class CachePlugin:
 
     async def on_unload(self) -> None:
         """Stop serving; requests in flight finish on their own."""
+        from frys_node.plugins.cache.http import PREFIX
+
         if self._context is not None:
             self._context.service(HTTP).unroute(PREFIX)
 
@@ -99,6 +107,8 @@ class CachePlugin:
 
 def _held(replication: Replication, topology: Topology) -> CacheMemory | None:
     """Return the memory of units that an earlier load of this plugin left with replication."""
+    from frys_node.plugins.cache.cache import CacheUnit
+
     for number in range(topology.partitions):
         store = replication.local(UnitId(f"cache/{number}"))
         if isinstance(store, CacheUnit):

@@ -5,7 +5,7 @@ Importing this module imports neither numpy nor usearch: they come with the firs
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -17,12 +17,11 @@ from frys_node.kernel.services.replication import REPLICATION
 from frys_node.kernel.services.rpc import RPC
 from frys_node.kernel.services.topology import TOPOLOGY
 from frys_node.plugins.vector.config import VectorConfig
-from frys_node.plugins.vector.driver import VectorService
-from frys_node.plugins.vector.local import LocalShards
-from frys_node.plugins.vector.messages import SEARCH, STATS
-from frys_node.plugins.vector.qdrant import Dialect, PointRoutes
-from frys_node.plugins.vector.qdrant_collections import CollectionRoutes
-from frys_node.plugins.vector.scatter import Scatter
+
+if TYPE_CHECKING:
+    from frys_node.plugins.vector.driver import VectorService
+    from frys_node.plugins.vector.local import LocalShards
+    from frys_node.plugins.vector.scatter import Scatter
 
 MAINTENANCE_PAUSE_S = 0.5
 """Pause between looks for index work; while there is work it goes on at once."""
@@ -50,6 +49,10 @@ class VectorPlugin:
 
     async def init(self, context: PluginContext) -> None:
         """Register the kind, so that replication can open the shards that it places here."""
+        from frys_node.plugins.vector.driver import VectorService
+        from frys_node.plugins.vector.local import LocalShards
+        from frys_node.plugins.vector.scatter import Scatter
+
         replication, topology = context.service(REPLICATION), context.service(TOPOLOGY)
         config: VectorConfig = context.config
         local = LocalShards(replication=replication, topology=topology, executor=context.executor, config=config)
@@ -73,6 +76,10 @@ class VectorPlugin:
 
     async def on_load(self) -> None:
         """Serve."""
+        from frys_node.plugins.vector.messages import SEARCH, STATS
+        from frys_node.plugins.vector.qdrant import Dialect, PointRoutes
+        from frys_node.plugins.vector.qdrant_collections import CollectionRoutes
+
         assert self._context is not None
         assert self._local is not None
         assert self._service is not None
@@ -99,14 +106,16 @@ class VectorPlugin:
     async def on_unload(self) -> None:
         """Stop serving; requests in flight finish on their own."""
         if self._context is not None:
-            http = self._context.service(HTTP)
-            http.unroute("/collections")
+            self._context.service(HTTP).unroute("/collections")
+
+    async def cleanup(self) -> None:
+        """Let go of everything; a restart after a crash serves the calls anew."""
+        if self._context is not None:
+            from frys_node.plugins.vector.messages import SEARCH, STATS
+
             rpc = self._context.service(RPC)
             rpc.unserve(SEARCH)
             rpc.unserve(STATS)
-
-    async def cleanup(self) -> None:
-        """Let go of everything."""
         self._context = self._local = self._scatter = self._service = None
 
     async def _maintain(self, local: LocalShards) -> None:

@@ -12,17 +12,13 @@ from balancer.record import STABLE, TopologyRecord, next_ring_of, ring_of
 from balancer.ring import Ring
 from frys_node.base.errors import NotFound
 from frys_node.base.types import NodeId, UnitId
+from frys_node.base.units import workflow_unit
 from frys_node.kernel.services.topology import Collection, UnitSets
 
 
 def cache_unit(index: int) -> UnitId:
     """Return the name of a cache unit."""
     return UnitId(f"cache/{index}")
-
-
-def workflow_unit(partition: int) -> UnitId:
-    """Return the name of a workflow partition."""
-    return UnitId(f"workflow/{partition}")
 
 
 def vector_unit(collection_id: str, shard: int) -> UnitId:

@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balancer.placement import Placement, cache_unit, vector_unit, workflow_unit
+from balancer.placement import Placement, cache_unit, vector_unit
 from balancer.rebalance import moved_fraction, moves
 from balancer.record import JOINING, RECORD, TopologyRecord, first_record
 from balancer.ring import LOAD_SLACK, Ring, RingMember
 from balancer.router import route
 from frys_node.base.errors import NotFound
 from frys_node.base.types import ClusterId, NodeId
+from frys_node.base.units import workflow_unit
 from frys_node.kernel.services.topology import Collection, Forward, Local, Unavailable
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -14,7 +14,6 @@ data that may vanish (design D6, replication study section 4):
 from __future__ import annotations
 
 import re
-from binascii import crc_hqx
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
@@ -23,9 +22,6 @@ from frys_node.base.errors import UsageError
 from frys_node.base.types import UnitId
 from frys_node.kernel.services.replication import Entry, Version
 from frys_node.plugins.cache.policy import LruBytes, Slot
-
-SLOTS = 16_384
-"""Slots of a Redis cluster; a unit is a run of them."""
 
 TTL_MS_MAX = 10 * 365 * 86_400_000
 """Ten years: longer is a mistake in the unit."""
@@ -69,21 +65,6 @@ class CacheValue(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 _encode_value = msgspec.msgpack.Encoder().encode
 _decode_value = msgspec.msgpack.Decoder(CacheValue).decode
-
-
-def slot_of(key: bytes) -> int:
-    """Return the Redis slot of a key: CRC16 (XMODEM) of the key, or of the first non-empty ``{tag}`` in it."""
-    start = key.find(b"{")
-    if start >= 0:
-        end = key.find(b"}", start + 1)
-        if end > start + 1:
-            key = key[start + 1 : end]
-    return crc_hqx(key, 0) % SLOTS
-
-
-def unit_of(key: bytes, partitions: int) -> UnitId:
-    """Return the unit of a key; `partitions` (1 to 16,384) runs of slots, 64 slots each by default."""
-    return UnitId(f"cache/{slot_of(key) * partitions // SLOTS}")
 
 
 def full_key(namespace: str, key: bytes) -> bytes:

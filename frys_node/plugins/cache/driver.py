@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from frys_node.base.types import Consistency, UnitId
+from frys_node.base.units import cache_unit_of
 from frys_node.kernel.parallel import run_all
 from frys_node.kernel.services.replication import Entry, Replication, Version
 from frys_node.kernel.services.topology import Topology
@@ -17,7 +18,6 @@ from frys_node.plugins.cache.cache import (
     InvalidCacheRequest,
     full_key,
     pack,
-    unit_of,
     unpack,
 )
 from frys_node.plugins.cache.config import CacheConfig
@@ -128,7 +128,7 @@ class CacheService:
         """Run `work` for the positions of each unit, in parallel when there are several; the first error wins."""
         groups: dict[UnitId, list[int]] = {}
         for position, key in enumerate(keys):
-            groups.setdefault(unit_of(key.encode(), self._topology.partitions), []).append(position)
+            groups.setdefault(cache_unit_of(key.encode(), self._topology.partitions), []).append(position)
         await run_all([partial(work, unit, positions) for unit, positions in groups.items()])
 
     def _key(self, namespace: str, key: str) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from binascii import crc_hqx
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import trio
 import frys_node
 from frys_node.base.errors import FrysError, NotReady, UsageError
 from frys_node.base.types import NodeId, UnitId
+from frys_node.base.units import cache_unit_of, partition_of, workflow_unit
 from frys_node.kernel.context import PluginContext
 from frys_node.kernel.services.http import HttpRequest, HttpResponse
 from frys_node.kernel.services.members import MEMBERS, MemberView
@@ -21,9 +21,6 @@ from frys_node.kernel.services.topology import TOPOLOGY, Topology
 from frys_node.observe.exposition import render
 from frys_node.plugins.network.events import EventStream
 from frys_node.plugins.network.router import Router
-
-SLOTS = 16_384
-"""Redis' hash slots: a cache unit is a run of them (D4)."""
 
 
 class NodeRoutes:
@@ -208,11 +205,5 @@ def _unit(query: Mapping[str, str], partitions: int) -> UnitId:
             )
         return UnitId(query["unit"])
     if "run" in query:
-        import mmh3
-
-        return UnitId(f"workflow/{mmh3.hash(query['run'].encode(), 0, False) % partitions}")
-    key = query["key"].encode()
-    start = key.find(b"{")
-    end = key.find(b"}", start + 1)
-    tagged = key[start + 1 : end] if start >= 0 and end > start + 1 else key
-    return UnitId(f"cache/{crc_hqx(tagged, 0) % SLOTS * partitions // SLOTS}")
+        return workflow_unit(partition_of(query["run"], partitions))
+    return cache_unit_of(query["key"].encode(), partitions)

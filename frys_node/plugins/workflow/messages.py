@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mmh3
-
 from frys_node.base.types import Epoch, UnitId
 from frys_node.kernel.services.rpc import Method
 from frys_node.wire.codec import Message
@@ -80,16 +78,6 @@ class Reply(Message, frozen=True):
 
 
 REQUEST: Method[Envelope, Reply] = Method("workflow.request", Envelope, Reply)
-
-
-def partition_of(run: str, partitions: int) -> int:
-    """Return the partition of a run: mmh3 of its id modulo the cluster's number of partitions."""
-    return int(mmh3.hash(run.encode(), 0, False)) % partitions
-
-
-def unit_of(partition: int) -> UnitId:
-    """Name the unit of a partition."""
-    return UnitId(f"workflow/{partition}")
 
 
 def partition_number(unit: UnitId) -> int:

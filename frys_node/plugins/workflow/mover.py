@@ -8,11 +8,12 @@ import msgspec
 
 from frys_node.base.errors import NotReady, StorageError
 from frys_node.base.types import NodeId, UnitId
+from frys_node.base.units import workflow_unit
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.kernel.services.snapshots import Captured, Snapshots
 from frys_node.kernel.services.topology import Topology
 from frys_node.plugins.workflow.driver import Engine
-from frys_node.plugins.workflow.messages import REQUEST, AskSealed, Envelope, partition_number, unit_of
+from frys_node.plugins.workflow.messages import REQUEST, AskSealed, Envelope, partition_number
 
 IMPORT_BYTES_MAX = 1 << 30
 """Largest partition that can be installed: it is held in memory until it is complete and checked."""
@@ -74,7 +75,7 @@ class PartitionMover:
 
     def units(self) -> Sequence[UnitId]:
         """Partitions that this node serves or has sealed."""
-        return [unit_of(number) for number in sorted({*self._engine.partitions, *self._engine.sealed})]
+        return [workflow_unit(number) for number in sorted({*self._engine.partitions, *self._engine.sealed})]
 
     async def capture(self, unit: UnitId) -> Captured:
         """Fix the partition's committed state as of now."""

@@ -16,6 +16,7 @@ import trio
 
 from frys_node.base.errors import FrysError, NodeUnreachable, NotOwner, NotReady, StaleEpoch
 from frys_node.base.types import NodeId
+from frys_node.base.units import partition_of, workflow_unit
 from frys_node.kernel.services.members import Members
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.kernel.services.topology import Forward, Local, Topology
@@ -41,8 +42,6 @@ from frys_node.plugins.workflow.messages import (
     ShowRun,
     SignalRun,
     StartRun,
-    partition_of,
-    unit_of,
 )
 from frys_node.plugins.workflow.runs import FINAL, META
 from frys_node.plugins.workflow.views import Owner, Running, detail, listed
@@ -83,7 +82,7 @@ class RunService:
             PartitionUnavailable: The owner does not answer; the message names it.
             FrysError: Whatever the owner answered.
         """
-        unit = unit_of(partition_of(request.run, self._topology.partitions))
+        unit = workflow_unit(partition_of(request.run, self._topology.partitions))
         for attempt in (1, 2):
             route = self._topology.route(unit)
             if isinstance(route, Local):
@@ -148,7 +147,7 @@ class RunService:
             return Reply(msgspec.json.encode(await self._list_here(request)))
         if isinstance(request, AskSealed):
             return Reply(msgspec.json.encode(request.partition in self._engine.sealed))
-        unit = unit_of(partition_of(request.run, self._topology.partitions))
+        unit = workflow_unit(partition_of(request.run, self._topology.partitions))
         if not isinstance(self._topology.route(unit), Local):
             kind = StaleEpoch if envelope.epoch < self._topology.epoch else NotOwner
             raise kind(f"unit {unit} is not this node's under epoch {self._topology.epoch}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from frys_node.base.units import cache_unit_of
 from frys_node.observe.metrics import Metrics
-from frys_node.plugins.cache.cache import CacheMemory, unit_of
+from frys_node.plugins.cache.cache import CacheMemory
 from frys_node.plugins.cache.config import CacheConfig
 from frys_node.plugins.cache.driver import CacheService
 from frys_node.plugins.cache.http import CacheHttp
@@ -100,7 +101,7 @@ async def test_a_quorum_survives_one_node_and_refuses_two(caches: CacheCluster) 
     """Writes at the default level need two of three; `one` goes on with what is left."""
     entry = caches.http["a"]
     await entry.request("PUT", "/v1/cache/default/k", b"v")
-    members = caches.cluster.members_of(unit_of(b"k", caches.cluster.partitions))
+    members = caches.cluster.members_of(cache_unit_of(b"k", caches.cluster.partitions))
     caches.cluster.down.add(members[0])
     assert (await entry.request("PUT", "/v1/cache/default/k", b"w")).status == 200
     caches.cluster.down.add(members[1])

@@ -9,8 +9,8 @@ import trio
 
 from frys_node.base.errors import ConfigError, NotReady, StorageError
 from frys_node.base.types import NodeId, UnitId
+from frys_node.base.units import partition_of
 from frys_node.plugins.workflow.loading import load_workflows
-from frys_node.plugins.workflow.messages import partition_of
 from tests.integration.workflow.workflow_rig import Rig, open_rig
 
 

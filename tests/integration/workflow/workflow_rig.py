@@ -281,7 +281,7 @@ class Rig:
 
     def run_on(self, owner: str, wanted: Callable[[int], bool] = lambda _: True) -> str:
         """A run id whose partition that node owns."""
-        from frys_node.plugins.workflow.messages import partition_of
+        from frys_node.base.units import partition_of
 
         for n in itertools.count():
             number = partition_of(f"run-{n}", self.record.partitions)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from balancer.placement import Placement, workflow_unit
+from balancer.placement import Placement
 from balancer.record import JOINING, JOINT, RECORD, STABLE, TopologyRecord, first_record
 from balancer.register import REGISTER_PATH, IssuerRegister
 from balancer.ring import RingMember
@@ -26,6 +26,7 @@ from balancer.topology_messages import RecordDigest, RecordPush, Report, SignedR
 from balancer.work import work_for
 from frys_node.base.errors import CorruptData
 from frys_node.base.types import ClusterId, Epoch, NodeId, Term
+from frys_node.base.units import workflow_unit
 from frys_node.kernel.services.topology import Collection
 from frys_node.testing.disk import FakeDisk
 

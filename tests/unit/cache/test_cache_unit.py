@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frys_node.base.types import NodeId, UnitId
+from frys_node.base.units import cache_unit_of, slot_of
 from frys_node.kernel.services.replication import Entry, Version
 from frys_node.plugins.cache import cache
-from frys_node.plugins.cache.cache import CacheMemory, CacheValue, InvalidCacheRequest, pack, slot_of, unit_of
+from frys_node.plugins.cache.cache import CacheMemory, CacheValue, InvalidCacheRequest, pack
 from frys_node.plugins.cache.policy import ENTRY_OVERHEAD_BYTES, LruBytes, Slot
 
 NODE = NodeId("a" * 32)
@@ -52,7 +53,7 @@ def test_slots_are_those_of_redis() -> None:
 @given(st.binary(max_size=40), st.sampled_from([1, 16, 256]))
 def test_every_key_has_a_unit_below_the_number_of_partitions(key: bytes, partitions: int) -> None:
     """Units are 0 .. partitions-1; 256 units are groups of 64 slots."""
-    unit = int(unit_of(key, partitions).split("/")[1])
+    unit = int(cache_unit_of(key, partitions).split("/")[1])
     assert 0 <= unit < partitions
     if partitions == 256:
         assert unit == slot_of(key) // 64

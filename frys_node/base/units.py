@@ -1,0 +1,41 @@
+"""Which unit a key or a run belongs to: the same on every node and in every component that asks.
+
+Sans-I/O. Cache keys follow Redis' hash slots, so that cluster-aware clients can be served (D4, D9): CRC16 of the key,
+or of the first non-empty ``{tag}`` in it, and never of the namespace (fine print 14). Runs are spread by MurmurHash3.
+"""
+
+from __future__ import annotations
+
+from binascii import crc_hqx
+
+import mmh3
+
+from frys_node.base.types import UnitId
+
+SLOTS = 16_384
+"""Slots of a Redis cluster; a cache unit is a run of them."""
+
+
+def slot_of(key: bytes) -> int:
+    """Return the Redis slot of a key: CRC16 (XMODEM) of the key, or of the first non-empty ``{tag}`` in it."""
+    start = key.find(b"{")
+    if start >= 0:
+        end = key.find(b"}", start + 1)
+        if end > start + 1:
+            key = key[start + 1 : end]
+    return crc_hqx(key, 0) % SLOTS
+
+
+def cache_unit_of(key: bytes, partitions: int) -> UnitId:
+    """Return the unit of a key; `partitions` (1 to 16,384) runs of slots, 64 slots each by default."""
+    return UnitId(f"cache/{slot_of(key) * partitions // SLOTS}")
+
+
+def partition_of(run: str, partitions: int) -> int:
+    """Return the workflow partition of a run: mmh3 of its id modulo the cluster's number of partitions (D5)."""
+    return int(mmh3.hash(run.encode(), 0, False)) % partitions
+
+
+def workflow_unit(partition: int) -> UnitId:
+    """Name the unit of a workflow partition."""
+    return UnitId(f"workflow/{partition}")

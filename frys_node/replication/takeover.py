@@ -21,6 +21,9 @@ from frys_node.replication.unit import HeldUnit, UnitTable
 PULLS_MAX = 64
 """Pulls under way at once; the others wait in order."""
 
+REFILLS_MAX = PULLS_MAX // 2
+"""Of these, for units in memory: durable ones never wait behind members that have nothing to give."""
+
 RETRY_S = 0.3
 """A pull that hears nothing for so long asks again."""
 
@@ -58,6 +61,10 @@ class Takeover:
         self.done: set[NodeId] = set()
 
 
+Asked = tuple[UnitId, NodeId, Purpose, Epoch]
+"""A pull that waits for its turn."""
+
+
 class Puller:
     """The pulls of one node."""
 
@@ -67,7 +74,9 @@ class Puller:
         self._next_token = rng.getrandbits(40) << 20
         self._takeovers: dict[UnitId, Takeover] = {}
         self._pulls: dict[int, Pull] = {}
-        self._queue: deque[tuple[UnitId, NodeId, Purpose, Epoch]] = deque()
+        self._queue: deque[Asked] = deque()
+        self._refills: deque[Asked] = deque()
+        """Units in memory are many, and may wait for members that have nothing either: they stand back."""
 
     def __len__(self) -> int:
         return len(self._takeovers)
@@ -75,7 +84,7 @@ class Puller:
     @property
     def active(self) -> int:
         """Pulls under way or waiting, anti-entropy included."""
-        return len(self._pulls) + len(self._queue)
+        return len(self._pulls) + len(self._queue) + len(self._refills)
 
     def busy_with(self, unit: UnitId) -> Purpose | None:
         """Return what the unit is being taken over for, if it is."""
@@ -91,6 +100,7 @@ class Puller:
         self._takeovers.clear()
         self._pulls.clear()
         self._queue.clear()
+        self._refills.clear()
 
     def cancel(self, unit: UnitId) -> None:
         """End the pulls of one unit."""
@@ -103,7 +113,7 @@ class Puller:
             return takeover.then(now_s)
         self._takeovers[takeover.unit] = takeover
         for source in takeover.sources:
-            self._queue.append((takeover.unit, source, takeover.purpose, takeover.epoch))
+            self._wait_turn((takeover.unit, source, takeover.purpose, takeover.epoch))
         return self._start_queued(now_s)
 
     def sync(self, unit: UnitId, source: NodeId, epoch: Epoch, now_s: float) -> list[Effect]:
@@ -113,19 +123,31 @@ class Puller:
         self._queue.append((unit, source, Purpose.SYNC, epoch))
         return self._start_queued(now_s)
 
+    def _wait_turn(self, asked: Asked) -> None:
+        (self._refills if asked[2] is Purpose.REFILL else self._queue).append(asked)
+
     def _start_queued(self, now_s: float) -> list[Effect]:
         effects: list[Effect] = []
         while self._queue and len(self._pulls) < PULLS_MAX:
-            unit, source, purpose, epoch = self._queue.popleft()
-            takeover = self._takeovers.get(unit)
-            if purpose is not Purpose.SYNC and (takeover is None or takeover.purpose is not purpose):
-                continue
-            self._next_token += 1
-            pull = Pull(self._next_token, unit, source, epoch, purpose)
-            pull.retry_s = now_s + RETRY_S
-            self._pulls[pull.token] = pull
-            effects.append(Send(source, pull.request()))
+            effects += self._start_one(self._queue.popleft(), now_s)
+        refills = sum(pull.purpose is Purpose.REFILL for pull in self._pulls.values())
+        while self._refills and refills < REFILLS_MAX and len(self._pulls) < PULLS_MAX:
+            started = self._start_one(self._refills.popleft(), now_s)
+            refills += len(started)
+            effects += started
         return effects
+
+    def _start_one(self, asked: Asked, now_s: float) -> list[Effect]:
+        """Send one request, unless its takeover is over."""
+        unit, source, purpose, epoch = asked
+        takeover = self._takeovers.get(unit)
+        if purpose is not Purpose.SYNC and (takeover is None or takeover.purpose is not purpose):
+            return []
+        self._next_token += 1
+        pull = Pull(self._next_token, unit, source, epoch, purpose)
+        pull.retry_s = now_s + RETRY_S
+        self._pulls[pull.token] = pull
+        return [Send(source, pull.request())]
 
     def receive(self, source: NodeId, reply: PullReply, now_s: float) -> list[Effect]:
         """Take a tree or a page; anything that no open request asked for is dropped."""
@@ -192,7 +214,8 @@ class Puller:
         for takeover in expired:
             self.cancel(takeover.unit)
             effects += takeover.then(now_s)
-        return effects
+        # Their places are free: whatever waited behind them goes on.
+        return effects + self._start_queued(now_s)
 
     @property
     def next_deadline_s(self) -> float:
@@ -206,9 +229,9 @@ class Puller:
             pull.silent_count += 1
             if pull.purpose is Purpose.SYNC:
                 effects += self._end(pull, now_s)
-            elif pull.silent_count % SILENT_MAX == 0 and self._queue:
+            elif pull.silent_count % SILENT_MAX == 0 and (self._queue or self._refills):
                 # A source that is down must not keep others from being asked: it waits its turn again.
-                self._queue.append((pull.unit, pull.source, pull.purpose, pull.epoch))
+                self._wait_turn((pull.unit, pull.source, pull.purpose, pull.epoch))
                 effects += self._end(pull, now_s)
             else:
                 effects += self._ask(pull, now_s)

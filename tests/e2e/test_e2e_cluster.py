@@ -263,3 +263,24 @@ def test_a_killed_node_comes_back_with_its_points(cluster: Trio3) -> None:
         found = node.call("POST", "/collections/kept/points?consistency=quorum", {"ids": acked})["result"]
         assert {point["id"] for point in found} == set(acked)
     cluster.a.call("DELETE", "/collections/kept")
+
+
+def test_a_cluster_that_was_killed_at_once_comes_back_with_everything(cluster: Trio3) -> None:
+    """Kill -9 of all nodes together: points, also in shards that were never written, are back at quorum on each."""
+    cluster.a.call("PUT", "/collections/all", {"vectors": {"size": 2, "distance": "Dot"}})
+    points = [{"id": number, "vector": [1.0, float(number)]} for number in (1, 2)]
+    cluster.b.call("PUT", "/collections/all/points?wait=true", {"points": points})
+    for node in cluster.nodes:
+        node.kill()
+    for node in cluster.nodes:
+        node.start()
+    for node in cluster.nodes:
+        cluster.ready(node)
+
+    def count(node: NodeProcess) -> int | None:
+        status, body = node.request("POST", "/collections/all/points/count?consistency=quorum", {"exact": True})
+        return body["result"]["count"] if status == 200 else None
+
+    for node in cluster.nodes:
+        assert wait("every shard answers at quorum", lambda node=node: count(node), 20) == 2
+    cluster.a.call("DELETE", "/collections/all")

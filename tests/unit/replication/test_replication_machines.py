@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from balancer.placement import Placement, cache_unit
 from balancer.record import FORMAT, JOINING, JOINT, STABLE, TopologyRecord
 from balancer.ring import RingMember
-from frys_node.base.types import ClusterId, Consistency, Epoch, NodeId, Term
+from frys_node.base.types import ClusterId, Consistency, Epoch, NodeId, Term, UnitId
 from frys_node.kernel.services.replication import Entry, Version
 from frys_node.replication import effects as fx
 from frys_node.replication.coordinator import CoordinatorMachine
@@ -23,7 +23,10 @@ from frys_node.replication.messages import (
     Write,
     WriteAck,
 )
+from frys_node.replication.pull import Purpose
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
+from frys_node.replication.takeover import PULLS_MAX, Puller, Takeover
+from frys_node.replication.unit import UnitTable
 from frys_node.testing.data_cluster import DictStore
 
 NODES = tuple(NodeId(f"n{number}") for number in range(1, 6))
@@ -319,3 +322,33 @@ def test_a_read_never_uses_data_of_an_incomplete_replica() -> None:
     done = machine.receive(N1, ReadReply(key(3), UNIT, request, ask.attempt, True, [held], []), 0.1)
     assert isinstance(done[0], fx.ReadDone)
     assert done[0].entries == [held]
+
+
+def test_a_durable_unit_catches_up_beside_any_number_of_refills() -> None:
+    """Members with nothing to give may hold every refill: a durable unit is asked for at once, and after them too."""
+    puller = Puller(N1, UnitTable(), random.Random(1))
+    finished: list[str] = []
+
+    def takeover(unit: str, purpose: Purpose) -> Takeover:
+        def then(_at_s: float) -> list[fx.Effect]:
+            finished.append(unit)
+            return []
+
+        return Takeover(
+            UnitId(unit),
+            epoch=key(5),
+            purpose=purpose,
+            sources=(N2, N3),
+            needed=1,
+            then=then,
+            started_s=0.0,
+        )
+
+    for number in range(2 * PULLS_MAX):
+        puller.start(takeover(f"cache/{number}", Purpose.REFILL), 0.0)
+    asked = puller.start(takeover("vector/c/0", Purpose.CATCH_UP), 0.0)
+    assert [effect.to for effect in asked if isinstance(effect, fx.Send)] == [N2, N3]
+    puller.expire(Purpose.REFILL, 1.0, 3.0)
+    assert len(finished) == 2 * PULLS_MAX
+    assert puller.active == 2
+    assert len(puller.start(takeover("vector/c/1", Purpose.CATCH_UP), 3.0)) == 2

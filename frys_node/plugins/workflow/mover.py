@@ -82,10 +82,10 @@ class PartitionMover:
         return _Export(await self._engine.store.export(partition_number(unit)))
 
     async def restore(self, unit: UnitId, parts: AsyncIterator[bytes]) -> None:
-        """Replace the partition by the bytes, atomically.
+        """Replace the partition by the bytes, atomically; one that is served here stands still meanwhile.
 
         Raises:
-            StorageError: It is served here (seal it first), or the copy is too large or damaged. Nothing was changed.
+            StorageError: The copy is too large or damaged. Nothing was changed.
         """
         number = partition_number(unit)
         pieces: list[bytes] = []
@@ -95,4 +95,12 @@ class PartitionMover:
             if size_bytes > IMPORT_BYTES_MAX:
                 raise StorageError(f"workflow partition {number} has over {IMPORT_BYTES_MAX} bytes")
             pieces.append(bytes(piece))
-        await self._engine.install(number, pieces)
+        is_served = number in self._engine.partitions
+        if is_served:
+            # An operator brings a saved state back: its runs are replaced, so nothing may be written meanwhile.
+            await self._engine.seal(number)
+        try:
+            await self._engine.install(number, pieces)
+        finally:
+            if is_served:
+                await self._engine.own([number])

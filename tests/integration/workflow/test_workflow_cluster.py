@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from frys_node.base.errors import ConfigError, NotReady, StorageError
+from frys_node.base.errors import ConfigError, NotReady
 from frys_node.base.types import NodeId, UnitId
 from frys_node.base.units import partition_of
 from frys_node.plugins.workflow.loading import load_workflows
@@ -264,18 +264,6 @@ async def test_an_unloaded_plugin_can_be_loaded_again(tmp_path):
         assert (await node.call("GET", "/v1/runs/s?wait=true"))["output"] == "awake"
 
 
-async def test_a_running_partition_cannot_be_replaced(tmp_path):
-    """A restore into a partition that is served is refused."""
-    async with open_rig(tmp_path, nodes=["n1"]) as rig:
-        node = rig.nodes["n1"]
-        unit = UnitId("workflow/0")
-        source = node.snapshots.sources["workflow"]
-        captured = await source.capture(unit)
-        with pytest.raises(StorageError, match="served here"):
-            await source.restore(unit, captured.parts())
-        assert unit in source.units()
-
-
 def test_files_that_define_nothing_or_break_are_refused(tmp_path):
     """With the file's name and the reason."""
     for text, says in (
@@ -326,3 +314,27 @@ async def test_a_request_waits_for_a_partition_that_the_record_has_just_given_to
             while not views:  # noqa: ASYNC110 (the call ends in another task)
                 await trio.sleep(0.01)
         assert views[0]["output"] == 42
+
+
+async def test_a_saved_partition_is_restored_while_the_node_runs(tmp_path):
+    """What was captured comes back, what came after it is gone, and the partition is served again at once."""
+    async with open_rig(tmp_path) as rig:
+        run = rig.run_on("n1")
+        number = partition_of(run, rig.record.partitions)
+        later = rig.run_on("n1", lambda n: partition_of(f"run-{n}", 8) == number and f"run-{n}" != run)
+        node, unit = rig.nodes["n1"], UnitId(f"workflow/{number}")
+        with trio.fail_after(10):
+            await node.call("POST", "/v1/runs", body("doubling", 4, id=run, wait=True))
+            source = node.snapshots.sources["workflow"]
+            saved = [part async for part in (await source.capture(unit)).parts()]
+            await node.call("POST", "/v1/runs", body("doubling", 5, id=later, wait=True))
+
+            async def parts():
+                for part in saved:
+                    yield part
+
+            await source.restore(unit, parts())
+            assert (await node.call("GET", f"/v1/runs/{run}"))["output"] == 8
+            await node.call("GET", f"/v1/runs/{later}", expect=404)
+            again = await node.call("POST", "/v1/runs", body("doubling", 6, id=later, wait=True))
+        assert again["output"] == 12

@@ -68,6 +68,17 @@ class Stream(Protocol):
         """Send everything; raises `trio.BrokenResourceError` when the peer is gone."""
         ...
 
+    def send_nowait(self, data: bytes) -> bool:
+        """Take all of `data` and send what goes at once; True when that is everything.
+
+        After False the rest is kept, and the next call must be `send_all`, which sends the rest first.
+
+        Raises:
+            trio.BrokenResourceError: The peer is gone.
+            trio.BusyResourceError: Another send is under way, or a rest is kept.
+        """
+        ...
+
     async def receive_some(self, max_bytes: int = 65_536) -> bytes:
         """Return some bytes, or ``b""`` at the peer's orderly end."""
         ...

@@ -1,7 +1,9 @@
 """One live ``frys/1`` connection: a reader, a writer and the calls under way.
 
 The reader decodes every frame of one read before it yields; the writer sends everything that gathered since its last
-write as one. Calls wait on one event each; no memory channel per message (D11).
+write as one; no memory channel per message (D11). Alone on a connection, a call has nothing to be joined with, and each
+turn of the loop it waits for is a good part of its latency. So a lone call is written by its caller, and answered by
+the task that read it, while another task reads on.
 """
 
 from __future__ import annotations
@@ -38,17 +40,39 @@ DRAIN_S = 30.0
 """How long calls under way may hold a connection open that takes no new ones."""
 
 BUDGET_S = 30.0
-"""A call's budget when its caller has no deadline."""
+"""A call's budget when its caller has no deadline; it is enforced up to `PING_AFTER_S` later."""
 
 
 class _Waiter:
-    """A caller that waits."""
+    """A caller that waits: an event for one task, and cheaper."""
 
-    __slots__ = ("answer", "event")
+    __slots__ = ("_is_parked", "_task", "answer", "give_up_s")
 
-    def __init__(self) -> None:
-        self.event = trio.Event()
+    def __init__(self, give_up_s: float) -> None:
         self.answer: Reply | FrysError | None = None
+        self.give_up_s = give_up_s
+        """When the budget is over, on trio's clock."""
+        self._task = trio.lowlevel.current_task()
+        self._is_parked = False
+
+    async def wait(self) -> None:
+        """Wait for the answer."""
+        if self.answer is not None:
+            await trio.lowlevel.checkpoint()
+            return
+        self._is_parked = True
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._is_parked = False
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def settle(self, answer: Reply | FrysError) -> None:
+        """Hand the answer over."""
+        self.answer = answer
+        if self._is_parked:
+            self._is_parked = False
+            trio.lowlevel.reschedule(self._task)
 
 
 class Connection:
@@ -77,6 +101,10 @@ class Connection:
         self._dispatch = dispatch
         self._on_credentials = on_credentials
         self._wake = trio.Event()
+        self._is_writing = False
+        """A write is under way, or its rest waits for the writer."""
+        self._ended = "closed"
+        """Why the connection ended."""
         self._drained = trio.Event()
         self._waiters: dict[int, _Waiter] = {}
         self._serving: dict[int, trio.CancelScope] = {}
@@ -102,29 +130,26 @@ class Connection:
     async def run(self, early: list[Event]) -> None:
         """Run until the connection ends; `early` is what arrived behind the hello. Never raises on network errors."""
         self._heard_s = trio.current_time()
-        reason = "closed"
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
                     nursery.start_soon(self._watch)
-                    reason = await self._read(nursery, early)
-                    nursery.cancel_scope.cancel()
+                    nursery.start_soon(self._read, nursery, early)
         finally:
             self.is_open = False
             self._drained.set()
             self.idle.set()
             lost = NodeUnreachable(
-                f"the connection to {self.peer.name} ended ({reason})",
+                f"the connection to {self.peer.name} ended ({self._ended})",
                 hint="whether the call was carried out is unknown",
             )
             for waiter in self._waiters.values():
-                waiter.answer = lost
-                waiter.event.set()
+                waiter.settle(lost)
             self._waiters.clear()
             with trio.CancelScope(shield=True):
                 await self._stream.aclose()
-            log.debug("channel.connection_ended", extra={"peer": self.node, "reason": reason})
+            log.debug("channel.connection_ended", extra={"peer": self.node, "reason": self._ended})
 
     def close(self) -> None:
         """End the connection at once; calls that come from now on go elsewhere."""
@@ -154,28 +179,39 @@ class Connection:
         """
         if not self.is_open:
             raise NodeUnreachable(f"the connection to {self.peer.name} has ended", hint="nothing was sent")
-        left_s = trio.current_effective_deadline() - trio.current_time()
-        has_deadline = not math.isinf(left_s)
-        call_id = self.mux.request(method, int(1_000 * (left_s if has_deadline else BUDGET_S)), body)
-        waiter = self._waiters[call_id] = _Waiter()
-        self._wake.set()
+        now_s, deadline_s = trio.current_time(), trio.current_effective_deadline()
+        left_s = BUDGET_S if math.isinf(deadline_s) else deadline_s - now_s
+        call_id = self.mux.request(method, int(1_000 * left_s), body)
+        waiter = self._waiters[call_id] = _Waiter(now_s + left_s)
+        self._send(is_alone=len(self._waiters) == 1)
         try:
-            if has_deadline:
-                await waiter.event.wait()
-            else:
-                with trio.move_on_after(BUDGET_S):
-                    await waiter.event.wait()
+            await waiter.wait()
         finally:
-            if waiter.answer is None:
-                self._waiters.pop(call_id, None)
-                self.mux.cancel(call_id)
-                self._wake.set()
+            if self._waiters.pop(call_id, None) is not None:
+                self._give_up(call_id)
         answer = waiter.answer
-        if answer is None:
-            raise DeadlineExceeded(f"{self.peer.name} did not answer '{method}' within {BUDGET_S:.0f} s")
+        assert answer is not None
         if isinstance(answer, Reply):
             return answer.body
         raise answer
+
+    def _give_up(self, call_id: int) -> None:
+        self.mux.cancel(call_id)
+        self._wake.set()
+
+    def _send(self, *, is_alone: bool) -> None:
+        """Send what is queued: now if it is alone, otherwise with what else gathers until the writer's turn."""
+        if self._is_writing or not is_alone:
+            self._wake.set()
+            return
+        if not (data := self.mux.data_to_send()):
+            return
+        try:
+            self._is_writing = not self._stream.send_nowait(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.close()
+        if self._is_writing:
+            self._wake.set()
 
     async def _write(self) -> None:
         """Send what gathers, joined."""
@@ -183,16 +219,22 @@ class Connection:
             while True:
                 await self._wake.wait()
                 self._wake = trio.Event()
-                while data := self.mux.data_to_send():
+                while (data := self.mux.data_to_send()) or self._is_writing:
+                    self._is_writing = True
                     await self._stream.send_all(data)
+                    self._is_writing = False
                 self._drained.set()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.close()
 
     async def _watch(self) -> None:
-        """Ping after silence, give up after more of it."""
+        """Ping after silence, give up after more of it; end calls whose budget is over."""
         while True:
-            silence_s = trio.current_time() - self._heard_s
+            now_s = trio.current_time()
+            for call_id in [call_id for call_id, waiter in self._waiters.items() if waiter.give_up_s <= now_s]:
+                self._give_up(call_id)
+                self._settle(call_id, DeadlineExceeded(f"{self.peer.name} did not answer within the call's budget"))
+            silence_s = now_s - self._heard_s
             if silence_s >= SILENCE_MAX_S:
                 log.info("channel.peer_silent", extra={"peer": self.node, "silence_s": silence_s})
                 self.close()
@@ -202,18 +244,13 @@ class Connection:
                 self._wake.set()
             await trio.sleep(PING_AFTER_S)
 
-    async def _read(self, nursery: trio.Nursery, early: list[Event]) -> str:
-        """Read until the end and return why it came."""
+    async def _read(self, nursery: trio.Nursery, early: list[Event]) -> None:
+        """Read until the end, or until a lone call comes: that is answered here, and another task reads on."""
+        events = early
         try:
-            for event in early:
-                await self._handle(nursery, event)
             while True:
-                data = await self._stream.receive_some(65_536)
-                if not data:
-                    return "closed by the other side"
-                self._heard_s = trio.current_time()
-                for event in self.mux.receive_data(data):
-                    await self._handle(nursery, event)
+                for event in events:
+                    self._handle(nursery, event)
                 if self.mux.queued_bytes:
                     self._wake.set()
                     while self.mux.queued_bytes > 4 * QUEUE_BYTES_MAX:
@@ -221,25 +258,32 @@ class Connection:
                         await self._drained.wait()
                 if self.mux.is_draining:
                     self._finish_drain()
+                data = await self._stream.receive_some(65_536)
+                if not data:
+                    self._ended = "closed by the other side"
+                    break
+                self._heard_s = trio.current_time()
+                events = self.mux.receive_data(data)
+                if len(events) == 1 and isinstance(events[0], Request) and not self._serving:
+                    nursery.start_soon(self._read, nursery, [])
+                    await self._serve(events[0])
+                    return
         except WireError as error:
             log.warning("channel.protocol_broken", extra={"peer": self.node, "error": error.message})
-            return error.code
+            self._ended = error.code
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return "broken"
+            self._ended = "broken"
+        nursery.cancel_scope.cancel()
 
-    async def _handle(self, nursery: trio.Nursery, event: Event) -> None:
-        """Act on one event; waits only for inline handlers."""
+    def _handle(self, nursery: trio.Nursery, event: Event) -> None:
+        """Act on one event."""
         if isinstance(event, Note):
             if not self._dispatch.note(self.node, event.name, event.body):
                 self.notes_unknown += 1
         elif isinstance(event, Reply):
             self._settle(event.id, event)
         elif isinstance(event, Request):
-            served = self._dispatch.methods.get(event.method)
-            if served is not None and served.inline:
-                await self._serve(event)
-            else:
-                nursery.start_soon(self._serve, event)
+            nursery.start_soon(self._serve, event)
         elif isinstance(event, Failure):
             self._settle(event.id, error_from_code(event.code, event.message, event.hint))
         elif isinstance(event, Cancel):
@@ -256,8 +300,7 @@ class Connection:
     def _settle(self, call_id: int, answer: Reply | FrysError) -> None:
         waiter = self._waiters.pop(call_id, None)
         if waiter is not None:
-            waiter.answer = answer
-            waiter.event.set()
+            waiter.settle(answer)
 
     async def _serve(self, request: Request) -> None:
         """Answer one call within its budget."""
@@ -275,6 +318,6 @@ class Connection:
         self._serving.pop(request.id, None)
         if error is not None:
             self.mux.fail(request.id, error.code, error.message, error.hint)
-        self._wake.set()
+        self._send(is_alone=not self._serving)
         if self.mux.is_draining:
             self._finish_drain()

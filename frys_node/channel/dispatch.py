@@ -18,11 +18,10 @@ NoteHandler = Callable[[NodeId, bytes], None]
 
 
 class Served(NamedTuple):
-    """One method with its handler. Inline ones run in the connection's reader and must not wait."""
+    """One method with its handler."""
 
     method: Method[Any, Any]
     handler: Callable[[NodeId, Any], Awaitable[Any]]
-    inline: bool
 
 
 class InternalError(FrysError):

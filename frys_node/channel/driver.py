@@ -138,11 +138,9 @@ class Channel:
         """This node."""
         return self.identity.node_id
 
-    def serve(
-        self, method: Method[Req, Rep], handler: Callable[[NodeId, Req], Awaitable[Rep]], *, inline: bool = False
-    ) -> None:
-        """Answer a method; see `Rpc.serve`. An `inline` handler runs in the reader: it is quick and never waits."""
-        self._dispatch.serve(Served(method, handler, inline))
+    def serve(self, method: Method[Req, Rep], handler: Callable[[NodeId, Req], Awaitable[Rep]]) -> None:
+        """Answer a method; see `Rpc.serve`."""
+        self._dispatch.serve(Served(method, handler))
 
     def unserve(self, method: Method[Any, Any]) -> None:
         """Stop answering a method; see `Rpc.unserve`."""

@@ -36,6 +36,7 @@ HANDSHAKE_BYTES_MAX = 65_536
 _PIECE_BYTES = 262_144
 _READ_BYTES = 65_536
 _RECORD_BYTES = 16_384
+_HEADER_BYTES = 5
 _CLOSE_S = 0.25
 _MODE_NO_AUTO_CHAIN = 8
 """SSL_MODE_NO_AUTO_CHAIN: the authority's certificate is known to both sides and need not travel."""
@@ -155,10 +156,45 @@ def join_context() -> SSL.Context:
     return context
 
 
+class RecordCount:
+    """Finds the records in a byte stream by their headers (RFC 8446, 5.1), without looking inside."""
+
+    __slots__ = ("_head", "_missing")
+
+    def __init__(self) -> None:
+        self._head = b""
+        """The beginning of a header whose rest has not arrived."""
+        self._missing = 0
+        """Bytes of the current record that have not arrived."""
+
+    def take(self, data: bytes) -> bool:
+        """Count bytes that arrived; True if they are exactly one record and nothing was open before them."""
+        if not (self._missing or self._head) and len(data) - _HEADER_BYTES == int.from_bytes(data[3:_HEADER_BYTES]):
+            return True
+        position = self._missing
+        if self._head:
+            data, self._head = self._head + data, b""
+        while position + _HEADER_BYTES <= len(data):
+            position += _HEADER_BYTES + int.from_bytes(data[position + 3 : position + _HEADER_BYTES])
+        self._missing = max(0, position - len(data))
+        self._head = data[position:]
+        return False
+
+
 class TlsStream:
     """`Stream` of plain bytes over a `Stream` of TLS records. One sender and one receiver at a time."""
 
-    __slots__ = ("_connection", "_has_ended", "_is_broken", "_is_sending", "_may_hold_more", "_transport", "notes")
+    __slots__ = (
+        "_connection",
+        "_has_ended",
+        "_has_rest",
+        "_is_broken",
+        "_is_sending",
+        "_may_hold_more",
+        "_records",
+        "_transport",
+        "notes",
+    )
 
     def __init__(self, transport: Stream, context: SSL.Context, *, server: bool) -> None:
         self._transport = transport
@@ -169,11 +205,13 @@ class TlsStream:
             self._connection.set_accept_state()
         else:
             self._connection.set_connect_state()
+        self._records = RecordCount()
         # The last bytes of the handshake may carry the first of the application.
         self._may_hold_more = True
         self._has_ended = False
         self._is_broken = False
         self._is_sending = False
+        self._has_rest = False
 
     @property
     def connection(self) -> SSL.Connection:
@@ -206,6 +244,7 @@ class TlsStream:
             received += len(data)
             if received > HANDSHAKE_BYTES_MAX:
                 raise HandshakeRefused("bytes_cap", "the other side sent too much before it was authenticated")
+            self._records.take(data)
             self._connection.bio_write(data)
 
     async def _receive_handshake(self) -> bytes:
@@ -237,20 +276,47 @@ class TlsStream:
         """
         if self._is_broken:
             raise trio.BrokenResourceError("an earlier send was cut off")
+        if self._has_rest:
+            await self._transmit(b"")
+            self._has_rest = False
         view = memoryview(data)
         for start in range(0, len(view), _PIECE_BYTES):
             piece = view[start : start + _PIECE_BYTES]
-            sent = 0
-            try:
-                while sent < len(piece):
-                    sent += self._connection.send(piece[sent:])
-            except SSL.Error as error:
-                self._is_broken = True
-                raise trio.BrokenResourceError("TLS refused to send") from error
+            self._encrypt(piece)
             await self._flush(len(piece))
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Encrypt everything and send what goes at once; see `Stream.send_nowait`."""
+        if self._is_broken:
+            raise trio.BrokenResourceError("an earlier send was cut off, or is not finished")
+        if self._has_rest:
+            raise trio.BusyResourceError("another send on this stream is not finished")
+        self._encrypt(memoryview(data))
+        self._has_rest = not self._transport.send_nowait(self._made(len(data)))
+        return not self._has_rest
+
+    def _encrypt(self, piece: memoryview) -> None:
+        sent = 0
+        try:
+            while sent < len(piece):
+                sent += self._connection.send(piece[sent:])
+        except SSL.Error as error:
+            self._is_broken = True
+            raise trio.BrokenResourceError("TLS refused to send") from error
 
     async def _flush(self, plain_bytes: int) -> None:
         """Send the records that OpenSSL has made; `plain_bytes` is about how much they hold."""
+        if records := self._made(plain_bytes):
+            await self._transmit(records)
+
+    async def _transmit(self, records: bytes) -> None:
+        # Records that are half on the wire cannot be taken back: whatever interrupts the send ends the stream.
+        self._is_broken = self._is_sending = True
+        await self._transport.send_all(records)
+        self._is_broken = self._is_sending = False
+
+    def _made(self, plain_bytes: int) -> bytes:
+        """Return the records that OpenSSL has made; `plain_bytes` is about how much they hold."""
         room = plain_bytes + 64 + 32 * (1 + plain_bytes // _RECORD_BYTES) if plain_bytes else _RECORD_BYTES
         parts: list[bytes] = []
         while True:
@@ -261,12 +327,7 @@ class TlsStream:
             parts.append(part)
             if len(part) < room:
                 break
-        if not parts:
-            return
-        # Records that are half on the wire cannot be taken back: whatever interrupts the send ends the stream.
-        self._is_broken = self._is_sending = True
-        await self._transport.send_all(parts[0] if len(parts) == 1 else b"".join(parts))
-        self._is_broken = self._is_sending = False
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _flush_alert(self) -> None:
         """Tell the other side why, if it still listens."""
@@ -291,15 +352,16 @@ class TlsStream:
             data = await self._transport.receive_some(_READ_BYTES)
             if not data:
                 raise trio.BrokenResourceError("the connection ended without close_notify")
+            is_one = self._records.take(data)
             self._connection.bio_write(data)
-            plain = self._decrypt(max_bytes)
+            plain = self._decrypt(max_bytes, is_one=is_one)
             if plain:
                 return plain
         await trio.lowlevel.checkpoint()
         return b""
 
-    def _decrypt(self, max_bytes: int) -> bytes:
-        """Take what can be decrypted, up to `max_bytes`."""
+    def _decrypt(self, max_bytes: int, *, is_one: bool = False) -> bytes:
+        """Take what can be decrypted, up to `max_bytes`; with `is_one` OpenSSL holds one whole record, no more."""
         parts: list[bytes] = []
         room = max_bytes
         self._may_hold_more = True
@@ -308,6 +370,10 @@ class TlsStream:
                 part = self._connection.recv(min(room, _RECORD_BYTES))
                 parts.append(part)
                 room -= len(part)
+                if is_one and max_bytes >= _RECORD_BYTES:
+                    # Asking again would only make OpenSSL say so, by an exception that costs more than the record.
+                    self._may_hold_more = False
+                    break
         except SSL.WantReadError:
             self._may_hold_more = False
         except SSL.ZeroReturnError:

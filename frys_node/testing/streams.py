@@ -68,6 +68,7 @@ class FakeStream:
         self.local_address, self.peer_address = local, peer
         self.is_closed = False
         self._eof = False
+        self._rest = b""
         self._sending = self._reading = False
 
     def peer_credentials(self) -> PeerCredentials | None:
@@ -91,21 +92,29 @@ class FakeStream:
         self._sending = True
         try:
             await trio.lowlevel.checkpoint()
-            rest = bytes(data)
-            while True:
-                self._check()
-                if self._out.is_broken or self._out.is_reader_closed or self._eof:
-                    raise trio.BrokenResourceError(f"{self.peer_address}: the peer is gone")
-                room = WINDOW_BYTES - self._out.buffered
-                if rest and room > 0:
-                    self._out.push(rest[:room])
-                    rest = rest[room:]
-                if not rest:
-                    return
+            rest, self._rest = self._rest + bytes(data), b""
+            while rest := self._push(rest):
                 self._out.drained = trio.Event()
                 await self._out.drained.wait()
         finally:
             self._sending = False
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Take all of `data` and send what the window takes; see `Stream.send_nowait`."""
+        if self._sending or self._rest:
+            raise trio.BusyResourceError("another send on this stream is not finished")
+        self._rest = self._push(bytes(data))
+        return not self._rest
+
+    def _push(self, data: bytes) -> bytes:
+        """Send what the window takes now and return the rest."""
+        self._check()
+        if self._out.is_broken or self._out.is_reader_closed or self._eof:
+            raise trio.BrokenResourceError(f"{self.peer_address}: the peer is gone")
+        room = max(0, WINDOW_BYTES - self._out.buffered)
+        if data and room:
+            self._out.push(data[:room])
+        return data[room:]
 
     async def receive_some(self, max_bytes: int = 65_536) -> bytes:
         """Return some bytes, or ``b""`` at the peer's orderly end."""

@@ -46,12 +46,15 @@ def address_of(raw: object) -> Address:
 class SocketStream:
     """`Stream` over a connected TCP or unix socket."""
 
-    __slots__ = ("_peer", "_reading", "_sending", "_sock", "_spins")
+    __slots__ = ("_is_drained", "_peer", "_reading", "_rest", "_sending", "_sock", "_spins")
 
     def __init__(self, sock: socket.socket, peer: Address) -> None:
         self._sock = sock
         self._peer = peer
         self._sending = self._reading = False
+        self._rest = b""
+        self._is_drained = False
+        """The last read took everything there was: the next one need not try."""
         self._spins = 0
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -103,6 +106,8 @@ class SocketStream:
         try:
             await self._turn()
             self._check_open()
+            if self._rest:
+                data, self._rest = b"".join((self._rest, data)), b""
             sent = self._send(data)
             if sent == len(data):
                 return
@@ -113,6 +118,15 @@ class SocketStream:
                 sent += self._send(view[sent:])
         finally:
             self._sending = False
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Take all of `data` and send what the kernel takes at once; see `Stream.send_nowait`."""
+        self._check_open()
+        if self._sending or self._rest:
+            raise trio.BusyResourceError("another send on this stream is not finished")
+        sent = self._send(data)
+        self._rest = data[sent:]
+        return not self._rest
 
     def _send(self, data: bytes | bytearray | memoryview) -> int:
         try:
@@ -131,9 +145,14 @@ class SocketStream:
         try:
             await self._turn()
             self._check_open()
+            if self._is_drained:
+                await trio.lowlevel.wait_readable(self._sock)
+                self._spins = 0
             while True:
                 try:
-                    return self._sock.recv(max_bytes)
+                    data = self._sock.recv(max_bytes)
+                    self._is_drained = len(data) < max_bytes
+                    return data
                 except BlockingIOError:
                     await trio.lowlevel.wait_readable(self._sock)
                     self._spins = 0

@@ -66,6 +66,30 @@ async def test_a_large_transfer_waits_for_a_slow_reader(network: Network, host: 
     assert received == data
 
 
+async def test_a_send_without_waiting_takes_everything_and_keeps_the_rest(network: Network, host: str) -> None:
+    """What did not go at once goes first with the next send_all; until then the stream takes nothing else."""
+    data = bytes(range(256)) * 65_536
+    received = bytearray()
+    with trio.fail_after(LIMIT_S):
+        near, far = await _pair(network, host)
+        assert near.send_nowait(b"small")
+        assert await _receive_exactly(far, 5) == b"small"
+        assert not near.send_nowait(data)
+        with pytest.raises(trio.BusyResourceError):
+            near.send_nowait(b"x")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(near.send_all, b"end")
+            while len(received) < len(data) + 3:
+                received += await far.receive_some()
+        assert received == data + b"end"
+        assert near.send_nowait(b"again")
+        assert await _receive_exactly(far, 5) == b"again"
+        await near.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            near.send_nowait(b"x")
+        await far.aclose()
+
+
 async def test_the_end_of_a_stream_is_empty_bytes_after_what_was_sent(network: Network, host: str) -> None:
     """An orderly close loses nothing."""
     with trio.fail_after(LIMIT_S):

@@ -40,7 +40,7 @@ class Node:
         self.address = channel.advertise
         self.notes: list[tuple[NodeId, bytes]] = []
         self._changed = trio.Event()
-        channel.serve(ECHO, self._echo, inline=True)
+        channel.serve(ECHO, self._echo)
         channel.on_note("n", self._note)
 
     async def _echo(self, _caller: NodeId, body: bytes) -> bytes:

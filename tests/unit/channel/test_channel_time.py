@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from frys_node.base.errors import NodeUnreachable
+from frys_node.base.errors import DeadlineExceeded, NodeUnreachable
 from frys_node.base.types import Address, NodeId
 from frys_node.channel.bootstrap import create_cluster, join_cluster
 from frys_node.channel.driver import Channel
@@ -25,6 +25,7 @@ from frys_node.testing.entropy import FakeEntropy
 from frys_node.testing.network import FakeNetwork
 
 ECHO: Method[bytes, bytes] = Method("test.echo", bytes, bytes)
+HANG: Method[bytes, bytes] = Method("test.hang", bytes, bytes)
 PORT = 7946
 
 
@@ -112,6 +113,75 @@ async def test_an_idle_connection_stays_and_a_silent_one_is_given_up(autojump_cl
         network.heal()
         await trio.sleep(10)
         assert await two.call(one.self_id, ECHO, b"y") == b"y"
+
+
+async def test_a_call_without_a_deadline_ends_on_both_sides(autojump_clock: trio.testing.MockClock) -> None:
+    """Thirty seconds, and at most one look at the clock more; the handler is cancelled too, and later calls go on."""
+    network = FakeNetwork()
+    async with _cluster(network) as (_a, one, _b, two):
+        ended = trio.Event()
+
+        async def hang(_caller: NodeId, _body: bytes) -> bytes:
+            try:
+                await trio.sleep_forever()
+            finally:
+                ended.set()
+
+        one.serve(HANG, hang)
+        start = trio.current_time()
+        with pytest.raises(DeadlineExceeded):
+            await two.call(one.self_id, HANG, b"")
+        assert 30 <= trio.current_time() - start <= 35
+        await ended.wait()
+        assert await two.call(one.self_id, ECHO, b"x") == b"x"
+
+
+async def test_reading_goes_on_while_a_lone_call_is_answered(autojump_clock: trio.testing.MockClock) -> None:
+    """The task that read a call carries it out; a second call, which the first waits for, is read meanwhile."""
+    network = FakeNetwork()
+    async with _cluster(network) as (_a, one, _b, two):
+        second = trio.Event()
+
+        async def hang(_caller: NodeId, body: bytes) -> bytes:
+            if body == b"second":
+                second.set()
+            await second.wait()
+            return body
+
+        one.serve(HANG, hang)
+        answers: list[bytes] = []
+
+        async def call(body: bytes) -> None:
+            answers.append(await two.call(one.self_id, HANG, body))
+
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(call, b"first")
+                await trio.sleep(1)
+                nursery.start_soon(call, b"second")
+        assert sorted(answers) == [b"first", b"second"]
+
+
+async def test_a_call_given_up_in_the_instant_of_its_answer_hurts_nobody(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Whichever of the deadline and the answer is seen first, the call ends once and the connection lives."""
+    network = FakeNetwork()
+    async with _cluster(network) as (_a, one, b, two):
+
+        async def hang(_caller: NodeId, body: bytes) -> bytes:
+            await trio.sleep(1)
+            return body
+
+        one.serve(HANG, hang)
+        outcomes = []
+        for step in range(-20, 21):
+            with trio.move_on_after(1 + step * 0.000_1) as scope:
+                assert await two.call(one.self_id, HANG, b"x") == b"x"
+            outcomes.append(scope.cancelled_caught)
+        assert set(outcomes) == {True, False}
+        assert await two.call(one.self_id, ECHO, b"x") == b"x"
+        assert b.seen == [True]
 
 
 async def test_half_a_handshake_ends_after_five_seconds(autojump_clock: trio.testing.MockClock) -> None:

@@ -16,7 +16,16 @@ from frys_node.secure.errors import ClassicalOnly, HandshakeRefused, NotTls
 from frys_node.secure.gate import check_profile
 from frys_node.secure.identity import Identity
 from frys_node.secure.observe_tls import ServerHello, parse_server_hello
-from frys_node.secure.tls import ALPN_CHANNEL, ALPN_JOIN, TlsProfile, TlsStream, connect_tls, join_context, new_context
+from frys_node.secure.tls import (
+    ALPN_CHANNEL,
+    ALPN_JOIN,
+    RecordCount,
+    TlsProfile,
+    TlsStream,
+    connect_tls,
+    join_context,
+    new_context,
+)
 from frys_node.testing.disk import FakeDisk
 from frys_node.transport.clock import SystemClock
 from frys_node.transport.entropy import SystemEntropy
@@ -30,6 +39,7 @@ class Pipe:
         self.seen = b""
         self._read_max = read_max
         self._buffer = bytearray()
+        self._rest = b""
         self._wake = trio.Event()
         self._has_ended = False
 
@@ -38,9 +48,18 @@ class Pipe:
         await trio.lowlevel.checkpoint()
         if self.other._has_ended:
             raise trio.BrokenResourceError("gone")
+        data, self._rest = self._rest + data, b""
         self.other._buffer += data
         self.other.seen += data
         self.other._wake.set()
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Hand the bytes over, all but the last: that one takes its time."""
+        self.other._buffer += self._rest + data[:-1]
+        self.other.seen += self._rest + data[:-1]
+        self._rest = data[-1:]
+        self.other._wake.set()
+        return False
 
     async def receive_some(self, max_bytes: int = 65_536) -> bytes:
         """Return a few bytes."""
@@ -99,6 +118,35 @@ async def test_bytes_arrive_whole_whatever_the_reads_are(identity: Identity, rea
         assert received == data
         await server.send_all(b"small")
         assert await client.receive_some(2) + await client.receive_some(3) == b"small"
+
+
+async def test_a_record_sent_without_waiting_is_finished_by_the_next_send(identity: Identity) -> None:
+    """The rest of a record that the transport did not take goes out before anything else."""
+    async with _joined(identity) as (client, server, _, _):
+        assert not client.send_nowait(b"first ")
+        with pytest.raises(trio.BusyResourceError):
+            client.send_nowait(b"x")
+        await client.send_all(b"second")
+        assert await server.receive_some(6) + await server.receive_some() == b"first second"
+        assert not client.send_nowait(b"last")
+        await client.aclose()
+        assert await server.receive_some() + await server.receive_some() == b"last"
+
+
+@given(st.lists(st.integers(0, 700), max_size=8), st.lists(st.integers(1, 900), max_size=30))
+def test_records_are_counted_however_the_stream_is_cut(lengths: list[int], cuts: list[int]) -> None:
+    """Only bytes that are exactly one record, with nothing open before, count as one: a second is never left behind."""
+    stream = b"".join(b"\x17\x03\x03" + length.to_bytes(2) + bytes(length) for length in lengths)
+    starts = {0: 0}
+    for index, length in enumerate(lengths):
+        starts[max(starts) + 5 + length] = index + 1
+    count, position = RecordCount(), 0
+    for cut in [*cuts, len(stream)]:
+        data = stream[position : position + cut]
+        end = position + len(data)
+        is_one = position in starts and end in starts and starts[end] == starts[position] + 1
+        assert count.take(data) == is_one
+        position = end
 
 
 async def test_an_orderly_end_and_a_truncation_are_told_apart(identity: Identity) -> None:

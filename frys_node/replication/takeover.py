@@ -130,7 +130,7 @@ class Puller:
         effects: list[Effect] = []
         while self._queue and len(self._pulls) < PULLS_MAX:
             effects += self._start_one(self._queue.popleft(), now_s)
-        refills = sum(pull.purpose is Purpose.REFILL for pull in self._pulls.values())
+        refills = sum(pull.purpose is Purpose.REFILL for pull in self._pulls.values()) if self._refills else 0
         while self._refills and refills < REFILLS_MAX and len(self._pulls) < PULLS_MAX:
             started = self._start_one(self._refills.popleft(), now_s)
             refills += len(started)

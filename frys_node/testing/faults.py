@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -66,6 +67,8 @@ class FaultProfile(msgspec.Struct, frozen=True, kw_only=True):
     clock_step_s: float = 5.0
     clock_drift: float = 0.0
     """Largest drift of a node's wall clock, in seconds per second."""
+    outages_per_min: float = 0.0
+    """How often every node crashes at the same instant: the building has lost power."""
 
     @classmethod
     def named(cls, name: str) -> FaultProfile:
@@ -101,7 +104,7 @@ class FaultProfile(msgspec.Struct, frozen=True, kw_only=True):
 _RATES = (
     "tail", "loss", "duplicate", "reorder", "late", "corrupt", "partitions_per_min", "pauses_per_min",
     "slow_per_min", "crashes_per_min", "torn", "kept", "in_call", "disk_errors_per_min", "wipe", "clock_steps_per_min",
-    "clock_drift",
+    "clock_drift", "outages_per_min",
 )  # fmt: skip
 
 _LAN = FaultProfile(name="lan", loss=0.0005, tail=0.001, tail_max_s=0.2, reorder=0.001, reorder_s=0.01)
@@ -121,6 +124,9 @@ PROFILES: dict[str, FaultProfile] = {
             name="disk", loss=0.01, crashes_per_min=8.0, torn=0.5, kept=0.1, in_call=0.6, disk_errors_per_min=4.0
         ),
         FaultProfile(
+            name="outages", loss=0.01, reorder=0.02, crashes_per_min=2.0, torn=0.4, kept=0.2, outages_per_min=2.0
+        ),
+        FaultProfile(
             name="chaos",
             jitter_s=0.01,
             tail=0.02,
@@ -136,6 +142,7 @@ PROFILES: dict[str, FaultProfile] = {
             kept=0.2,
             clock_steps_per_min=4.0,
             clock_drift=500e-6,
+            outages_per_min=0.5,
         ),
     )
 }
@@ -194,7 +201,21 @@ class ClockStep(Fault, frozen=True, tag="clock_step"):
     by_s: float
 
 
-AnyFault = Partition | Pause | Slow | Crash | DiskError | ClockStep
+class Victim(NamedTuple):
+    """What an outage does to one node: how its unsynced bytes fare, and how long after the crash it is back."""
+
+    node: str
+    tear: Tear
+    down_s: float
+
+
+class Outage(Fault, frozen=True, tag="outage"):
+    """Crash every node at one instant; they come back one by one, as machines do that share a power line."""
+
+    victims: tuple[Victim, ...]
+
+
+AnyFault = Partition | Pause | Slow | Crash | DiskError | ClockStep | Outage
 
 
 class FaultSchedule(msgspec.Struct, frozen=True):
@@ -222,7 +243,7 @@ class FaultSchedule(msgspec.Struct, frozen=True):
             names: Nodes that may be hit.
             start_s: Where the window begins.
             end_s: Where it ends and every fault is undone.
-            down_max: Nodes crashed or paused at once, None for no bound.
+            down_max: Nodes crashed or paused at once, None for no bound. Outages take every node all the same.
         """
         rng = random.Random(f"{seed}/schedule")
         found: list[AnyFault] = []
@@ -233,6 +254,7 @@ class FaultSchedule(msgspec.Struct, frozen=True):
             (profile.crashes_per_min, _crash),
             (profile.clock_steps_per_min, _clock_step),
             (profile.disk_errors_per_min, _disk_error),
+            (profile.outages_per_min, _outage),
         ):
             at_s = start_s
             while rate > 0.0:
@@ -296,15 +318,23 @@ def _slow(rng: random.Random, profile: FaultProfile, names: Sequence[str], at_s:
 
 
 def _crash(rng: random.Random, profile: FaultProfile, names: Sequence[str], at_s: float) -> Crash:
-    draw = rng.random()
-    tear = Tear.LOST
-    if draw < profile.torn:
-        tear = rng.choice((Tear.TORN, Tear.SECTORS))
-    elif draw < profile.torn + profile.kept:
-        tear = Tear.KEPT
+    tear = draw_tear(rng, profile)
     length_s, node, wipe = _length(rng, profile.down_s), rng.choice(list(names)), rng.random() < profile.wipe
     in_call = profile.in_call > 0 and rng.random() < profile.in_call
     return Crash(at_s, length_s, node, tear, wipe, rng.randint(1, 4) if in_call else 0)
+
+
+def draw_tear(rng: random.Random, profile: FaultProfile) -> Tear:
+    """Return what a crash under this profile does to unsynced bytes."""
+    draw = rng.random()
+    if draw < profile.torn:
+        return rng.choice((Tear.TORN, Tear.SECTORS))
+    return Tear.KEPT if draw < profile.torn + profile.kept else Tear.LOST
+
+
+def _outage(rng: random.Random, profile: FaultProfile, names: Sequence[str], at_s: float) -> Outage:
+    victims = tuple(Victim(name, draw_tear(rng, profile), _length(rng, profile.down_s)) for name in names)
+    return Outage(at_s, max(victim.down_s for victim in victims), victims)
 
 
 def _disk_error(rng: random.Random, profile: FaultProfile, names: Sequence[str], at_s: float) -> DiskError:
@@ -354,3 +384,7 @@ def _plan(simulator: Simulator, fault: AnyFault) -> None:
             simulator.at(until_s, lambda: simulator.restart(node))
         case ClockStep(node=node, by_s=by_s):
             simulator.at(at_s, lambda: simulator.step_clock(node, by_s))
+        case Outage(victims=victims):
+            simulator.at(at_s, lambda: simulator.black_out({victim.node: victim.tear for victim in victims}))
+            for victim in victims:
+                simulator.at(at_s + victim.down_s, partial(simulator.restart, victim.node))

@@ -4,11 +4,16 @@ Sans-I/O. Every write has a value of its own, so a version and a value name one 
 study: (a) a quorum read begun after an acknowledgement returns that version or a newer one; (b) nothing older comes
 back after an acknowledged delete; (c) an acknowledged write is ordered after every write acknowledged before it began;
 (d) one version has one value; (f) a node's record never goes back, and one key names one record.
+
+A unit in memory keeps the same rules for what was written since a holder last lost its memory (D6, section 4 of the
+study): what was written before may be gone.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
+from typing import NamedTuple
 
 from frys_node.base.types import Epoch, UnitId
 from frys_node.kernel.services.replication import Entry, Version
@@ -16,12 +21,23 @@ from frys_node.kernel.services.replication import Entry, Version
 Place = tuple[UnitId, bytes]
 
 
+class Acked(NamedTuple):
+    """An acknowledged write, and how many losses of memory there had been when it began."""
+
+    version: Version
+    value: bytes | None
+    losses: int
+
+
 class OpenRequest:
     """A request under way: what was acknowledged before it began."""
 
-    __slots__ = ("floors", "key", "kind", "unit", "value")
+    __slots__ = ("floors", "key", "kind", "losses", "unit", "value")
 
-    def __init__(self, kind: str, unit: UnitId, key: bytes, value: bytes | None, floors: dict[bytes, Version]) -> None:
+    def __init__(
+        self, kind: str, unit: UnitId, key: bytes, value: bytes | None, floors: dict[bytes, Acked], losses: int
+    ) -> None:
+        self.losses = losses
         self.kind = kind
         self.unit = unit
         self.key = key
@@ -32,10 +48,12 @@ class OpenRequest:
 class Checker:
     """Everything acknowledged so far, and every rule broken."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Collection[UnitId] = ()) -> None:
         self.violations: list[str] = []
         self.counts: Counter[str] = Counter()
-        self.acked: dict[Place, tuple[Version, bytes | None]] = {}
+        self._memory = frozenset(memory)
+        self._losses = 0
+        self.acked: dict[Place, Acked] = {}
         """Highest acknowledged write of each key."""
         self._values: dict[tuple[UnitId, bytes, Version], bytes | None] = {}
         self._deletes: Counter[Place] = Counter()
@@ -52,16 +70,24 @@ class Checker:
     def begin(self, number: int, kind: str, unit: UnitId, key: bytes, value: bytes | None) -> None:
         """A client sends a request."""
         keys = [key] if kind != "scan" else [held for place, held in self.acked if place == unit]
-        floors = {held: self.acked[unit, held][0] for held in keys if (unit, held) in self.acked}
-        self._open[number] = OpenRequest(kind, unit, key, value, floors)
+        floors = {held: self.acked[unit, held] for held in keys if (unit, held) in self.acked}
+        self._open[number] = OpenRequest(kind, unit, key, value, floors, self._losses)
         if kind == "write" and value is None:
             self._deletes[unit, key] += 1
         self.counts["operations"] += 1
 
+    def lost(self) -> None:
+        """A node has lost its memory."""
+        self._losses += 1
+
+    def _may_be_gone(self, unit: UnitId, acked: Acked) -> bool:
+        """True if a holder lost its memory since the write began: a cache may have lost it."""
+        return unit in self._memory and acked.losses != self._losses
+
     def fail(self, number: int) -> None:
         """A request found no quorum in time; a write may have happened all the same."""
-        self._open.pop(number, None)
-        self.counts["failed"] += 1
+        request = self._open.pop(number, None)
+        self.counts["failed_memory" if request is not None and request.unit in self._memory else "failed"] += 1
 
     def written(self, number: int, version: Version) -> None:
         """A write was acknowledged under a version."""
@@ -69,12 +95,14 @@ class Checker:
         self.counts["acked"] += 1
         self._one_value(request.unit, request.key, version, request.value)
         floor = request.floors.get(request.key)
-        if floor is not None and version <= floor:
-            self.violate(f"(c) write {number} of {request.key!r} got {version}, below {floor} acknowledged before it")
+        if floor is not None and version <= floor.version and not self._may_be_gone(request.unit, floor):
+            self.violate(
+                f"(c) write {number} of {request.key!r} got {version}, below {floor.version} acknowledged before it"
+            )
         place = (request.unit, request.key)
         held = self.acked.get(place)
-        if held is None or held[0] < version:
-            self.acked[place] = (version, request.value)
+        if held is None or held.version < version or self._may_be_gone(request.unit, held):
+            self.acked[place] = Acked(version, request.value, request.losses)
 
     def read(self, number: int, entry: Entry | None) -> None:
         """A quorum read was answered."""
@@ -95,18 +123,24 @@ class Checker:
         if not is_whole:
             return
         for key, floor in request.floors.items():
-            value = self._values.get((request.unit, key, floor))
-            if key not in found and value is not None and not self._deletes[request.unit, key]:
-                self.violate(f"(a) scan {number} misses {key!r} of {floor}, which nobody deleted")
+            if self._may_be_gone(request.unit, floor):
+                continue
+            if key not in found and floor.value is not None and not self._deletes[request.unit, key]:
+                self.violate(f"(a) scan {number} misses {key!r} of {floor.version}, which nobody deleted")
 
     def _judge(self, number: int, request: OpenRequest, key: bytes, entry: Entry | None) -> None:
         floor = request.floors.get(key)
-        if floor is None or (entry is not None and entry.version >= floor):
+        if floor is None or (entry is not None and entry.version >= floor.version):
             return
-        was_deleted = self._values.get((request.unit, key, floor)) is None
-        letter = "(b) deleted and back" if was_deleted else "(a) lost"
+        if self._may_be_gone(request.unit, floor):
+            self.counts["forgotten"] += 1
+            return
+        letter = "(b) deleted and back" if floor.value is None else "(a) lost"
         got = None if entry is None else entry.version
-        self.violate(f"{letter}: {request.kind} {number} of {key!r} returns {got}, {floor} was acknowledged before")
+        self.violate(
+            f"{letter}: {request.kind} {number} of {key!r} in {request.unit} returns {got},"
+            f" {floor.version} was acknowledged before"
+        )
 
     def _one_value(self, unit: UnitId, key: bytes, version: Version, value: bytes | None) -> None:
         held = self._values.setdefault((unit, key, version), value)
@@ -125,4 +159,4 @@ class Checker:
     def is_superseded(self, place: Place, entry: Entry | None) -> bool:
         """True if the entry is at least as new as every acknowledged write of its key."""
         held = self.acked.get(place)
-        return held is None or (entry is not None and entry.version >= held[0])
+        return held is None or (entry is not None and entry.version >= held.version)

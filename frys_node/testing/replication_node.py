@@ -39,7 +39,7 @@ from frys_node.wire.codec import Codec
 
 ADOPTED_PATH = "topology/adopted"
 SETTLED_PATH = "topology/settled"
-KIND = "cache"
+DURABLE, MEMORY = "vector", "cache"
 _EPOCH: Codec[Epoch] = Codec(Epoch)
 _DATA, _TOPOLOGY = b"\x00", b"\x01"
 
@@ -162,7 +162,8 @@ class ReplicationNode:
         steps = StepConfig(joining_patience_s=5.0, joint_patience_s=2.5, pin_patience_s=1.0, retry_pause_s=0.5)
         config = TopologyConfig(digest_interval_s=1.0, report_interval_s=0.25, steps=steps)
         names = self.knobs.names
-        return TopologyMachine(self.name, self.rng("topology"), kinds=(KIND,), config=config, peers=lambda: names)
+        kinds = (DURABLE, MEMORY)
+        return TopologyMachine(self.name, self.rng("topology"), kinds=kinds, config=config, peers=lambda: names)
 
     # ------------------------------------------------------------------ inputs
 
@@ -173,7 +174,8 @@ class ReplicationNode:
 
     def start(self, now_s: float) -> Sequence[Packet]:
         """Recover from the disk."""
-        self.replica.declare(KIND, lambda _unit: DictStore(), durable=True)
+        self.replica.declare(DURABLE, lambda _unit: DictStore(), durable=True)
+        self.replica.declare(MEMORY, lambda _unit: DictStore(), durable=False)
         for unit, found in self.log.replay().items():
             self.replica.load(unit, found.entries.values(), complete=found.complete, join_key=found.join_key)
         adopted = self.host.disk.read(ADOPTED_PATH)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 
 from frys_node.base.errors import StorageError
@@ -196,6 +196,13 @@ class Simulator:
         slot.armed_s = math.inf
         slot.is_paused = False
         slot.held.clear()
+
+    def black_out(self, tears: Mapping[str, Tear]) -> None:
+        """Crash all these nodes at one instant, before any of them can answer another."""
+        self._verb("outage", ",".join(tears))
+        self.counts["outage"] += 1
+        for name, tear in tears.items():
+            self.crash(name, tear)
 
     def fail_disk(self, name: str, failure: Failure) -> None:
         """Make a node's next changing disk call fail. If it lets the error escape, it stops and loses what it held."""

@@ -14,7 +14,7 @@ import pytest
 
 from frys_node.base.errors import CorruptData, UsageError
 from frys_node.testing.disk import Failure, Tear
-from frys_node.testing.faults import PROFILES, Crash, FaultProfile, FaultSchedule, Pause, minimise
+from frys_node.testing.faults import PROFILES, Crash, FaultProfile, FaultSchedule, Outage, Pause, Victim, minimise
 from frys_node.testing.scenario import Replay, SimulationFailed
 from frys_node.testing.simulator import Packet, SimEvent, SimHost, Simulator
 from frys_node.testing.swarm_scenario import run_scenario
@@ -149,6 +149,21 @@ def test_a_torn_crash_is_counted_and_a_wiped_disk_is_empty() -> None:
     assert simulator.counts["crash_torn"] == simulator.counts["wipe"] == 1
 
 
+def test_an_outage_takes_every_node_at_one_instant_and_each_comes_back_in_its_own_time() -> None:
+    """Nobody is spared, whatever bounds other faults, and nobody is awake before the last one is down."""
+    simulator, nodes = _two()
+    outage = Outage(1.0, 3.0, (Victim("a", Tear.LOST, 2.0), Victim("b", Tear.TORN, 3.0)))
+    FaultSchedule((outage,), 10.0).install(simulator)
+    for at_s, up in ((0.9, (True, True)), (1.1, (False, False)), (3.1, (True, False)), (4.1, (True, True))):
+        simulator.run_until(at_s)
+        assert (simulator.is_up("a"), simulator.is_up("b")) == up
+    assert (simulator.counts["outage"], simulator.counts["crash"]) == (1, 2)
+    profile = FaultProfile(outages_per_min=5.0)
+    drawn = FaultSchedule.generate(1, profile, list(nodes), start_s=0.0, end_s=60.0, down_max=1)
+    assert drawn.faults
+    assert all(isinstance(fault, Outage) and len(fault.victims) == len(nodes) for fault in drawn.faults)
+
+
 def test_power_lost_inside_a_disk_call_ends_the_node_in_the_middle() -> None:
     """What came before the call stands, nothing behind it happens, and nothing of the input is sent."""
 
@@ -280,9 +295,9 @@ def test_an_unknown_profile_lists_the_known_ones() -> None:
 
 
 def test_a_schedule_keeps_its_bounds_and_ends_whole() -> None:
-    """Faults begin in the window, never too many nodes are down, and afterwards all run."""
+    """Faults begin in the window, never too many nodes are down (but in outages), and afterwards all run."""
     names = [f"n{number}" for number in range(7)]
-    profile = FaultProfile.named("chaos")
+    profile = msgspec.structs.replace(FaultProfile.named("chaos"), outages_per_min=0.0)
     for seed in range(40):
         schedule = FaultSchedule.generate(seed, profile, names, start_s=5.0, end_s=65.0, down_max=2)
         assert all(5.0 <= fault.at_s < 65.0 for fault in schedule.faults)

@@ -1,0 +1,187 @@
+"""What a seed of the replication scenario draws: cluster, units of both kinds, strength of repair, faults.
+
+Sans-I/O. Durable units are the shards of one collection; units in memory are the cache's. One seed in sixteen is
+*crowded*: so many units in memory that the queues of a node fill when all of them refill at once.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+import msgspec
+
+from balancer.placement import cache_unit, shards_of
+from balancer.record import FORMAT, STABLE, TopologyRecord
+from balancer.ring import RingMember
+from frys_node.base.types import ClusterId, Epoch, NodeId, Term, UnitId
+from frys_node.kernel.services.topology import Collection
+from frys_node.testing.faults import FaultProfile
+
+NODES_MAX = 6
+CROWDED_EVERY = 16
+"""Every so manyeth seed is crowded."""
+
+CROWD_UNITS = 96
+"""Units in memory of a crowded seed: at factor 3 a node asks for twice as many refills as pulls may be under way."""
+
+BUSY_UNITS_MAX = 3
+"""Units in memory that clients use; the others only take part in restarts and moves."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a seed draws; printed with the result."""
+
+    names: tuple[NodeId, ...]
+    initial: int
+    """Nodes on the ring at first."""
+    units: int
+    """Durable units."""
+    memory_units: int
+    memory_share: float
+    """Share of requests that go to units in memory."""
+    replication_factor: int
+    keeps_hints: bool
+    repairs_reads: bool
+    sync_interval_s: float
+    fsync_s: float
+    catches_up: bool
+    operation_s: float
+    """Mean pause between client requests."""
+    change_s: float
+    """Mean pause between joins and leaves."""
+    directed: float
+    """Chance that a signed record is followed at once by cuts around the members of its old sets."""
+    steps_year: bool
+    ends_dark: bool
+    """The last fault is an outage of the whole cluster, so that nothing but recovery follows it."""
+
+
+Shape = Callable[[Plan], Plan]
+"""Bends what a seed has drawn, so that an error of one sort shows sooner: `targeted` or `crowded`."""
+
+
+def draw_plan(nodes: int, seed: int) -> Plan:
+    """Return the plan of a seed for a cluster of at most `nodes`."""
+    rng = random.Random(f"{seed}/plan")
+    count = rng.randint(min(3, nodes), max(1, min(nodes, NODES_MAX)))
+    is_weak = rng.random() < 0.5
+    return _with_memory(
+        seed,
+        Plan(
+            names=tuple(NodeId(f"n{number}") for number in range(count)),
+            initial=rng.randint(1, min(4, count)),
+            units=rng.randint(1, 2),
+            memory_units=1,
+            memory_share=0.0,
+            replication_factor=rng.choice((1, 2, 3, 3, 3, 4)),
+            keeps_hints=not is_weak and rng.random() < 0.7,
+            repairs_reads=not is_weak and rng.random() < 0.7,
+            sync_interval_s=math.inf if is_weak else rng.choice((0.5, 5.0, 50.0)),
+            fsync_s=rng.choice((0.005, 0.05, 0.3)),
+            catches_up=not is_weak and seed % 2 == 0,
+            operation_s=rng.uniform(0.05, 0.2),
+            change_s=rng.uniform(1.5, 6.0),
+            directed=rng.choice((0.0, 0.0, 0.5, 1.0)),
+            steps_year=rng.random() < 0.1,
+            ends_dark=False,
+        ),
+    )
+
+
+def _with_memory(seed: int, plan: Plan) -> Plan:
+    """Add the units in memory, from a generator of their own: what was drawn for the durable ones stays."""
+    rng = random.Random(f"{seed}/plan/memory")
+    plan = msgspec.structs.replace(
+        plan, memory_units=rng.randint(1, 4), memory_share=rng.uniform(0.1, 0.6), ends_dark=rng.random() < 0.25
+    )
+    return crowded(plan) if seed % CROWDED_EVERY == 1 else plan
+
+
+def crowded(plan: Plan) -> Plan:
+    """Return the plan with so many units in memory, on so many nodes, that queues fill; restarts catch up."""
+    return msgspec.structs.replace(
+        plan,
+        initial=max(plan.initial, min(3, len(plan.names))),
+        replication_factor=3,
+        memory_units=CROWD_UNITS,
+        catches_up=True,
+        change_s=max(plan.change_s, 6.0),
+        ends_dark=True,
+    )
+
+
+def targeted(plan: Plan) -> Plan:
+    """Return the plan with nothing that repairs, many changes, and cuts at each signed record: for planted errors."""
+    return msgspec.structs.replace(
+        plan,
+        units=1,
+        memory_units=1,
+        memory_share=0.0,
+        ends_dark=False,
+        replication_factor=min(plan.replication_factor, 3),
+        keeps_hints=False,
+        repairs_reads=False,
+        sync_interval_s=math.inf,
+        catches_up=False,
+        operation_s=0.04,
+        change_s=1.0,
+        directed=1.0,
+    )
+
+
+def sharpened(profile: FaultProfile) -> FaultProfile:
+    """Return the profile with faults as dense as protocol steps are here: seconds, not minutes."""
+    return msgspec.structs.replace(
+        profile,
+        late_s=3.0,
+        loss=profile.loss * 1.5,
+        partitions_per_min=profile.partitions_per_min * 4,
+        partition_s=2.0,
+        pauses_per_min=profile.pauses_per_min * 4,
+        pause_s=1.5,
+        slow_per_min=profile.slow_per_min * 2,
+        crashes_per_min=profile.crashes_per_min * 8,
+        down_s=3.0,
+        clock_steps_per_min=profile.clock_steps_per_min * 6,
+        outages_per_min=profile.outages_per_min * 3,
+    )
+
+
+def first_record(plan: Plan) -> TopologyRecord:
+    """Return the record under which the cluster begins."""
+    ring = tuple(RingMember(node=name) for name in plan.names[: plan.initial])
+    return TopologyRecord(
+        format=FORMAT,
+        cluster=ClusterId("c" * 32),
+        epoch=Epoch(Term(1, plan.names[0]), 1),
+        phase=STABLE,
+        ring=ring,
+        next_ring=ring,
+        partitions=plan.memory_units,
+        replication_factor=plan.replication_factor,
+        vnodes=8,
+        collections=(_collection(plan),),
+    )
+
+
+def _collection(plan: Plan) -> Collection:
+    return Collection(
+        name="c",
+        id="c",
+        dimension=2,
+        distance="Dot",
+        shard_number=plan.units,
+        replication_factor=plan.replication_factor,
+    )
+
+
+def durable_units(plan: Plan) -> list[UnitId]:
+    """Return the units that must keep everything."""
+    return shards_of(_collection(plan))
+
+
+def memory_units(plan: Plan) -> list[UnitId]:
+    """Return the units that may lose what their holders lose."""
+    return [cache_unit(number) for number in range(plan.memory_units)]

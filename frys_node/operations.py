@@ -219,7 +219,8 @@ class Operations:
     async def _show_leave(self, request: HttpRequest) -> HttpResponse:
         body: dict[str, Any] = {"name": self._kernel.name, "state": self._leave_state or "not leaving"}
         if self._leave_error is not None:
-            body |= {"error": self._leave_error.message, "hint": self._leave_error.hint}
+            error = self._leave_error
+            body |= {"error": error.message, "code": error.code, "hint": error.hint}
         return HttpResponse.json(body)
 
     async def _leave(self) -> None:

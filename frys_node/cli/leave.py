@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from frys_node.base.errors import DeadlineExceeded, FrysError, NodeUnreachable
+from frys_node.base.errors import DeadlineExceeded, NodeUnreachable, error_from_code
 from frys_node.cli.admin import AdminClient, add_common, show
 
 LEAVE_TIMEOUT_S = 120.0
@@ -30,7 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
         except NodeUnreachable:
             return show(arguments, {"left": True, **body}, f"{body['name']} has left")
         if state.get("error"):
-            raise FrysError(f"{body['name']} cannot leave: {state['error']}", hint=state.get("hint", ""))
+            message = f"{body['name']} cannot leave: {state['error']}"
+            raise error_from_code(state["code"], message, state.get("hint", ""))
         if state["state"] != shown and not arguments.json:
             shown = state["state"]
             print(f"leaving: {shown}", file=sys.stderr)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import mmh3
 import msgspec
@@ -19,9 +18,11 @@ import trio
 
 from frys_node.base.errors import AlreadyExists, FrysError, NoReplica, NotFound
 from frys_node.base.types import Consistency, Epoch, NodeId, Term, UnitId
-from frys_node.kernel.services.http import ErrorShape, HttpHandler, HttpRequest, HttpResponse
+from frys_node.kernel.services.http import ErrorShape, HttpRequest, HttpResponse
 from frys_node.kernel.services.replication import Entry, UnitStore, Version
 from frys_node.kernel.services.topology import Collection, Forward, Local, Route, Unavailable, UnitSets
+from frys_node.plugins.network.respond import error_response
+from frys_node.plugins.network.router import Router, split_target
 
 Factory = Callable[[UnitId], UnitStore]
 
@@ -187,75 +188,33 @@ class FakeTopology:
 
 
 class FakeHttp:
-    """A route table that is called instead of listened to."""
+    """The real route table, called instead of listened to."""
 
     def __init__(self) -> None:
-        self._routes: list[tuple[str, str, HttpHandler, ErrorShape, int]] = []
-
-    def route(
-        self,
-        method: str,
-        template: str,
-        handler: HttpHandler,
-        *,
-        scope: str,
-        error_shape: ErrorShape | None = None,
-        body_bytes_max: int = 1 << 20,
-    ) -> None:
-        """Add a route."""
-        assert scope in {"open", "read", "write", "admin"}
-        self._routes.append((method, template, handler, error_shape or _error_response, body_bytes_max))
-
-    def unroute(self, template_prefix: str) -> None:
-        """Remove routes."""
-        self._routes = [route for route in self._routes if not route[1].startswith(template_prefix)]
+        self._router = Router()
+        self.route = self._router.route
+        self.unroute = self._router.unroute
 
     async def request(
         self, method: str, target: str, body: bytes | Any = b"", headers: Mapping[str, str] | None = None
     ) -> HttpResponse:
         """Serve one request; a body that is not bytes is sent as JSON."""
-        url = urlsplit(target)
         raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        matches = [
-            (template.count("{"), position, params)
-            for position, (verb, template, *_) in enumerate(self._routes)
-            if verb == method and (params := _match(template, url.path)) is not None
-        ]
-        if not matches:
-            return _error_response(NotFound(f"no route for {method} {url.path}"))
-        _, position, params = min(matches, key=lambda match: match[:2])
-        _, _, handler, error_shape, body_bytes_max = self._routes[position]
-        assert len(raw) <= body_bytes_max, "over the route's limit"
-        request = HttpRequest(
-            method=method,
-            path=url.path,
-            params=params,
-            query=dict(parse_qsl(url.query, keep_blank_values=True)),
-            headers=headers or {},
-            body=raw,
-            principal="local",
-        )
+        shape: ErrorShape = error_response
         try:
-            return await handler(request)
+            path, query = split_target(target)
+            match = self._router.find(method, path)
+            shape = match.route.error_shape or error_response
+            assert len(raw) <= match.route.body_bytes_max, "over the route's limit"
+            request = HttpRequest(
+                method=method,
+                path=path,
+                params=match.params,
+                query=query,
+                headers=headers or {},
+                body=raw,
+                principal="local",
+            )
+            return await match.route.handler(request)
         except FrysError as error:
-            return error_shape(error)
-
-
-def _match(template: str, path: str) -> dict[str, str] | None:
-    wanted, parts, params = template.split("/"), path.split("/"), dict[str, str]()
-    for position, piece in enumerate(wanted):
-        if piece.endswith("...}"):
-            params[piece[1:-4]] = unquote("/".join(parts[position:]))
-            return params if len(parts) > position else None
-        if position >= len(parts):
-            return None
-        if piece.startswith("{"):
-            params[piece[1:-1]] = unquote(parts[position])
-        elif piece != parts[position]:
-            return None
-    return params if len(parts) == len(wanted) else None
-
-
-def _error_response(error: FrysError) -> HttpResponse:
-    body = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
-    return HttpResponse.json(body, status=error.status)
+            return shape(error)

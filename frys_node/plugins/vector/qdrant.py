@@ -70,6 +70,14 @@ def parse_consistency(request: HttpRequest, default: Consistency) -> Consistency
     )
 
 
+def parse_wait(request: HttpRequest) -> bool:
+    """Return `wait`. It changes what the answer says, not what it means: every acknowledged write is durable."""
+    text = request.query.get("wait", "false")
+    if text not in {"true", "false"}:
+        raise InvalidVectorRequest(f"wait `{text[:40]}` is neither true nor false")
+    return text == "true"
+
+
 def error_shape(error: FrysError) -> HttpResponse:
     """Return an error in Qdrant's envelope, with our code and hint beside its text."""
     text = f"{error.message} ({error.hint})" if error.hint else error.message
@@ -156,7 +164,7 @@ class PointRoutes:
     async def upsert(self, request: HttpRequest) -> Any:
         """Write points; all of them are checked before the first is written."""
         collection = await self._dialect.collection(request)
-        consistency = parse_consistency(request, Consistency.QUORUM)
+        consistency, waits = parse_consistency(request, Consistency.QUORUM), parse_wait(request)
         body = self._decode(request.body, rest.UpsertBody)
         rest.refuse(("shard_key", body.shard_key), ("update_filter", body.update_filter))
         if body.update_mode not in {None, "upsert"}:
@@ -172,22 +180,22 @@ class PointRoutes:
             (key, encode_point(StoredPoint(vector, rest.check_payload(payload, bytes_max))))
             for key, vector, payload in zip(keys, vectors, payloads, strict=True)
         ]
-        return _updated(request, await self._service.write(collection, items, consistency))
+        return _updated(waits, await self._service.write(collection, items, consistency))
 
     async def delete(self, request: HttpRequest) -> Any:
         """Delete points by id or by filter."""
         collection = await self._dialect.collection(request)
-        consistency = parse_consistency(request, Consistency.QUORUM)
+        consistency, waits = parse_consistency(request, Consistency.QUORUM), parse_wait(request)
         body = self._decode(request.body, rest.SelectorBody)
         rest.refuse(("shard_key", body.shard_key))
         if body.points is not None and not rest.is_set(body.filter):
             self._check_count("points", len(body.points), self._service.config.points_per_request_max)
             items: list[tuple[bytes, bytes | None]] = [(encode_id(point), None) for point in body.points]
-            return _updated(request, await self._service.write(collection, items, consistency))
+            return _updated(waits, await self._service.write(collection, items, consistency))
         if body.points is not None or not rest.is_set(body.filter):
             raise InvalidVectorRequest("a body needs either `points` or `filter`")
         source = _filter(body.filter)
-        return _updated(request, await self._service.delete_matching(collection, source, consistency))
+        return _updated(waits, await self._service.delete_matching(collection, source, consistency))
 
     async def get(self, request: HttpRequest) -> Any:
         """Return one point with payload and vector."""
@@ -421,8 +429,8 @@ def _with_vector(first: rest.WithVector, second: rest.WithVector) -> bool:
     return bool(wanted)
 
 
-def _updated(request: HttpRequest, version: Version | None) -> dict[str, Any]:
-    status = "completed" if request.query.get("wait", "false") == "true" else "acknowledged"
+def _updated(waits: bool, version: Version | None) -> dict[str, Any]:
+    status = "completed" if waits else "acknowledged"
     return {"operation_id": operation_number(version) if version is not None else 0, "status": status}
 
 

@@ -29,6 +29,7 @@ KEPT = ("hnsw_config", "optimizers_config", "wal_config", "metadata", "on_disk_p
 """Settings that are kept and shown. `hnsw_config` and the like tune Qdrant's storage, not this one."""
 
 BODY_BYTES_MAX = 65_536
+METHODS = ("GET", "PUT", "POST", "PATCH", "DELETE")
 
 
 class CollectionRoutes:
@@ -48,6 +49,7 @@ class CollectionRoutes:
             ("GET", one, self.info, "read"),
             ("DELETE", one, self.delete, "write"),
             ("GET", one + "/exists", self.exists, "read"),
+            *((method, "/collections/{rest...}", self.unsupported, "read") for method in METHODS),
         ]
         # The root cannot be unrouted alone, so a reload finds the banner of the first load still standing.
         with suppress(PluginError):
@@ -66,6 +68,13 @@ class CollectionRoutes:
         """Say what this is, in the form that Qdrant's clients read."""
         title = "frys - vector search, workflows and cache; Qdrant's REST dialect"
         return HttpResponse.json({"title": title, "version": DIALECT_VERSION, "frys": __version__})
+
+    async def unsupported(self, request: HttpRequest) -> Any:
+        """Refuse the rest of Qdrant's API by name, in the form that its clients read."""
+        raise UnsupportedFeature(
+            f"{request.method} {request.path[:256]} is not in the part of Qdrant's API that frys serves",
+            hint="docs/limits.md lists that part",
+        )
 
     async def list(self, _request: HttpRequest) -> Any:
         """List the collections by name."""

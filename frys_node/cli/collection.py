@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from urllib.parse import quote
 
+from frys_node.base.errors import NotFound
 from frys_node.cli.admin import AdminClient, add_common, show, table
 
 
@@ -43,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
         return show(arguments, body, f"created {arguments.name}")
     if arguments.action == "delete":
         body = client.call("DELETE", path)
+        if not body["result"]:
+            raise NotFound(f"there is no collection {arguments.name}", hint="`frys-node collection list` shows them")
         return show(arguments, body, f"deleted {arguments.name}")
     if arguments.action == "count":
         body = client.call("POST", f"{path}/points/count", {"exact": True})

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from frys_node.base.errors import UsageError
 from frys_node.cli.admin import AdminClient, add_common, show, table
@@ -16,7 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     actions = parser.add_subparsers(dest="action", required=True)
     add_common(actions.add_parser("list", help="workflows that this node knows"))
-    add_common(actions.add_parser("runs", help="runs in the whole cluster"))
+    runs = actions.add_parser("runs", help="runs in the whole cluster, newest first")
+    runs.add_argument("--workflow", metavar="NAME", help="only runs of this workflow")
+    runs.add_argument("--status", help="only runs in this state, such as running or faulted")
+    runs.add_argument("--limit", type=int, default=100, help="most runs to show (default 100)")
+    add_common(runs)
     start = actions.add_parser("start", help="start a run")
     start.add_argument("name", help="workflow name, or namespace/name")
     start.add_argument("--version", default="", help="a version other than the newest")
@@ -38,9 +42,12 @@ def run(arguments: argparse.Namespace) -> int:
         rows = [(w["namespace"], w["name"], w["version"]) for w in body["workflows"]]
         return show(arguments, body, table(rows, ("NAMESPACE", "NAME", "VERSION")))
     if arguments.action == "runs":
-        body = client.call("GET", "/v1/runs")
-        runs = [(r["id"], r["workflow"]["name"], r["status"], r["owner"]) for r in body["runs"]]
-        text = table(runs, ("ID", "WORKFLOW", "STATUS", "OWNER"))
+        wanted = {"limit": arguments.limit, "workflow": arguments.workflow or "", "status": arguments.status or ""}
+        body = client.call("GET", f"/v1/runs?{urlencode(wanted)}")
+        runs = [
+            (r["id"], r["workflow"]["name"], r["status"], r["owner"], r["created_at"][:19] + "Z") for r in body["runs"]
+        ]
+        text = table(runs, ("ID", "WORKFLOW", "STATUS", "OWNER", "CREATED"))
         if body.get("missing"):
             text += f"\nno answer from: {', '.join(body['missing'])}"
         return show(arguments, body, text)

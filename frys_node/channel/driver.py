@@ -44,8 +44,8 @@ SELF_NOTES_MAX = 65_536
 
 REFUSED_TEXT = {
     "address": "the address is in none of the networks of [cluster] allow",
-    "half_open": "too many connections that are not authenticated yet",
-    "half_open_address": "too many connections of this address that are not authenticated yet",
+    "half_open": "too many connections are not authenticated yet, and this was the oldest",
+    "half_open_network": "too many connections of this network that are not authenticated yet",
 }
 
 
@@ -264,18 +264,21 @@ class Channel:
                 stream, source = await self._listener.accept()
             except trio.ClosedResourceError:
                 return
-            reason = self._half_open.enter(source.host) if self._allow.permits(source.host) else "address"
+            scope = trio.CancelScope()
+            reason = None if self._allow.permits(source.host) else "address"
+            if reason is None and not self._half_open.enter(source.host, scope):
+                reason = "half_open_network"
             if reason is None:
-                self._nursery.start_soon(self._greet, stream, source)
+                self._nursery.start_soon(self._greet, stream, source, scope)
             else:
                 self._refuse(reason, source, REFUSED_TEXT[reason])
                 await stream.aclose()
 
-    async def _greet(self, transport: Stream, source: Address) -> None:
-        """Take one accepted connection to its greeting, its join, or its refusal."""
+    async def _greet(self, transport: Stream, source: Address, scope: trio.CancelScope) -> None:
+        """Take one accepted connection to its greeting, its join, or its refusal, unless it has to make room."""
         greeted: Greeted | None = None
         try:
-            with trio.fail_after(HANDSHAKE_S):
+            with scope, trio.fail_after(HANDSHAKE_S):
                 stream = TlsStream(transport, self._profile.server, server=True)
                 await stream.handshake()
                 if stream.notes.alpn == ALPN_JOIN:
@@ -293,7 +296,9 @@ class Channel:
             log.exception("channel.greeting_failed", extra={"source": str(source)})
             self._refuse("internal", source, "an unforeseen error; see the log")
         finally:
-            self._half_open.leave(source.host)
+            self._half_open.leave(scope)
+            if scope.cancelled_caught:
+                self._refuse("half_open", source, REFUSED_TEXT["half_open"])
             if greeted is None:
                 with trio.CancelScope(shield=True):
                     await transport.aclose()

@@ -7,41 +7,69 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from typing import Protocol
 
 HALF_OPEN_MAX = 256
-HALF_OPEN_PER_HOST_MAX = 16
+"""Connections that are not authenticated yet, in all."""
+HALF_OPEN_PER_NETWORK_MAX = 16
+"""Of one IPv4 address or one IPv6 /64, which is what one customer of a provider gets."""
 LOG_EVERY_S = 1.0
 """At most one log line per reason in this time; the next one says how many were left out."""
 
 
-class HalfOpen:
-    """How many connections are between accept and authentication."""
+class Ticket(Protocol):
+    """A half-open connection that can be ended; trio's `CancelScope` is one."""
 
-    __slots__ = ("_by_host", "total")
+    def cancel(self) -> None:
+        """End the connection."""
+        ...
+
+
+class HalfOpen:
+    """The connections between accept and authentication.
+
+    When there are too many, the oldest of the network with the most makes room: an honest handshake takes
+    milliseconds, one that only occupies its place is old by then. So a flood cannot keep newcomers out.
+    """
+
+    __slots__ = ("_by_network", "_networks", "expelled")
 
     def __init__(self) -> None:
-        self.total = 0
-        self._by_host: dict[str, int] = {}
+        self._networks: dict[Ticket, str] = {}
+        self._by_network: dict[str, dict[Ticket, None]] = {}
+        self.expelled = 0
+        """Connections that had to make room so far."""
 
-    def enter(self, host: str) -> str | None:
-        """Count one more; the reason why it may not enter, or None. Loopback has only the limit in all."""
+    @property
+    def total(self) -> int:
+        """Connections that are half-open now."""
+        return len(self._networks)
+
+    def enter(self, host: str, ticket: Ticket) -> bool:
+        """Let one more in; False if its network has too many. Loopback has only the limit in all."""
+        network = network_of(host)
+        mine = self._by_network.get(network, {})
+        if len(mine) >= HALF_OPEN_PER_NETWORK_MAX and not is_loopback(host):
+            return False
         if self.total >= HALF_OPEN_MAX:
-            return "half_open"
-        count = self._by_host.get(host, 0)
-        if count >= HALF_OPEN_PER_HOST_MAX and not is_loopback(host):
-            return "half_open_address"
-        self._by_host[host] = count + 1
-        self.total += 1
-        return None
+            crowd = max(self._by_network, key=lambda name: len(self._by_network[name]))
+            victim = next(iter(self._by_network[crowd]))
+            self.leave(victim)
+            self.expelled += 1
+            victim.cancel()
+        self._networks[ticket] = network
+        self._by_network.setdefault(network, {})[ticket] = None
+        return True
 
-    def leave(self, host: str) -> None:
-        """Count one less."""
-        self.total -= 1
-        left = self._by_host[host] - 1
-        if left:
-            self._by_host[host] = left
-        else:
-            del self._by_host[host]
+    def leave(self, ticket: Ticket) -> None:
+        """Forget a connection; one that had to make room is forgotten already."""
+        network = self._networks.pop(ticket, None)
+        if network is None:
+            return
+        mine = self._by_network[network]
+        del mine[ticket]
+        if not mine:
+            del self._by_network[network]
 
 
 class AllowList:
@@ -89,3 +117,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.partition("%")[0]).is_loopback
     except ValueError:
         return False
+
+
+def network_of(host: str) -> str:
+    """Return what one sender can be expected to own: an IPv4 address, or the /64 of an IPv6 address."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))

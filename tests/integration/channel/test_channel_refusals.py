@@ -17,6 +17,7 @@ from OpenSSL import SSL
 from frys_node.base.errors import NodeUnreachable, SecurityError
 from frys_node.base.types import NodeId
 from frys_node.channel.bootstrap import create_cluster
+from frys_node.channel.gatekeeper import HALF_OPEN_MAX
 from frys_node.channel.messages import FRAME_BYTES_MAX
 from frys_node.secure import certificates
 from frys_node.secure.errors import HandshakeRefused
@@ -294,3 +295,14 @@ async def test_an_abrupt_reset_in_any_phase_is_survived(a: Node, tmp_path: Path)
         await transport.aclose()
         await a.until_refused("reset", 3)
         await _still_serves(a, tmp_path)
+
+
+async def test_idle_connections_cannot_keep_newcomers_out(a: Node, tmp_path: Path) -> None:
+    """As many silent sockets as there are places: the oldest make room, and a join takes no longer for it."""
+    with trio.fail_after(15):
+        silent = [await NETWORK.connect(a.address) for _ in range(HALF_OPEN_MAX)]
+        await _still_serves(a, tmp_path)
+        assert await silent[0].receive_some() == b""
+        await a.until_refused("half_open")
+        for stream in silent:
+            await stream.aclose()

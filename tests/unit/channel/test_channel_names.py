@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from frys_node.base.errors import CorruptData
 from frys_node.base.types import NodeId
-from frys_node.channel.gatekeeper import HALF_OPEN_MAX, HALF_OPEN_PER_HOST_MAX, HalfOpen, LogLimit, is_loopback
+from frys_node.channel.gatekeeper import (
+    HALF_OPEN_MAX,
+    HALF_OPEN_PER_NETWORK_MAX,
+    HalfOpen,
+    LogLimit,
+    is_loopback,
+    network_of,
+)
 from frys_node.channel.names import NameRegistry
 from frys_node.secure.errors import InvalidCertificate, NameTaken
 
@@ -61,19 +68,50 @@ def test_long_names_make_room_for_their_number() -> None:
         names.restore(b"[]")
 
 
-def test_half_open_connections_are_limited_in_all_and_by_host() -> None:
-    """A host has its share, loopback only the limit in all; places are given back exactly."""
+class _Ticket:
+    """A half-open connection."""
+
+    def __init__(self) -> None:
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        """Note it."""
+        self.is_cancelled = True
+
+
+def test_half_open_connections_are_limited_by_network_and_the_oldest_make_room() -> None:
+    """A network has its share; over the limit in all, the oldest of the network with the most has to go."""
     half_open = HalfOpen()
-    for _ in range(HALF_OPEN_PER_HOST_MAX):
-        assert half_open.enter("10.0.0.1") is None
-    assert half_open.enter("10.0.0.1") == "half_open_address"
-    for _ in range(HALF_OPEN_MAX - HALF_OPEN_PER_HOST_MAX):
-        assert half_open.enter("127.0.0.1") is None
-    assert half_open.enter("10.0.0.2") == "half_open"
-    for _ in range(HALF_OPEN_PER_HOST_MAX):
-        half_open.leave("10.0.0.1")
-    assert half_open.enter("10.0.0.1") is None
-    assert half_open.total == HALF_OPEN_MAX - HALF_OPEN_PER_HOST_MAX + 1
+    few = [_Ticket() for _ in range(HALF_OPEN_PER_NETWORK_MAX)]
+    assert all(half_open.enter("10.0.0.1", ticket) for ticket in few)
+    assert not half_open.enter("10.0.0.1", _Ticket())
+    flood = [_Ticket() for _ in range(HALF_OPEN_MAX)]
+    assert all(half_open.enter("127.0.0.1", ticket) for ticket in flood)
+    newcomer = _Ticket()
+    assert half_open.enter("10.0.0.2", newcomer)
+    assert half_open.total == HALF_OPEN_MAX
+    assert half_open.expelled == HALF_OPEN_PER_NETWORK_MAX + 1
+    assert [ticket.is_cancelled for ticket in flood] == [n <= HALF_OPEN_PER_NETWORK_MAX for n in range(HALF_OPEN_MAX)]
+    assert not any(ticket.is_cancelled for ticket in (*few, newcomer))
+    for ticket in (*few, *flood, newcomer):
+        half_open.leave(ticket)
+        half_open.leave(ticket)
+    assert half_open.total == 0
+    assert half_open.enter("10.0.0.1", _Ticket())
+
+
+def test_a_network_is_what_one_sender_can_own() -> None:
+    """An IPv4 address, also in IPv6 clothes; an IPv6 /64."""
+    hosts = ("10.0.0.1", "::ffff:10.0.0.1", "2001:db8::1", "2001:db8::ffff", "2001:db8:0:1::1", "fe80::1%eth0", "x")
+    assert [network_of(host) for host in hosts] == [
+        "10.0.0.1",
+        "10.0.0.1",
+        "2001:db8::/64",
+        "2001:db8::/64",
+        "2001:db8:0:1::/64",
+        "fe80::/64",
+        "x",
+    ]
     assert [is_loopback(host) for host in ("::1", "127.9.9.9", "10.0.0.1", "fe80::1%eth0", "x")] == [
         True,
         True,

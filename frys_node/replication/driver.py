@@ -23,25 +23,21 @@ from frys_node.replication.bulk import BulkPuller
 from frys_node.replication.commit import GroupCommit
 from frys_node.replication.coordinator import CoordinatorConfig, CoordinatorMachine
 from frys_node.replication.hlc import HybridClock
-from frys_node.replication.log import CHECKPOINT_BYTES, Log, Recovered
+from frys_node.replication.log import CHECKPOINT_BYTES, Log, Recovered, dump_unit
 from frys_node.replication.messages import (
     ITEMS_BYTES_MAX,
     MESSAGES,
     VALUE_BYTES_MAX,
-    CompletedRecord,
-    EntriesRecord,
     LogRecord,
     ReadReply,
     Refused,
     RepairAck,
     ReplicationMessage,
     ScanReply,
-    WipedRecord,
     WriteAck,
 )
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine, kind_of
 from frys_node.replication.snapshot import ReplicatedSource
-from frys_node.replication.unit import pages
 
 NOTE = "replication"
 REQUESTS_MAX = 16_384
@@ -114,10 +110,16 @@ class ReplicationComponent:
         self._executor = executor
         self._snapshots = snapshots
         config = replica_config or ReplicaConfig(bulk_by_messages=snapshots is None)
-        self.replica = ReplicaMachine(self.node, entropy.rng("replication.replica"), config)
+        hlc = HybridClock(self.node, boot)
+        self.replica = ReplicaMachine(
+            self.node,
+            entropy.rng("replication.replica"),
+            config,
+            lambda: hlc.stamp(clock.unix_ns() // 1_000_000),
+        )
         self.coordinator = CoordinatorMachine(
             self.node,
-            HybridClock(self.node, boot),
+            hlc,
             entropy.rng("replication.coordinator"),
             coordinator_config,
             members.is_usable,
@@ -236,6 +238,8 @@ class ReplicationComponent:
                 self._keeper.finished("bulk", effect.unit, effect.epoch)
             case fx.PassFinished():
                 self._keeper.finished("pass", effect.unit, effect.epoch)
+            case fx.StartedEmpty():
+                _log.debug("replication.unit_started_empty", extra={"unit": effect.unit})
             case fx.Corrupted():
                 _log.error(
                     "replication.version_has_two_values",
@@ -450,9 +454,9 @@ class ReplicationComponent:
         groups: list[list[LogRecord]] = []
         for unit, held in self.replica.table.units.items():
             if held.durable:
-                groups += _dump(unit, list(held.store.entries()), held.complete, held.join_key)
+                groups += dump_unit(unit, list(held.store.entries()), held.complete, held.join_key)
         for unit, found in self._recovered.items():
-            groups += _dump(unit, list(found.entries.values()), found.complete, found.join_key)
+            groups += dump_unit(unit, list(found.entries.values()), found.complete, found.join_key)
         return groups
 
     async def _merge(self, unit: UnitId, entries: Sequence[Entry]) -> None:
@@ -468,16 +472,6 @@ class ReplicationComponent:
             raise NotReady(f"this node does not hold the unit '{unit}' under its record")
         self._perform(effects)
         await durable.wait()
-
-
-def _dump(unit: UnitId, entries: list[Entry], complete: bool, join_key: Epoch | None) -> list[list[LogRecord]]:
-    groups: list[list[LogRecord]] = []
-    if join_key is not None:
-        groups.append([WipedRecord(unit, join_key)])
-    groups += [[EntriesRecord(unit, page)] for page in pages(entries)]
-    if complete:
-        groups.append([CompletedRecord(unit)])
-    return groups
 
 
 def _split(items: list[tuple[bytes, bytes | None]]) -> list[list[tuple[bytes, bytes | None]]]:

@@ -69,6 +69,13 @@ class Corrupted(NamedTuple):
     version: Version
 
 
+class StartedEmpty(NamedTuple):
+    """A unit in memory found too few members to refill from: what lies below the floor is lost here."""
+
+    unit: UnitId
+    floor: Version
+
+
 class WriteDone(NamedTuple):
     """A write has its quorum under this version."""
 
@@ -111,6 +118,7 @@ Effect = (
     | BulkFinished
     | PassFinished
     | Corrupted
+    | StartedEmpty
     | WriteDone
     | ReadDone
     | ScanDone

@@ -25,6 +25,7 @@ from frys_node.replication.messages import (
     LogRecord,
     WipedRecord,
 )
+from frys_node.replication.unit import pages
 
 DIRECTORY = "replication"
 CHECKPOINT_BYTES = 64 * 1024 * 1024
@@ -204,3 +205,14 @@ def _apply(units: dict[UnitId, Recovered], group: Sequence[LogRecord]) -> None:
             units.pop(record.unit, None)
         else:
             units.setdefault(record.unit, Recovered()).apply(record)
+
+
+def dump_unit(unit: UnitId, entries: list[Entry], complete: bool, join_key: Epoch | None) -> list[list[LogRecord]]:
+    """Return the groups of a checkpoint that hold one unit."""
+    groups: list[list[LogRecord]] = []
+    if join_key is not None:
+        groups.append([WipedRecord(unit, join_key)])
+    groups += [[EntriesRecord(unit, page)] for page in pages(entries)]
+    if complete:
+        groups.append([CompletedRecord(unit)])
+    return groups

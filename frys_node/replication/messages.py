@@ -135,6 +135,8 @@ class Tree(Message, tag=11, frozen=True):
     pull: int
     is_complete: bool
     leaves: bytes
+    floor: Version | None = None
+    """Below it the replica knows nothing: it is in memory, and had to start without a refill."""
 
 
 class LeafAsk(Message, tag=12, frozen=True):

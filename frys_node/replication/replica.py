@@ -27,7 +27,7 @@ import msgspec
 from balancer.placement import Placement
 from balancer.record import JOINING, JOINT
 from frys_node.base.types import Epoch, NodeId, UnitId
-from frys_node.kernel.services.replication import Entry, UnitStore
+from frys_node.kernel.services.replication import Entry, UnitStore, Version
 from frys_node.kernel.services.topology import UnitSets
 from frys_node.replication.effects import (
     BulkFinished,
@@ -36,6 +36,7 @@ from frys_node.replication.effects import (
     PassFinished,
     Send,
     ShareRecord,
+    StartedEmpty,
     WantRecord,
 )
 from frys_node.replication.messages import (
@@ -62,7 +63,10 @@ from frys_node.replication.pull import PullSource, Purpose
 from frys_node.replication.quorum import fence, targets
 from frys_node.replication.takeover import Puller, Takeover
 from frys_node.replication.unit import HeldUnit, UnitTable
-from frys_node.replication.version import Stamp
+from frys_node.replication.version import ZERO, Stamp
+
+REFILL_CHECK_S = 0.5
+"""Pause between looks at refills that are past their patience."""
 
 WAITING_MAX = 16_384
 """Acknowledgements that may wait for the disk; writes beyond are dropped unread, and their coordinators ask again."""
@@ -76,7 +80,7 @@ class ReplicaConfig(msgspec.Struct, frozen=True, kw_only=True):
     sync_units: int = 8
     """Units compared in a round."""
     refill_patience_s: float = 3.0
-    """A restarted unit in memory waits so long for complete members before it starts with what it has."""
+    """A restarted unit in memory looks so long for complete members before it starts empty."""
     catches_up: bool = True
     """Take what was missed from the other members right after a restart, instead of waiting for anti-entropy."""
     bulk_by_messages: bool = False
@@ -98,8 +102,17 @@ def kind_of(unit: UnitId) -> str:
 class ReplicaMachine:
     """The units that this node holds."""
 
-    def __init__(self, node: NodeId, rng: Random, config: ReplicaConfig | None = None) -> None:
+    def __init__(
+        self,
+        node: NodeId,
+        rng: Random,
+        config: ReplicaConfig | None = None,
+        stamp: Callable[[], Version] = lambda: ZERO,
+    ) -> None:
         self.node = node
+        self._stamp = stamp
+        self._born: Version | None = None
+        """Stamped before the first refill: what this node has forgotten was written before."""
         self.table = UnitTable()
         self.placement: Placement | None = None
         self.refused_count = 0
@@ -277,31 +290,43 @@ class ReplicaMachine:
                 return []
             held.complete = True
             held.is_behind = False
+            held.waits_since_s = None
             return [PassFinished(held.unit, epoch)] if epoch == self.epoch else []
 
         return self.table.persist(held, (CompletedRecord(held.unit),), then, now_s)
 
     def _start_refill(self, held: HeldUnit, sets: UnitSets, now_s: float) -> list[Effect]:
-        """Fill a unit that lives in memory from the members that still have it; nobody else: begin empty."""
+        """Fill a unit that lives in memory from members that still have it; too few of them: begin empty, and say so.
+
+        The patience runs on over changes of the record: only the pulls begin anew (rule 15).
+        """
         others = tuple(node for node in sets.current if node != self.node)
-        self._refill_at_s = min(self._refill_at_s, now_s + self.config.refill_patience_s)
+        self._born = self._born or self._stamp()
+        floor = self._born
+        since_s = held.waits_since_s = now_s if held.waits_since_s is None else held.waits_since_s
+        self._refill_at_s = min(self._refill_at_s, max(since_s + self.config.refill_patience_s, now_s))
 
         def then(_at_s: float) -> list[Effect]:
-            held.complete = self.table.units.get(held.unit) is held
-            return []
+            if self.table.units.get(held.unit) is not held:
+                return []
+            held.complete = True
+            held.waits_since_s = None
+            if len(refill.done) >= fence(len(sets.current)):
+                return []
+            held.raise_floor(floor)
+            return [StartedEmpty(held.unit, floor)]
 
-        return self._puller.start(
-            Takeover(
-                held.unit,
-                epoch=sets.epoch,
-                purpose=Purpose.REFILL,
-                sources=others,
-                needed=min(fence(len(sets.current)), len(others)),
-                then=then,
-                started_s=now_s,
-            ),
-            now_s,
+        refill = Takeover(
+            held.unit,
+            epoch=sets.epoch,
+            purpose=Purpose.REFILL,
+            sources=others,
+            needed=min(fence(len(sets.current)), len(others)),
+            then=then,
+            started_s=since_s,
         )
+        refill.heard_s = now_s
+        return self._puller.start(refill, now_s)
 
     def _start_catch_up(self, held: HeldUnit, sets: UnitSets, now_s: float) -> list[Effect]:
         """Take what was acknowledged while this node was away; it counts at quorum all the while (rule 19)."""
@@ -343,7 +368,8 @@ class ReplicaMachine:
                 return self._repair(source, held, message, now_s)
             case TreeAsk():
                 leaves = held.tree() if held.complete else b""
-                return [Send(source, Tree(message.epoch, message.unit, message.pull, held.complete, leaves))]
+                tree = Tree(message.epoch, message.unit, message.pull, held.complete, leaves, held.floor)
+                return [Send(source, tree)]
             case LeafAsk():
                 return [Send(source, self._page(source, held, message))]
 
@@ -383,7 +409,7 @@ class ReplicaMachine:
         entries: list[Entry | None] = []
         stamps: list[Stamp | None] = []
         if held.complete:
-            entries = held.store.get(message.keys)
+            entries = held.get(message.keys)
             if message.versions_only:
                 stamps = [None if entry is None else Stamp(entry.version, entry.value is None) for entry in entries]
                 entries = []
@@ -443,7 +469,7 @@ class ReplicaMachine:
             before_s = now_s - self.config.refill_patience_s
             effects += self._puller.expire(Purpose.REFILL, before_s, now_s)
             waits = self._puller.has(Purpose.REFILL)
-            self._refill_at_s = now_s + self.config.refill_patience_s if waits else math.inf
+            self._refill_at_s = now_s + REFILL_CHECK_S if waits else math.inf
         if now_s >= self._sync_at_s:
             self._sync_at_s = now_s + self.config.sync_interval_s * self._rng.uniform(0.5, 1.0)
             effects += self._sync_round(now_s)

@@ -24,6 +24,12 @@ PULLS_MAX = 64
 REFILLS_MAX = PULLS_MAX // 2
 """Of these, for units in memory: durable ones never wait behind members that have nothing to give."""
 
+REASK_S = 1.0
+"""A member that has nothing to give is asked again for a refill after this; others take its place meanwhile."""
+
+QUIET_S = 1.0
+"""A refill is given up only when every source was asked and nothing came from any for so long."""
+
 RETRY_S = 0.3
 """A pull that hears nothing for so long asks again."""
 
@@ -34,11 +40,14 @@ RETRY_GROWTH_MAX = 6
 SILENT_MAX = 3
 """After so many silences a pull makes room for one that waits."""
 
+REFILL_SILENT_MAX = 2
+"""The same for refills, which are many and may all ask one node that is down."""
+
 
 class Takeover:
     """One unit's takeover from several sources."""
 
-    __slots__ = ("done", "epoch", "needed", "purpose", "sources", "started_s", "then", "unit")
+    __slots__ = ("done", "epoch", "heard_s", "needed", "purpose", "sources", "started_s", "then", "unasked", "unit")
 
     def __init__(
         self,
@@ -59,6 +68,13 @@ class Takeover:
         self.then = then
         self.started_s = started_s
         self.done: set[NodeId] = set()
+        self.unasked = set(sources)
+        self.heard_s = started_s
+        """When a source was asked for the first time, or gave something, last."""
+
+    def is_hopeless(self, now_s: float) -> bool:
+        """True if every source was asked, and none has anything to give or finishes giving it."""
+        return not self.unasked and self.heard_s <= now_s - QUIET_S
 
 
 Asked = tuple[UnitId, NodeId, Purpose, Epoch]
@@ -75,8 +91,9 @@ class Puller:
         self._takeovers: dict[UnitId, Takeover] = {}
         self._pulls: dict[int, Pull] = {}
         self._queue: deque[Asked] = deque()
-        self._refills: deque[Asked] = deque()
-        """Units in memory are many, and may wait for members that have nothing either: they stand back."""
+        self._refills: deque[tuple[float, Asked]] = deque()
+        """Units in memory are many, and may wait for members that have nothing either: they stand back. With each, the
+        instant before which it is not asked (again)."""
 
     def __len__(self) -> int:
         return len(self._takeovers)
@@ -113,7 +130,7 @@ class Puller:
             return takeover.then(now_s)
         self._takeovers[takeover.unit] = takeover
         for source in takeover.sources:
-            self._wait_turn((takeover.unit, source, takeover.purpose, takeover.epoch))
+            self._wait_turn((takeover.unit, source, takeover.purpose, takeover.epoch), now_s)
         return self._start_queued(now_s)
 
     def sync(self, unit: UnitId, source: NodeId, epoch: Epoch, now_s: float) -> list[Effect]:
@@ -123,19 +140,25 @@ class Puller:
         self._queue.append((unit, source, Purpose.SYNC, epoch))
         return self._start_queued(now_s)
 
-    def _wait_turn(self, asked: Asked) -> None:
-        (self._refills if asked[2] is Purpose.REFILL else self._queue).append(asked)
+    def _wait_turn(self, asked: Asked, not_before_s: float) -> None:
+        if asked[2] is Purpose.REFILL:
+            self._refills.append((not_before_s, asked))
+        else:
+            self._queue.append(asked)
 
     def _start_queued(self, now_s: float) -> list[Effect]:
         effects: list[Effect] = []
         while self._queue and len(self._pulls) < PULLS_MAX:
             effects += self._start_one(self._queue.popleft(), now_s)
         refills = sum(pull.purpose is Purpose.REFILL for pull in self._pulls.values()) if self._refills else 0
-        while self._refills and refills < REFILLS_MAX and len(self._pulls) < PULLS_MAX:
-            started = self._start_one(self._refills.popleft(), now_s)
+        while self._has_due_refill(now_s) and refills < REFILLS_MAX and len(self._pulls) < PULLS_MAX:
+            started = self._start_one(self._refills.popleft()[1], now_s)
             refills += len(started)
             effects += started
         return effects
+
+    def _has_due_refill(self, now_s: float) -> bool:
+        return bool(self._refills) and self._refills[0][0] <= now_s
 
     def _start_one(self, asked: Asked, now_s: float) -> list[Effect]:
         """Send one request, unless its takeover is over."""
@@ -143,6 +166,9 @@ class Puller:
         takeover = self._takeovers.get(unit)
         if purpose is not Purpose.SYNC and (takeover is None or takeover.purpose is not purpose):
             return []
+        if takeover is not None and source in takeover.unasked:
+            takeover.unasked.discard(source)
+            takeover.heard_s = now_s
         self._next_token += 1
         pull = Pull(self._next_token, unit, source, epoch, purpose)
         pull.retry_s = now_s + RETRY_S
@@ -160,9 +186,12 @@ class Puller:
         pull.silent_count = 0
         if not reply.is_complete:
             # It has no data to give (rule 8); ask again later, it may be complete by then.
-            if pull.purpose is Purpose.SYNC:
-                return self._end(pull, now_s)
-            return []
+            if pull.purpose is Purpose.REFILL:
+                self._wait_turn((pull.unit, pull.source, pull.purpose, pull.epoch), now_s + REASK_S)
+            return self._end(pull, now_s) if pull.purpose in (Purpose.SYNC, Purpose.REFILL) else []
+        takeover = self._takeovers.get(pull.unit)
+        if takeover is not None:
+            takeover.heard_s = now_s
         try:
             if isinstance(reply, Tree):
                 return self._take_tree(pull, held, reply, now_s)
@@ -173,6 +202,9 @@ class Puller:
     def _take_tree(self, pull: Pull, held: HeldUnit, tree: Tree, now_s: float) -> list[Effect]:
         if pull.leaves is not None:
             return []
+        if tree.floor is not None and pull.purpose is not Purpose.SYNC:
+            # What the source had to forget below its floor nobody may bring back to this node either.
+            held.raise_floor(tree.floor)
         if pull.take_tree(held, tree):
             return self._table.persist(held, (), lambda at_s: self._finished(pull, at_s), now_s)
         return self._ask(pull, now_s)
@@ -204,12 +236,16 @@ class Puller:
         takeover.done.add(pull.source)
         if len(takeover.done) >= takeover.needed:
             self.cancel(pull.unit)
-            effects += takeover.then(now_s)
+            effects += takeover.then(now_s) + self._start_queued(now_s)
         return effects
 
     def expire(self, purpose: Purpose, before_s: float, now_s: float) -> list[Effect]:
-        """Finish takeovers of that purpose begun before an instant with whatever was taken."""
-        expired = [t for t in self._takeovers.values() if t.purpose is purpose and t.started_s <= before_s]
+        """Finish hopeless takeovers of that purpose, begun before an instant, with whatever was taken."""
+        expired = [
+            takeover
+            for takeover in self._takeovers.values()
+            if takeover.purpose is purpose and takeover.started_s <= before_s and takeover.is_hopeless(now_s)
+        ]
         effects: list[Effect] = []
         for takeover in expired:
             self.cancel(takeover.unit)
@@ -219,8 +255,14 @@ class Puller:
 
     @property
     def next_deadline_s(self) -> float:
-        """When the next silent pull asks again."""
-        return min((pull.retry_s for pull in self._pulls.values()), default=math.inf)
+        """When the next silent pull asks again, or a refill that stood back has its turn."""
+        retry_s = min((pull.retry_s for pull in self._pulls.values()), default=math.inf)
+        # With every place taken a refill waits for one, not for an instant.
+        return min(retry_s, self._refills[0][0]) if self._refills and not self._is_full() else retry_s
+
+    def _is_full(self) -> bool:
+        refills = sum(pull.purpose is Purpose.REFILL for pull in self._pulls.values())
+        return refills >= REFILLS_MAX or len(self._pulls) >= PULLS_MAX
 
     def advance(self, now_s: float) -> list[Effect]:
         """Ask again where no answer came; an exchange of anti-entropy is given up instead."""
@@ -229,10 +271,14 @@ class Puller:
             pull.silent_count += 1
             if pull.purpose is Purpose.SYNC:
                 effects += self._end(pull, now_s)
-            elif pull.silent_count % SILENT_MAX == 0 and (self._queue or self._refills):
+            elif pull.silent_count % _silent_max(pull.purpose) == 0 and (self._queue or self._refills):
                 # A source that is down must not keep others from being asked: it waits its turn again.
-                self._wait_turn((pull.unit, pull.source, pull.purpose, pull.epoch))
+                self._wait_turn((pull.unit, pull.source, pull.purpose, pull.epoch), now_s)
                 effects += self._end(pull, now_s)
             else:
                 effects += self._ask(pull, now_s)
-        return effects
+        return effects + self._start_queued(now_s)
+
+
+def _silent_max(purpose: Purpose) -> int:
+    return REFILL_SILENT_MAX if purpose is Purpose.REFILL else SILENT_MAX

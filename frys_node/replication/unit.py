@@ -27,7 +27,7 @@ class Merge(NamedTuple):
 class HeldUnit:
     """A unit's data and what is known of its state."""
 
-    __slots__ = ("_tree", "complete", "durable", "is_behind", "join_key", "store", "unit")
+    __slots__ = ("_tree", "complete", "durable", "floor", "is_behind", "join_key", "store", "unit", "waits_since_s")
 
     def __init__(
         self, unit: UnitId, store: UnitStore, *, durable: bool, complete: bool, join_key: Epoch | None
@@ -40,14 +40,40 @@ class HeldUnit:
         """Key of the ``joining`` record for which the unit was wiped last; None when it was here from its creation."""
         self.is_behind = False
         """True from a restart until the other members have been asked what was missed: reads of one avoid it."""
+        self.floor: Version | None = None
+        """A unit in memory that could not be refilled knows nothing of what was written below this: such a read is a
+        miss, and nothing below it comes back, since a newer write or a delete may be what was lost."""
+        self.waits_since_s: float | None = None
+        """When a unit in memory began to look for members to refill from, whatever the record."""
         self._tree: bytes | None = None
+
+    def get(self, keys: Sequence[bytes]) -> list[Entry | None]:
+        """Return what is held of the keys; what is not held reads as a tombstone at the floor, if there is one."""
+        found = self.store.get(keys)
+        floor = self.floor
+        if floor is None:
+            return found
+        return [
+            entry if entry is not None and entry.version > floor else Entry(key, floor, None)
+            for key, entry in zip(keys, found, strict=True)
+        ]
+
+    def raise_floor(self, floor: Version) -> None:
+        """Forget everything below a version, and refuse it from now on."""
+        if self.floor is not None and floor <= self.floor:
+            return
+        self.floor = floor
+        kept = [entry for entry in self.store.entries() if entry.version > floor]
+        self.store.clear()
+        self.store.put(kept)
+        self._tree = None
 
     def merge(self, entries: Sequence[Entry]) -> Merge:
         """Keep the entries that are newer than what is held; keys are distinct."""
         taken: list[Entry] = []
         corrupt: list[Entry] = []
         highest = ZERO
-        for entry, held in zip(entries, self.store.get([entry.key for entry in entries]), strict=True):
+        for entry, held in zip(entries, self.get([entry.key for entry in entries]), strict=True):
             version = entry.version
             if held is None or held.version < version:
                 taken.append(entry)
@@ -65,6 +91,7 @@ class HeldUnit:
         """Forget everything: this node joins the unit anew (rule 12)."""
         self.store.clear()
         self._tree = None
+        self.floor = None
         self.complete = False
         self.join_key = join_key
 

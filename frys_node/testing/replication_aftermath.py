@@ -18,7 +18,6 @@ from frys_node.testing.replication_checker import Checker
 from frys_node.testing.replication_node import ReplicationNode
 from frys_node.testing.simulator import Simulator
 
-KEYS = tuple(f"k{number}".encode() for number in range(4))
 SERVICE_S = 20.0
 """Bound on service after the last fault: two patiences of a step, a refill's patience, and slack."""
 
@@ -41,6 +40,7 @@ class Aftermath:
         checker: Checker,
         *,
         names: Sequence[NodeId],
+        keys: Sequence[bytes],
         durable: Sequence[UnitId],
         memory: Sequence[UnitId],
         probed: Sequence[UnitId],
@@ -49,6 +49,7 @@ class Aftermath:
         self._simulator = simulator
         self._checker = checker
         self._names = names
+        self._keys = keys
         self._durable = durable
         self._memory = memory
         self._probed = probed
@@ -106,7 +107,7 @@ class Aftermath:
         for asked in self._wanted():
             if asked not in self._served and asked not in waiting:
                 name, unit, kind = asked
-                number = self._send(name, kind, unit, self._rng.choice(KEYS), PROBE_PATIENCE_S)
+                number = self._send(name, kind, unit, self._rng.choice(self._keys), PROBE_PATIENCE_S)
                 if number:
                     self._open[number] = asked
 
@@ -156,7 +157,7 @@ class Aftermath:
                 if held is None or not held.complete:
                     return f"{name} has no complete {unit}"
                 trees[name] = held.tree()
-                for key in KEYS:
+                for key in self._keys:
                     entry = held.store.get([key])[0]
                     if not self._checker.is_superseded((unit, key), entry):
                         return f"{name} lacks an acknowledged write of {key!r} in {unit}"

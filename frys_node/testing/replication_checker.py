@@ -5,8 +5,12 @@ study: (a) a quorum read begun after an acknowledgement returns that version or 
 back after an acknowledged delete; (c) an acknowledged write is ordered after every write acknowledged before it began;
 (d) one version has one value; (f) a node's record never goes back, and one key names one record.
 
-A unit in memory keeps the same rules for what was written since a holder last lost its memory (D6, section 4 of the
-study): what was written before may be gone.
+A unit in memory keeps the same rules (D6, section 4 of the study) until a replica must start empty, because too few
+members were left to refill from. Then what was acknowledged before may be *missing*, for good; a value that was
+overwritten or deleted never comes back, unless it is newer than the clock by which the replica set its floor.
+Not judged are writes during which some node restarted (an acknowledgement may be worth nothing by the time it counts),
+nor, with clocks apart, the order of writes to either side of a restart: a replica that has forgotten a version cannot
+tell the coordinator to stamp above it.
 """
 
 from __future__ import annotations
@@ -22,22 +26,22 @@ Place = tuple[UnitId, bytes]
 
 
 class Acked(NamedTuple):
-    """An acknowledged write, and how many losses of memory there had been when it began."""
+    """An acknowledged write; how often its unit had started empty, and any node restarted, when it began."""
 
     version: Version
     value: bytes | None
     losses: int
+    restarts: int
 
 
 class OpenRequest:
     """A request under way: what was acknowledged before it began."""
 
-    __slots__ = ("floors", "key", "kind", "losses", "unit", "value")
+    __slots__ = ("floors", "key", "kind", "losses", "restarts", "unit", "value")
 
-    def __init__(
-        self, kind: str, unit: UnitId, key: bytes, value: bytes | None, floors: dict[bytes, Acked], losses: int
-    ) -> None:
-        self.losses = losses
+    def __init__(self, kind: str, unit: UnitId, key: bytes, value: bytes | None, floors: dict[bytes, Acked]) -> None:
+        self.losses = 0
+        self.restarts = 0
         self.kind = kind
         self.unit = unit
         self.key = key
@@ -52,7 +56,9 @@ class Checker:
         self.violations: list[str] = []
         self.counts: Counter[str] = Counter()
         self._memory = frozenset(memory)
-        self._losses = 0
+        self._empties: dict[UnitId, list[Version]] = {unit: [] for unit in memory}
+        """Floors with which replicas of a unit in memory started empty, in order."""
+        self._restarts = 0
         self.acked: dict[Place, Acked] = {}
         """Highest acknowledged write of each key."""
         self._values: dict[tuple[UnitId, bytes, Version], bytes | None] = {}
@@ -71,18 +77,29 @@ class Checker:
         """A client sends a request."""
         keys = [key] if kind != "scan" else [held for place, held in self.acked if place == unit]
         floors = {held: self.acked[unit, held] for held in keys if (unit, held) in self.acked}
-        self._open[number] = OpenRequest(kind, unit, key, value, floors, self._losses)
+        request = self._open[number] = OpenRequest(kind, unit, key, value, floors)
+        request.losses = len(self._empties.get(unit, ()))
+        request.restarts = self._restarts
         if kind == "write" and value is None:
             self._deletes[unit, key] += 1
         self.counts["operations"] += 1
 
-    def lost(self) -> None:
-        """A node has lost its memory."""
-        self._losses += 1
+    def restarted(self) -> None:
+        """A node has lost its memory; its replicas are refilled before they count again."""
+        self._restarts += 1
 
-    def _may_be_gone(self, unit: UnitId, acked: Acked) -> bool:
-        """True if a holder lost its memory since the write began: a cache may have lost it."""
-        return unit in self._memory and acked.losses != self._losses
+    def emptied(self, unit: UnitId, floor: Version) -> None:
+        """A replica of a unit in memory started empty, below a floor."""
+        self._empties[unit].append(floor)
+
+    def _may_be_missing(self, unit: UnitId, acked: Acked) -> bool:
+        """True if a replica of a cache has started empty since, or with a floor that is ahead of the write."""
+        floors = self._empties.get(unit, [])
+        return len(floors) > acked.losses or any(floor > acked.version for floor in floors)
+
+    def _may_be_back(self, unit: UnitId, acked: Acked, entry: Entry) -> bool:
+        """True if what was lost had been written by a clock ahead of the one that set the floor."""
+        return any(floor < entry.version for floor in self._empties.get(unit, ())[acked.losses :])
 
     def fail(self, number: int) -> None:
         """A request found no quorum in time; a write may have happened all the same."""
@@ -94,15 +111,19 @@ class Checker:
         request = self._open.pop(number)
         self.counts["acked"] += 1
         self._one_value(request.unit, request.key, version, request.value)
+        is_memory = request.unit in self._memory
+        if is_memory and request.restarts != self._restarts:
+            self.counts["unjudged"] += 1
+            return
         floor = request.floors.get(request.key)
-        if floor is not None and version <= floor.version and not self._may_be_gone(request.unit, floor):
+        if floor is not None and version <= floor.version and not (is_memory and floor.restarts != self._restarts):
             self.violate(
                 f"(c) write {number} of {request.key!r} got {version}, below {floor.version} acknowledged before it"
             )
         place = (request.unit, request.key)
         held = self.acked.get(place)
-        if held is None or held.version < version or self._may_be_gone(request.unit, held):
-            self.acked[place] = Acked(version, request.value, request.losses)
+        if held is None or held.version < version:
+            self.acked[place] = Acked(version, request.value, request.losses, request.restarts)
 
     def read(self, number: int, entry: Entry | None) -> None:
         """A quorum read was answered."""
@@ -123,7 +144,7 @@ class Checker:
         if not is_whole:
             return
         for key, floor in request.floors.items():
-            if self._may_be_gone(request.unit, floor):
+            if self._may_be_missing(request.unit, floor):
                 continue
             if key not in found and floor.value is not None and not self._deletes[request.unit, key]:
                 self.violate(f"(a) scan {number} misses {key!r} of {floor.version}, which nobody deleted")
@@ -132,8 +153,12 @@ class Checker:
         floor = request.floors.get(key)
         if floor is None or (entry is not None and entry.version >= floor.version):
             return
-        if self._may_be_gone(request.unit, floor):
-            self.counts["forgotten"] += 1
+        is_miss = entry is None or entry.value is None
+        if is_miss and self._may_be_missing(request.unit, floor):
+            self.counts["missed"] += 1
+            return
+        if entry is not None and self._may_be_back(request.unit, floor, entry):
+            self.counts["back_by_clock"] += 1
             return
         letter = "(b) deleted and back" if floor.value is None else "(a) lost"
         got = None if entry is None else entry.version

@@ -94,6 +94,10 @@ class Observer(Protocol):
         """A replica saw one version with two values."""
         ...
 
+    def emptied(self, effect: fx.StartedEmpty) -> None:
+        """A unit in memory found nobody to refill from."""
+        ...
+
 
 class Knobs(NamedTuple):
     """What a seed draws for all nodes."""
@@ -115,6 +119,7 @@ class ReplicationNode:
         self.knobs = knobs
         self.observer = observer
         self.name = NodeId(host.name)
+        self.clock = self.make_clock()
         self.replica = self.make_replica()
         self.coordinator = self.make_coordinator()
         self.topology = self.make_topology()
@@ -141,7 +146,11 @@ class ReplicationNode:
             bulk_by_messages=True,
             catches_up=self.knobs.catches_up,
         )
-        return ReplicaMachine(self.name, self.rng("replica"), config)
+        return ReplicaMachine(self.name, self.rng("replica"), config, self.stamp)
+
+    def stamp(self) -> Version:
+        """Return a version of now."""
+        return self.clock.stamp(max(1, self.host.wall_ms()))
 
     def make_coordinator(self) -> CoordinatorMachine:
         """Return the coordinator."""
@@ -151,7 +160,7 @@ class ReplicationNode:
             keeps_hints=self.knobs.keeps_hints,
             repairs_reads=self.knobs.repairs_reads,
         )
-        return CoordinatorMachine(self.name, self.make_clock(), self.rng("coordinator"), config)
+        return CoordinatorMachine(self.name, self.clock, self.rng("coordinator"), config)
 
     def make_clock(self) -> HybridClock:
         """Return the clock of this boot."""
@@ -345,6 +354,9 @@ class ReplicationNode:
     def _on_corrupted(self, effect: fx.Corrupted, _now_s: float) -> None:
         self.observer.corrupted(self.name, effect)
 
+    def _on_emptied(self, effect: fx.StartedEmpty, _now_s: float) -> None:
+        self.observer.emptied(effect)
+
     _HANDLERS: ClassVar[dict[type, Callable[..., None]]] = {
         fx.Send: _on_send,
         fx.Persist: _on_persist,
@@ -357,6 +369,7 @@ class ReplicationNode:
         fx.ScanDone: _on_done,
         fx.RequestFailed: _on_done,
         fx.Corrupted: _on_corrupted,
+        fx.StartedEmpty: _on_emptied,
         SendTopology: _on_send_topology,
         PersistRecord: _on_slow_disk,
         Propose: _on_slow_disk,

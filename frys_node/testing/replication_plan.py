@@ -41,6 +41,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     memory_units: int
     memory_share: float
     """Share of requests that go to units in memory."""
+    keys: int
+    """Keys in use of each unit: few are overwritten often, of many an old version stays long enough to be seen."""
     replication_factor: int
     keeps_hints: bool
     repairs_reads: bool
@@ -53,13 +55,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Mean pause between joins and leaves."""
     directed: float
     """Chance that a signed record is followed at once by cuts around the members of its old sets."""
+    cuts_restarts: float
+    """Chance that a restart is followed at once by a cut around another node: units in memory refill without it."""
     steps_year: bool
     ends_dark: bool
     """The last fault is an outage of the whole cluster, so that nothing but recovery follows it."""
 
 
 Shape = Callable[[Plan], Plan]
-"""Bends what a seed has drawn, so that an error of one sort shows sooner: `targeted` or `crowded`."""
+"""Bends what a seed has drawn, so that an error of one sort shows sooner: `targeted`, `crowded` or `forgetful`."""
 
 
 def draw_plan(nodes: int, seed: int) -> Plan:
@@ -75,6 +79,7 @@ def draw_plan(nodes: int, seed: int) -> Plan:
             units=rng.randint(1, 2),
             memory_units=1,
             memory_share=0.0,
+            keys=4,
             replication_factor=rng.choice((1, 2, 3, 3, 3, 4)),
             keeps_hints=not is_weak and rng.random() < 0.7,
             repairs_reads=not is_weak and rng.random() < 0.7,
@@ -84,6 +89,7 @@ def draw_plan(nodes: int, seed: int) -> Plan:
             operation_s=rng.uniform(0.05, 0.2),
             change_s=rng.uniform(1.5, 6.0),
             directed=rng.choice((0.0, 0.0, 0.5, 1.0)),
+            cuts_restarts=0.0,
             steps_year=rng.random() < 0.1,
             ends_dark=False,
         ),
@@ -94,7 +100,11 @@ def _with_memory(seed: int, plan: Plan) -> Plan:
     """Add the units in memory, from a generator of their own: what was drawn for the durable ones stays."""
     rng = random.Random(f"{seed}/plan/memory")
     plan = msgspec.structs.replace(
-        plan, memory_units=rng.randint(1, 4), memory_share=rng.uniform(0.1, 0.6), ends_dark=rng.random() < 0.25
+        plan,
+        memory_units=rng.randint(1, 4),
+        memory_share=rng.uniform(0.1, 0.6),
+        ends_dark=rng.random() < 0.25,
+        cuts_restarts=rng.choice((0.0, 0.0, 0.5)),
     )
     return crowded(plan) if seed % CROWDED_EVERY == 1 else plan
 
@@ -119,6 +129,7 @@ def targeted(plan: Plan) -> Plan:
         units=1,
         memory_units=1,
         memory_share=0.0,
+        cuts_restarts=0.0,
         ends_dark=False,
         replication_factor=min(plan.replication_factor, 3),
         keeps_hints=False,
@@ -128,6 +139,25 @@ def targeted(plan: Plan) -> Plan:
         operation_s=0.04,
         change_s=1.0,
         directed=1.0,
+    )
+
+
+def forgetful(plan: Plan) -> Plan:
+    """Return the plan with nearly all work on one unit in memory, nothing that repairs, and cuts at each restart."""
+    return msgspec.structs.replace(
+        plan,
+        initial=max(plan.initial, min(3, len(plan.names))),
+        units=1,
+        memory_units=1,
+        memory_share=0.95,
+        keys=64,
+        replication_factor=3,
+        keeps_hints=False,
+        repairs_reads=False,
+        sync_interval_s=math.inf,
+        operation_s=0.04,
+        cuts_restarts=1.0,
+        directed=0.0,
     )
 
 

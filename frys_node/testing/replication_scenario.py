@@ -21,7 +21,7 @@ from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.replication import Version
 from frys_node.replication import effects as fx
 from frys_node.testing.faults import FaultProfile, FaultSchedule, draw_tear
-from frys_node.testing.replication_aftermath import KEYS, Aftermath
+from frys_node.testing.replication_aftermath import Aftermath
 from frys_node.testing.replication_checker import Checker
 from frys_node.testing.replication_node import ADOPTED_PATH, Command, Knobs, ReplicationNode
 from frys_node.testing.replication_plan import (
@@ -56,6 +56,7 @@ class ReplicationRun:
         self.plan = shape(drawn) if shape is not None else drawn
         durable, memory = durable_units(self.plan), memory_units(self.plan)
         self.durable = durable
+        self.keys = [f"k{number}".encode() for number in range(self.plan.keys)]
         self.busy = memory[:BUSY_UNITS_MAX]
         self.checker = Checker(memory)
         self._node_class = node_class
@@ -73,6 +74,7 @@ class ReplicationRun:
             self.simulator,
             self.checker,
             names=plan.names,
+            keys=self.keys,
             durable=durable,
             memory=memory,
             probed=[*durable, *self.busy],
@@ -96,8 +98,23 @@ class ReplicationRun:
 
     def _make(self, host: SimHost) -> ReplicationNode:
         if host.boot > 1:
-            self.checker.lost()
+            self.checker.restarted()
+            self._restarted(NodeId(host.name))
         return self._node_class(host, self._knobs, self)
+
+    def _restarted(self, name: NodeId) -> None:
+        """Cut another node off for a while: what only it still holds, the restarted one cannot refill from it."""
+        plan, rng = self.plan, self._rng
+        others = [other for other in plan.names if other != name]
+        if self._is_over or not plan.cuts_restarts or not others or rng.random() >= plan.cuts_restarts:
+            return
+        victim = rng.choice(others)
+        self._cut([victim], [other for other in plan.names if other != victim], rng.uniform(1.0, 7.0))
+        self.simulator.counts["restart_cut"] += 1
+
+    def _cut(self, victims: list[NodeId], others: list[NodeId], seconds: float, *, one_way: bool = False) -> None:
+        number = self.simulator.partition(victims, others, one_way=one_way)
+        self.simulator.at(self.simulator.now_s + seconds, lambda: self.simulator.heal(number))
 
     # ------------------------------------------------------------------ the observer
 
@@ -124,6 +141,11 @@ class ReplicationRun:
         """A replica saw one version with two values."""
         self.checker.violate(f"(d) {node}: {effect.version} of {effect.key!r} has two values")
 
+    def emptied(self, effect: fx.StartedEmpty) -> None:
+        """A unit in memory found nobody to refill from."""
+        self.checker.emptied(effect.unit, effect.floor)
+        self.simulator.reach("memory_started_empty")
+
     def adopted(self, node: ReplicationNode, signed: SignedRecord) -> None:
         """Check the record, and that no member of a stable set is incomplete."""
         placement = node.replica.placement
@@ -146,10 +168,8 @@ class ReplicationRun:
         members = [member.node for member in record.ring]
         victims = [name for name in members if rng.random() < 0.5] or [rng.choice(members)]
         others = [name for name in plan.names if name not in victims]
-        number = self.simulator.partition(victims, others, one_way=rng.random() < 0.3)
+        self._cut(victims, others, rng.uniform(0.2, 3.0), one_way=rng.random() < 0.3)
         self.simulator.counts["directed_cut"] += 1
-        until_s = self.simulator.now_s + rng.uniform(0.2, 3.0)
-        self.simulator.at(until_s, lambda: self.simulator.heal(number))
 
     # ------------------------------------------------------------------ the workload
 
@@ -163,8 +183,10 @@ class ReplicationRun:
         kind = "write" if draw < 0.55 else "read" if draw < 0.9 else "scan"
         is_memory = rng.random() < self.plan.memory_share and self.simulator.now_s > FIRST_REFILL_S
         units = self.busy if is_memory else self.durable
-        unit, key = rng.choice(units), rng.choice(KEYS)
-        self._send(rng.choice(self.plan.names), kind, unit, key, rng.uniform(0.5, 4.0))
+        unit, key = rng.choice(units), rng.choice(self.keys)
+        # Nobody hangs up sooner than a refused write can reach a disk twice.
+        patience_s = rng.uniform(0.5, 4.0) + 3.0 * self.plan.fsync_s
+        self._send(rng.choice(self.plan.names), kind, unit, key, patience_s)
 
     def _send(self, name: NodeId, kind: str, unit: UnitId, key: bytes, patience_s: float) -> int:
         """Send a client request to a node; returns its number, 0 if the node cannot take one."""

@@ -80,3 +80,7 @@ class SimHost:
     def unix_ms(self, now_s: float) -> int:
         """This machine's wall clock, with its steps and drift."""
         return UNIX_START_MS + int(now_s * 1000.0 * (1.0 + self.wall_drift) + self.wall_offset_ms)
+
+    def wall_ms(self) -> int:
+        """What this machine's wall clock shows at this instant."""
+        return self.unix_ms(self._simulator.now_s)

@@ -7,28 +7,46 @@ queue of pulls, and durable shards waited behind them for ever.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import pytest
 
+from frys_node.base.types import NodeId
+from frys_node.kernel.services.replication import Version
 from frys_node.kernel.services.topology import UnitSets
 from frys_node.replication.effects import Effect
+from frys_node.replication.messages import PullReply
 from frys_node.replication.pull import Purpose
 from frys_node.replication.replica import ReplicaMachine
 from frys_node.replication.takeover import Asked, Puller
 from frys_node.replication.unit import HeldUnit
 from frys_node.testing.replication_node import ReplicationNode
-from frys_node.testing.replication_plan import Shape, crowded
+from frys_node.testing.replication_plan import Shape, crowded, forgetful
 from frys_node.testing.replication_scenario import run_scenario
 
-SECONDS = 15.0
-FAULTS = "outages"
+OUTAGES = ("outages", 15.0)
+CHAOS = ("chaos", 30.0)
+"""Profile of faults, and seconds of it."""
 
 
 class OneQueue(Puller):
-    """Refills and all other pulls share one queue, and refills that are given up leave it standing."""
+    """Refills share the queue of all other pulls, keep their places, and leave it standing when given up."""
 
-    def _wait_turn(self, asked: Asked) -> None:
+    def _wait_turn(self, asked: Asked, not_before_s: float) -> None:
         self._queue.append(asked)
+
+    def receive(self, source: NodeId, reply: PullReply, now_s: float) -> list[Effect]:
+        pull = self._pulls.get(reply.pull)
+        if pull is not None and pull.purpose is Purpose.REFILL and not reply.is_complete:
+            pull.silent_count = 0
+            return []
+        return super().receive(source, reply, now_s)
+
+    def advance(self, now_s: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for pull in [pull for pull in self._pulls.values() if pull.retry_s <= now_s]:
+            effects += self._ask(pull, now_s)
+        return effects
 
     def expire(self, purpose: Purpose, before_s: float, now_s: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -44,7 +62,7 @@ class AskedOnce(Puller):
     def advance(self, now_s: float) -> list[Effect]:
         for pull in self._pulls.values():
             pull.retry_s = now_s + 3_600.0
-        return []
+        return self._start_queued(now_s)
 
 
 class PullerNode(ReplicationNode):
@@ -68,6 +86,23 @@ class NoPatience(ReplicaMachine):
         return effects
 
 
+class _NoFloorUnit(HeldUnit):
+    """A unit that started empty reads as if it had never held anything."""
+
+    __slots__ = ()
+
+    def raise_floor(self, floor: Version) -> None:
+        return
+
+
+class NoFloor(ReplicaMachine):
+    """A unit in memory that starts empty refuses nothing that comes back."""
+
+    def _start_refill(self, held: HeldUnit, sets: UnitSets, now_s: float) -> list[Effect]:
+        held.__class__ = _NoFloorUnit
+        return super()._start_refill(held, sets, now_s)
+
+
 class OnlyBehind(ReplicaMachine):
     """Nobody is asked for what was missed while away."""
 
@@ -82,7 +117,7 @@ class ReplicaNode(ReplicationNode):
 
     def make_replica(self) -> ReplicaMachine:
         right = super().make_replica()
-        return self.planted(right.node, right._rng, right.config)
+        return self.planted(right.node, right._rng, right.config, self.stamp)
 
 
 class TornGroup(ReplicationNode):
@@ -101,12 +136,23 @@ def _with(base: type[ReplicationNode], planted: type) -> type[ReplicationNode]:
     return type(f"Planted{planted.__name__}", (base,), {"planted": planted})
 
 
-PLANTED: dict[str, tuple[type[ReplicationNode], Shape | None, int, tuple[str, ...]]] = {
-    "refills fill the one queue": (_with(PullerNode, OneQueue), crowded, 0, ("(l)",)),
-    "pulls are sent once": (_with(PullerNode, AskedOnce), crowded, 1, ("(l)",)),
-    "refills wait for ever": (_with(ReplicaNode, NoPatience), None, 0, ("(l)",)),
-    "nobody is asked what was missed": (_with(ReplicaNode, OnlyBehind), crowded, 0, ("(l)",)),
-    "the last group is cut": (TornGroup, None, 7, ("(a)", "(b)", "(c)", "(f)", "(g)")),
+class Planted(NamedTuple):
+    """An error, the runs that show it, and what it shows as."""
+
+    node: type[ReplicationNode]
+    shape: Shape | None
+    faults: tuple[str, float]
+    seed: int
+    letters: tuple[str, ...]
+
+
+PLANTED = {
+    "refills fill the one queue": Planted(_with(PullerNode, OneQueue), crowded, OUTAGES, 0, ("(l)",)),
+    "pulls are sent once": Planted(_with(PullerNode, AskedOnce), crowded, OUTAGES, 1, ("(l)",)),
+    "refills wait for ever": Planted(_with(ReplicaNode, NoPatience), None, OUTAGES, 0, ("(l)",)),
+    "a unit that starts empty has no floor": Planted(_with(ReplicaNode, NoFloor), forgetful, CHAOS, 5, ("(a)", "(b)")),
+    "nobody is asked what was missed": Planted(_with(ReplicaNode, OnlyBehind), crowded, OUTAGES, 0, ("(l)",)),
+    "the last group is cut": Planted(TornGroup, None, OUTAGES, 7, ("(a)", "(b)", "(c)", "(f)", "(g)")),
 }
 
 NEAR = 60
@@ -116,10 +162,11 @@ NEAR = 60
 @pytest.mark.parametrize("name", PLANTED)
 def test_the_scenario_catches_each_error_of_recovery(name: str) -> None:
     """Under its seed the planted error breaks the rule that it should, and the right machines do not."""
-    node_class, shape, named, letters = PLANTED[name]
-    for seed in (named, *range(1_000, 1_000 + NEAR)):
-        found = run_scenario(5, SECONDS, seed, FAULTS, node_class=node_class, shape=shape).violations
-        if any(text.startswith(letters) for text in found):
-            assert run_scenario(5, SECONDS, seed, FAULTS, shape=shape).violations == []
+    planted = PLANTED[name]
+    faults, seconds = planted.faults
+    for seed in (planted.seed, *range(1_000, 1_000 + NEAR)):
+        found = run_scenario(5, seconds, seed, faults, node_class=planted.node, shape=planted.shape).violations
+        if any(text.startswith(planted.letters) for text in found):
+            assert run_scenario(5, seconds, seed, faults, shape=planted.shape).violations == []
             return
     pytest.fail(f"'{name}' was not caught: name another seed")

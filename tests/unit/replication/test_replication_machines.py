@@ -25,8 +25,8 @@ from frys_node.replication.messages import (
 )
 from frys_node.replication.pull import Purpose
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
-from frys_node.replication.takeover import PULLS_MAX, Puller, Takeover
-from frys_node.replication.unit import UnitTable
+from frys_node.replication.takeover import PULLS_MAX, QUIET_S, REFILLS_MAX, Puller, Takeover
+from frys_node.replication.unit import HeldUnit, UnitTable
 from frys_node.testing.data_cluster import DictStore
 
 NODES = tuple(NodeId(f"n{number}") for number in range(1, 6))
@@ -348,7 +348,30 @@ def test_a_durable_unit_catches_up_beside_any_number_of_refills() -> None:
         puller.start(takeover(f"cache/{number}", Purpose.REFILL), 0.0)
     asked = puller.start(takeover("vector/c/0", Purpose.CATCH_UP), 0.0)
     assert [effect.to for effect in asked if isinstance(effect, fx.Send)] == [N2, N3]
-    puller.expire(Purpose.REFILL, 1.0, 3.0)
+    now_s = 3.0
+    while puller.has(Purpose.REFILL):
+        # Those that were asked and heard nothing make room, and the next ones have their turn before they are given up.
+        given_up = len(finished)
+        puller.expire(Purpose.REFILL, 1.0, now_s)
+        assert len(finished) == given_up + REFILLS_MAX // 2
+        now_s += 2 * QUIET_S
     assert len(finished) == 2 * PULLS_MAX
     assert puller.active == 2
-    assert len(puller.start(takeover("vector/c/1", Purpose.CATCH_UP), 3.0)) == 2
+    assert len(puller.start(takeover("vector/c/1", Purpose.CATCH_UP), now_s)) == 2
+
+
+def test_a_unit_that_starts_empty_lets_nothing_older_back() -> None:
+    """Below the floor every read is a miss and every older version is refused, and a write is told to go above it."""
+    unit = HeldUnit(UNIT, DictStore(), durable=False, complete=True, join_key=None)
+    old, floor, new = Version(5, 0, N2, 1), Version(9, 0, N1, 2), Version(12, 0, N3, 1)
+    unit.merge([Entry(b"kept", new, b"v"), Entry(b"gone", old, b"v")])
+    unit.raise_floor(floor)
+    assert unit.get([b"kept", b"gone", b"never"]) == [
+        Entry(b"kept", new, b"v"),
+        Entry(b"gone", floor, None),
+        Entry(b"never", floor, None),
+    ]
+    merged = unit.merge([Entry(b"gone", old, b"v")])
+    assert merged.highest == floor
+    assert merged.taken == []
+    assert [entry.key for entry in unit.store.entries()] == [b"kept"]

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from frys_node.base.errors import UsageError
+from frys_node.base.errors import DeadlineExceeded, UsageError
 from frys_node.cli.admin import AdminClient, add_common, show, table
+
+ENDED = frozenset(("completed", "faulted", "cancelled", "stalled"))
+"""Statuses that waiting changes no more; a stalled run wants an operator."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,12 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
         return show(arguments, body, text)
     if arguments.action == "start":
         body = client.call("POST", "/v1/runs", _start_body(arguments))
-        return _show_run(arguments, body)
+        return _show_run(arguments, _ended(client, body["id"]) if arguments.wait else body)
     path = f"/v1/runs/{quote(arguments.id, safe='')}"
     if arguments.action == "cancel":
         return _show_run(arguments, client.call("POST", f"{path}/cancel"))
     if arguments.action == "result":
-        body = client.call("GET", f"{path}?wait=true")
+        body = _ended(client, arguments.id)
         if not arguments.json and body["status"] == "completed":
             print(json.dumps(body["output"]))
             return 0
@@ -74,10 +78,32 @@ def _start_body(arguments: argparse.Namespace) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise UsageError(f"--input is not JSON: {error}", hint="""quote it: --input '{"a": 1}'""") from error
     workflow = {"namespace": namespace or "default", "name": name, "version": arguments.version}
-    body: dict[str, Any] = {"workflow": workflow, "input": value, "wait": arguments.wait}
+    body: dict[str, Any] = {"workflow": workflow, "input": value}
     if arguments.id:
         body["id"] = arguments.id
     return body
+
+
+def _ended(client: AdminClient, run: str) -> Any:
+    """Wait for a run's end for as long as ``--timeout`` says; one request is held open for less than that.
+
+    Raises:
+        DeadlineExceeded: It has not ended; the message names the run, which goes on.
+    """
+    late = DeadlineExceeded(
+        f"run {run} has not ended within {client.timeout_s:g} s",
+        hint=f"it goes on: frys-node workflow result {run} --timeout S waits again",
+    )
+    deadline = time.monotonic() + client.timeout_s
+    while (left_s := deadline - time.monotonic()) > 0:
+        client.timeout_s = left_s
+        try:
+            body = client.call("GET", f"/v1/runs/{quote(run, safe='')}?wait=true")
+        except DeadlineExceeded as error:
+            raise late from error
+        if body["status"] in ENDED:
+            return body
+    raise late
 
 
 def _show_run(arguments: argparse.Namespace, body: Any) -> int:
@@ -85,9 +111,10 @@ def _show_run(arguments: argparse.Namespace, body: Any) -> int:
     if body.get("output") is not None:
         lines.append(f"output: {json.dumps(body['output'])}")
     if body.get("error"):
-        lines.append(f"error: {body['error']}")
+        lines.append(f"error: {body['error']['type']}: {body['error']['message']}")
+        lines += [f"  {line}" for line in body["error"]["detail"].splitlines()]
     tasks = [(t["reference"], t["name"], t["status"], t["attempts"]) for t in body.get("tasks", [])]
     if tasks:
         lines.append(table(tasks, ("TASK", "NAME", "STATUS", "ATTEMPTS")))
     show(arguments, body, "\n".join(lines))
-    return 1 if body["status"] in {"faulted", "cancelled", "stalled"} else 0
+    return 1 if body["status"] in ENDED - {"completed"} else 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import trio
@@ -193,7 +193,7 @@ class Operations:
         return ListTokens()
 
     async def _create_token(self, request: HttpRequest) -> HttpResponse:
-        wanted = _body(request, TokenWanted)
+        wanted = request.json(TokenWanted)
         made = await self._channel.call(
             self._channel.issuer, CREATE_TOKEN, CreateToken(wanted.ttl_s, wanted.uses, wanted.role)
         )
@@ -262,30 +262,15 @@ class Operations:
         return HttpResponse.json({"snapshots": found})
 
     async def _save(self, request: HttpRequest) -> HttpResponse:
-        wanted = _body(request, SnapshotWanted)
+        wanted = request.json(SnapshotWanted)
         saved = await self._library(wanted.directory).create(wanted.name, wanted.units)
         return HttpResponse.json(saved, 201)
 
     async def _verify(self, request: HttpRequest) -> HttpResponse:
-        wanted = _body(request, SnapshotWanted)
+        wanted = request.json(SnapshotWanted)
         return HttpResponse.json(await self._library(wanted.directory).verify(wanted.name))
 
     async def _restore(self, request: HttpRequest) -> HttpResponse:
-        wanted = _body(request, SnapshotWanted)
+        wanted = request.json(SnapshotWanted)
         restored = await self._library(wanted.directory).restore(wanted.name, wanted.units)
         return HttpResponse.json({"name": wanted.name, "bytes": restored})
-
-
-T = TypeVar("T")
-
-
-def _body(request: HttpRequest, shape: type[T]) -> T:
-    """Decode a JSON body.
-
-    Raises:
-        UsageError: It is not of that shape; the message names the field. Nothing was done.
-    """
-    try:
-        return msgspec.json.decode(request.body or b"{}", type=shape)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise UsageError(f"the body is not right: {error}") from error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from frys_node.base.errors import FrysError
+from frys_node.base.errors import FrysError, UsageError
 from frys_node.kernel.services import ServiceKey
+
+T = TypeVar("T")
 
 
 class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +25,19 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     principal: str
     """``admin`` (unix socket or admin token) or ``local`` (loopback)."""
+
+    def json(self, form: type[T]) -> T:
+        """Return the JSON body as a value of a type; an empty body is an empty object.
+
+        Raises:
+            UsageError: Not JSON, not UTF-8, nested too deeply, or not of that form; the message says where.
+        """
+        try:
+            return msgspec.json.decode(self.body.strip() or b"{}", type=form)
+        except RecursionError:
+            raise UsageError("the body is not valid: it is nested too deeply") from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"the body is not valid: {error}") from None
 
 
 class HttpResponse(msgspec.Struct, frozen=True, kw_only=True):

@@ -86,7 +86,7 @@ class WorkflowHttp:
 
     async def start(self, request: HttpRequest) -> HttpResponse:
         """Start a run, or attach to the one that has this id, workflow and input; with ``wait`` answer at its end."""
-        body = _decode(request.body, StartBody)
+        body = request.json(StartBody)
         ref = body.workflow
         if isinstance(ref, str):
             namespace, _, name = ref.rpartition("/")
@@ -118,12 +118,12 @@ class WorkflowHttp:
 
     async def cancel(self, request: HttpRequest) -> HttpResponse:
         """Ask a run to cancel; one that has ended stays as it is."""
-        body = _decode(request.body, CancelBody) if request.body.strip() else CancelBody()
+        body = request.json(CancelBody)
         return _json(await self._service.request(CancelRun(_run_id(request.params["id"]), body.reason[:1_000])))
 
     async def signal(self, request: HttpRequest) -> HttpResponse:
         """Deliver a signal to a run, once per signal id."""
-        body = _decode(request.body, SignalBody) if request.body.strip() else SignalBody()
+        body = request.json(SignalBody)
         run, name = _run_id(request.params["id"]), request.params["name"]
         if not name or len(name) > 200:
             raise UsageError("a signal's name has 1 to 200 characters")
@@ -133,13 +133,6 @@ class WorkflowHttp:
 
 def _json(body: bytes, status: int = 200) -> HttpResponse:
     return HttpResponse(status=status, body=body)
-
-
-def _decode(body: bytes, type_: type[Any]) -> Any:
-    try:
-        return msgspec.json.decode(body, type=type_)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise UsageError(f"the body is not valid: {error}") from None
 
 
 def _run_id(text: str) -> str:

@@ -19,6 +19,20 @@ def body(name: str, value: object = None, **fields: object) -> dict[str, object]
     return {"workflow": {"name": name}, "input": value, **fields}
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [b"", b"{", b'{"workflow": "\xff"}', b'{"workflow": 1}', b'{"workflow": "a", "input": ' + b"[" * 5_000],
+    ids=["empty", "cut", "not-utf8", "type", "deep"],
+)
+async def test_a_body_that_cannot_be_read_is_the_clients_mistake(tmp_path, wrong):
+    """Whatever is wrong with a body, the answer is 400 with its reason; nothing is started."""
+    async with open_rig(tmp_path, nodes=("n1",)) as rig:
+        refused = await rig.nodes["n1"].call("POST", "/v1/runs", wrong, expect=400)
+        assert refused["error"]["code"] == "request.invalid"
+        assert "body" in refused["error"]["message"]
+        assert (await rig.nodes["n1"].call("GET", "/v1/runs"))["runs"] == []
+
+
 async def until(node, run: str, status: str) -> dict:
     """Poll a run until it has a status."""
     with trio.fail_after(10):

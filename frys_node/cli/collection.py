@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 from urllib.parse import quote
 
 from frys_node.base.errors import NotFound
@@ -51,16 +52,20 @@ def run(arguments: argparse.Namespace) -> int:
         body = client.call("POST", f"{path}/points/count", {"exact": True})
         return show(arguments, body, str(body["result"]["count"]))
     body = client.call("GET", path)
-    result = body["result"]
+    return show(arguments, body, _info(arguments.name, body["result"]))
+
+
+def _info(name: str, result: dict[str, Any]) -> str:
+    """Describe a collection for people."""
     params = result["config"]["params"]
     vectors = params["vectors"]
-    text = "\n".join(
-        [
-            f"name: {arguments.name}",
-            f"status: {result['status']}",
-            f"points: {result['points_count']}",
-            f"vectors: {vectors['size']} x {vectors['distance']}",
-            f"shards: {params['shard_number']}, replication factor {params['replication_factor']}",
-        ]
-    )
-    return show(arguments, body, text)
+    lines = [
+        f"name: {name}",
+        f"status: {result['status']}",
+        f"points: {result['points_count']}",
+        f"vectors: {vectors['size']} x {vectors['distance']}",
+        f"shards: {params['shard_number']}, replication factor {params['replication_factor']}",
+    ]
+    if result["optimizer_status"] != "ok":
+        lines.append(f"problem: {result['optimizer_status']['error']}")
+    return "\n".join(lines)

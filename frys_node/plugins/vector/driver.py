@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from frys_node.base.errors import NotFound
+from frys_node.base.errors import NoReplica, NotFound
 from frys_node.base.types import Consistency
 from frys_node.kernel.parallel import run_all
 from frys_node.kernel.services.replication import Entry, Replication, Version
@@ -18,7 +18,7 @@ from frys_node.plugins.vector.errors import MissingShards, UnknownCollection
 from frys_node.plugins.vector.filters import Predicate, compile_filter
 from frys_node.plugins.vector.messages import HITS_PER_REPLY_MAX, Hit, Query
 from frys_node.plugins.vector.query import is_within, merge_by_id, merge_top_k, order, stale
-from frys_node.plugins.vector.scatter import Gathered, Scatter, merged_hits
+from frys_node.plugins.vector.scatter import Gathered, Scatter, Sizes, merged_hits
 
 READ_KEYS_MAX = 64
 """Keys in one read: their values must fit in one frame."""
@@ -93,8 +93,8 @@ class VectorService:
             return False
         return True
 
-    async def sizes(self, collection: Collection) -> tuple[int, int, int]:
-        """Return points, points in graphs, segments."""
+    async def sizes(self, collection: Collection) -> Sizes:
+        """Return how much the collection holds, as far as its shards answer."""
         return await self._scatter.sizes(collection)
 
     async def write(
@@ -106,17 +106,17 @@ class VectorService:
         """
         unique = list(dict(items).items())
         self._written.inc(by=len(unique))
+        versions: list[Version] = []
+
+        async def write(shard: int, positions: list[int]) -> None:
+            part = [unique[position] for position in positions]
+            versions.append(await self._replication.write(unit_of(collection, shard), part, consistency))
+
         groups = by_shard([key for key, _ in unique], collection.shard_number)
-        jobs = [
-            partial(
-                self._replication.write,
-                unit_of(collection, shard),
-                [unique[position] for position in positions],
-                consistency,
-            )
-            for shard, positions in groups.items()
-        ]
-        return max(await run_all(jobs), default=None)
+        await self._each_shard(
+            collection, groups.items(), write, hint="points of the other shards are written; writing all again is safe"
+        )
+        return max(versions, default=None)
 
     async def read(self, collection: Collection, keys: Sequence[bytes], consistency: Consistency) -> list[Entry | None]:
         """Return the entries of ids, in order; tombstones are None."""
@@ -128,13 +128,40 @@ class VectorService:
             for position, entry in zip(positions, entries, strict=True):
                 found[position] = entry
 
-        jobs = [
-            partial(read, shard, positions[at : at + READ_KEYS_MAX])
+        pages = [
+            (shard, positions[at : at + READ_KEYS_MAX])
             for shard, positions in by_shard(keys, collection.shard_number).items()
             for at in range(0, len(positions), READ_KEYS_MAX)
         ]
-        await run_all(jobs)
+        await self._each_shard(collection, pages, read, hint=_retry_hint(consistency))
         return [entry if entry is not None and entry.value is not None else None for entry in found]
+
+    async def _each_shard(
+        self,
+        collection: Collection,
+        parts: Iterable[tuple[int, list[int]]],
+        work: Callable[[int, list[int]], Awaitable[None]],
+        *,
+        hint: str,
+    ) -> None:
+        """Do a piece of work for each part of a request, shards in parallel.
+
+        Raises:
+            MissingShards: Of these shards too few replicas answered; the work of all others is done.
+        """
+        failed: dict[int, NoReplica] = {}
+
+        async def one(shard: int, positions: list[int]) -> None:
+            if shard in failed:
+                return
+            try:
+                await work(shard, positions)
+            except NoReplica as error:
+                failed[shard] = error
+
+        await run_all([partial(one, shard, positions) for shard, positions in parts])
+        if failed:
+            raise _missing(collection, sorted(failed), hint) from next(iter(failed.values()))
 
     async def search(
         self, collection: Collection, queries: Sequence[Query], consistency: Consistency, *, is_partial: bool = False
@@ -163,15 +190,15 @@ class VectorService:
         return await run_all(jobs_verified, at_once_max=8)
 
     async def _gather(
-        self, collection: Collection, queries: Sequence[Query], consistency: Consistency, *, is_partial: bool
+        self, collection: Collection, queries: Sequence[Query], consistency: Consistency, *, is_partial: bool | None
     ) -> Gathered:
+        """Ask the shards; None says that a partial answer is not on offer."""
         gathered = await self._scatter.search(collection, queries, consistency)
         if gathered.missing and not is_partial:
-            raise MissingShards(
-                f"shards {', '.join(map(str, gathered.missing))} of collection `{collection.name}` have too few "
-                f"replicas that answer for consistency {consistency}",
-                hint="retry, ask for consistency=one, or accept the rest with partial=true",
-            )
+            hint = _retry_hint(consistency)
+            if is_partial is not None:
+                hint += ", or accept the rest with partial=true"
+            raise _missing(collection, gathered.missing, hint)
         return gathered
 
     async def _with_values(self, collection: Collection, hits: list[Hit]) -> list[Hit]:
@@ -236,14 +263,23 @@ class VectorService:
         return hits
 
     async def listing(
-        self, collection: Collection, source: bytes, start: bytes, limit: int, consistency: Consistency
-    ) -> list[Hit]:
+        self,
+        collection: Collection,
+        source: bytes,
+        start: bytes,
+        limit: int,
+        consistency: Consistency,
+        *,
+        is_partial: bool | None = None,
+    ) -> Found:
         """Return the first `limit` points by id from `start` on that a filter lets through, with their values."""
         hits: list[Hit] = []
+        missing: set[int] = set()
         while len(hits) < limit:
             wanted = min(limit - len(hits), HITS_PER_REPLY_MAX)
             query = Query(b"", wanted, source, with_value=True, start=start)
-            gathered = await self._gather(collection, [query], consistency, is_partial=False)
+            gathered = await self._gather(collection, [query], consistency, is_partial=is_partial)
+            missing.update(gathered.missing)
             raw = merge_by_id(merged_hits(gathered.lists[0]), wanted)
             if consistency is Consistency.ONE:
                 hits += await self._with_values(collection, raw)
@@ -252,16 +288,16 @@ class VectorService:
             if len(raw) < wanted:
                 break
             start = raw[-1].id + b"\x00"
-        return hits
+        return Found(hits, tuple(sorted(missing)))
 
     async def count(self, collection: Collection, source: bytes, consistency: Consistency) -> int:
         """Count points, all of them or those that a filter lets through; verified one by one at quorum and all."""
         if consistency is Consistency.ONE:
-            gathered = await self._gather(collection, [Query(b"", 0, source)], consistency, is_partial=False)
+            gathered = await self._gather(collection, [Query(b"", 0, source)], consistency, is_partial=None)
             return sum(part.matched for part in gathered.lists[0])
         total, start = 0, b""
         while True:
-            page = await self.listing(collection, source, start, HITS_PER_REPLY_MAX, consistency)
+            page = (await self.listing(collection, source, start, HITS_PER_REPLY_MAX, consistency)).hits
             total += len(page)
             if len(page) < HITS_PER_REPLY_MAX:
                 return total
@@ -272,12 +308,25 @@ class VectorService:
         version: Version | None = None
         start = b""
         while True:
-            page = await self.listing(collection, source, start, HITS_PER_REPLY_MAX, Consistency.QUORUM)
+            page = (await self.listing(collection, source, start, HITS_PER_REPLY_MAX, Consistency.QUORUM)).hits
             if page:
                 version = await self.write(collection, [(hit.id, None) for hit in page], consistency)
             if len(page) < HITS_PER_REPLY_MAX:
                 return version
             start = page[-1].id + b"\x00"
+
+
+def _missing(collection: Collection, shards: Sequence[int], hint: str) -> MissingShards:
+    names = ", ".join(map(str, shards))
+    return MissingShards(
+        f"shards {names} of collection `{collection.name}` have too few replicas that answer", hint=hint
+    )
+
+
+def _retry_hint(consistency: Consistency) -> str:
+    if consistency is Consistency.ONE:
+        return "wait for their nodes: `frys-node members` shows which are down"
+    return f"{consistency} was asked for: retry, or ask for consistency=one"
 
 
 def _scored_again(entry: Entry, query: Query, predicate: Predicate | None, distance: Distance) -> Hit | None:

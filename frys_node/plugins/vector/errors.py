@@ -60,7 +60,7 @@ class UnsupportedFeature(UsageError):
 
 
 class MissingShards(RoutingError):
-    """Some shards had no replica that answers; the message names them. Nothing was changed."""
+    """Some shards had too few replicas that answer; the message names them. A write may have reached some of them."""
 
     code = "vector.missing_shards"
     retryable = True

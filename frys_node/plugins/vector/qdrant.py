@@ -238,7 +238,7 @@ class PointRoutes:
         self._check_limit(limit, 0)
         start = b"" if body.offset is None else encode_id(body.offset)
         consistency = parse_consistency(request, Consistency.ONE)
-        hits = await self._service.listing(collection, _filter(body.filter), start, limit + 1, consistency)
+        hits = (await self._service.listing(collection, _filter(body.filter), start, limit + 1, consistency)).hits
         with_payload = True if body.with_payload is None else body.with_payload
         with_vector = _with_vector(body.with_vector, body.with_vectors)
         points = [
@@ -286,11 +286,12 @@ class PointRoutes:
         for plan in plans:
             if plan.query.vector:
                 answer = next(found)
-                hits = answer.hits
-                missing.update(answer.missing)
             else:
-                hits = await self._service.listing(collection, plan.query.filter, b"", plan.query.limit, consistency)
-            shown.append(plan.show(hits))
+                answer = await self._service.listing(
+                    collection, plan.query.filter, b"", plan.query.limit, consistency, is_partial=is_partial
+                )
+            missing.update(answer.missing)
+            shown.append(plan.show(answer.hits))
         return shown, sorted(missing)
 
     async def _plan(self, collection: Collection, body: rest.QueryBody, consistency: Consistency) -> _Plan:

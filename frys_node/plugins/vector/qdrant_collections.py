@@ -15,7 +15,7 @@ from frys_node.kernel.services.topology import Collection
 from frys_node.plugins.vector import rest
 from frys_node.plugins.vector.collection import Distance, check_name
 from frys_node.plugins.vector.errors import CollectionExists, InvalidVectorRequest, UnsupportedFeature
-from frys_node.plugins.vector.qdrant import Answer, Dialect, error_shape
+from frys_node.plugins.vector.qdrant import Answer, Dialect, Partial, error_shape
 
 DIALECT_VERSION = "1.19.0"
 """The Qdrant release whose API this follows; clients warn when theirs is more than one minor version away."""
@@ -105,7 +105,7 @@ class CollectionRoutes:
     async def info(self, request: HttpRequest) -> Any:
         """Describe a collection."""
         collection = await self._dialect.collection(request)
-        points, indexed, segments = await self._service.sizes(collection)
+        sizes = await self._service.sizes(collection)
         options = collection.options
         from_hnsw = dict(options.get("hnsw_config") or {})
         hnsw = {"m": 16, "ef_construct": 128, "full_scan_threshold": 10_000} | _numbers(from_hnsw)
@@ -126,15 +126,21 @@ class CollectionRoutes:
         }
         if options.get("metadata"):
             config["metadata"] = options["metadata"]
-        return {
-            "status": "green",
+        info: dict[str, Any] = {
+            "status": "red" if sizes.missing else "green",
             "optimizer_status": "ok",
-            "points_count": points,
-            "indexed_vectors_count": indexed,
-            "segments_count": segments,
+            "points_count": sizes.points,
+            "indexed_vectors_count": sizes.indexed,
+            "segments_count": sizes.segments,
             "config": config,
             "payload_schema": {},
         }
+        if not sizes.missing:
+            return info
+        names = ", ".join(map(str, sizes.missing))
+        # Where Qdrant says why a collection is red; its clients know both forms.
+        info["optimizer_status"] = {"error": f"shards {names} do not answer: their points are not counted"}
+        return Partial(info, list(sizes.missing))
 
     def _definition(self, name: str, body: rest.CreateCollection) -> Collection:
         rest.refuse(("init_from", body.init_from), ("quantization_config", body.quantization_config))

@@ -48,6 +48,15 @@ class Gathered(NamedTuple):
     missing: tuple[int, ...]
 
 
+class Sizes(NamedTuple):
+    """What a collection holds, and the shards that nobody answered for, whose points are not counted."""
+
+    points: int
+    indexed: int
+    segments: int
+    missing: tuple[int, ...]
+
+
 class _Asking:
     """Who has been asked about one shard, and who is still to be."""
 
@@ -95,8 +104,8 @@ class Scatter:
             missing.update(part.missing)
         return Gathered(lists, tuple(sorted(missing)))
 
-    async def sizes(self, collection: Collection) -> tuple[int, int, int]:
-        """Return points, points in graphs and segments, from one replica of each shard; unanswered shards count 0."""
+    async def sizes(self, collection: Collection) -> Sizes:
+        """Return points, points in graphs and segments, from one replica of each shard."""
         points = indexed = segments = 0
         pending = dict.fromkeys(range(collection.shard_number), 0)
         for attempt in range(max(1, collection.replication_factor)):
@@ -111,7 +120,7 @@ class Scatter:
                 points, indexed, segments = points + held, indexed + graphed, segments + parts
             if not pending:
                 break
-        return points, indexed, segments
+        return Sizes(points, indexed, segments, tuple(pending))
 
     async def _stats(self, node: NodeId, collection: Collection, shards: list[int]) -> list[tuple[int, int, int, int]]:
         request = StatsRequest(collection.id, tuple(shards))

@@ -210,6 +210,44 @@ async def test_missing_shards_are_refused_or_named_but_never_hidden() -> None:
         assert 0 < len(answer["result"]["points"]) < 200
 
 
+async def test_every_request_names_the_shards_that_it_lacks() -> None:
+    """Reads, writes, listings and counts name collection and shards; `partial` serves listings as it does searches."""
+    async with open_vector_cluster("abcd", replication_factor=1) as cluster:
+        await fill(cluster, 200, shards=16)
+        cluster.stop("b")
+        path = "/collections/c/points"
+        _, answer = await cluster.call("POST", f"{path}/query?partial=true", {"limit": 200})
+        assert 0 < len(answer["result"]["points"]) < 200
+        names = ", ".join(map(str, answer["missing_shards"]))
+        everything = list(range(200))
+        for method, target, body in (
+            ("POST", path, {"ids": everything}),
+            ("PUT", path, {"points": [point(number, [number, 1]) for number in everything]}),
+            ("POST", f"{path}/delete", {"points": everything}),
+            ("POST", f"{path}/count", {}),
+            ("POST", f"{path}/scroll", {"limit": 200}),
+        ):
+            status, answer = await cluster.call(method, target, body)
+            assert (status, answer["status"]["code"]) == (503, "vector.missing_shards")
+            text = answer["status"]["error"]
+            assert f"shards {names} of collection `c`" in text
+            assert "partial" not in text
+            assert "consistency=one" not in text
+
+
+async def test_a_collection_with_unanswered_shards_is_red_and_says_why() -> None:
+    """Points that nobody could count are not passed over in silence."""
+    async with open_vector_cluster("abcd", replication_factor=1) as cluster:
+        await fill(cluster, 200, shards=16)
+        assert (await cluster.result("GET", "/collections/c"))["status"] == "green"
+        cluster.stop("b")
+        _, answer = await cluster.call("GET", "/collections/c")
+        names = ", ".join(map(str, answer["missing_shards"]))
+        assert answer["result"]["status"] == "red"
+        assert f"shards {names} do not answer" in answer["result"]["optimizer_status"]["error"]
+        assert 0 < answer["result"]["points_count"] < 200
+
+
 async def test_a_quorum_search_corrects_a_replica_that_missed_writes() -> None:
     """Overwritten points are scored again, deleted ones vanish, new ones appear, whichever replica is stale."""
     async with open_vector_cluster() as cluster:

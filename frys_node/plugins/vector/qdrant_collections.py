@@ -12,7 +12,7 @@ from frys_node.base.errors import AlreadyExists, PluginError
 from frys_node.base.ports import Entropy
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
 from frys_node.kernel.services.topology import Collection
-from frys_node.plugins.vector import rest
+from frys_node.plugins.vector import qdrant, rest
 from frys_node.plugins.vector.collection import Distance, check_name
 from frys_node.plugins.vector.errors import CollectionExists, InvalidVectorRequest, UnsupportedFeature
 from frys_node.plugins.vector.qdrant import Answer, Dialect, Partial, error_shape
@@ -49,7 +49,6 @@ class CollectionRoutes:
             ("GET", one, self.info, "read"),
             ("DELETE", one, self.delete, "write"),
             ("GET", one + "/exists", self.exists, "read"),
-            *((method, "/collections/{rest...}", self.unsupported, "read") for method in METHODS),
         ]
         # The root cannot be unrouted alone, so a reload finds the banner of the first load still standing.
         with suppress(PluginError):
@@ -62,6 +61,16 @@ class CollectionRoutes:
                 scope=scope,
                 error_shape=error_shape,
                 body_bytes_max=BODY_BYTES_MAX,
+            )
+        for method in METHODS:
+            # As large as a batch of points: the client shall hear that this is not served, not that it is too large.
+            http.route(
+                method,
+                "/collections/{rest...}",
+                self._dialect.handler(self.unsupported),
+                scope="read",
+                error_shape=error_shape,
+                body_bytes_max=qdrant.BODY_BYTES_MAX,
             )
 
     async def banner(self, _request: HttpRequest) -> HttpResponse:
@@ -143,7 +152,11 @@ class CollectionRoutes:
         return Partial(info, list(sizes.missing))
 
     def _definition(self, name: str, body: rest.CreateCollection) -> Collection:
-        rest.refuse(("init_from", body.init_from), ("quantization_config", body.quantization_config))
+        rest.refuse(
+            ("init_from", body.init_from),
+            ("quantization_config", body.quantization_config),
+            ("strict_mode_config", body.strict_mode_config),
+        )
         if body.sparse_vectors:
             raise UnsupportedFeature(
                 "`sparse_vectors` are not supported by this version of frys", hint="leave them out"

@@ -55,7 +55,7 @@ class CreateCollection(_Body, frozen=True, kw_only=True):
     init_from: msgspec.Raw = msgspec.Raw(b"")
     quantization_config: msgspec.Raw = msgspec.Raw(b"")
     sparse_vectors: dict[str, Any] | None = None
-    strict_mode_config: dict[str, Any] | None = None
+    strict_mode_config: msgspec.Raw = msgspec.Raw(b"")
     metadata: dict[str, Any] | None = None
 
 

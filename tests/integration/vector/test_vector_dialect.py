@@ -356,6 +356,7 @@ BAD: list[tuple[str, str, bytes | dict[str, Any], int, str]] = [
     ("GET", "/collections/c/points/77", b"", 404, "does not exist"),
     ("PUT", "/collections/c/points?wait=soon", {"points": [point(1, [1, 2])]}, 400, "wait `soon`"),
     ("POST", "/collections/c/points/payload", {"payload": {}, "points": [1]}, 400, "not in the part"),
+    ("PUT", "/collections/c/points/vectors", {"points": [[0.5] * 1_000] * 30}, 400, "not in the part"),
     ("PATCH", "/collections/c", {}, 400, "PATCH /collections/c is not in the part"),
     ("GET", "/collections/c/cluster", b"", 400, "not in the part"),
     ("PUT", "/collections/c", {"vectors": {"size": 2, "distance": "Dot"}}, 409, "already exists"),
@@ -365,6 +366,7 @@ BAD: list[tuple[str, str, bytes | dict[str, Any], int, str]] = [
     ("PUT", "/collections/d", {}, 400, "`vectors` is missing"),
     ("PUT", "/collections/d", {"vectors": {"size": 2, "distance": "Dot"}, "shard_number": 65}, 400, "shard_number"),
     ("PUT", "/collections/d", FOUR | {"sparse_vectors": {"text": {}}}, 400, "sparse_vectors"),
+    ("PUT", "/collections/d", FOUR | {"strict_mode_config": {"enabled": True}}, 400, "`strict_mode_config`"),
     ("PUT", "/collections/a%3Ab", FOUR, 400, "not a collection name"),
     ("PUT", "/collections/" + "n" * 256, FOUR, 400, "not a collection name"),
 ]

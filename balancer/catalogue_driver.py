@@ -11,7 +11,7 @@ from balancer.methods import CREATE, CURRENT, DELETE, Accepted, CreateCollection
 from balancer.topology import TopologyMachine
 from frys_node.base.errors import AlreadyExists, FrysError, NotFound, NotReady
 from frys_node.base.types import Epoch, NodeId
-from frys_node.kernel.services.rpc import Rpc
+from frys_node.kernel.services.rpc import Method, Rep, Req, Rpc
 from frys_node.kernel.services.topology import Collection
 
 STABLE_WAIT_S = 5.0
@@ -38,6 +38,10 @@ class CatalogueKeeper(Protocol):
 
     def want(self, node: NodeId) -> None:
         """Compare records with a node."""
+        ...
+
+    async def ask_issuer(self, method: Method[Req, Rep], request: Req) -> Rep:
+        """Call the node that changes the record; `IssuerUnreachable` when it does not answer."""
         ...
 
     async def changed(self) -> None:
@@ -72,9 +76,10 @@ class Catalogue:
 
         Raises:
             AlreadyExists: The name is taken. Nothing was changed.
-            NotReady: A move is under way, or the issuer is not reachable; retry. Nothing was changed.
+            NotReady: A move is under way; retry. Nothing was changed.
+            IssuerUnreachable: The issuer is down; retry when it is back.
         """
-        accepted = await self._rpc.call(self._keeper.epoch.term.node, CREATE, CreateCollection(collection))
+        accepted = await self._keeper.ask_issuer(CREATE, CreateCollection(collection))
         if accepted.epoch is not None:
             await self._keeper.wait_for(accepted.epoch)
 
@@ -83,9 +88,9 @@ class Catalogue:
 
         Raises:
             NotFound: There is none of that name.
-            NotReady: As for `create`.
+            NotReady, IssuerUnreachable: As for `create`.
         """
-        accepted = await self._rpc.call(self._keeper.epoch.term.node, DELETE, DeleteCollection(name))
+        accepted = await self._keeper.ask_issuer(DELETE, DeleteCollection(name))
         if accepted.epoch is not None:
             await self._keeper.wait_for(accepted.epoch)
 
@@ -94,7 +99,7 @@ class Catalogue:
         issuer = self._keeper.epoch.term.node
         with trio.move_on_after(REFRESH_WAIT_S):
             try:
-                current = await self._rpc.call(issuer, CURRENT, Nothing())
+                current = await self._keeper.ask_issuer(CURRENT, Nothing())
             except FrysError:
                 return
             if current.epoch is not None and current.epoch > self._keeper.epoch:

@@ -33,14 +33,16 @@ from balancer.topology_messages import SIGNED_RECORD, TOPOLOGY_MESSAGES, RecordP
 from frys_node.base.errors import (
     CorruptData,
     FrysError,
+    IssuerUnreachable,
     MalformedFrame,
+    NodeUnreachable,
     NotReady,
 )
 from frys_node.base.ports import Clock, Disk, Entropy, Executor
 from frys_node.base.types import ClusterId, Epoch, NodeId, UnitId
 from frys_node.kernel.bus import Bus
 from frys_node.kernel.services.members import Members
-from frys_node.kernel.services.rpc import Rpc
+from frys_node.kernel.services.rpc import Method, Rep, Req, Rpc
 from frys_node.kernel.services.topology import Collection as CollectionInfo
 from frys_node.kernel.services.topology import Route, TopologyChanged, UnitMover, UnitSets
 from frys_node.observe.metrics import Metrics
@@ -328,6 +330,23 @@ class BalancerComponent:
         """At the issuer: a change was queued, look whether it can begin."""
         self._perform(self.machine.wake(self._clock.now_s()))
 
+    async def ask_issuer(self, method: Method[Req, Rep], request: Req) -> Rep:
+        """Call the node that changes the record.
+
+        Raises:
+            IssuerUnreachable: It does not answer; whether a request in flight was done is unknown.
+            FrysError: Whatever it raised.
+        """
+        issuer = self.epoch.term.node
+        try:
+            return await self._rpc.call(issuer, method, request)
+        except NodeUnreachable as error:
+            member = self._members.get(issuer)
+            raise IssuerUnreachable(
+                f"the issuer {member.name if member is not None else issuer} does not answer",
+                hint="new collections, tokens, joins and leaves wait until it is back; everything else goes on",
+            ) from error
+
     async def changed(self) -> None:
         """Wait for the next adoption or settlement."""
         await self._changed.wait()
@@ -404,16 +423,19 @@ class BalancerComponent:
     async def describe(self) -> RingView:
         """Return the topology for people; asks the issuer what the step under way waits for."""
         record = self.placement.record
-        step = StepView([], [], self.machine.settled == record.epoch)
+        step: StepView | None = None
         try:
             with trio.move_on_after(1.0):
-                step = await self._rpc.call(record.epoch.term.node, STEP, Nothing())
+                step = await self.ask_issuer(STEP, Nothing())
         except FrysError as error:
             _log.debug("balancer.issuer_did_not_answer", extra={"code": error.code})
+        is_answered = step is not None
+        step = step or StepView([], [], self.machine.settled == record.epoch)
         return RingView(
             epoch=str(record.epoch),
             phase=record.phase,
             issuer=record.epoch.term.node,
+            issuer_answers=is_answered,
             settled=step.is_settled,
             members=[member.node for member in record.ring],
             next_members=[member.node for member in record.next_ring],

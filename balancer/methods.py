@@ -64,6 +64,8 @@ class RingView(msgspec.Struct, frozen=True, kw_only=True):
     epoch: str
     phase: str
     issuer: NodeId
+    issuer_answers: bool
+    """False: joins, leaves and new collections wait until it is back."""
     settled: bool
     members: list[NodeId]
     next_members: list[NodeId]

@@ -13,7 +13,7 @@ from balancer.ring import RingMember
 from balancer.topology import TopologyMachine
 from frys_node.base.errors import FrysError, NotReady, Overloaded, SecurityError, UsageError
 from frys_node.base.types import NodeId
-from frys_node.kernel.services.rpc import Rpc
+from frys_node.kernel.services.rpc import Method, Rep, Req, Rpc
 
 JOIN_RETRY_S = 1.0
 """Pause between asking the issuer to be put on the ring, or off it."""
@@ -44,6 +44,10 @@ class SeatKeeper(Protocol):
         """A change was queued."""
         ...
 
+    async def ask_issuer(self, method: Method[Req, Rep], request: Req) -> Rep:
+        """Call the node that changes the record; `IssuerUnreachable` when it does not answer."""
+        ...
+
     async def changed(self) -> None:
         """Wait for the next adoption or settlement."""
         ...
@@ -57,6 +61,8 @@ class Seat:
         self._keeper = keeper
         self._member = member
         self._is_leaving = False
+        self.stage = ""
+        """What a leave under way is doing, in words."""
 
     def serve(self) -> None:
         """Answer other nodes."""
@@ -80,15 +86,17 @@ class Seat:
                 await self._keeper.changed()
 
     async def _ask_issuer(self, record: TopologyRecord, *, joins: bool) -> None:
-        issuer = record.epoch.term.node
         try:
             with trio.move_on_after(JOIN_RETRY_S * 5):
                 if joins:
-                    await self._rpc.call(issuer, JOIN_RING, JoinRing(self._member))
+                    await self._keeper.ask_issuer(JOIN_RING, JoinRing(self._member))
                 else:
-                    await self._rpc.call(issuer, LEAVE_RING, LeaveRing(self._member.node))
+                    await self._keeper.ask_issuer(LEAVE_RING, LeaveRing(self._member.node))
+                    self.stage = "waiting for its turn"
         except FrysError as error:
+            issuer = record.epoch.term.node
             _log.info("balancer.issuer_did_not_answer", extra={"issuer": issuer, "code": error.code})
+            self.stage = f"waiting: {error.message}"
             await trio.sleep(JOIN_RETRY_S)
 
     async def leave(self) -> None:
@@ -106,6 +114,7 @@ class Seat:
                 hint="let the other nodes leave first",
             )
         self._is_leaving = True
+        self.stage = "asking the issuer"
         try:
             while True:
                 record = self._keeper.machine.record
@@ -113,7 +122,10 @@ class Seat:
                 is_gone = self._member.node not in record.members()
                 if is_gone and record.phase == STABLE and self._keeper.machine.settled == record.epoch:
                     return
-                if record.phase == STABLE and not is_gone:
+                if record.phase != STABLE:
+                    is_mine = all(member.node != self._member.node for member in record.next_ring)
+                    self.stage = "moving units to other nodes" if is_mine else "waiting for its turn"
+                elif not is_gone:
                     await self._ask_issuer(record, joins=False)
                 with trio.move_on_after(JOIN_RETRY_S):
                     await self._keeper.changed()

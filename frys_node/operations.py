@@ -37,6 +37,9 @@ log = get_logger(__name__)
 FRONT = "network"
 """The plugin that provides HTTP."""
 
+RING_STATE = "leaving the ring"
+"""A leave's first stage; the seat knows more about it."""
+
 TTL_DEFAULT_S = 3_600.0
 
 
@@ -194,30 +197,30 @@ class Operations:
 
     async def _create_token(self, request: HttpRequest) -> HttpResponse:
         wanted = request.json(TokenWanted)
-        made = await self._channel.call(
-            self._channel.issuer, CREATE_TOKEN, CreateToken(wanted.ttl_s, wanted.uses, wanted.role)
-        )
+        made = await self._balancer.ask_issuer(CREATE_TOKEN, CreateToken(wanted.ttl_s, wanted.uses, wanted.role))
         body = {"token": made.token, "id": made.id, "expires_at": made.expires_at, "uses": made.uses}
         return HttpResponse.json(body, 201)
 
     async def _list_tokens(self, request: HttpRequest) -> HttpResponse:
-        listed = await self._channel.call(self._channel.issuer, LIST_TOKENS, ListTokens())
+        listed = await self._balancer.ask_issuer(LIST_TOKENS, ListTokens())
         return HttpResponse.json({"tokens": listed.tokens})
 
     async def _revoke_token(self, request: HttpRequest) -> HttpResponse:
-        await self._channel.call(self._channel.issuer, REVOKE_TOKEN, RevokeToken(request.params["id"]))
+        await self._balancer.ask_issuer(REVOKE_TOKEN, RevokeToken(request.params["id"]))
         return HttpResponse.json({"revoked": request.params["id"]})
 
     # Leaving.
 
     async def _start_leave(self, request: HttpRequest) -> HttpResponse:
         if not self._leave_wanted.is_set():
-            self._leave_error, self._leave_state = None, "asking the issuer"
+            self._leave_error, self._leave_state = None, RING_STATE
             self._leave_wanted.set()
         return HttpResponse.json({"name": self._kernel.name, "state": self._leave_state}, 202)
 
     async def _show_leave(self, request: HttpRequest) -> HttpResponse:
         body: dict[str, Any] = {"name": self._kernel.name, "state": self._leave_state or "not leaving"}
+        if self._leave_state == RING_STATE:
+            body["state"] = self._balancer.seat.stage or RING_STATE
         if self._leave_error is not None:
             error = self._leave_error
             body |= {"error": error.message, "code": error.code, "hint": error.hint}
@@ -226,7 +229,7 @@ class Operations:
     async def _leave(self) -> None:
         """Give up the place on the ring, then the membership, then end the process."""
         try:
-            self._leave_state = "moving units to other nodes"
+            self._leave_state = RING_STATE
             await self._balancer.leave()
             self._leave_state = "saying goodbye"
             await self._membership.leave()

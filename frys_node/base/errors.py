@@ -178,6 +178,12 @@ class NodeUnreachable(RoutingError):
     retryable = True
 
 
+class IssuerUnreachable(NodeUnreachable):
+    """The node that changes the topology record does not answer. What was asked of it waits until it is back."""
+
+    code = "routing.issuer_unreachable"
+
+
 class StorageError(FrysError):
     """The disk refused. The write was not acknowledged."""
 

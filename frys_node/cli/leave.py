@@ -32,8 +32,11 @@ def run(arguments: argparse.Namespace) -> int:
         if state.get("error"):
             message = f"{body['name']} cannot leave: {state['error']}"
             raise error_from_code(state["code"], message, state.get("hint", ""))
-        if state["state"] != shown and not arguments.json:
+        if state["state"] != shown:
             shown = state["state"]
             print(f"leaving: {shown}", file=sys.stderr)
         time.sleep(0.1)
-    raise DeadlineExceeded(f"{body['name']} is still leaving", hint="`frys-node ring` shows what it waits for")
+    raise DeadlineExceeded(
+        f"{body['name']} has not left yet: {shown}",
+        hint="the leave goes on by itself; the same command follows it again",
+    )

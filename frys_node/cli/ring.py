@@ -48,6 +48,8 @@ def _head(client: AdminClient, ring: dict[str, Any]) -> list[str]:
     names = {member["id"]: member["name"] for member in ring["members"]}
     issuer = names.get(topology["issuer"], topology["issuer"])
     lines = [f"epoch {ring['epoch']}, {ring['phase']}, {ring['partitions']} partitions, issuer {issuer}"]
+    if not topology["issuer_answers"]:
+        lines.append(f"{issuer} does not answer: joins, leaves and new collections wait until it is back")
     for line in topology["waits_for"]:
         node, _, reason = line.partition(": ")
         lines.append(f"waits for {names.get(node, node)}: {reason}")

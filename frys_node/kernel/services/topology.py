@@ -134,7 +134,8 @@ class Topology(Protocol):
 
         Raises:
             AlreadyExists: The name is taken.
-            NotReady: A move is under way, or the issuer is down; retry.
+            NotReady: A move is under way; retry.
+            IssuerUnreachable: The issuer is down; retry when it is back.
         """
         ...
 

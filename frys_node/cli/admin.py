@@ -13,18 +13,33 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from frys_node.base.errors import ConfigError, DeadlineExceeded, FrysError, NodeUnreachable, error_from_code
+from frys_node.base.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    FrysError,
+    NodeUnreachable,
+    RemoteError,
+    error_from_code,
+)
 
 TIMEOUT_S = 30.0
 SOCKET_NAME = "admin.sock"
 
-ERROR_MODULES = {
-    "cache": "frys_node.plugins.cache.cache",
-    "http": "frys_node.plugins.network.errors",
-    "security": "frys_node.secure.errors",
-    "snapshots": "snapshots.errors",
-    "vector": "frys_node.plugins.vector.errors",
-    "workflow": "frys_node.plugins.workflow.errors",
+ERROR_MODULES: Mapping[str, Sequence[str]] = {
+    "cache": ["frys_node.plugins.cache.cache"],
+    "channel": ["frys_node.channel.bootstrap"],
+    "http": ["frys_node.plugins.network.errors"],
+    "kernel": ["frys_node.kernel.supervisor"],
+    "membership": ["membership.errors"],
+    "plugin": ["frys_node.kernel.plugins"],
+    "request": ["frys_node.channel.dispatch"],
+    "routing": ["frys_node.plugins.workflow.errors"],
+    "security": ["frys_node.secure.errors", "frys_node.secure.signer"],
+    "snapshots": ["snapshots.errors"],
+    "storage": ["frys_node.transport.disk", "frys_node.storage.ports"],
+    "transport": ["frys_node.transport.errors"],
+    "vector": ["frys_node.plugins.vector.errors"],
+    "workflow": ["frys_node.plugins.workflow.errors"],
 }
 """Where the errors of a code's first part are defined: imported only to name an error that a node answered."""
 
@@ -135,8 +150,10 @@ def error_of(value: Any, status: int) -> FrysError:
 
 
 def _known(code: str, message: str, hint: str) -> FrysError:
-    module = ERROR_MODULES.get(code.partition(".")[0])
-    if module is not None:
+    error = error_from_code(code, message, hint)
+    if not isinstance(error, RemoteError):
+        return error
+    for module in ERROR_MODULES.get(code.partition(".")[0], ()):
         importlib.import_module(module)
     return error_from_code(code, message, hint)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,24 @@ def test_each_kind_of_error_has_its_exit_code(error: BaseException, code: int) -
         raise error
 
     assert cli._guarded(run, argparse.Namespace()) == code
+
+
+def test_every_error_that_a_node_answers_keeps_its_code_and_exit_code() -> None:
+    """In a fresh process the command knows each code of the sources, so that none becomes `remote.unknown`."""
+    root = Path(__file__).resolve().parents[2]
+    packages = [root / name for name in ("frys_node", "membership", "balancer", "snapshots")]
+    texts = [path.read_text() for package in packages for path in package.rglob("*.py")]
+    codes = sorted({code for text in texts for code in re.findall(r'^    code = "([a-z_.]+)"$', text, re.MULTILINE)})
+    answered = [code for code in codes if code.partition(".")[0] not in {"demo", "sim", "remote"}]
+    assert "transport.connect_failed" in answered
+    probe = (
+        "import sys; from frys_node.cli.admin import error_of\n"
+        "for code in sys.argv[1:]: print(error_of({'error': {'code': code}}, 500).code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe, *answered], capture_output=True, text=True, check=True, cwd=root
+    )
+    assert done.stdout.split() == answered
 
 
 def test_a_bug_is_one_line_and_its_traceback_is_kept(capsys: pytest.CaptureFixture[str]) -> None:

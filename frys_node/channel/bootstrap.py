@@ -13,7 +13,7 @@ from typing import NamedTuple
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from frys_node.base.errors import ConfigError, FrysError, NodeUnreachable, SecurityError
+from frys_node.base.errors import ConfigError, FrysError, IssuerUnreachable, NodeUnreachable, SecurityError
 from frys_node.base.ports import Clock, Disk, Entropy, Network
 from frys_node.base.types import Address, ClusterId, NodeId
 from frys_node.channel.join import JoinClient, Seed
@@ -188,7 +188,13 @@ class _Joiner:
             if isinstance(answer, JoinRedirect):
                 issuer = Address.parse(answer.address)
                 log.info("channel.join_redirected", extra={"seed": str(seed), "issuer": str(issuer)})
-                answer = await self._ask_within(issuer)
+                try:
+                    answer = await self._ask_within(issuer)
+                except NodeUnreachable as error:
+                    raise IssuerUnreachable(
+                        f"{seed} is a member of the cluster, but the issuer at {issuer} does not answer",
+                        hint="only the issuer lets nodes in: start it, or open the way to its address, and join again",
+                    ) from error
                 if isinstance(answer, JoinRedirect):
                     raise NodeUnreachable(
                         f"{issuer} is not the issuer either", hint="give the issuer's address as --seed"

@@ -10,7 +10,7 @@ import pytest
 import trio
 from cryptography.hazmat.bindings.openssl.binding import Binding
 
-from frys_node.base.errors import ConfigError, FrysError, NodeUnreachable, StorageError
+from frys_node.base.errors import ConfigError, FrysError, IssuerUnreachable, NodeUnreachable, StorageError
 from frys_node.base.ports import Stream
 from frys_node.base.types import Address
 from frys_node.channel import bootstrap
@@ -161,6 +161,17 @@ async def test_a_seed_that_is_not_the_issuer_redirects(a: Node, tmp_path: Path) 
         assert outcome.issuer == a.id
         assert {peer.name for peer in outcome.peers} >= {"a"}
         assert outcome.peers[0] == (a.id, a.address, "a")
+
+
+async def test_a_join_through_a_member_names_the_issuer_that_is_down(tmp_path: Path) -> None:
+    """Whoever gave a live seed hears that the seed is fine and whose answer is missing."""
+    async with running(await create(tmp_path / "a", "a")) as a:
+        b = await join(tmp_path / "b", a, "b")
+        token = a.token()
+    async with running(b):
+        error = await _refused(IssuerUnreachable, [b.address], token, name="c")
+        assert f"{b.address} is a member" in error.message
+        assert f"the issuer at {a.address} does not answer" in error.message
 
 
 async def test_dead_seeds_do_not_stop_a_join(a: Node, tmp_path: Path) -> None:

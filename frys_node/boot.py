@@ -48,12 +48,12 @@ async def run_node(launch: Launch) -> None:
     memory.share_one_heap()
     clock, entropy, network, executor = SystemClock(), SystemEntropy(), SystemNetwork(), ThreadExecutor()
     config = launch.config
+    level, form = config.system.log_level, config.system.log_format
+    # The arrival logs too, before anybody knows what the node will be called.
+    observe_log.configure(level=level, form=form, fields={})
     arrival = await arrive(launch, network, entropy, clock)
-    observe_log.configure(
-        level=config.system.log_level,
-        form=config.system.log_format,
-        fields={"node": arrival.stored.node_name, "cluster": arrival.stored.cluster_name},
-    )
+    names = {"node": arrival.stored.node_name, "cluster": arrival.stored.cluster_name}
+    observe_log.configure(level=level, form=form, fields=names)
     kernel = Kernel(
         node=NodeId(arrival.stored.node_id),
         name=arrival.stored.node_name,

@@ -230,6 +230,10 @@ class Composition:
         has_token = bool(read_text(arrival.disk, JOIN_FILE))
         bound = arrival.listener.address
         is_wild = not bound.host.startswith(LOCAL_HOSTS)
+        notes = list(arrival.notes)
+        wanted_port = Address.parse(self._config.plugins["network"].http).port
+        if http and wanted_port not in (0, Address.parse(http).port):
+            notes.append(f"port {wanted_port} was busy: HTTP is on {Address.parse(http).port}")
         return {
             "name": self._identity.node_name,
             "id": self._identity.node_id,
@@ -241,5 +245,5 @@ class Composition:
             "join_local": str(Address("127.0.0.1", bound.port) if is_wild else arrival.advertise),
             "join_remote": str(arrival.advertise),
             "join_token_file": str(token_path) if has_token else "",
-            "notes": list(arrival.notes),
+            "notes": notes,
         }

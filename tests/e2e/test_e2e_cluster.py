@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -231,6 +234,23 @@ def test_a_busy_port_an_unknown_key_and_a_read_only_directory_each_say_what_to_d
     assert refused.returncode in (1, 2)
     for done in (busy, unknown, refused):
         assert "Traceback" not in done.stderr
+
+
+def test_a_default_port_that_is_busy_moves_up_and_that_is_said(tmp_path: Path) -> None:
+    """Each line that a start prints before it is ready is a whole log line; the banner names the new ports."""
+    with socket.socket() as cluster, socket.socket() as http:
+        for taken, address in ((cluster, ("0.0.0.0", 7946)), (http, ("127.0.0.1", 8080))):
+            with contextlib.suppress(OSError):  # somebody else has it: as good
+                taken.bind(address)
+                taken.listen()
+        started = frys("start", "--detach", "--json", cwd=tmp_path)
+    info = json.loads(started.stdout)
+    try:
+        moved = [json.loads(line) for line in started.stderr.splitlines()]
+        assert [line["listener"] for line in moved if line["event"] == "network.port_moved"] == ["cluster", "http"]
+        assert [note.partition(" was busy")[0] for note in info["notes"]] == ["port 7946", "port 8080"]
+    finally:
+        os.kill(info["pid"], signal.SIGTERM)
 
 
 def test_no_node_here_is_said_plainly(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 from frys_node.cli.admin import AdminClient, add_common, show, table
 
@@ -16,8 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     actions = parser.add_subparsers(dest="action")
     shown = actions.add_parser("show", help="members, shares and phase (the default)")
-    owner = actions.add_parser("owner", help="which nodes hold a cache key or a unit")
-    owner.add_argument("key", help="a cache key, or a unit such as workflow/17")
+    owner = actions.add_parser("owner", help="which nodes hold a cache key, a workflow run or a unit")
+    what = owner.add_mutually_exclusive_group(required=True)
+    what.add_argument("key", nargs="?", help="a cache key")
+    what.add_argument("--run", metavar="ID", help="a workflow run")
+    what.add_argument("--unit", metavar="U", help="a unit, such as workflow/17")
     add_common(parser)
     for sub in (shown, owner):
         add_common(sub)
@@ -27,7 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the chosen action."""
     client = AdminClient(arguments)
     if arguments.action == "owner":
-        body = client.call("GET", f"/v1/ring?key={quote(arguments.key, safe='')}")
+        wanted = {"key": arguments.key, "run": arguments.run, "unit": arguments.unit}
+        query = urlencode({name: value for name, value in wanted.items() if value is not None})
+        body = client.call("GET", f"/v1/ring?{query}")
         owner = body["owner"]
         text = f"unit {owner['unit']} at epoch {owner['epoch']} ({owner['phase']}): {', '.join(owner['current'])}"
         if owner["next"] != owner["current"]:

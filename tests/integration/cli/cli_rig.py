@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 import trio
 
+from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.services.http import HttpRequest, HttpResponse
 from frys_node.testing.services import FakeHttp
 from tests.integration.network.http_fixtures import serving
@@ -32,8 +33,9 @@ class Done(NamedTuple):
 class CommandLine:
     """Runs `frys-node` for the node of one data directory."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, kernel: Kernel) -> None:
         self._data_dir = data_dir
+        self.kernel = kernel
 
     async def run(self, *arguments: str) -> Done:
         """Run one command to its end."""
@@ -54,9 +56,9 @@ async def command_line(data_dir: Path, routes: FakeHttp, *prefixes: str) -> Asyn
         query = f"?{urlencode(request.query)}" if request.query else ""
         return await routes.request(request.method, request.path + query, request.body, request.headers)
 
-    async with serving(data_dir) as (_, http):
+    async with serving(data_dir) as (kernel, http):
         for prefix in prefixes:
             for method in ("GET", "PUT", "POST", "DELETE"):
                 http.route(method, prefix, forward, scope="admin")
                 http.route(method, prefix + "/{rest...}", forward, scope="admin")
-        yield CommandLine(data_dir)
+        yield CommandLine(data_dir, kernel)

@@ -33,21 +33,34 @@ def run(arguments: argparse.Namespace) -> int:
         options.append(f"ttl={quote(arguments.ttl)}")
     path = f"/v1/cache/{quote(arguments.namespace, safe='')}/{quote(arguments.key, safe='')}"
     path += "?" + "&".join(options) if options else ""
+    if arguments.action == "get" and arguments.json:
+        return _print_entry(client, arguments, options)
     raw = None
     if arguments.action == "put":
         raw = sys.stdin.buffer.read() if arguments.value == "-" else arguments.value.encode()
     method = {"get": "GET", "put": "PUT", "delete": "DELETE"}[arguments.action]
-    status, body, headers = client.request(method, path, raw=raw, headers=_content_type(raw))
+    status, body, _ = client.request(method, path, raw=raw, headers=_content_type(raw))
     if status >= 400:
         raise error_of(json.loads(body) if body else None, status)
-    if arguments.action == "get" and not arguments.json:
+    if arguments.action == "get":
         sys.stdout.buffer.write(body)
         sys.stdout.buffer.flush()
         if sys.stdout.isatty():
             print()
     elif arguments.json:
-        value = {"status": status, "etag": headers.get("etag")}
-        print(json.dumps(value | ({"value": body.decode(errors="replace")} if arguments.action == "get" else {})))
+        print(body.decode())
+    return 0
+
+
+def _print_entry(client: AdminClient, arguments: argparse.Namespace, options: list[str]) -> int:
+    """Print a value with its version and what is left of its life: an entry of a batch, which holds any bytes."""
+    query = "?" + "&".join(options) if options else ""
+    batch = {"get": [arguments.key]}
+    (entry,) = client.call("POST", f"/v1/cache/{quote(arguments.namespace, safe='')}{query}", batch)["get"]
+    if entry is None:
+        message = f"no entry '{arguments.key}' in namespace '{arguments.namespace}'"
+        raise error_of({"error": {"code": "cache.miss", "message": message}}, 404)
+    print(json.dumps(entry))
     return 0
 
 

@@ -23,6 +23,7 @@ from frys_node.base.errors import (
 )
 
 TIMEOUT_S = 30.0
+TIMEOUT_MAX_S = 30 * 86_400.0
 SOCKET_NAME = "admin.sock"
 
 ERROR_MODULES: Mapping[str, Sequence[str]] = {
@@ -56,7 +57,15 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         "--data-dir", metavar="D", help="the node's data directory (default: FRYS_DATA_DIR, or the only one here)"
     )
     parser.add_argument("--json", action="store_true", help="print the HTTP body")
-    parser.add_argument("--timeout", type=float, default=TIMEOUT_S, metavar="S", help="give up after S seconds")
+    parser.add_argument("--timeout", type=_seconds, default=TIMEOUT_S, metavar="S", help="give up after S seconds")
+
+
+def _seconds(text: str) -> float:
+    """Read a timeout; argparse shows the error."""
+    seconds = float(text)
+    if not 0 < seconds <= TIMEOUT_MAX_S:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {TIMEOUT_MAX_S:,.0f} seconds")
+    return seconds
 
 
 def find_data_dir(given: str | None) -> Path:

@@ -19,7 +19,14 @@ from frys_node.cli.token import seconds_of
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(["--help"], 0), (["--version"], 0), ([], 2), (["membres"], 2), (["members", "--nonsense"], 2)],
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        ([], 2),
+        (["membres"], 2),
+        (["members", "--nonsense"], 2),
+        *((["members", "--data-dir", "x", "--timeout", text], 2) for text in ("0", "-1", "nan", "inf", "soon")),
+    ],
 )
 def test_help_is_success_and_mistakes_are_usage_errors(
     arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]

@@ -60,6 +60,8 @@ class SnapshotWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """None: all."""
     directory: str = ""
     """Where snapshots are kept; empty: in the node's data directory."""
+    replace: bool = False
+    """Restoring may lose what happened since, in workflow partitions."""
 
 
 class CreateToken(Message, frozen=True):
@@ -171,6 +173,7 @@ class Operations:
         http.route("GET", "/v1/config", self._config, scope="admin")
         http.route("GET", "/v1/snapshots", self._list_snapshots, scope="admin")
         http.route("POST", "/v1/snapshots", self._save, scope="admin")
+        http.route("DELETE", "/v1/snapshots/{name}", self._delete_snapshot, scope="admin")
         http.route("POST", "/v1/snapshots/verify", self._verify, scope="admin")
         http.route("POST", "/v1/snapshots/restore", self._restore, scope="admin")
 
@@ -269,11 +272,16 @@ class Operations:
         saved = await self._library(wanted.directory).create(wanted.name, wanted.units)
         return HttpResponse.json(saved, 201)
 
+    async def _delete_snapshot(self, request: HttpRequest) -> HttpResponse:
+        name = request.params["name"]
+        await self._library(request.query.get("directory", "")).delete(name)
+        return HttpResponse.json({"deleted": name})
+
     async def _verify(self, request: HttpRequest) -> HttpResponse:
         wanted = request.json(SnapshotWanted)
         return HttpResponse.json(await self._library(wanted.directory).verify(wanted.name))
 
     async def _restore(self, request: HttpRequest) -> HttpResponse:
         wanted = request.json(SnapshotWanted)
-        restored = await self._library(wanted.directory).restore(wanted.name, wanted.units)
-        return HttpResponse.json({"name": wanted.name, "bytes": restored})
+        restored = await self._library(wanted.directory).restore(wanted.name, wanted.units, replace=wanted.replace)
+        return HttpResponse.json(restored)

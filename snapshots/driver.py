@@ -60,6 +60,7 @@ class SnapshotComponent:
         self._disk = disk
         self._executor = executor
         self._providers: dict[str, Snapshottable] = {}
+        self._replacing: set[str] = set()
         self._metrics = SnapshotMetrics(metrics)
         self._store = ChunkStore(
             disk,
@@ -128,9 +129,11 @@ class SnapshotComponent:
         self._config = self._source.config = config
         self._pace.rate_bytes_s = config.rate_bytes_s_max
 
-    def register(self, kind: str, source: Snapshottable) -> None:
+    def register(self, kind: str, source: Snapshottable, *, replaces: bool = False) -> None:
         """Declare how units of a kind are captured and restored. A plugin that is reloaded declares its kind again."""
         self._providers[kind] = source
+        if replaces:
+            self._replacing.add(kind)
 
     def unregister(self, kind: str) -> None:
         """Forget a kind: its plugin unloads."""
@@ -204,6 +207,7 @@ class SnapshotComponent:
             executor=self._executor,
             clock=self._clock,
             providers=self._providers,
+            replacing=self._replacing,
             node=self._rpc.self_id,
             directory=SAVED_DIRECTORY if disk is None else "",
         )

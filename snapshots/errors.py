@@ -30,6 +30,13 @@ class UnknownFormat(SnapshotError):
     status = 400
 
 
+class WouldReplace(SnapshotError):
+    """Restoring would lose what happened since the snapshot, and that was not asked for. Nothing was changed."""
+
+    code = "snapshots.would_replace"
+    status = 409
+
+
 class TransferAborted(SnapshotError):
     """A unit's move was given up. The receiver installed nothing; chunks that came are kept for the next try."""
 

@@ -8,7 +8,7 @@ checks everything before it changes anything.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -20,7 +20,7 @@ from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.snapshots import Snapshottable
 from snapshots.capture import check_unit, closing, provider_of
 from snapshots.chunking import Chunker, verify_chunk
-from snapshots.errors import CorruptChunk, CorruptManifest, UnknownFormat
+from snapshots.errors import CorruptChunk, CorruptManifest, UnknownFormat, WouldReplace
 from snapshots.manifest import ChunkRef, Manifest, decode_manifest
 
 INDEX_FORMAT = 1
@@ -62,6 +62,17 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...]
 
 
+class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What `restore` did."""
+
+    name: str
+    units: int
+    """Units restored."""
+    size_bytes: int
+    elsewhere: tuple[UnitId, ...]
+    """Units of the snapshot that other nodes hold now: nothing was done with them."""
+
+
 class Library:
     """The saved snapshots of one directory."""
 
@@ -73,6 +84,7 @@ class Library:
         clock: Clock,
         providers: Mapping[str, Snapshottable],
         node: NodeId,
+        replacing: Collection[str] = (),
         directory: str = "",
     ) -> None:
         self._disk = disk
@@ -80,6 +92,8 @@ class Library:
         self._clock = clock
         self._providers = providers
         self._node = node
+        self._replacing = replacing
+        """Kinds whose restore replaces what is there; the others merge, and what is newer stands."""
         self._directory = directory
 
     async def create(self, name: str, units: Sequence[UnitId] | None = None) -> SavedSnapshot:
@@ -113,8 +127,11 @@ class Library:
         await self._executor.run(self._disk.write, f"{base}/index.json", msgspec.json.encode(index))
         return index
 
+    def _held(self) -> set[UnitId]:
+        return {unit for provider in self._providers.values() for unit in provider.units()}
+
     def _choose(self, units: Sequence[UnitId] | None) -> list[UnitId]:
-        held = {unit for provider in self._providers.values() for unit in provider.units()}
+        held = self._held()
         if units is None:
             return sorted(held)
         for unit in units:
@@ -200,30 +217,56 @@ class Library:
             problems=tuple(problems),
         )
 
-    async def restore(self, name: str, units: Sequence[UnitId] | None = None) -> int:
-        """Restore all units of a snapshot, or the given ones; returns the bytes of their states.
+    async def restore(
+        self, name: str, units: Sequence[UnitId] | None = None, *, replace: bool = False
+    ) -> RestoreReport:
+        """Restore the given units, or all that this node holds.
 
         Raises:
-            NotFound: No such snapshot, unit or kind. Nothing was changed.
+            NotFound: No such snapshot, unit or kind, or a unit that is not held here. Nothing was changed.
+            WouldReplace: A unit would lose what happened since, and `replace` does not ask for that. Nothing was
+                changed.
             CorruptChunk, CorruptManifest: The snapshot is damaged. Nothing was changed.
             FrysError: What a unit's own `restore` said; units before it, in order, are restored.
         """
         index = await self.get(name)
         wanted = {saved.unit: saved for saved in index.units}
-        chosen = sorted(wanted) if units is None else sorted(set(units))
-        manifests: list[Manifest] = []
+        held = self._held()
+        chosen = sorted(held & wanted.keys() if units is None else set(units))
         for unit in chosen:
             if unit not in wanted:
                 raise NotFound(f"snapshot '{name}' has no unit '{unit}'")
             provider_of(self._providers, unit)
-            manifests.append(await self._manifest(name, wanted[unit]))
+        foreign = [unit for unit in chosen or sorted(wanted) if unit not in held]
+        if foreign:
+            raise NotFound(
+                f"unit '{foreign[0]}' of snapshot '{name}' is not held by this node",
+                hint="restore it on a node that holds it: `frys-node ring owner --unit` names them",
+            )
+        self._check_replaced(name, chosen, is_wanted=replace)
+        manifests = [await self._manifest(name, wanted[unit]) for unit in chosen]
         for manifest in manifests:
             for chunk in dict.fromkeys(manifest.chunks):
                 await self._chunk(name, chunk)
         for manifest in manifests:
             async with closing(self._parts(name, manifest)) as parts:
                 await provider_of(self._providers, manifest.unit).restore(manifest.unit, parts)
-        return sum(manifest.size_bytes for manifest in manifests)
+        return RestoreReport(
+            name=name,
+            units=len(chosen),
+            size_bytes=sum(manifest.size_bytes for manifest in manifests),
+            elsewhere=tuple(sorted(wanted.keys() - held)) if units is None else (),
+        )
+
+    def _check_replaced(self, name: str, chosen: Sequence[UnitId], *, is_wanted: bool) -> None:
+        """Refuse to lose what happened since a snapshot, unless that is wanted."""
+        replaced = [unit for unit in chosen if unit.split("/", 1)[0] in self._replacing]
+        if replaced and not is_wanted:
+            raise WouldReplace(
+                f"restoring '{name}' replaces {len(replaced)} units such as {replaced[0]}: what happened in them since"
+                " is lost",
+                hint="choose other units with --unit, or accept that with --replace",
+            )
 
     async def delete(self, name: str) -> None:
         """Remove a snapshot; `NotFound` if there is none. It is invisible first, then its bytes go."""

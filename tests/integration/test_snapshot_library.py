@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import Failure, FakeDisk, Tear
 from frys_node.testing.executor import InlineExecutor
 from frys_node.transport.disk import DirectoryDisk
-from snapshots.errors import CorruptChunk, CorruptManifest, UnknownFormat
+from snapshots.errors import CorruptChunk, CorruptManifest, UnknownFormat, WouldReplace
 from snapshots.library import Library
 
 
@@ -54,8 +54,15 @@ def _held() -> dict[UnitId, bytes]:
     return {UnitId(f"t/{number}"): rng.randbytes(size) for number, size in enumerate((0, 10, 300_000, 700_000))}
 
 
-def _library(disk: Disk, tables: Tables) -> Library:
-    return Library(disk, executor=InlineExecutor(), clock=FakeClock(), providers={"t": tables}, node=NodeId("a"))
+def _library(disk: Disk, tables: Tables, replacing: Collection[str] = ()) -> Library:
+    return Library(
+        disk,
+        executor=InlineExecutor(),
+        clock=FakeClock(),
+        providers={"t": tables},
+        replacing=replacing,
+        node=NodeId("a"),
+    )
 
 
 @pytest.mark.parametrize("kind", ["real", "fake"])
@@ -70,10 +77,10 @@ async def test_a_saved_snapshot_restores_what_was_captured(kind: str, tmp_path: 
     assert await library.list() == [saved]
     report = await library.verify("before-upgrade")
     assert (report.units, report.problems) == (4, ())
-    tables.held = {}
-    assert await library.restore("before-upgrade", [UnitId("t/2")]) == 300_000
-    assert list(tables.held) == ["t/2"]
-    assert await library.restore("before-upgrade") == 1_000_010
+    tables.held = dict.fromkeys(_held(), b"lost")
+    assert (await library.restore("before-upgrade", [UnitId("t/2")])).size_bytes == 300_000
+    assert [unit for unit, data in tables.held.items() if data != b"lost"] == ["t/2"]
+    assert (await library.restore("before-upgrade")).size_bytes == 1_000_010
     assert tables.held == _held()
     await library.delete("before-upgrade")
     assert await library.list() == []
@@ -132,13 +139,40 @@ async def test_damage_is_refused_before_any_state_changes() -> None:
                 disk.remove(path)
             else:
                 disk.write(path, damage)
-            victim = Tables({UnitId("t/0"): b"untouched"})
+            victim = Tables(dict.fromkeys(_held(), b"untouched"))
             with pytest.raises((CorruptChunk, CorruptManifest)):
                 await _library(disk, victim).restore("s")
-            assert victim.held == {UnitId("t/0"): b"untouched"}
+            assert set(victim.held.values()) == {b"untouched"}
             assert len((await _library(disk, victim).verify("s")).problems) >= 1
         disk.write(path, data)
     assert (await _library(disk, tables).verify("s")).problems == ()
+
+
+async def test_units_that_other_nodes_hold_now_are_left_alone_and_named() -> None:
+    """All means all that are here; one that was asked for by name and is not here is refused before any other."""
+    disk = FakeDisk()
+    await _library(disk, Tables(_held())).create("s")
+    here = Tables({UnitId("t/1"): b"old", UnitId("t/9"): b"other"})
+    report = await _library(disk, here).restore("s")
+    assert (report.units, report.size_bytes, report.elsewhere) == (1, 10, ("t/0", "t/2", "t/3"))
+    assert here.held == {"t/1": _held()[UnitId("t/1")], "t/9": b"other"}
+    with pytest.raises(NotFound, match="'t/2' of snapshot 's' is not held"):
+        await _library(disk, here).restore("s", [UnitId("t/1"), UnitId("t/2")])
+    with pytest.raises(NotFound, match="is not held"):
+        await _library(disk, Tables({})).restore("s")
+
+
+async def test_what_a_restore_would_lose_is_lost_only_when_that_is_asked_for() -> None:
+    """A kind that is replaced instead of merged is refused whole without `replace`."""
+    disk, tables = FakeDisk(), Tables(_held())
+    library = _library(disk, tables, replacing=["t"])
+    await library.create("s")
+    tables.held[UnitId("t/1")] = b"since"
+    with pytest.raises(WouldReplace, match="4 units such as t/0"):
+        await library.restore("s")
+    assert tables.held[UnitId("t/1")] == b"since"
+    await library.restore("s", replace=True)
+    assert tables.held == _held()
 
 
 async def test_bad_requests_are_refused_with_their_fix() -> None:

@@ -51,8 +51,8 @@ class MoveProgress(msgspec.Struct, frozen=True, kw_only=True):
 class Snapshots(Protocol):
     """The snapshot component."""
 
-    def register(self, kind: str, source: Snapshottable) -> None:
-        """Declare how units of a kind are captured and restored."""
+    def register(self, kind: str, source: Snapshottable, *, replaces: bool = False) -> None:
+        """Declare how units of a kind are captured and restored, and whether restoring loses what came since."""
         ...
 
     async def pull(self, unit: UnitId, source: NodeId, progress: Callable[[MoveProgress], None] | None = None) -> int:

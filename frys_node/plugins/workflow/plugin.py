@@ -112,7 +112,7 @@ class WorkflowPlugin:
         )
         mover = PartitionMover(engine=engine, topology=topology, rpc=rpc, snapshots=snapshots)
         if snapshots is not None:
-            snapshots.register("workflow", mover)
+            snapshots.register("workflow", mover, replaces=True)
         topology.register_mover("workflow", mover)
         entropy = context.entropy
         self._http = context.service(HTTP)

@@ -141,7 +141,7 @@ class DirectSnapshots:
         self._node = node
         self.sources: dict[str, Snapshottable] = {}
 
-    def register(self, kind: str, source: Snapshottable) -> None:
+    def register(self, kind: str, source: Snapshottable, *, replaces: bool = False) -> None:
         """Remember how units of a kind are captured."""
         self.sources[kind] = source
 

@@ -1,7 +1,8 @@
 """Structured logs over stdlib `logging`: JSON lines off a terminal, readable lines on one (D12).
 
 An event is named ``package.past_fact`` and carries keyword fields with their unit in the name. Machines never
-log; drivers log effects. ERROR means that a human must act. Registered secrets never reach a line.
+log; drivers log effects. ERROR means that a human must act. Registered secrets never reach a line. Packages that
+may not import this module log with plain `logging` and ``extra=``: their lines look the same.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ REDACTED = "[redacted]"
 
 _FIELDS = "frys_fields"
 _ROOT = "frys"
+_ROOTS = (_ROOT, "frys_node", "membership", "balancer", "snapshots")
+"""Our loggers: those made by `get_logger`, and those that packages name after their modules."""
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", _FIELDS}
+"""What every record has: anything else came with ``extra=``."""
 _secrets: set[str] = set()
 _fields: dict[str, Any] = {}
 
@@ -97,7 +102,7 @@ class JsonFormatter(logging.Formatter):
         """Return the line."""
         line = {"ts": _instant(record.created), "level": record.levelname.lower(), "event": record.getMessage()}
         line |= self._base
-        line |= getattr(record, _FIELDS, {})
+        line |= _fields_of(record)
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)[-TRACEBACK_CHARS_MAX:]
         return redact(json.dumps(line, default=str, ensure_ascii=False))
@@ -108,7 +113,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        fields = dict(getattr(record, _FIELDS, {}))
+        fields = _fields_of(record)
         tail = str(fields.pop("traceback", "") or "")
         if record.exc_info:
             tail = self.formatException(record.exc_info)
@@ -136,12 +141,18 @@ def configure(
     is_json = form == "json" or (form == "auto" and not out.isatty())
     handler = logging.StreamHandler(out)
     handler.setFormatter(JsonFormatter(_fields) if is_json else TextFormatter())
-    root = logging.getLogger(_ROOT)
-    for old in list(root.handlers):
-        root.removeHandler(old)
-    root.addHandler(handler)
-    root.setLevel(level.upper())
-    root.propagate = False
+    for name in _ROOTS:
+        root = logging.getLogger(name)
+        for old in list(root.handlers):
+            root.removeHandler(old)
+        root.addHandler(handler)
+        root.setLevel(level.upper())
+        root.propagate = False
+
+
+def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    return extra | getattr(record, _FIELDS, {})
 
 
 def _instant(created: float) -> str:

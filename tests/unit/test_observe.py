@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -33,6 +34,20 @@ def test_json_lines_hold_the_event_its_fields_and_the_nodes() -> None:
     assert (line["event"], line["level"], line["node"], line["components"]) == ("kernel.node_started", "info", "n1", 3)
     assert line["text"] == "a\nb"
     assert line["ts"].endswith("Z")
+
+
+@pytest.mark.parametrize("name", ["frys_node.channel.driver", "balancer.driver", "snapshots.pull", "membership.driver"])
+def test_a_package_that_logs_by_itself_is_heard_with_its_fields(name: str) -> None:
+    """Plain `logging` with ``extra=`` gives the same line, with level, node and fields, at info too."""
+    out = io.StringIO()
+    configure(level="info", stream=out, fields={"node": "n1"})
+    logging.getLogger(name).info("channel.join_served", extra={"outcome": "accepted", "token": "frys1.abcdefgh"})
+    register_secret("frys1.abcdefgh")
+    logging.getLogger(name).warning("channel.refused", extra={"reason": "not_tls", "error": "frys1.abcdefgh"})
+    served, refused = map(json.loads, _lines(out))
+    assert served.keys() == {"ts", "level", "event", "node", "outcome", "token"}
+    assert (served["event"], served["level"], served["node"]) == ("channel.join_served", "info", "n1")
+    assert (refused["reason"], refused["error"]) == ("not_tls", REDACTED)
 
 
 def test_text_lines_are_one_line_of_key_value_pairs() -> None:

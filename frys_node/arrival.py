@@ -20,7 +20,7 @@ from frys_node.base.ports import Clock, Datagram, Disk, Entropy, StreamListener
 from frys_node.base.types import Address, BootId
 from frys_node.config import NodeConfig
 from frys_node.plugins.network.binding import PortBook, listen_or_move
-from frys_node.secure.stored import StoredIdentity, next_boot, read_stored
+from frys_node.secure.stored import LEFT_PATH, StoredIdentity, next_boot, read_stored
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.errors import AddressInUse
 from frys_node.transport.network import SystemNetwork
@@ -122,6 +122,8 @@ async def _settle(
 ) -> Arrival:
     config = launch.config
     stored = read_stored(disk)
+    if stored is not None:
+        check_has_not_left(disk, directory, stored)
     wanted = Address.parse(config.network.bind)
     (listener, datagram), _ = await listen_or_move(
         "cluster",
@@ -238,6 +240,15 @@ def _rename(directory: Path, disk: DirectoryDisk, name: str) -> tuple[Path, Dire
     renamed = DirectoryDisk(final)
     renamed.lock()
     return final, renamed
+
+
+def check_has_not_left(disk: Disk, directory: Path, stored: StoredIdentity) -> None:
+    """Refuse to bring a node back that has left for good: its units and perhaps its name are others' now."""
+    if disk.read(LEFT_PATH) is not None:
+        raise UsageError(
+            f"node '{stored.node_name}' has left cluster '{stored.cluster_name}' for good",
+            hint=f"move {directory} away (snapshots that were saved are in it), then join as a new node",
+        )
 
 
 def check_settings(launch: Launch, stored: StoredIdentity) -> None:

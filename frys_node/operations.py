@@ -25,6 +25,7 @@ from frys_node.kernel.services.members import MemberChanged, Status
 from frys_node.kernel.services.rpc import Method
 from frys_node.kernel.services.topology import TopologyChanged
 from frys_node.observe.log import get_logger
+from frys_node.secure.stored import LEFT_PATH
 from frys_node.secure.token import TokenInfo
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.wire.codec import Message
@@ -240,6 +241,11 @@ class Operations:
             self._leave_error, self._leave_state = error, "failed"
             log.error("operations.leave_failed", code=error.code, error=error.message)
             return
+        try:
+            await self._kernel.executor.run(self._kernel.disk.write, LEFT_PATH, b"")
+        except FrysError as error:
+            # It has left all the same; only a mistaken restart would not be noticed.
+            log.error("operations.left_not_noted", code=error.code, error=error.message)
         self._leave_state = "left"
         self._kernel.request_stop("left the cluster")
 

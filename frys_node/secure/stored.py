@@ -17,6 +17,8 @@ from frys_node.secure.errors import UnsafePermissions
 
 IDENTITY_PATH: Final = "identity/identity.json"
 BOOT_PATH: Final = "identity/boot"
+LEFT_PATH: Final = "identity/left"
+"""There once the node has left its cluster for good: its name may be another's by now."""
 _BOOT_MAX = 0xFFFF_FFFF
 
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 7946
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 (compared with, not bound to)
+SEED_CHECK_S = 1.0
+"""How long a seed may take to say which cluster it is of, when the directory has one already."""
 BIND_TRIES = 8
 """Ephemeral TCP ports tried until the same UDP port is free too."""
 
@@ -138,6 +140,8 @@ async def _settle(
     advertise = advertised(config, listener.address)
     peers: tuple[KnownPeer, ...] = ()
     try:
+        if stored is not None and launch.joining:
+            await check_seeds(launch, directory, stored, network, clock)
         if stored is None and launch.joining:
             peers = await _join(launch, disk, network, entropy, clock, advertise)
         elif stored is None:
@@ -249,6 +253,27 @@ def check_has_not_left(disk: Disk, directory: Path, stored: StoredIdentity) -> N
             f"node '{stored.node_name}' has left cluster '{stored.cluster_name}' for good",
             hint=f"move {directory} away (snapshots that were saved are in it), then join as a new node",
         )
+
+
+async def check_seeds(
+    launch: Launch, directory: Path, stored: StoredIdentity, network: SystemNetwork, clock: Clock
+) -> None:
+    """Refuse a `join` to another cluster than the directory's. A seed that is silent does not hold up a restart."""
+    from frys_node.channel.bootstrap import probe_cluster
+
+    for seed in launch.seeds:
+        with trio.move_on_after(SEED_CHECK_S):
+            try:
+                found = await probe_cluster(network, Address.parse(seed, DEFAULT_PORT), clock)
+            except FrysError:
+                continue
+            if found.cluster_id != stored.cluster_id:
+                raise UsageError(
+                    f"{directory} is node '{stored.node_name}' of cluster '{stored.cluster_name}', and {seed} belongs "
+                    f"to another cluster, '{found.cluster_name}'",
+                    hint="join with another --data-dir, or move this one away; `frys-node start` goes back to its own",
+                )
+            return
 
 
 def check_settings(launch: Launch, stored: StoredIdentity) -> None:

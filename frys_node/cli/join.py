@@ -1,7 +1,7 @@
 """Start a node that joins a running cluster: `frys-node join --seed host:port`.
 
 The token is taken from --token-file, FRYS_TOKEN, ~/.config/frys/token, or from a node of the same cluster that this
-user runs on this machine. A directory that already belongs to a cluster is simply started again.
+user runs on this machine. A directory that already belongs to the cluster is simply started again.
 """
 
 from __future__ import annotations

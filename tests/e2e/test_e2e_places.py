@@ -12,6 +12,25 @@ from tests.e2e.test_e2e_cluster import frys, wait
 pytestmark = pytest.mark.slow
 
 
+def test_a_join_to_another_cluster_than_the_directorys_is_refused(tmp_path: Path) -> None:
+    """Both clusters are named, also when they have one name; a seed that is down is no reason to stay away."""
+    old, new = NodeProcess("old", tmp_path / "old"), NodeProcess("new", tmp_path / "new")
+    try:
+        old.start()
+        new.start()
+        wait("both are ready", lambda: old.is_ready and new.is_ready)
+        old.stop()
+        refused = frys("join", "--seed", new.bind, "--data-dir", str(old.data_dir), "--bind", old.bind, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert f"is node 'old' of cluster 'frys', and {new.bind} belongs to another cluster, 'frys'" in refused.stderr
+        new.stop()
+        old.start([new.bind])
+        wait("the old node is back", lambda: old.is_ready)
+    finally:
+        old.stop()
+        new.stop()
+
+
 def test_a_node_that_has_left_stays_away(tmp_path: Path) -> None:
     """Neither a restart nor a join in its directory brings it back; the message says what to do."""
     alpha, beta = NodeProcess("alpha", tmp_path / "a"), NodeProcess("beta", tmp_path / "b")

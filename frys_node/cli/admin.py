@@ -147,6 +147,11 @@ class AdminClient:
         return value
 
 
+def member_names(client: AdminClient) -> dict[str, str]:
+    """Return the names of all nodes that the node knows of, by id."""
+    return {member["id"]: member["name"] for member in client.call("GET", "/v1/members")["members"]}
+
+
 def error_of(value: Any, status: int) -> FrysError:
     """Rebuild the error of an HTTP body, in this project's envelope or Qdrant's."""
     if isinstance(value, dict) and isinstance(value.get("error"), dict):

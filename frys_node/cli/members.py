@@ -1,4 +1,4 @@
-"""List the members as a node sees them: status, condition, address, tags, round trip."""
+"""List the members as a node sees them: status, condition, addresses, tags, round trip."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ def run(arguments: argparse.Namespace) -> int:
             member["status"],
             member["condition"] if member["status"] == "alive" else None,
             member["address"],
+            member["http"] or None,
             member["incarnation"],
             None if member["rtt_s"] is None else f"{member['rtt_s'] * 1e3:.2f}",
             " ".join(f"{k}={v}" for k, v in sorted(member["tags"].items())) or None,
         )
         for member in body["members"]
     ]
-    header = ("NAME", "STATUS", "CONDITION", "ADDRESS", "INCARNATION", "RTT_MS", "TAGS")
+    header = ("NAME", "STATUS", "CONDITION", "ADDRESS", "HTTP", "INCARNATION", "RTT_MS", "TAGS")
     return show(arguments, body, table(rows, header))

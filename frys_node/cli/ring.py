@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 from urllib.parse import urlencode
 
-from frys_node.cli.admin import AdminClient, add_common, show, table
+from frys_node.cli.admin import AdminClient, add_common, member_names, show, table
 
 BAR = 32
 """Characters of a full bar in the picture of shares."""
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _head(client: AdminClient, ring: dict[str, Any]) -> list[str]:
     """Say which record is in force, who writes it, and what a change under way waits for."""
     topology = client.call("GET", "/v1/topology")
-    names = {member["id"]: member["name"] for member in ring["members"]}
+    names = member_names(client)  # a joiner is no member of the ring yet
     issuer = names.get(topology["issuer"], topology["issuer"])
     lines = [f"epoch {ring['epoch']}, {ring['phase']}, {ring['partitions']} partitions, issuer {issuer}"]
     if not topology["issuer_answers"]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from frys_node.cli.admin import AdminClient, add_common, bytes_text, show, table
+from frys_node.cli.admin import AdminClient, add_common, bytes_text, member_names, show, table
 
 WATCH_S = 0.5
 
@@ -82,7 +83,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _moves(client: AdminClient, arguments: argparse.Namespace) -> int:
     while True:
         body = client.call("GET", "/v1/moves")
-        text = table([_row(move) for move in body["moves"]], ("UNIT", "STATE", "DONE", "OF", "RATE", "ETA_S", "FROM"))
+        names = {} if arguments.json else member_names(client)
+        text = table(
+            [_row(move, names) for move in body["moves"]], ("UNIT", "STATE", "DONE", "OF", "RATE", "ETA_S", "FROM")
+        )
         if not arguments.watch:
             return show(arguments, body, text)
         if sys.stdout.isatty() and not arguments.json:
@@ -92,7 +96,8 @@ def _moves(client: AdminClient, arguments: argparse.Namespace) -> int:
         time.sleep(WATCH_S)
 
 
-def _row(move: dict[str, Any]) -> tuple[Any, ...]:
+def _row(move: dict[str, Any], names: Mapping[str, str]) -> tuple[Any, ...]:
     eta = None if move["eta_s"] is None else f"{move['eta_s']:.1f}"
     done, total = bytes_text(move["bytes_done"]), bytes_text(move["bytes_total"])
-    return move["unit"], move["state"], done, total, f"{bytes_text(move['rate_bytes_s'])}/s", eta, move["source"][:12]
+    source = names.get(move["source"], move["source"][:12])
+    return move["unit"], move["state"], done, total, f"{bytes_text(move['rate_bytes_s'])}/s", eta, source

@@ -95,7 +95,9 @@ class Committer:
                 self._settle(commit, result)
 
     def _refuse_starts(self, error: StorageError) -> None:
-        refused = [commit for commit in self._queue if commit.append.new is not None]
-        self._queue = [commit for commit in self._queue if commit.append.new is None]
+        """Refuse starts, and with each what was queued behind it: there will be no journal for that."""
+        starts = {id(commit.handle) for commit in self._queue if commit.append.new is not None}
+        refused = [commit for commit in self._queue if id(commit.handle) in starts]
+        self._queue = [commit for commit in self._queue if id(commit.handle) not in starts]
         for commit in refused:
             self._settle(commit, error)

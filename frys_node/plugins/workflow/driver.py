@@ -289,6 +289,8 @@ class Engine(Activations):
     def _refused(self, commit: Commit, error: FrysError) -> None:
         handle = commit.handle
         partition: Partition = handle.partition
+        if handle.is_dropped:
+            return  # its start was refused, or its partition is lost: both were seen to
         if commit.append.new is not None and error.code != "storage.fenced":
             handle.is_dropped = True
             if partition.runs.get(handle.id) is handle:

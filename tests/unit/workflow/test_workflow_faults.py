@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -70,6 +71,32 @@ async def test_a_full_disk_refuses_starts_and_delays_the_rest_without_losing_any
         assert (await row_of(engine, "r")).status == "completed"
         assert engine.commits.error is None
         assert RAN == ["work 1", "nap", "work 2"]
+        await engine.start(0, "q", two, b"\xc0")
+
+
+async def test_a_start_that_a_full_disk_refused_takes_nothing_else_along(autojump_clock):
+    """A request that was queued behind the start is refused with it; the partition and its other runs go on."""
+    store = MemoryStore(TrioClock())
+    errors: list[str] = []
+
+    async def refused(work: Callable[[], Awaitable[None]]) -> None:
+        with pytest.raises(StorageError) as caught:
+            await work()
+        errors.append(caught.value.message)
+
+    async with engine_on(store, [two]) as engine:
+        await engine.start(0, "r", two, b"\xc0")
+        store.fail_with = StorageError("the disk is full")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(refused, lambda: engine.start(0, "q", two, b"\xc0"))
+            while "q" not in engine.partitions[0].runs:
+                await trio.lowlevel.checkpoint()
+            nursery.start_soon(refused, lambda: engine.cancel(0, "q", "changed my mind"))
+        assert errors == ["the disk is full"] * 2
+        store.fail_with = None
+        await engine.wait(0, "r")
+        assert (await row_of(engine, "r")).status == "completed"
+        assert (list(engine.partitions), engine.fenced_total) == ([0], 0)
         await engine.start(0, "q", two, b"\xc0")
 
 

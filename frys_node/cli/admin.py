@@ -76,7 +76,8 @@ def find_data_dir(given: str | None) -> Path:
     """
     if given or os.environ.get("FRYS_DATA_DIR"):
         return Path(given or os.environ["FRYS_DATA_DIR"])
-    found = sorted(path for path in Path("frys-data").glob("*") if path.is_dir()) if Path("frys-data").is_dir() else []
+    # "*" takes hidden names too: a join that a crash ended leaves one behind.
+    found = sorted(path for path in Path("frys-data").glob("[!.]*") if path.is_dir())
     if len(found) == 1:
         return found[0]
     if found:

@@ -114,6 +114,7 @@ def test_the_data_directory_is_given_or_the_only_one_here(tmp_path: Path, monkey
     with pytest.raises(NodeNotFound):
         find_data_dir(None)
     (tmp_path / "frys-data" / "one").mkdir(parents=True)
+    (tmp_path / "frys-data" / ".joining-77").mkdir()
     assert find_data_dir(None) == Path("frys-data/one")
     (tmp_path / "frys-data" / "two").mkdir()
     with pytest.raises(NodeNotFound, match="one, frys-data/two"):

@@ -18,6 +18,7 @@ from balancer.proof import RecordProofs
 from balancer.record import PARTITIONS, RECORD, REPLICATION_FACTOR, TopologyRecord, first_record, ring_of
 from balancer.register import IssuerRegister, Register
 from balancer.ring import RingMember
+from balancer.saved import RecordFile
 from balancer.seat_driver import Seat
 from balancer.topology import TopologyConfig, TopologyMachine
 from balancer.topology_effects import (
@@ -29,9 +30,8 @@ from balancer.topology_effects import (
     Settled,
     TopologyEffect,
 )
-from balancer.topology_messages import SIGNED_RECORD, TOPOLOGY_MESSAGES, RecordPush, SignedRecord
+from balancer.topology_messages import TOPOLOGY_MESSAGES, RecordPush, SignedRecord
 from frys_node.base.errors import (
-    CorruptData,
     FrysError,
     IssuerUnreachable,
     MalformedFrame,
@@ -46,12 +46,8 @@ from frys_node.kernel.services.rpc import Method, Rep, Req, Rpc
 from frys_node.kernel.services.topology import Collection as CollectionInfo
 from frys_node.kernel.services.topology import Route, TopologyChanged, UnitMover, UnitSets
 from frys_node.observe.metrics import Metrics
-from frys_node.wire.codec import Codec
 
 NOTE = "topology"
-ADOPTED_PATH = "topology/adopted"
-SETTLED_PATH = "topology/settled"
-_EPOCH: Codec[Epoch] = Codec(Epoch)
 _log = logging.getLogger(__name__)
 
 
@@ -95,7 +91,7 @@ class BalancerComponent:
         self._rpc = rpc
         self._members = members
         self._clock = clock
-        self._disk = disk
+        self._saved = RecordFile(disk)
         self._executor = executor
         self._bus = bus
         self._proofs = proofs
@@ -147,17 +143,14 @@ class BalancerComponent:
             CorruptData: A file of the record cannot be read. Nothing was changed.
         """
         now_s = self._clock.now_s()
-        adopted = await self._executor.run(self._disk.read, ADOPTED_PATH)
+        saved = await self._executor.run(self._saved.load)
         registered = await self._executor.run(self._register.load)
-        if adopted is None and registered is None and self._settings.is_founder:
+        if saved is None and registered is None and self._settings.is_founder:
             record = self._first_record()
             registered = self._sign(record)
             await self._executor.run(self._register.swap, None, registered)
-        if adopted is not None:
-            signed = _decode(ADOPTED_PATH, adopted)
-            settled = _decode_settled(await self._executor.run(self._disk.read, SETTLED_PATH))
-            placement = await self._executor.run(Placement, RECORD.decode(signed.data))
-            self._perform(self.machine.load(placement, signed, now_s, settled))
+        if saved is not None:
+            self._perform(self.machine.load(saved.placement, saved.signed, now_s, saved.settled))
         if registered is not None:
             record = RECORD.decode(registered.data)
             if record.epoch.term.node == self.node:
@@ -251,10 +244,10 @@ class BalancerComponent:
             elif isinstance(work, Propose):
                 await self._propose(work)
             else:
-                await self._executor.run(self._disk.write, SETTLED_PATH, _EPOCH.encode(work.epoch))
+                await self._executor.run(self._saved.settle, work.epoch)
 
     async def _persist(self, work: PersistRecord) -> None:
-        placement = await self._executor.run(_write_record, self._disk, work.record, work.signed)
+        placement = await self._executor.run(self._saved.adopt, work.record, work.signed)
         self._perform(self.machine.persisted(work.record.epoch, placement, self._clock.now_s()))
 
     async def _propose(self, work: Propose) -> None:
@@ -450,25 +443,3 @@ class BalancerComponent:
             waits_for=step.waits_for,
             queued=step.queued,
         )
-
-
-def _write_record(disk: Disk, record: TopologyRecord, signed: SignedRecord) -> Placement:
-    disk.write(ADOPTED_PATH, SIGNED_RECORD.encode(signed))
-    return Placement(record)
-
-
-def _decode(path: str, data: bytes) -> SignedRecord:
-    try:
-        signed = SIGNED_RECORD.decode(data)
-        RECORD.decode(signed.data)
-    except MalformedFrame as error:
-        raise CorruptData(f"'{path}' cannot be read: {error.message}") from error
-    return signed
-
-
-def _decode_settled(data: bytes | None) -> Epoch | None:
-    """Return what was known to be settled; a damaged file only means to ask again."""
-    try:
-        return None if data is None else _EPOCH.decode(data)
-    except MalformedFrame:
-        return None

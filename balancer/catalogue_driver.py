@@ -9,7 +9,7 @@ import trio
 
 from balancer.methods import CREATE, CURRENT, DELETE, Accepted, CreateCollection, DeleteCollection, Nothing
 from balancer.topology import TopologyMachine
-from frys_node.base.errors import AlreadyExists, FrysError, NotFound, NotReady
+from frys_node.base.errors import AlreadyExists, FrysError, NotFound, NotReady, StorageError
 from frys_node.base.types import Epoch, NodeId
 from frys_node.kernel.services.rpc import Method, Rep, Req, Rpc
 from frys_node.kernel.services.topology import Collection
@@ -53,6 +53,11 @@ class CatalogueKeeper(Protocol):
         ...
 
     @property
+    def refusal(self) -> StorageError | None:
+        """Why the last change was not made; None if it was, or is under way."""
+        ...
+
+    @property
     def epoch(self) -> Epoch:
         """Key of the record in force."""
         ...
@@ -78,6 +83,7 @@ class Catalogue:
             AlreadyExists: The name is taken. Nothing was changed.
             NotReady: A move is under way; retry. Nothing was changed.
             IssuerUnreachable: The issuer is down; retry when it is back.
+            StorageError: The issuer's disk refused the record. Nothing was changed.
         """
         accepted = await self._keeper.ask_issuer(CREATE, CreateCollection(collection))
         if accepted.epoch is not None:
@@ -148,7 +154,10 @@ class Catalogue:
                 await self._keeper.changed()
         if target is None:
             raise NotReady("a join or leave is under way; collections change only between moves", hint="ask again")
-        await self._keeper.wait_for(target)
+        while machine.epoch is None or machine.epoch < target:
+            if self._keeper.refusal is not None:
+                raise self._keeper.refusal
+            await self._keeper.changed()
         with trio.move_on_after(SETTLE_WAIT_S):
             while machine.epoch == target and machine.settled != target:
                 await self._keeper.changed()

@@ -37,6 +37,7 @@ from frys_node.base.errors import (
     MalformedFrame,
     NodeUnreachable,
     NotReady,
+    StorageError,
 )
 from frys_node.base.ports import Clock, Disk, Entropy, Executor
 from frys_node.base.types import ClusterId, Epoch, NodeId, UnitId
@@ -48,6 +49,8 @@ from frys_node.kernel.services.topology import Route, TopologyChanged, UnitMover
 from frys_node.observe.metrics import Metrics
 
 NOTE = "topology"
+DISK_RETRY_S = 1.0
+"""Pause after a write of the record that the disk refused; until it succeeds, this node works under the old one."""
 _log = logging.getLogger(__name__)
 
 
@@ -109,10 +112,13 @@ class BalancerComponent:
         self._effects: deque[TopologyEffect] = deque()
         self._is_performing = False
         self._disk_work: deque[PersistRecord | Propose | Settled] = deque()
+        self.refusal: StorageError | None = None
+        """Why the last change of the catalogue was not made, at the issuer; None if it was."""
         self._disk_wake = trio.Event()
         self._timer_wake = trio.Event()
         self._sleeping_until_s = 0.0
         self._changed = trio.Event()
+        self._is_open = False
         self.seat = Seat(rpc, self, RingMember(node=self.node, weight=settings.weight, zone=settings.zone))
         self._junk = metrics.counter("frys_balancer_records_dropped_total", "Records refused unread", ("why",))
         metrics.gauge(
@@ -125,10 +131,13 @@ class BalancerComponent:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load or found the record, then serve until cancelled. Ready at once: a joiner has no record yet."""
-        await self._load()
-        self._rpc.on_note(NOTE, self._on_note)
-        self.seat.serve()
-        self.catalogue.serve()
+        if not self._is_open:
+            await self._load()
+            self._rpc.on_note(NOTE, self._on_note)
+            self.seat.serve()
+            self.catalogue.serve()
+            # After a crash the record is in memory still, and the methods are served.
+            self._is_open = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_disk)
             nursery.start_soon(self._run_timers)
@@ -233,18 +242,37 @@ class BalancerComponent:
         self._notify()
 
     async def _run_disk(self) -> None:
-        """Make records durable, in order; nothing acts on a record before."""
+        """Make records durable, in order; nothing acts on a record before. What the disk refuses is tried again."""
         while True:
             if not self._disk_work:
                 self._disk_wake = trio.Event()
                 await self._disk_wake.wait()
-            work = self._disk_work.popleft()
-            if isinstance(work, PersistRecord):
-                await self._persist(work)
-            elif isinstance(work, Propose):
-                await self._propose(work)
+            work = self._disk_work[0]
+            try:
+                await self._write(work)
+            except StorageError as error:
+                _log.error("balancer.record_not_written", extra={"code": error.code, "error": error.message})
+                if isinstance(work, Propose) and self._is_catalogue_change(work.record):
+                    # Somebody waits for it and is told; a join or a leave has all the time that the disk needs.
+                    self.refusal = error
+                    self._disk_work.popleft()
+                    self._perform(self.machine.proposed(work.record, None, self._clock.now_s()))
+                    self._notify()
+                else:
+                    await trio.sleep(DISK_RETRY_S)
             else:
-                await self._executor.run(self._saved.settle, work.epoch)
+                self._disk_work.popleft()
+
+    async def _write(self, work: PersistRecord | Propose | Settled) -> None:
+        if isinstance(work, PersistRecord):
+            await self._persist(work)
+        elif isinstance(work, Propose):
+            await self._propose(work)
+        else:
+            await self._executor.run(self._saved.settle, work.epoch)
+
+    def _is_catalogue_change(self, record: TopologyRecord) -> bool:
+        return self.machine.record is not None and record.collections != self.machine.record.collections
 
     async def _persist(self, work: PersistRecord) -> None:
         placement = await self._executor.run(self._saved.adopt, work.record, work.signed)
@@ -316,6 +344,7 @@ class BalancerComponent:
         effects = self.machine.change_catalogue(collections)
         if effects is None:
             return False
+        self.refusal = None
         self._perform(effects)
         return True
 

@@ -55,6 +55,10 @@ class IssuerRegister:
     def swap(self, expected: Epoch | None, signed: SignedRecord) -> bool:
         """Write the record durably if the register still holds `expected`."""
         held = self.load()
+        if held == signed:
+            # A try whose last step failed is tried again: the record is there, so is its name by now.
+            self._disk.write(self._path, SIGNED_RECORD.encode(signed))
+            return True
         held_epoch = None if held is None else RECORD.decode(held.data).epoch
         if held_epoch != expected:
             return False

@@ -198,12 +198,16 @@ class DataNode:
                 self.is_running = False
         self._stopped.set()
 
+    async def stop_components(self) -> None:
+        """End the tasks of the components, as a crash inside them would; objects, network and disk stay."""
+        self._scope.cancel()
+        await self._stopped.wait()
+
     async def kill(self) -> None:
         """Stop at once; what the disk had not synced is lost."""
         self.is_running = False
         self._cluster.network.stop(self.name)
-        self._scope.cancel()
-        await self._stopped.wait()
+        await self.stop_components()
         self.disk.crash()
 
 

@@ -1,0 +1,83 @@
+"""The topology record and a disk that refuses: changes are refused or wait, the node goes on."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from frys_node.kernel.services.topology import Collection
+from frys_node.testing.data_cluster import DataCluster, open_data_cluster
+from frys_node.testing.disk import Failure
+from frys_node.transport.errors import StorageFull
+
+POINTS = Collection(name="points", id="p1", dimension=4, distance="Dot")
+
+
+async def settled(cluster: DataCluster) -> None:
+    """Wait until every join is through."""
+    with trio.fail_after(120):
+        await cluster.settle()
+
+
+async def test_a_full_disk_refuses_a_collection_and_the_node_goes_on(autojump_clock: MockClock) -> None:
+    """The caller is told that the disk is full, nothing was changed, and the same call succeeds once there is room."""
+    async with open_data_cluster(["n1", "n2"]) as cluster:
+        await settled(cluster)
+        issuer, other = cluster["n1"], cluster["n2"]
+        issuer.disk.capacity_bytes = issuer.disk.used_bytes
+        for node in (issuer, other):
+            with pytest.raises(StorageFull) as refusal, trio.fail_after(20):
+                await node.balancer.create_collection(POINTS)
+            assert refusal.value.status == 507
+            assert list(node.balancer.collections()) == []
+        issuer.disk.capacity_bytes = None
+        await other.balancer.create_collection(POINTS)
+        assert [made.name for made in issuer.balancer.collections()] == ["points"]
+        assert issuer.failure is None
+
+
+@pytest.mark.parametrize("calls", range(1, 7))
+@pytest.mark.parametrize("failure", [Failure.FULL, Failure.IO])
+async def test_a_join_waits_for_a_disk_that_refuses(autojump_clock: MockClock, calls: int, failure: Failure) -> None:
+    """Whichever write of a join fails at the issuer, it is tried again and the join is completed."""
+    async with open_data_cluster(["n1"]) as cluster:
+        await settled(cluster)
+        issuer = cluster["n1"]
+        for number in range(calls):
+            issuer.disk.fail_call(issuer.disk.calls + 1 + number, failure)
+        await cluster.add("n2")
+        await settled(cluster)
+        assert issuer.failure is None
+        assert issuer.disk.failures_met
+
+
+async def test_a_member_that_cannot_store_the_record_works_under_the_old_one(autojump_clock: MockClock) -> None:
+    """A member whose disk is full adopts nothing and stays up; with room again it catches up by itself."""
+    async with open_data_cluster(["n1", "n2", "n3"]) as cluster:
+        await settled(cluster)
+        member = cluster["n3"]
+        before = member.balancer.epoch
+        member.disk.capacity_bytes = member.disk.used_bytes
+        await cluster["n1"].balancer.create_collection(POINTS)
+        await trio.sleep(10)
+        assert member.balancer.epoch == before
+        assert member.failure is None
+        member.disk.capacity_bytes = None
+        with trio.fail_after(10):
+            await member.balancer.wait_for(cluster["n1"].balancer.epoch)
+
+
+async def test_a_balancer_that_crashed_can_be_run_again(autojump_clock: MockClock) -> None:
+    """The supervisor calls `run` again on the same object: it serves as before, under the record that it had."""
+    async with open_data_cluster(["n1"]) as cluster:
+        await settled(cluster)
+        node = cluster["n1"]
+        epoch = node.balancer.epoch
+        await node.stop_components()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(node.balancer.run)
+            assert node.balancer.epoch == epoch
+            with trio.fail_after(10):
+                await node.balancer.create_collection(POINTS)
+            nursery.cancel_scope.cancel()

@@ -127,16 +127,19 @@ class Operations:
         self._leave_wanted = trio.Event()
         self._leave_state = ""
         self._leave_error: FrysError | None = None
+        self._is_open = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve other nodes' requests to the issuer's desk, and wait for a leave."""
-        self._channel.serve(CREATE_TOKEN, self._serve_create)
-        self._channel.serve(LIST_TOKENS, self._serve_list)
-        self._channel.serve(REVOKE_TOKEN, self._serve_revoke)
-        self._kernel.bus.on(TopologyChanged, self._topology_changed)
-        self._kernel.bus.on(MemberChanged, self._member_changed)
-        self._kernel.bus.on(ComponentChanged, self._component_changed)
-        self._front_is_up()
+        if not self._is_open:
+            self._channel.serve(CREATE_TOKEN, self._serve_create)
+            self._channel.serve(LIST_TOKENS, self._serve_list)
+            self._channel.serve(REVOKE_TOKEN, self._serve_revoke)
+            self._kernel.bus.on(TopologyChanged, self._topology_changed)
+            self._kernel.bus.on(MemberChanged, self._member_changed)
+            self._kernel.bus.on(ComponentChanged, self._component_changed)
+            self._front_is_up()
+            self._is_open = True
         task_status.started()
         while True:
             await self._leave_wanted.wait()

@@ -233,7 +233,7 @@ class Channel:
     # Component
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Accept and dial until cancelled."""
+        """Accept and dial until cancelled. After a crash the listener is still open, so that it can be run again."""
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = self._peers.nursery = nursery
@@ -244,10 +244,13 @@ class Channel:
                     self.desk.renew_join_token()
                     nursery.start_soon(self._renew_join_token, self.desk)
                 task_status.started()
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                with trio.CancelScope(shield=True):
+                    await self._listener.aclose()
+            raise
         finally:
             self._nursery = self._peers.nursery = None
-            with trio.CancelScope(shield=True):
-                await self._listener.aclose()
 
     async def drain(self) -> None:
         """Take no new connections or calls, and wait until those under way are done."""

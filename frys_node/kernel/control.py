@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -11,6 +11,7 @@ from frys_node.base.errors import NotReady
 from frys_node.kernel.services.node import Check, ComponentView
 from frys_node.kernel.supervisor import Handle, describe
 from frys_node.observe.health import component_checks, loop_check
+from frys_node.observe.log import get_logger
 from frys_node.observe.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ BEAT_S = 0.5
 
 CHECKS_MAX = 64
 SECTIONS_MAX = 64
+
+log = get_logger(__name__)
 
 
 class Pulse:
@@ -63,6 +66,7 @@ class Control:
         """Why the node stops; empty while it does not."""
         self._checks: dict[str, Callable[[], str | None]] = {}
         self._sections: dict[str, Callable[[], Any]] = {}
+        self._doors: dict[str, Callable[[], Awaitable[None]]] = {}
         metrics.gauge("frys_node_ready", "1 while this node is ready for traffic", source=self._ready_value)
 
     @property
@@ -126,6 +130,27 @@ class Control:
         """Add a condition of readiness; it returns what is wrong."""
         assert len(self._checks) < CHECKS_MAX
         self._checks[name] = check
+
+    def add_door(self, name: str, close: Callable[[], Awaitable[None]]) -> None:
+        """Add a door; see `NodeControl.add_door`."""
+        assert len(self._doors) < CHECKS_MAX
+        self._doors[name] = close
+
+    def remove_door(self, name: str) -> None:
+        """Remove a door."""
+        self._doors.pop(name, None)
+
+    async def close_doors(self) -> None:
+        """Close all doors at once, and wait until what was inside is done; the caller's scope bounds it."""
+        async with trio.open_nursery() as nursery:
+            for name, close in self._doors.items():
+                nursery.start_soon(self._close_door, name, close)
+
+    async def _close_door(self, name: str, close: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await close()
+        except Exception as error:  # noqa: BLE001 (a door that is stuck must not keep the node from stopping)
+            log.failed("kernel.door_failed", error, door=name)
 
     def add_status(self, name: str, source: Callable[[], Any]) -> None:
         """Add a section to ``/v1/status``."""

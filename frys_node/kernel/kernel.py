@@ -6,7 +6,8 @@
         kernel.mark_started()
         await kernel.wait_stop()                         # a signal handler calls request_stop()
 
-Leaving the block drains and stops everything in reverse order within the grace. Cancelling it from outside (a
+Leaving the block closes the doors by which work comes in, then drains and stops everything in reverse order, all within
+the grace. Cancelling it from outside (a
 second signal) cuts everything at once; plugins still get their bounded `cleanup`.
 """
 
@@ -172,9 +173,14 @@ class Kernel:
         await self._stop.wait()
 
     async def stop(self) -> None:
-        """Drain and stop every component in reverse order of start, within the grace. Safe to call twice."""
+        """Close the doors, then drain and stop every component in reverse order of start, within the grace.
+
+        Safe to call twice.
+        """
         self.request_stop("the node is done")
         deadline_s = trio.current_time() + self._grace_s
+        with trio.move_on_after(min(DRAIN_S, self._grace_s)):
+            await self.control.close_doors()
         for handle in reversed(self._running_supervisor().handles):
             if handle.done.is_set():
                 continue

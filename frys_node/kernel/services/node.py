@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -65,6 +65,21 @@ class NodeControl(Protocol):
 
     def add_check(self, name: str, check: Callable[[], str | None]) -> None:
         """Add a condition of readiness; it returns what is wrong, None when nothing is. Same name replaces."""
+        ...
+
+    def is_ready(self) -> bool:
+        """True if every condition of readiness holds."""
+        ...
+
+    def add_door(self, name: str, close: Callable[[], Awaitable[None]]) -> None:
+        """Call `close` when the node begins to stop, before any component is drained; same name replaces.
+
+        A door is where work comes in from outside: closing it lets in no more and waits for what is inside.
+        """
+        ...
+
+    def remove_door(self, name: str) -> None:
+        """Remove a door."""
         ...
 
     def add_status(self, name: str, source: Callable[[], Any]) -> None:

@@ -57,7 +57,7 @@ class Connection:
         self.was_late = False
         self._server = server
         self._stream = stream
-        self._kind = kind
+        self.kind = kind
         self._parser = RequestParser(server.limits, self._admit)
 
     async def run(self) -> None:
@@ -81,7 +81,7 @@ class Connection:
                 request = parser.requests.popleft()
                 if not await self._answer(request):
                     return
-            if parser.phase is Phase.CLOSED or (self._server.is_draining and parser.phase is Phase.IDLE):
+            if parser.phase is Phase.CLOSED or (self._server.is_draining(self.kind) and parser.phase is Phase.IDLE):
                 return
             if parser.phase is Phase.IDLE:
                 self.deadline_s = trio.current_time() + self._server.limits.idle_s
@@ -118,7 +118,7 @@ class Connection:
         try:
             path, query = split_target(request.target)
             match = self._server.router.find(request.method, path)
-            principal = authorise(self._kind, match.route.scope, request.headers, self._server.tokens)
+            principal = authorise(self.kind, match.route.scope, request.headers, self._server.tokens)
         except FrysError as error:
             request.refusal = error
             return DISCARD_BYTES_MAX
@@ -131,7 +131,7 @@ class Connection:
         self.is_busy = self.is_answering = True
         try:
             response = await self._respond(request)
-            is_last = request.is_last or (self._server.is_draining and not self._parser.requests)
+            is_last = request.is_last or (self._server.is_draining(self.kind) and not self._parser.requests)
             # Without chunks, only the end of the connection marks the end of a stream.
             is_last = is_last or (response.stream is not None and request.version == "1.0")
             await self._send(request, response, is_last=is_last)

@@ -60,6 +60,7 @@ class NetworkPlugin:
         self._front = HttpFront()
         self._server: HttpServer | None = None
         self._listeners: list[SocketListener] = []
+        self._public: SocketListener | None = None
         self._socket_path: Path | None = None
 
     def metadata(self) -> PluginManifest:
@@ -114,12 +115,15 @@ class NetworkPlugin:
             book=PortBook(context.disk),
         )
         self._listeners.append(listener)
+        self._public = listener
         self._front.listens(str(listener.address))
         kind = kind_of(wanted.host, insecure=self._config.insecure)
         nursery.start_soon(self._server.serve, admin, Kind.UNIX, nursery)
         nursery.start_soon(self._server.serve, listener, kind, nursery)
         nursery.start_soon(self._server.reap)
-        context.service(NODE).add_status("http", self._status)
+        node = context.service(NODE)
+        node.add_status("http", self._status)
+        node.add_door("http", self._close_door)
         log.info("network.http_listening", address=self._front.address, access=kind.value)
 
     async def _listen_admin(self, network: SystemNetwork) -> SocketListener:
@@ -151,6 +155,13 @@ class NetworkPlugin:
         self._server.limits = new.limits
         self._config = new
 
+    async def _close_door(self) -> None:
+        """Stop accepting by TCP and let requests finish; the admin socket answers until the end."""
+        assert self._server is not None
+        if self._public is not None:
+            await self._public.aclose()
+        await self._server.drain([kind for kind in Kind if kind is not Kind.UNIX])
+
     async def on_unload(self) -> None:
         """Stop accepting, let requests in flight finish."""
         await self._close_listeners()
@@ -161,6 +172,7 @@ class NetworkPlugin:
         """Close what is open and remove the socket file."""
         if self._context is not None:
             self._context.service(NODE).remove_status("http")
+            self._context.service(NODE).remove_door("http")
         await self._close_listeners()
 
     async def _close_listeners(self) -> None:

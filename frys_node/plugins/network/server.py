@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+from collections.abc import Container
 
 import trio
 
@@ -50,11 +51,11 @@ class HttpServer:
         self.router = router
         self.limits = limits
         self.tokens = tokens
-        self.is_draining = False
+        self._draining: set[Kind] = set()
         self._clock = clock
         self._connections: set[Connection] = set()
         self._per_host: dict[str, int] = {}
-        self._idle = trio.Event()
+        self._ended = trio.Event()
         self._wake_reaper = trio.Event()
         self._date = b""
         self._date_s = -1.0
@@ -97,8 +98,7 @@ class HttpServer:
                 self._per_host[connection.peer.host] = left
             else:
                 del self._per_host[connection.peer.host]
-            if not self._connections:
-                self._idle.set()
+            self._ended.set()
 
     def _refusal(self, stream: SocketStream, peer: Address, kind: Kind) -> Forbidden | TooManyConnections | None:
         limits = self.limits
@@ -142,15 +142,22 @@ class HttpServer:
                 connection.was_late = True
                 connection.scope.cancel()
 
-    async def drain(self) -> None:
-        """Close idle connections, end streams, let requests finish; returns when all are gone."""
-        self.is_draining = True
-        for connection in list(self._connections):
+    def is_draining(self, kind: Kind) -> bool:
+        """True if connections of that kind end after the request that they are at."""
+        return kind in self._draining
+
+    async def drain(self, kinds: Container[Kind] = tuple(Kind)) -> None:
+        """Close idle connections of these kinds, end streams, let requests finish; returns when all are gone."""
+        self._draining |= {kind for kind in Kind if kind in kinds}
+        for connection in self._of(kinds):
             if connection.is_streaming or not connection.is_answering:
                 connection.scope.cancel()
-        while self._connections:
-            self._idle = trio.Event()
-            await self._idle.wait()
+        while self._of(kinds):
+            self._ended = trio.Event()
+            await self._ended.wait()
+
+    def _of(self, kinds: Container[Kind]) -> list[Connection]:
+        return [connection for connection in self._connections if connection.kind in kinds]
 
     def count(self, method: str, status: int, elapsed_s: float) -> None:
         """Count one answer; methods that nobody serves share a label."""

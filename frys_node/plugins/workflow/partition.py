@@ -67,7 +67,16 @@ class RunService:
         self._members = members
         self.wait_max_s = wait_max_s
         self.forwarded_total = 0
+        self._waits: set[trio.CancelScope] = set()
+        self._is_ending = False
         rpc.serve(REQUEST, self._serve)
+
+    async def end_waits(self) -> None:
+        """Answer whoever waits for the end of a run with the run as it is; nobody waits here from now on."""
+        self._is_ending = True
+        for scope in self._waits:
+            scope.cancel()
+        await trio.lowlevel.checkpoint()
 
     def close(self) -> None:
         """Stop answering other nodes: a restarted plugin serves the method anew."""
@@ -162,10 +171,18 @@ class RunService:
             await self._cancel(number, request)
         elif isinstance(request, SignalRun):
             await self._signal(number, request)
-        if isinstance(request, StartRun | ShowRun) and request.wait:
-            with trio.move_on_after(self.wait_max_s):
-                await self._engine.wait(number, request.run)
+        if isinstance(request, StartRun | ShowRun) and request.wait and not self._is_ending:
+            await self._wait(number, request.run)
         return await self._show(number, request.run)
+
+    async def _wait(self, number: int, run: str) -> None:
+        """Wait for the end of a run, for the longest wait, or for this node's stop."""
+        with trio.move_on_after(self.wait_max_s) as scope:
+            self._waits.add(scope)
+            try:
+                await self._engine.wait(number, run)
+            finally:
+                self._waits.discard(scope)
 
     async def _started(self, number: int) -> None:
         """Wait for a partition that the record has just given to this node.

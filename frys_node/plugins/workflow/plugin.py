@@ -122,6 +122,7 @@ class WorkflowPlugin:
         if node is not None:
             node.add_check("workflow-journal", lambda: engine.commits.error and engine.commits.error.message)
             node.add_status("workflow", self._status)
+            node.add_door("workflow", self._service.end_waits)
 
     def _status(self) -> dict[str, Any]:
         engine = self._engine
@@ -158,6 +159,9 @@ class WorkflowPlugin:
                 self._http.unroute(prefix)
         if self._context is not None and (node := self._context.services.find(NODE)) is not None:
             node.remove_status("workflow")
+            node.remove_door("workflow")
+        if self._service is not None:
+            await self._service.end_waits()
         if self._engine is not None:
             await self._engine.commits.flush()
 

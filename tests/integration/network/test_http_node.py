@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,14 +15,14 @@ from frys_node.base.errors import CorruptData, ReloadRefused
 from frys_node.base.types import Address, Epoch, NodeId, Term, UnitId
 from frys_node.config import apply, load
 from frys_node.kernel.registry import find
-from frys_node.kernel.services.http import HTTP
+from frys_node.kernel.services.http import HTTP, HttpRequest, HttpResponse
 from frys_node.kernel.services.members import MEMBERS, Condition, MemberChanged, MemberView, Status
 from frys_node.kernel.services.topology import TOPOLOGY, Collection, Route, UnitSets
 from frys_node.plugins.network.binding import PortBook, listen_or_move
 from frys_node.plugins.network.config import NetworkPluginConfig
 from frys_node.plugins.network.errors import TokenNeeded
 from frys_node.testing.disk import FakeDisk
-from frys_node.transport.errors import AddressInUse
+from frys_node.transport.errors import AddressInUse, ConnectFailed
 from frys_node.transport.network import SystemNetwork
 
 A, B = NodeId("a" * 32), NodeId("b" * 32)
@@ -98,6 +98,60 @@ async def test_probes_tell_liveness_and_readiness_apart(tmp_path: Path) -> None:
         assert (answer.status, answer.body) == (503, b"[-]joined failed: no seed answered yet\n")
         assert b"[+]network ok\n" in (await c.get("/readyz?verbose")).body
         assert (await c.get("/livez")).status == 200
+
+
+class Late:
+    """A component with a drain of the test's own."""
+
+    name = "late"
+
+    def __init__(self, drain: Callable[[], Awaitable[None]]) -> None:
+        self.drain = drain
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Wait to be stopped."""
+        task_status.started()
+        await trio.sleep_forever()
+
+
+async def test_a_stop_closes_tcp_first_and_the_admin_socket_last(tmp_path: Path) -> None:
+    """Requests in flight get their answers while everything still runs; the command sees the node until the end."""
+    reached, release = trio.Event(), trio.Event()
+    seen: list[int] = []
+
+    async def slow(request: HttpRequest) -> HttpResponse:
+        reached.set()
+        await release.wait()
+        return HttpResponse(body=b"done")
+
+    async def drain_late() -> None:
+        """Stand for a component that drains after the door is closed."""
+        async with client(tmp_path / "admin.sock") as admin:
+            seen.append((await admin.get("/livez")).status)
+
+    async with serving(tmp_path) as (kernel, http), trio.open_nursery() as nursery:
+        http.route("GET", "/slow", slow, scope="read")
+        late = Late(drain_late)
+        await kernel.start(late)
+
+        async def ask() -> None:
+            async with client(http) as c:
+                assert (await c.get("/slow")).body == b"done"
+
+        nursery.start_soon(ask)
+        await reached.wait()
+
+        async def stop_in_a_moment() -> None:
+            while not release.is_set():
+                try:
+                    async with client(http):
+                        await trio.sleep(0.01)
+                except ConnectFailed:
+                    release.set()
+
+        nursery.start_soon(stop_in_a_moment)
+        nursery.start_soon(kernel.stop)
+    assert seen == [200]
 
 
 async def test_metrics_are_prometheus_text_that_a_parser_accepts(tmp_path: Path) -> None:

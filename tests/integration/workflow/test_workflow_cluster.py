@@ -83,6 +83,28 @@ async def test_lists_name_every_run_and_every_node_that_did_not_answer(tmp_path)
         assert listed["missing"] == ["node-n2"]
 
 
+@pytest.mark.parametrize("entry", ["n1", "n2"])
+async def test_a_stop_answers_whoever_waits_for_a_run(tmp_path, entry):
+    """A node that stops does not keep a waiter until it is cut: the run is shown as it is, here and through others."""
+    async with open_rig(tmp_path) as rig:
+        run = rig.run_on("n2")
+        node = rig.nodes[entry]
+        await node.call("POST", "/v1/runs", body("approval", {"log": str(tmp_path / "log")}, id=run))
+        await until(node, run, "waiting")
+        shown: list[str] = []
+
+        async def wait() -> None:
+            shown.append((await node.call("GET", f"/v1/runs/{run}?wait=true", expect=200))["status"])
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                assert not shown
+                await rig.nodes["n2"].plugin.on_unload()
+        assert shown == ["waiting"]
+
+
 async def test_a_node_that_is_down_keeps_its_runs_and_resumes_them(tmp_path):
     """Others answer clearly and go on; back up, the run continues without repeating a committed step."""
     log = tmp_path / "log"

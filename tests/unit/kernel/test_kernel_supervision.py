@@ -85,6 +85,32 @@ async def test_the_whole_stop_keeps_the_total_grace(autojump_clock: MockClock) -
     assert trio.current_time() - began_s == 12.0
 
 
+async def test_doors_are_closed_before_anything_is_drained(autojump_clock: MockClock) -> None:
+    """A stop closes all doors at once; one that fails or never ends holds up neither the others nor the drains."""
+    diary: list[str] = []
+
+    async def close() -> None:
+        diary.append("closing")
+        await trio.sleep(1.0)
+        diary.append("closed")
+
+    async def fails() -> None:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("boom")
+
+    async with running() as kernel:
+        await kernel.start(Part("a", diary))
+        for name in ("one", "two"):
+            kernel.control.add_door(name, close)
+        kernel.control.add_door("removed", close)
+        kernel.control.remove_door("removed")
+        kernel.control.add_door("broken", fails)
+        kernel.control.add_door("stuck", trio.sleep_forever)
+        began_s = trio.current_time()
+    assert diary == ["a starts", "a ready", "closing", "closing", "closed", "closed", "a drains", "a drained", "a ends"]
+    assert trio.current_time() - began_s == 5.0
+
+
 async def test_a_crash_is_followed_by_a_pause_and_a_restart(autojump_clock: MockClock) -> None:
     """The component is taken down, counted, and ready again after the pause; the node is unready in between."""
     events: list[tuple[str, str]] = []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
 
 import frys_node
-from frys_node.base.errors import ReloadRefused
+from frys_node.base.errors import NotReady, ReloadRefused
 from frys_node.base.types import Address
 from frys_node.kernel.context import PluginContext
 from frys_node.kernel.plugin import PluginManifest
@@ -19,8 +20,8 @@ from frys_node.observe.log import get_logger
 from frys_node.plugins.network.access import Kind, kind_of
 from frys_node.plugins.network.binding import PortBook, listen_or_move
 from frys_node.plugins.network.config import NetworkPluginConfig
-from frys_node.plugins.network.errors import TokenNeeded
-from frys_node.plugins.network.router import Router
+from frys_node.plugins.network.errors import NoRoute, TokenNeeded
+from frys_node.plugins.network.router import Match, Router
 from frys_node.plugins.network.routes import NodeRoutes
 from frys_node.plugins.network.server import HttpServer
 from frys_node.transport.network import SystemNetwork
@@ -40,6 +41,23 @@ class HttpFront(Router):
     def __init__(self) -> None:
         super().__init__()
         self._address = ""
+        self.is_whole: Callable[[], bool] = lambda: True
+        """False while routes may be missing that belong to the table: the node starts, stops or mends a plugin."""
+
+    def find(self, method: str, path: str) -> Match:
+        """Return the route of a path; see `Router.find`.
+
+        Raises:
+            NotReady: Nothing is served there now, and this node is not ready: a client must not take it for an answer.
+        """
+        try:
+            return super().find(method, path)
+        except NoRoute as error:
+            if self.is_whole():
+                raise
+            raise NotReady(
+                f"nothing is served at {path[:256]} now: this node is not ready", hint="retry; /readyz says why"
+            ) from error
 
     @property
     def address(self) -> str:
@@ -122,6 +140,7 @@ class NetworkPlugin:
         nursery.start_soon(self._server.serve, listener, kind, nursery)
         nursery.start_soon(self._server.reap)
         node = context.service(NODE)
+        self._front.is_whole = node.is_ready
         node.add_status("http", self._status)
         node.add_door("http", self._close_door)
         log.info("network.http_listening", address=self._front.address, access=kind.value)

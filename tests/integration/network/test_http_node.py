@@ -100,6 +100,17 @@ async def test_probes_tell_liveness_and_readiness_apart(tmp_path: Path) -> None:
         assert (await c.get("/livez")).status == 200
 
 
+async def test_a_path_is_unknown_only_when_the_node_is_whole(tmp_path: Path) -> None:
+    """While plugins may be missing, a path that nobody serves is 503: a 404 would say that the thing does not exist."""
+    async with serving(tmp_path) as (kernel, http), client(http) as c:
+        assert (await c.get("/collections/shop")).status == 404
+        kernel.control.add_check("vector", lambda: "starting")
+        answer = await c.get("/collections/shop")
+        assert (answer.status, answer.json()["error"]["code"]) == (503, "node.not_ready")
+        assert answer.headers["retry-after"] == "1"
+        assert (await c.get("/v1/status")).status == 200
+
+
 class Late:
     """A component with a drain of the test's own."""
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,6 +49,8 @@ class Launch(NamedTuple):
     seeds: tuple[str, ...]
     joining: bool
     token_file: str | None
+    token_text: str
+    """What was read from standard input, for ``--token-file -``."""
     reload: Callable[[], NodeConfig]
     """Reads the settings again from where they came."""
     on_ready: Callable[[dict[str, Any]], None]
@@ -111,6 +113,9 @@ async def arrive(launch: Launch, network: SystemNetwork, entropy: Entropy, clock
         disk.close()
         if is_new:
             shutil.rmtree(directory, ignore_errors=True)
+            if launch.data_dir is None or not launch.config.is_chosen("system.data_dir"):
+                with suppress(OSError):  # it holds other nodes, or was never made
+                    directory.parent.rmdir()
         raise
 
 
@@ -227,7 +232,7 @@ async def _token(launch: Launch, network: SystemNetwork, clock: Clock) -> str:
         environment=os.environ,
         home=Path.home(),
         ca_hash=ca_hash,
-        read_stdin=sys.stdin.readline,
+        read_stdin=lambda: launch.token_text,
     )
     return found.text
 

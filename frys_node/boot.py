@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from frys_node.arrival import Arrival, Launch, arrive
-from frys_node.base.errors import FrysError
+from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.ports import Clock
 from frys_node.base.types import NodeId
-from frys_node.config import apply
+from frys_node.config import NodeConfig, apply
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.services.access import ACCESS
 from frys_node.observe import log as observe_log
@@ -39,6 +39,38 @@ FRONT = ("network",)
 log = observe_log.get_logger(__name__)
 
 
+class _Stopper:
+    """Stops a process at any point of its way to being a node."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        """Why the process stops; empty while it does not."""
+        self.kernel: Kernel | None = None
+        """What runs; None before."""
+        self._scope: trio.CancelScope | None = None
+
+    def stop(self, reason: str) -> None:
+        """Give up what is being begun; a node that runs stops in order."""
+        self.reason = reason
+        if self.kernel is not None:
+            self.kernel.request_stop(reason)
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def watch(self, kernel: Kernel) -> None:
+        """Stop this kernel from now on."""
+        self.kernel = kernel
+        if self.reason:
+            kernel.request_stop(self.reason)
+
+    def beginning(self) -> trio.CancelScope:
+        """Return the scope of a part that a stop may cut short."""
+        self._scope = trio.CancelScope()
+        if self.reason:
+            self._scope.cancel()
+        return self._scope
+
+
 async def run_node(launch: Launch) -> None:
     """Be a node until a signal, a leave or an essential failure ends it.
 
@@ -46,14 +78,32 @@ async def run_node(launch: Launch) -> None:
         FrysError: The node could not start or cannot go on; the message names the fix.
     """
     memory.share_one_heap()
+    # The arrival logs too, before anybody knows what the node will be called.
+    _write_log(launch.config)
+    stopper = _Stopper()
+    with signals() as received:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_obey_signals, received, stopper, launch, nursery.cancel_scope)
+            await _live(launch, stopper)
+            nursery.cancel_scope.cancel()
+    if stopper.kernel is None and stopper.reason == "SIGINT":
+        raise KeyboardInterrupt  # somebody gave up waiting: what comes after a `start` or `join` must not follow
+
+
+def _write_log(config: NodeConfig, **fields: str) -> None:
+    observe_log.configure(level=config.system.log_level, form=config.system.log_format, fields=fields)
+
+
+async def _live(launch: Launch, stopper: _Stopper) -> None:
+    """Arrive, start, and wait for the end."""
     clock, entropy, network, executor = SystemClock(), SystemEntropy(), SystemNetwork(), ThreadExecutor()
     config = launch.config
-    level, form = config.system.log_level, config.system.log_format
-    # The arrival logs too, before anybody knows what the node will be called.
-    observe_log.configure(level=level, form=form, fields={})
-    arrival = await arrive(launch, network, entropy, clock)
-    names = {"node": arrival.stored.node_name, "cluster": arrival.stored.cluster_name}
-    observe_log.configure(level=level, form=form, fields=names)
+    arrival: Arrival | None = None
+    with stopper.beginning():
+        arrival = await arrive(launch, network, entropy, clock)
+    if arrival is None:
+        return
+    _write_log(config, node=arrival.stored.node_name, cluster=arrival.stored.cluster_name)
     kernel = Kernel(
         node=NodeId(arrival.stored.node_id),
         name=arrival.stored.node_name,
@@ -65,14 +115,21 @@ async def run_node(launch: Launch) -> None:
         executor=executor,
         grace_s=config.system.grace_s,
     )
-    with signals() as received:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey_signals, received, kernel, launch, nursery.cancel_scope)
-            async with kernel.running():
-                await _start(launch, arrival, kernel, network)
-                memory.settle()
-                await kernel.wait_stop()
-            nursery.cancel_scope.cancel()
+    stopper.watch(kernel)
+    async with kernel.running():
+        with stopper.beginning():
+            await _start_unless_stopped(launch, arrival, kernel, network)
+            memory.settle()
+        await kernel.wait_stop()
+
+
+async def _start_unless_stopped(launch: Launch, arrival: Arrival, kernel: Kernel, network: SystemNetwork) -> None:
+    try:
+        await _start(launch, arrival, kernel, network)
+    except NotReady:
+        # A start that meets its own stop is no failure.
+        if not kernel.control.stop_reason:
+            raise
 
 
 async def _start(launch: Launch, arrival: Arrival, kernel: Kernel, network: SystemNetwork) -> None:
@@ -105,22 +162,27 @@ def signals() -> Iterator[Any]:
         yield received
 
 
-async def _obey_signals(received: Any, kernel: Kernel, launch: Launch, everything: trio.CancelScope) -> None:
+async def _obey_signals(received: Any, stopper: _Stopper, launch: Launch, everything: trio.CancelScope) -> None:
     """The first SIGTERM or SIGINT stops the node in order, the second at once; SIGHUP reads the settings again."""
-    is_stopping = False
     current = launch.config
     async for number in received:
         if number == signal.SIGHUP:
-            try:
-                fresh = await kernel.executor.run(launch.reload)
-                changed = await apply(kernel, current, fresh)
-            except FrysError as error:
-                log.error("boot.reload_refused", code=error.code, error=error.message, hint=error.hint)
-                continue
-            current = fresh
-            log.info("boot.reloaded", changed=",".join(change.path for change in changed))
+            current = await _reload(stopper.kernel, launch, current)
             continue
-        if is_stopping:
+        if stopper.reason:
             everything.cancel()
-        kernel.request_stop(signal.Signals(number).name)
-        is_stopping = True
+        stopper.stop(signal.Signals(number).name)
+
+
+async def _reload(kernel: Kernel | None, launch: Launch, current: NodeConfig) -> NodeConfig:
+    """Read the settings again and put them into force; returns those in force."""
+    if kernel is None:
+        return current
+    try:
+        fresh = await kernel.executor.run(launch.reload)
+        changed = await apply(kernel, current, fresh)
+    except FrysError as error:
+        log.error("boot.reload_refused", code=error.code, error=error.message, hint=error.hint)
+        return current
+    log.info("boot.reloaded", changed=",".join(change.path for change in changed))
+    return fresh

@@ -18,6 +18,7 @@ from frys_node.base.errors import FrysError, UsageError
 DETACH_TIMEOUT_S = 60.0
 HOME = Path("frys-data")
 IDENTITY = Path("identity") / "identity.json"
+STDIN = "-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,14 +53,18 @@ def run(arguments: argparse.Namespace, *, seeds: list[str] | None, token_file: s
     config = read()
     name_chosen = bool(config.system.name)
     name = config.system.name or host_name()
+    data_dir = choose_data_dir(config.system.data_dir, name, joining=seeds is not None)
+    is_restart = data_dir is not None and (data_dir / IDENTITY).exists()
     launch = Launch(
         config=config,
         name=name,
         name_chosen=name_chosen,
-        data_dir=choose_data_dir(config.system.data_dir, name, joining=seeds is not None),
+        data_dir=data_dir,
         seeds=tuple(seeds or ()),
         joining=seeds is not None,
         token_file=token_file,
+        # Read before the event loop owns the signals, so that Ctrl-C ends the wait for somebody who types.
+        token_text=sys.stdin.readline() if token_file == STDIN and not is_restart else "",
         reload=read,
         on_ready=lambda info: _announce(arguments, info),
     )

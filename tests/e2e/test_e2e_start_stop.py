@@ -1,0 +1,72 @@
+"""Real processes on their way to being a node: stopped half-way, detached, restarted, given a wrong directory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from frys_node.demo.cluster import free_port
+
+pytestmark = pytest.mark.slow
+
+LIMIT_S = 40.0
+TOKEN = "frys0." + "a" * 32
+
+
+def spawn(*arguments: str, cwd: Path, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
+    """Start one command, its output in one pipe."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "frys_node", *arguments],
+        cwd=cwd,
+        env=os.environ | {"HOME": str(cwd)},
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def ports() -> tuple[str, ...]:
+    """Options that keep a node on free loopback ports."""
+    return ("--bind", f"127.0.0.1:{free_port()}", "--http", f"127.0.0.1:{free_port()}")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_join_that_waits_for_its_seed_can_be_given_up(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """A signal ends a join at once, without a traceback, and nothing of the node stays."""
+    (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "token").chmod(0o600)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(LIMIT_S)
+        seed = f"127.0.0.1:{silent.getsockname()[1]}"
+        joining = spawn("join", "--seed", seed, "--token-file", "token", *ports(), cwd=tmp_path)
+        connection, _ = silent.accept()
+        with connection:
+            joining.send_signal(number)
+            output, _ = joining.communicate(timeout=LIMIT_S)
+    assert (joining.returncode, output) == (code, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["token"]
+
+
+def test_a_node_that_is_stopped_while_it_starts_stops_in_order(tmp_path: Path) -> None:
+    """SIGTERM as soon as `/livez` answers is an orderly stop like any other, not a failure."""
+    options = ports()
+    node = spawn("start", "--name", "a", *options, cwd=tmp_path)
+    http = ("127.0.0.1", int(options[-1].rpartition(":")[2]))
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        try:
+            socket.create_connection(http, timeout=1).close()
+            break
+        except OSError:
+            assert time.monotonic() < deadline, "HTTP never answered"
+    node.send_signal(signal.SIGTERM)
+    output, _ = node.communicate(timeout=LIMIT_S)
+    assert (node.returncode, "frys-node:" in output, "Traceback" in output) == (0, False, False), output

@@ -13,9 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import trio
 
-from frys_node.base.errors import FrysError, UsageError
+from frys_node.base.errors import CorruptData, FrysError, UsageError
 from frys_node.base.ports import Clock, Datagram, Disk, Entropy, StreamListener
 from frys_node.base.types import Address, BootId
 from frys_node.config import NodeConfig
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from frys_node.secure.identity import Identity
 
 DEFAULT_PORT = 7946
+KEPT_PATH = "addresses.json"
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 (compared with, not bound to)
 SEED_CHECK_S = 1.0
 """How long a seed may take to say which cluster it is of, when the directory has one already."""
@@ -160,6 +162,7 @@ async def _settle(
         if launch.data_dir is None:
             directory, disk = _rename(directory, disk, stored.node_name)
         check_settings(launch, stored)
+        keep_addresses(disk, config)
         boot = next_boot(disk, entropy)
     except BaseException:
         with trio.CancelScope(shield=True):
@@ -293,6 +296,30 @@ def check_settings(launch: Launch, stored: StoredIdentity) -> None:
             f"this data directory belongs to cluster '{stored.cluster_name}', not '{launch.config.cluster.name}'",
             hint="leave the cluster's name out, or use another --data-dir",
         )
+
+
+def keep_addresses(disk: Disk, config: NodeConfig) -> None:
+    """Write down the addresses that were chosen: a later start without them must not move the node."""
+    data = msgspec.json.format(msgspec.json.encode(config.to_keep()), indent=2) + b"\n"
+    if disk.read(KEPT_PATH) != data and config.to_keep():
+        disk.write(KEPT_PATH, data)
+
+
+def read_kept(data_dir: Path | None) -> dict[str, str]:
+    """Return the addresses that an earlier start of this directory was given.
+
+    Raises:
+        CorruptData: The file is damaged. Nothing was changed.
+    """
+    path = data_dir / KEPT_PATH if data_dir is not None else None
+    if path is None or not path.is_file():
+        return {}
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise CorruptData(
+            f"{path} cannot be read: {error}", hint="remove it, and give --bind, --advertise and --http again"
+        ) from error
 
 
 def read_text(disk: Disk, path: str) -> str:

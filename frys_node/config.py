@@ -1,8 +1,9 @@
 """The node's configuration: one TOML file, the environment, flags; composed from each package's own Struct.
 
-Precedence: default < profile < file < ``FRYS_*`` environment < flag. Every value keeps its origin. Unknown keys are
-refused with the nearest known one, wrong values with the key, the value and what was expected; a value that is
-refused changes nothing. Secrets are never settings: they come from files that settings may name.
+Precedence: default < profile < file < ``FRYS_*`` environment < flag. Every value keeps its origin. Addresses that
+nobody gives are those of an earlier start of the same directory (`NodeConfig.keeping`). Unknown keys are refused with
+the nearest known one, wrong values with the key, the value and what was expected; a value that is refused changes
+nothing. Secrets are never settings: they come from files that settings may name.
 
 Plugins bring their own sections (``[plugins.<name>]``, the `config` of their manifest), each with two more keys:
 ``enabled`` and, for a plugin that is not built in, ``module``.
@@ -33,6 +34,10 @@ COMPONENTS = {"membership": "membership.config", "snapshots": "snapshots.config"
 """Sections of ``[plugins.*]`` that belong to supervised components below the plugins: section -> module."""
 
 FILE_BYTES_MAX = 1 << 20
+
+KEPT = ("network.bind", "network.advertise", "plugins.network.http")
+"""Settings that a node keeps when a later start does not give them: others know it by them."""
+KEPT_ORIGIN = "an earlier start"
 
 # Kubernetes gives every pod these for a Service whose name starts with `frys`; they are not ours.
 _SERVICE_LINK = re.compile(r"FRYS(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT(_\d+_(TCP|UDP)(_[A-Z]+)?)?)")
@@ -144,7 +149,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, Any]
     """Every setting by dotted key, in the order of the schema."""
     origins: dict[str, str]
-    """Where each value came from: ``default``, ``profile wan``, ``file PATH``, ``env NAME`` or ``flag``."""
+    """Where each value came from: ``default``, ``profile wan``, ``file PATH``, ``env NAME``, ``flag`` or
+    ``an earlier start``."""
 
     def is_chosen(self, key: str) -> bool:
         """True if the operator set the key: a chosen port does not move."""
@@ -153,6 +159,31 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     def chosen(self) -> list[str]:
         """Every key that the operator set."""
         return [key for key in self.values if self.is_chosen(key)]
+
+    def to_keep(self) -> dict[str, str]:
+        """Return the addresses that were chosen, for the next start."""
+        return {key: self.values[key] for key in KEPT if self.is_chosen(key)}
+
+    def keeping(self, kept: Mapping[str, str]) -> NodeConfig:
+        """Return this configuration with an earlier start's addresses where nobody gives one now.
+
+        Raises:
+            ConfigError: One of them is not an address.
+        """
+        wanted = {key: kept[key] for key in KEPT if key in kept and not self.is_chosen(key)}
+        if not wanted:
+            return self
+        sections = {"network": self.network, "plugins.network": self.plugins["network"]}
+        for key, value in wanted.items():
+            section, _, field = key.rpartition(".")
+            sections[section] = msgspec.structs.replace(sections[section], **{field: value})
+        return msgspec.structs.replace(
+            self,
+            network=sections["network"],
+            plugins=self.plugins | {"network": sections["plugins.network"]},
+            values=self.values | wanted,
+            origins=self.origins | dict.fromkeys(wanted, KEPT_ORIGIN),
+        )
 
     def settings(self) -> list[dict[str, Any]]:
         """Every setting as key, value and origin, for `frys-node config show`."""

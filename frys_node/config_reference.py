@@ -21,6 +21,8 @@ _HEAD = """\
 
 One TOML file (`frys-node start --config FILE`), the environment, and flags. What comes later wins: default < profile <
 file < environment < flag. `frys-node config show --origin` prints every value in force and where it came from.
+`network.bind`, `network.advertise` and `plugins.network.http`, once given, hold for later starts of the same
+data directory that do not give them.
 
 Unknown keys are refused, with the nearest known one named. A key marked *live* takes effect on reload (SIGHUP); a
 reload that changes any other key is refused as a whole, naming it. Lists in a variable are written `a,b`, tables

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace, *, seeds: list[str] | None, token_file: s
         return _detach(arguments)
     # PID 1 without a handler ignores SIGTERM: have one before anything slow is imported.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    from frys_node.arrival import Launch
+    from frys_node.arrival import Launch, read_kept
     from frys_node.boot import run_node
     from frys_node.config import NodeConfig, load
 
@@ -54,9 +54,10 @@ def run(arguments: argparse.Namespace, *, seeds: list[str] | None, token_file: s
     name_chosen = bool(config.system.name)
     name = config.system.name or host_name()
     data_dir = choose_data_dir(config.system.data_dir, name, joining=seeds is not None)
+    kept = read_kept(data_dir)
     is_restart = data_dir is not None and (data_dir / IDENTITY).exists()
     launch = Launch(
-        config=config,
+        config=config.keeping(kept),
         name=name,
         name_chosen=name_chosen,
         data_dir=data_dir,
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace, *, seeds: list[str] | None, token_file: s
         token_file=token_file,
         # Read before the event loop owns the signals, so that Ctrl-C ends the wait for somebody who types.
         token_text=sys.stdin.readline() if token_file == STDIN and not is_restart else "",
-        reload=read,
+        reload=lambda: read().keeping(kept),
         on_ready=lambda info: _announce(arguments, info),
     )
     import trio

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +40,29 @@ def spawn(*arguments: str, cwd: Path, stdin: int = subprocess.DEVNULL) -> subpro
 def ports() -> tuple[str, ...]:
     """Options that keep a node on free loopback ports."""
     return ("--bind", f"127.0.0.1:{free_port()}", "--http", f"127.0.0.1:{free_port()}")
+
+
+def run(*arguments: str, cwd: Path, given: str = "") -> subprocess.CompletedProcess[str]:
+    """Run one command to its end; returns its output, errors included."""
+    process = spawn(*arguments, cwd=cwd, stdin=subprocess.PIPE)
+    output, _ = process.communicate(given, timeout=LIMIT_S)
+    return subprocess.CompletedProcess(arguments, process.returncode, output, "")
+
+
+@contextmanager
+def detached(*arguments: str, cwd: Path, given: str = "") -> Iterator[dict[str, Any]]:
+    """Run a node in the background until the block ends; yields what it printed."""
+    done = run(*arguments, "--detach", "--json", cwd=cwd, given=given)
+    assert done.returncode == 0, done.stdout
+    info = json.loads(done.stdout.splitlines()[-1])
+    try:
+        yield info
+    finally:
+        os.kill(info["pid"], signal.SIGTERM)
+        deadline = time.monotonic() + LIMIT_S
+        while Path(f"/proc/{info['pid']}/cmdline").exists() and Path(f"/proc/{info['pid']}/cmdline").read_bytes():
+            assert time.monotonic() < deadline, "the node did not stop"
+            time.sleep(0.05)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
@@ -70,3 +97,17 @@ def test_a_node_that_is_stopped_while_it_starts_stops_in_order(tmp_path: Path) -
     node.send_signal(signal.SIGTERM)
     output, _ = node.communicate(timeout=LIMIT_S)
     assert (node.returncode, "frys-node:" in output, "Traceback" in output) == (0, False, False), output
+
+
+def test_a_restart_without_options_keeps_the_addresses_of_the_first_start(tmp_path: Path) -> None:
+    """A node that was told to stay on loopback stays there, under the addresses that the others know."""
+    options = ports()
+    with detached("start", "--name", "a", *options, cwd=tmp_path) as first:
+        assert (first["address"], first["http"]) == (options[1], options[3])
+    with detached("start", cwd=tmp_path) as again:
+        assert (again["id"], again["address"], again["http"]) == (first["id"], first["address"], first["http"])
+        shown = run("config", "show", "--origin", cwd=tmp_path).stdout
+        assert any(options[1] in line and "an earlier start" in line for line in shown.splitlines()), shown
+    moved = ports()
+    with detached("start", "--bind", moved[1], cwd=tmp_path) as third:
+        assert (third["address"], third["http"]) == (moved[1], options[3])

@@ -68,6 +68,24 @@ def test_later_layers_win_and_every_origin_is_kept(tmp_path: Path) -> None:
     assert {"key": "system.name", "value": "c", "origin": "flag"} in config.settings()
 
 
+def test_addresses_of_an_earlier_start_fill_in_for_those_that_nobody_gives(tmp_path: Path) -> None:
+    """A restart without flags keeps the node where others know it; whatever is given now counts more, and is kept."""
+    first = load(flags={"network.bind": "127.0.0.1:9000", "plugins.network.http": "127.0.0.1:9001"})
+    kept = first.to_keep()
+    assert kept == {"network.bind": "127.0.0.1:9000", "plugins.network.http": "127.0.0.1:9001"}
+    again = load().keeping(kept)
+    assert again.network.bind == again.values["network.bind"] == "127.0.0.1:9000"
+    assert again.plugins["network"].http == "127.0.0.1:9001"
+    assert again.origins["network.bind"] == again.origins["plugins.network.http"] == "an earlier start"
+    assert again.is_chosen("network.bind")
+    assert again.to_keep() == kept
+    moved = load(environ={"FRYS_NETWORK_BIND": "0.0.0.0:7946"}).keeping(kept)
+    assert moved.network.bind == "0.0.0.0:7946"
+    assert moved.to_keep() == kept | {"network.bind": "0.0.0.0:7946"}
+    assert load().keeping({}).to_keep() == {}
+    assert load().keeping({"system.name": "x"}).system.name == ""
+
+
 def test_environment_text_is_converted_by_the_schema(tmp_path: Path) -> None:
     """Numbers, booleans, lists and tables are written the way people write variables."""
     environ = {

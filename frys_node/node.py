@@ -213,15 +213,24 @@ class Composition:
             await self.balancer.changed()
 
     async def _until_ready(self) -> None:
-        """Wait until traffic may come. What is down for good keeps nobody waiting for ever: `status` tells."""
+        """Wait until traffic may come. What is down for good keeps nobody waiting for ever: the banner names it."""
         control = self._kernel.control
         with trio.move_on_after(READY_WAIT_S):
-            while not control.is_ready() and not control.stop_reason:  # noqa: ASYNC110 (many sources, none with an event)
+            while not control.is_ready():  # noqa: ASYNC110 (many sources, none with an event)
                 await trio.sleep(READY_POLL_S)
 
     def _issuer_name(self) -> str:
         view = self.membership.get(self.channel.issuer)
         return view.name if view is not None else self.channel.issuer
+
+    def _arriving(self) -> list[str]:
+        """Return a note for a newcomer that serves already and whose share of the data is on its way."""
+        machine = self.balancer.machine
+        record = machine.record
+        is_on_ring = record is not None and any(member.node == self._identity.node_id for member in record.ring)
+        if not self._arrival.peers or (is_on_ring and not machine.waiting):
+            return []
+        return ["its share of the data arrives in the background (frys-node ring); requests are served meanwhile"]
 
     def describe(self, http: str) -> dict[str, Any]:
         """Return what `start` prints."""
@@ -244,6 +253,7 @@ class Composition:
             "issuer": self._issuer_name(),
             "join_local": str(Address("127.0.0.1", bound.port) if is_wild else arrival.advertise),
             "join_remote": str(arrival.advertise),
+            "waits_for": [f"{c.name}: {c.detail}" for c in self._kernel.control.readiness() if not c.ok],
             "join_token_file": str(token_path) if has_token else "",
-            "notes": notes,
+            "notes": [*notes, *self._arriving()],
         }

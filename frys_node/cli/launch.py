@@ -13,9 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from frys_node.base.errors import FrysError, UsageError
+from frys_node.base.errors import DeadlineExceeded, FrysError, UsageError
 
-DETACH_TIMEOUT_S = 60.0
 HOME = Path("frys-data")
 IDENTITY = Path("identity") / "identity.json"
 STDIN = "-"
@@ -39,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, *, seeds: list[str] | None, token_file: str | None) -> int:
     """Run a node until it is stopped; with `seeds`, join a cluster unless this directory already belongs to one."""
-    if arguments.detach:
-        return _detach(arguments)
+    if arguments.detach and arguments.ready_fd is None:
+        return _detach(arguments, reads_token=token_file == STDIN)
     # PID 1 without a handler ignores SIGTERM: have one before anything slow is imported.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from frys_node.arrival import Launch, read_kept
@@ -129,6 +128,8 @@ def _announce(arguments: argparse.Namespace, info: dict[str, Any]) -> None:
         with (Path(info["data_dir"]) / "node.log").open("ab") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
+        with open(os.devnull, "rb") as nothing:
+            os.dup2(nothing.fileno(), 0)
         with os.fdopen(arguments.ready_fd, "w") as pipe:
             json.dump(info, pipe)
         return
@@ -136,13 +137,15 @@ def _announce(arguments: argparse.Namespace, info: dict[str, Any]) -> None:
 
 
 def banner(info: dict[str, Any]) -> str:
-    """Return what a person sees when a node is ready; the join line is exact."""
+    """Return what a person sees when a node is up; the join line is exact."""
+    waits = info["waits_for"]
     lines = [
-        f"node {info['name']} of cluster {info['cluster']} is ready",
+        f"node {info['name']} of cluster {info['cluster']} {'runs, and is not ready yet' if waits else 'is ready'}",
         f"  cluster  {info['address']} (TCP and UDP, post-quantum TLS)",
         f"  http     http://{info['http']}" if info["http"] else "  http     off",
         f"  data     {info['data_dir']}",
     ]
+    lines += [f"  waits    {text}" for text in waits]
     lines += [f"  note     {text}" for text in info["notes"]]
     lines += ["", "next node on this machine, in another directory:", f"  frys-node join --seed {info['join_local']}"]
     if info["join_token_file"]:
@@ -158,18 +161,33 @@ def banner(info: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _detach(arguments: argparse.Namespace) -> int:
-    """Start the same command in the background; return when it is ready or has failed."""
+def _detach(arguments: argparse.Namespace, *, reads_token: bool) -> int:
+    """Start the same command in the background; return when it is ready or has failed.
+
+    Raises:
+        DeadlineExceeded: The node runs, and was not ready in time; what it waits for was printed.
+    """
     reader, writer = os.pipe()
-    line = [sys.executable, "-m", "frys_node", *(part for part in sys.argv[1:] if part != "--detach")]
     process = subprocess.Popen(
-        [*line, "--ready-fd", str(writer)], pass_fds=[writer], stdin=subprocess.DEVNULL, start_new_session=True
+        [sys.executable, "-m", "frys_node", *sys.argv[1:], "--ready-fd", str(writer)],
+        pass_fds=[writer],
+        stdin=None if reads_token else subprocess.DEVNULL,
+        start_new_session=True,
     )
     os.close(writer)
-    with os.fdopen(reader) as pipe:
-        text = pipe.read()
+    try:
+        with os.fdopen(reader) as pipe:
+            text = pipe.read()
+    except BaseException:
+        process.terminate()  # whoever gives up waiting does not want a node in the background
+        raise
     if not text:
-        return process.wait(DETACH_TIMEOUT_S)
+        return process.wait()
     info = json.loads(text) | {"pid": process.pid}
     print(json.dumps(info) if arguments.json else f"{banner(info)}\n\nrunning in the background, pid {process.pid}")
+    if info["waits_for"]:
+        raise DeadlineExceeded(
+            f"node {info['name']} runs and is not ready: {'; '.join(info['waits_for'])}",
+            hint=f"see {info['data_dir']}/node.log and: frys-node status --data-dir {info['data_dir']}",
+        )
     return 0

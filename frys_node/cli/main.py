@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run_verb(verb: str, arguments: list[str]) -> int:
     module = importlib.import_module(f"frys_node.cli.{verb}")
-    parser = argparse.ArgumentParser(prog=f"frys-node {verb}", description=module.__doc__)
+    # Abbreviations would change their meaning with the next option, and --detach must be found by its whole name.
+    parser = argparse.ArgumentParser(prog=f"frys-node {verb}", description=module.__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     module.add_arguments(parser)
     try:

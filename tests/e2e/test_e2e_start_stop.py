@@ -111,3 +111,17 @@ def test_a_restart_without_options_keeps_the_addresses_of_the_first_start(tmp_pa
     moved = ports()
     with detached("start", "--bind", moved[1], cwd=tmp_path) as third:
         assert (third["address"], third["http"]) == (moved[1], options[3])
+
+
+def test_a_token_on_standard_input_reaches_a_node_that_detaches(tmp_path: Path) -> None:
+    """`join --token-file - --detach` reads the token; the same line starts the node again without one."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with detached("start", "--name", "a", *ports(), cwd=tmp_path / "a") as first:
+        token = (tmp_path / "a" / first["join_token_file"]).read_text()
+        join = ("join", "--seed", first["address"], "--name", "b", "--token-file", "-", *ports())
+        with detached(*join, cwd=tmp_path / "b", given=token) as second:
+            assert (second["cluster"], second["waits_for"]) == ("frys", [])
+            assert second["name"] == "b"
+        with detached(*join, cwd=tmp_path / "b") as again:
+            assert again["id"] == second["id"]

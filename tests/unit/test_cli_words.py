@@ -151,9 +151,21 @@ def test_the_banner_holds_the_exact_join_line() -> None:
         "join_local": "127.0.0.1:7946",
         "join_remote": "10.0.0.1:7946",
         "join_token_file": "frys-data/a/join-token",
+        "waits_for": [],
         "notes": ["port 7946 was busy"],
     }
     text = banner(info)
+    assert text.startswith("node a of cluster frys is ready\n")
     assert "  frys-node join --seed 127.0.0.1:7946\n" in text
     assert "frys-node join --seed 10.0.0.1:7946 --token-file join-token" in text
     assert "port 7946 was busy" in text
+    unready = banner(info | {"waits_for": ["workflow: failed: the disk is full"]})
+    assert unready.startswith("node a of cluster frys runs, and is not ready yet\n")
+    assert "  waits    workflow: failed: the disk is full\n" in unready
+
+
+@pytest.mark.parametrize("line", [["start", "--det"], ["join", "--seed", "127.0.0.1:1", "--det"]])
+def test_options_are_not_abbreviated(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """`--det` is a mistake: the process in the background would have started one of its own, and so on."""
+    assert cli.main(line) == cli.USAGE
+    assert "--det" in capsys.readouterr().err

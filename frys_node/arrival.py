@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import trio
 
-from frys_node.base.errors import CorruptData, FrysError, UsageError
-from frys_node.base.ports import Clock, Datagram, Disk, Entropy, StreamListener
+from frys_node.base.errors import ConfigError, CorruptData, FrysError, UsageError
+from frys_node.base.ports import Clock, Datagram, Disk, Entropy, Network, StreamListener
 from frys_node.base.types import Address, BootId
 from frys_node.config import NodeConfig
 from frys_node.plugins.network.binding import PortBook, listen_or_move
 from frys_node.secure.stored import LEFT_PATH, StoredIdentity, next_boot, read_stored
+from frys_node.transport.addresses import family_of, sockaddr
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.errors import AddressInUse
 from frys_node.transport.network import SystemNetwork
@@ -133,6 +134,7 @@ async def _settle(
     stored = read_stored(disk)
     if stored is not None:
         check_has_not_left(disk, directory, stored)
+    notes: list[str] = []
     wanted = Address.parse(config.network.bind)
     (listener, datagram), _ = await listen_or_move(
         "cluster",
@@ -141,14 +143,13 @@ async def _settle(
         is_chosen=config.is_chosen("network.bind"),
         book=PortBook(disk),
     )
-    notes: list[str] = []
     if listener.address.port != wanted.port and wanted.port:
         notes.append(f"port {wanted.port} was busy: the cluster port is {listener.address.port}")
-    advertise = advertised(config, listener.address)
     peers: tuple[KnownPeer, ...] = ()
     try:
         if stored is not None and launch.joining:
             await check_seeds(launch, directory, stored, network, clock)
+        advertise = await advertised(config, listener.address, network)
         if stored is None and launch.joining:
             peers = await _join(launch, disk, network, entropy, clock, advertise)
         elif stored is None:
@@ -208,12 +209,25 @@ async def bind_both(network: SystemNetwork, address: Address) -> tuple[StreamLis
     raise AssertionError
 
 
-def advertised(config: NodeConfig, bound: Address) -> Address:
-    """Return what other nodes are told: the setting, else the bound address, else the default route's."""
-    if config.network.advertise:
-        given = Address.parse(config.network.advertise, 0)
-        return given if given.port else Address(given.host, bound.port)
-    return Address(default_route_host() if bound.host in WILDCARDS else bound.host, bound.port)
+async def advertised(config: NodeConfig, bound: Address, network: Network) -> Address:
+    """Return what other nodes are told: the setting, else the bound address, else the default route's.
+
+    A name is resolved here, once: gossip is sent to addresses, and a member under a name could not be probed.
+
+    Raises:
+        ConfigError: The name has no address.
+    """
+    if not config.network.advertise:
+        return Address(default_route_host() if bound.host in WILDCARDS else bound.host, bound.port)
+    given = Address.parse(config.network.advertise, 0)
+    if sockaddr(given, family_of(given.host)) is not None:
+        return Address(given.host, given.port or bound.port)
+    found = sorted(await network.resolve(given.host), key=lambda host: family_of(host) != family_of(bound.host))
+    if not found:
+        raise ConfigError(
+            f"network.advertise: the name '{given.host}' has no address", hint="advertise an address, or mend the name"
+        )
+    return Address(found[0], given.port or bound.port)
 
 
 async def _token(launch: Launch, network: SystemNetwork, clock: Clock) -> str:

@@ -1,0 +1,51 @@
+"""How a process becomes a node: what it advertises, what it keeps, and a directory that belongs elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from frys_node.arrival import KEPT_PATH, advertised, keep_addresses, read_kept
+from frys_node.base.errors import ConfigError, CorruptData
+from frys_node.base.types import Address
+from frys_node.config import load
+from frys_node.transport.disk import DirectoryDisk
+from frys_node.transport.network import SystemNetwork
+
+BOUND = Address("127.0.0.1", 7946)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("", BOUND),
+        ("192.0.2.7", Address("192.0.2.7", 7946)),
+        ("192.0.2.7:80", Address("192.0.2.7", 80)),
+        ("[2001:db8::1]:80", Address("2001:db8::1", 80)),
+        ("localhost:80", Address("127.0.0.1", 80)),
+    ],
+)
+async def test_others_are_told_an_address_never_a_name(setting: str, told: Address) -> None:
+    """Gossip goes to addresses: a member that advertised a name was suspected at every probe."""
+    config = load(flags={"network.advertise": setting})
+    assert await advertised(config, BOUND, SystemNetwork()) == told
+
+
+async def test_a_name_without_an_address_is_refused_at_the_start() -> None:
+    """The error names the key and the name."""
+    config = load(flags={"network.advertise": "no-such-host.invalid:1"})
+    with pytest.raises(ConfigError, match=r"network\.advertise.*no-such-host\.invalid"):
+        await advertised(config, BOUND, SystemNetwork())
+
+
+def test_chosen_addresses_are_kept_on_disk_and_a_damaged_file_is_named(tmp_path: Path) -> None:
+    """Nothing is written while nobody chose anything; a file that cannot be read stops the start with its path."""
+    disk = DirectoryDisk(tmp_path)
+    keep_addresses(disk, load())
+    assert read_kept(tmp_path) == read_kept(None) == {}
+    keep_addresses(disk, load(flags={"network.bind": "127.0.0.1:9000"}))
+    assert read_kept(tmp_path) == {"network.bind": "127.0.0.1:9000"}
+    (tmp_path / KEPT_PATH).write_text("{")
+    with pytest.raises(CorruptData, match=KEPT_PATH):
+        read_kept(tmp_path)

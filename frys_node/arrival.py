@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 7946
 KEPT_PATH = "addresses.json"
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 (compared with, not bound to)
-SEED_CHECK_S = 1.0
-"""How long a seed may take to say which cluster it is of, when the directory has one already."""
+CHECK_SEEDS_S = 2.0
+"""Longest wait for seeds to say which cluster they are of, when the directory has one already."""
 BIND_TRIES = 8
 """Ephemeral TCP ports tried until the same UDP port is free too."""
 
@@ -134,6 +134,9 @@ async def _settle(
     stored = read_stored(disk)
     if stored is not None:
         check_has_not_left(disk, directory, stored)
+        if launch.joining:
+            # Before the port is bound: a seed may be this node itself.
+            await check_seeds(launch.seeds, directory, stored, network, clock)
     notes: list[str] = []
     wanted = Address.parse(config.network.bind)
     (listener, datagram), _ = await listen_or_move(
@@ -147,8 +150,6 @@ async def _settle(
         notes.append(f"port {wanted.port} was busy: the cluster port is {listener.address.port}")
     peers: tuple[KnownPeer, ...] = ()
     try:
-        if stored is not None and launch.joining:
-            await check_seeds(launch, directory, stored, network, clock)
         advertise = await advertised(config, listener.address, network)
         if stored is None and launch.joining:
             peers = await _join(launch, disk, network, entropy, clock, advertise)
@@ -278,24 +279,34 @@ def check_has_not_left(disk: Disk, directory: Path, stored: StoredIdentity) -> N
 
 
 async def check_seeds(
-    launch: Launch, directory: Path, stored: StoredIdentity, network: SystemNetwork, clock: Clock
+    seeds: Sequence[str], directory: Path, stored: StoredIdentity, network: Network, clock: Clock
 ) -> None:
-    """Refuse a `join` to another cluster than the directory's. A seed that is silent does not hold up a restart."""
-    from frys_node.channel.bootstrap import probe_cluster
+    """Refuse a `join` to another cluster than the directory's. Seeds that are silent do not hold up a restart.
 
-    for seed in launch.seeds:
-        with trio.move_on_after(SEED_CHECK_S):
-            try:
-                found = await probe_cluster(network, Address.parse(seed, DEFAULT_PORT), clock)
-            except FrysError:
-                continue
-            if found.cluster_id != stored.cluster_id:
-                raise UsageError(
-                    f"{directory} is node '{stored.node_name}' of cluster '{stored.cluster_name}', and {seed} belongs "
-                    f"to another cluster, '{found.cluster_name}'",
-                    hint="join with another --data-dir, or move this one away; `frys-node start` goes back to its own",
-                )
-            return
+    Raises:
+        UsageError: Every seed that answered is of another cluster.
+    """
+    from frys_node.channel.bootstrap import ClusterSummary, probe_cluster
+
+    answers: dict[str, ClusterSummary] = {}
+
+    async def ask(seed: str, scope: trio.CancelScope) -> None:
+        with suppress(FrysError):
+            answers[seed] = await probe_cluster(network, Address.parse(seed, DEFAULT_PORT), clock)
+            if answers[seed].cluster_id == stored.cluster_id:
+                scope.cancel()
+
+    with trio.move_on_after(CHECK_SEEDS_S) as scope:
+        async with trio.open_nursery() as nursery:
+            for seed in seeds:
+                nursery.start_soon(ask, seed, scope)
+    if answers and all(found.cluster_id != stored.cluster_id for found in answers.values()):
+        seed, found = next(iter(answers.items()))
+        raise UsageError(
+            f"{directory} is node '{stored.node_name}' of cluster '{stored.cluster_name}', and {seed} belongs "
+            f"to another cluster, '{found.cluster_name}'",
+            hint="join with another --data-dir, or move this one away; `frys-node start` goes back to its own",
+        )
 
 
 def check_settings(launch: Launch, stored: StoredIdentity) -> None:

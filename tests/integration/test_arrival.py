@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from frys_node.arrival import KEPT_PATH, advertised, keep_addresses, read_kept
-from frys_node.base.errors import ConfigError, CorruptData
+from frys_node.arrival import KEPT_PATH, advertised, check_seeds, keep_addresses, read_kept
+from frys_node.base.errors import ConfigError, CorruptData, UsageError
 from frys_node.base.types import Address
 from frys_node.config import load
+from frys_node.secure.stored import read_stored
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.network import SystemNetwork
+from tests.integration.channel.channel_rig import CLOCK, NETWORK, create, running
 
 BOUND = Address("127.0.0.1", 7946)
 
@@ -49,3 +51,17 @@ def test_chosen_addresses_are_kept_on_disk_and_a_damaged_file_is_named(tmp_path:
     (tmp_path / KEPT_PATH).write_text("{")
     with pytest.raises(CorruptData, match=KEPT_PATH):
         read_kept(tmp_path)
+
+
+async def test_a_directory_is_joined_again_if_one_seed_is_of_its_cluster(tmp_path: Path) -> None:
+    """All seeds are asked: the order does not matter, a dead one neither refuses nor allows; both sides are named."""
+    old, other = await create(tmp_path / "old", "old"), await create(tmp_path / "new", "new")
+    stored = read_stored(old.disk)
+    assert stored is not None
+    mine, foreign = str(old.address), str(other.address)
+    async with running(other):
+        async with running(old):
+            await check_seeds([foreign, mine], old.disk.root, stored, NETWORK, CLOCK)
+        await check_seeds([mine], old.disk.root, stored, NETWORK, CLOCK)
+        with pytest.raises(UsageError, match=f"is node 'old' of cluster 'test', and {foreign} belongs to another"):
+            await check_seeds([mine, foreign], old.disk.root, stored, NETWORK, CLOCK)

@@ -219,7 +219,7 @@ class MembershipDriver:
             if self._machine.live_count:
                 await self._said_all.wait()
         if not self._leave_heard.is_set():
-            raise LeaveUnacknowledged(hint="run `frys-node force-leave` on another node")
+            raise LeaveUnacknowledged(hint="run `frys-node leave` again once the others can be reached")
 
     # Component.
 

@@ -92,7 +92,7 @@ class PluginSet:
         """
         async with self._change:
             if name in self._running:
-                raise AlreadyExists(f"plugin '{name}' is loaded", hint=f"frys-node plugin reload {name}")
+                raise AlreadyExists(f"plugin '{name}' is loaded", hint=f"replace it: POST /v1/plugins/{name}/reload")
             spec = find(name, self._modules.get(name, ""))
             order([spec], self._services.names())
             await self._start_or_drop(spec)
@@ -174,7 +174,7 @@ class PluginSet:
 
     def _need(self, name: str) -> None:
         if name not in self._running:
-            raise NotFound(f"plugin '{name}' is not loaded", hint="frys-node plugin list shows what is")
+            raise NotFound(f"plugin '{name}' is not loaded", hint="GET /v1/plugins shows what is")
 
     def _foreign_services(self) -> set[str]:
         """Services that no plugin provides."""

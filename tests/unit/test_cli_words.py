@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from frys_node.cli import main as cli
 from frys_node.cli.admin import NodeNotFound, bytes_text, find_data_dir, table
 from frys_node.cli.launch import banner, choose_data_dir, host_name
 from frys_node.cli.token import seconds_of
+
+COMMAND = re.compile(r"(?<![\w/.-])frys-node (?!that |command |runs )([a-z][a-z-]*)(?: ([a-z]+))?")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -59,8 +63,7 @@ def test_each_kind_of_error_has_its_exit_code(error: BaseException, code: int) -
 
 def test_every_error_that_a_node_answers_keeps_its_code_and_exit_code() -> None:
     """In a fresh process the command knows each code of the sources, so that none becomes `remote.unknown`."""
-    root = Path(__file__).resolve().parents[2]
-    packages = [root / name for name in ("frys_node", "membership", "balancer", "snapshots")]
+    packages = [ROOT / name for name in ("frys_node", "membership", "balancer", "snapshots")]
     texts = [path.read_text() for package in packages for path in package.rglob("*.py")]
     codes = sorted({code for text in texts for code in re.findall(r'^    code = "([a-z_.]+)"$', text, re.MULTILINE)})
     answered = [code for code in codes if code.partition(".")[0] not in {"demo", "sim", "remote"}]
@@ -70,7 +73,7 @@ def test_every_error_that_a_node_answers_keeps_its_code_and_exit_code() -> None:
         "for code in sys.argv[1:]: print(error_of({'error': {'code': code}}, 500).code)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", probe, *answered], capture_output=True, text=True, check=True, cwd=root
+        [sys.executable, "-c", probe, *answered], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.split() == answered
 
@@ -169,3 +172,21 @@ def test_options_are_not_abbreviated(line: list[str], capsys: pytest.CaptureFixt
     """`--det` is a mistake: the process in the background would have started one of its own, and so on."""
     assert cli.main(line) == cli.USAGE
     assert "--det" in capsys.readouterr().err
+
+
+def test_every_command_that_a_message_names_exists() -> None:
+    """A hint such as `frys-node workflow runs` is a fix only if it can be typed: verb and action are real."""
+    named: set[tuple[str, str]] = set()
+    for package in ("frys_node", "membership", "balancer", "snapshots", "deploy", "docs", "README.md"):
+        path = ROOT / package
+        for file in [path] if path.is_file() else path.rglob("*"):
+            if file.suffix in (".py", ".md", ".txt", ".yaml", ".tpl", ".service") and "adr" not in file.parts:
+                named.update(COMMAND.findall(file.read_text(encoding="utf-8")))
+    assert len(named) > 15
+    for verb, action in sorted(named):
+        assert verb in cli.VERBS, f"frys-node {verb} {action}"
+        parser = argparse.ArgumentParser()
+        importlib.import_module(f"frys_node.cli.{verb}").add_arguments(parser)
+        actions = [each.choices for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
+        if actions and action and verb != "ring":
+            assert action in actions[0], f"frys-node {verb} {action}"

@@ -108,7 +108,7 @@ class NativePlugin:
         if missing:
             raise PluginError(
                 f"plugin '{self.name}' requires {', '.join(missing)}, which nobody provides now",
-                hint="see the state of the plugin that provides it: frys-node plugin list",
+                hint="see the state of the plugin that provides it: frys-node status",
             )
 
     def _check_provided(self, scope: ServiceScope) -> None:

@@ -261,7 +261,7 @@ class Engine(Activations):
     def _live(self, number: int, run: str) -> RunHandle:
         handle = self.partition(number).runs.get(run)
         if handle is None:
-            raise UnknownRun(f"run {run} is not open here", hint="see `frys-node workflow list`")
+            raise UnknownRun(f"run {run} is not open here", hint="see `frys-node workflow runs`")
         return handle
 
     async def _submit(self, handle: RunHandle, make: Input) -> None:

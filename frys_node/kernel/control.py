@@ -9,9 +9,9 @@ import trio
 
 from frys_node.base.errors import NotReady
 from frys_node.kernel.services.node import Check, ComponentView
-from frys_node.kernel.supervisor import Handle, describe
+from frys_node.kernel.supervisor import Handle
 from frys_node.observe.health import component_checks, loop_check
-from frys_node.observe.log import get_logger
+from frys_node.observe.log import describe, get_logger
 from frys_node.observe.metrics import Metrics
 
 if TYPE_CHECKING:

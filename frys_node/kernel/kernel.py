@@ -31,7 +31,7 @@ from frys_node.kernel.lifecycle import RestartPolicy
 from frys_node.kernel.plugins import PluginSet
 from frys_node.kernel.registry import PluginSpec
 from frys_node.kernel.services.node import NODE
-from frys_node.kernel.supervisor import Component, ComponentFailed, Handle, Supervisor, describe
+from frys_node.kernel.supervisor import Component, ComponentFailed, Handle, Supervisor
 from frys_node.observe.log import get_logger
 from frys_node.observe.metrics import Metrics
 
@@ -219,4 +219,4 @@ class Kernel:
 
     def _handler_failed(self, topic: type, error: BaseException) -> None:
         self._handler_errors.inc(topic.__name__)
-        log.failed("kernel.bus_handler_failed", error, topic=topic.__name__, text=describe(error))
+        log.failed("kernel.bus_handler_failed", error, topic=topic.__name__)

@@ -19,8 +19,8 @@ from frys_node.kernel.context import Services
 from frys_node.kernel.hosts.native import ContextMaker, NativePlugin
 from frys_node.kernel.lifecycle import State
 from frys_node.kernel.registry import PluginSpec, dependents, find, fresh, order
-from frys_node.kernel.supervisor import Handle, Supervisor, describe
-from frys_node.observe.log import get_logger
+from frys_node.kernel.supervisor import Handle, Supervisor
+from frys_node.observe.log import describe, get_logger
 
 GRACE_S = 5.0
 """How long one plugin may drain when an operator unloads or reloads it."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import trio
 
 from frys_node.base.errors import ConfigError, FrysError, PluginError
 from frys_node.kernel.bus import Bus
 from frys_node.kernel.lifecycle import ComponentChanged, RestartBudget, RestartPolicy, Signal, State, advance
-from frys_node.observe.log import get_logger
+from frys_node.observe.log import describe, get_logger
 from frys_node.observe.metrics import Metrics
 
 UNWIND_S = 2.0
@@ -285,11 +285,3 @@ class Supervisor:
             log.error("kernel.component_failed", component=handle.name, error=text, essential=handle.essential)
             if handle.essential and handle.settled.is_set():
                 self._on_fatal(ComponentFailed(f"essential component '{handle.name}' failed: {text}"))
-
-
-def describe(error: BaseException) -> str:
-    """Return an error in one line; a group's members are listed."""
-    if isinstance(error, BaseExceptionGroup):
-        return "; ".join(describe(member) for member in error.exceptions)
-    text: Any = error.message if isinstance(error, FrysError) else str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -61,7 +61,7 @@ class Logger:
             fields["traceback"] = "".join(traceback.format_exception(error))[-TRACEBACK_CHARS_MAX:]
         else:
             fields["traceback"] = _where(error)
-        self._write(logging.WARNING, event, {"error": f"{type(error).__name__}: {error}", **fields})
+        self._write(logging.WARNING, event, {"error": describe(error), **fields})
 
     def is_debug(self) -> bool:
         """True if debug events are written: guard costly fields with it."""
@@ -75,6 +75,14 @@ class Logger:
 def get_logger(name: str) -> Logger:
     """Return the logger of a module: pass ``__name__``."""
     return Logger(logging.getLogger(f"{_ROOT}.{name.removeprefix('frys_node.')}"))
+
+
+def describe(error: BaseException) -> str:
+    """Return an error in one line; a group's members are listed."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(describe(member) for member in error.exceptions)
+    text = str(getattr(error, "message", error))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def register_secret(value: str) -> None:

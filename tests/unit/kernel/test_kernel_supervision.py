@@ -22,7 +22,8 @@ from frys_node.kernel.lifecycle import (
     advance,
 )
 from frys_node.kernel.services import ServiceKey
-from frys_node.kernel.supervisor import ComponentFailed, describe
+from frys_node.kernel.supervisor import ComponentFailed
+from frys_node.observe.log import describe
 
 
 def test_only_the_edges_of_the_table_exist() -> None:

@@ -41,6 +41,12 @@ BIND_TRIES = 8
 """Ephemeral TCP ports tried until the same UDP port is free too."""
 
 
+class NodeHasLeft(UsageError):
+    """The data directory is that of a node that left its cluster. Nothing was started or changed."""
+
+    code = "node.has_left"
+
+
 class Launch(NamedTuple):
     """What the command line decided."""
 
@@ -270,9 +276,13 @@ def _rename(directory: Path, disk: DirectoryDisk, name: str) -> tuple[Path, Dire
 
 
 def check_has_not_left(disk: Disk, directory: Path, stored: StoredIdentity) -> None:
-    """Refuse to bring a node back that has left for good: its units and perhaps its name are others' now."""
+    """Refuse to bring a node back that has left for good: its units and perhaps its name are others' now.
+
+    Raises:
+        NodeHasLeft: It has.
+    """
     if disk.read(LEFT_PATH) is not None:
-        raise UsageError(
+        raise NodeHasLeft(
             f"node '{stored.node_name}' has left cluster '{stored.cluster_name}' for good",
             hint=f"move {directory} away (snapshots that were saved are in it), then join as a new node",
         )

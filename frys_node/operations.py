@@ -248,7 +248,8 @@ class Operations:
             await self._kernel.executor.run(self._kernel.disk.write, LEFT_PATH, b"")
         except FrysError as error:
             # It has left all the same; only a mistaken restart would not be noticed.
-            log.error("operations.left_not_noted", code=error.code, error=error.message)
+            fix = "do not start it again: move its data directory away"
+            log.error("operations.left_not_noted", code=error.code, error=error.message, fix=fix)
         self._leave_state = "left"
         self._kernel.request_stop("left the cluster")
 

@@ -32,6 +32,7 @@ ERROR_MODULES: Mapping[str, Sequence[str]] = {
     "http": ["frys_node.plugins.network.errors"],
     "kernel": ["frys_node.kernel.supervisor"],
     "membership": ["membership.errors"],
+    "node": ["frys_node.arrival"],
     "plugin": ["frys_node.kernel.plugins"],
     "request": ["frys_node.channel.dispatch"],
     "routing": ["frys_node.plugins.workflow.errors"],

@@ -1,4 +1,4 @@
-"""Real processes on their way to being a node: stopped half-way, detached, restarted, given a wrong directory."""
+"""Real processes on their way to being a node: stopped half-way, detached, restarted."""
 
 from __future__ import annotations
 
@@ -99,29 +99,18 @@ def test_a_node_that_is_stopped_while_it_starts_stops_in_order(tmp_path: Path) -
     assert (node.returncode, "frys-node:" in output, "Traceback" in output) == (0, False, False), output
 
 
-def test_a_restart_without_options_keeps_the_addresses_of_the_first_start(tmp_path: Path) -> None:
-    """A node that was told to stay on loopback stays there, under the addresses that the others know."""
-    options = ports()
-    with detached("start", "--name", "a", *options, cwd=tmp_path) as first:
-        assert (first["address"], first["http"]) == (options[1], options[3])
-    with detached("start", cwd=tmp_path) as again:
-        assert (again["id"], again["address"], again["http"]) == (first["id"], first["address"], first["http"])
-        shown = run("config", "show", "--origin", cwd=tmp_path).stdout
-        assert any(options[1] in line and "an earlier start" in line for line in shown.splitlines()), shown
-    moved = ports()
-    with detached("start", "--bind", moved[1], cwd=tmp_path) as third:
-        assert (third["address"], third["http"]) == (moved[1], options[3])
-
-
-def test_a_token_on_standard_input_reaches_a_node_that_detaches(tmp_path: Path) -> None:
-    """`join --token-file - --detach` reads the token; the same line starts the node again without one."""
+def test_a_node_that_joined_in_the_background_comes_back_where_it_was(tmp_path: Path) -> None:
+    """`join --token-file - --detach` reads the token; the same line without it, or its addresses, is the same node."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
+    options = ports()
     with detached("start", "--name", "a", *ports(), cwd=tmp_path / "a") as first:
         token = (tmp_path / "a" / first["join_token_file"]).read_text()
-        join = ("join", "--seed", first["address"], "--name", "b", "--token-file", "-", *ports())
-        with detached(*join, cwd=tmp_path / "b", given=token) as second:
-            assert (second["cluster"], second["waits_for"]) == ("frys", [])
-            assert second["name"] == "b"
+        join = ("join", "--seed", first["address"], "--token-file", "-")
+        with detached(*join, "--name", "b", *options, cwd=tmp_path / "b", given=token) as second:
+            assert (second["name"], second["cluster"], second["waits_for"]) == ("b", "frys", [])
+            assert (second["address"], second["http"]) == (options[1], options[3])
         with detached(*join, cwd=tmp_path / "b") as again:
-            assert again["id"] == second["id"]
+            assert (again["id"], again["address"], again["http"]) == (second["id"], options[1], options[3])
+            shown = run("config", "show", "--origin", cwd=tmp_path / "b").stdout
+            assert any(options[1] in line and "an earlier start" in line for line in shown.splitlines()), shown

@@ -10,7 +10,7 @@ import trio
 from balancer.placement import Placement
 from balancer.record import STABLE
 from balancer.work import Work, kind_of
-from frys_node.base.errors import FrysError
+from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.types import Epoch, UnitId
 from frys_node.kernel.services.topology import UnitMover
 
@@ -72,7 +72,10 @@ class MoverRunner:
                 await self._bring(mover, unit, wanted, placement)
             except FrysError as error:
                 is_clean = False
-                _log.warning("balancer.move_failed", extra={"unit": unit, "wanted": wanted, "code": error.code})
+                # Every move begins with pulls that come before the old owner's seal.
+                is_early = wanted == "pulled" and isinstance(error, NotReady)
+                level = logging.DEBUG if is_early else logging.WARNING
+                _log.log(level, "balancer.move_failed", extra={"unit": unit, "wanted": wanted, "code": error.code})
         return is_clean
 
     def _wanted(self, placement: Placement) -> dict[UnitId, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ class Story:
         self.home = home
         self.nodes: dict[str, NodeProcess] = {}
         self.tap: Tap | None = None
+        self.planted = f"planted-{os.urandom(8).hex()}"
+        """A tag of every node. Gossip carries it, so it would be seen on the wire if gossip could be read."""
         self.digits = load()
         self.stored, self.held_out = split(self.digits, HELD_OUT_EVERY)
         self._ran_log = home / "ran.log"
@@ -54,7 +58,8 @@ class Story:
             if name == "a":
                 advertise = f"127.0.0.1:{free_port()}"
             workflows = Path(__file__).with_name("ingest.py")
-            node = NodeProcess(name, self.home / name, workflows=workflows, advertise=advertise)
+            settings = {"FRYS_CLUSTER_TAGS": f"demo={self.planted}"}
+            node = NodeProcess(name, self.home / name, workflows=workflows, advertise=advertise, settings=settings)
             self.nodes[name] = node
             if advertise is not None:
                 self.tap = Tap(int(advertise.rpartition(":")[2]), int(node.bind.rpartition(":")[2]))
@@ -184,6 +189,8 @@ class Story:
         """What an observer of the wire sees."""
         assert self.tap is not None
         self.console.title("What the wire shows")
+        tap = self.tap
+        self.console.wait("the ServerHello of every connection", lambda: len(tap.hellos) == tap.answered)
         wanted = (TLS_13, AES_256_GCM_SHA384, GROUP_X25519MLKEM768)
         seen = {(hello.version, hello.cipher, hello.group) for hello in self.tap.hellos}
         text = ", ".join(f"version {v:#06x} cipher {c:#06x} group {g:#06x}" for v, c, g in sorted(seen))
@@ -191,9 +198,15 @@ class Story:
         self.console.check(
             "channel", ok, f"{len(self.tap.hellos)} ServerHellos: {text} (TLS 1.3, AES-256-GCM, X25519MLKEM768)"
         )
-        names = [b'"name"', b"frys-data", COLLECTION.encode(), b"alive"]
-        plain = sum(any(name in payload for name in names) for payload in self.tap.udp_payloads)
-        self.console.check("gossip", plain == 0, f"{len(self.tap.udp_payloads)} UDP payloads seen, {plain} readable")
+        is_told = all(self._tags(node) == {self.planted} for node in self.nodes.values())
+        readable = sum(self.planted.encode() in payload for payload in self.tap.udp_payloads)
+        text = (
+            f"{len(self.tap.udp_payloads)} UDP payloads seen, {readable} show the tag that gossip brought to every node"
+        )
+        self.console.check("gossip", is_told and readable == 0 and len(self.tap.udp_payloads) > 0, text)
+
+    def _tags(self, node: NodeProcess) -> set[str]:
+        return {member["tags"].get("demo", "") for member in node.call("GET", "/v1/members")["members"]}
 
     def crash(self) -> None:
         """Kill -9 the owner of a running workflow; the rest goes on; it comes back and resumes."""
@@ -205,35 +218,43 @@ class Story:
         strip.start()
         self._start_ingest(self.nodes["a"], run, PACE_S)
         self.console.wait("the run is under way", lambda: self._committed(self.nodes["a"], run) >= 3)
-        strip.caption = f"<- queries to a; killing {victim.name}"
         committed = self._committed(self.nodes["a"], run)
-        killed = victim.kill()
-        strip.caption = f"<- {victim.name} was killed"
+        killed = strip.killed_s = victim.kill()
         seen_dead = self._declared_dead(victim.name, survivors, killed)
-        gap, failed = strip.gap_ms(killed), strip.failed(killed)
+        gap, failed = strip.gap_ms(killed, time.monotonic()), strip.failed(killed)
+        self.console.say(f"  {strip.around_kill()} <- queries to a; {victim.name} was killed at the bar")
         self.console.check(
             "gap", gap < 2_000, f"longest silence of vector search {gap:.0f} ms; {failed} requests failed"
         )
         text = ", ".join(f"{name} after {spent:.1f} s" for name, spent in seen_dead.items())
         self.console.check("detection", len(seen_dead) == len(survivors), f"{victim.name} declared dead: {text}")
         self._still_answers(survivors, run, victim)
-        strip.caption = f"<- {victim.name} is coming back"
         begun = victim.start()
         self._wait_ready(victim)
         back = time.monotonic() - begun
         finished = self._wait_run(victim, run)
         strip.finish()
-        bodies = [line for line in self._ran_log.read_text().splitlines() if line.startswith(run + " ")]
-        repeated = len(bodies) - len(set(bodies))
-        batches = -(-len(self.digits) // BATCH)
-        ok = finished["status"] == "completed" and len(set(bodies)) == batches and repeated <= 1
-        how = f"{committed} steps committed before the kill, {batches} in all, {repeated} uncommitted body run again"
-        self.console.check("resume", ok, f"{victim.name} back in {back:.1f} s; {run} {finished['status']}: {how}")
+        self._check_resume(victim, run, finished, committed, back)
         four = self.console.wait("everybody alive again", self._all_alive)
         self.console.check("healed", four, "every node sees every node alive")
 
+    def _check_resume(self, victim: NodeProcess, run: str, finished: Any, committed: int, back_s: float) -> None:
+        """The run completed; a step that was committed before the kill never ran twice, and one that was not, once."""
+        lines = self._ran_log.read_text().splitlines()
+        bodies = Counter(line.removeprefix(run + " ") for line in lines if line.startswith(run + " "))
+        firsts = [str(first) for first in range(0, len(self.digits), BATCH)]
+        repeated = [first for first in firsts if bodies[first] > 1]
+        broken = set(repeated) & set(firsts[:committed])
+        ok = finished["status"] == "completed" and sorted(bodies) == sorted(firsts) and len(repeated) <= 1
+        how = f"{committed} steps committed before the kill, {len(firsts)} in all; {len(broken)} committed and "
+        how += f"{len(repeated) - len(broken)} uncommitted body run again"
+        text = f"{victim.name} back in {back_s:.1f} s; {run} {finished['status']}: {how}"
+        self.console.check("resume", ok and not broken, text)
+
     def _all_alive(self) -> bool:
-        return all(set(n.statuses().values()) == {"alive"} for n in self.nodes.values() if n.is_running)
+        running = [node for node in self.nodes.values() if node.is_running]
+        views = [node.statuses() for node in running]
+        return all(view.get(node.name) == "alive" for view in views for node in running)
 
     def _committed(self, node: NodeProcess, run: str) -> int:
         try:
@@ -311,7 +332,11 @@ class Story:
         self.console.say(f"  frys-node leave --data-dir {leaver.data_dir}")
         leaving = leaver.command_line("leave", "--data-dir", str(leaver.data_dir))
 
+        rest = [node for node in self.nodes.values() if node is not leaver]
+        seen: set[str] = set()
+
         def probe() -> bool:
+            seen.update(node.statuses().get(leaver.name, "unknown") for node in rest)
             if leaver.is_running:
                 try:
                     self.console.progress(f"  {leaver.name} is leaving: {leaver.call('GET', '/v1/leave')['state']}")
@@ -320,7 +345,6 @@ class Story:
             return leaving.poll() is not None and not leaver.is_running
 
         self.console.wait(f"{leaver.name} has left", probe, 60.0)
-        rest = [node for node in self.nodes.values() if node is not leaver]
         self._settled([node.name for node in rest])
         spent = time.monotonic() - begun
         status = self.console.wait(
@@ -332,9 +356,35 @@ class Story:
             ]
             for n in rest
         }
-        ok = status and counts == {len(self.stored)}
+        ok = status and "dead" not in seen and leaving.returncode == 0 and counts == {len(self.stored)}
+        how = "was called dead" if "dead" in seen else "never dead"
+        text = f"{leaver.name} left in {spent:.1f} s ({how}), exit code {leaving.returncode}"
+        self.console.check("leave", ok, f"{text}; points counted: {sorted(counts)}")
+
+    def hand_over(self) -> None:
+        """Take the observer out, which ends with this process: node a restarts under its own address."""
+        self.console.title("The observer goes, node a is reached directly")
+        assert self.tap is not None
+        first = self.nodes["a"]
+        self.console.progress("  stopping a")
+        first.stop()
+        self.tap.close()
+        first.advertise = None
+        first.start()
+        self._wait_ready(first)
+
+        def probe() -> bool:
+            running = [node for node in self.nodes.values() if node.is_running]
+            addresses = {
+                member["address"]
+                for node in running
+                for member in node.call("GET", "/v1/members")["members"]
+                if member["name"] == "a"
+            }
+            return self._all_alive() and addresses == {first.bind}
+
         self.console.check(
-            "leave", ok, f"{leaver.name} left in {spent:.1f} s (never dead); points counted: {sorted(counts)}"
+            "kept", self.console.wait("everybody reaches a", probe), f"every node reaches a at {first.bind}"
         )
 
     def show_logs(self) -> None:
@@ -346,13 +396,14 @@ class Story:
         """Stop everything that was started."""
         if self._strip is not None:
             self._strip.finish()
-        codes = {name: node.stop() for name, node in reversed(self.nodes.items())}
+        codes = {}
+        for name, node in reversed(self.nodes.items()):
+            self.console.progress(f"  stopping {name}")
+            codes[name] = node.stop()
         if self.tap is not None:
             self.tap.close()
-        clean = [name for name, code in codes.items() if code == 0]
-        self.console.check(
-            "shutdown", len(clean) == len(codes), f"SIGTERM ended {', '.join(sorted(clean))} with exit code 0"
-        )
+        text = ", ".join(f"{name} {code}" for name, code in sorted(codes.items()))
+        self.console.check("shutdown", set(codes.values()) == {0}, f"exit codes after SIGTERM: {text}")
 
     def say_what_next(self) -> None:
         """Tell the person what to try with a cluster that was kept."""

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,15 @@ def free_port() -> int:
 class NodeProcess:
     """One `frys-node` process with its own directory; ports are kept over restarts."""
 
-    def __init__(self, name: str, home: Path, *, workflows: Path | None = None, advertise: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        home: Path,
+        *,
+        workflows: Path | None = None,
+        advertise: str | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.home = home
         self.data_dir = home / "data"
@@ -46,7 +54,8 @@ class NodeProcess:
         self.http_port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._workflows = workflows
-        self._advertise = advertise
+        self.advertise = advertise
+        self._settings = dict(settings or {})
         home.mkdir(parents=True, exist_ok=True)
 
     def command(self, seeds: Sequence[str] = ()) -> list[str]:
@@ -63,9 +72,9 @@ class NodeProcess:
 
     def start(self, seeds: Sequence[str] = ()) -> float:
         """Start the process and return the instant (monotonic seconds). It is ready when `is_ready` says so."""
-        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-        if self._advertise is not None:
-            environment["FRYS_NETWORK_ADVERTISE"] = self._advertise
+        environment = os.environ | {"PYTHONUNBUFFERED": "1"} | self._settings
+        if self.advertise is not None:
+            environment["FRYS_NETWORK_ADVERTISE"] = self.advertise
         started = time.monotonic()
         with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(

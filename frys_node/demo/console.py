@@ -43,6 +43,10 @@ class Console:
         self._started = time.monotonic()
         self._lock = threading.Lock()
         self._shown: set[str] = set()
+        self._last = ""
+        self._progressed = 0
+        self.lead: Callable[[], str] | None = None
+        """What stands before each progress line on a terminal: the latency strip, while it runs."""
 
     def title(self, text: str) -> None:
         """Begin a chapter."""
@@ -55,9 +59,10 @@ class Console:
     def progress(self, text: str, key: str = "") -> None:
         """Replace the current line; without a terminal, print one line for each key (the text but its numbers)."""
         with self._lock:
+            self._last = text
+            self._progressed += 1
             if self._live:
-                sys.stderr.write("\r\x1b[2K" + text[: self._width])
-                sys.stderr.flush()
+                self._draw()
                 return
             shape = key or "".join(character for character in text if not character.isdigit())
             if shape not in self._shown:
@@ -65,8 +70,20 @@ class Console:
                 sys.stderr.write(text + "\n")
                 sys.stderr.flush()
 
+    def redraw(self) -> None:
+        """Draw the last progress line again, on a terminal: what leads it has changed."""
+        with self._lock:
+            if self._live:
+                self._draw()
+
+    def _draw(self) -> None:
+        text = f"  {self.lead()} {self._last.strip()}" if self.lead else self._last
+        sys.stderr.write("\r\x1b[2K" + text[: self._width])
+        sys.stderr.flush()
+
     def _line(self, text: str) -> None:
         with self._lock:
+            self._last = ""
             sys.stderr.write(("\r\x1b[2K" if self._live else "") + text + "\n")
             sys.stderr.flush()
 
@@ -77,20 +94,22 @@ class Console:
         return ok
 
     def wait(self, what: str, probe: Callable[[], T | None], timeout_s: float = 20.0) -> T:
-        """Poll until the probe returns something true, showing what is waited for.
+        """Poll until the probe returns something true, showing what is waited for, or what the probe itself shows.
 
         Raises:
             DemoFailed: It did not happen within `timeout_s`.
         """
         start = time.monotonic()
         while True:
+            before = self._progressed
             value = probe()
             if value:
                 return value
             elapsed = time.monotonic() - start
             if elapsed > timeout_s:
                 raise DemoFailed(f"waited {timeout_s:g} s for {what}")
-            self.progress(f"  ... {what} ({elapsed:.1f} s)")
+            if self._progressed == before:
+                self.progress(f"  ... {what} ({elapsed:.1f} s)")
             time.sleep(POLL_S)
 
     def report(self) -> bool:

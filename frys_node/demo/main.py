@@ -26,15 +26,18 @@ def main(*, json_output: bool = False, keep: bool = False, directory: str | None
     home = Path(directory or tempfile.mkdtemp(prefix="frys-demo-")).resolve()
     story = Story(console, home)
     started = time.monotonic()
+    failed = True
     try:
         story.tell()
+        if keep:
+            story.hand_over()
         failed = False
     except FrysError as error:
-        failed = True
         report_error(error)
         story.show_logs()
+        console.check("story", False, f"ended early: {error.message}")
     except KeyboardInterrupt:
-        failed = True
+        console.check("story", False, "interrupted")
         keep = False
     finally:
         if not keep:

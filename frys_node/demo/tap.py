@@ -32,6 +32,8 @@ class Tap:
         self.port = port
         self.hellos: list[ServerHello] = []
         self.tls_connections = 0
+        self.answered = 0
+        """Connections on which the node's side has said anything."""
         self.udp_payloads: list[bytes] = []
         self._target = ("127.0.0.1", target_port)
         self._closed = threading.Event()
@@ -95,6 +97,8 @@ class Tap:
         seen = b""
         try:
             while data := source.recv(READ_BYTES):
+                if watch and not seen:
+                    self.answered += 1
                 if watch and len(seen) < HELLO_BYTES_MAX:
                     seen += data
                     hello = parse_server_hello(seen)

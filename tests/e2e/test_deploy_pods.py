@@ -27,7 +27,9 @@ pytestmark = pytest.mark.slow
 class Pod:
     """One process as the kubelet would start it: environment only, HTTP on every interface."""
 
-    def __init__(self, ordinal: int, folder: Path, port: int, seed_port: int) -> None:
+    def __init__(
+        self, ordinal: int, folder: Path, port: int, seed_port: int, *, host: str = "127.0.0.1", seeds: str = ""
+    ) -> None:
         self.data = folder / f"data-{ordinal}"
         self.http_port = free_port()
         self.log = folder / f"log-{ordinal}"
@@ -40,7 +42,8 @@ class Pod:
             "NODE_CONFIG": str(folder / "frys.toml"),
             "FRYS_DATA_DIR": str(self.data),
             "FRYS_TOKEN": TOKEN,
-            "FRYS_NETWORK_BIND": f"127.0.0.1:{port}",
+            "FRYS_NETWORK_BIND": f"{host}:{port}",
+            "FRYS_CLUSTER_SEEDS": seeds or f"127.0.0.1:{seed_port}",
             "FRYS_PLUGINS_NETWORK_HTTP": f"0.0.0.0:{self.http_port}",
         }
         with self.log.open("wb") as log:
@@ -65,6 +68,13 @@ class Pod:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.1)
+
+    def members(self) -> dict[str, tuple[str, str]]:
+        """Return what this pod says of each member: status and address."""
+        admin = (self.data.parent / "data-0" / "admin-token").read_text().strip()
+        status, body = self.get("/v1/members", admin)
+        found = json.loads(body)["members"] if status == 200 else []
+        return {member["name"]: (member["status"], member["address"]) for member in found}
 
     def stop(self) -> int:
         """Send SIGTERM, as the kubelet does first."""
@@ -91,3 +101,24 @@ def test_pods_started_together_form_one_cluster_from_one_secret(tmp_path: Path) 
         codes = [pod.stop() for pod in pods]
     assert codes == [0, 0]
     assert all(TOKEN not in pod.log.read_text() for pod in pods)
+
+
+def test_pods_that_all_come_back_with_other_addresses_find_each_other(tmp_path: Path) -> None:
+    """After an outage of the whole release no remembered address holds; the headless name, as a seed, does."""
+    port = free_port()
+    pods = [Pod(0, tmp_path, port, port), Pod(1, tmp_path, free_port(), port)]
+    try:
+        for pod in pods:
+            pod.wait_ready()
+        assert [pod.stop() for pod in pods] == [0, 0]
+        addresses = [f"127.0.0.{host}:{port}" for host in (22, 23)]
+        seeds = ",".join(addresses)
+        pods = [Pod(n, tmp_path, port, port, host=f"127.0.0.{host}", seeds=seeds) for n, host in ((0, 22), (1, 23))]
+        wanted = {f"shop-frys-{n}": ("alive", address) for n, address in enumerate(addresses)}
+        deadline = time.monotonic() + READY_S_MAX
+        while any(pod.members() != wanted for pod in pods):
+            assert time.monotonic() < deadline, [pod.members() for pod in pods]
+            time.sleep(0.1)
+    finally:
+        codes = [pod.stop() for pod in pods]
+    assert codes == [0, 0]

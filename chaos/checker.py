@@ -8,7 +8,7 @@ Pure functions over plain data, so that planted violations can test the checker 
 2. *Reads do not go back.* A quorum read that began after an acknowledgement returns such a version.
 3. *Nothing is made up.* A value that nobody wrote never appears. For the cache this is the whole promise but one:
    entries may vanish, but an older value than an acknowledged one never comes back.
-4. *Everybody agrees who is here*, and nobody who lives is called dead.
+4. *Everybody agrees who is here*, nobody who lives is called dead, and no process has ended by itself.
 5. *The run meant something*: enough operations were acknowledged and the faults were really injected.
 """
 
@@ -184,6 +184,7 @@ def judge(
     *,
     answers: Mapping[str, Mapping[str, Mapping[int, int]]],
     views: Mapping[str, Mapping[str, str]],
+    nodes: Sequence[str],
     living: Sequence[str],
     faults: int,
     faults_min: int,
@@ -196,8 +197,9 @@ def judge(
         history: Every operation of the load.
         answers: Store -> node -> key -> version, read at quorum after the faults ended.
         views: What each node says about the members at the end.
+        nodes: Names of all nodes that ought to run at the end.
         living: Names of the nodes whose processes run.
-        faults: Faults injected.
+        faults: Faults that were seen to take effect.
         faults_min: Faults that the run promised.
         acknowledged_min: Acknowledged points below which the run proves too little.
     """
@@ -208,6 +210,7 @@ def judge(
     for store, by_node in sorted(answers.items()):
         verdict.violations += check_final(ledger, store, by_node)
     verdict.violations += check_members(views, living)
+    verdict.violations += [f"the process of {name} ended by itself" for name in nodes if name not in living]
     if faults < faults_min:
         verdict.violations.append(f"only {faults} of {faults_min} faults were injected: the run proves too little")
     if points < acknowledged_min:

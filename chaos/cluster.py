@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ NETWORK = "10.77.0"
 BRIDGE = "frys-br"
 BRIDGE_HOST = 254
 NODES_MAX = 50
+PACKETS = re.compile(r"counter packets (\d+)")
 
 
 class Setback(Exception):
@@ -90,6 +92,12 @@ class HurtNode(NodeProcess):
         """Stop the process without ending it."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+
+    @property
+    def is_paused(self) -> bool:
+        """True if the kernel says that the process is stopped."""
+        assert self.process is not None
+        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
     def resume(self) -> None:
         """Let a paused process run on."""
@@ -238,8 +246,8 @@ def search_path() -> str:
     return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 
-def run(*command: str) -> None:
-    """Run a tool.
+def run(*command: str) -> str:
+    """Run a tool and return what it printed.
 
     Raises:
         Setback: It failed; with what it said.
@@ -247,6 +255,7 @@ def run(*command: str) -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:
         raise Setback(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def make_bridge(count: int) -> None:
@@ -274,15 +283,20 @@ def split(side: Sequence[HurtNode], others: Sequence[HurtNode], *, one_way: bool
         assert node.namespace is not None
         rules = "add table inet cut; add set inet cut far { type ipv4_addr; }; "
         rules += f"add element inet cut far {{ {far} }}; "
-        rules += "add chain inet cut o { type filter hook output priority 0; }; add rule inet cut o ip daddr @far drop"
+        rules += "add chain inet cut o { type filter hook output priority 0; }; "
+        rules += "add rule inet cut o ip daddr @far counter drop"
         if not one_way:
             rules += "; add chain inet cut i { type filter hook input priority 0; }; "
-            rules += "add rule inet cut i ip saddr @far drop"
+            rules += "add rule inet cut i ip saddr @far counter drop"
         run("ip", "netns", "exec", node.namespace, "nft", rules)
 
 
-def heal(side: Sequence[HurtNode]) -> None:
-    """Take the drops of `split` away."""
+def heal(side: Sequence[HurtNode]) -> int:
+    """Take the drops of `split` away; returns how many packets they dropped."""
+    dropped = 0
     for node in side:
         assert node.namespace is not None
-        run("ip", "netns", "exec", node.namespace, "nft", "delete table inet cut")
+        enter = ("ip", "netns", "exec", node.namespace, "nft")
+        dropped += sum(int(count) for count in PACKETS.findall(run(*enter, "list table inet cut")))
+        run(*enter, "delete table inet cut")
+    return dropped

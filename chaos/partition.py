@@ -20,7 +20,8 @@ CUT_S = (2.0, 15.0)
 
 
 def partitions(cluster: Cluster, load: Load, rng: random.Random, arguments: argparse.Namespace) -> int:
-    """Cut and heal; returns the number of cuts."""
+    """Cut and heal; returns the number of cuts that dropped packets."""
+    done = 0
     for number in range(1, arguments.rounds + 1):
         minority = rng.sample(cluster.nodes, rng.randint(1, max(1, (len(cluster.nodes) - 1) // 2)))
         majority = [node for node in cluster.nodes if node not in minority]
@@ -30,9 +31,11 @@ def partitions(cluster: Cluster, load: Load, rng: random.Random, arguments: argp
         say(f"cut {number}/{arguments.rounds}: {names} {shape} for {cut_s:.1f} s, {load.acknowledged_points} points")
         split(minority, majority, one_way=one_way)
         time.sleep(cut_s)
-        heal(minority)
+        dropped = heal(minority)
+        say(f"healed; {dropped} packets were dropped")
+        done += dropped > 0
         cluster.wait_agreed()
-    return int(arguments.rounds)
+    return done
 
 
 def main() -> int:

@@ -84,6 +84,7 @@ def _injured(name: str, cluster: Cluster, faults: Faults, arguments: argparse.Na
         history,
         answers=answers,
         views=views,
+        nodes=[node.name for node in cluster.nodes],
         living=cluster.living(),
         faults=done,
         faults_min=arguments.rounds,

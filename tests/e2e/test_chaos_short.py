@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
+from random import Random
 
 import pytest
+
+from chaos import scenario
+from chaos.cluster import Cluster
+from chaos.load import COLLECTION, Connection, Load
 
 ROOT = Path(__file__).resolve().parents[2]
 SKIPPED = 77
 
-NO_NODE = not (ROOT / "frys_node" / "node.py").exists()
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(NO_NODE, reason="no composition root yet: no node to hurt")]
+pytestmark = pytest.mark.slow
 
 
 def chaos(script: str, tmp_path: Path, *arguments: str) -> dict[str, object]:
@@ -59,3 +64,25 @@ def test_partitions_under_load_lose_nothing(tmp_path: Path) -> None:
     """A two-way and a one-way cut in network namespaces: both sides agree again, nothing acknowledged is missing."""
     verdict = chaos("partition", tmp_path, "--nodes", "3", "--rounds", "2", "--points", "300")
     assert verdict["good"] is True
+
+
+def test_an_acknowledged_point_that_vanishes_breaks_the_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Planted in a real cluster: one point is deleted behind the load's back, and every node's final read tells."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr("chaos.load.OVERWRITES", 0.0)
+
+    def lose_one(cluster: Cluster, load: Load, rng: Random, arguments: Namespace) -> int:
+        key = next(o.key for o in load.history if o.kind == "write" and o.store == "point" and o.is_acknowledged)
+        endpoint = cluster.nodes[0].endpoint
+        connection = Connection([endpoint])
+        path = f"/collections/{COLLECTION}/points/delete?wait=true"
+        assert connection.ask(endpoint, "POST", path, {"points": [key]}) is not None
+        connection.close()
+        return 1
+
+    arguments = scenario.parser("", nodes=3, rounds=1).parse_args(["--points", "100", "--dir", str(tmp_path / "nodes")])
+    assert scenario.run("planted", arguments, Cluster.on_loopback, lose_one) == 1
+    lost = [line for line in capsys.readouterr().out.splitlines() if "lost, version" in line and "final read" in line]
+    assert len(lost) == 3

@@ -106,6 +106,7 @@ def test_a_run_without_faults_or_load_proves_nothing() -> None:
         HISTORY,
         answers={"point": {"n1": {1: 3, 2: 2}}},
         views={"n1": view},
+        nodes=["n1"],
         living=["n1"],
         faults=1,
         faults_min=20,
@@ -117,6 +118,23 @@ def test_a_run_without_faults_or_load_proves_nothing() -> None:
     assert verdict.counts["writes_unknown"] == 1
 
 
+def test_a_process_that_ended_by_itself_is_found() -> None:
+    """Planted: a node that nobody killed does not run; all else is well, and yet it is no success."""
+    view = {"n1": "alive", "n2": "dead"}
+    verdict = judge(
+        "pause",
+        HISTORY,
+        answers={"point": {"n1": {1: 3, 2: 2}}},
+        views={"n1": view},
+        nodes=["n1", "n2"],
+        living=["n1"],
+        faults=1,
+        faults_min=1,
+        acknowledged_min=1,
+    )
+    assert verdict.violations == ["the process of n2 ended by itself"]
+
+
 def test_the_report_is_json_and_says_how_many_violations_there_were(tmp_path: Path) -> None:
     """A flood of violations is cut in the report, its count is not."""
     history = [write(key, 1, 1.0) for key in range(100)]
@@ -125,6 +143,7 @@ def test_the_report_is_json_and_says_how_many_violations_there_were(tmp_path: Pa
         history,
         answers={"point": {"n1": {}}},
         views={"n1": {"n1": "alive"}},
+        nodes=["n1"],
         living=["n1"],
         faults=0,
         faults_min=0,

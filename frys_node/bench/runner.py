@@ -12,6 +12,7 @@ import os
 import platform
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,14 @@ def main(names: Sequence[str], *, json_output: bool, rounds: int) -> int:
 def median(values: Sequence[float]) -> float:
     """Return the median."""
     return statistics.median(values)
+
+
+def cpu_s(pid: int) -> float:
+    """Return user and system CPU seconds of a process, all of its threads, to the nanosecond.
+
+    The clock's number is what clock_getcpuclockid(3) computes on Linux.
+    """
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -18,6 +18,7 @@ from frys_node.base.errors import FrysError, NotReady, UsageError
 from frys_node.base.types import NodeId, UnitId
 from frys_node.channel.driver import Channel
 from frys_node.channel.issuer import IssuerDesk
+from frys_node.channel.keys import ROTATE_KEYS, KeySurvey, RotateKeys
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.lifecycle import ComponentChanged, State
 from frys_node.kernel.services.http import HTTP, Http, HttpRequest, HttpResponse
@@ -42,6 +43,9 @@ RING_STATE = "leaving the ring"
 """A leave's first stage; the seat knows more about it."""
 
 TTL_DEFAULT_S = 3_600.0
+
+CONVERGENCE_S = 10.0
+"""How long a rotation of the keys waits for everybody; the keys go on spreading after that."""
 
 
 class TokenWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -170,6 +174,8 @@ class Operations:
         http.route("POST", "/v1/tokens", self._create_token, scope="admin")
         http.route("GET", "/v1/tokens", self._list_tokens, scope="admin")
         http.route("DELETE", "/v1/tokens/{id}", self._revoke_token, scope="admin")
+        http.route("GET", "/v1/keys", self._list_keys, scope="admin")
+        http.route("POST", "/v1/keys/rotate", self._rotate_keys, scope="admin")
         http.route("POST", "/v1/leave", self._start_leave, scope="admin")
         http.route("GET", "/v1/leave", self._show_leave, scope="read")
         http.route("GET", "/v1/moves", self._moves, scope="read")
@@ -215,6 +221,23 @@ class Operations:
     async def _revoke_token(self, request: HttpRequest) -> HttpResponse:
         await self._balancer.ask_issuer(REVOKE_TOKEN, RevokeToken(request.params["id"]))
         return HttpResponse.json({"revoked": request.params["id"]})
+
+    # Gossip keys.
+
+    def _live(self) -> list[tuple[NodeId, str]]:
+        return [(view.id, view.name) for view in self._membership.all() if self._membership.is_usable(view.id)]
+
+    async def _list_keys(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse.json(await self._channel.keys.survey(self._live()))
+
+    async def _rotate_keys(self, request: HttpRequest) -> HttpResponse:
+        """Have the issuer make a key, and wait a while until everybody seals with it."""
+        made = await self._balancer.ask_issuer(ROTATE_KEYS, RotateKeys())
+        log.info("operations.keys_rotated", epoch=made.epochs[0])
+        survey: KeySurvey | None = None
+        with trio.move_on_after(CONVERGENCE_S):
+            survey = await self._channel.keys.converged(self._live)
+        return HttpResponse.json(survey or await self._channel.keys.survey(self._live()))
 
     # Leaving.
 

@@ -64,6 +64,18 @@ class MemberSecrets:
         self.on_change()
         return True
 
+    def rotate(self, key: bytes) -> None:
+        """Add a gossip key, durably, and have it told to everybody.
+
+        Raises:
+            StorageError: The disk refused. Nothing changed.
+        """
+        grown = Keyring.decode(self.keyring.encode())
+        grown.rotate(key)
+        self._disk.write(KEYRING_PATH, grown.encode())
+        self.keyring.merge(grown.keys)
+        self.on_change()
+
     def revoke(self, node: NodeId) -> None:
         """Expel a node, durably."""
         if self._merge_revoked((node,)):

@@ -23,6 +23,7 @@ from frys_node.channel.greeting import HANDSHAKE_S, Greeted, Greeter
 from frys_node.channel.issuer import IssuerDesk
 from frys_node.channel.join import JoinServer
 from frys_node.channel.join_messages import PEERS_MAX, PeerAddress
+from frys_node.channel.keys import KEY_SETTLE_S, KeyDesk
 from frys_node.channel.messages import Credentials
 from frys_node.channel.peers import Peers
 from frys_node.channel.renewal import RENEW, Renewal
@@ -112,7 +113,8 @@ class Channel:
         )
         self.serve(RENEW, self._renewal.answer)
         self._declare_metrics(metrics)
-        self.secrets.on_change = self._spread_credentials
+        self.keys = KeyDesk(self, self.secrets, entropy, may_rotate=lambda: self.desk is not None)
+        self.secrets.on_change = self._secrets_changed
 
     def _declare_metrics(self, metrics: Metrics) -> None:
         self._refused = metrics.counter(
@@ -389,6 +391,17 @@ class Channel:
             self.secrets.take(offered, from_issuer=connection.node == self.issuer)
         except StorageError as error:
             log.error("channel.credentials_not_stored", extra={"error": error.message})
+
+    def _secrets_changed(self) -> None:
+        self._spread_credentials()
+        if self._nursery is None:
+            self.secrets.keyring.promote()
+        elif not self.secrets.keyring.is_settled:
+            self._nursery.start_soon(self._promote_key)
+
+    async def _promote_key(self) -> None:
+        await trio.sleep(KEY_SETTLE_S)
+        self.secrets.keyring.promote()
 
     def _spread_credentials(self) -> None:
         """Tell every member of a change, and part with those who were expelled."""

@@ -22,6 +22,7 @@ VERBS = {
     "members": "list the members as a node sees them",
     "status": "show what a node is and does",
     "token": "create, list and revoke join tokens",
+    "keys": "list and rotate the keys that gossip is sealed with",
     "ring": "show who owns what",
     "workflow": "list, start and inspect workflow runs",
     "collection": "manage vector collections",

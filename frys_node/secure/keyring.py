@@ -3,7 +3,8 @@
 Sans-I/O. The issuer makes epoch 1 when it creates the cluster. Every new connection exchanges keyrings, and both ends
 keep the three highest epochs of the union. On the same epoch with different keys the issuer's is right. Any
 authenticated member is believed, because whoever is a member holds these keys anyway: what a keyring protects against
-is everybody else. The primary key, with which this node seals, is the highest epoch.
+is everybody else. A key is first installed everywhere and only then sealed with: the primary key is the highest epoch
+as of the last `promote`, which whoever took a newer key calls once it had time to reach the others.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ class EpochKey(msgspec.Struct, frozen=True, array_like=True):
 class Keyring:
     """The keys this node holds, highest epoch first."""
 
-    __slots__ = ("_keys", "revision")
+    __slots__ = ("_keys", "_primary", "revision")
 
     def __init__(self, keys: Iterable[EpochKey] = ()) -> None:
         self._keys: tuple[EpochKey, ...] = ()
+        self._primary = 0
+        """Epoch of the primary key; 0 while there is none."""
         self.revision = 0
         """Grows with each change, so that holders of derived keys know when to forget them."""
         self.merge(keys)
@@ -49,7 +52,18 @@ class Keyring:
     @property
     def primary(self) -> EpochKey | None:
         """The key to seal with; None until the first keyring has arrived."""
-        return self._keys[0] if self._keys else None
+        return next((key for key in self._keys if key.epoch == self._primary), None)
+
+    @property
+    def is_settled(self) -> bool:
+        """True if no newer key waits for its promotion."""
+        return not self._keys or self._keys[0].epoch == self._primary
+
+    def promote(self) -> None:
+        """Seal with the newest key from now on."""
+        if not self.is_settled:
+            self._primary = self._keys[0].epoch
+            self.revision += 1
 
     def find(self, key_id: int) -> EpochKey | None:
         """Return the key whose epoch ends in this byte."""
@@ -70,12 +84,14 @@ class Keyring:
             return False
         self._keys = merged
         self.revision += 1
+        if self.primary is None:
+            # The first keyring, or one whose epochs have all gone by here: there is nothing else to seal with.
+            self.promote()
         return True
 
     def rotate(self, key: bytes) -> EpochKey:
-        """Add a new primary key and return it; the oldest of more than three is dropped."""
-        primary = self.primary
-        added = EpochKey(1 if primary is None else primary.epoch + 1, key)
+        """Add a key of a new epoch and return it; the oldest of more than three is dropped."""
+        added = EpochKey(self._keys[0].epoch + 1 if self._keys else 1, key)
         self.merge((added,))
         return added
 

@@ -16,6 +16,7 @@ from frys_node.base.errors import (
     MalformedFrame,
     NodeUnreachable,
     NotFound,
+    NotReady,
     Overloaded,
     UsageError,
 )
@@ -23,6 +24,7 @@ from frys_node.base.types import NodeId
 from frys_node.channel import connection
 from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.dispatch import InternalError
+from frys_node.channel.keys import ROTATE_KEYS, RotateKeys
 from frys_node.channel.messages import BODY_BYTES_MAX
 from frys_node.channel.mux import IN_FLIGHT_MAX
 from frys_node.kernel.services.rpc import Method
@@ -323,3 +325,23 @@ async def test_a_rotated_keyring_reaches_every_connected_member(pair: tuple[Node
     assert b.channel.secrets.admin.check(token.decode())
     assert not b.channel.secrets.admin.check("frysadmin.wrong")
     assert b.disk.read("admin-token") is None
+
+
+async def test_a_rotation_converges_and_names_who_does_not_answer(pair: tuple[Node, Node]) -> None:
+    """The issuer makes the key, every member seals with it, and an absent member is named instead of waited for."""
+    a, b = pair
+    absent = NodeId("f" * 32)
+    members = [(a.id, "a"), (b.id, "b")]
+    with trio.fail_after(10):
+        await _echo(b, a)
+        with pytest.raises(NotReady):
+            await a.channel.call(b.id, ROTATE_KEYS, RotateKeys())
+        made = await b.channel.call(a.id, ROTATE_KEYS, RotateKeys())
+        assert made.epochs == (2, 1)
+        with pytest.raises(NotReady, match="still spreading"):
+            await b.channel.call(a.id, ROTATE_KEYS, RotateKeys())
+        survey = await b.channel.keys.converged(lambda: members)
+        assert (survey.epoch, survey.converged, survey.total) == (2, 2, 2)
+        lacking = await b.channel.keys.survey([*members, (absent, "absent")])
+    assert (lacking.converged, lacking.total) == (2, 3)
+    assert [held.name for held in lacking.members if held.error] == ["absent"]

@@ -214,3 +214,17 @@ def test_a_conflict_is_settled_by_the_issuer_and_bad_keys_are_ignored() -> None:
     assert "oooo" not in repr(other)
     with pytest.raises(CorruptData):
         Keyring.decode(b"\xff\xff")
+
+
+def test_a_new_key_opens_at_once_and_seals_only_after_its_promotion() -> None:
+    """Whoever has the new key hears both epochs; nobody is sealed out while it spreads."""
+    ring_a, ring_b = _ring(1), _ring(1)
+    a, b = PacketSealer(ring_a, A, BootId(1)), PacketSealer(ring_b, B, BootId(1))
+    added = ring_a.rotate(b"n" * 32)
+    assert not ring_a.is_settled
+    assert b.open(a.seal(b"still the old key"), 0.0) is not None
+    ring_b.merge((added,))
+    ring_a.promote()
+    assert ring_a.primary == added
+    assert b.open(a.seal(b"the new key"), 0.0) is not None
+    assert a.open(b.seal(b"the old key"), 0.0) is not None

@@ -1,0 +1,40 @@
+"""List and rotate the keys that gossip is sealed with. Keys never leave the nodes: only their epochs are shown."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from frys_node.cli.admin import AdminClient, add_common, show, table
+
+FAILED = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    actions = parser.add_subparsers(dest="action", required=True)
+    add_common(actions.add_parser("list", help="show which epochs each member holds and seals with"))
+    add_common(actions.add_parser("rotate", help="make a new key and wait until every member seals with it"))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the chosen action."""
+    client = AdminClient(arguments)
+    is_rotation = arguments.action == "rotate"
+    body = client.call("POST", "/v1/keys/rotate") if is_rotation else client.call("GET", "/v1/keys")
+    show(arguments, body, f"{_table(body)}\n{_verdict(body)}")
+    return FAILED if is_rotation and body["converged"] < body["total"] else 0
+
+
+def _table(body: dict[str, Any]) -> str:
+    rows = [
+        (member["name"], " ".join(map(str, member["epochs"])) or None, member["primary"], member["error"] or None)
+        for member in body["members"]
+    ]
+    return table(rows, ("NAME", "EPOCHS", "SEALS_WITH", "ERROR"))
+
+
+def _verdict(body: dict[str, Any]) -> str:
+    text = f"epoch {body['epoch']}: {body['converged']}/{body['total']} members seal with it"
+    behind = [member["name"] for member in body["members"] if member["primary"] != body["epoch"]]
+    return text if not behind else f"{text}; behind: {', '.join(behind)} (they get it with their next connection)"

@@ -40,6 +40,25 @@ class Standing(IntEnum):
     LEFT = 3
 
 
+class Evidence(IntEnum):
+    """What an accusation rests on: the stronger it is, the shorter the suspicion it may have."""
+
+    SILENCE = 0
+    """A probe and its helpers heard nothing."""
+    GONE = 1
+    """A watcher's phi passed its threshold, and the member's kernel did not acknowledge a nudge either."""
+    CRASH = 2
+    """A lifeline ended without a goodbye, and the member's port refuses connections."""
+
+
+class NackReason(IntEnum):
+    """Why a helper could not reach the target."""
+
+    TIMEOUT = 0
+    REFUSED = 1
+    UNREACHABLE = 2
+
+
 class Attributes(Message, frozen=True, array_like=True, gc=False, order=True):
     """What a member says of itself. Only the member changes it, and raises its incarnation when it does."""
 
@@ -70,9 +89,13 @@ class Update(Message, frozen=True, array_like=True, gc=False):
     """Who raised a suspicion; empty for anything else. Not part of the precedence."""
     age_s: Annotated[int, msgspec.Meta(ge=0)] = 0
     """For the dead and the left: seconds since they became so, so that they are forgotten everywhere at about once."""
+    evidence: Evidence = Evidence.SILENCE
+    """What a suspicion rests on. Not part of the precedence."""
 
 
 _Updates = Annotated[tuple[Update, ...], msgspec.Meta(max_length=UPDATES_MAX)]
+_Rumours = Annotated[tuple[bytes, ...], msgspec.Meta(max_length=UPDATES_MAX)]
+"""Each an encoded `membership.rumours.Rumour`: a kind that a node does not know costs it nothing but the bytes."""
 
 
 class Ping(Message, frozen=True, array_like=True, gc=False, tag=1):
@@ -111,12 +134,14 @@ class Nack(Message, frozen=True, array_like=True, gc=False, tag=4):
     sequence: _Sequence
     target: _Id
     updates: _Updates = ()
+    reason: NackReason = NackReason.TIMEOUT
 
 
 class Gossip(Message, frozen=True, array_like=True, gc=False, tag=5):
-    """Updates alone."""
+    """Updates alone, and rumours: whatever else spreads by gossip."""
 
     updates: _Updates = ()
+    rumours: _Rumours = ()
 
 
 class Sync(Message, frozen=True, array_like=True, gc=False, tag=6):

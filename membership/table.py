@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from frys_node.base.types import NodeId
 from membership.member import Member, supersedes
-from membership.messages import UPDATES, Standing, Update
+from membership.messages import UPDATES, Evidence, Standing, Update
 
 
 class Roster:
@@ -68,7 +68,7 @@ class Roster:
 
 def fingerprint(update: Update) -> int:
     """Return 64 bits that stand for what a live member says of itself. A suspicion does not change them."""
-    claim = replace(update, standing=Standing.ALIVE, accuser=NodeId(""), age_s=0)
+    claim = replace(update, standing=Standing.ALIVE, accuser=NodeId(""), age_s=0, evidence=Evidence.SILENCE)
     return int.from_bytes(hashlib.blake2b(UPDATES.encode(claim), digest_size=8).digest(), "big")
 
 

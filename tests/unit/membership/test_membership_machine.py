@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from frys_node.base.errors import NotFound
 from frys_node.base.types import Address, NodeId
@@ -32,8 +33,10 @@ from membership.messages import (
     SYNC_UPDATES_MAX,
     SYNCS,
     Ack,
+    Evidence,
     Gossip,
     Nack,
+    NackReason,
     Packet,
     Ping,
     PingReq,
@@ -45,7 +48,7 @@ from membership.messages import (
 BOOT = 5
 ME, B, C, D = (NodeId(f"{letter:a>32}") for letter in "0123")
 CONFIG = for_profile("lan")
-GOLDEN = Path(__file__).parents[2] / "golden" / "membership-packets-1.hex"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def address(node: NodeId) -> Address:
@@ -393,20 +396,36 @@ def test_no_bytes_make_the_machine_raise(payload: bytes) -> None:
     assert sum(m.tallies.packets.values()) + sum(m.tallies.dropped.values()) >= 1
 
 
-GOLDEN_PACKETS: dict[str, Packet] = {
+SYNC = Sync((claim(B),), C, more=True)
+PACKETS_1: dict[str, Packet] = {
     "ping": Ping(1, B, (claim(C, Standing.SUSPECT, 2, accuser=D),)),
     "ack": Ack(2, B, (), 0xFFFF_FFFF_FFFF_FFFF),
     "ping_req": PingReq(3, C, "10.0.0.2", 7946),
     "nack": Nack(4, C),
     "gossip": Gossip((claim(B, Standing.DEAD, 1, age_s=7), claim(D, Standing.LEFT, 9, boot=1 << 63))),
 }
+PACKETS_2: dict[str, Packet] = PACKETS_1 | {
+    "nack_refused": Nack(4, C, (), NackReason.REFUSED),
+    "suspicion": Gossip((replace(claim(B, Standing.SUSPECT, accuser=C), evidence=Evidence.CRASH),)),
+}
 
 
-def test_golden_packets_decode_for_ever() -> None:
-    """The wire format of version 1: bytes written by the first release mean the same in every later one."""
-    golden = dict(line.split() for line in GOLDEN.read_text().splitlines() if not line.startswith("#"))
-    assert sorted(golden) == sorted([*GOLDEN_PACKETS, "sync"])
-    for name, packet in GOLDEN_PACKETS.items():
-        assert PACKETS.decode(bytes.fromhex(golden[name])) == packet
-        assert PACKETS.encode(packet).hex() == golden[name]
-    assert SYNCS.decode(bytes.fromhex(golden["sync"])) == Sync((claim(B),), C, more=True)
+def golden_lines(version: int) -> dict[str, bytes]:
+    """Return the golden packets of a version by name."""
+    lines = (GOLDEN / f"membership-packets-{version}.hex").read_text().splitlines()
+    return {name: bytes.fromhex(data) for name, data in (line.split() for line in lines if not line.startswith("#"))}
+
+
+@pytest.mark.parametrize(("version", "packets"), [(1, PACKETS_1), (2, PACKETS_2)])
+def test_golden_packets_decode_for_ever(version: int, packets: dict[str, Packet]) -> None:
+    """Bytes that any version has written mean the same in every later one."""
+    golden = golden_lines(version)
+    assert SYNCS.decode(golden.pop("sync")) == SYNC
+    assert {name: PACKETS.decode(data) for name, data in golden.items()} == packets
+
+
+def test_packets_are_written_as_the_newest_golden_ones() -> None:
+    """What is written today is the newest golden file, byte for byte."""
+    golden = golden_lines(2)
+    assert golden.pop("sync") == SYNCS.encode(SYNC)
+    assert golden == {name: PACKETS.encode(packet) for name, packet in PACKETS_2.items()}

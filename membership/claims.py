@@ -14,16 +14,20 @@ from msgspec.structs import replace
 
 from frys_node.base.errors import NotFound
 from frys_node.base.types import NodeId
-from frys_node.kernel.services.members import MemberChanged, MemberView
+from frys_node.kernel.services.members import Condition, MemberChanged, MemberView
+from membership.awareness import Awareness
 from membership.config import MembershipConfig
 from membership.dissemination import Dissemination
 from membership.effects import Effect, Emit, Superseded, Tallies
 from membership.member import Member, is_acceptable, view_of
-from membership.messages import Attributes, Standing, Update
+from membership.messages import Attributes, Evidence, Standing, Update
 from membership.peers import Unmet
 from membership.probe import ProbeOrder
-from membership.suspicion import Suspicion, suspicion_floor_s
+from membership.story import Entry
+from membership.suspicion import VETO_S
+from membership.suspicions import Suspicions
 from membership.table import Merge, Table
+from membership.testimony import VouchKind
 
 HEADER_BYTES_MAX = 160
 """Room kept in every packet for what is not an update."""
@@ -56,8 +60,11 @@ class Claims:
         """Effects of this turn, in order; the machine hands them out."""
         self._config = config
         self._unix_offset_ns = unix_offset_ns
-        self.suspicions: dict[NodeId, Suspicion] = {}
+        self.health = Awareness(is_on=config.lha_probe)
+        self.suspicions = Suspicions(self.table, config, self.health)
         """Running suspicions of other members."""
+        self.now_s = now_s
+        """When this turn began: views of conditions that pass with time are as of then."""
         self._superseded_by = boot
         self.table.merge(Update(node, boot, 0, Standing.ALIVE, attributes), now_s)
 
@@ -75,7 +82,8 @@ class Claims:
         if member is not None and update.standing is Standing.SUSPECT:
             held = member.update
             if (held.boot, held.incarnation, held.standing) == (update.boot, update.incarnation, update.standing):
-                self._confirm(member, update.accuser)
+                # That two have seen a crash is for their own reports to say; an update may be anybody's hearsay.
+                self._confirm(member, update.accuser, now_s, min(update.evidence, Evidence.GONE))
                 return False
         was_live = member is None or member.is_live
         merge = self.merge(update, now_s)
@@ -110,6 +118,8 @@ class Claims:
         if update.standing is Standing.ALIVE and update.incarnation == own.incarnation:
             return
         self.tallies.add(self.tallies.events, "refutation")
+        self.health.worsen()
+        self.tell(self.node, Entry(now_s, "refutes", update.accuser, update.evidence, update.standing.name.lower()))
         self.merge(replace(own, incarnation=update.incarnation + 1), now_s)
 
     def merge(self, update: Update, now_s: float) -> Merge | None:
@@ -123,7 +133,9 @@ class Claims:
         self.queue.put(update)
         if node != self.node:
             self.unmet.met(node, member.address)
-            self._track_suspicion(update, now_s)
+            self._tell_change(old, update, now_s)
+            if self.suspicions.track(update, now_s):
+                self.tallies.add(self.tallies.events, "suspicion")
             if member.is_live and (old is None or old.standing >= Standing.DEAD):
                 self.order.add(node)
             if old is not None and old.boot < update.boot:
@@ -135,36 +147,33 @@ class Claims:
         self.out.append(Emit(MemberChanged(old=old_view, new=self.view(update, member))))
         return merge
 
-    def _track_suspicion(self, update: Update, now_s: float) -> None:
-        """Start, restart or end the suspicion that goes with a claim."""
-        if update.standing is not Standing.SUSPECT:
-            self.suspicions.pop(update.node, None)
-            return
-        config = self._config
-        floor_s = suspicion_floor_s(config.suspicion_multiplier, len(self.table.live) + 1, config.probe_interval_s)
-        self.suspicions[update.node] = Suspicion(
-            update.boot,
-            update.incarnation,
-            update.accuser,
-            now_s,
-            floor_s=floor_s,
-            ceiling_s=floor_s * config.suspicion_max_multiplier,
-        )
-        self.tallies.add(self.tallies.events, "suspicion")
+    def _tell_change(self, old: Update | None, update: Update, now_s: float) -> None:
+        """Add what a claim that won means to the member's story."""
+        if old is None or old.boot < update.boot:
+            what = "met" if old is None else "restarted"
+            self.tell(update.node, Entry(now_s, what, detail=update.standing.name.lower()))
+        if update.standing is Standing.SUSPECT:
+            self.tell(update.node, Entry(now_s, "suspected", update.accuser, update.evidence))
+        elif old is not None and old.standing != update.standing:
+            what = "refuted" if update.standing is Standing.ALIVE else update.standing.name.lower()
+            self.tell(update.node, Entry(now_s, what))
 
-    def _confirm(self, member: Member, accuser: NodeId) -> None:
+    def _confirm(self, member: Member, accuser: NodeId, now_s: float, evidence: Evidence) -> None:
         """Count an independent accuser of a suspect, and pass it on while it matters."""
-        suspicion = self.suspicions.get(member.node)
-        if suspicion is not None and suspicion.confirm(accuser, self._confirmations_expected()):
+        if self.suspicions.confirm(member.node, accuser, now_s, evidence):
             self.tallies.add(self.tallies.events, "confirmation")
-            self.queue.put(replace(member.update, accuser=accuser))
+            self.tell(member.node, Entry(now_s, "confirmed", accuser, evidence))
+            self.queue.put(replace(member.update, accuser=accuser, evidence=evidence))
 
-    def _confirmations_expected(self) -> int:
-        """How many more could confirm: the members not under suspicion themselves, less the first accuser."""
-        return max(0, min(self._config.confirmations, self.table.counts[Standing.ALIVE] - 1))
-
-    def accuse(self, node: NodeId, identity: tuple[int, int], accusers: Sequence[NodeId], now_s: float) -> None:
-        """Suspect a member that failed a probe; the helpers that failed too are independent accusers.
+    def accuse(
+        self,
+        node: NodeId,
+        identity: tuple[int, int],
+        accusers: Sequence[NodeId],
+        now_s: float,
+        evidence: Evidence = Evidence.SILENCE,
+    ) -> None:
+        """Suspect a member that failed a probe or a watcher; helpers that failed too are independent accusers.
 
         Nothing happens if it has a later (boot, incarnation) by now: it has restarted or refuted meanwhile.
         """
@@ -172,23 +181,42 @@ class Claims:
         if member is None or not member.is_live or (member.update.boot, member.update.incarnation) != identity:
             return
         if member.standing is Standing.ALIVE:
-            self.merge(replace(member.update, standing=Standing.SUSPECT, accuser=self.node), now_s)
+            accuser = accusers[0] if accusers else self.node
+            self.merge(
+                replace(member.update, standing=Standing.SUSPECT, accuser=accuser, evidence=evidence),
+                now_s,
+            )
         for accuser in accusers:
-            self._confirm(member, accuser)
+            self._confirm(member, accuser, now_s, evidence)
+
+    def vouch(self, node: NodeId, identity: tuple[int, int], voucher: NodeId, kind: VouchKind, now_s: float) -> None:
+        """Take that `voucher` knows this boot of the member to be there, whatever others miss.
+
+        What was seen of a crash is void, for `VETO_S` at least, and the suspicion goes on as one of silence. If the
+        member's kernel acknowledges (`KERNEL_ACK`), it is not declared dead either while a voucher is younger than
+        `VETO_S`, up to `stall_max_s` from the suspicion's start.
+        """
+        member = self.table.get(node)
+        if member is None or not member.is_live or member.update.boot != identity[0]:
+            return
+        if self.suspicions.vouch(node, identity[0], voucher, kind, now_s):
+            self.tallies.add(self.tallies.events, f"vouched_{kind.name.lower()}")
+            self.tell(node, Entry(now_s, "vouched", voucher, detail=kind.name.lower()))
+
+    def tell(self, node: NodeId, entry: Entry) -> None:
+        """Add a turn to a member's story; nothing happens if it is unknown."""
+        member = self.table.get(node)
+        if member is not None:
+            member.tell(entry)
 
     @property
     def suspicion_deadline_s(self) -> float:
         """When the next suspicion runs out, infinity if none does."""
-        if not self.suspicions:
-            return math.inf
-        expected = self._confirmations_expected()
-        return min(suspicion.deadline_s(expected) for suspicion in self.suspicions.values())
+        return self.suspicions.deadline_s
 
     def end_suspicions(self, now_s: float) -> None:
         """Declare dead whoever has not refuted in time."""
-        expected = self._confirmations_expected()
-        due = [node for node, s in self.suspicions.items() if s.deadline_s(expected) <= now_s]
-        for node in due:
+        for node in self.suspicions.due(now_s):
             member = self.table.get(node)
             if member is not None:
                 self.tallies.add(self.tallies.events, "death")
@@ -200,6 +228,7 @@ class Claims:
             if member.node != self.node and now_s - member.changed_s >= self._reap_after_s(member.standing):
                 self.table.forget(member.node)
                 self.queue.drop(member.node)
+                self.suspicions.forget(member.node)
                 self.is_peers_changed = True
 
     @property
@@ -223,7 +252,14 @@ class Claims:
 
     def view(self, update: Update, member: Member) -> MemberView:
         """Return the public view of a claim about a member."""
-        return view_of(update, member.vitals, self._unix_offset_ns + int(member.changed_s * 1e9))
+        changed_unix_ns = self._unix_offset_ns + int(member.changed_s * 1e9)
+        return view_of(update, member.vitals, changed_unix_ns, self._condition(member))
+
+    def _condition(self, member: Member) -> Condition:
+        """Return how well a live member does."""
+        if member.is_live and self.now_s - self.suspicions.vouched_at_s(member.node, VouchKind.KERNEL_ACK) < VETO_S:
+            return Condition.STALLED
+        return Condition.OK
 
     def aged(self, member: Member, now_s: float) -> Update:
         """Return a member's claim with its age, if it is dead or has left."""
@@ -237,9 +273,14 @@ class Claims:
         return tuple(self.aged(member, now_s) for member in members[:count_max]), len(members) > count_max
 
     def about(self, node: NodeId) -> Sequence[Update]:
-        """Return what a packet to a node must tell it about itself: a suspicion or a death to refute."""
+        """Return what a packet to a node must tell it about itself: a suspicion or a death to refute.
+
+        This is Lifeguard's buddy system. Without it (`buddy`), a suspect hears of it as everybody does.
+        """
         member = self.table.get(node)
-        return () if member is None or member.standing is Standing.ALIVE else (member.update,)
+        if member is None or member.standing is Standing.ALIVE:
+            return ()
+        return (member.update,) if self._config.buddy or member.standing >= Standing.DEAD else ()
 
     def _reap_after_s(self, standing: Standing) -> float:
         if standing is Standing.DEAD:

@@ -6,7 +6,7 @@ what an operator knows about those holds here.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -58,6 +58,30 @@ class MembershipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Peers kept on disk for the next start."""
     persist_interval_s: _Seconds = 2.0
     """Changes of the peers are written at most this often."""
+    lha_probe: bool = True
+    """Stretch probes by this node's own health (Lifeguard's LHA-Probe). Off only to measure what it is worth."""
+    lha_suspicion: bool = True
+    """Suspicions start long and shrink with every accuser (LHA-Suspicion). Off: always the shortest."""
+    buddy: bool = True
+    """Whoever sends to a suspect tells it so in that packet (Lifeguard's buddy system)."""
+    watchers: Annotated[int, msgspec.Meta(ge=0, le=8)] = 3
+    """Members that watch each one by regular beats and a lifeline; 0 leaves all to the probes. The same everywhere."""
+    watch_interval_s: _Seconds = 1.0
+    """A watcher's beat. Three watchers at one second cost a node six small packets a second."""
+    watch_pause_s: _Seconds = 0.5
+    """Silence beyond a beat that is forgiven before phi grows."""
+    watch_deviation_min_s: _Seconds = 0.1
+    """Least deviation that phi assumes of the beats' intervals, so that a calm network does not make it nervous."""
+    gone_multiplier: Annotated[float, msgspec.Meta(ge=1, le=64)] = 2.5
+    """Shortest suspicion of a member whose kernel is silent too = this * max(1, log10 n) * `watch_interval_s`."""
+    crash_evidence: Literal["on", "suspect-only", "off"] = "on"
+    """`on`: a lost lifeline and refused connections at two observers shorten a suspicion to `crash_suspicion_s`.
+    `suspect-only`: they raise one and do not shorten it. `off`: lifelines say nothing; for nodes behind a proxy that
+    terminates TCP, which refuses and acknowledges in their name."""
+    crash_suspicion_s: _Seconds = 0.5
+    """Shortest suspicion of a crash that two observers testify; not below 0.3, or a refutation may come too late."""
+    stall_max_s: _Seconds = 30.0
+    """A member whose kernel answers while it does not is stalled, not dead, for this long."""
     seeds: tuple[str, ...] = ()
     """``host:port`` or DNS names asked at the start and whenever no other member is known."""
 
@@ -89,6 +113,11 @@ PROFILES: dict[str, dict[str, Any]] = {
         "gossip_fanout": 4,
         "push_pull_interval_s": 60.0,
         "reconnect_interval_s": 10.0,
+        "watch_interval_s": 2.0,
+        "watch_pause_s": 3.0,
+        "watch_deviation_min_s": 0.2,
+        "crash_suspicion_s": 2.0,
+        "stall_max_s": 60.0,
     },
     "local": {
         "probe_interval_s": 0.3,
@@ -99,6 +128,9 @@ PROFILES: dict[str, dict[str, Any]] = {
         "push_pull_interval_s": 10.0,
         "reconnect_interval_s": 1.0,
         "persist_interval_s": 1.0,
+        "watch_interval_s": 0.5,
+        "watch_deviation_min_s": 0.05,
+        "crash_suspicion_s": 0.3,
     },
 }
 """What each profile changes against the defaults. ``local`` is for nodes that share one machine's loopback."""

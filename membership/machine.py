@@ -362,14 +362,14 @@ class Membership:
 
     def _catch_up(self, now_s: float) -> None:
         """After this node itself stood still, accuse nobody of silence: its verdicts rest on acks it could not read."""
+        self._claims.now_s = now_s
         gap_s = now_s - self._due_s
         if gap_s <= max(0.5, self._config.probe_interval_s):
             return
         self.tallies.add(self.tallies.events, "pause")
         self._probe = None
         self._relays.clear()
-        for suspicion in self._claims.suspicions.values():
-            suspicion.shift(gap_s)
+        self._claims.suspicions.shift(gap_s)
         self._timers.catch_up(now_s)
         self._due_s = now_s
 

@@ -17,6 +17,7 @@ from frys_node.kernel.services.members import Condition, MemberView, Status
 from membership.detector import Vitals
 from membership.errors import TagsTooLarge
 from membership.messages import TAGS_BYTES_MAX, UPDATES, Attributes, Standing, Update
+from membership.story import Entry, Story
 
 STATUS = {
     Standing.ALIVE: Status.ALIVE,
@@ -69,12 +70,13 @@ def is_acceptable(update: Update) -> bool:
 class Member:
     """A member as this node knows it: the greatest claim, since when, and what its acks tell."""
 
-    __slots__ = ("changed_s", "update", "vitals")
+    __slots__ = ("_story", "changed_s", "update", "vitals")
 
     def __init__(self, update: Update, now_s: float) -> None:
         self.update = update
         self.changed_s = now_s
         self.vitals = Vitals()
+        self._story: Story | None = None
 
     @property
     def node(self) -> NodeId:
@@ -96,8 +98,24 @@ class Member:
         """Where it is reached."""
         return self.update.attributes.address
 
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Boot and incarnation."""
+        return self.update.boot, self.update.incarnation
 
-def view_of(update: Update, vitals: Vitals, changed_unix_ns: int) -> MemberView:
+    @property
+    def story(self) -> tuple[Entry, ...]:
+        """What happened to it, oldest first."""
+        return () if self._story is None else self._story.entries()
+
+    def tell(self, entry: Entry) -> None:
+        """Add a turn to its story."""
+        if self._story is None:
+            self._story = Story()
+        self._story.add(entry)
+
+
+def view_of(update: Update, vitals: Vitals, changed_unix_ns: int, condition: Condition) -> MemberView:
     """Return the public view of a claim."""
     attributes = update.attributes
     return MemberView(
@@ -105,7 +123,7 @@ def view_of(update: Update, vitals: Vitals, changed_unix_ns: int) -> MemberView:
         id=update.node,
         address=attributes.address,
         status=STATUS[update.standing],
-        condition=Condition.OK,
+        condition=condition,
         incarnation=update.incarnation,
         boot=update.boot,
         tags=dict(attributes.tags),

@@ -1,14 +1,25 @@
 """How long a suspicion stands before the member is declared dead.
 
-Sans-I/O. The more members suspect it independently, the sooner; the accused refutes by raising its incarnation.
-Source: Dadgar et al., "Lifeguard", arXiv:1707.00788, LHA-Suspicion.
+Sans-I/O. The more members suspect it independently, and the better their evidence, the sooner; the accused refutes by
+raising its incarnation. Silence may be a pause, so it has the longest floor. A watcher whose beats and nudges went
+unanswered has seen more (GONE). A lost lifeline with a refused port, seen by two, is a crash: a paused process keeps
+both, so the floor is only the time that a refutation takes.
+
+Whoever vouches for the accused voids what is stronger than silence for `VETO_S`. If what it saw is that the accused's
+kernel still acknowledges, death is held off too: a process that stands still is stalled, up to a limit of its own.
+Source: Dadgar et al., "Lifeguard", arXiv:1707.00788, LHA-Suspicion; evidence and vetoes are this project's.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from frys_node.base.types import NodeId
+from membership.messages import Evidence
+
+VETO_S = 5.0
+"""For how long a voucher counts: evidence of a crash is void, and a stalled member is not dead."""
 
 
 def suspicion_timeout_s(confirmations: int, expected: int, floor_s: float, ceiling_s: float) -> float:
@@ -33,25 +44,67 @@ def suspicion_floor_s(multiplier: float, live_count: int, probe_interval_s: floa
     return multiplier * max(1.0, math.log10(max(1, live_count))) * probe_interval_s
 
 
+class Floors(NamedTuple):
+    """The shortest suspicions at one moment, by evidence."""
+
+    silence_s: float
+    gone_s: float
+    crash_s: float
+    ceiling_factor: float
+    """Longest suspicion = this * the shortest."""
+    stall_max_s: float
+    """For how long a member is held alive by its kernel alone."""
+
+
 class Suspicion:
     """One running suspicion of one (boot, incarnation)."""
 
-    __slots__ = ("_accusers", "_ceiling_s", "_floor_s", "boot", "incarnation", "since_s")
+    __slots__ = (
+        "_accusers",
+        "_crash_s",
+        "_floors",
+        "_held_until_s",
+        "_is_gone",
+        "_veto_until_s",
+        "boot",
+        "incarnation",
+        "since_s",
+    )
 
     def __init__(
-        self, boot: int, incarnation: int, accuser: NodeId, since_s: float, *, floor_s: float, ceiling_s: float
+        self,
+        boot: int,
+        incarnation: int,
+        accuser: NodeId,
+        since_s: float,
+        floors: Floors,
+        evidence: Evidence = Evidence.SILENCE,
     ) -> None:
         self.boot = boot
         self.incarnation = incarnation
         self.since_s = since_s
-        self._accusers: dict[NodeId, None] = {accuser: None}
-        self._floor_s = floor_s
-        self._ceiling_s = ceiling_s
+        self._floors = floors
+        self._accusers: dict[NodeId, Evidence] = {accuser: evidence}
+        self._is_gone = evidence is Evidence.GONE
+        self._crash_s = math.inf
+        """When enough observers agreed on a crash."""
+        self._veto_until_s = -math.inf
+        self._held_until_s = -math.inf
 
     @property
     def accusers(self) -> tuple[NodeId, ...]:
         """Who suspects, the first one first."""
         return tuple(self._accusers)
+
+    @property
+    def evidence(self) -> Evidence:
+        """The strongest evidence that stands."""
+        return max(self._accusers.values())
+
+    @property
+    def is_crash(self) -> bool:
+        """True while the suspicion runs on the short clock of a crash."""
+        return self._crash_s < math.inf
 
     def deadline_s(self, expected: int) -> float:
         """When the member is declared dead unless it refutes.
@@ -59,15 +112,51 @@ class Suspicion:
         `expected` is how many more members could confirm now: when several fail at once, those that are suspect
         themselves are not waited for.
         """
-        return self.since_s + suspicion_timeout_s(len(self._accusers) - 1, expected, self._floor_s, self._ceiling_s)
+        floors = self._floors
+        floor_s = min(floors.silence_s, floors.gone_s) if self._is_gone else floors.silence_s
+        timeout_s = suspicion_timeout_s(len(self._accusers) - 1, expected, floor_s, floor_s * floors.ceiling_factor)
+        return max(min(self.since_s + timeout_s, self._crash_s + floors.crash_s), self._held_until_s)
 
-    def confirm(self, accuser: NodeId, expected: int) -> bool:
-        """Count one more accuser; True if it is new and was still wanted, so worth passing on."""
-        if not accuser or accuser in self._accusers or len(self._accusers) > expected:
+    def confirm(
+        self, accuser: NodeId, expected: int, evidence: Evidence = Evidence.SILENCE, now_s: float = math.inf
+    ) -> bool:
+        """Count one more accuser, or better evidence of a known one; True if it is worth passing on."""
+        if not accuser:
             return False
-        self._accusers[accuser] = None
+        if now_s < self._veto_until_s:
+            evidence = Evidence.SILENCE
+        known = self._accusers.get(accuser)
+        if known is None and evidence is Evidence.SILENCE and len(self._accusers) > expected:
+            return False
+        if known is not None and evidence <= known:
+            return False
+        self._accusers[accuser] = evidence
+        self._is_gone = self._is_gone or evidence is Evidence.GONE
         return True
 
+    def weigh(self, observers: int, now_s: float, crash_s: float) -> bool:
+        """Shorten the clock to `crash_s` from now on if so many observers saw a crash; True if that is new."""
+        if self.is_crash or sum(e is Evidence.CRASH for e in self._accusers.values()) < observers:
+            return False
+        self._crash_s = now_s
+        self._floors = self._floors._replace(crash_s=crash_s)
+        return True
+
+    def veto(self, until_s: float) -> None:
+        """Put the suspicion back to silence: what was seen of a crash is void, and more of it is until then."""
+        self._veto_until_s = max(self._veto_until_s, until_s)
+        self._crash_s = math.inf
+        self._is_gone = False
+        self._accusers = dict.fromkeys(self._accusers, Evidence.SILENCE)
+
+    def hold(self, until_s: float) -> None:
+        """Hold death off until then, within the limit for a stalled member."""
+        limit_s = self.since_s + self._floors.stall_max_s
+        self._held_until_s = max(self._held_until_s, min(until_s, limit_s))
+
     def shift(self, gap_s: float) -> None:
-        """Move the start by a time during which this node itself stood still."""
+        """Move everything by a time during which this node itself stood still."""
         self.since_s += gap_s
+        self._crash_s += gap_s
+        self._veto_until_s += gap_s
+        self._held_until_s += gap_s

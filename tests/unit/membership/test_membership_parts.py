@@ -21,9 +21,10 @@ from membership.member import is_acceptable, make_attributes
 from membership.messages import TAGS_BYTES_MAX, UPDATES, Attributes, Standing, Update
 from membership.peers import Introductions, Unmet
 from membership.probe import Probe, ProbeOrder
-from membership.suspicion import Suspicion, suspicion_floor_s, suspicion_timeout_s
+from membership.suspicion import Floors, Suspicion, suspicion_floor_s, suspicion_timeout_s
 from membership.table import Roster
 
+FLOORS = Floors(silence_s=4.0, gone_s=2.5, crash_s=0.5, ceiling_factor=6.0, stall_max_s=30.0)
 ATTRIBUTES = make_attributes("a", Address("10.0.0.1", 7946))
 
 
@@ -53,7 +54,7 @@ def test_the_floor_follows_the_formula_of_lifeguard() -> None:
 
 def test_only_distinct_and_wanted_accusers_confirm() -> None:
     """The same accuser counts once, and nobody is passed on beyond what is expected."""
-    suspicion = Suspicion(1, 0, NodeId("a"), 0.0, floor_s=4, ceiling_s=24)
+    suspicion = Suspicion(1, 0, NodeId("a"), 0.0, FLOORS)
     assert suspicion.deadline_s(2) == 24
     assert not suspicion.confirm(NodeId("a"), 2)
     assert not suspicion.confirm(NodeId(""), 2)

@@ -1,0 +1,162 @@
+"""The running suspicions of one node, and who vouches for whom.
+
+Sans-I/O. A voucher may be heard of before the accusation that it answers, so vouchers are kept by themselves, by member
+and boot, and a suspicion that begins or gets new evidence is measured against them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from frys_node.base.types import NodeId
+from membership.awareness import Awareness
+from membership.config import MembershipConfig
+from membership.messages import Evidence, Standing, Update
+from membership.suspicion import VETO_S, Floors, Suspicion, suspicion_floor_s
+from membership.table import Table
+from membership.testimony import VouchKind
+
+VOUCHERS_MAX = 8
+"""Vouchers remembered of each member; the oldest make room."""
+
+CRASH_OBSERVERS = 2
+"""Members that must have seen a crash; fewer if fewer are left."""
+
+
+class _Vouchers:
+    """Who vouches for one boot of one member, by kind the latest time."""
+
+    __slots__ = ("boot", "latest_s", "seen")
+
+    def __init__(self, boot: int) -> None:
+        self.boot = boot
+        self.latest_s = -math.inf
+        self.seen: dict[tuple[NodeId, VouchKind], float] = {}
+
+    def add(self, voucher: NodeId, kind: VouchKind, now_s: float) -> bool:
+        """Note a voucher; True if it did not count a moment ago."""
+        before_s = self.seen.pop((voucher, kind), -math.inf)
+        self.seen[voucher, kind] = now_s
+        self.latest_s = now_s
+        if len(self.seen) > VOUCHERS_MAX:
+            del self.seen[next(iter(self.seen))]
+        return now_s - before_s >= VETO_S
+
+    def latest_of(self, kind: VouchKind) -> float:
+        """Return when somebody last vouched in this way."""
+        return max((at_s for (_, k), at_s in self.seen.items() if k is kind), default=-math.inf)
+
+
+class Suspicions:
+    """Suspicions by member, at most one each."""
+
+    __slots__ = ("_config", "_health", "_running", "_table", "_vouchers")
+
+    def __init__(self, table: Table, config: MembershipConfig, health: Awareness) -> None:
+        self._table = table
+        self._config = config
+        self._health = health
+        self._running: dict[NodeId, Suspicion] = {}
+        self._vouchers: dict[NodeId, _Vouchers] = {}
+
+    def __iter__(self) -> Iterator[Suspicion]:
+        return iter(self._running.values())
+
+    def get(self, node: NodeId) -> Suspicion | None:
+        """Return the suspicion of a member, if one runs."""
+        return self._running.get(node)
+
+    def clear(self) -> None:
+        """Drop all of them."""
+        self._running.clear()
+
+    def forget(self, node: NodeId) -> None:
+        """Drop what is kept of a member: nobody suspects it any more."""
+        self._running.pop(node, None)
+        self._vouchers.pop(node, None)
+
+    def track(self, update: Update, now_s: float) -> bool:
+        """Start, restart or end the suspicion that goes with a claim; True if one has begun."""
+        if update.standing is not Standing.SUSPECT:
+            # Whoever answers for itself needs no voucher, and nobody else's counts once it is dead or gone.
+            self.forget(update.node)
+            return False
+        evidence = min(update.evidence, Evidence.GONE)
+        suspicion = Suspicion(update.boot, update.incarnation, update.accuser, now_s, self._floors(), evidence)
+        self._running[update.node] = suspicion
+        self._apply_vouchers(update.node, suspicion, now_s)
+        return True
+
+    def confirm(self, node: NodeId, accuser: NodeId, now_s: float, evidence: Evidence) -> bool:
+        """Count an accuser of a suspect; True if it is worth passing on.
+
+        The short clock of a crash starts once `CRASH_OBSERVERS` have seen it, or all that are left.
+        """
+        suspicion = self._running.get(node)
+        if suspicion is None or not suspicion.confirm(accuser, self.expected, evidence, now_s):
+            return False
+        if evidence is Evidence.CRASH:
+            observers = max(1, min(CRASH_OBSERVERS, self._table.counts[Standing.ALIVE]))
+            suspicion.weigh(observers, now_s, self._config.crash_suspicion_s * self._health.factor)
+        return True
+
+    def vouch(self, node: NodeId, boot: int, voucher: NodeId, kind: VouchKind, now_s: float) -> bool:
+        """Take that a member vouches for another one; True if it did not count a moment ago."""
+        vouchers = self._vouchers.get(node)
+        if vouchers is None or vouchers.boot < boot:
+            vouchers = self._vouchers[node] = _Vouchers(boot)
+        elif vouchers.boot > boot:
+            return False
+        is_new = vouchers.add(voucher, kind, now_s)
+        suspicion = self._running.get(node)
+        if suspicion is not None:
+            self._apply_vouchers(node, suspicion, now_s)
+        return is_new
+
+    def _apply_vouchers(self, node: NodeId, suspicion: Suspicion, now_s: float) -> None:
+        vouchers = self._vouchers.get(node)
+        if vouchers is None or vouchers.boot != suspicion.boot:
+            return
+        if now_s - vouchers.latest_s < VETO_S:
+            suspicion.veto(vouchers.latest_s + VETO_S)
+        suspicion.hold(vouchers.latest_of(VouchKind.KERNEL_ACK) + VETO_S)
+
+    def vouched_at_s(self, node: NodeId, kind: VouchKind) -> float:
+        """When somebody last vouched for a member in this way; minus infinity if nobody did."""
+        vouchers = self._vouchers.get(node)
+        return -math.inf if vouchers is None else vouchers.latest_of(kind)
+
+    @property
+    def expected(self) -> int:
+        """How many more could confirm: the members not under suspicion themselves, less the first accuser."""
+        return max(0, min(self._config.confirmations, self._table.counts[Standing.ALIVE] - 1))
+
+    @property
+    def deadline_s(self) -> float:
+        """When the next one runs out, infinity if none does."""
+        if not self._running:
+            return math.inf
+        expected = self.expected
+        return min(suspicion.deadline_s(expected) for suspicion in self._running.values())
+
+    def due(self, now_s: float) -> list[NodeId]:
+        """Return whose suspicion has run out."""
+        expected = self.expected
+        return [node for node, suspicion in self._running.items() if suspicion.deadline_s(expected) <= now_s]
+
+    def shift(self, gap_s: float) -> None:
+        """Move all of them by a time during which this node itself stood still."""
+        for suspicion in self._running.values():
+            suspicion.shift(gap_s)
+
+    def _floors(self) -> Floors:
+        config = self._config
+        count = len(self._table.live) + 1
+        return Floors(
+            silence_s=suspicion_floor_s(config.suspicion_multiplier, count, config.probe_interval_s),
+            gone_s=suspicion_floor_s(config.gone_multiplier, count, config.watch_interval_s),
+            crash_s=config.crash_suspicion_s,
+            ceiling_factor=config.suspicion_max_multiplier if config.lha_suspicion else 1.0,
+            stall_max_s=config.stall_max_s,
+        )

@@ -1,0 +1,51 @@
+"""What members testify of others: that one has crashed, or that one is there all the same.
+
+Sans-I/O. Both travel as rumours (`Gossip.rumours`) and speak of one life of a member: node, boot, incarnation. A newer
+boot makes older testimony void, and so does a higher incarnation: the accused has answered.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated
+
+import msgspec
+
+from frys_node.base.types import NodeId
+from frys_node.wire.codec import Message
+
+_Id = Annotated[NodeId, msgspec.Meta(min_length=1, max_length=64)]
+_Boot = Annotated[int, msgspec.Meta(ge=0)]
+_Incarnation = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+
+
+class VouchKind(IntEnum):
+    """What a voucher has seen of a member that others miss."""
+
+    KERNEL_ACK = 0
+    """Its kernel acknowledged a byte on a lifeline: the process exists, and does not run. STALLED."""
+    DATAGRAM = 1
+    """It sent an authenticated packet after the evidence that its port refuses. DEGRADED."""
+    HELPER = 2
+    """Its port accepted a helper's connection and kept it open."""
+
+
+class Vouch(Message, frozen=True, array_like=True, gc=False, tag=2):
+    """`voucher` knows that this life of the node has not ended."""
+
+    node: _Id
+    boot: _Boot
+    incarnation: _Incarnation
+    voucher: _Id
+    kind: VouchKind
+
+
+class CrashReport(Message, frozen=True, array_like=True, gc=False, tag=3):
+    """`observer` found the node's port refusing; a watcher has lost its lifeline to that very boot as well."""
+
+    node: _Id
+    boot: _Boot
+    incarnation: _Incarnation
+    observer: _Id
+    is_lifeline_lost: bool
+    is_refused: bool = True

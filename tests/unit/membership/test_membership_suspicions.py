@@ -1,0 +1,236 @@
+"""Suspicions by their evidence, vouchers, and the story that explains both."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from frys_node.base.types import Address, NodeId
+from frys_node.kernel.services.members import Condition, Status
+from membership.claims import Claims
+from membership.config import MembershipConfig, for_profile
+from membership.member import make_attributes
+from membership.messages import Evidence, Standing, Update
+from membership.story import ENTRIES_MAX, Entry, Story
+from membership.testimony import VouchKind
+
+ME, B, C, D, E = (NodeId(f"{letter:a>32}") for letter in "01234")
+ALIVE_B = (5, 0)
+
+
+def claim(node: NodeId, standing: Standing = Standing.ALIVE, incarnation: int = 0, **rest: object) -> Update:
+    """Make a claim about a test node."""
+    attributes = make_attributes(node[-1], Address(f"10.0.0.{node[-1]}", 7946))
+    return Update(node, 5, incarnation, standing, attributes, **rest)  # type: ignore[arg-type]
+
+
+def make(*others: NodeId, config: MembershipConfig | None = None) -> Claims:
+    """Make the claims of a node that knows others alive."""
+    claims = Claims(
+        node=ME,
+        boot=5,
+        attributes=claim(ME).attributes,
+        config=config or for_profile("lan"),
+        rng=random.Random(1),
+        now_s=0.0,
+        unix_offset_ns=0,
+    )
+    for node in others:
+        claims.take(claim(node), 0.0)
+    return claims
+
+
+def condition(claims: Claims, node: NodeId, now_s: float) -> Condition:
+    """The condition of a member as seen at a time."""
+    claims.now_s = now_s
+    member = claims.table.get(node)
+    assert member is not None
+    return claims.view(member.update, member).condition
+
+
+def test_silence_of_all_is_waited_for_four_intervals() -> None:
+    """With every accuser that can be expected the suspicion has its floor: 4 s for four members on a LAN."""
+    claims = make(B, C, D)
+    claims.accuse(B, ALIVE_B, (ME,), 10.0)
+    assert claims.suspicion_deadline_s == 34.0
+    claims.accuse(B, ALIVE_B, (ME, C, D), 10.5)
+    assert claims.suspicion_deadline_s == 14.0
+
+
+def test_a_member_whose_kernel_is_silent_too_is_waited_for_less() -> None:
+    """GONE has a floor of 2.5 beats, and still wants its confirmations."""
+    claims = make(B, C, D)
+    claims.accuse(B, ALIVE_B, (ME,), 10.0, Evidence.GONE)
+    assert claims.suspicion_deadline_s == 25.0
+    claims.accuse(B, ALIVE_B, (C, D), 10.5)
+    assert claims.suspicion_deadline_s == 12.5
+
+
+def test_a_crash_needs_two_observers() -> None:
+    """One observer of a crash raises a suspicion; the second starts the clock of half a second."""
+    claims = make(B, C, D)
+    claims.accuse(B, ALIVE_B, (C,), 10.0, Evidence.CRASH)
+    assert claims.suspicion_deadline_s > 20.0
+    claims.accuse(B, ALIVE_B, (C,), 10.2, Evidence.CRASH)
+    assert claims.suspicion_deadline_s > 20.0
+    claims.accuse(B, ALIVE_B, (D,), 11.0, Evidence.CRASH)
+    assert claims.suspicion_deadline_s == 11.5
+
+
+def test_a_crash_seen_by_the_only_one_left_is_enough() -> None:
+    """In a cluster of two there is no second observer."""
+    claims = make(B)
+    claims.accuse(B, ALIVE_B, (ME,), 10.0, Evidence.CRASH)
+    assert claims.suspicion_deadline_s == 10.5
+
+
+def test_a_crash_is_waited_for_longer_by_a_node_in_trouble() -> None:
+    """The short clock is stretched by local health: a starved node hears refutations late."""
+    claims = make(B, C)
+    claims.health.worsen(2)
+    claims.accuse(B, ALIVE_B, (ME, C), 10.0, Evidence.CRASH)
+    assert claims.suspicion_deadline_s == 11.5
+
+
+def test_hearsay_of_a_crash_starts_no_short_clock() -> None:
+    """Updates pass through many hands: only reports of the observers themselves count as seen."""
+    claims = make(B, C, D)
+    for accuser in (C, D):
+        claims.take(claim(B, Standing.SUSPECT, accuser=accuser, evidence=Evidence.CRASH), 10.0)
+    assert claims.suspicion_deadline_s > 11.0
+
+
+def test_crash_evidence_comes_on_top_of_a_silent_suspicion() -> None:
+    """A running suspicion, its accusers complete, is shortened by two observers, never lengthened."""
+    claims = make(B, C, D)
+    claims.accuse(B, ALIVE_B, (ME, C, D), 10.0)
+    claims.accuse(B, ALIVE_B, (ME, C), 10.1, Evidence.CRASH)
+    assert claims.suspicion_deadline_s == 10.6
+    late = make(B, C, D)
+    late.accuse(B, ALIVE_B, (ME, C, D), 10.0)
+    late.accuse(B, ALIVE_B, (ME, C), 13.9, Evidence.CRASH)
+    assert late.suspicion_deadline_s == 14.0
+
+
+def test_a_voucher_puts_a_crash_back_to_silence() -> None:
+    """Evidence before the veto and for five seconds after it is void; the suspicion of silence goes on."""
+    claims = make(B, C, D)
+    claims.accuse(B, ALIVE_B, (ME, C), 10.0, Evidence.CRASH)
+    claims.vouch(B, ALIVE_B, D, VouchKind.DATAGRAM, 10.2)
+    silent_s = claims.suspicion_deadline_s
+    assert 14.0 < silent_s < 34.0
+    claims.accuse(B, ALIVE_B, (ME, C), 15.1, Evidence.CRASH)
+    assert claims.suspicion_deadline_s == silent_s
+    claims.accuse(B, ALIVE_B, (ME, C), 15.3, Evidence.CRASH)
+    assert claims.suspicion_deadline_s == 15.8
+
+
+def test_a_voucher_may_come_first() -> None:
+    """Packets overtake each other: a veto heard before the accusation holds too."""
+    claims = make(B, C, D)
+    claims.vouch(B, ALIVE_B, D, VouchKind.HELPER, 9.9)
+    claims.accuse(B, ALIVE_B, (ME, C), 10.0, Evidence.CRASH)
+    assert claims.suspicion_deadline_s > 14.0
+
+
+def test_a_voucher_for_another_boot_changes_nothing() -> None:
+    """Who vouches for a former life says nothing about this one."""
+    claims = make(B, C, D)
+    claims.accuse(B, ALIVE_B, (ME, C), 10.0, Evidence.CRASH)
+    claims.vouch(B, (4, 0), D, VouchKind.KERNEL_ACK, 10.1)
+    claims.vouch(B, (6, 0), D, VouchKind.KERNEL_ACK, 10.1)
+    assert claims.suspicion_deadline_s == 10.5
+    assert condition(claims, B, 10.2) is Condition.OK
+
+
+def test_a_member_whose_kernel_answers_is_stalled_and_not_dead_until_its_own_limit() -> None:
+    """Death is held off while a voucher is younger than five seconds, and no longer than `stall_max_s`."""
+    claims = make(B, C)
+    claims.accuse(B, ALIVE_B, (ME, C), 10.0)
+    assert claims.suspicion_deadline_s == 14.0
+    for now_s in range(11, 60, 2):
+        claims.vouch(B, ALIVE_B, C, VouchKind.KERNEL_ACK, float(now_s))
+        assert condition(claims, B, now_s + 4.9) is Condition.STALLED
+        assert condition(claims, B, now_s + 5.0) is Condition.OK
+    assert claims.suspicion_deadline_s == 40.0
+    claims.end_suspicions(40.0)
+    member = claims.table.get(B)
+    assert member is not None
+    assert claims.view(member.update, member).status is Status.DEAD
+
+
+def test_a_stalled_member_dies_when_its_kernel_falls_silent() -> None:
+    """The last voucher counts for five seconds."""
+    claims = make(B, C)
+    claims.accuse(B, ALIVE_B, (ME, C), 10.0)
+    claims.vouch(B, ALIVE_B, C, VouchKind.KERNEL_ACK, 13.0)
+    assert claims.suspicion_deadline_s == 18.0
+
+
+def test_a_refutation_ends_the_stall() -> None:
+    """Whoever answers for itself needs no voucher."""
+    claims = make(B, C)
+    claims.accuse(B, ALIVE_B, (ME, C), 10.0)
+    claims.vouch(B, ALIVE_B, C, VouchKind.KERNEL_ACK, 11.0)
+    claims.take(claim(B, incarnation=1), 12.0)
+    assert condition(claims, B, 12.0) is Condition.OK
+    assert claims.suspicion_deadline_s == float("inf")
+
+
+def test_without_lha_suspicion_every_suspicion_is_short() -> None:
+    """The switch of the Lifeguard experiment: SWIM's fixed timeout."""
+    claims = make(B, C, D, config=for_profile("lan", lha_suspicion=False))
+    claims.accuse(B, ALIVE_B, (ME,), 10.0)
+    assert claims.suspicion_deadline_s == 14.0
+
+
+def test_without_the_buddy_system_a_suspect_is_not_told_first() -> None:
+    """The dead are told all the same: that is how partitions heal."""
+    claims = make(B, C, config=for_profile("lan", buddy=False))
+    claims.accuse(B, ALIVE_B, (ME,), 10.0)
+    assert claims.about(B) == ()
+    assert make(B, C).about(B) == ()
+    claims.take(claim(C, Standing.DEAD), 10.0)
+    assert [update.node for update in claims.about(C)] == [C]
+
+
+def test_the_story_names_accusers_evidence_and_times() -> None:
+    """Each change of state leaves a turn behind, with who and why."""
+    claims = make(B, C, D)
+    claims.accuse(B, ALIVE_B, (ME, C), 10.0)
+    claims.vouch(B, ALIVE_B, D, VouchKind.KERNEL_ACK, 11.0)
+    claims.take(claim(B, incarnation=1), 12.0)
+    member = claims.table.get(B)
+    assert member is not None
+    assert [(e.now_s, e.what, e.who, e.evidence) for e in member.story] == [
+        (0.0, "met", "", None),
+        (10.0, "suspected", ME, Evidence.SILENCE),
+        (10.0, "confirmed", C, Evidence.SILENCE),
+        (11.0, "vouched", D, None),
+        (12.0, "refuted", "", None),
+    ]
+
+
+def test_a_story_is_bounded_and_does_not_repeat_itself() -> None:
+    """The latest turns stay; the same turn again only moves its time."""
+    story = Story()
+    for now_s in range(100):
+        story.add(Entry(float(now_s), "vouched", B))
+    assert story.entries() == (Entry(99.0, "vouched", B),)
+    for now_s in range(100):
+        story.add(Entry(float(now_s), f"turn {now_s}"))
+    assert len(story.entries()) == ENTRIES_MAX
+    assert story.entries()[-1].what == "turn 99"
+
+
+@pytest.mark.parametrize("profile", ["lan", "wan", "local"])
+def test_a_crash_is_always_the_shortest_suspicion(profile: str) -> None:
+    """CRASH < GONE <= SILENCE in every profile, and never so short that a refutation comes too late."""
+    claims = make(B, C, config=for_profile(profile))
+    deadlines = []
+    for evidence in (Evidence.CRASH, Evidence.GONE, Evidence.SILENCE):
+        claims = make(B, C, config=for_profile(profile))
+        claims.accuse(B, ALIVE_B, (ME, C), 0.0, evidence)
+        deadlines.append(claims.suspicion_deadline_s)
+    assert 0.3 <= deadlines[0] < deadlines[1] <= deadlines[2]

@@ -1,7 +1,7 @@
 """The membership machine: SWIM, as bytes and commands in, effects out.
 
 Sans-I/O: time comes as `now_s` (monotonic), randomness as a `random.Random`. Control flow only; each concept has its
-own object (`claims` over `table`, `suspicion` and `dissemination`; `probe`; `peers`).
+own object (`claims` over `table`, `suspicions` and `dissemination`; `probing`; `peers`).
 
 Theory of operation. Once per interval the machine pings the next member of a shuffled round robin; without an ack in
 time it asks k helpers; without any by the end of the interval it *suspects* the member and says so. The accused hears
@@ -28,7 +28,7 @@ from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import MemberView
 from membership.claims import Claims
 from membership.config import MembershipConfig
-from membership.effects import Effect, LeaveAcknowledged, Peer, PersistPeers, PushPull, RoundTrip
+from membership.effects import Effect, LeaveAcknowledged, Peer, PersistPeers, PushPull
 from membership.errors import MemberAlive
 from membership.member import Member, make_attributes
 from membership.messages import (
@@ -48,7 +48,8 @@ from membership.messages import (
 )
 from membership.outbox import Outbox
 from membership.peers import Introductions, lost_peers, peers_to_keep, pick
-from membership.probe import Probe, Relay
+from membership.probing import Probing
+from membership.story import Entry
 from membership.timers import Timers
 
 NOBODY = NodeId("")
@@ -56,9 +57,6 @@ NOBODY = NodeId("")
 
 JOIN_FANOUT = 8
 """Peers asked at once when joining or alone."""
-
-RELAYS_MAX = 256
-"""Indirect pings under way for others; more are refused and counted."""
 
 DIFFERING_ACKS = 2
 """Acks in a row with another digest than this node's before states are exchanged: one may have crossed with news."""
@@ -100,10 +98,9 @@ class Membership:
         self._unmet = self._claims.unmet
         self._out = self._claims.out
         self._outbox = Outbox(self._claims, config)
-        self._relays: dict[int, Relay] = {}
+        self._probing = Probing(self._claims, self._outbox, config, rng)
         self._introductions = Introductions(config.probe_interval_s)
         self._leave_sequences: dict[int, None] = {}
-        self._probe: Probe | None = None
         self._differing = 0
         self._timers = Timers()
         self._timers.reap_s = now_s + REAP_INTERVAL_S
@@ -150,6 +147,16 @@ class Membership:
         """Every member as seen here, by name."""
         return [self._claims.view(member.update, member) for member in self._table.sorted()]
 
+    @property
+    def health_score(self) -> int:
+        """This node's trust in its own senses: 0 is well, 8 is worst (Lifeguard's local health)."""
+        return self._claims.health.score
+
+    def story(self, node: NodeId) -> tuple[Entry, ...]:
+        """What made this node think of a member as it does, oldest first; empty if it is unknown."""
+        member = self._table.get(node)
+        return () if member is None else member.story
+
     def is_usable(self, node: NodeId) -> bool:
         """True if the member is alive or suspect."""
         member = self._table.get(node)
@@ -192,7 +199,7 @@ class Membership:
         if not self.is_leaving:
             self._claims.is_leaving = True
             own = self._claims.own
-            self._probe = None
+            self._probing.stop()
             self._claims.suspicions.clear()
             self._claims.merge(replace(own, incarnation=own.incarnation + 1, standing=Standing.LEFT), now_s)
             self._say_goodbye()
@@ -259,10 +266,9 @@ class Membership:
             case Ack():
                 self._take_ack(message, source, now_s)
             case PingReq():
-                self._take_ping_req(message, source, now_s)
+                self._probing.take_request(message, source, now_s)
             case Nack():
-                if self._probe is not None and self._probe.sequence == message.sequence:
-                    self._probe.nack(source)
+                self._probing.take_nack(message, source)
             case Gossip():
                 if tell:
                     self._outbox.send(address, Gossip(), tell)
@@ -278,7 +284,7 @@ class Membership:
         self._unmet.met(source, address)
         if member.update.boot > boot:
             self._drop("stale_boot")
-        elif member.standing is Standing.ALIVE:
+        elif member.standing is Standing.ALIVE or (member.is_live and not self._config.buddy):
             return []
         return [self._claims.aged(member, now_s)]
 
@@ -291,26 +297,9 @@ class Membership:
         if ack.sequence in self._leave_sequences:
             self._leave_sequences.clear()
             self._out.append(LeaveAcknowledged(source))
-        relay = self._relays.get(ack.sequence)
-        if relay is not None and relay.target == ack.node == source:
-            del self._relays[ack.sequence]
-            asker = self._table.get(relay.asker)
-            if asker is not None:
-                self._outbox.send(asker.address, Ack(relay.asker_sequence, ack.node), ())
-            return
-        probe = self._probe
-        if probe is None or probe.sequence != ack.sequence or probe.node != ack.node or probe.is_acked:
-            return
-        probe.is_acked = True
-        probe.ack_due_s = math.inf
-        if source == probe.node:
-            member = self._table.get(source)
-            if member is not None:
-                member.vitals.observe_rtt(now_s - probe.started_s)
-                self._compare(ack.digest, member, now_s)
-            self._out.append(RoundTrip(source, now_s - probe.started_s))
-        else:
-            self.tallies.add(self.tallies.events, "saved_by_helper")
+        member = self._probing.take_ack(ack, source, now_s)
+        if member is not None:
+            self._compare(ack.digest, member, now_s)
 
     def _compare(self, digest: int, member: Member, now_s: float) -> None:
         """Exchange states with a member whose table differs, once the news under way has had its chance."""
@@ -323,29 +312,14 @@ class Membership:
             self.tallies.add(self.tallies.events, "digest_differs")
             self._introduce(member.node, member.address, now_s)
 
-    def _take_ping_req(self, request: PingReq, asker: NodeId, now_s: float) -> None:
-        if len(self._relays) >= RELAYS_MAX:
-            self._drop("relays_full")
-            return
-        member = self._table.get(request.target)
-        address = Address(request.host, request.port) if member is None else member.address
-        sequence = self._outbox.next_sequence()
-        self._relays[sequence] = Relay(asker, request.sequence, request.target, now_s + self._config.nack_after_s)
-        self._outbox.send(address, Ping(sequence, request.target), self._claims.about(request.target))
-
     # Time.
 
     def advance(self, now_s: float) -> list[Effect]:
         """Do what is due."""
         self._catch_up(now_s)
-        self._end_relays(now_s)
         if self._suspicion_at_s <= now_s:
             self._claims.end_suspicions(now_s)
-        probe = self._probe
-        if probe is not None and probe.ack_due_s <= now_s:
-            self._ask_helpers(probe)
-        if self._timers.probe_s <= now_s:
-            self._next_probe(now_s)
+        self._probing.advance(now_s)
         if self._timers.gossip_s <= now_s:
             self._gossip(now_s)
         if self._timers.push_pull_s <= now_s:
@@ -367,47 +341,10 @@ class Membership:
         if gap_s <= max(0.5, self._config.probe_interval_s):
             return
         self.tallies.add(self.tallies.events, "pause")
-        self._probe = None
-        self._relays.clear()
+        self._probing.catch_up(now_s)
         self._claims.suspicions.shift(gap_s)
         self._timers.catch_up(now_s)
         self._due_s = now_s
-
-    def _next_probe(self, now_s: float) -> None:
-        """Judge the probe that ends and start the next one."""
-        probe, self._probe = self._probe, None
-        if probe is not None and not probe.is_acked:
-            self.tallies.add(self.tallies.events, "probe_failed")
-            self._claims.accuse(probe.node, probe.identity, (self.node, *probe.nacks), now_s)
-        self._timers.probe_s = now_s + self._config.probe_interval_s
-        node = None if self.is_leaving else self._claims.order.next(self._table.live)
-        member = None if node is None else self._table.get(node)
-        if node is None or member is None:
-            return
-        sequence = self._outbox.next_sequence()
-        identity = (member.update.boot, member.update.incarnation)
-        self._probe = Probe(node, identity, sequence, now_s, self._config.ack_timeout_s)
-        self._outbox.send_to(node, Ping(sequence, node), self._claims.about(node))
-
-    def _ask_helpers(self, probe: Probe) -> None:
-        """Ask others to ping the member that has not answered."""
-        probe.ack_due_s = math.inf
-        member = self._table.get(probe.node)
-        if member is None:
-            return
-        host, port = member.address
-        probe.asked = self._table.live.sample(self._rng, self._config.helpers, (probe.node,))
-        for helper in probe.asked:
-            self._outbox.send_to(helper, PingReq(probe.sequence, probe.node, host, port), self._claims.about(helper))
-
-    def _end_relays(self, now_s: float) -> None:
-        """Tell askers of indirect pings that went unanswered."""
-        while self._relays:
-            sequence, relay = next(iter(self._relays.items()))
-            if relay.due_s > now_s:
-                return
-            del self._relays[sequence]
-            self._outbox.send_to(relay.asker, Nack(relay.asker_sequence, relay.target), ())
 
     def _gossip(self, now_s: float) -> None:
         """Tell a few members what is new."""
@@ -458,12 +395,10 @@ class Membership:
     def _turn(self, now_s: float) -> list[Effect]:
         """End a turn: arm timers for what has become necessary and hand out the effects."""
         config = self._config
+        self._probing.arm(now_s)
         if not self.live_count:
-            self._timers.probe_s = self._timers.gossip_s = self._timers.push_pull_s = math.inf
-            self._probe = None
+            self._timers.gossip_s = self._timers.push_pull_s = math.inf
         else:
-            if self._timers.probe_s == math.inf:
-                self._timers.probe_s = now_s + self._rng.random() * config.probe_interval_s
             if self._timers.push_pull_s == math.inf:
                 self._timers.push_pull_s = now_s + self._rng.random() * config.push_pull_interval_s
             if self._timers.gossip_s == math.inf and (len(self._queue) or self._leave_sequences):
@@ -477,12 +412,7 @@ class Membership:
             self._claims.is_peers_changed = False
             self._timers.persist_s = min(self._timers.persist_s, now_s + config.persist_interval_s)
         self._suspicion_at_s = self._claims.suspicion_deadline_s
-        self._due_s = min(
-            self._timers.next_s,
-            self._suspicion_at_s,
-            self._probe.ack_due_s if self._probe is not None else math.inf,
-            next(iter(self._relays.values())).due_s if self._relays else math.inf,
-        )
+        self._due_s = min(self._timers.next_s, self._suspicion_at_s, self._probing.next_deadline_s)
         out = list(self._out)
         self._out.clear()
         return out

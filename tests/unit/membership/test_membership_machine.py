@@ -26,7 +26,7 @@ from membership.effects import (
     SendPacket,
     Superseded,
 )
-from membership.machine import NOBODY, RELAYS_MAX, Membership
+from membership.machine import NOBODY, Membership
 from membership.member import make_attributes
 from membership.messages import (
     PACKETS,
@@ -44,6 +44,7 @@ from membership.messages import (
     Sync,
     Update,
 )
+from membership.probing import RELAYS_MAX
 
 BOOT = 5
 ME, B, C, D = (NodeId(f"{letter:a>32}") for letter in "0123")

@@ -16,9 +16,11 @@ from frys_node.base.errors import NotFound
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import Condition, MemberChanged, MemberView
 from membership.awareness import Awareness
+from membership.conditions import Conditions
 from membership.config import MembershipConfig
 from membership.dissemination import Dissemination
 from membership.effects import Effect, Emit, Superseded, Tallies
+from membership.isolation import Isolation
 from membership.member import Member, is_acceptable, view_of
 from membership.messages import Attributes, Evidence, Standing, Update
 from membership.peers import Unmet
@@ -63,6 +65,10 @@ class Claims:
         self.health = Awareness(is_on=config.lha_probe)
         self.suspicions = Suspicions(self.table, config, self.health)
         """Running suspicions of other members."""
+        self._isolation = Isolation()
+        self._conditions = Conditions()
+        self._quiet_until_s = -math.inf
+        """Until then this node accuses nobody and buries nobody: it stood still itself."""
         self.now_s = now_s
         """When this turn began: views of conditions that pass with time are as of then."""
         self._superseded_by = boot
@@ -175,8 +181,12 @@ class Claims:
     ) -> None:
         """Suspect a member that failed a probe or a watcher; helpers that failed too are independent accusers.
 
-        Nothing happens if it has a later (boot, incarnation) by now: it has restarted or refuted meanwhile.
+        Nothing happens if it has a later (boot, incarnation) by now: it has restarted or refuted meanwhile; nor if this
+        node itself has just stood still or is cut off, unless others accuse or the evidence is a crash.
         """
+        if self.node in accusers and self._is_unfit(evidence, now_s):
+            self.tallies.add(self.tallies.events, "accusation_withheld")
+            return
         member = self.table.get(node)
         if member is None or not member.is_live or (member.update.boot, member.update.incarnation) != identity:
             return
@@ -202,6 +212,32 @@ class Claims:
         if self.suspicions.vouch(node, identity[0], voucher, kind, now_s):
             self.tallies.add(self.tallies.events, f"vouched_{kind.name.lower()}")
             self.tell(node, Entry(now_s, "vouched", voucher, detail=kind.name.lower()))
+            self._conditions.touch(node)
+
+    def _is_unfit(self, evidence: Evidence, now_s: float) -> bool:
+        """True if what this node misses may be its own fault."""
+        return now_s < self._quiet_until_s or (self.is_isolated and evidence is not Evidence.CRASH)
+
+    @property
+    def is_isolated(self) -> bool:
+        """True while this node takes itself to be cut off (see `membership.isolation`)."""
+        return self._isolation.is_isolated
+
+    def observe_probe(self, node: NodeId, *, is_mute: bool, now_s: float) -> None:
+        """Take how a probe ended: with neither ack nor nack it is mute."""
+        if self._isolation.observe(node, is_mute=is_mute, node_count=len(self.table.live) + 1):
+            what = "isolated" if self.is_isolated else "rejoined"
+            self.tallies.add(self.tallies.events, what)
+            self.tell(self.node, Entry(now_s, what))
+            self._conditions.touch(self.node)
+            if not self.is_isolated:
+                self.suspicions.restart(now_s)
+
+    def catch_up(self, gap_s: float, now_s: float) -> None:
+        """After this node itself stood still: move the clocks, and accuse nobody for one shortest suspicion."""
+        self.suspicions.shift(gap_s)
+        self._quiet_until_s = now_s + self.suspicions.floors().silence_s
+        self.tell(self.node, Entry(now_s, "paused", detail=f"for {gap_s:.1f} s"))
 
     def tell(self, node: NodeId, entry: Entry) -> None:
         """Add a turn to a member's story; nothing happens if it is unknown."""
@@ -211,12 +247,15 @@ class Claims:
 
     @property
     def suspicion_deadline_s(self) -> float:
-        """When the next suspicion runs out, infinity if none does."""
-        return self.suspicions.deadline_s
+        """When the next suspicion may end in death, infinity if none does."""
+        deadline_s = self.suspicions.deadline_s(is_silence_enough=not self.is_isolated)
+        return max(deadline_s, self._quiet_until_s)
 
     def end_suspicions(self, now_s: float) -> None:
         """Declare dead whoever has not refuted in time."""
-        for node in self.suspicions.due(now_s):
+        if now_s < self._quiet_until_s:
+            return
+        for node in self.suspicions.due(now_s, is_silence_enough=not self.is_isolated):
             member = self.table.get(node)
             if member is not None:
                 self.tallies.add(self.tallies.events, "death")
@@ -255,8 +294,22 @@ class Claims:
         changed_unix_ns = self._unix_offset_ns + int(member.changed_s * 1e9)
         return view_of(update, member.vitals, changed_unix_ns, self._condition(member))
 
+    def settle_conditions(self) -> None:
+        """Publish what has changed about how members do; with the last voucher's time a stall ends without a word."""
+        for node in self._conditions.watched():
+            member = self.table.get(node)
+            new = Condition.OK if member is None else self._condition(member)
+            old = self._conditions.settle(node, new)
+            if member is None or old is new:
+                continue
+            self.tell(node, Entry(self.now_s, new.value, detail=f"was {old.value}"))
+            view = self.view(member.update, member)
+            self.out.append(Emit(MemberChanged(old=replace(view, condition=old), new=view)))
+
     def _condition(self, member: Member) -> Condition:
         """Return how well a live member does."""
+        if member.node == self.node:
+            return Condition.ISOLATED if self.is_isolated else Condition.OK
         if member.is_live and self.now_s - self.suspicions.vouched_at_s(member.node, VouchKind.KERNEL_ACK) < VETO_S:
             return Condition.STALLED
         return Condition.OK

@@ -25,7 +25,10 @@ class MembershipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     probe_interval_s: _Seconds = 1.0
     """One member is probed per interval. Longer saves traffic and delays detection in proportion."""
     ack_timeout_s: _Seconds = 0.5
-    """Wait for a direct ack before helpers are asked; less than `probe_interval_s`, above the p99 round trip."""
+    """Longest wait for a direct ack before helpers are asked; less than `probe_interval_s`. The wait follows the
+    member's round trips (srtt + 4 * rttvar) and is this long while nothing has been measured."""
+    ack_timeout_min_s: _Seconds = 0.05
+    """Shortest wait for a direct ack, however fast the round trips were; `ack_timeout_s` if that is less."""
     helpers: _Small = 3
     """Members asked for an indirect ping when the direct one goes unanswered (k in the SWIM paper)."""
     suspicion_multiplier: Annotated[float, msgspec.Meta(ge=1, le=64)] = 4.0
@@ -34,7 +37,7 @@ class MembershipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Longest suspicion = this * the shortest; it holds while nobody confirms."""
     confirmations: _Small = 3
     """Independent accusers that bring a suspicion down to its shortest (K in the Lifeguard paper)."""
-    gossip_interval_s: _Seconds = 0.2
+    gossip_interval_s: _Seconds = 0.1
     """Pause between rounds of gossip; no round is run when there is nothing to say."""
     gossip_fanout: _Small = 3
     """Members told per round."""
@@ -108,8 +111,9 @@ PROFILES: dict[str, dict[str, Any]] = {
     "wan": {
         "probe_interval_s": 5.0,
         "ack_timeout_s": 3.0,
+        "ack_timeout_min_s": 0.3,
         "suspicion_multiplier": 6.0,
-        "gossip_interval_s": 0.5,
+        "gossip_interval_s": 0.3,
         "gossip_fanout": 4,
         "push_pull_interval_s": 60.0,
         "reconnect_interval_s": 10.0,
@@ -122,6 +126,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "local": {
         "probe_interval_s": 0.3,
         "ack_timeout_s": 0.15,
+        "ack_timeout_min_s": 0.02,
         # A loop that is busy for a second on a crowded machine is no crash; a kill is still declared in two seconds.
         "suspicion_multiplier": 5.0,
         "gossip_interval_s": 0.05,

@@ -144,6 +144,11 @@ class MembershipDriver:
             "Updates waiting to be passed on.",
             source=lambda: float(machine.queue_length),
         )
+        metrics.gauge(
+            "frys_membership_health_score",
+            "This node's doubt in its own senses: 0 is well, 8 is worst.",
+            source=lambda: float(machine.health_score),
+        )
         self._count_members()
 
     # Members.
@@ -301,8 +306,9 @@ class MembershipDriver:
         if packet is None:
             self._drop("no_key")
         elif not self._datagram.send(packet, address):
-            # A refused send is no verdict about the peer: the probe goes on to its helpers.
+            # A refused send is no verdict about the peer: the probe goes on to its helpers, at once.
             self._drop("send_refused")
+            self._perform(self._machine.send_refused(address, self._clock.now_s()))
 
     def _publish(self, event: MemberChanged) -> None:
         old, new = event.old, event.new
@@ -318,6 +324,8 @@ class MembershipDriver:
                 status=new.status.value,
                 incarnation=new.incarnation,
             )
+        if old is not None and old.condition != new.condition:
+            _LOG.info("membership.condition_changed", peer=new.name, peer_id=new.id, condition=new.condition.value)
         self._changed.set()
         self._changed = trio.Event()
         self._bus.publish(event)

@@ -26,6 +26,7 @@ from msgspec.structs import replace
 from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import MemberView
+from membership.awareness import LAG_S
 from membership.claims import Claims
 from membership.config import MembershipConfig
 from membership.effects import Effect, LeaveAcknowledged, Peer, PersistPeers, PushPull
@@ -60,6 +61,9 @@ JOIN_FANOUT = 8
 
 DIFFERING_ACKS = 2
 """Acks in a row with another digest than this node's before states are exchanged: one may have crossed with news."""
+
+PAUSE_S = 0.5
+"""A machine that is called this much later than it asked for has stood still."""
 
 REAP_INTERVAL_S = 30.0
 """Pause between looks for members to forget."""
@@ -232,6 +236,23 @@ class Membership:
             self._claims.take(update, now_s)
         return self._turn(now_s)
 
+    # What the driver notices.
+
+    def lagged(self, lag_s: float, now_s: float) -> list[Effect]:
+        """Take that the event loop was late; more than `LAG_S` says that this node is in trouble itself."""
+        self._note_lag(lag_s)
+        return self._turn(now_s)
+
+    def send_refused(self, address: Address, now_s: float) -> list[Effect]:
+        """Take that this machine's own network refused to send to an address."""
+        self._probing.refused(address)
+        return self._turn(now_s)
+
+    def _note_lag(self, lag_s: float) -> None:
+        if lag_s > LAG_S:
+            self.tallies.add(self.tallies.events, "lag")
+            self._claims.health.worsen()
+
     # Packets.
 
     def receive(
@@ -315,7 +336,9 @@ class Membership:
     # Time.
 
     def advance(self, now_s: float) -> list[Effect]:
-        """Do what is due."""
+        """Do what is due. Being called later than was asked for is a lag."""
+        if self._due_s < math.inf:
+            self._note_lag(now_s - self._due_s)
         self._catch_up(now_s)
         if self._suspicion_at_s <= now_s:
             self._claims.end_suspicions(now_s)
@@ -338,11 +361,11 @@ class Membership:
         """After this node itself stood still, accuse nobody of silence: its verdicts rest on acks it could not read."""
         self._claims.now_s = now_s
         gap_s = now_s - self._due_s
-        if gap_s <= max(0.5, self._config.probe_interval_s):
+        if gap_s <= max(PAUSE_S, self._config.probe_interval_s / 2):
             return
         self.tallies.add(self.tallies.events, "pause")
         self._probing.catch_up(now_s)
-        self._claims.suspicions.shift(gap_s)
+        self._claims.catch_up(gap_s, now_s)
         self._timers.catch_up(now_s)
         self._due_s = now_s
 
@@ -411,6 +434,7 @@ class Membership:
         if self._claims.is_peers_changed:
             self._claims.is_peers_changed = False
             self._timers.persist_s = min(self._timers.persist_s, now_s + config.persist_interval_s)
+        self._claims.settle_conditions()
         self._suspicion_at_s = self._claims.suspicion_deadline_s
         self._due_s = min(self._timers.next_s, self._suspicion_at_s, self._probing.next_deadline_s)
         out = list(self._out)

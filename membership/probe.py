@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 
 from frys_node.base.types import NodeId
+from membership.messages import NackReason
 from membership.table import Roster
 
 
@@ -54,13 +55,19 @@ class Probe:
         self.ack_due_s = now_s + ack_timeout_s
         """When the helpers are asked; infinite once that is done or not needed."""
         self.asked: list[NodeId] = []
-        self.nacks: list[NodeId] = []
+        self.nacks: dict[NodeId, NackReason] = {}
+        """Helpers that said why they got no answer either."""
         self.is_acked = False
 
-    def nack(self, helper: NodeId) -> None:
+    def nack(self, helper: NodeId, reason: NackReason) -> None:
         """Note that a helper that was asked got no answer either."""
         if helper in self.asked and helper not in self.nacks:
-            self.nacks.append(helper)
+            self.nacks[helper] = reason
+
+    @property
+    def accusers(self) -> list[NodeId]:
+        """Helpers whose nack says something about the member: their own way out was not the reason."""
+        return [helper for helper, reason in self.nacks.items() if reason is not NackReason.UNREACHABLE]
 
 
 class Relay:

@@ -1,31 +1,50 @@
 """The probe loop: one member per interval, helpers for the silent ones, and indirect pings made for others.
 
 Sans-I/O. A probe is a direct ping; without an ack in time, k helpers are asked to ping too; without any by the end of
-the interval the member is accused, by this node and by each helper that said nack.
+the interval the member is accused, by this node and by each helper that said nack. "In time" is what the member's round
+trips were so far, srtt + 4 * rttvar as for TCP's retransmissions (RFC 6298), between two bounds; for one not yet
+measured it is the 99th percentile of all that were. Both it and the interval are stretched by local health.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from collections import deque
 
 from frys_node.base.types import Address, NodeId
 from membership.claims import Claims
 from membership.config import MembershipConfig
 from membership.effects import RoundTrip
 from membership.member import Member
-from membership.messages import Ack, Nack, Ping, PingReq
+from membership.messages import Ack, Nack, NackReason, Ping, PingReq
 from membership.outbox import Outbox
 from membership.probe import Probe, Relay
 
 RELAYS_MAX = 256
 """Indirect pings under way for others; more are refused and counted."""
 
+ROUND_TRIPS_KEPT = 128
+"""Round trips of the whole fleet that are remembered, for members not yet measured."""
+
+ROUND_TRIPS_MIN = 8
+"""Fewer of them say nothing about the 99th percentile."""
+
 
 class Probing:
     """One node's probes, and its help for those of others."""
 
-    __slots__ = ("_claims", "_config", "_outbox", "_probe", "_relays", "_rng", "_table", "next_probe_s")
+    __slots__ = (
+        "_claims",
+        "_config",
+        "_outbox",
+        "_probe",
+        "_relays",
+        "_rng",
+        "_round_trips",
+        "_table",
+        "next_probe_s",
+    )
 
     def __init__(self, claims: Claims, outbox: Outbox, config: MembershipConfig, rng: random.Random) -> None:
         self._claims = claims
@@ -36,6 +55,7 @@ class Probing:
         self._probe: Probe | None = None
         self._relays: dict[int, Relay] = {}
         """Indirect pings under way, by the sequence of this node's own ping; the oldest comes first."""
+        self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS_KEPT)
         self.next_probe_s = math.inf
         """When the running probe is judged and the next one starts; infinite while there is nobody to probe."""
 
@@ -74,21 +94,47 @@ class Probing:
         if self.next_probe_s <= now_s:
             self._next_probe(now_s)
 
+    def ack_timeout_s(self, member: Member) -> float:
+        """Return how long to wait for a member's ack before helpers are asked, local health not yet counted."""
+        config, vitals = self._config, member.vitals
+        if vitals.srtt_s is not None:
+            expected_s = vitals.srtt_s + 4.0 * vitals.rttvar_s
+        elif len(self._round_trips) >= ROUND_TRIPS_MIN:
+            expected_s = sorted(self._round_trips)[len(self._round_trips) * 99 // 100]
+        else:
+            expected_s = config.ack_timeout_s
+        return min(config.ack_timeout_s, max(config.ack_timeout_min_s, expected_s))
+
     def _next_probe(self, now_s: float) -> None:
         """Judge the probe that ends and start the next one."""
         claims = self._claims
         probe, self._probe = self._probe, None
-        if probe is not None and not probe.is_acked:
-            claims.tallies.add(claims.tallies.events, "probe_failed")
-            claims.accuse(probe.node, probe.identity, (claims.node, *probe.nacks), now_s)
-        self.next_probe_s = now_s + self._config.probe_interval_s
+        if probe is not None:
+            self._judge(probe, now_s)
+        # A node that is cut off has no use for slow probes: it wants to know when it is back.
+        factor = 1 if claims.is_isolated else claims.health.factor
+        self.next_probe_s = now_s + self._config.probe_interval_s * factor
         node = None if claims.is_leaving else claims.order.next(self._table.live)
         member = None if node is None else self._table.get(node)
         if node is None or member is None:
             return
         sequence = self._outbox.next_sequence()
-        self._probe = Probe(node, member.identity, sequence, now_s, self._config.ack_timeout_s)
+        self._probe = Probe(node, member.identity, sequence, now_s, self.ack_timeout_s(member) * factor)
         self._outbox.send_to(node, Ping(sequence, node), claims.about(node))
+
+    def _judge(self, probe: Probe, now_s: float) -> None:
+        """Draw what a probe says about the member and about this node."""
+        claims = self._claims
+        is_mute = not probe.is_acked and not probe.nacks
+        claims.observe_probe(probe.node, is_mute=is_mute, now_s=now_s)
+        if probe.is_acked:
+            claims.health.improve()
+            return
+        claims.tallies.add(claims.tallies.events, "probe_failed")
+        if len(probe.nacks) < len(probe.asked) or not probe.asked:
+            claims.tallies.add(claims.tallies.events, "nack_missing")
+            claims.health.worsen()
+        claims.accuse(probe.node, probe.identity, (claims.node, *probe.accusers), now_s)
 
     def _ask_helpers(self, probe: Probe) -> None:
         """Ask others to ping the member that has not answered."""
@@ -97,10 +143,19 @@ class Probing:
         if member is None:
             return
         host, port = member.address
-        probe.asked = self._table.live.sample(self._rng, self._config.helpers, (probe.node,))
+        probe.asked = self._helpers(probe.node)
         for helper in probe.asked:
             request = PingReq(probe.sequence, probe.node, host, port)
             self._outbox.send_to(helper, request, self._claims.about(helper))
+
+    def _helpers(self, target: NodeId) -> list[NodeId]:
+        """Choose who pings the target too: members that are not suspect themselves, as far as there are enough."""
+        count, live = self._config.helpers, self._table.live
+        suspects = frozenset(self._claims.suspicions.nodes())
+        chosen = live.sample(self._rng, count, suspects | {target})
+        if len(chosen) < count and suspects:
+            chosen += live.sample(self._rng, count - len(chosen), {target, *chosen})
+        return chosen
 
     def take_ack(self, ack: Ack, source: NodeId, now_s: float) -> Member | None:
         """Take an answer to a probe or a relay; returns the probed member if it answered itself."""
@@ -117,13 +172,32 @@ class Probing:
         member = self._table.get(source)
         if member is not None:
             member.vitals.observe_rtt(now_s - probe.started_s)
+            self._round_trips.append(now_s - probe.started_s)
         self._claims.out.append(RoundTrip(source, now_s - probe.started_s))
         return member
 
     def take_nack(self, nack: Nack, source: NodeId) -> None:
         """Take that a helper got no answer either."""
         if self._probe is not None and self._probe.sequence == nack.sequence:
-            self._probe.nack(source)
+            self._probe.nack(source, nack.reason)
+
+    def refused(self, address: Address) -> None:
+        """Take that this node's own system refused to send there: helpers need not wait, nor need askers."""
+        claims = self._claims
+        probe = self._probe
+        if probe is not None and probe.ack_due_s < math.inf and self._address_of(probe.node) == address:
+            claims.tallies.add(claims.tallies.events, "probe_refused")
+            claims.health.worsen()
+            self._ask_helpers(probe)
+        for sequence, relay in [*self._relays.items()]:
+            if self._address_of(relay.target) == address:
+                del self._relays[sequence]
+                nack = Nack(relay.asker_sequence, relay.target, (), NackReason.UNREACHABLE)
+                self._outbox.send_to(relay.asker, nack, ())
+
+    def _address_of(self, node: NodeId) -> Address | None:
+        member = self._table.get(node)
+        return None if member is None else member.address
 
     # For others.
 

@@ -7,7 +7,7 @@ and boot, and a suspicion that begins or gets new evidence is measured against t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from frys_node.base.types import NodeId
 from membership.awareness import Awareness
@@ -63,6 +63,10 @@ class Suspicions:
     def __iter__(self) -> Iterator[Suspicion]:
         return iter(self._running.values())
 
+    def nodes(self) -> Collection[NodeId]:
+        """Return who is suspected."""
+        return self._running.keys()
+
     def get(self, node: NodeId) -> Suspicion | None:
         """Return the suspicion of a member, if one runs."""
         return self._running.get(node)
@@ -83,7 +87,7 @@ class Suspicions:
             self.forget(update.node)
             return False
         evidence = min(update.evidence, Evidence.GONE)
-        suspicion = Suspicion(update.boot, update.incarnation, update.accuser, now_s, self._floors(), evidence)
+        suspicion = Suspicion(update.boot, update.incarnation, update.accuser, now_s, self.floors(), evidence)
         self._running[update.node] = suspicion
         self._apply_vouchers(update.node, suspicion, now_s)
         return True
@@ -132,25 +136,32 @@ class Suspicions:
         """How many more could confirm: the members not under suspicion themselves, less the first accuser."""
         return max(0, min(self._config.confirmations, self._table.counts[Standing.ALIVE] - 1))
 
-    @property
-    def deadline_s(self) -> float:
-        """When the next one runs out, infinity if none does."""
+    def deadline_s(self, *, is_silence_enough: bool = True) -> float:
+        """Return when the next one runs out, infinity if none does; silence may not be enough (`is_isolated`)."""
         if not self._running:
             return math.inf
         expected = self.expected
-        return min(suspicion.deadline_s(expected) for suspicion in self._running.values())
+        return min((s.deadline_s(expected) for s in self if is_silence_enough or s.is_crash), default=math.inf)
 
-    def due(self, now_s: float) -> list[NodeId]:
+    def due(self, now_s: float, *, is_silence_enough: bool = True) -> list[NodeId]:
         """Return whose suspicion has run out."""
         expected = self.expected
-        return [node for node, suspicion in self._running.items() if suspicion.deadline_s(expected) <= now_s]
+        running = [(node, s) for node, s in self._running.items() if is_silence_enough or s.is_crash]
+        return [node for node, suspicion in running if suspicion.deadline_s(expected) <= now_s]
 
     def shift(self, gap_s: float) -> None:
         """Move all of them by a time during which this node itself stood still."""
         for suspicion in self._running.values():
             suspicion.shift(gap_s)
 
-    def _floors(self) -> Floors:
+    def restart(self, now_s: float) -> None:
+        """Begin those of silence anew: what this node missed meanwhile was its own fault."""
+        for suspicion in self._running.values():
+            if not suspicion.is_crash:
+                suspicion.since_s = now_s
+
+    def floors(self) -> Floors:
+        """Return the shortest suspicions at the cluster's size now."""
         config = self._config
         count = len(self._table.live) + 1
         return Floors(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -52,7 +52,7 @@ class Roster:
             self._nodes[index] = last
             self._index[last] = index
 
-    def sample(self, rng: random.Random, count: int, exclude: tuple[NodeId, ...] = ()) -> list[NodeId]:
+    def sample(self, rng: random.Random, count: int, exclude: Collection[NodeId] = ()) -> list[NodeId]:
         """Return up to `count` distinct nodes, each choice equally likely, none of the excluded."""
         if count + len(exclude) >= len(self._nodes) // 2:
             pool = [node for node in self._nodes if node not in exclude]

@@ -50,7 +50,7 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemberChanged(msgspec.Struct, frozen=True, kw_only=True):
-    """Published on the bus whenever a member's status, address, tags or incarnation change."""
+    """Published on the bus whenever a member's status, condition, address, tags or incarnation change."""
 
     old: MemberView | None
     new: MemberView

@@ -18,7 +18,7 @@ from membership.dissemination import Dissemination, transmit_limit
 from membership.effects import Peer
 from membership.errors import TagsTooLarge
 from membership.member import is_acceptable, make_attributes
-from membership.messages import TAGS_BYTES_MAX, UPDATES, Attributes, Standing, Update
+from membership.messages import TAGS_BYTES_MAX, UPDATES, Attributes, NackReason, Standing, Update
 from membership.peers import Introductions, Unmet
 from membership.probe import Probe, ProbeOrder
 from membership.suspicion import Floors, Suspicion, suspicion_floor_s, suspicion_timeout_s
@@ -135,10 +135,10 @@ def test_only_helpers_that_were_asked_can_nack_and_once() -> None:
     """A nack from a stranger is no accusation."""
     probe = Probe(NodeId("a"), (1, 0), 7, 0.0, 0.5)
     probe.asked = [NodeId("b")]
-    probe.nack(NodeId("x"))
-    probe.nack(NodeId("b"))
-    probe.nack(NodeId("b"))
-    assert probe.nacks == ["b"]
+    probe.nack(NodeId("x"), NackReason.TIMEOUT)
+    probe.nack(NodeId("b"), NackReason.REFUSED)
+    probe.nack(NodeId("b"), NackReason.TIMEOUT)
+    assert probe.nacks == {NodeId("b"): NackReason.REFUSED}
 
 
 def test_round_trips_are_smoothed_as_in_tcp() -> None:

@@ -1,0 +1,64 @@
+"""Whether it is this node that is cut off, rather than all the others dead.
+
+Sans-I/O. A member that dies leaves helpers that answer nack. A node that is cut off, or so starved that it misses what
+it is sent, hears neither ack nor nack: such a probe is *mute*. The rule: among the last `WINDOW` probes more than a
+third are mute, they were of at least three different members, and there are at least four nodes. Then this node is
+isolated: it accuses nobody of silence and lets no suspicion of silence end in death, until three probes in a row are
+answered, by ack or nack. Crashes still count, because a refused connection is an answer.
+
+Small clusters. With two nodes there is no helper, and with three both others may be dead: silence looks the same from
+either side, and a killed peer must be found, so there is no isolation below four. With four and more, one dead member
+is one target and its helpers do answer. A survivor all of whose three or more peers lose their power at once calls
+itself isolated and keeps them as suspects; nothing that needs them works either way.
+Partitions. Each half of an even split finds helpers on its own side and buries the other half; a minority of one or two
+in ten finds none and holds still.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from frys_node.base.types import NodeId
+
+WINDOW = 9
+"""Probes looked back at."""
+
+TARGETS_MIN = 3
+"""Different members that must have been mute."""
+
+NODES_MIN = 4
+"""Smallest cluster, this node included, in which a node can call itself isolated."""
+
+ANSWERED_MIN = 3
+"""Answered probes in a row that end the isolation."""
+
+
+class Isolation:
+    """Looks back at one node's probes."""
+
+    __slots__ = ("_answered", "_is_isolated", "_mute")
+
+    def __init__(self) -> None:
+        self._mute: deque[NodeId | None] = deque(maxlen=WINDOW)
+        """Whom the last probes were of if they were mute, None for the others."""
+        self._answered = 0
+        self._is_isolated = False
+
+    @property
+    def is_isolated(self) -> bool:
+        """True while this node takes itself to be cut off."""
+        return self._is_isolated
+
+    def observe(self, node: NodeId, *, is_mute: bool, node_count: int) -> bool:
+        """Take how a probe ended; True if the verdict changed."""
+        self._mute.append(node if is_mute else None)
+        self._answered = 0 if is_mute else self._answered + 1
+        mute = [target for target in self._mute if target is not None]
+        before = self._is_isolated
+        if node_count < NODES_MIN or self._answered >= ANSWERED_MIN:
+            self._is_isolated = False
+        elif 3 * len(mute) > len(self._mute) and len(set(mute)) >= TARGETS_MIN:
+            self._is_isolated = True
+        if before and not self._is_isolated:
+            self._mute.clear()
+        return before != self._is_isolated

@@ -25,6 +25,7 @@ from membership.member import Member, is_acceptable, view_of
 from membership.messages import Attributes, Evidence, Standing, Update
 from membership.peers import Unmet
 from membership.probe import ProbeOrder
+from membership.rumours import Rumours
 from membership.story import Entry
 from membership.suspicion import VETO_S
 from membership.suspicions import Suspicions
@@ -33,6 +34,9 @@ from membership.testimony import VouchKind
 
 HEADER_BYTES_MAX = 160
 """Room kept in every packet for what is not an update."""
+
+RUMOUR_HEADER_BYTES_MAX = 16
+"""Room that a packet of gossip needs beside a single rumour."""
 
 
 class Claims:
@@ -54,6 +58,7 @@ class Claims:
         self.tallies = Tallies()
         self.table = Table(node)
         self.queue = Dissemination(config.payload_bytes_max - HEADER_BYTES_MAX)
+        self.rumours = Rumours(config.payload_bytes_max - RUMOUR_HEADER_BYTES_MAX, self.tallies.rumours)
         self.order = ProbeOrder(rng)
         self.unmet = Unmet()
         self.is_leaving = False

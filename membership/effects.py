@@ -74,7 +74,7 @@ class Tallies:
     The driver makes these dictionaries the values of its counters, so that counting costs nothing twice.
     """
 
-    __slots__ = ("dropped", "events", "packets")
+    __slots__ = ("dropped", "events", "packets", "rumours")
 
     def __init__(self) -> None:
         self.packets: Counts = {}
@@ -83,6 +83,8 @@ class Tallies:
         """By reason."""
         self.events: Counts = {}
         """By event: suspicions, confirmations, refutations, deaths, probes saved by a helper and the like."""
+        self.rumours: Counts = {}
+        """By direction (or why it went no further) and kind."""
 
     @staticmethod
     def add(counts: Counts, *labels: str) -> None:

@@ -99,6 +99,7 @@ class Membership:
         self.tallies = self._claims.tallies
         self._table = self._claims.table
         self._queue = self._claims.queue
+        self.rumours = self._claims.rumours
         self._unmet = self._claims.unmet
         self._out = self._claims.out
         self._outbox = Outbox(self._claims, config)
@@ -291,6 +292,8 @@ class Membership:
             case Nack():
                 self._probing.take_nack(message, source)
             case Gossip():
+                for data in message.rumours:
+                    self.rumours.take(data, source, now_s)
                 if tell:
                     self._outbox.send(address, Gossip(), tell)
             case _:
@@ -373,12 +376,12 @@ class Membership:
         """Tell a few members what is new."""
         self._timers.gossip_s = math.inf
         for node in self._table.live.sample(self._rng, self._config.gossip_fanout):
-            if not len(self._queue):
+            if not len(self._queue) and not len(self.rumours.queue):
                 break
             self._outbox.send_to(node, Gossip(), self._claims.about(node))
         if self._leave_sequences:
             self._say_goodbye()
-        if len(self._queue) or self._leave_sequences:
+        if self._has_news:
             self._timers.gossip_s = now_s + self._config.gossip_interval_s
 
     def _push_pull(self, now_s: float) -> None:
@@ -403,6 +406,11 @@ class Membership:
                 peer.address, Ping(self._outbox.next_sequence(), peer.node), self._claims.about(peer.node)
             )
 
+    @property
+    def _has_news(self) -> bool:
+        """True while a round of gossip would say something."""
+        return bool(len(self._queue) or len(self.rumours.queue) or self._leave_sequences)
+
     def _say_goodbye(self) -> None:
         """Ping a few members with the news that this node leaves; any ack will do."""
         if len(self._leave_sequences) > 64:
@@ -424,7 +432,7 @@ class Membership:
         else:
             if self._timers.push_pull_s == math.inf:
                 self._timers.push_pull_s = now_s + self._rng.random() * config.push_pull_interval_s
-            if self._timers.gossip_s == math.inf and (len(self._queue) or self._leave_sequences):
+            if self._timers.gossip_s == math.inf and self._has_news:
                 self._timers.gossip_s = now_s + config.gossip_interval_s / 4
         is_somebody_lost = self._table.counts[Standing.DEAD] or len(self._unmet)
         if not is_somebody_lost:

@@ -14,7 +14,7 @@ from membership.claims import Claims
 from membership.config import MembershipConfig
 from membership.dissemination import transmit_limit
 from membership.effects import SendPacket
-from membership.messages import PACKET_NAMES, PACKETS, UPDATES, UPDATES_MAX, Packet, Update
+from membership.messages import PACKET_NAMES, PACKETS, UPDATES, UPDATES_MAX, Gossip, Packet, Update
 
 ARRAY_BYTES = 3
 """What a list of updates costs beyond an empty one, at most."""
@@ -42,15 +42,23 @@ class Outbox:
             self.send(member.address, message, first)
 
     def send(self, address: Address, message: Packet, first: Sequence[Update]) -> None:
-        """Send a message with the updates that must ride along, and as many of the queued ones as fit."""
+        """Send a message with the updates that must ride along, and as many of the queued ones as fit.
+
+        A packet of gossip fills what is left with rumours, unless it brings its own.
+        """
         claims, config = self._claims, self._config
         payload = PACKETS.encode(message)
+        limit = transmit_limit(config.retransmit_multiplier, len(claims.table.live) + 1)
         if first or len(claims.queue):
             budget = config.payload_bytes_max - len(payload) - ARRAY_BYTES
             budget -= sum(len(UPDATES.encode(update)) for update in first)
-            limit = transmit_limit(config.retransmit_multiplier, len(claims.table.live) + 1)
             skip = tuple(update.node for update in first)
             updates = (*first, *claims.queue.take(budget, limit, UPDATES_MAX - len(first), skip))
-            payload = PACKETS.encode(replace(message, updates=updates))
+            message = replace(message, updates=updates)
+            payload = PACKETS.encode(message)
+        if isinstance(message, Gossip) and not message.rumours and len(claims.rumours.queue):
+            budget = config.payload_bytes_max - len(payload) - ARRAY_BYTES
+            rumours = claims.rumours.queue.take(budget, limit, UPDATES_MAX)
+            payload = PACKETS.encode(replace(message, rumours=rumours))
         claims.tallies.add(claims.tallies.packets, "sent", PACKET_NAMES[type(message)])
         claims.out.append(SendPacket(address, payload))

@@ -1,0 +1,270 @@
+"""Rumours: whatever spreads by gossip beside the claims about members, and the queue that they wait in.
+
+Sans-I/O. A rumour is encoded by itself into `Gossip.rumours`, so that a node passes over a kind that it does not know
+and reads the rest of the packet. `Rumours` is a switchboard: whoever cares for a kind registers for it, decides whether
+a rumour is news, and queues what is worth passing on. The queue holds the newest rumour per (kind, key), sends the
+least-sent first, each `limit` times, and is bounded in count and bytes.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from frys_node.base.errors import MalformedFrame
+from frys_node.base.types import NodeId
+from frys_node.wire.codec import Codec, Message
+from membership.effects import Counts, Tallies
+
+RUMOURS_MAX = 512
+"""Rumours waiting at one node; beyond it the most-sent and oldest one goes."""
+
+RUMOURS_BYTES_MAX = 128 * 1024
+"""Bytes of the rumours waiting at one node."""
+
+EVENT_NAME_MAX = 64
+EVENT_PAYLOAD_BYTES_MAX = 512
+QUERY_PAYLOAD_BYTES_MAX = 1_024
+REPLY_PAYLOAD_BYTES_MAX = 16 * 1024
+"""A query's answer; over a packet's room it takes the channel."""
+
+_Id = Annotated[NodeId, msgspec.Meta(min_length=1, max_length=64)]
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=EVENT_NAME_MAX)]
+_Filter = tuple[Annotated[str, msgspec.Meta(max_length=128)], Annotated[str, msgspec.Meta(max_length=512)]]
+
+
+class UserEvent(Message, frozen=True, array_like=True, gc=False, tag=10):
+    """Something that a user tells the whole cluster: delivered once at each node."""
+
+    origin: _Id
+    boot: _Count
+    sequence: Annotated[int, msgspec.Meta(ge=1, lt=1 << 62)]
+    """Counts the events of this boot of the origin, from 1 and without gaps."""
+    lamport: _Count
+    unix_ns: _Count
+    """The origin's clock, for the latency metric and for people; never for order."""
+    name: _Name
+    payload: Annotated[bytes, msgspec.Meta(max_length=EVENT_PAYLOAD_BYTES_MAX)] = b""
+
+    @property
+    def key(self) -> str:
+        """Tells it from every other event."""
+        return f"{self.origin}/{self.boot}/{self.sequence}"
+
+
+class Query(Message, frozen=True, array_like=True, gc=False, tag=11):
+    """A question to all members that the filters name; they answer the origin directly."""
+
+    origin: _Id
+    boot: _Count
+    sequence: Annotated[int, msgspec.Meta(ge=1, lt=1 << 62)]
+    lamport: _Count
+    timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=600_000)]
+    """After this nobody waits for an answer."""
+    name: _Name
+    payload: Annotated[bytes, msgspec.Meta(max_length=QUERY_PAYLOAD_BYTES_MAX)] = b""
+    nodes: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=64)], ...], msgspec.Meta(max_length=64)] = ()
+    """Names or ids; empty for all."""
+    tags: Annotated[tuple[_Filter, ...], msgspec.Meta(max_length=64)] = ()
+    """Tags that a member must have, all of them."""
+
+    @property
+    def key(self) -> str:
+        """Tells it from every other query."""
+        return f"{self.origin}/{self.boot}/{self.sequence}"
+
+
+class QueryReply(Message, frozen=True, array_like=True, gc=False, tag=12):
+    """What a member has to say to a query. Goes to the asker alone and is never passed on."""
+
+    boot: _Count
+    sequence: _Count
+    """Boot and number of the query."""
+    kind: Annotated[int, msgspec.Meta(ge=0, le=255)]
+    """A `membership.queries.ReplyKind`."""
+    payload: Annotated[bytes, msgspec.Meta(max_length=REPLY_PAYLOAD_BYTES_MAX)] = b""
+
+    @property
+    def key(self) -> str:
+        """Tells it from replies to other queries."""
+        return f"{self.boot}/{self.sequence}"
+
+
+class StateEntry(Message, frozen=True, array_like=True, gc=False):
+    """One key of a member's state."""
+
+    key: _Name
+    value: Annotated[bytes, msgspec.Meta(max_length=1_024)]
+    version: Annotated[int, msgspec.Meta(ge=1, lt=1 << 62)]
+    is_deleted: bool = False
+    """A tombstone: the key is gone, and this is what tells those who still have it."""
+
+
+class StateDelta(Message, frozen=True, array_like=True, gc=False, tag=13):
+    """What has changed in a member's key/value state after version `since`."""
+
+    node: _Id
+    boot: _Count
+    since: _Count
+    """The receiver must have everything up to here. 0: this is the whole state, whatever was there before goes."""
+    floor: _Count
+    """Tombstones up to this version have been dropped."""
+    version: _Count
+    entries: Annotated[tuple[StateEntry, ...], msgspec.Meta(max_length=256)] = ()
+
+    @property
+    def key(self) -> str:
+        """Whose state it is: a newer delta replaces an older one."""
+        return self.node
+
+
+Rumour = UserEvent | Query | QueryReply | StateDelta
+"""Everything that rides in `Gossip.rumours`. Tags 1 to 9 are for what the failure detector spreads."""
+
+KINDS: dict[type, str] = {
+    UserEvent: "event",
+    Query: "query",
+    QueryReply: "query_reply",
+    StateDelta: "state",
+}
+"""Names of the kinds in metrics."""
+
+RUMOURS: Codec[Rumour] = Codec(Rumour)
+"""Codec of one rumour."""
+
+R = TypeVar("R")
+
+_ANY = msgspec.msgpack.Decoder(Any)
+
+
+class _Entry:
+    """A queued rumour; `order` sorts by fewest transmits, then newest."""
+
+    __slots__ = ("data", "key", "kind", "order")
+
+    def __init__(self, key: tuple[type, str], data: bytes, sequence: int) -> None:
+        self.key = key
+        self.kind = KINDS[key[0]]
+        self.data = data
+        self.order = (0, -sequence)
+
+    def __lt__(self, other: _Entry) -> bool:
+        return self.order < other.order
+
+
+class RumourQueue:
+    """Rumours waiting to be passed on, at most one per (kind, key)."""
+
+    __slots__ = ("_by_key", "_counts", "_queue", "_sequence", "_size_bytes_max", "bytes")
+
+    def __init__(self, size_bytes_max: int, counts: Counts) -> None:
+        """Take the room that a packet has for one rumour, and where to count what is sent and dropped."""
+        self._by_key: dict[tuple[type, str], _Entry] = {}
+        self._queue: list[_Entry] = []
+        self._sequence = 0
+        self._size_bytes_max = size_bytes_max
+        self._counts = counts
+        self.bytes = 0
+        """Bytes waiting."""
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def put(self, rumour: Rumour) -> bool:
+        """Queue a rumour in place of any older one of its key; False if it fits into no packet."""
+        key = (type(rumour), rumour.key)
+        self.drop(*key)
+        data = RUMOURS.encode(rumour)
+        if len(data) > self._size_bytes_max:
+            self._count("oversized", KINDS[key[0]])
+            return False
+        self._sequence += 1
+        entry = _Entry(key, data, self._sequence)
+        self._by_key[key] = entry
+        self.bytes += len(data)
+        insort(self._queue, entry)
+        while len(self._queue) > RUMOURS_MAX or self.bytes > RUMOURS_BYTES_MAX:
+            self._count("crowded_out", self._queue[-1].kind)
+            self.drop(*self._queue[-1].key)
+        return True
+
+    def drop(self, kind: type, key: str) -> None:
+        """Forget what is queued under a key."""
+        old = self._by_key.pop((kind, key), None)
+        if old is not None:
+            self.bytes -= len(old.data)
+            self._queue.remove(old)
+
+    def take(self, budget_bytes: int, limit: int, count_max: int) -> tuple[bytes, ...]:
+        """Return the rumours for one packet and count them as sent; each goes out `limit` times."""
+        taken: list[_Entry] = []
+        for entry in self._queue:
+            if len(taken) >= count_max:
+                break
+            size_bytes = len(entry.data) + BYTES_HEADER
+            if size_bytes <= budget_bytes:
+                budget_bytes -= size_bytes
+                taken.append(entry)
+        for entry in taken:
+            self._queue.remove(entry)
+            self._count("sent", entry.kind)
+            entry.order = (entry.order[0] + 1, entry.order[1])
+            if entry.order[0] >= limit:
+                del self._by_key[entry.key]
+                self.bytes -= len(entry.data)
+            else:
+                insort(self._queue, entry)
+        return tuple(entry.data for entry in taken)
+
+    def _count(self, what: str, kind: str) -> None:
+        Tallies.add(self._counts, what, kind)
+
+
+BYTES_HEADER = 3
+"""What MessagePack puts in front of a byte string of a rumour's length, at most."""
+
+Handler = Callable[[Any, NodeId, float], None]
+
+
+class Rumours:
+    """The switchboard of one node: what waits to be sent, and who takes what arrives."""
+
+    __slots__ = ("_counts", "_handlers", "queue")
+
+    def __init__(self, size_bytes_max: int, counts: Counts) -> None:
+        self.queue = RumourQueue(size_bytes_max, counts)
+        self._counts = counts
+        self._handlers: dict[type, Handler] = {}
+
+    def handle(self, kind: type[R], handler: Callable[[R, NodeId, float], None]) -> None:
+        """Have the rumours of one kind taken: `handler(rumour, source, now_s)`. It queues what it wants passed on."""
+        self._handlers[kind] = handler
+
+    def take(self, data: bytes, source: NodeId, now_s: float) -> None:
+        """Take one rumour out of a packet. What is unknown or malformed is counted and costs nothing else."""
+        try:
+            rumour = RUMOURS.decode(data)
+        except MalformedFrame:
+            Tallies.add(self._counts, "dropped", "unknown" if _has_unknown_tag(data) else "malformed")
+            return
+        kind = type(rumour)
+        Tallies.add(self._counts, "received", KINDS[kind])
+        handler = self._handlers.get(kind)
+        if handler is not None:
+            handler(rumour, source, now_s)
+
+
+_TAGS = frozenset(kind.__struct_config__.tag for kind in KINDS)  # type: ignore[attr-defined]
+
+
+def _has_unknown_tag(data: bytes) -> bool:
+    """Return True if the bytes are a rumour of a later version."""
+    try:
+        value = _ANY.decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return False
+    return isinstance(value, list) and bool(value) and isinstance(value[0], int) and value[0] not in _TAGS

@@ -18,7 +18,9 @@ from frys_node.kernel.services.members import Condition, MemberChanged, MemberVi
 from membership.awareness import Awareness
 from membership.conditions import Conditions
 from membership.config import MembershipConfig
+from membership.damping import Damping
 from membership.dissemination import Dissemination
+from membership.edges import EDGE_TTL_S, Edge, Edges
 from membership.effects import Effect, Emit, Superseded, Tallies
 from membership.isolation import Isolation
 from membership.member import Member, is_acceptable, view_of
@@ -72,6 +74,9 @@ class Claims:
         """Running suspicions of other members."""
         self._isolation = Isolation()
         self._conditions = Conditions()
+        self.damping = Damping()
+        self.edges = Edges()
+        self.rumours.handle(Edge, self._take_edge)
         self._quiet_until_s = -math.inf
         """Until then this node accuses nobody and buries nobody: it stood still itself."""
         self.now_s = now_s
@@ -155,8 +160,36 @@ class Claims:
             if old is None or old.attributes != update.attributes or old.standing != update.standing:
                 self.is_peers_changed = True
         old_view = None if old is None else self.view(old, member)
-        self.out.append(Emit(MemberChanged(old=old_view, new=self.view(update, member))))
+        self._publish(old_view, self.view(update, member), now_s)
         return merge
+
+    def _publish(self, old: MemberView | None, new: MemberView, now_s: float) -> None:
+        """Hand out a change; what a flapping member does is not for subscribers."""
+        was_damped = self.damping.is_damped(new.id)
+        old, is_damped = self.damping.observe(old, new, now_s)
+        self.out.append(Emit(MemberChanged(old=old, new=new), is_damped))
+        if is_damped:
+            self.tallies.add(self.tallies.events, "change_damped")
+        if self.damping.is_damped(new.id) and not was_damped:
+            self.tallies.add(self.tallies.events, "damped")
+            self.tell(new.id, Entry(now_s, "flaps"))
+            self._conditions.touch(new.id)
+
+    def release_damped(self, now_s: float) -> None:
+        """Publish what was held back of members that have come to rest."""
+        for node, known in self.damping.release(now_s):
+            member = self.table.get(node)
+            if member is None:
+                continue
+            new = self.view(member.update, member)
+            if known is not None and (known.status, known.incarnation, known.boot, known.tags) != (
+                new.status,
+                new.incarnation,
+                new.boot,
+                new.tags,
+            ):
+                self.out.append(Emit(MemberChanged(old=known, new=new)))
+            self._conditions.touch(node)
 
     def _tell_change(self, old: Update | None, update: Update, now_s: float) -> None:
         """Add what a claim that won means to the member's story."""
@@ -268,6 +301,7 @@ class Claims:
 
     def reap(self, now_s: float) -> None:
         """Forget members whose time is up."""
+        self.damping.forget(now_s)
         for member in list(self.table):
             if member.node != self.node and now_s - member.changed_s >= self._reap_after_s(member.standing):
                 self.table.forget(member.node)
@@ -299,6 +333,30 @@ class Claims:
         changed_unix_ns = self._unix_offset_ns + int(member.changed_s * 1e9)
         return view_of(update, member.vitals, changed_unix_ns, self._condition(member))
 
+    def publish_edge(self, node: NodeId, *, is_up: bool, now_s: float) -> None:
+        """Tell everybody that this node gets no answer from a member that others reach, or gets one again."""
+        if is_up and not self.edges.has(self.node, node, now_s):
+            return
+        edge = Edge(self.node, node, int(self._unix_offset_ns / 1e9 + now_s), is_up)
+        self.tallies.add(self.tallies.events, "edge_up" if is_up else "edge_down")
+        self._take_edge(edge, self.node, now_s)
+
+    def _take_edge(self, edge: Edge, source: NodeId, now_s: float) -> None:
+        """Take an edge, and pass it on if it is news."""
+        if edge.b != self.node and edge.b not in self.table.live:
+            return
+        if self.edges.take(edge, now_s):
+            what = "reached again" if edge.is_up else "not reached directly"
+            self.tell(edge.b, Entry(now_s, what, edge.a))
+            self.rumours.queue.put(edge)
+            self._conditions.touch(edge.b)
+
+    def _is_hard_to_reach(self, node: NodeId) -> bool:
+        """True if more than half of those who probe a member get no answer from it while others do."""
+        others = len(self.table.live)
+        probers = min(others, max(1, int(EDGE_TTL_S / self._config.probe_interval_s)))
+        return probers < 2 * self.edges.count_to(node, self.now_s) < 2 * others
+
     def settle_conditions(self) -> None:
         """Publish what has changed about how members do; with the last voucher's time a stall ends without a word."""
         for node in self._conditions.watched():
@@ -313,11 +371,16 @@ class Claims:
 
     def _condition(self, member: Member) -> Condition:
         """Return how well a live member does."""
-        if member.node == self.node:
-            return Condition.ISOLATED if self.is_isolated else Condition.OK
-        if member.is_live and self.now_s - self.suspicions.vouched_at_s(member.node, VouchKind.KERNEL_ACK) < VETO_S:
+        node = member.node
+        if node == self.node and self.is_isolated:
+            return Condition.ISOLATED
+        if not member.is_live:
+            return Condition.OK
+        if self.now_s - self.suspicions.vouched_at_s(node, VouchKind.KERNEL_ACK) < VETO_S:
             return Condition.STALLED
-        return Condition.OK
+        has_no_channel = self.now_s - self.suspicions.vouched_at_s(node, VouchKind.DATAGRAM) < VETO_S
+        is_degraded = has_no_channel or self.damping.is_damped(node) or self._is_hard_to_reach(node)
+        return Condition.DEGRADED if is_degraded else Condition.OK
 
     def aged(self, member: Member, now_s: float) -> Update:
         """Return a member's claim with its age, if it is dead or has left."""

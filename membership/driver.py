@@ -280,8 +280,8 @@ class MembershipDriver:
             match effect:
                 case SendPacket(address, payload):
                     self._send(address, payload)
-                case Emit(event):
-                    self._publish(event)
+                case Emit(event, is_damped):
+                    self._take_change(event, is_damped=is_damped)
                 case RoundTrip(_, rtt_s):
                     self._rtt.observe(rtt_s)
                 case PushPull(node, address):
@@ -310,12 +310,16 @@ class MembershipDriver:
             self._drop("send_refused")
             self._perform(self._machine.send_refused(address, self._clock.now_s()))
 
-    def _publish(self, event: MemberChanged) -> None:
+    def _take_change(self, event: MemberChanged, *, is_damped: bool) -> None:
         old, new = event.old, event.new
         if new.id != self.self_id and (old is None or old.address != new.address or old.boot != new.boot):
             self._learn(new.id, new.address)
+        self._count_members()
+        self._changed.set()
+        self._changed = trio.Event()
+        if is_damped:
+            return
         if old is None or old.status != new.status:
-            self._count_members()
             write = _LOG.warning if new.status in (Status.SUSPECT, Status.DEAD) else _LOG.info
             write(
                 "membership.member_changed",
@@ -326,8 +330,6 @@ class MembershipDriver:
             )
         if old is not None and old.condition != new.condition:
             _LOG.info("membership.condition_changed", peer=new.name, peer_id=new.id, condition=new.condition.value)
-        self._changed.set()
-        self._changed = trio.Event()
         self._bus.publish(event)
 
     def _count_members(self) -> None:

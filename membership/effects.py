@@ -33,9 +33,11 @@ class PushPull(NamedTuple):
 
 
 class Emit(NamedTuple):
-    """Publish a change."""
+    """Take a change, and publish it unless the member flaps."""
 
     event: MemberChanged
+    is_damped: bool = False
+    """True if subscribers are not to hear of it (see `membership.damping`)."""
 
 
 class PersistPeers(NamedTuple):

@@ -29,6 +29,7 @@ from frys_node.kernel.services.members import MemberView
 from membership.awareness import LAG_S
 from membership.claims import Claims
 from membership.config import MembershipConfig
+from membership.edges import Seen
 from membership.effects import Effect, LeaveAcknowledged, Peer, PersistPeers, PushPull
 from membership.errors import MemberAlive
 from membership.member import Member, make_attributes
@@ -161,6 +162,10 @@ class Membership:
         """What made this node think of a member as it does, oldest first; empty if it is unknown."""
         member = self._table.get(node)
         return () if member is None else member.story
+
+    def edges(self, now_s: float) -> list[Seen]:
+        """Who cannot reach whom directly, as far as this node has heard; the latest last."""
+        return self._claims.edges.down(now_s)
 
     def is_usable(self, node: NodeId) -> bool:
         """True if the member is alive or suspect."""
@@ -345,6 +350,8 @@ class Membership:
         self._catch_up(now_s)
         if self._suspicion_at_s <= now_s:
             self._claims.end_suspicions(now_s)
+        if self._claims.damping.next_deadline_s <= now_s:
+            self._claims.release_damped(now_s)
         self._probing.advance(now_s)
         if self._timers.gossip_s <= now_s:
             self._gossip(now_s)
@@ -444,7 +451,8 @@ class Membership:
             self._timers.persist_s = min(self._timers.persist_s, now_s + config.persist_interval_s)
         self._claims.settle_conditions()
         self._suspicion_at_s = self._claims.suspicion_deadline_s
-        self._due_s = min(self._timers.next_s, self._suspicion_at_s, self._probing.next_deadline_s)
+        damped_s = self._claims.damping.next_deadline_s
+        self._due_s = min(self._timers.next_s, self._suspicion_at_s, self._probing.next_deadline_s, damped_s)
         out = list(self._out)
         self._out.clear()
         return out

@@ -42,7 +42,7 @@ class ProbeOrder:
 class Probe:
     """One check of one member."""
 
-    __slots__ = ("ack_due_s", "asked", "identity", "is_acked", "nacks", "node", "sequence", "started_s")
+    __slots__ = ("ack_due_s", "asked", "identity", "is_acked", "is_helped", "nacks", "node", "sequence", "started_s")
 
     def __init__(
         self, node: NodeId, identity: tuple[int, int], sequence: int, now_s: float, ack_timeout_s: float
@@ -58,6 +58,8 @@ class Probe:
         self.nacks: dict[NodeId, NackReason] = {}
         """Helpers that said why they got no answer either."""
         self.is_acked = False
+        self.is_helped = False
+        """True if a helper brought the ack."""
 
     def nack(self, helper: NodeId, reason: NackReason) -> None:
         """Note that a helper that was asked got no answer either."""

@@ -15,6 +15,7 @@ from collections import deque
 from frys_node.base.types import Address, NodeId
 from membership.claims import Claims
 from membership.config import MembershipConfig
+from membership.edges import RECHECKS_MAX, TRIES, Recheck
 from membership.effects import RoundTrip
 from membership.member import Member
 from membership.messages import Ack, Nack, NackReason, Ping, PingReq
@@ -39,6 +40,7 @@ class Probing:
         "_config",
         "_outbox",
         "_probe",
+        "_rechecks",
         "_relays",
         "_rng",
         "_round_trips",
@@ -55,6 +57,8 @@ class Probing:
         self._probe: Probe | None = None
         self._relays: dict[int, Relay] = {}
         """Indirect pings under way, by the sequence of this node's own ping; the oldest comes first."""
+        self._rechecks: list[Recheck] = []
+        """Members that only a helper reached: is it the direct path?"""
         self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS_KEPT)
         self.next_probe_s = math.inf
         """When the running probe is judged and the next one starts; infinite while there is nobody to probe."""
@@ -83,6 +87,7 @@ class Probing:
     def catch_up(self, now_s: float) -> None:
         """After this node itself stood still, drop verdicts that rest on acks which it could not read."""
         self._probe = None
+        self._rechecks.clear()
         self._relays.clear()
         self.next_probe_s = max(self.next_probe_s, now_s)
 
@@ -111,6 +116,7 @@ class Probing:
         probe, self._probe = self._probe, None
         if probe is not None:
             self._judge(probe, now_s)
+        self._recheck(now_s)
         # A node that is cut off has no use for slow probes: it wants to know when it is back.
         factor = 1 if claims.is_isolated else claims.health.factor
         self.next_probe_s = now_s + self._config.probe_interval_s * factor
@@ -129,6 +135,9 @@ class Probing:
         claims.observe_probe(probe.node, is_mute=is_mute, now_s=now_s)
         if probe.is_acked:
             claims.health.improve()
+            if probe.is_helped and all(recheck.node != probe.node for recheck in self._rechecks):
+                self._rechecks.append(Recheck(probe.node, probe.sequence))
+                del self._rechecks[:-RECHECKS_MAX]
             return
         claims.tallies.add(claims.tallies.events, "probe_failed")
         if len(probe.nacks) < len(probe.asked) or not probe.asked:
@@ -148,6 +157,19 @@ class Probing:
             request = PingReq(probe.sequence, probe.node, host, port)
             self._outbox.send_to(helper, request, self._claims.about(helper))
 
+    def _recheck(self, now_s: float) -> None:
+        """Ping members that only helpers reached once more, or publish that the direct path is down."""
+        for recheck in [*self._rechecks]:
+            if recheck.missed >= TRIES or recheck.node not in self._table.live:
+                self._rechecks.remove(recheck)
+            if recheck.missed >= TRIES:
+                self._claims.publish_edge(recheck.node, is_up=False, now_s=now_s)
+            elif recheck in self._rechecks:
+                recheck.missed += 1
+                recheck.sequence = self._outbox.next_sequence()
+                ping = Ping(recheck.sequence, recheck.node)
+                self._outbox.send_to(recheck.node, ping, self._claims.about(recheck.node))
+
     def _helpers(self, target: NodeId) -> list[NodeId]:
         """Choose who pings the target too: members that are not suspect themselves, as far as there are enough."""
         count, live = self._config.helpers, self._table.live
@@ -161,12 +183,16 @@ class Probing:
         """Take an answer to a probe or a relay; returns the probed member if it answered itself."""
         if self._pass_on(ack, source):
             return None
+        if source == ack.node:
+            self._rechecks = [r for r in self._rechecks if (r.node, r.sequence) != (source, ack.sequence)]
+            self._claims.publish_edge(source, is_up=True, now_s=now_s)
         probe = self._probe
         if probe is None or probe.sequence != ack.sequence or probe.node != ack.node or probe.is_acked:
             return None
         probe.is_acked = True
         probe.ack_due_s = math.inf
         if source != probe.node:
+            probe.is_helped = True
             self._claims.tallies.add(self._claims.tallies.events, "saved_by_helper")
             return None
         member = self._table.get(source)

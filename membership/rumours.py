@@ -17,6 +17,7 @@ import msgspec
 from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import NodeId
 from frys_node.wire.codec import Codec, Message
+from membership.edges import Edge
 from membership.effects import Counts, Tallies
 
 RUMOURS_MAX = 512
@@ -122,10 +123,11 @@ class StateDelta(Message, frozen=True, array_like=True, gc=False, tag=13):
         return self.node
 
 
-Rumour = UserEvent | Query | QueryReply | StateDelta
+Rumour = Edge | UserEvent | Query | QueryReply | StateDelta
 """Everything that rides in `Gossip.rumours`. Tags 1 to 9 are for what the failure detector spreads."""
 
 KINDS: dict[type, str] = {
+    Edge: "edge",
     UserEvent: "event",
     Query: "query",
     QueryReply: "query_reply",

@@ -51,7 +51,7 @@ class _Vouchers:
 class Suspicions:
     """Suspicions by member, at most one each."""
 
-    __slots__ = ("_config", "_health", "_running", "_table", "_vouchers")
+    __slots__ = ("_config", "_deadline", "_health", "_running", "_table", "_vouchers")
 
     def __init__(self, table: Table, config: MembershipConfig, health: Awareness) -> None:
         self._table = table
@@ -59,6 +59,8 @@ class Suspicions:
         self._health = health
         self._running: dict[NodeId, Suspicion] = {}
         self._vouchers: dict[NodeId, _Vouchers] = {}
+        self._deadline: tuple[int, bool, float] | None = None
+        """The next deadline and what it was computed for: it is asked for in every turn, and rarely changes."""
 
     def __iter__(self) -> Iterator[Suspicion]:
         return iter(self._running.values())
@@ -73,10 +75,12 @@ class Suspicions:
 
     def clear(self) -> None:
         """Drop all of them."""
+        self._deadline = None
         self._running.clear()
 
     def forget(self, node: NodeId) -> None:
         """Drop what is kept of a member: nobody suspects it any more."""
+        self._deadline = None
         self._running.pop(node, None)
         self._vouchers.pop(node, None)
 
@@ -86,6 +90,7 @@ class Suspicions:
             # Whoever answers for itself needs no voucher, and nobody else's counts once it is dead or gone.
             self.forget(update.node)
             return False
+        self._deadline = None
         evidence = min(update.evidence, Evidence.GONE)
         suspicion = Suspicion(update.boot, update.incarnation, update.accuser, now_s, self.floors(), evidence)
         self._running[update.node] = suspicion
@@ -100,6 +105,7 @@ class Suspicions:
         suspicion = self._running.get(node)
         if suspicion is None or not suspicion.confirm(accuser, self.expected, evidence, now_s):
             return False
+        self._deadline = None
         if evidence is Evidence.CRASH:
             observers = max(1, min(CRASH_OBSERVERS, self._table.counts[Standing.ALIVE]))
             suspicion.weigh(observers, now_s, self._config.crash_suspicion_s * self._health.factor)
@@ -122,6 +128,7 @@ class Suspicions:
         vouchers = self._vouchers.get(node)
         if vouchers is None or vouchers.boot != suspicion.boot:
             return
+        self._deadline = None
         if now_s - vouchers.latest_s < VETO_S:
             suspicion.veto(vouchers.latest_s + VETO_S)
         suspicion.hold(vouchers.latest_of(VouchKind.KERNEL_ACK) + VETO_S)
@@ -141,7 +148,11 @@ class Suspicions:
         if not self._running:
             return math.inf
         expected = self.expected
-        return min((s.deadline_s(expected) for s in self if is_silence_enough or s.is_crash), default=math.inf)
+        if self._deadline is None or self._deadline[:2] != (expected, is_silence_enough):
+            running = (s for s in self if is_silence_enough or s.is_crash)
+            earliest_s = min((s.deadline_s(expected) for s in running), default=math.inf)
+            self._deadline = (expected, is_silence_enough, earliest_s)
+        return self._deadline[2]
 
     def due(self, now_s: float, *, is_silence_enough: bool = True) -> list[NodeId]:
         """Return whose suspicion has run out."""
@@ -151,11 +162,13 @@ class Suspicions:
 
     def shift(self, gap_s: float) -> None:
         """Move all of them by a time during which this node itself stood still."""
+        self._deadline = None
         for suspicion in self._running.values():
             suspicion.shift(gap_s)
 
     def restart(self, now_s: float) -> None:
         """Begin those of silence anew: what this node missed meanwhile was its own fault."""
+        self._deadline = None
         for suspicion in self._running.values():
             if not suspicion.is_crash:
                 suspicion.since_s = now_s

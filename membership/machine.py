@@ -60,6 +60,12 @@ NOBODY = NodeId("")
 JOIN_FANOUT = 8
 """Peers asked at once when joining or alone."""
 
+HASTE_S = 2.0
+"""For so long after somebody's return from the dead others that are lost are tried in haste."""
+
+HASTE_INTERVAL_S = 0.5
+"""Pause between tries in haste."""
+
 DIFFERING_ACKS = 2
 """Acks in a row with another digest than this node's before states are exchanged: one may have crossed with news."""
 
@@ -108,6 +114,7 @@ class Membership:
         self._introductions = Introductions(config.probe_interval_s)
         self._leave_sequences: dict[int, None] = {}
         self._differing = 0
+        self._hasty_until_s = -math.inf
         self._timers = Timers()
         self._timers.reap_s = now_s + REAP_INTERVAL_S
         self._suspicion_at_s = math.inf
@@ -238,8 +245,9 @@ class Membership:
     def merge_sync(self, sync: Sync, source: NodeId, now_s: float) -> list[Effect]:
         """Take a piece of another member's table."""
         self._catch_up(now_s)
-        for update in sync.updates:
-            self._claims.take(update, now_s)
+        returned = sum(self._claims.take(update, now_s) for update in sync.updates)
+        if returned:
+            self._hasten(now_s)
         return self._turn(now_s)
 
     # What the driver notices.
@@ -277,8 +285,10 @@ class Membership:
             self._drop("own")
             return self._turn(now_s)
         for update in message.updates:
-            if self._claims.take(update, now_s) and update.node == source_node:
-                self._introduce(source_node, source_address, now_s)
+            if self._claims.take(update, now_s):
+                self._hasten(now_s)
+                if update.node == source_node:
+                    self._introduce(source_node, source_address, now_s)
         tell = self._meet(source_node, source_boot, source_address, now_s)
         self._handle(message, source_node, source_address, tell, now_s)
         return self._turn(now_s)
@@ -400,13 +410,23 @@ class Membership:
             if member is not None and not self.is_leaving:
                 self._out.append(PushPull(node, member.address))
 
+    def _hasten(self, now_s: float) -> None:
+        """Somebody is back from the dead: perhaps a partition heals, and the others that were lost are back too."""
+        self._hasty_until_s = now_s + HASTE_S
+        self._timers.reconnect_s = min(self._timers.reconnect_s, now_s + self._config.gossip_interval_s / 4)
+
     def _reconnect(self, now_s: float) -> None:
-        """Try somebody who was lost or has not been met: all of them, a few at a time, while this node is alone."""
-        self._timers.reconnect_s = now_s + self._config.reconnect_interval_s * self._rng.uniform(0.9, 1.1)
+        """Try somebody who was lost or has not been met; several at once while this node is alone or others return."""
+        is_hasty = now_s < self._hasty_until_s
+        interval_s = HASTE_INTERVAL_S if is_hasty else self._config.reconnect_interval_s
+        self._timers.reconnect_s = now_s + min(interval_s, self._config.reconnect_interval_s) * self._rng.uniform(
+            0.9, 1.1
+        )
         if self.is_leaving:
             return
         is_alone = not self.live_count
-        for peer in pick(self._rng, lost_peers(self._table, self._unmet), JOIN_FANOUT if is_alone else 1):
+        count = JOIN_FANOUT if is_alone or is_hasty else 1
+        for peer in pick(self._rng, lost_peers(self._table, self._unmet), count):
             if is_alone and peer.node:
                 self._out.append(PushPull(peer.node, peer.address))
             self._outbox.send(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import Status
@@ -11,10 +11,10 @@ from membership.config import MembershipConfig, for_profile
 from membership.effects import Effect, SendPacket
 from membership.machine import NOBODY, Membership
 from membership.member import make_attributes
-from membership.messages import PACKETS, Packet, Standing, Sync, Update
+from membership.messages import PACKETS, Ack, Nack, NackReason, Packet, Ping, PingReq, Standing, Sync, Update
 
 BOOT = 5
-ME, B, C, D = (NodeId(f"{letter:a>32}") for letter in "0123")
+ME, B, C, D, E = (NodeId(f"{letter:a>32}") for letter in "01234")
 CONFIG = for_profile("lan")
 
 
@@ -80,3 +80,54 @@ def own(m: Membership) -> int:
     view = m.view(ME)
     assert view is not None
     return view.incarnation
+
+
+Answer = Callable[[NodeId, Packet], Packet | None]
+
+
+def live(m: Membership, until_s: float, answer: Answer, latency_s: float = 0.0) -> list[tuple[float, NodeId, Packet]]:
+    """Drive the machine through its deadlines while others answer; returns what it sent, when and to whom."""
+    nodes = {view.address: view.id for view in m.views()}
+    out: list[tuple[float, NodeId, Packet]] = []
+    pending: list[tuple[float, NodeId, Packet]] = []
+    while True:
+        now_s = min([m.next_deadline_s, *(at_s for at_s, _, _ in pending)])
+        if now_s > until_s:
+            return out
+        arrived = [item for item in pending if item[0] <= now_s]
+        pending = [item for item in pending if item[0] > now_s]
+        effects = [e for _, source, reply in arrived for e in hear(m, reply, source, now_s)]
+        effects += m.advance(now_s) if now_s >= m.next_deadline_s else []
+        for where, message in sent(effects):
+            nodes = nodes if where in nodes else {view.address: view.id for view in m.views()}
+            node = nodes[where]
+            out.append((now_s, node, message))
+            reply = answer(node, message)
+            if reply is not None:
+                pending.append((now_s + latency_s, node, reply))
+
+
+def well(node: NodeId, message: Packet) -> Packet | None:
+    """Everybody answers."""
+    return Ack(message.sequence, node) if isinstance(message, Ping) else None
+
+
+def dead(*victims: NodeId, reason: NackReason = NackReason.TIMEOUT) -> Answer:
+    """Some are dead, and the others say so when they are asked."""
+
+    def answer(node: NodeId, message: Packet) -> Packet | None:
+        if node in victims:
+            return None
+        if isinstance(message, PingReq):
+            acked = message.target not in victims
+            return (
+                Ack(message.sequence, message.target) if acked else Nack(message.sequence, message.target, (), reason)
+            )
+        return well(node, message)
+
+    return answer
+
+
+def nobody(node: NodeId, message: Packet) -> Packet | None:
+    """This node hears nothing."""
+    return None

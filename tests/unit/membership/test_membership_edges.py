@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from membership_hands import ME, B, C, D, address, claim, hear, machine, sent
+from membership_hands import ME, B, C, D, E, address, claim, hear, machine, sent
 
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import Condition, Status
@@ -11,8 +11,6 @@ from membership.edges import EDGE_TTL_S, EDGES_MAX, Edge, Edges
 from membership.machine import Membership
 from membership.messages import Ack, Gossip, Packet, Ping, PingReq
 from membership.rumours import RUMOURS
-
-E = NodeId(f"{'4':a>32}")
 
 
 def condition(m: Membership, node: NodeId) -> Condition:

@@ -7,7 +7,24 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from membership_hands import BOOT, CONFIG, ME, B, C, D, address, claim, hear, machine, own, run_to, sent, status
+from membership_hands import (
+    BOOT,
+    CONFIG,
+    ME,
+    B,
+    C,
+    D,
+    address,
+    claim,
+    dead,
+    hear,
+    live,
+    machine,
+    own,
+    run_to,
+    sent,
+    status,
+)
 from msgspec.structs import replace
 
 from frys_node.base.errors import NotFound
@@ -359,3 +376,17 @@ def test_packets_are_written_as_the_newest_golden_ones() -> None:
     golden = golden_lines(2)
     assert golden.pop("sync") == SYNCS.encode(SYNC)
     assert golden == {name: PACKETS.encode(packet) for name, packet in PACKETS_2.items()}
+
+
+def test_a_return_makes_others_that_are_lost_be_tried_in_haste() -> None:
+    """A partition heals: whoever is back brings the rest, within a fraction of the usual interval."""
+    others = [NodeId(f"{index:032x}") for index in range(4, 10)]
+    m = machine(B, *others)
+    hear(m, Gossip(tuple(claim(node, Standing.DEAD) for node in others)), B, 1.0)
+    live(m, 10.0, dead(*others))
+    hear(m, Gossip((claim(others[0], Standing.ALIVE, 1),)), others[0], 10.0)
+    tried = [node for _, node, p in live(m, 10.1, dead(*others[1:])) if isinstance(p, Ping)]
+    assert set(others[1:]) <= set(tried)
+    live(m, 30.0, dead(*others[1:]))
+    later = [node for _, node, p in live(m, 40.0, dead(*others[1:])) if node in others[1:] and isinstance(p, Ping)]
+    assert 4 <= len(later) <= 6

@@ -2,70 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
-from membership_hands import CONFIG, ME, B, C, D, address, claim, hear, machine, sent, status
+from membership_hands import (
+    CONFIG,
+    ME,
+    B,
+    C,
+    D,
+    E,
+    address,
+    claim,
+    dead,
+    hear,
+    live,
+    machine,
+    nobody,
+    sent,
+    status,
+    well,
+)
 
-from frys_node.base.types import Address, NodeId
+from frys_node.base.types import Address
 from frys_node.kernel.services.members import Condition, Status
 from membership.awareness import SCORE_MAX, Awareness
 from membership.config import for_profile
 from membership.effects import Emit
 from membership.isolation import Isolation
 from membership.machine import Membership
-from membership.messages import Ack, Gossip, Nack, NackReason, Packet, Ping, PingReq, Standing
-
-E = NodeId(f"{'4':a>32}")
-
-Answer = Callable[[NodeId, Packet], Packet | None]
-
-
-def live(m: Membership, until_s: float, answer: Answer, latency_s: float = 0.0) -> list[tuple[float, NodeId, Packet]]:
-    """Drive the machine through its deadlines while others answer; returns what it sent, when and to whom."""
-    nodes = {address(node): node for node in (B, C, D, E)}
-    out: list[tuple[float, NodeId, Packet]] = []
-    pending: list[tuple[float, NodeId, Packet]] = []
-    while True:
-        now_s = min([m.next_deadline_s, *(at_s for at_s, _, _ in pending)])
-        if now_s > until_s:
-            return out
-        arrived = [item for item in pending if item[0] <= now_s]
-        pending = [item for item in pending if item[0] > now_s]
-        effects = [e for _, source, reply in arrived for e in hear(m, reply, source, now_s)]
-        effects += m.advance(now_s) if now_s >= m.next_deadline_s else []
-        for where, message in sent(effects):
-            node = nodes[where]
-            out.append((now_s, node, message))
-            reply = answer(node, message)
-            if reply is not None:
-                pending.append((now_s + latency_s, node, reply))
-
-
-def well(node: NodeId, message: Packet) -> Packet | None:
-    """Everybody answers."""
-    return Ack(message.sequence, node) if isinstance(message, Ping) else None
-
-
-def dead(*victims: NodeId, reason: NackReason = NackReason.TIMEOUT) -> Answer:
-    """Some are dead, and the others say so when they are asked."""
-
-    def answer(node: NodeId, message: Packet) -> Packet | None:
-        if node in victims:
-            return None
-        if isinstance(message, PingReq):
-            acked = message.target not in victims
-            return (
-                Ack(message.sequence, message.target) if acked else Nack(message.sequence, message.target, (), reason)
-            )
-        return well(node, message)
-
-    return answer
-
-
-def nobody(node: NodeId, message: Packet) -> Packet | None:
-    """This node hears nothing."""
-    return None
+from membership.messages import Gossip, Nack, NackReason, Ping, PingReq, Standing
 
 
 def probes_of(m: Membership, until_s: float, latency_s: float) -> float:

@@ -128,6 +128,8 @@ class Operations:
         self._balancer = balancer
         self._snapshots = snapshots
         self._settings = settings
+        if channel.desk is not None:
+            channel.desk.is_lost = membership.is_lost
         self._leave_wanted = trio.Event()
         self._leave_state = ""
         self._leave_error: FrysError | None = None

@@ -302,12 +302,32 @@ class Claims:
     def reap(self, now_s: float) -> None:
         """Forget members whose time is up."""
         self.damping.forget(now_s)
+        self._give_up_names(now_s)
         for member in list(self.table):
             if member.node != self.node and now_s - member.changed_s >= self._reap_after_s(member.standing):
                 self.table.forget(member.node)
                 self.queue.drop(member.node)
                 self.suspicions.forget(member.node)
                 self.is_peers_changed = True
+
+    def is_reclaimable(self, member: Member, now_s: float) -> bool:
+        """Return True if a member has been dead for so long that another one may have its name."""
+        return member.standing is Standing.DEAD and now_s - member.changed_s >= self._config.dead_reclaim_s
+
+    def _give_up_names(self, now_s: float) -> None:
+        """Count as left whoever is dead while another node lives under its name: the machine has been replaced.
+
+        If it comes back all the same it refutes, as from any death, and the two are told apart by their ids.
+        """
+        if not self.table.counts[Standing.DEAD]:
+            return
+        names = {m.update.attributes.name: m.node for m in self.table if m.is_live}
+        for member in list(self.table):
+            heir = names.get(member.update.attributes.name)
+            if heir is not None and self.is_reclaimable(member, now_s):
+                self.tallies.add(self.tallies.events, "name_reclaimed")
+                self.tell(member.node, Entry(now_s, "replaced", heir))
+                self.merge(replace(member.update, standing=Standing.LEFT, accuser=NodeId("")), now_s)
 
     @property
     def own(self) -> Update:

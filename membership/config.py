@@ -53,6 +53,8 @@ class MembershipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Members remembered, of any status. Unknown ones beyond it are refused and counted."""
     dead_reap_s: _Seconds = 72 * 3_600.0
     """A dead member is forgotten after this."""
+    dead_reclaim_s: _Seconds = 30.0
+    """A node may take the name of a member that has been dead for this long; that one then counts as having left."""
     left_reap_s: _Seconds = 24 * 3_600.0
     """A member that left is forgotten after this."""
     leave_timeout_s: _Seconds = 5.0

@@ -170,6 +170,10 @@ class MembershipDriver:
         """True if alive or suspect: worth sending to."""
         return self._machine.is_usable(node)
 
+    def is_lost(self, node: NodeId) -> bool:
+        """True if the member has been dead for `dead_reclaim_s`: another one may have its name."""
+        return self._machine.is_lost(node, self._clock.now_s())
+
     # Commands.
 
     def join(self, peers: Sequence[Peer]) -> None:

@@ -179,6 +179,11 @@ class Membership:
         member = self._table.get(node)
         return member is not None and member.is_live
 
+    def is_lost(self, node: NodeId, now_s: float) -> bool:
+        """True if the member has been dead for so long that another one may have its name."""
+        member = self._table.get(node)
+        return member is not None and self._claims.is_reclaimable(member, now_s)
+
     def peers(self) -> tuple[Peer, ...]:
         """Peers worth keeping for the next start."""
         return peers_to_keep(self.node, self._table, self._unmet, self._config.peers_max)

@@ -7,6 +7,7 @@ the data directory itself is the multi-use token that `start` prints (24 h, rene
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from frys_node.base.ports import Clock, Disk, Entropy
@@ -36,6 +37,8 @@ class IssuerDesk:
         self._entropy = entropy
         self._clock = clock
         self.names = NameRegistry()
+        self.is_lost: Callable[[NodeId], bool] = lambda _node: False
+        """Says whether a node has been dead for so long that its name may be taken over."""
         self._tokens = TokenTable(identity.cluster_name, identity.ca_hash)
         stored = read_secret(disk, TOKENS_PATH)
         if stored is not None:
@@ -124,7 +127,7 @@ class IssuerDesk:
         )
         if request.expect_cluster not in ("", identity.cluster_name, identity.cluster_id):
             raise wrong_cluster(identity.cluster_name, request.expect_cluster)
-        name = self.names.claim(request.name, node, is_chosen=request.is_name_chosen)
+        name = self.names.claim(request.name, node, is_chosen=request.is_name_chosen, is_lost=self.is_lost)
         self._tokens.use(row, node)
         self._save_tokens()
         self._save_names()

@@ -1,12 +1,14 @@
 """The issuer's registry of node names (design, fine print 6).
 
-Sans-I/O. A name belongs to one node id until that node has left. Whoever did not choose its name gets the next free
+Sans-I/O. A name belongs to one node id until that node has left, or has been dead for so long that a node which asks
+for its name may have it: a machine that was replaced. Whoever did not choose its name gets the next free
 ``name-2``, ``name-3``...; a chosen name that is taken is refused. Calls are synchronous, so two joins at the same time
 cannot get the same name.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -29,8 +31,12 @@ class NameRegistry:
     def __init__(self) -> None:
         self._nodes: dict[str, NodeId] = {}
 
-    def claim(self, name: str, node: NodeId, *, is_chosen: bool) -> str:
+    def claim(
+        self, name: str, node: NodeId, *, is_chosen: bool, is_lost: Callable[[NodeId], bool] = lambda _node: False
+    ) -> str:
         """Give a node a name and return it; asking again gives the same node the same name.
+
+        `is_lost` says whether a node has been dead for so long that its name may be taken over.
 
         Raises:
             NameTaken: The name was chosen and belongs to another node that has not left. Nothing was changed.
@@ -41,10 +47,13 @@ class NameRegistry:
         if mine is not None and (mine == name or not is_chosen):
             return mine
         holder = self._nodes.get(name)
+        if holder is not None and is_chosen and is_lost(holder):
+            self.release(holder)
+            holder = None
         if holder is not None and is_chosen:
             raise NameTaken(
                 f"the name '{name}' belongs to node {holder}",
-                hint="choose another --name, or let that node leave: frys-node leave",
+                hint="choose another --name, or let that node leave: frys-node leave, or force-leave if it is dead",
             )
         chosen = name if holder is None else self._next_free(name)
         if len(self._nodes) >= NAMES_MAX:

@@ -56,6 +56,16 @@ def test_a_node_that_asks_again_keeps_its_name() -> None:
     assert names.claim("host", _id(4), is_chosen=True) == "host"
 
 
+def test_a_node_that_has_been_dead_for_long_loses_its_name_to_one_that_asks_for_it() -> None:
+    """A replaced machine gets its name back; while its holder may return, the name is refused."""
+    names = NameRegistry()
+    names.claim("a", NodeId("old"), is_chosen=True)
+    with pytest.raises(NameTaken, match="belongs to node old"):
+        names.claim("a", NodeId("new"), is_chosen=True, is_lost=lambda node: node != "old")
+    assert names.claim("a", NodeId("new"), is_chosen=True, is_lost=lambda node: node == "old") == "a"
+    assert names.find(NodeId("old")) is None
+
+
 def test_long_names_make_room_for_their_number() -> None:
     """The number never pushes a name over 63 characters."""
     names = NameRegistry()

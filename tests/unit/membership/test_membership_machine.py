@@ -378,6 +378,25 @@ def test_packets_are_written_as_the_newest_golden_ones() -> None:
     assert golden == {name: PACKETS.encode(packet) for name, packet in PACKETS_2.items()}
 
 
+def test_the_name_of_a_dead_member_may_be_taken_over() -> None:
+    """30 s after the death a live member of its name makes the dead one count as left; before that both stay."""
+    m = machine(B, C)
+    hear(m, Gossip((claim(C, Standing.DEAD),)), B, 1.0)
+    heir = replace(claim(D), attributes=claim(C).attributes)
+    hear(m, Gossip((heir,)), B, 2.0)
+    assert not m.is_lost(C, 30.9)
+    assert m.is_lost(C, 31.0)
+    assert not m.is_lost(B, 31.0)
+    live(m, 30.5, dead(C))
+    assert status(m, C) is Status.DEAD
+    live(m, 60.5, dead(C))
+    assert status(m, C) is Status.LEFT
+    assert status(m, D) is Status.ALIVE
+    assert m.story(C)[-2].who == D
+    hear(m, Gossip((claim(C, Standing.ALIVE, 1),)), B, 61.0)
+    assert status(m, C) is Status.ALIVE
+
+
 def test_a_return_makes_others_that_are_lost_be_tried_in_haste() -> None:
     """A partition heals: whoever is back brings the rest, within a fraction of the usual interval."""
     others = [NodeId(f"{index:032x}") for index in range(4, 10)]

@@ -49,6 +49,8 @@ class MembershipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """One dead or not yet met member is tried per interval, so that partitions heal by themselves."""
     packet_bytes_max: Annotated[int, msgspec.Meta(ge=576, le=8_192)] = 1_400
     """Largest UDP payload, sealing included."""
+    compress_above_bytes: Annotated[int, msgspec.Meta(ge=0, le=8_192)] = 512
+    """Packets longer than this are compressed if they gain by it; 0: never. State exchanges always are."""
     members_max: Annotated[int, msgspec.Meta(ge=2, le=65_536)] = 4_096
     """Members remembered, of any status. Unknown ones beyond it are refused and counted."""
     dead_reap_s: _Seconds = 72 * 3_600.0

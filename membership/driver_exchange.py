@@ -17,9 +17,24 @@ from frys_node.kernel.services.rpc import Method, Rpc
 from frys_node.observe.log import get_logger
 from membership.effects import Effect
 from membership.machine import NOBODY, Membership
-from membership.messages import SYNC_UPDATES_MAX, Sync
+from membership.messages import SYNC_PLAIN_BYTES_MAX, SYNC_UPDATES_MAX, Sync
+from membership.packing import PackedCodec
 
-PUSH_PULL: Method[Sync, Sync] = Method("membership.push_pull", Sync, Sync)
+COMPRESS_ABOVE_BYTES = 1_024
+"""Longer pieces travel compressed: names, addresses and ids repeat, so a third is left."""
+
+
+class _PushPull(Method[Sync, Sync]):
+    """The state exchange, compressed both ways."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__("membership.push_pull", Sync, Sync)
+        self.request = self.reply = PackedCodec(Sync, SYNC_PLAIN_BYTES_MAX, COMPRESS_ABOVE_BYTES)
+
+
+PUSH_PULL = _PushPull()
 """Here is my table, or a piece of it; give me yours."""
 
 EXCHANGES_MAX = 8

@@ -14,12 +14,19 @@ import msgspec
 from frys_node.base.types import Address, NodeId
 from frys_node.wire.codec import Codec, Message
 from frys_node.wire.version import PROTOCOL_MAX, PROTOCOL_MIN
+from membership.packing import PackedCodec
 
 TAGS_BYTES_MAX = 512
 """Keys and values of a member's tags, encoded."""
 
 UPDATES_MAX = 64
 """Updates in one datagram; more than a packet can hold."""
+
+PACKET_PLAIN_BYTES_MAX = 16_384
+"""What a compressed packet may expand to: twice the largest one."""
+
+SYNC_PLAIN_BYTES_MAX = 1 << 20
+"""What a compressed piece of a state exchange may expand to."""
 
 SYNC_UPDATES_MAX = 512
 """Updates in one piece of a state exchange: at most about 500 KiB, well within one frame."""
@@ -161,8 +168,8 @@ Packet = Ping | Ack | PingReq | Nack | Gossip
 PACKET_NAMES = {Ping: "ping", Ack: "ack", PingReq: "ping_req", Nack: "nack", Gossip: "gossip"}
 """Names of the packets in metrics."""
 
-PACKETS: Codec[Packet] = Codec(Packet)
-"""Codec of what travels in sealed datagrams."""
+PACKETS: Codec[Packet] = PackedCodec(Packet, PACKET_PLAIN_BYTES_MAX)
+"""Codec of what travels in sealed datagrams. It reads compressed ones; `Outbox` compresses."""
 
 SYNCS: Codec[Sync] = Codec(Sync)
 """Codec of the state exchange."""

@@ -15,6 +15,7 @@ from membership.config import MembershipConfig
 from membership.dissemination import transmit_limit
 from membership.effects import SendPacket
 from membership.messages import PACKET_NAMES, PACKETS, UPDATES, UPDATES_MAX, Gossip, Packet, Update
+from membership.packing import pack
 
 ARRAY_BYTES = 3
 """What a list of updates costs beyond an empty one, at most."""
@@ -61,4 +62,4 @@ class Outbox:
             rumours = claims.rumours.queue.take(budget, limit, UPDATES_MAX)
             payload = PACKETS.encode(replace(message, rumours=rumours))
         claims.tallies.add(claims.tallies.packets, "sent", PACKET_NAMES[type(message)])
-        claims.out.append(SendPacket(address, payload))
+        claims.out.append(SendPacket(address, pack(payload, config.compress_above_bytes)))

@@ -74,6 +74,10 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             Address.parse(self.advertise, 0)
 
 
+MTU_MIN = 624
+"""The smallest gossip packet with its IPv6 and UDP headers."""
+
+
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The cluster that this node makes or belongs to."""
 
@@ -83,6 +87,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Timings of membership: ``wan`` for links over 50 ms, ``local`` for nodes on one machine."""
     seeds: tuple[str, ...] = ()
     """``host:port`` or DNS names asked at the start and whenever no other member is known."""
+    mtu: Annotated[int, msgspec.Meta(ge=0, le=8_240)] = 0
+    """Smallest MTU of the links between nodes, from 624; gossip packets are made to fit. 0: 1,400 bytes a packet."""
     replication_factor: Annotated[int, msgspec.Meta(ge=1, le=7)] = 3
     """Copies of each unit, a target: never more than there are nodes. Read when the cluster is made."""
     partitions: Annotated[int, msgspec.Meta(ge=1, le=4_096)] = 256
@@ -99,6 +105,10 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def __post_init__(self) -> None:
         for seed in self.seeds:
             Address.parse(seed, 7946)
+        if 0 < self.mtu < MTU_MIN:
+            raise ConfigError(
+                f"cluster.mtu ({self.mtu}) is below {MTU_MIN}", hint="IPv6 guarantees 1280; 0 to not set it"
+            )
         import ipaddress
 
         for network in self.allow:

@@ -33,7 +33,7 @@ from frys_node.secure.local import JOIN_FILE
 from frys_node.secure.packet import PacketSealer
 from frys_node.secure.signer import NodeSigner
 from frys_node.transport.network import SystemNetwork
-from membership.config import MembershipConfig, for_profile
+from membership.config import MembershipConfig, for_profile, packet_bytes_for
 from membership.driver import MembershipDriver, Ports
 from membership.effects import Peer
 from membership.member import make_attributes
@@ -153,6 +153,8 @@ class Composition:
         is_local = self._arrival.advertise.host.startswith(LOCAL_HOSTS)
         is_free = is_local and not config.is_chosen("cluster.profile")
         seeds = [*chosen.pop("seeds", ()), *config.cluster.seeds, *self._launch.seeds]
+        if config.cluster.mtu:
+            chosen.setdefault("packet_bytes_max", packet_bytes_for(config.cluster.mtu))
         return for_profile("local" if is_free else config.cluster.profile, **chosen, seeds=tuple(dict.fromkeys(seeds)))
 
     def _make_balancer(self) -> BalancerComponent:

@@ -15,6 +15,9 @@ from frys_node.base.errors import ConfigError
 SEALING_BYTES = 52
 """What `secure` adds to a packet: header, counter and tag (see `frys_node.secure.packet`)."""
 
+HEADER_BYTES = 48
+"""What IPv6 and UDP put in front of a packet; IPv4 takes less."""
+
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=7 * 86_400)]
 _Small = Annotated[int, msgspec.Meta(ge=1, le=16)]
 
@@ -48,7 +51,7 @@ class MembershipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     reconnect_interval_s: _Seconds = 2.0
     """One dead or not yet met member is tried per interval, so that partitions heal by themselves."""
     packet_bytes_max: Annotated[int, msgspec.Meta(ge=576, le=8_192)] = 1_400
-    """Largest UDP payload, sealing included."""
+    """Largest UDP payload, sealing included; `[cluster] mtu` sets it from the links' MTU."""
     compress_above_bytes: Annotated[int, msgspec.Meta(ge=0, le=8_192)] = 512
     """Packets longer than this are compressed if they gain by it; 0: never. State exchanges always are."""
     members_max: Annotated[int, msgspec.Meta(ge=2, le=65_536)] = 4_096
@@ -143,6 +146,11 @@ PROFILES: dict[str, dict[str, Any]] = {
     },
 }
 """What each profile changes against the defaults. ``local`` is for nodes that share one machine's loopback."""
+
+
+def packet_bytes_for(mtu: int) -> int:
+    """Return the largest packet that fits into one frame of a link, whichever IP it travels by."""
+    return mtu - HEADER_BYTES
 
 
 def for_profile(name: str, **overrides: Any) -> MembershipConfig:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from frys_node.base.errors import ConfigError, InvalidAddress
 from frys_node.base.types import Address, NodeId
+from frys_node.config import MTU_MIN
 from frys_node.testing.network import FakeNetwork
-from membership.config import PROFILES, SEALING_BYTES, for_profile
+from membership.config import PROFILES, SEALING_BYTES, for_profile, packet_bytes_for
 from membership.detector import Vitals
 from membership.discovery import decode_peers, encode_peers, resolve_seeds
 from membership.dissemination import Dissemination, transmit_limit
@@ -166,6 +167,13 @@ def test_wrong_settings_are_refused_with_the_fix() -> None:
         for_profile("lan", ack_timeout_s=1.0)
     with pytest.raises(ConfigError, match="no membership profile 'moon'"):
         for_profile("moon")
+
+
+def test_the_mtu_leaves_room_for_ip_and_udp() -> None:
+    """1,500 bytes of Ethernet hold a packet of 1,452 by IPv6; the smallest that is taken is 576 and headers."""
+    assert packet_bytes_for(1_500) == 1_452
+    assert for_profile("lan", packet_bytes_max=packet_bytes_for(MTU_MIN)).packet_bytes_max == 576
+    assert for_profile("lan", packet_bytes_max=packet_bytes_for(8_240)).packet_bytes_max == 8_192
 
 
 def test_too_many_tags_or_too_long_names_are_refused() -> None:

@@ -86,7 +86,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     profile: Literal["lan", "wan", "local"] = "lan"
     """Timings of membership: ``wan`` for links over 50 ms, ``local`` for nodes on one machine."""
     seeds: tuple[str, ...] = ()
-    """``host:port`` or DNS names asked at the start and whenever no other member is known."""
+    """``host:port``, DNS names or services (``_frys._tcp.example.org``, by SRV) asked at the start and whenever no
+    other member is known."""
     mtu: Annotated[int, msgspec.Meta(ge=0, le=8_240)] = 0
     """Smallest MTU of the links between nodes, from 624; gossip packets are made to fit. 0: 1,400 bytes a packet."""
     replication_factor: Annotated[int, msgspec.Meta(ge=1, le=7)] = 3

@@ -1,7 +1,9 @@
 """Finding the first peers: configured seeds, resolved in parallel, and the peers remembered from the last run.
 
-A seed is ``host:port``, ``[v6]:port`` or a bare name with the default port. A DNS name stands for all of its
-addresses, and is resolved again on every try, because pods and cloud machines move.
+A seed is ``host:port``, ``[v6]:port``, a bare name with the default port, or a service such as
+``_frys._tcp.example.org``, whose SRV records name hosts and ports. A DNS name stands for all of its addresses, and is
+resolved again on every try, because pods and cloud machines move. A headless service of Kubernetes has both: its name
+resolves to the pods' addresses, and ``_<port>._tcp.<name>`` to their names and ports.
 """
 
 from __future__ import annotations
@@ -44,23 +46,22 @@ async def resolve_seeds(network: Network, seeds: Sequence[str]) -> list[Peer]:
         InvalidAddress: A seed is no address at all. Nothing was asked.
     """
     addresses = [Address.parse(seed, DEFAULT_PORT) for seed in seeds]
-    found: list[Sequence[str]] = [()] * len(addresses)
+    found: list[Sequence[Address]] = [()] * len(addresses)
 
-    async def resolve(index: int, host: str) -> None:
+    async def resolve(index: int, seed: Address) -> None:
         with trio.move_on_after(RESOLVE_TIMEOUT_S):
             try:
-                found[index] = await network.resolve(host)
+                if seed.is_service:
+                    found[index] = await network.resolve_service(seed.host)
+                else:
+                    found[index] = [Address(host, seed.port) for host in await network.resolve(seed.host)]
             except (FrysError, OSError):
                 found[index] = ()
 
     async with trio.open_nursery() as nursery:
         for index, address in enumerate(addresses):
-            nursery.start_soon(resolve, index, address.host)
-    peers: dict[Address, Peer] = {}
-    for address, hosts in zip(addresses, found, strict=True):
-        for host in hosts[:ADDRESSES_PER_SEED_MAX]:
-            resolved = Address(host, address.port)
-            peers[resolved] = Peer(NodeId(""), resolved)
+            nursery.start_soon(resolve, index, address)
+    peers = {a: Peer(NodeId(""), a) for resolved in found for a in resolved[:ADDRESSES_PER_SEED_MAX]}
     return list(peers.values())
 
 

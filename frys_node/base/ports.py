@@ -124,6 +124,10 @@ class Network(Protocol):
         """Resolve a name to literal addresses in a stable order; empty when there is none."""
         ...
 
+    async def resolve_service(self, name: str) -> Sequence[Address]:
+        """Resolve the SRV records of a name such as ``_frys._tcp.example.org`` to literal addresses, in their order."""
+        ...
+
 
 class Disk(Protocol):
     """Files under one root directory. Paths are relative, ``/``-separated.

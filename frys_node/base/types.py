@@ -57,6 +57,11 @@ class Address(NamedTuple):
             raise InvalidAddress(f"'{text}' is not host:port")
         return cls(host, int(port))
 
+    @property
+    def is_service(self) -> bool:
+        """True if the host is a service's name (``_frys._tcp.example.org``, RFC 2782) and not a host's."""
+        return self.host.startswith("_")
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 

@@ -53,6 +53,8 @@ class FakeNetwork:
         """Faults injected: ``lost``, ``duplicated``, ``cut`` (by a partition), ``overflow``."""
         self.names: dict[str, list[str]] = {}
         """DNS: names to literal addresses."""
+        self.services: dict[str, list[Address]] = {}
+        """DNS: SRV records; hosts are literals or in `names`."""
         self._rng = random.Random(f"{seed}/network")
         self._hosts: dict[str, FakeHost] = {}
         self._links: dict[tuple[str, str], LinkProfile] = {}
@@ -285,6 +287,16 @@ class FakeHost:
         if host in self.network.names:
             return sorted(self.network.names[host])
         return [host] if self._knows(host) else []
+
+    async def resolve_service(self, name: str) -> Sequence[Address]:
+        """Resolve a name from the network's `services`."""
+        found = [
+            Address(host, target.port)
+            for target in self.network.services.get(name, ())
+            for host in await self.resolve(target.host)
+        ]
+        await trio.lowlevel.checkpoint()
+        return found
 
     async def listen_unix(self, path: Path) -> FakeListener:
         """Listen on a unix socket of this host."""

@@ -26,7 +26,11 @@ UNIX_PATH_BYTES_MAX = 107
 class SystemNetwork:
     """`Network` of a running node."""
 
-    __slots__ = ()
+    __slots__ = ("_nameservers",)
+
+    def __init__(self, nameservers: Sequence[Address] | None = None) -> None:
+        """Take the name servers that are asked for services; without any, those of ``/etc/resolv.conf``."""
+        self._nameservers = nameservers
 
     async def listen(self, address: Address) -> SocketListener:
         """Bind a TCP listener to a literal address; port 0 takes a free one.
@@ -55,7 +59,7 @@ class SystemNetwork:
         return SocketListener(sock)
 
     async def connect(self, address: Address) -> SocketStream:
-        """Connect by TCP to a name or a literal; each address of a name is tried in order.
+        """Connect by TCP to a name, a service or a literal; each address of a name is tried in order.
 
         Raises:
             ConnectFailed: The last address's reason. Nothing was sent.
@@ -80,11 +84,15 @@ class SystemNetwork:
         literal = sockaddr(address, family)
         if literal is not None:
             return [(family, literal)]
+        if address.is_service:
+            literals = await self.resolve_service(address.host)
+        else:
+            literals = [Address(host, address.port) for host in await self.resolve(address.host)]
         targets: list[tuple[int, SockAddr]] = []
-        for host in await self.resolve(address.host):
-            found = sockaddr(Address(host, address.port), family_of(host))
+        for each in literals:
+            found = sockaddr(each, family_of(each.host))
             if found is not None:
-                targets.append((family_of(host), found))
+                targets.append((family_of(each.host), found))
         return targets
 
     async def bind(self, address: Address) -> UdpSocket:
@@ -100,6 +108,16 @@ class SystemNetwork:
             return ()
         hosts = {from_sockaddr(raw).host for _, _, _, _, raw in found}
         return sorted(hosts, key=lambda literal: (":" in literal, literal))
+
+    async def resolve_service(self, name: str) -> Sequence[Address]:
+        """Resolve a name's SRV records to literal addresses, by priority, then weight; empty when there is none."""
+        from frys_node.transport.services import lookup
+
+        found: dict[Address, None] = {}
+        for target in await lookup(self, name, self._nameservers):
+            for host in await self.resolve(target.host):
+                found[Address(host, target.port)] = None
+        return list(found)
 
     async def listen_unix(self, path: Path) -> SocketListener:
         """Listen on a unix socket, mode 0600; a stale socket file is replaced.

@@ -225,7 +225,8 @@ async def advertised(config: NodeConfig, bound: Address, network: Network) -> Ad
         ConfigError: The name has no address.
     """
     if not config.network.advertise:
-        return Address(default_route_host() if bound.host in WILDCARDS else bound.host, bound.port)
+        is_wild, is_ipv6 = bound.host in WILDCARDS, ":" in bound.host
+        return Address(default_route_host(is_ipv6_bound=is_ipv6) if is_wild else bound.host, bound.port)
     given = Address.parse(config.network.advertise, 0)
     if sockaddr(given, family_of(given.host)) is not None:
         return Address(given.host, given.port or bound.port)

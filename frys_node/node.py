@@ -20,6 +20,7 @@ from frys_node.channel.driver import Channel
 from frys_node.channel.gatekeeper import AllowList
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.registry import PluginSpec
+from frys_node.kernel.services.gossip import GOSSIP
 from frys_node.kernel.services.http import HTTP
 from frys_node.kernel.services.members import MEMBERS
 from frys_node.kernel.services.replication import REPLICATION
@@ -186,6 +187,7 @@ class Composition:
         kernel, services = self._kernel, self._kernel.services
         services.provide(RPC, self.channel)
         services.provide(MEMBERS, self.membership)
+        services.provide(GOSSIP, self.membership.gossip)
         services.provide(TOPOLOGY, self.balancer)
         services.provide(SNAPSHOTS, self.snapshots)
         services.provide(REPLICATION, self.replication)

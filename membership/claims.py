@@ -60,7 +60,7 @@ class Claims:
         self.tallies = Tallies()
         self.table = Table(node)
         self.queue = Dissemination(config.payload_bytes_max - HEADER_BYTES_MAX)
-        self.rumours = Rumours(config.payload_bytes_max - RUMOUR_HEADER_BYTES_MAX, self.tallies.rumours)
+        self.rumours = Rumours(config.payload_bytes_max - RUMOUR_HEADER_BYTES_MAX, self.tallies)
         self.order = ProbeOrder(rng)
         self.unmet = Unmet()
         self.is_leaving = False

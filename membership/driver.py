@@ -22,6 +22,7 @@ from frys_node.observe.log import get_logger
 from frys_node.observe.metrics import Metrics
 from membership.config import MembershipConfig
 from membership.driver_exchange import StateExchange
+from membership.driver_gossip import GossipDriver
 from membership.driver_peers import PeersFile, SeedSeeker
 from membership.effects import (
     Effect,
@@ -118,6 +119,15 @@ class MembershipDriver:
             learn=learn,
             perform=self._perform,
             drop=self._drop,
+        )
+        self.gossip = GossipDriver(
+            machine=self._machine,
+            clock=self._clock,
+            rpc=rpc,
+            bus=bus,
+            learn=learn,
+            perform=self._perform,
+            metrics=metrics,
         )
         self._seeker = SeedSeeker(
             node=node,
@@ -237,6 +247,7 @@ class MembershipDriver:
         remembered = await self._peers_file.load()
         async with trio.open_nursery() as nursery:
             self._exchange.start(nursery)
+            self.gossip.start(nursery)
             nursery.start_soon(self._read)
             nursery.start_soon(self._keep_time)
             nursery.start_soon(self._peers_file.run)
@@ -297,6 +308,8 @@ class MembershipDriver:
                 case Superseded(boot):
                     self.superseded_by = boot
                     _LOG.error("membership.superseded", boot=boot, own_boot=self._machine.boot)
+                case _:
+                    self.gossip.perform(effect)
         if not self._machine.queue_length:
             self._said_all.set()
         if self._machine.next_deadline_s < self._timer_due_s:

@@ -5,10 +5,14 @@ Sans-I/O.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import MemberChanged
+
+if TYPE_CHECKING:
+    from membership.queries import Said
+    from membership.rumours import Query, StateEntry, UserEvent
 
 
 class Peer(NamedTuple):
@@ -65,7 +69,57 @@ class Superseded(NamedTuple):
     boot: int
 
 
-Effect = SendPacket | PushPull | Emit | PersistPeers | RoundTrip | LeaveAcknowledged | Superseded
+class EventHeard(NamedTuple):
+    """Deliver a user event."""
+
+    event: UserEvent
+
+
+class StateHeard(NamedTuple):
+    """A key of a member's state has changed."""
+
+    node: NodeId
+    entry: StateEntry
+
+
+class QueryAsked(NamedTuple):
+    """Have a query answered by its handler here."""
+
+    query: Query
+
+
+class QuerySaid(NamedTuple):
+    """A member's last word on a query of this node."""
+
+    said: Said
+
+
+class QueryEnded(NamedTuple):
+    """A query of this node is over."""
+
+    sequence: int
+
+
+class SendRumour(NamedTuple):
+    """Send a rumour that fits into no packet over the reliable channel, in the background."""
+
+    node: NodeId
+    address: Address
+    data: bytes
+
+
+class SendBatch(NamedTuple):
+    """Send a node what it lacks over the reliable channel, in the background; its answer goes to `take_batch_reply`."""
+
+    node: NodeId
+    address: Address
+    data: bytes
+
+
+Talking = EventHeard | StateHeard | QueryAsked | QuerySaid | QueryEnded | SendRumour | SendBatch
+"""Effects of events, queries and state."""
+
+Effect = Talking | SendPacket | PushPull | Emit | PersistPeers | RoundTrip | LeaveAcknowledged | Superseded
 
 Counts = dict[tuple[str, ...], float]
 
@@ -76,7 +130,7 @@ class Tallies:
     The driver makes these dictionaries the values of its counters, so that counting costs nothing twice.
     """
 
-    __slots__ = ("dropped", "events", "packets", "rumours")
+    __slots__ = ("dropped", "events", "packets", "rumours", "rumours_dropped")
 
     def __init__(self) -> None:
         self.packets: Counts = {}
@@ -86,7 +140,9 @@ class Tallies:
         self.events: Counts = {}
         """By event: suspicions, confirmations, refutations, deaths, probes saved by a helper and the like."""
         self.rumours: Counts = {}
-        """By direction (or why it went no further) and kind."""
+        """By direction and kind."""
+        self.rumours_dropped: Counts = {}
+        """By reason and kind; what is known already is the commonest reason."""
 
     @staticmethod
     def add(counts: Counts, *labels: str) -> None:

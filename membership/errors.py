@@ -39,3 +39,18 @@ class LeaveUnacknowledged(MembershipError):
     code = "membership.leave_unacknowledged"
     retryable = True
     status = 504
+
+
+class GossipTooLarge(MembershipError):
+    """An event, query or state is over a limit of size or number. Nothing was sent or changed."""
+
+    code = "membership.gossip_too_large"
+    status = 413
+
+
+class GossipTooFast(MembershipError):
+    """This node has said too much in too short a time. Nothing was sent or changed; it may be repeated later."""
+
+    code = "membership.gossip_too_fast"
+    retryable = True
+    status = 429

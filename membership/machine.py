@@ -52,6 +52,7 @@ from membership.outbox import Outbox
 from membership.peers import Introductions, lost_peers, peers_to_keep, pick
 from membership.probing import Probing
 from membership.story import Entry
+from membership.talk import Talk
 from membership.timers import Timers
 
 NOBODY = NodeId("")
@@ -71,6 +72,9 @@ DIFFERING_ACKS = 2
 
 PAUSE_S = 0.5
 """A machine that is called this much later than it asked for has stood still."""
+
+DIFFERING_ACKS_BUSY = 8
+"""The same while rumours are under way, which by themselves make digests differ for a moment."""
 
 REAP_INTERVAL_S = 30.0
 """Pause between looks for members to forget."""
@@ -110,6 +114,7 @@ class Membership:
         self._unmet = self._claims.unmet
         self._out = self._claims.out
         self._outbox = Outbox(self._claims, config)
+        self.talk = Talk(self._claims, self._outbox, config, now_s=now_s, unix_offset_ns=unix_offset_ns)
         self._probing = Probing(self._claims, self._outbox, config, rng)
         self._introductions = Introductions(config.probe_interval_s)
         self._leave_sequences: dict[int, None] = {}
@@ -245,7 +250,7 @@ class Membership:
     def sync(self, after: NodeId, now_s: float, *, wants_after: NodeId = NOBODY) -> Sync:
         """Return the members beyond `after`, in order of id; `wants_after` asks the other side likewise."""
         updates, more = self._claims.piece(after, SYNC_UPDATES_MAX, now_s)
-        return Sync(updates, wants_after, more)
+        return Sync(updates, wants_after, more, self.talk.said() if after == NOBODY else b"")
 
     def merge_sync(self, sync: Sync, source: NodeId, now_s: float) -> list[Effect]:
         """Take a piece of another member's table."""
@@ -253,6 +258,17 @@ class Membership:
         returned = sum(self._claims.take(update, now_s) for update in sync.updates)
         if returned:
             self._hasten(now_s)
+        if sync.said:
+            self.talk.meet(sync.said, source, now_s)
+        return self._turn(now_s)
+
+    def hear(self, data: bytes, source: NodeId, now_s: float) -> list[Effect]:
+        """Take a rumour that came over the channel, because it fits into no packet."""
+        self.rumours.take(data, source, now_s)
+        return self._turn(now_s)
+
+    def end_turn(self, now_s: float) -> list[Effect]:
+        """Return what commands to `talk` have brought about."""
         return self._turn(now_s)
 
     # What the driver notices.
@@ -302,7 +318,7 @@ class Membership:
         match message:
             case Ping():
                 if message.target in ("", self.node):
-                    self._outbox.send(address, Ack(message.sequence, self.node, (), self._table.digest), tell)
+                    self._outbox.send(address, Ack(message.sequence, self.node, (), self._digest), tell)
                 else:
                     self._drop("misaddressed")
             case Ack():
@@ -345,13 +361,18 @@ class Membership:
         if member is not None:
             self._compare(ack.digest, member, now_s)
 
+    @property
+    def _digest(self) -> int:
+        """What stands for all that this node knows of its cluster."""
+        return self._table.digest ^ self.talk.digest(self._table.digest)
+
     def _compare(self, digest: int, member: Member, now_s: float) -> None:
         """Exchange states with a member whose table differs, once the news under way has had its chance."""
-        if digest == self._table.digest or len(self._queue):
+        if digest == self._digest or len(self._queue):
             self._differing = 0
             return
         self._differing += 1
-        if self._differing >= DIFFERING_ACKS:
+        if self._differing >= (DIFFERING_ACKS_BUSY if len(self.rumours.queue) else DIFFERING_ACKS):
             self._differing = 0
             self.tallies.add(self.tallies.events, "digest_differs")
             self._introduce(member.node, member.address, now_s)
@@ -368,6 +389,8 @@ class Membership:
         if self._claims.damping.next_deadline_s <= now_s:
             self._claims.release_damped(now_s)
         self._probing.advance(now_s)
+        if self.talk.next_deadline_s <= now_s:
+            self.talk.advance(now_s)
         if self._timers.gossip_s <= now_s:
             self._gossip(now_s)
         if self._timers.push_pull_s <= now_s:
@@ -380,6 +403,7 @@ class Membership:
         if self._timers.reap_s <= now_s:
             self._timers.reap_s = now_s + REAP_INTERVAL_S
             self._claims.reap(now_s)
+            self.talk.forget(now_s)
         return self._turn(now_s)
 
     def _catch_up(self, now_s: float) -> None:
@@ -458,8 +482,11 @@ class Membership:
     def _turn(self, now_s: float) -> list[Effect]:
         """End a turn: arm timers for what has become necessary and hand out the effects."""
         config = self._config
+        self.talk.flush()
         self._probing.arm(now_s)
         if not self.live_count:
+            # Nobody hears it. Who comes later is told what matters by an exchange, and old events do not matter.
+            self.rumours.queue.clear()
             self._timers.gossip_s = self._timers.push_pull_s = math.inf
         else:
             if self._timers.push_pull_s == math.inf:
@@ -476,8 +503,8 @@ class Membership:
             self._timers.persist_s = min(self._timers.persist_s, now_s + config.persist_interval_s)
         self._claims.settle_conditions()
         self._suspicion_at_s = self._claims.suspicion_deadline_s
-        damped_s = self._claims.damping.next_deadline_s
-        self._due_s = min(self._timers.next_s, self._suspicion_at_s, self._probing.next_deadline_s, damped_s)
+        damped_s, talk_s = self._claims.damping.next_deadline_s, self.talk.next_deadline_s
+        self._due_s = min(self._timers.next_s, self._suspicion_at_s, self._probing.next_deadline_s, damped_s, talk_s)
         out = list(self._out)
         self._out.clear()
         return out

@@ -161,6 +161,8 @@ class Sync(Message, frozen=True, array_like=True, gc=False, tag=6):
     updates: Annotated[tuple[Update, ...], msgspec.Meta(max_length=SYNC_UPDATES_MAX)]
     after: _IdOrNone = NodeId("")
     more: bool = False
+    said: bytes = b""
+    """`membership.catchup.Heads` of the sender, encoded; in the first piece only."""
 
 
 Packet = Ping | Ack | PingReq | Nack | Gossip

@@ -18,7 +18,8 @@ from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import NodeId
 from frys_node.wire.codec import Codec, Message
 from membership.edges import Edge
-from membership.effects import Counts, Tallies
+from membership.effects import Tallies
+from membership.errors import GossipTooLarge
 
 RUMOURS_MAX = 512
 """Rumours waiting at one node; beyond it the most-sent and oldest one goes."""
@@ -72,6 +73,8 @@ class Query(Message, frozen=True, array_like=True, gc=False, tag=11):
     """Names or ids; empty for all."""
     tags: Annotated[tuple[_Filter, ...], msgspec.Meta(max_length=64)] = ()
     """Tags that a member must have, all of them."""
+    is_spread: bool = False
+    """True if the members are to pass it on; else the origin asks each of them itself."""
 
     @property
     def key(self) -> str:
@@ -161,20 +164,33 @@ class _Entry:
 class RumourQueue:
     """Rumours waiting to be passed on, at most one per (kind, key)."""
 
-    __slots__ = ("_by_key", "_counts", "_queue", "_sequence", "_size_bytes_max", "bytes")
+    __slots__ = ("_by_key", "_queue", "_sequence", "_size_bytes_max", "_tallies", "bytes")
 
-    def __init__(self, size_bytes_max: int, counts: Counts) -> None:
+    def __init__(self, size_bytes_max: int, tallies: Tallies) -> None:
         """Take the room that a packet has for one rumour, and where to count what is sent and dropped."""
         self._by_key: dict[tuple[type, str], _Entry] = {}
         self._queue: list[_Entry] = []
         self._sequence = 0
         self._size_bytes_max = size_bytes_max
-        self._counts = counts
+        self._tallies = tallies
         self.bytes = 0
         """Bytes waiting."""
 
     def __len__(self) -> int:
         return len(self._by_key)
+
+    def check_fits(self, rumour: Rumour) -> None:
+        """Refuse what no packet can hold.
+
+        Raises:
+            GossipTooLarge: It cannot. Nothing was queued.
+        """
+        size_bytes = len(RUMOURS.encode(rumour))
+        if size_bytes > self._size_bytes_max:
+            raise GossipTooLarge(
+                f"this takes {size_bytes} bytes of a packet, the room is {self._size_bytes_max}",
+                hint="shorten it, or raise plugins.membership.packet_bytes_max on every node",
+            )
 
     def put(self, rumour: Rumour) -> bool:
         """Queue a rumour in place of any older one of its key; False if it fits into no packet."""
@@ -182,7 +198,7 @@ class RumourQueue:
         self.drop(*key)
         data = RUMOURS.encode(rumour)
         if len(data) > self._size_bytes_max:
-            self._count("oversized", KINDS[key[0]])
+            self._drop("oversized", KINDS[key[0]])
             return False
         self._sequence += 1
         entry = _Entry(key, data, self._sequence)
@@ -190,7 +206,7 @@ class RumourQueue:
         self.bytes += len(data)
         insort(self._queue, entry)
         while len(self._queue) > RUMOURS_MAX or self.bytes > RUMOURS_BYTES_MAX:
-            self._count("crowded_out", self._queue[-1].kind)
+            self._drop("crowded_out", self._queue[-1].kind)
             self.drop(*self._queue[-1].key)
         return True
 
@@ -200,6 +216,12 @@ class RumourQueue:
         if old is not None:
             self.bytes -= len(old.data)
             self._queue.remove(old)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._by_key.clear()
+        self._queue.clear()
+        self.bytes = 0
 
     def take(self, budget_bytes: int, limit: int, count_max: int) -> tuple[bytes, ...]:
         """Return the rumours for one packet and count them as sent; each goes out `limit` times."""
@@ -213,7 +235,7 @@ class RumourQueue:
                 taken.append(entry)
         for entry in taken:
             self._queue.remove(entry)
-            self._count("sent", entry.kind)
+            self._tallies.add(self._tallies.rumours, "sent", entry.kind)
             entry.order = (entry.order[0] + 1, entry.order[1])
             if entry.order[0] >= limit:
                 del self._by_key[entry.key]
@@ -222,27 +244,27 @@ class RumourQueue:
                 insort(self._queue, entry)
         return tuple(entry.data for entry in taken)
 
-    def _count(self, what: str, kind: str) -> None:
-        Tallies.add(self._counts, what, kind)
+    def _drop(self, reason: str, kind: str) -> None:
+        self._tallies.add(self._tallies.rumours_dropped, reason, kind)
 
 
 BYTES_HEADER = 3
 """What MessagePack puts in front of a byte string of a rumour's length, at most."""
 
-Handler = Callable[[Any, NodeId, float], None]
+Handler = Callable[[Any, NodeId, float], object]
 
 
 class Rumours:
     """The switchboard of one node: what waits to be sent, and who takes what arrives."""
 
-    __slots__ = ("_counts", "_handlers", "queue")
+    __slots__ = ("_handlers", "_tallies", "queue")
 
-    def __init__(self, size_bytes_max: int, counts: Counts) -> None:
-        self.queue = RumourQueue(size_bytes_max, counts)
-        self._counts = counts
+    def __init__(self, size_bytes_max: int, tallies: Tallies) -> None:
+        self.queue = RumourQueue(size_bytes_max, tallies)
+        self._tallies = tallies
         self._handlers: dict[type, Handler] = {}
 
-    def handle(self, kind: type[R], handler: Callable[[R, NodeId, float], None]) -> None:
+    def handle(self, kind: type[R], handler: Callable[[R, NodeId, float], object]) -> None:
         """Have the rumours of one kind taken: `handler(rumour, source, now_s)`. It queues what it wants passed on."""
         self._handlers[kind] = handler
 
@@ -251,10 +273,11 @@ class Rumours:
         try:
             rumour = RUMOURS.decode(data)
         except MalformedFrame:
-            Tallies.add(self._counts, "dropped", "unknown" if _has_unknown_tag(data) else "malformed")
+            reason = "unknown" if _has_unknown_tag(data) else "malformed"
+            self._tallies.add(self._tallies.rumours_dropped, reason, "")
             return
         kind = type(rumour)
-        Tallies.add(self._counts, "received", KINDS[kind])
+        self._tallies.add(self._tallies.rumours, "received", KINDS[kind])
         handler = self._handlers.get(kind)
         if handler is not None:
             handler(rumour, source, now_s)

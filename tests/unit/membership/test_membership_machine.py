@@ -355,6 +355,8 @@ PACKETS_2: dict[str, Packet] = PACKETS_1 | {
     "nack_refused": Nack(4, C, (), NackReason.REFUSED),
     "suspicion": Gossip((replace(claim(B, Standing.SUSPECT, accuser=C), evidence=Evidence.CRASH),)),
 }
+SYNC_3 = replace(SYNC, said=b"\x92\x90\xc3")
+PACKETS_3: dict[str, Packet] = PACKETS_2 | {"rumours": Gossip((), (b"\x93\x63one", b""))}
 
 
 def golden_lines(version: int) -> dict[str, bytes]:
@@ -363,19 +365,21 @@ def golden_lines(version: int) -> dict[str, bytes]:
     return {name: bytes.fromhex(data) for name, data in (line.split() for line in lines if not line.startswith("#"))}
 
 
-@pytest.mark.parametrize(("version", "packets"), [(1, PACKETS_1), (2, PACKETS_2)])
-def test_golden_packets_decode_for_ever(version: int, packets: dict[str, Packet]) -> None:
+@pytest.mark.parametrize(
+    ("version", "packets", "sync"), [(1, PACKETS_1, SYNC), (2, PACKETS_2, SYNC), (3, PACKETS_3, SYNC_3)]
+)
+def test_golden_packets_decode_for_ever(version: int, packets: dict[str, Packet], sync: Sync) -> None:
     """Bytes that any version has written mean the same in every later one."""
     golden = golden_lines(version)
-    assert SYNCS.decode(golden.pop("sync")) == SYNC
+    assert SYNCS.decode(golden.pop("sync")) == sync
     assert {name: PACKETS.decode(data) for name, data in golden.items()} == packets
 
 
 def test_packets_are_written_as_the_newest_golden_ones() -> None:
     """What is written today is the newest golden file, byte for byte."""
-    golden = golden_lines(2)
-    assert golden.pop("sync") == SYNCS.encode(SYNC)
-    assert golden == {name: PACKETS.encode(packet) for name, packet in PACKETS_2.items()}
+    golden = golden_lines(3)
+    assert golden.pop("sync") == SYNCS.encode(SYNC_3)
+    assert golden == {name: PACKETS.encode(packet) for name, packet in PACKETS_3.items()}
 
 
 def test_the_name_of_a_dead_member_may_be_taken_over() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from frys_node.base.types import Address, NodeId
 from membership.config import for_profile
-from membership.effects import Counts, SendPacket
+from membership.effects import SendPacket, Tallies
 from membership.machine import Membership
 from membership.member import make_attributes
 from membership.messages import PACKETS, Gossip, Standing, Sync, Update
@@ -57,7 +57,7 @@ def machine() -> Membership:
 
 def test_each_rumour_is_sent_as_often_as_the_limit_says_and_the_least_sent_first() -> None:
     """The newest of the least-sent goes first; after `limit` transmits a rumour is forgotten."""
-    queue = RumourQueue(1_000, {})
+    queue = RumourQueue(1_000, Tallies())
     for sequence in (1, 2):
         assert queue.put(event(sequence))
     one = len(RUMOURS.encode(event(1))) + BYTES_HEADER
@@ -69,7 +69,7 @@ def test_each_rumour_is_sent_as_often_as_the_limit_says_and_the_least_sent_first
 
 def test_a_newer_rumour_of_a_key_replaces_the_older_one() -> None:
     """A state is passed on as it is now, and gets all its transmits anew."""
-    queue = RumourQueue(1_000, {})
+    queue = RumourQueue(1_000, Tallies())
     queue.put(delta(1))
     queue.take(1_000, 2, 9)
     queue.put(delta(2))
@@ -78,25 +78,25 @@ def test_a_newer_rumour_of_a_key_replaces_the_older_one() -> None:
 
 def test_the_queue_is_bounded_and_says_what_it_drops() -> None:
     """Over a bound the most-sent and oldest goes; what fits into no packet is refused and counted."""
-    counts: Counts = {}
-    queue = RumourQueue(1_000, counts)
+    tallies = Tallies()
+    queue = RumourQueue(1_000, tallies)
     for sequence in range(1, RUMOURS_MAX + 3):
         queue.put(event(sequence))
     assert len(queue) == RUMOURS_MAX
-    assert counts["crowded_out", "event"] == 2
+    assert tallies.rumours_dropped["crowded_out", "event"] == 2
     for sequence in range(1, RUMOURS_MAX):
         queue.put(event(sequence, bytes(500)))
     assert queue.bytes <= RUMOURS_BYTES_MAX
-    small = RumourQueue(100, counts)
+    small = RumourQueue(100, tallies)
     assert not small.put(event(1, bytes(200)))
-    assert counts["oversized", "event"] == 1
+    assert tallies.rumours_dropped["oversized", "event"] == 1
     assert not len(small)
 
 
 @given(st.lists(st.integers(0, 512), max_size=30), st.integers(0, 2_000), st.integers(1, 8))
 def test_a_packet_never_exceeds_its_budget(sizes: list[int], budget: int, count_max: int) -> None:
     """What is taken fits with its headers, and every rumour that fits alone goes out in the end."""
-    queue = RumourQueue(2_000, {})
+    queue = RumourQueue(2_000, Tallies())
     for sequence, size in enumerate(sizes, 1):
         queue.put(event(sequence, bytes(size)))
     seen: set[bytes] = set()
@@ -110,25 +110,21 @@ def test_a_packet_never_exceeds_its_budget(sizes: list[int], budget: int, count_
 
 def test_an_unknown_kind_costs_nothing_but_a_count() -> None:
     """A rumour of a later version is passed over, its neighbours in the packet are taken; junk is told apart."""
-    counts: Counts = {}
-    rumours = Rumours(1_000, counts)
+    tallies = Tallies()
+    rumours = Rumours(1_000, tallies)
     taken: list[UserEvent] = []
     rumours.handle(UserEvent, lambda rumour, source, now_s: taken.append(rumour))
     for data in (msgspec.msgpack.encode([99, "x"]), b"\xc1", RUMOURS.encode(event(3)), RUMOURS.encode(delta(1))):
         rumours.take(data, B, 1.0)
     assert taken == [event(3)]
-    assert counts == {
-        ("dropped", "unknown"): 1,
-        ("dropped", "malformed"): 1,
-        ("received", "event"): 1,
-        ("received", "state"): 1,
-    }
+    assert tallies.rumours == {("received", "event"): 1, ("received", "state"): 1}
+    assert tallies.rumours_dropped == {("unknown", ""): 1, ("malformed", ""): 1}
 
 
 @given(st.binary(max_size=64))
 def test_no_bytes_make_the_switchboard_raise(data: bytes) -> None:
     """Whatever arrives is taken or counted."""
-    Rumours(1_000, {}).take(data, B, 0.0)
+    Rumours(1_000, Tallies()).take(data, B, 0.0)
 
 
 @pytest.mark.parametrize("size", [0, 512])

@@ -215,7 +215,9 @@ class GossipDriver:
 
     def _publish_state(self, node: NodeId, entry: StateEntry) -> None:
         value = None if entry.is_deleted else entry.value
-        self._bus.publish(StateChanged(node=node, key=entry.key, value=value, version=entry.version))
+        self._bus.publish(
+            StateChanged(node=node, name=self._name(node), key=entry.key, value=value, version=entry.version)
+        )
 
     def _take_answer(self, said: Said) -> None:
         channel = self._asking.get(said.sequence)

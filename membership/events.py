@@ -159,6 +159,6 @@ def check_name(what: str, name: str) -> None:
     size_bytes = len(name.encode())
     if not 1 <= size_bytes <= EVENT_NAME_MAX:
         raise GossipTooLarge(
-            f"the name of a {what} has {size_bytes} bytes, it may have 1 to {EVENT_NAME_MAX}",
+            f"the name of this {what} has {size_bytes} bytes, it may have 1 to {EVENT_NAME_MAX}",
             hint="use a short name and put the rest into the payload",
         )

@@ -73,7 +73,7 @@ DIFFERING_ACKS = 2
 PAUSE_S = 0.5
 """A machine that is called this much later than it asked for has stood still."""
 
-DIFFERING_ACKS_BUSY = 8
+DIFFERING_ACKS_BUSY = 4
 """The same while rumours are under way, which by themselves make digests differ for a moment."""
 
 REAP_INTERVAL_S = 30.0
@@ -372,7 +372,7 @@ class Membership:
             self._differing = 0
             return
         self._differing += 1
-        if self._differing >= (DIFFERING_ACKS_BUSY if len(self.rumours.queue) else DIFFERING_ACKS):
+        if self._differing >= (DIFFERING_ACKS_BUSY if self.talk.is_busy else DIFFERING_ACKS):
             self._differing = 0
             self.tallies.add(self.tallies.events, "digest_differs")
             self._introduce(member.node, member.address, now_s)

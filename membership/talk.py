@@ -129,6 +129,11 @@ class Talk:
         """Return what stands for all that was said; see `CatchUp.digest`."""
         return self.catch_up.digest(table_digest)
 
+    @property
+    def is_busy(self) -> bool:
+        """True while rumours under way may explain that another node's digest differs: no event is known to lack."""
+        return len(self._claims.rumours.queue) > 0 and not any(w.missing for w in self.events.windows.values())
+
     # Time.
 
     @property

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from frys_node.testing.scenario import RunScenario, ScenarioResult
 
-SCENARIOS = ("membership", "replication", "swarm")
+SCENARIOS = ("membership", "gossip", "replication", "swarm")
 PROGRESS_S = 1.0
 NODES_MAX = 5_000
 JOBS_MAX = 256

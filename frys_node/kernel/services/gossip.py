@@ -36,6 +36,8 @@ class StateChanged(msgspec.Struct, frozen=True, kw_only=True):
     """Published on the bus when a key of a member's state changes; `value` is None when it is gone."""
 
     node: NodeId
+    name: str
+    """The member's; empty if this node does not know it yet."""
     key: str
     value: bytes | None
     version: int

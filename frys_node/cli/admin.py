@@ -9,7 +9,8 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from frys_node.base.errors import (
 
 TIMEOUT_S = 30.0
 TIMEOUT_MAX_S = 30 * 86_400.0
+OCTETS = "application/octet-stream"
 SOCKET_NAME = "admin.sock"
 
 ERROR_MODULES: Mapping[str, Sequence[str]] = {
@@ -52,13 +54,14 @@ class NodeNotFound(ConfigError):
     code = "cli.no_data_dir"
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every verb talking to a node has."""
+def add_common(parser: argparse.ArgumentParser, *, timeout: bool = True) -> None:
+    """Add the options that every verb talking to a node has; without `timeout` a verb has its own, or none."""
     parser.add_argument(
         "--data-dir", metavar="D", help="the node's data directory (default: FRYS_DATA_DIR, or the only one here)"
     )
     parser.add_argument("--json", action="store_true", help="print the HTTP body")
-    parser.add_argument("--timeout", type=_seconds, default=TIMEOUT_S, metavar="S", help="give up after S seconds")
+    if timeout:
+        parser.add_argument("--timeout", type=_seconds, default=TIMEOUT_S, metavar="S", help="give up after S seconds")
 
 
 def _seconds(text: str) -> float:
@@ -99,11 +102,23 @@ class _UnixConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         directory = os.open(self._data_dir, os.O_PATH | os.O_DIRECTORY)
         try:
-            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock = self._opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self.sock.settimeout(self.timeout)
             self.sock.connect(f"/proc/self/fd/{directory}/{SOCKET_NAME}")
         finally:
             os.close(directory)
+
+    def wait_until(self, end_s: float) -> None:
+        """Have the next read end at an instant at the latest.
+
+        Raises:
+            TimeoutError: That instant is past.
+        """
+        left_s = end_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        # http.client gives its socket away with an answer that ends the connection.
+        self._opened.settimeout(min(left_s, self.timeout or left_s))
 
 
 class AdminClient:
@@ -140,9 +155,47 @@ class AdminClient:
         finally:
             connection.close()
 
+    def lines(self, method: str, path: str, body: Any = None, *, end_s: float | None = None) -> Iterator[bytes]:
+        """Send a request and yield the lines of an answer that comes bit by bit; `end_s` (monotonic) ends the wait.
+
+        Raises:
+            NodeUnreachable: Nothing answers on the node's socket, or the node stops.
+            DeadlineExceeded: `end_s` is reached, or the node says nothing for the timeout.
+            FrysError: The node refuses.
+        """
+        connection = _UnixConnection(self.data_dir, self.timeout_s)
+        payload = None if body is None else json.dumps(body).encode()
+        try:
+            connection.request(method, path, payload, {} if payload is None else {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            if response.status >= 400:
+                raise error_of(json.loads(response.read() or b"null"), response.status)
+            while True:
+                if end_s is not None:
+                    connection.wait_until(end_s)
+                line = response.readline()
+                if not line:
+                    break
+                yield line
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"the node in {self.data_dir} says nothing any more") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise NodeUnreachable(
+                f"no node answers in {self.data_dir}", hint=f"start it: frys-node start --data-dir {self.data_dir}"
+            ) from error
+        finally:
+            connection.close()
+
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Send a request and return the decoded answer; an error answer is raised as the error it names."""
-        status, data, _ = self.request(method, path, body)
+        return self._decode(*self.request(method, path, body)[:2])
+
+    def call_raw(self, method: str, path: str, data: bytes) -> Any:
+        """Send bytes as they are and return the decoded answer; see `call`."""
+        return self._decode(*self.request(method, path, raw=data, headers={"Content-Type": OCTETS})[:2])
+
+    @staticmethod
+    def _decode(status: int, data: bytes) -> Any:
         value = json.loads(data) if data else None
         if status >= 400:
             raise error_of(value, status)

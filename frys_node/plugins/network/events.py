@@ -6,7 +6,7 @@ the node up.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -16,9 +16,11 @@ from frys_node.base.errors import Overloaded
 from frys_node.kernel.bus import Bus
 from frys_node.kernel.lifecycle import ComponentChanged
 from frys_node.kernel.plugins import ConfigChanged
+from frys_node.kernel.services.gossip import ClusterEvent, StateChanged
 from frys_node.kernel.services.http import HttpRequest, HttpResponse
 from frys_node.kernel.services.members import MemberChanged
 from frys_node.kernel.services.topology import TopologyChanged
+from frys_node.plugins.network.gossip import change_view, event_view
 
 READERS_MAX = 64
 QUEUE_MAX = 256
@@ -32,7 +34,12 @@ TOPICS: dict[str, type] = {
     "topology": TopologyChanged,
     "component": ComponentChanged,
     "config": ConfigChanged,
+    "user": ClusterEvent,
+    "state": StateChanged,
 }
+
+VIEWS: dict[str, Callable[[Any], Any]] = {"user": event_view, "state": change_view}
+"""How an event is shown, where it is not as it is."""
 
 
 class EventStream:
@@ -79,7 +86,8 @@ class _Queue:
         if len(self._lines) >= QUEUE_MAX:
             del self._lines[0]
             self._dropped += 1
-        self._lines.append(b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode(event)))
+        shown = VIEWS[name](event) if name in VIEWS else event
+        self._lines.append(b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode(shown)))
         self._wake.set()
 
     async def take(self) -> bytes:

@@ -21,6 +21,7 @@ from frys_node.plugins.network.access import Kind, kind_of
 from frys_node.plugins.network.binding import PortBook, listen_or_move
 from frys_node.plugins.network.config import NetworkPluginConfig
 from frys_node.plugins.network.errors import NoRoute, TokenNeeded
+from frys_node.plugins.network.gossip import GossipRoutes
 from frys_node.plugins.network.router import Match, Router
 from frys_node.plugins.network.routes import NodeRoutes
 from frys_node.plugins.network.server import HttpServer
@@ -115,6 +116,7 @@ class NetworkPlugin:
             metrics=context.metrics,
         )
         NodeRoutes(context).register(self._front)
+        GossipRoutes(context).register(self._front)
         context.provide(HTTP, self._front)
 
     async def on_load(self) -> None:

@@ -1,0 +1,56 @@
+"""Key/value state of the nodes: each node sets its own keys, every node reads them all. Gone when the node restarts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from urllib.parse import quote
+
+from frys_node.base.errors import NotFound
+from frys_node.cli.admin import AdminClient, add_common, show, table
+from frys_node.cli.event import text_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    actions = parser.add_subparsers(dest="action", required=True)
+    put = actions.add_parser("set", help="set a key of this node")
+    put.add_argument("key", help="up to 64 bytes")
+    put.add_argument("value", help="up to 1 KiB ('-' reads standard input)")
+    unset = actions.add_parser("unset", help="remove a key of this node")
+    unset.add_argument("key")
+    get = actions.add_parser("get", help="show a key at every node that has it; exit 1 when there is none")
+    get.add_argument("key")
+    get.add_argument("--node", metavar="N", help="only of this member: then the bare value is printed")
+    listed = actions.add_parser("list", help="show every key of every node")
+    listed.add_argument("--node", metavar="N", help="only of this member, by name or id")
+    for sub in (put, unset, get, listed):
+        add_common(sub)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the chosen action."""
+    client = AdminClient(arguments)
+    if arguments.action == "list":
+        body = client.call("GET", "/v1/state" + (f"?node={quote(arguments.node, safe='')}" if arguments.node else ""))
+        keys = [
+            (member["name"], member["status"], key, value["version"], text_of(value, "value"))
+            for member in body["state"]
+            for key, value in member["keys"].items()
+        ]
+        return show(arguments, body, table(keys, ("NODE", "STATUS", "KEY", "VERSION", "VALUE")))
+    path = f"/v1/state/{quote(arguments.key, safe='')}"
+    if arguments.action == "set":
+        data = sys.stdin.buffer.read() if arguments.value == "-" else arguments.value.encode()
+        body = client.call_raw("PUT", path, data)
+        return show(arguments, body, f"{body['key']} is at version {body['version']}")
+    if arguments.action == "unset":
+        return show(arguments, client.call("DELETE", path), f"{arguments.key} is gone")
+    body = client.call("GET", path)
+    if not arguments.node:
+        rows = [(value["name"], value["version"], text_of(value, "value")) for value in body["values"]]
+        return show(arguments, body, table(rows, ("NODE", "VERSION", "VALUE")))
+    values = [value for value in body["values"] if arguments.node in (value["name"], value["node"])]
+    if not values:
+        raise NotFound(f"'{arguments.node}' has no key '{arguments.key}'", hint="see `frys-node node list`")
+    return show(arguments, body | {"values": values}, text_of(values[0], "value"))

@@ -13,7 +13,14 @@ from typing import NamedTuple
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from frys_node.base.errors import ConfigError, FrysError, IssuerUnreachable, NodeUnreachable, SecurityError
+from frys_node.base.errors import (
+    ConfigError,
+    FrysError,
+    IssuerUnreachable,
+    NodeUnreachable,
+    SecurityError,
+    UnsupportedVersion,
+)
 from frys_node.base.ports import Clock, Disk, Entropy, Network
 from frys_node.base.types import Address, ClusterId, NodeId
 from frys_node.channel.join import JoinClient, Seed
@@ -225,7 +232,7 @@ class _Joiner:
 
     def failure(self) -> FrysError:
         """The error that tells the user most: a refusal before silence; with several, each seed is named."""
-        refusals = [error for _, error in self.errors if isinstance(error, SecurityError)]
+        refusals = [error for _, error in self.errors if isinstance(error, (SecurityError, UnsupportedVersion))]
         if refusals:
             return refusals[0]
         if len(self.errors) == 1:

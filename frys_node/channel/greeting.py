@@ -103,11 +103,17 @@ class Greeter:
         hello, early = events[0], events[1:]
         assert isinstance(hello, Hello)
         try:
-            negotiate(hello.protocol_min, hello.protocol_max)
+            negotiate(hello.protocol_min, hello.protocol_max, peer=f"node '{peer.name}'")
         except UnsupportedVersion as error:
             raise HandshakeRefused("version", error.message, hint=error.hint) from error
         if hello.cluster_id != self._identity.cluster_id:
-            raise HandshakeRefused("cluster", f"the other side is a member of cluster '{hello.cluster_name}'")
+            theirs = f"'{hello.cluster_name}' ({hello.cluster_id})"
+            mine = f"'{self._identity.cluster_name}' ({self._identity.cluster_id})"
+            raise HandshakeRefused(
+                "cluster",
+                f"node '{peer.name}' is a member of cluster {theirs}, this one of {mine}",
+                hint="a data directory belongs to one cluster: start each node on its own",
+            )
         return Greeted(stream, mux, peer, hello, dialled, early)
 
     def _hello(self) -> Hello:

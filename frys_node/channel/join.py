@@ -9,7 +9,7 @@ import trio
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from frys_node.base.errors import FrysError, MalformedFrame, SecurityError, error_from_code
+from frys_node.base.errors import FrysError, MalformedFrame, SecurityError, UnsupportedVersion, error_from_code
 from frys_node.base.ports import Clock, Network
 from frys_node.base.types import Address, ClusterId, NodeId
 from frys_node.channel.issuer import IssuerDesk, wrong_cluster
@@ -93,13 +93,25 @@ class JoinServer:
         outcome = "asked"
         while (message := await pipe.receive()) is not None:
             if isinstance(message, InfoRequest):
-                await pipe.send(self._info())
+                refusal = self._version_refusal(message)
+                if refusal is not None:
+                    outcome = refusal.code
+                await pipe.send(refusal or self._info())
             elif isinstance(message, JoinRequest):
                 answer, outcome = self._answer(message, stream, source)
                 await pipe.send(answer)
             else:
                 raise MalformedFrame("a message that only a seed may send")
         return outcome
+
+    def _version_refusal(self, request: InfoRequest) -> JoinRefused | None:
+        """Refuse a joiner whose protocol this node does not speak; it may not check by itself."""
+        me = f"seed '{self._identity.node_name}' of cluster '{self._identity.cluster_name}'"
+        try:
+            negotiate(request.protocol_min, request.protocol_max, me=me, peer="the joiner")
+        except UnsupportedVersion as error:
+            return JoinRefused(error.code, error.message, error.hint)
+        return None
 
     def _info(self) -> ClusterInfo:
         identity = self._identity
@@ -169,7 +181,8 @@ class JoinClient:
         with trio.CancelScope(shield=True):
             await self._pipe.stream.aclose()
 
-    async def _ask(self, message: JoinMessage) -> JoinMessage:
+    async def ask(self, message: JoinMessage) -> JoinMessage:
+        """Send one message and return the answer; a refusal is raised as the error that it names."""
         try:
             await self._pipe.send(message)
             answer = await self._pipe.receive()
@@ -188,10 +201,11 @@ class JoinClient:
             ForeignCluster: The certificate of the handshake is not of the authority that the seed names.
             UnsupportedVersion: The protocol versions do not meet.
         """
-        answer = await self._ask(InfoRequest(PROTOCOL_MIN, PROTOCOL_MAX))
+        answer = await self.ask(InfoRequest(PROTOCOL_MIN, PROTOCOL_MAX))
         if not isinstance(answer, ClusterInfo):
             raise MalformedFrame("the seed answered a question that was not asked")
-        negotiate(answer.protocol_min, answer.protocol_max)
+        peer = f"seed '{answer.node_name}' of cluster '{answer.cluster_name}'"
+        negotiate(answer.protocol_min, answer.protocol_max, peer=peer)
         ca = certificates.load_der(answer.ca_certificate)
         shown = self._pipe.stream.connection.get_peer_certificate(as_cryptography=True)
         if shown is None:
@@ -231,7 +245,7 @@ class JoinClient:
         if not seed.info.is_issuer and seed.info.issuer_address:
             return JoinRedirect(seed.info.issuer_address)
         exporter = self._pipe.stream.export(EXPORTER_JOIN)
-        answer = await self._ask(
+        answer = await self.ask(
             JoinRequest(
                 token.id,
                 proof(token.key, b"c", exporter),

@@ -8,8 +8,8 @@ PROTOCOL_MIN = 1
 PROTOCOL_MAX = 1
 
 
-def negotiate(peer_min: int, peer_max: int) -> int:
-    """Return the highest version that both sides speak.
+def negotiate(peer_min: int, peer_max: int, *, me: str = "this node", peer: str = "the other") -> int:
+    """Return the highest version that both sides speak; `me` and `peer` name them in the error.
 
     Raises:
         UnsupportedVersion: The ranges do not meet; the message names both. Nothing was exchanged.
@@ -17,7 +17,7 @@ def negotiate(peer_min: int, peer_max: int) -> int:
     chosen = min(PROTOCOL_MAX, peer_max)
     if chosen < max(PROTOCOL_MIN, peer_min):
         raise UnsupportedVersion(
-            f"this node speaks protocol {PROTOCOL_MIN}-{PROTOCOL_MAX}, the other {peer_min}-{peer_max}",
-            hint="upgrade the older node first",
+            f"{me} speaks protocol {PROTOCOL_MIN}-{PROTOCOL_MAX}, {peer} {peer_min}-{peer_max}",
+            hint=f"upgrade {peer if peer_max < PROTOCOL_MIN else me} first, to a release that speaks both",
         )
     return chosen

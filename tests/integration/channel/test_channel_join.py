@@ -10,12 +10,21 @@ import pytest
 import trio
 from cryptography.hazmat.bindings.openssl.binding import Binding
 
-from frys_node.base.errors import ConfigError, FrysError, IssuerUnreachable, NodeUnreachable, StorageError
+from frys_node.base.errors import (
+    ConfigError,
+    FrysError,
+    IssuerUnreachable,
+    NodeUnreachable,
+    StorageError,
+    UnsupportedVersion,
+)
 from frys_node.base.ports import Stream
 from frys_node.base.types import Address
 from frys_node.channel import bootstrap
 from frys_node.channel.bootstrap import JoinOutcome, SeedsUnreachable, create_cluster, join_cluster, probe_cluster
 from frys_node.channel.issuer import IssuerDesk
+from frys_node.channel.join import JoinClient
+from frys_node.channel.join_messages import InfoRequest
 from frys_node.secure.errors import (
     ClassicalOnly,
     ForeignCluster,
@@ -374,3 +383,26 @@ async def test_an_impostor_with_a_stolen_authority_certificate_is_refused(a: Nod
     foreign.ca_certificate = a.identity.ca_certificate
     async with running(impostor) as seed:
         await _refused(ForeignCluster, [seed.address], a.token())
+
+
+async def test_a_joiner_of_another_protocol_is_told_both_ranges(a: Node) -> None:
+    """The seed refuses a protocol that it does not speak, and says who has to be upgraded."""
+    with trio.fail_after(20):
+        for lowest, highest, older in ((7, 9, "seed 'a' of cluster 'test'"), (0, 0, "the joiner")):
+            async with await JoinClient.open(NETWORK, a.address, CLOCK) as client:
+                with pytest.raises(UnsupportedVersion) as refusal:
+                    await client.ask(InfoRequest(lowest, highest))
+            assert refusal.value.message == (
+                f"seed 'a' of cluster 'test' speaks protocol 1-1, the joiner {lowest}-{highest}"
+            )
+            assert refusal.value.hint.startswith(f"upgrade {older} first")
+
+
+async def test_a_version_that_does_not_fit_is_told_before_a_seed_that_is_silent(
+    a: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one seed of another protocol and one that is down, the error is about the protocol, of both."""
+    monkeypatch.setattr("frys_node.channel.join.PROTOCOL_MIN", 7)
+    monkeypatch.setattr("frys_node.channel.join.PROTOCOL_MAX", 9)
+    error = await _refused(UnsupportedVersion, [Address("127.0.0.1", 1), a.address], a.token())
+    assert "the joiner 7-9" in error.message

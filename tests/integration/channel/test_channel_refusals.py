@@ -156,6 +156,17 @@ async def test_a_member_of_another_cluster_is_refused(a: Node, tmp_path: Path) -
     await _refused(a, "chain", lambda: _tls_until_closed(a, context), tmp_path)
 
 
+async def test_a_member_of_another_protocol_is_told_both_ranges(
+    a: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hellos whose ranges do not meet end the connection with both sides' values."""
+    async with running(await join(tmp_path / "b", a, "b")) as b:
+        monkeypatch.setattr("frys_node.channel.greeting.PROTOCOL_MIN", 7)
+        monkeypatch.setattr("frys_node.channel.greeting.PROTOCOL_MAX", 9)
+        with trio.fail_after(20), pytest.raises(HandshakeRefused, match="this node speaks protocol 1-1, node 'a' 7-9"):
+            await b.channel.call(a.id, ECHO, b"x")
+
+
 async def test_a_certificate_long_expired_is_refused(a: Node, tmp_path: Path) -> None:
     """Two years after its issue, which is beyond the grace."""
     context = TlsProfile(_member(tmp_path, a.identity, shift_s=-2 * 365 * 86_400)).client

@@ -30,7 +30,7 @@ LOSS = 0.2
 """Share of packets lost in the second act, whatever the profile says."""
 
 SEEDS_MAX = 3
-STEP_S = 0.25
+STEP_S = 0.5
 KEYS = 12
 """Keys that each node plays with."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -20,9 +21,12 @@ from membership.rumours import (
     RUMOURS,
     RUMOURS_BYTES_MAX,
     RUMOURS_MAX,
+    Query,
+    QueryReply,
     RumourQueue,
     Rumours,
     StateDelta,
+    StateEntry,
     UserEvent,
 )
 
@@ -157,3 +161,20 @@ def test_a_rumour_that_arrives_reaches_its_handler() -> None:
     m.rumours.handle(UserEvent, lambda rumour, source, now_s: taken.append((rumour, source, now_s)))
     m.receive(PACKETS.encode(Gossip((), (RUMOURS.encode(event(1)),))), B, Address("10.0.0.2", 7946), 1.0, source_boot=1)
     assert taken == [(event(1), B, 1.0)]
+
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "membership-rumours-1.hex"
+RUMOURS_1 = {
+    "event": UserEvent(B, 1 << 40, 7, 9, 1_700_000_000_000_000_000, "deploy", b"v1"),
+    "query": Query(B, 1 << 40, 3, 10, 5_000, "ping", b"x", ("n1",), (("zone", "a"),), True),
+    "query_reply": QueryReply(1 << 40, 3, 1, b"pong"),
+    "state": StateDelta(B, 1 << 40, 4, 2, 6, (StateEntry("k", b"v", 5), StateEntry("gone", b"", 6, True))),
+}
+
+
+def test_golden_rumours_are_read_and_written_unchanged() -> None:
+    """Bytes that the first version has written mean the same for ever, and are what is written today."""
+    lines = [line.split() for line in GOLDEN.read_text().splitlines() if not line.startswith("#")]
+    golden = {name: bytes.fromhex(data) for name, data in lines}
+    assert {name: RUMOURS.decode(data) for name, data in golden.items()} == RUMOURS_1
+    assert {name: RUMOURS.encode(rumour) for name, rumour in RUMOURS_1.items()} == golden

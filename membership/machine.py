@@ -32,7 +32,7 @@ from membership.config import MembershipConfig
 from membership.edges import Seen
 from membership.effects import Effect, LeaveAcknowledged, Peer, PersistPeers, PushPull
 from membership.errors import MemberAlive
-from membership.member import Member, make_attributes
+from membership.member import make_attributes
 from membership.messages import (
     PACKET_NAMES,
     PACKETS,
@@ -67,14 +67,8 @@ HASTE_S = 2.0
 HASTE_INTERVAL_S = 0.5
 """Pause between tries in haste."""
 
-DIFFERING_ACKS = 2
-"""Acks in a row with another digest than this node's before states are exchanged: one may have crossed with news."""
-
 PAUSE_S = 0.5
 """A machine that is called this much later than it asked for has stood still."""
-
-DIFFERING_ACKS_BUSY = 4
-"""The same while rumours are under way, which by themselves make digests differ for a moment."""
 
 REAP_INTERVAL_S = 30.0
 """Pause between looks for members to forget."""
@@ -118,7 +112,6 @@ class Membership:
         self._probing = Probing(self._claims, self._outbox, config, rng)
         self._introductions = Introductions(config.probe_interval_s)
         self._leave_sequences: dict[int, None] = {}
-        self._differing = 0
         self._hasty_until_s = -math.inf
         self._timers = Timers()
         self._timers.reap_s = now_s + REAP_INTERVAL_S
@@ -318,7 +311,7 @@ class Membership:
         match message:
             case Ping():
                 if message.target in ("", self.node):
-                    self._outbox.send(address, Ack(message.sequence, self.node, (), self._digest), tell)
+                    self._outbox.send(address, Ack(message.sequence, self.node, (), self.talk.digest), tell)
                 else:
                     self._drop("misaddressed")
             case Ack():
@@ -358,22 +351,7 @@ class Membership:
             self._leave_sequences.clear()
             self._out.append(LeaveAcknowledged(source))
         member = self._probing.take_ack(ack, source, now_s)
-        if member is not None:
-            self._compare(ack.digest, member, now_s)
-
-    @property
-    def _digest(self) -> int:
-        """What stands for all that this node knows of its cluster."""
-        return self._table.digest ^ self.talk.digest(self._table.digest)
-
-    def _compare(self, digest: int, member: Member, now_s: float) -> None:
-        """Exchange states with a member whose table differs, once the news under way has had its chance."""
-        if digest == self._digest or len(self._queue):
-            self._differing = 0
-            return
-        self._differing += 1
-        if self._differing >= (DIFFERING_ACKS_BUSY if self.talk.is_busy else DIFFERING_ACKS):
-            self._differing = 0
+        if member is not None and self.talk.differs(ack.digest):
             self.tallies.add(self.tallies.events, "digest_differs")
             self._introduce(member.node, member.address, now_s)
 

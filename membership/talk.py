@@ -21,6 +21,12 @@ from membership.queries import Asked, Direct, Ended, Queries, ReplyKind, Said
 from membership.rumours import RUMOURS, Query, QueryReply, StateDelta, StateEntry, UserEvent
 from membership.state import States
 
+DIFFERING_ACKS = 2
+"""Acks in a row with another digest than this node's before states are exchanged: one may have crossed with news."""
+
+DIFFERING_ACKS_BUSY = 4
+"""The same while rumours under way may explain the difference, and no event is known to be missing."""
+
 
 class Talk:
     """Events, queries and state of one node. Whoever commands it then ends the machine's turn."""
@@ -33,6 +39,7 @@ class Talk:
         self._packet_bytes_max = config.payload_bytes_max
         self._unix_offset_ns = unix_offset_ns
         self._started_s = now_s
+        self._differing = 0
         rumours = claims.rumours
         self.events = Events(claims.node, claims.boot, rumours, claims.tallies)
         room_bytes = config.payload_bytes_max - RUMOUR_HEADER_BYTES_MAX
@@ -125,14 +132,23 @@ class Talk:
         heads = self.catch_up.take(batch, now_s)
         return b"" if heads is None else HEADS.encode(heads)
 
-    def digest(self, table_digest: int) -> int:
-        """Return what stands for all that was said; see `CatchUp.digest`."""
-        return self.catch_up.digest(table_digest)
-
     @property
-    def is_busy(self) -> bool:
-        """True while rumours under way may explain that another node's digest differs: no event is known to lack."""
-        return len(self._claims.rumours.queue) > 0 and not any(w.missing for w in self.events.windows.values())
+    def digest(self) -> int:
+        """What stands for all that this node knows: of its members, and of what they have said."""
+        table_digest = self._claims.table.digest
+        return table_digest ^ self.catch_up.digest(table_digest)
+
+    def differs(self, digest: int) -> bool:
+        """Take the digest of an ack; True if it is time to exchange, because the news under way has had its chance."""
+        if digest == self.digest or len(self._claims.queue):
+            self._differing = 0
+            return False
+        self._differing += 1
+        is_busy = len(self._claims.rumours.queue) and not any(w.missing for w in self.events.windows.values())
+        if self._differing < (DIFFERING_ACKS_BUSY if is_busy else DIFFERING_ACKS):
+            return False
+        self._differing = 0
+        return True
 
     # Time.
 

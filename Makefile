@@ -11,6 +11,7 @@ RUNTIME := .venv/.installed-runtime
 DEV := .venv/.installed-dev
 MEMBERSHIP_SEEDS ?= 200
 REPLICATION_SEEDS ?= 1000
+GOSSIP_SEEDS ?= 50
 SIM_SECONDS ?= 60
 
 .PHONY: help demo test check sim bench clean
@@ -27,9 +28,10 @@ test: $(DEV) ## install what is missing and run every check and test
 check: $(DEV) ## the static half: lint, format, layers, tidy, types
 	@$(BIN)/python .ci/gate.py check
 
-sim: $(RUNTIME) ## the long simulations: 200 membership seeds at 7 and 100 nodes, 1,000 replication seeds
+sim: $(RUNTIME) ## the long simulations: membership at 7 and 100 nodes, gossip at 20, replication
 	@$(BIN)/frys-node sim --scenario membership --nodes 7 --seconds $(SIM_SECONDS) --seeds $(MEMBERSHIP_SEEDS)
 	@$(BIN)/frys-node sim --scenario membership --nodes 100 --seconds $(SIM_SECONDS) --seeds $(MEMBERSHIP_SEEDS)
+	@$(BIN)/frys-node sim --scenario gossip --nodes 20 --seconds 40 --seeds $(GOSSIP_SEEDS)
 	@$(BIN)/frys-node sim --scenario replication --seeds $(REPLICATION_SEEDS)
 
 bench: $(RUNTIME) ## run the benchmark scenarios beside their peers

@@ -24,6 +24,12 @@ WINDOW = 256
 RECENT_MAX = 1_024
 """Events kept for those who missed them."""
 
+ORIGINS_MAX = 8_192
+"""Nodes of whose events and state anything is kept; beyond it newcomers are refused and counted."""
+
+LAMPORT_MAX = (1 << 62) - 1
+"""Where the logical clock stands still, so that no forged time makes this node's own events unreadable."""
+
 RECENT_S = 300.0
 """For how long an event is kept for those who missed it."""
 
@@ -54,6 +60,7 @@ class Window:
 
     def adopt(self, head: int, missing: frozenset[int]) -> int:
         """Take for known whatever the other knows and cannot tell any more; returns how many events that loses."""
+        missing = frozenset(number for number in missing if head - WINDOW < number < head)
         lost = sum(number <= head and number not in missing for number in self.missing)
         self.missing = {number for number in self.missing if number > head or number in missing}
         if head > self.head:
@@ -93,7 +100,7 @@ class Events:
             )
         own = self.windows.get(self._node)
         sequence = 1 if own is None else own.head + 1
-        event = UserEvent(self._node, self._boot, sequence, self.lamport + 1, max(0, unix_ns), name, payload)
+        event = UserEvent(self._node, self._boot, sequence, self.next_lamport, max(0, unix_ns), name, payload)
         self._rumours.queue.check_fits(event)
         if self._allowance is None:
             self._allowance = Allowance("events", per_s=EVENTS_PER_S, burst=EVENTS_BURST, now_s=now_s)
@@ -101,9 +108,17 @@ class Events:
         self.take(event, now_s)
         return event
 
+    @property
+    def next_lamport(self) -> int:
+        """The logical time of whatever this node says next."""
+        return min(self.lamport + 1, LAMPORT_MAX)
+
     def take(self, event: UserEvent, now_s: float) -> bool:
         """Deliver an event and pass it on, unless it is known; True if it was news."""
         window = self.window(event.origin, event.boot, now_s)
+        if window is None and event.origin not in self.windows:
+            self._tallies.add(self._tallies.rumours_dropped, "too_many", "event")
+            return False
         if window is None or not window.take(event.sequence):
             self._tallies.add(self._tallies.rumours_dropped, "known", "event")
             return False
@@ -115,8 +130,10 @@ class Events:
         return True
 
     def window(self, origin: NodeId, boot: int, now_s: float) -> Window | None:
-        """Return the window of an origin's boot, a new one for a later boot, None for an earlier one."""
+        """The window of an origin's boot, a new one for a later boot; None for an earlier one, or one too many."""
         window = self.windows.get(origin)
+        if window is None and len(self.windows) >= ORIGINS_MAX and origin != self._node:
+            return None
         if window is None or window.boot < boot:
             window = self.windows[origin] = Window(boot, now_s)
         return window if window.boot == boot else None

@@ -19,7 +19,7 @@ from frys_node.base.types import NodeId
 from membership.allowance import Allowance
 from membership.effects import Tallies
 from membership.errors import GossipTooLarge
-from membership.events import check_name
+from membership.events import ORIGINS_MAX, check_name
 from membership.rumours import EVENT_NAME_MAX, RUMOURS, Rumours, StateDelta, StateEntry
 
 KEYS_MAX = 64
@@ -209,6 +209,8 @@ class States:
             return self._refuse("unacceptable")
         if delta.since > version:
             return self._refuse("gap")
+        if held is None and len(self.by_node) >= ORIGINS_MAX:
+            return self._refuse("too_many")
         state = held if held is not None and held.boot == delta.boot else NodeState(delta.boot)
         gone = [] if held is None or held is state else [e for e in held.live if e.key not in _keys(delta)]
         changed = state.merge(delta)

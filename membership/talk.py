@@ -88,7 +88,7 @@ class Talk:
             nodes=nodes,
             tags=tags or {},
             timeout_s=timeout_s,
-            lamport=self.events.lamport + 1,
+            lamport=self.events.next_lamport,
             live_count=len(table.live),
         )
         targets: list[tuple[NodeId, Attributes]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -182,6 +183,47 @@ def test_a_cached_value_is_read_through_every_node(cluster: Trio3) -> None:
         assert node.request("GET", "/v1/cache/shop/cart%2F7?consistency=quorum") == (200, b"three apples")
     cluster.c.call("DELETE", "/v1/cache/shop/cart%2F7?consistency=quorum")
     assert {node.request("GET", "/v1/cache/shop/cart%2F7?consistency=quorum")[0] for node in cluster.nodes} == {404}
+
+
+def test_an_event_a_query_and_a_key_cross_the_cluster(cluster: Trio3) -> None:
+    """One node fires, asks and sets a key; another's monitor shows the event, all answer, the key is read elsewhere."""
+    a, _, c = cluster.nodes
+    monitor = subprocess.Popen(
+        [sys.executable, "-m", "frys_node", "monitor", "--json", "--for", "20s", "--data-dir", str(c.data_dir)],
+        cwd=c.home,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert monitor.stdout is not None
+    try:
+        sent = 0
+        while not select.select([monitor.stdout], [], [], 0.5)[0] and sent < 30:
+            # Events from before the monitor listens are not repeated to it.
+            done = frys("event", "deploy", "v1", "--data-dir", str(a.data_dir), cwd=a.home)
+            assert done.returncode == 0, done.stderr
+            sent += 1
+        event = json.loads(monitor.stdout.readline())
+        assert (event["type"], event["name"], event["payload"], event["origin_name"]) == (
+            "user",
+            "deploy",
+            "v1",
+            "alpha",
+        )
+    finally:
+        monitor.kill()
+        monitor.communicate()
+    done = frys("query", "ping", "hello", "--json", "--data-dir", str(a.data_dir), cwd=a.home)
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)["answers"]
+    assert sorted((x["name"], x["outcome"], x["payload"]) for x in answers) == [
+        (name, "answered", "hello") for name in ("alpha", "beta", "gamma")
+    ]
+    assert frys("node", "set", "role", "leader", "--data-dir", str(a.data_dir), cwd=a.home).returncode == 0
+
+    def read() -> str:
+        return frys("node", "get", "role", "--node", "alpha", "--data-dir", str(c.data_dir), cwd=c.home).stdout
+
+    wait("the key on another node", lambda: read() == "leader\n")
 
 
 def test_a_wrong_or_used_up_token_is_refused_with_the_fix(cluster: Trio3, tmp_path: Path) -> None:

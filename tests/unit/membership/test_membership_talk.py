@@ -15,7 +15,7 @@ from membership.allowance import Allowance
 from membership.catchup import BATCH_BYTES_MAX, BATCHES, HEADS, CatchUp, Head, Heads
 from membership.effects import Tallies
 from membership.errors import GossipTooFast, GossipTooLarge
-from membership.events import RECENT_S, WINDOW, Events, Window
+from membership.events import LAMPORT_MAX, RECENT_S, WINDOW, Events, Window
 from membership.member import make_attributes
 from membership.queries import ASKED_MAX, DIRECT_MAX, Asked, Direct, Ended, Queries, ReplyKind, Said, matches
 from membership.rumours import RUMOURS, Query, QueryReply, Rumours, StateDelta, StateEntry, UserEvent
@@ -95,6 +95,36 @@ def test_an_event_is_delivered_once_and_never_of_an_earlier_boot() -> None:
     fired = side.events.fire("x", b"", 0.0, 5)
     assert (fired.lamport, fired.sequence, fired.origin) == (2, 1, ME)
     assert [e.origin for e in side.events.delivered] == [B, B, ME]
+
+
+def test_forged_events_and_heads_do_no_lasting_harm() -> None:
+    """A clock at its end leaves this node's own events readable; numbers that cannot be missing are passed over."""
+    side = Side(ME)
+    side.events.take(UserEvent(B, 1, 1 << 61, LAMPORT_MAX, 0, "e"), 0.0)
+    fired = side.events.fire("x", b"", 0.0, 0)
+    assert RUMOURS.decode(RUMOURS.encode(fired)) == fired
+    side.events.adopt(C, 1, 10, frozenset({3, 99}), 0.0, True)
+    assert side.events.windows[C].missing == {3}
+    assert side.events.take(event(99, C), 0.0)
+    assert not side.events.take(event(99, C), 0.0)
+
+
+def test_origins_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit newcomers' events and state are refused and counted; those known go on."""
+    monkeypatch.setattr("membership.events.ORIGINS_MAX", 1)
+    monkeypatch.setattr("membership.state.ORIGINS_MAX", 2)
+    side = Side(ME)
+    assert side.events.take(event(1, B), 0.0)
+    assert not side.events.take(event(1, C), 0.0)
+    assert side.events.take(event(2, B), 0.0)
+    assert side.states.take(StateDelta(B, 1, 0, 0, 1))
+    assert not side.states.take(StateDelta(C, 1, 0, 0, 1))
+    assert side.tallies.rumours_dropped == {("too_many", "event"): 1, ("too_many", "state"): 1}
+    side.events.forget(B, RECENT_S)
+    assert B in side.events.windows
+    side.events.forget(B, RECENT_S + 1.0)
+    side.states.forget(lambda node: False)
+    assert (list(side.events.windows), list(side.states.by_node)) == ([], [ME])
 
 
 def test_missed_events_are_repaired_and_old_ones_given_up() -> None:

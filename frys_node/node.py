@@ -127,7 +127,7 @@ class Composition:
         tags = dict(cluster.tags) | ({"zone": cluster.zone} if cluster.zone else {})
         sealer = PacketSealer(self.channel.secrets.keyring, self._identity.node_id, arrival.boot)
         # A boot heard inside TLS makes packets of older boots stale at once, also for a node that has just restarted.
-        self.channel.on_connection(lambda node, boot, is_up: sealer.note_boot(node, BootId(boot)) if is_up else None)
+        self.channel.on_connection(lambda node, boot, ending: None if ending else sealer.note_boot(node, BootId(boot)))
         return MembershipDriver(
             node=self._identity.node_id,
             boot=arrival.boot,

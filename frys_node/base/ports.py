@@ -79,6 +79,13 @@ class Stream(Protocol):
         """
         ...
 
+    def unacknowledged_bytes(self) -> int | None:
+        """How much was sent that the peer's kernel has not acknowledged, or None where that is not known.
+
+        The kernel acknowledges for a process that stands still, and not for one that is gone.
+        """
+        ...
+
     async def receive_some(self, max_bytes: int = 65_536) -> bytes:
         """Return some bytes, or ``b""`` at the peer's orderly end."""
         ...

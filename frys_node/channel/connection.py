@@ -8,9 +8,11 @@ the task that read it, while another task reads on.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 from collections.abc import Callable
+from enum import StrEnum
 
 import trio
 
@@ -31,16 +33,43 @@ from frys_node.secure.gate import Peer
 log = logging.getLogger(__name__)
 
 PING_AFTER_S = 5.0
-"""Silence after which a ping is sent."""
+"""Silence after which a ping is sent while somebody waits for an answer."""
 
-SILENCE_MAX_S = 15.0
-"""Silence after which the connection is given up."""
+IDLE_PING_AFTER_S = 30.0
+"""Silence after which a ping is sent on an idle connection: often enough for the memory of firewalls."""
+
+PONG_WITHIN_S = 9.0
+"""Silence after a ping before the connection is given up: two looks at the clock, each `PING_AFTER_S` apart."""
 
 DRAIN_S = 30.0
 """How long calls under way may hold a connection open that takes no new ones."""
 
 BUDGET_S = 30.0
 """A call's budget when its caller has no deadline; it is enforced up to `PING_AFTER_S` later."""
+
+
+class Ending(StrEnum):
+    """How a connection ended."""
+
+    GOODBYE = "goodbye"
+    """One side said that it goes away."""
+    LOST = "lost"
+    """An end or a reset that nobody announced: what the kernel does for a process that has died."""
+    SILENT = "silent"
+    """No answer, or a network that says it cannot get there."""
+    CLOSED = "closed"
+    """This side wanted it, or what came was not this protocol."""
+
+
+_RESETS = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
+
+
+def ending_of(error: trio.BrokenResourceError) -> Ending:
+    """Say what a broken stream means: an errno that speaks of the network is no sign of the process."""
+    cause = error.__cause__
+    if isinstance(cause, OSError):
+        return Ending.LOST if cause.errno in _RESETS else Ending.SILENT
+    return Ending.LOST if cause is None else Ending.CLOSED
 
 
 class _Waiter:
@@ -104,14 +133,34 @@ class Connection:
         self._is_writing = False
         """A write is under way, or its rest waits for the writer."""
         self._ended = "closed"
-        """Why the connection ended."""
+        """Why the connection ended, for people."""
+        self._ending: Ending | None = None
         self._drained = trio.Event()
         self._waiters: dict[int, _Waiter] = {}
         self._serving: dict[int, trio.CancelScope] = {}
         self._got_go_away = False
         self._scope = trio.CancelScope()
         self._heard_s = 0.0
+        self._pinged_s = math.inf
+        """When the ping was sent that has had no answer."""
         self._nonce = 0
+
+    @property
+    def ending(self) -> Ending:
+        """How the connection ended, once it has."""
+        if self._got_go_away or self.mux.is_draining:
+            return Ending.GOODBYE
+        return self._ending or Ending.CLOSED
+
+    def nudge(self) -> None:
+        """Send a few bytes, so that the other side's kernel has something to acknowledge."""
+        self._nonce += 1
+        self.mux.ping(self._nonce)
+        self._send(is_alone=True)
+
+    def unacknowledged_bytes(self) -> int | None:
+        """How much was sent that the other side's kernel has not acknowledged; see `Stream`."""
+        return self._stream.unacknowledged_bytes()
 
     @property
     def node(self) -> NodeId:
@@ -155,6 +204,11 @@ class Connection:
         """End the connection at once; calls that come from now on go elsewhere."""
         self.is_open = False
         self._scope.cancel()
+
+    def _break(self, ending: Ending) -> None:
+        """End the connection for what was found out about it; the first finding stands."""
+        self._ending = self._ending or ending
+        self.close()
 
     def drain(self, reason: str) -> None:
         """Take no new calls; the connection ends when those under way are done."""
@@ -208,7 +262,9 @@ class Connection:
             return
         try:
             self._is_writing = not self._stream.send_nowait(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except trio.BrokenResourceError as error:
+            self._break(ending_of(error))
+        except trio.ClosedResourceError:
             self.close()
         if self._is_writing:
             self._wake.set()
@@ -224,7 +280,9 @@ class Connection:
                     await self._stream.send_all(data)
                     self._is_writing = False
                 self._drained.set()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except trio.BrokenResourceError as error:
+            self._break(ending_of(error))
+        except trio.ClosedResourceError:
             self.close()
 
     async def _watch(self) -> None:
@@ -235,10 +293,13 @@ class Connection:
                 self._give_up(call_id)
                 self._settle(call_id, DeadlineExceeded(f"{self.peer.name} did not answer within the call's budget"))
             silence_s = now_s - self._heard_s
-            if silence_s >= SILENCE_MAX_S:
+            if self._heard_s >= self._pinged_s:
+                self._pinged_s = math.inf
+            if now_s - self._pinged_s >= PONG_WITHIN_S:
                 log.info("channel.peer_silent", extra={"peer": self.node, "silence_s": silence_s})
-                self.close()
-            elif silence_s >= PING_AFTER_S:
+                self._break(Ending.SILENT)
+            elif silence_s >= (PING_AFTER_S if self._waiters else IDLE_PING_AFTER_S):
+                self._pinged_s = min(self._pinged_s, now_s)
                 self._nonce += 1
                 self.mux.ping(self._nonce)
                 self._wake.set()
@@ -261,6 +322,7 @@ class Connection:
                 data = await self._stream.receive_some(65_536)
                 if not data:
                     self._ended = "closed by the other side"
+                    self._ending = self._ending or Ending.LOST
                     break
                 self._heard_s = trio.current_time()
                 events = self.mux.receive_data(data)
@@ -271,7 +333,10 @@ class Connection:
         except WireError as error:
             log.warning("channel.protocol_broken", extra={"peer": self.node, "error": error.message})
             self._ended = error.code
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except trio.BrokenResourceError as error:
+            self._ended = "broken"
+            self._ending = self._ending or ending_of(error)
+        except trio.ClosedResourceError:
             self._ended = "broken"
         nursery.cancel_scope.cancel()
 

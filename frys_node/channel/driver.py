@@ -15,7 +15,7 @@ import trio
 from frys_node.base.errors import FrysError, InvalidAddress, NodeUnreachable, NotFound, StorageError, WireError
 from frys_node.base.ports import Clock, Disk, Entropy, Network, Stream, StreamListener
 from frys_node.base.types import Address, BootId, NodeId
-from frys_node.channel.connection import Connection
+from frys_node.channel.connection import Connection, Ending
 from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.dispatch import Dispatch, NoteHandler, Served
 from frys_node.channel.gatekeeper import AllowList, HalfOpen, LogLimit
@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 Req = TypeVar("Req")
 Rep = TypeVar("Rep")
 
-ConnectionHandler = Callable[[NodeId, int, bool], None]
-"""Called with (node, boot, is connected) when a kept connection stands or is gone."""
+ConnectionHandler = Callable[[NodeId, int, Ending | None], None]
+"""Called with (node, boot, None) when a kept connection stands, and with its ending when it is gone."""
 
 SELF_NOTES_MAX = 65_536
 
@@ -210,6 +210,18 @@ class Channel:
         connection = await self._dial_any(address, None)
         return connection.node
 
+    async def greet(self, node: NodeId, transport: Stream, address: Address) -> None:
+        """Make a connection to a node over one that has just been opened; raises as `connect_address` does.
+
+        Where it broke before anybody spoke, the `HandshakeRefused` has the reason ``eof`` or ``reset``.
+        """
+        await self._greet_dialled(transport, address, node)
+
+    def lifeline(self, node: NodeId, boot: int) -> Connection | None:
+        """The kept connection to this boot of the node, to nudge it."""
+        connection = self._peers.find(node)
+        return connection if connection is not None and connection.hello.boot == boot else None
+
     def on_connection(self, handler: ConnectionHandler) -> None:
         """Hear of connections that stand or are gone; the handler must not block."""
         self._handlers.append(handler)
@@ -333,6 +345,9 @@ class Channel:
             transport = await self._network.connect(address)
         if transport is None:
             raise NodeUnreachable(f"{address} did not answer within {HANDSHAKE_S:.0f} s")
+        return await self._greet_dialled(transport, address, expected)
+
+    async def _greet_dialled(self, transport: Stream, address: Address, expected: NodeId | None) -> Connection:
         try:
             greeted = await self._greeter.dial(transport, expected)
         except HandshakeRefused as error:
@@ -370,19 +385,19 @@ class Channel:
         return connection
 
     async def _run_connection(self, connection: Connection, greeted: Greeted) -> None:
-        self._tell(connection, True)
+        self._tell(connection, None)
         try:
             await connection.run(greeted.early)
         except Exception:
             log.exception("channel.connection_failed", extra={"peer": connection.node})
         finally:
             if self._peers.remove(connection):
-                self._tell(connection, False)
+                self._tell(connection, connection.ending)
 
-    def _tell(self, connection: Connection, is_connected: bool) -> None:
+    def _tell(self, connection: Connection, ending: Ending | None) -> None:
         for handler in self._handlers:
             try:
-                handler(connection.node, connection.hello.boot, is_connected)
+                handler(connection.node, connection.hello.boot, ending)
             except Exception:
                 log.exception("channel.connection_handler_failed", extra={"peer": connection.node})
 

@@ -295,6 +295,10 @@ class TlsStream:
         self._has_rest = not self._transport.send_nowait(self._made(len(data)))
         return not self._has_rest
 
+    def unacknowledged_bytes(self) -> int | None:
+        """How many bytes of records the peer's kernel has not acknowledged; see `Stream.unacknowledged_bytes`."""
+        return self._transport.unacknowledged_bytes()
+
     def _encrypt(self, piece: memoryview) -> None:
         sent = 0
         try:

@@ -54,6 +54,14 @@ class Pipe:
         self.buffered += len(data)
         self.wake.set()
 
+    def unarrived_bytes(self) -> int:
+        """Bytes on the way; behind a cut, in either direction, everything that has not been read."""
+        source, target = self.route
+        if self.network.is_cut(source, target) or self.network.is_cut(target, source):
+            return self.buffered
+        now_s = trio.current_time()
+        return sum(len(data) for at_s, data in self.chunks if at_s > now_s)
+
     def notify(self) -> None:
         """Wake both sides to look again."""
         self.wake.set()
@@ -115,6 +123,12 @@ class FakeStream:
         if data and room:
             self._out.push(data[:room])
         return data[room:]
+
+    def unacknowledged_bytes(self) -> int | None:
+        """How much was sent that has not arrived, read or not; see `Stream.unacknowledged_bytes`."""
+        if self.is_closed or self.peer_credentials() is not None:
+            return None
+        return self._out.unarrived_bytes() + len(self._rest)
 
     async def receive_some(self, max_bytes: int = 65_536) -> bytes:
         """Return some bytes, or ``b""`` at the peer's orderly end."""

@@ -6,9 +6,12 @@ Every call is a cancellation point; a call that never blocks yields to the other
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import struct
+import sys
+import termios
 from typing import NamedTuple
 
 import trio
@@ -135,6 +138,16 @@ class SocketStream:
             return 0
         except OSError as error:
             raise trio.BrokenResourceError(f"{self._peer}: {error.strerror or error}") from error
+
+    def unacknowledged_bytes(self) -> int | None:
+        """How much was sent that the peer's kernel has not acknowledged; None on a unix socket or a closed one.
+
+        What waits in this side's kernel counts too. Linux only: elsewhere it is never known.
+        """
+        if sys.platform != "linux" or self._sock.fileno() < 0 or self._sock.family == socket.AF_UNIX:
+            return None
+        raw = fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+        return int.from_bytes(raw, sys.byteorder) + len(self._rest)
 
     async def receive_some(self, max_bytes: int = 65_536) -> bytes:
         """Return some bytes, or ``b""`` at the peer's orderly end."""

@@ -43,6 +43,19 @@ async def test_bytes_arrive_in_order_in_both_directions(network: Network, host: 
         await far.aclose()
 
 
+async def test_the_other_kernel_acknowledges_what_nobody_reads(network: Network, host: str) -> None:
+    """A process that stands still has its bytes acknowledged all the same; a closed stream knows nothing."""
+    with trio.fail_after(LIMIT_S):
+        near, far = await _pair(network, host)
+        await near.send_all(b"are you there")
+        while near.unacknowledged_bytes():  # noqa: ASYNC110 - a kernel counter has nothing to wait on
+            await trio.sleep(0.001)
+        assert near.unacknowledged_bytes() == 0
+        await near.aclose()
+        assert near.unacknowledged_bytes() is None
+        await far.aclose()
+
+
 async def test_a_large_transfer_waits_for_a_slow_reader(network: Network, host: str) -> None:
     """Backpressure: send_all returns only as the reader takes bytes, and nothing is lost."""
     data = bytes(range(256)) * 32_768

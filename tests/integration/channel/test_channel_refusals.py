@@ -198,7 +198,7 @@ async def test_an_expelled_node_loses_its_connection(a: Node, tmp_path: Path) ->
         with trio.fail_after(15):
             assert await b.channel.call(a.id, ECHO, b"x") == b"x"
             gone = trio.Event()
-            b.channel.on_connection(lambda _node, _boot, is_connected: None if is_connected else gone.set())
+            b.channel.on_connection(lambda _node, _boot, ending: gone.set() if ending else None)
             a.channel.revoke(b.id)
             await gone.wait()
             with pytest.raises((SecurityError, NodeUnreachable)):

@@ -229,7 +229,7 @@ async def test_a_node_that_is_gone_is_unreachable_and_comes_back(pair: tuple[Nod
     a, b = pair
     forever: Method[bytes, bytes] = Method("test.forever", bytes, bytes)
     seen: list[tuple[int, bool]] = []
-    b.channel.on_connection(lambda node, boot, is_connected: seen.append((boot, is_connected)))
+    b.channel.on_connection(lambda node, boot, ending: seen.append((boot, ending is None)))
     disk = DirectoryDisk(tmp_path / "c")
     async with running(await join(tmp_path / "c", a, "c")) as first:
         started = trio.Event()

@@ -10,8 +10,9 @@ import trio
 import trio.testing
 
 from frys_node.base.errors import DeadlineExceeded, NodeUnreachable
-from frys_node.base.types import Address, NodeId
+from frys_node.base.types import Address, BootId, NodeId
 from frys_node.channel.bootstrap import create_cluster, join_cluster
+from frys_node.channel.connection import Ending
 from frys_node.channel.driver import Channel
 from frys_node.channel.issuer import JOIN_PATH
 from frys_node.kernel.services.rpc import Method
@@ -57,7 +58,7 @@ class FakeNode:
             return body
 
         channel.serve(ECHO, echo)
-        channel.on_connection(lambda _node, _boot, is_connected: self.seen.append(is_connected))
+        channel.on_connection(lambda _node, _boot, ending: self.seen.append(ending is None))
         return channel
 
     def refused(self) -> dict[tuple[str, ...], float]:
@@ -96,7 +97,7 @@ async def _cluster(network: FakeNetwork) -> AsyncIterator[tuple[FakeNode, Channe
 
 
 async def test_an_idle_connection_stays_and_a_silent_one_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
-    """An hour of idleness is bridged by pings; a partition is noticed within 20 s, and healed by the next call."""
+    """An hour of idleness is bridged by pings; a partition is noticed within 45 s, and healed by the next call."""
     network = FakeNetwork()
     async with _cluster(network) as (a, one, b, two):
         assert await two.call(one.self_id, ECHO, b"x") == b"x"
@@ -104,7 +105,7 @@ async def test_an_idle_connection_stays_and_a_silent_one_is_given_up(autojump_cl
         assert one.is_connected(two.self_id)
         assert b.seen == [True]
         network.partition(["a"], ["b"])
-        await trio.sleep(21)
+        await trio.sleep(46)
         assert not one.is_connected(two.self_id)
         assert not two.is_connected(one.self_id)
         assert (a.seen, b.seen) == ([True, False], [True, False])
@@ -113,6 +114,69 @@ async def test_an_idle_connection_stays_and_a_silent_one_is_given_up(autojump_cl
         network.heal()
         await trio.sleep(10)
         assert await two.call(one.self_id, ECHO, b"y") == b"y"
+
+
+async def _cut_soon(network: FakeNetwork) -> None:
+    await trio.sleep(1)
+    network.partition(["a"], ["b"])
+
+
+def _endings_at(channel: Channel) -> list[Ending | None]:
+    """Note what the channel tells of its connections."""
+    endings: list[Ending | None] = []
+    channel.on_connection(lambda _node, _boot, ending: endings.append(ending))
+    return endings
+
+
+async def test_a_call_under_way_has_the_connection_watched_closely(autojump_clock: trio.testing.MockClock) -> None:
+    """Whoever waits for an answer learns within 20 s that the other side is cut off, well before its own deadline."""
+    network = FakeNetwork()
+    async with _cluster(network) as (_a, one, _b, two):
+
+        async def hang(_caller: NodeId, _body: bytes) -> bytes:
+            await trio.sleep_forever()
+            raise AssertionError
+
+        one.serve(HANG, hang)
+        await two.call(one.self_id, ECHO, b"x")
+        start = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cut_soon, network)
+            with pytest.raises(NodeUnreachable):
+                await two.call(one.self_id, HANG, b"")
+        assert trio.current_time() - start <= 21
+
+
+async def test_how_a_connection_ended_is_told(autojump_clock: trio.testing.MockClock) -> None:
+    """A killed host is LOST, a drained one said GOODBYE: only the former may be held against it."""
+    for do, expected in (("kill", Ending.LOST), ("drain", Ending.GOODBYE)):
+        network = FakeNetwork()
+        async with _cluster(network) as (_a, one, _b, two):
+            endings = _endings_at(one)
+            await two.call(one.self_id, ECHO, b"x")
+            if do == "kill":
+                network.kill("b")
+            else:
+                await two.drain()
+            await trio.sleep(1)
+            assert endings == [None, expected]
+
+
+async def test_a_nudge_is_acknowledged_by_a_host_that_is_reached(autojump_clock: trio.testing.MockClock) -> None:
+    """`nudge` sends bytes whose fate `unacknowledged_bytes` tells; the lifeline is that of one boot alone."""
+    network = FakeNetwork()
+    async with _cluster(network) as (_a, one, _b, two):
+        await two.call(one.self_id, ECHO, b"x")
+        line = two.lifeline(one.self_id, one.boot)
+        assert line is not None
+        assert two.lifeline(one.self_id, BootId(one.boot + 1)) is None
+        line.nudge()
+        await trio.sleep(0.1)
+        assert line.unacknowledged_bytes() == 0
+        network.partition(["a"], ["b"])
+        line.nudge()
+        await trio.sleep(0.3)
+        assert line.unacknowledged_bytes()
 
 
 async def test_a_call_without_a_deadline_ends_on_both_sides(autojump_clock: trio.testing.MockClock) -> None:

@@ -61,6 +61,10 @@ class Pipe:
         self.other._wake.set()
         return False
 
+    def unacknowledged_bytes(self) -> int | None:
+        """The byte that takes its time."""
+        return len(self._rest)
+
     async def receive_some(self, max_bytes: int = 65_536) -> bytes:
         """Return a few bytes."""
         await trio.lowlevel.checkpoint()

@@ -140,6 +140,7 @@ class Composition:
             metrics=kernel.metrics,
             learn=self.channel.learn,
             introduce=self.channel.connect_address,
+            channel=self.channel,
             peers=[Peer(peer.node, peer.address) for peer in arrival.peers],
         )
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from frys_node.base.errors import NotFound
 from frys_node.base.types import NodeId
-from frys_node.kernel.services.members import Condition, MemberChanged, MemberView
+from frys_node.kernel.services.members import UNUSABLE, UNWELL, WELL, Condition, MemberChanged, MemberView
 from membership.awareness import Awareness
 from membership.conditions import Conditions
 from membership.config import MembershipConfig
@@ -277,6 +277,18 @@ class Claims:
         self._quiet_until_s = now_s + self.suspicions.floors().silence_s
         self.tell(self.node, Entry(now_s, "paused", detail=f"for {gap_s:.1f} s"))
 
+    def rank(self, node: NodeId) -> int:
+        """Return how gladly to send new work to a member; see `Members.rank`. This node is always well to itself."""
+        member = self.table.get(node)
+        if member is None or not member.is_live:
+            return UNUSABLE
+        is_well = member.standing is Standing.ALIVE and self._conditions.of(node) is Condition.OK
+        return WELL if is_well or node == self.node else UNWELL
+
+    def touch(self, node: NodeId) -> None:
+        """Look at the end of this turn whether a member's condition has changed."""
+        self._conditions.touch(node)
+
     def tell(self, node: NodeId, entry: Entry) -> None:
         """Add a turn to a member's story; nothing happens if it is unknown."""
         member = self.table.get(node)
@@ -351,7 +363,7 @@ class Claims:
     def view(self, update: Update, member: Member) -> MemberView:
         """Return the public view of a claim about a member."""
         changed_unix_ns = self._unix_offset_ns + int(member.changed_s * 1e9)
-        return view_of(update, member.vitals, changed_unix_ns, self._condition(member))
+        return view_of(update, member.vitals, changed_unix_ns, self._condition(member), self.now_s)
 
     def publish_edge(self, node: NodeId, *, is_up: bool, now_s: float) -> None:
         """Tell everybody that this node gets no answer from a member that others reach, or gets one again."""
@@ -400,7 +412,9 @@ class Claims:
             return Condition.STALLED
         has_no_channel = self.now_s - self.suspicions.vouched_at_s(node, VouchKind.DATAGRAM) < VETO_S
         is_degraded = has_no_channel or self.damping.is_damped(node) or self._is_hard_to_reach(node)
-        return Condition.DEGRADED if is_degraded else Condition.OK
+        if is_degraded:
+            return Condition.DEGRADED
+        return Condition.SLOW if member.vitals.is_slow else Condition.OK
 
     def aged(self, member: Member, now_s: float) -> Update:
         """Return a member's claim with its age, if it is dead or has left."""

@@ -26,6 +26,10 @@ class Conditions:
         """Return whom to look at."""
         return tuple(self._known)
 
+    def of(self, node: NodeId) -> Condition:
+        """Return what was last published of a member."""
+        return self._known.get(node, Condition.OK)
+
     def settle(self, node: NodeId, condition: Condition) -> Condition:
         """Take what a member's condition is now; returns what it was."""
         old = self._known.pop(node, Condition.OK)

@@ -1,25 +1,31 @@
-"""What a member's own answers tell about it: round-trip time now, accrued suspicion (phi) with the watchers.
+"""What a member's own answers tell about it: its round-trip time, and its beats where this node watches it.
 
 Sans-I/O. Round trips are smoothed as TCP does it (RFC 6298: gains 1/8 and 1/4). phi needs regular beats that this node
-receives itself; random probes are not regular, so phi is None until watchers exist (ADR 0003).
+receives itself; random probes are not regular (ADR 0003).
 """
 
 from __future__ import annotations
 
+from membership.phi import Beats
+
 
 class Vitals:
-    """Smoothed round trip of one member."""
+    """Smoothed round trip and beats of one member."""
 
-    __slots__ = ("rttvar_s", "srtt_s")
+    __slots__ = ("beats", "is_slow", "rttvar_s", "srtt_s")
 
     def __init__(self) -> None:
         self.srtt_s: float | None = None
         self.rttvar_s = 0.0
+        self.beats: Beats | None = None
+        """What this node's watch hears; None while it does not watch the member."""
+        self.is_slow = False
+        """Phi is over the watch's first threshold."""
 
-    @property
-    def phi(self) -> float | None:
-        """Accrued suspicion of this node's watcher; None while this node does not watch the member."""
-        return None
+    def phi(self, now_s: float) -> float | None:
+        """Return phi of the silence until now; None unless this node watches the member and has heard it."""
+        beats = self.beats
+        return max(0.0, beats.phi(now_s)) if beats is not None and beats.is_proven else None
 
     def observe_rtt(self, rtt_s: float) -> None:
         """Take one round trip in seconds, >= 0."""

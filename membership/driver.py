@@ -23,22 +23,31 @@ from frys_node.observe.metrics import Metrics
 from membership.config import MembershipConfig
 from membership.driver_exchange import StateExchange
 from membership.driver_gossip import GossipDriver
+from membership.driver_lifelines import LifelineChannel, Lifelines
 from membership.driver_peers import PeersFile, SeedSeeker
 from membership.effects import (
     Effect,
     Emit,
+    KeepLifelines,
     LeaveAcknowledged,
+    Nudge,
     Peer,
     PersistPeers,
+    PhiSeen,
     PushPull,
+    Reconnect,
     RoundTrip,
     SendPacket,
     Superseded,
+    TryPort,
 )
 from membership.errors import JoinFailed, LeaveUnacknowledged
 from membership.machine import Membership
 from membership.member import STATUS, make_attributes
 from membership.messages import Attributes
+
+PHI_BUCKETS = (0.01, 0.1, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0)
+"""Bounds of the distribution of phi; 5 and 8 are the watch's thresholds."""
 
 _LOG = get_logger(__name__)
 
@@ -85,9 +94,13 @@ class MembershipDriver:
         metrics: Metrics,
         learn: Callable[[NodeId, Address], None],
         introduce: Callable[[Address], Awaitable[NodeId | None]] | None = None,
+        channel: LifelineChannel | None = None,
         peers: Sequence[Peer] = (),
     ) -> None:
-        """Take the ports. `learn` hears where each node is; `introduce` dials an address and says who is there."""
+        """Take the ports. `learn` hears where each node is; `introduce` dials an address and says who is there.
+
+        Without a `channel` there are no lifelines: no evidence of crashes, and nobody is found stalled.
+        """
         self._config = config
         self._clock, self._datagram = ports.clock, ports.datagram
         self._sealer = sealer
@@ -129,6 +142,7 @@ class MembershipDriver:
             perform=self._perform,
             metrics=metrics,
         )
+        self._lifelines = None if channel is None else self._make_lifelines(ports, channel)
         self._seeker = SeedSeeker(
             node=node,
             seeds=config.seeds,
@@ -139,6 +153,16 @@ class MembershipDriver:
         )
         self._declare_metrics(metrics)
 
+    def _make_lifelines(self, ports: Ports, channel: LifelineChannel) -> Lifelines:
+        return Lifelines(
+            machine=self._machine,
+            clock=self._clock,
+            rng=ports.entropy.rng("membership.lifelines"),
+            network=ports.network,
+            channel=channel,
+            perform=self._perform,
+        )
+
     def _declare_metrics(self, metrics: Metrics) -> None:
         machine = self._machine
         tallies = machine.tallies
@@ -148,6 +172,9 @@ class MembershipDriver:
         # The machine's tallies are the counters' values, so that nothing is counted twice or copied.
         packets.values, dropped.values, events.values = tallies.packets, tallies.dropped, tallies.events
         self._rtt = metrics.histogram("frys_membership_probe_rtt_seconds", "Round trips of direct pings.")
+        self._phi = metrics.histogram(
+            "frys_membership_phi", "Phi of watched members when a beat came or a threshold was crossed.", PHI_BUCKETS
+        )
         self._members_gauge = metrics.gauge("frys_membership_members", "Members as seen here.", ("state",))
         metrics.gauge(
             "frys_membership_queue_length",
@@ -170,11 +197,11 @@ class MembershipDriver:
 
     def all(self) -> Sequence[MemberView]:
         """Every known member, sorted by name, this node included."""
-        return self._machine.views()
+        return self._machine.views(self._clock.now_s())
 
     def get(self, node: NodeId) -> MemberView | None:
         """One member."""
-        return self._machine.view(node)
+        return self._machine.view(node, self._clock.now_s())
 
     def is_usable(self, node: NodeId) -> bool:
         """True if alive or suspect: worth sending to."""
@@ -183,6 +210,10 @@ class MembershipDriver:
     def is_lost(self, node: NodeId) -> bool:
         """True if the member has been dead for `dead_reclaim_s`: another one may have its name."""
         return self._machine.is_lost(node, self._clock.now_s())
+
+    def rank(self, node: NodeId) -> int:
+        """How gladly to send new work there."""
+        return self._machine.rank(node)
 
     # Commands.
 
@@ -248,6 +279,8 @@ class MembershipDriver:
         async with trio.open_nursery() as nursery:
             self._exchange.start(nursery)
             self.gossip.start(nursery)
+            if self._lifelines is not None:
+                self._lifelines.start(nursery)
             nursery.start_soon(self._read)
             nursery.start_soon(self._keep_time)
             nursery.start_soon(self._peers_file.run)
@@ -297,12 +330,14 @@ class MembershipDriver:
                     self._send(address, payload)
                 case Emit(event, is_damped):
                     self._take_change(event, is_damped=is_damped)
-                case RoundTrip(_, rtt_s):
-                    self._rtt.observe(rtt_s)
+                case RoundTrip() | PhiSeen():
+                    self._observe(effect)
                 case PushPull(node, address):
                     self._exchange.begin(node, address)
                 case PersistPeers(peers):
                     self._peers_file.put(peers)
+                case KeepLifelines() | Nudge() | Reconnect() | TryPort():
+                    self._tend(effect)
                 case LeaveAcknowledged(_):
                     self._leave_heard.set()
                 case Superseded(boot):
@@ -314,6 +349,26 @@ class MembershipDriver:
             self._said_all.set()
         if self._machine.next_deadline_s < self._timer_due_s:
             self._wake.set()
+
+    def _observe(self, effect: RoundTrip | PhiSeen) -> None:
+        if isinstance(effect, PhiSeen):
+            self._phi.observe(effect.phi)
+        else:
+            self._rtt.observe(effect.rtt_s)
+
+    def _tend(self, effect: KeepLifelines | Nudge | Reconnect | TryPort) -> None:
+        lifelines = self._lifelines
+        if lifelines is None:
+            return
+        match effect:
+            case KeepLifelines(nodes):
+                lifelines.keep(nodes)
+            case Nudge(node, boot):
+                lifelines.nudge(node, boot)
+            case Reconnect(node, boot, address):
+                lifelines.reconnect(node, boot, address)
+            case TryPort(node, boot, address):
+                lifelines.try_port(node, boot, address)
 
     def _send(self, address: Address, payload: bytes) -> None:
         try:

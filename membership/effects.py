@@ -116,10 +116,60 @@ class SendBatch(NamedTuple):
     data: bytes
 
 
+class KeepLifelines(NamedTuple):
+    """Keep a connection to each of these nodes, and no longer than wanted to any other."""
+
+    nodes: tuple[NodeId, ...]
+
+
+class Nudge(NamedTuple):
+    """Send a byte on the lifeline to this boot and say whether its kernel took it (`findings.Nudged`)."""
+
+    node: NodeId
+    boot: int
+
+
+class Reconnect(NamedTuple):
+    """The lifeline to this boot broke: dial anew, by racing attempts (`findings.Tried`)."""
+
+    node: NodeId
+    boot: int
+    address: Address
+
+
+class TryPort(NamedTuple):
+    """Look whether a port refuses, accepts or says nothing (`findings.Tried`); no greeting is meant."""
+
+    node: NodeId
+    boot: int
+    address: Address
+
+
+class PhiSeen(NamedTuple):
+    """A watcher's phi when a beat came, or when it crossed a threshold."""
+
+    phi: float
+
+
 Talking = EventHeard | StateHeard | QueryAsked | QuerySaid | QueryEnded | SendRumour | SendBatch
 """Effects of events, queries and state."""
 
-Effect = Talking | SendPacket | PushPull | Emit | PersistPeers | RoundTrip | LeaveAcknowledged | Superseded
+Effect = (
+    Talking
+    | SendPacket
+    | PushPull
+    | Emit
+    | PersistPeers
+    | RoundTrip
+    | LeaveAcknowledged
+    | Superseded
+    | KeepLifelines
+    | Nudge
+    | Reconnect
+    | TryPort
+    | PhiSeen
+)
+
 
 Counts = dict[tuple[str, ...], float]
 

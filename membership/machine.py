@@ -32,6 +32,8 @@ from membership.config import MembershipConfig
 from membership.edges import Seen
 from membership.effects import Effect, LeaveAcknowledged, Peer, PersistPeers, PushPull
 from membership.errors import MemberAlive
+from membership.findings import Finding
+from membership.guard import Guard
 from membership.member import make_attributes
 from membership.messages import (
     PACKET_NAMES,
@@ -39,9 +41,10 @@ from membership.messages import (
     SYNC_UPDATES_MAX,
     Ack,
     Attributes,
+    Beat,
+    BeatAck,
     Gossip,
     Nack,
-    Packet,
     Ping,
     PingReq,
     Standing,
@@ -110,6 +113,7 @@ class Membership:
         self._outbox = Outbox(self._claims, config)
         self.talk = Talk(self._claims, self._outbox, config, now_s=now_s, unix_offset_ns=unix_offset_ns)
         self._probing = Probing(self._claims, self._outbox, config, rng)
+        self._guard = Guard(self._claims, self._outbox, config, rng)
         self._introductions = Introductions(config.probe_interval_s)
         self._leave_sequences: dict[int, None] = {}
         self._hasty_until_s = -math.inf
@@ -149,13 +153,15 @@ class Membership:
         """Members of a standing, this node included."""
         return self._table.counts[standing]
 
-    def view(self, node: NodeId) -> MemberView | None:
-        """One member as seen here."""
+    def view(self, node: NodeId, now_s: float | None = None) -> MemberView | None:
+        """One member as seen here, now or at the last turn."""
+        self._claims.now_s = self._claims.now_s if now_s is None else now_s
         member = self._table.get(node)
         return None if member is None else self._claims.view(member.update, member)
 
-    def views(self) -> list[MemberView]:
-        """Every member as seen here, by name."""
+    def views(self, now_s: float | None = None) -> list[MemberView]:
+        """Every member as seen here, by name, now or at the last turn."""
+        self._claims.now_s = self._claims.now_s if now_s is None else now_s
         return [self._claims.view(member.update, member) for member in self._table.sorted()]
 
     @property
@@ -181,6 +187,10 @@ class Membership:
         """True if the member has been dead for so long that another one may have its name."""
         member = self._table.get(node)
         return member is not None and self._claims.is_reclaimable(member, now_s)
+
+    def rank(self, node: NodeId) -> int:
+        """How gladly to send new work to a member; see `Members.rank`."""
+        return self._claims.rank(node)
 
     def peers(self) -> tuple[Peer, ...]:
         """Peers worth keeping for the next start."""
@@ -266,6 +276,12 @@ class Membership:
 
     # What the driver notices.
 
+    def found(self, finding: Finding, now_s: float) -> list[Effect]:
+        """Take what was found out about a member by TCP."""
+        self._catch_up(now_s)
+        self._guard.take(finding, now_s)
+        return self._turn(now_s)
+
     def lagged(self, lag_s: float, now_s: float) -> list[Effect]:
         """Take that the event loop was late; more than `LAG_S` says that this node is in trouble itself."""
         self._note_lag(lag_s)
@@ -304,11 +320,24 @@ class Membership:
                 if update.node == source_node:
                     self._introduce(source_node, source_address, now_s)
         tell = self._meet(source_node, source_boot, source_address, now_s)
-        self._handle(message, source_node, source_address, tell, now_s)
+        self._guard.heard(source_node, source_boot, now_s)
+        if isinstance(message, BeatAck):
+            self._guard.take_ack(message, source_node, source_boot, now_s)
+        else:
+            self._handle(message, source_node, source_address, tell, now_s)
         return self._turn(now_s)
 
-    def _handle(self, message: Packet, source: NodeId, address: Address, tell: list[Update], now_s: float) -> None:
+    def _handle(
+        self,
+        message: Ping | Ack | PingReq | Nack | Gossip | Beat,
+        source: NodeId,
+        address: Address,
+        tell: list[Update],
+        now_s: float,
+    ) -> None:
         match message:
+            case Beat():
+                self._outbox.send(address, BeatAck(message.sequence), tell)
             case Ping():
                 if message.target in ("", self.node):
                     self._outbox.send(address, Ack(message.sequence, self.node, (), self.talk.digest), tell)
@@ -367,6 +396,7 @@ class Membership:
         if self._claims.damping.next_deadline_s <= now_s:
             self._claims.release_damped(now_s)
         self._probing.advance(now_s)
+        self._guard.advance(now_s)
         if self.talk.next_deadline_s <= now_s:
             self.talk.advance(now_s)
         if self._timers.gossip_s <= now_s:
@@ -393,6 +423,7 @@ class Membership:
         self.tallies.add(self.tallies.events, "pause")
         self._probing.catch_up(now_s)
         self._claims.catch_up(gap_s, now_s)
+        self._guard.shift(gap_s, now_s)
         self._timers.catch_up(now_s)
         self._due_s = now_s
 
@@ -462,6 +493,7 @@ class Membership:
         config = self._config
         self.talk.flush()
         self._probing.arm(now_s)
+        self._guard.turn(now_s)
         if not self.live_count:
             # Nobody hears it. Who comes later is told what matters by an exchange, and old events do not matter.
             self.rumours.queue.clear()
@@ -481,8 +513,14 @@ class Membership:
             self._timers.persist_s = min(self._timers.persist_s, now_s + config.persist_interval_s)
         self._claims.settle_conditions()
         self._suspicion_at_s = self._claims.suspicion_deadline_s
-        damped_s, talk_s = self._claims.damping.next_deadline_s, self.talk.next_deadline_s
-        self._due_s = min(self._timers.next_s, self._suspicion_at_s, self._probing.next_deadline_s, damped_s, talk_s)
+        self._due_s = min(
+            self._timers.next_s,
+            self._suspicion_at_s,
+            self._probing.next_deadline_s,
+            self._guard.next_deadline_s,
+            self._claims.damping.next_deadline_s,
+            self.talk.next_deadline_s,
+        )
         out = list(self._out)
         self._out.clear()
         return out

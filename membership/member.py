@@ -115,8 +115,8 @@ class Member:
         self._story.add(entry)
 
 
-def view_of(update: Update, vitals: Vitals, changed_unix_ns: int, condition: Condition) -> MemberView:
-    """Return the public view of a claim."""
+def view_of(update: Update, vitals: Vitals, changed_unix_ns: int, condition: Condition, now_s: float) -> MemberView:
+    """Return the public view of a claim as of now."""
     attributes = update.attributes
     return MemberView(
         name=attributes.name,
@@ -127,7 +127,7 @@ def view_of(update: Update, vitals: Vitals, changed_unix_ns: int, condition: Con
         incarnation=update.incarnation,
         boot=update.boot,
         tags=dict(attributes.tags),
-        phi=vitals.phi,
+        phi=vitals.phi(now_s),
         rtt_s=vitals.srtt_s,
         changed_unix_ns=changed_unix_ns,
         http=attributes.http,

@@ -165,9 +165,31 @@ class Sync(Message, frozen=True, array_like=True, gc=False, tag=6):
     """`membership.catchup.Heads` of the sender, encoded; in the first piece only."""
 
 
-Packet = Ping | Ack | PingReq | Nack | Gossip
+class Beat(Message, frozen=True, array_like=True, gc=False, tag=7):
+    """A watcher's ping, as small as can be: the seal says who asks, the address who is asked."""
 
-PACKET_NAMES = {Ping: "ping", Ack: "ack", PingReq: "ping_req", Nack: "nack", Gossip: "gossip"}
+    sequence: _Sequence
+    updates: _Updates = ()
+
+
+class BeatAck(Message, frozen=True, array_like=True, gc=False, tag=8):
+    """The answer to a watcher; the seal says whose."""
+
+    sequence: _Sequence
+    updates: _Updates = ()
+
+
+Packet = Ping | Ack | PingReq | Nack | Gossip | Beat | BeatAck
+
+PACKET_NAMES = {
+    Ping: "ping",
+    Ack: "ack",
+    PingReq: "ping_req",
+    Nack: "nack",
+    Gossip: "gossip",
+    Beat: "beat",
+    BeatAck: "beat_ack",
+}
 """Names of the packets in metrics."""
 
 PACKETS: Codec[Packet] = PackedCodec(Packet, PACKET_PLAIN_BYTES_MAX)

@@ -20,6 +20,7 @@ from frys_node.wire.codec import Codec, Message
 from membership.edges import Edge
 from membership.effects import Tallies
 from membership.errors import GossipTooLarge
+from membership.testimony import CrashReport, Vouch
 
 RUMOURS_MAX = 512
 """Rumours waiting at one node; beyond it the most-sent and oldest one goes."""
@@ -126,11 +127,13 @@ class StateDelta(Message, frozen=True, array_like=True, gc=False, tag=13):
         return self.node
 
 
-Rumour = Edge | UserEvent | Query | QueryReply | StateDelta
+Rumour = Edge | Vouch | CrashReport | UserEvent | Query | QueryReply | StateDelta
 """Everything that rides in `Gossip.rumours`. Tags 1 to 9 are for what the failure detector spreads."""
 
 KINDS: dict[type, str] = {
     Edge: "edge",
+    Vouch: "vouch",
+    CrashReport: "crash_report",
     UserEvent: "event",
     Query: "query",
     QueryReply: "query_reply",

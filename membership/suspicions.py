@@ -124,6 +124,13 @@ class Suspicions:
             self._apply_vouchers(node, suspicion, now_s)
         return is_new
 
+    def relax(self, node: NodeId, boot: int, until_s: float) -> None:
+        """Put a suspicion back to silence although nobody vouches: what looked like a crash has another cause."""
+        suspicion = self._running.get(node)
+        if suspicion is not None and suspicion.boot == boot:
+            suspicion.veto(until_s)
+            self._deadline = None
+
     def _apply_vouchers(self, node: NodeId, suspicion: Suspicion, now_s: float) -> None:
         vouchers = self._vouchers.get(node)
         if vouchers is None or vouchers.boot != suspicion.boot:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from frys_node.base.types import NodeId
+from membership.circle import Circle
 from membership.member import Member, supersedes
 from membership.messages import UPDATES, Evidence, Standing, Update
 
@@ -82,13 +83,15 @@ class Merge(NamedTuple):
 class Table:
     """Every member known to one node, that node included."""
 
-    __slots__ = ("_members", "_self_id", "counts", "digest", "live")
+    __slots__ = ("_members", "_self_id", "circle", "counts", "digest", "live")
 
     def __init__(self, self_id: NodeId) -> None:
         self._self_id = self_id
         self._members: dict[NodeId, Member] = {}
         self.live = Roster()
         """The others that are alive or suspect."""
+        self.circle = Circle(self_id)
+        """The same and this node, by id: who watches whom."""
         self.counts = dict.fromkeys(Standing, 0)
         """Members by standing, this node included."""
         self.digest = 0
@@ -130,6 +133,8 @@ class Table:
                 self.digest ^= fingerprint(old)
             member.update = update
             member.changed_s = changed_s
+            if old.boot != update.boot:
+                self.circle.version += 1
         else:
             return None
         self.counts[update.standing] += 1
@@ -138,8 +143,10 @@ class Table:
         if update.node != self._self_id:
             if member.is_live:
                 self.live.add(update.node)
+                self.circle.add(update.node)
             else:
                 self.live.discard(update.node)
+                self.circle.discard(update.node)
         return Merge(old, member)
 
     def forget(self, node: NodeId) -> None:
@@ -147,3 +154,4 @@ class Table:
         member = self._members.pop(node)
         self.counts[member.standing] -= 1
         self.live.discard(node)
+        self.circle.discard(node)

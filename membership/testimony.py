@@ -28,6 +28,8 @@ class VouchKind(IntEnum):
     """It sent an authenticated packet after the evidence that its port refuses. DEGRADED."""
     HELPER = 2
     """Its port accepted a helper's connection and kept it open."""
+    LIFELINE = 3
+    """Its kernel acknowledged a byte on this member's lifeline while others found its port refusing."""
 
 
 class Vouch(Message, frozen=True, array_like=True, gc=False, tag=2):
@@ -38,6 +40,13 @@ class Vouch(Message, frozen=True, array_like=True, gc=False, tag=2):
     incarnation: _Incarnation
     voucher: _Id
     kind: VouchKind
+    sequence: _Boot = 0
+    """Counts what the voucher says: a repetition is news, an echo is not."""
+
+    @property
+    def key(self) -> str:
+        """Who vouches for whom: the latest word replaces the one before."""
+        return f"{self.node}/{self.voucher}"
 
 
 class CrashReport(Message, frozen=True, array_like=True, gc=False, tag=3):
@@ -49,3 +58,8 @@ class CrashReport(Message, frozen=True, array_like=True, gc=False, tag=3):
     observer: _Id
     is_lifeline_lost: bool
     is_refused: bool = True
+
+    @property
+    def key(self) -> str:
+        """Who reports on whom."""
+        return f"{self.node}/{self.observer}"

@@ -12,19 +12,25 @@ from collections.abc import Iterable, Sequence
 from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import MemberChanged
+from frys_node.testing.lifelines import SimLifelines
 from frys_node.testing.simulator import Packet, SimHost
 from frys_node.wire.codec import Codec, Message
 from membership.config import MembershipConfig
 from membership.effects import (
     Effect,
     Emit,
+    KeepLifelines,
     LeaveAcknowledged,
+    Nudge,
     Peer,
     PersistPeers,
     PushPull,
+    Reconnect,
     SendPacket,
     Superseded,
+    TryPort,
 )
+from membership.findings import LifelineDown, LifelineUp, Nudged, Tried
 from membership.machine import NOBODY, Membership
 from membership.member import make_attributes
 from membership.messages import Sync
@@ -67,10 +73,13 @@ def node_id(host: SimHost) -> NodeId:
 class MembershipNode:
     """The shell around one machine: one boot of one node."""
 
-    def __init__(self, host: SimHost, config: MembershipConfig, seeds: Sequence[str]) -> None:
+    def __init__(
+        self, host: SimHost, config: MembershipConfig, seeds: Sequence[str], lifelines: SimLifelines | None = None
+    ) -> None:
         self._host = host
         self._config = config
         self._seeds = seeds
+        self._lifelines = lifelines
         self.node = node_id(host)
         self.boot = host.boot << 32
         self.changes: list[MemberChanged] = []
@@ -89,6 +98,8 @@ class MembershipNode:
 
     def start(self, now_s: float) -> Sequence[Packet]:
         """Boot: join the peers on disk and the seeds."""
+        if self._lifelines is not None:
+            self._lifelines.started(self._host.name, self.node, self.boot)
         self.machine = Membership(
             node=self.node,
             boot=self.boot,
@@ -135,10 +146,18 @@ class MembershipNode:
         return self._perform(self.machine.advance(now_s), now_s)
 
     def wake(self, token: object, now_s: float) -> Sequence[Packet]:
-        """Take a command: tags to set, or `LEAVE`."""
-        if isinstance(token, dict):
-            return self._perform(self.machine.set_tags(token, now_s), now_s)
-        return self._perform(self.machine.leave(now_s), now_s)
+        """Take a command (tags to set, or `LEAVE`) or what happened to a lifeline."""
+        machine = self.machine
+        match token:
+            case dict():
+                effects = machine.set_tags(token, now_s)
+            case LifelineUp() | LifelineDown() | Tried() | Nudged():
+                effects = machine.found(token, now_s)
+            case _:
+                if self._lifelines is not None:
+                    self._lifelines.goodbye(self._host.name)
+                effects = machine.leave(now_s)
+        return self._perform(effects, now_s)
 
     def _perform(self, effects: Iterable[Effect], now_s: float) -> list[Packet]:
         packets: list[Packet] = []
@@ -161,5 +180,22 @@ class MembershipNode:
                 case Superseded(_):
                     self.is_superseded = True
                 case _:
-                    continue
+                    self._tend(effect)
         return packets
+
+    def _tend(self, effect: Effect) -> None:
+        """See to the lifelines, where they are simulated."""
+        lines, name = self._lifelines, self._host.name
+        if lines is None:
+            return
+        match effect:
+            case KeepLifelines(nodes):
+                lines.keep(name, nodes)
+            case Nudge(node, boot):
+                lines.nudge(name, node, boot)
+            case Reconnect(node, boot, _):
+                lines.reconnect(name, node, boot)
+            case TryPort(node, boot, _):
+                lines.try_port(name, node, boot)
+            case _:
+                pass

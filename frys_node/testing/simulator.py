@@ -105,6 +105,7 @@ class Simulator:
         self._cut: frozenset[tuple[str, str]] = frozenset()
         self._cut_number = 0
         self._hooks: list[Callable[[SimEvent], None]] = []
+        self._crash_hooks: list[Callable[[str], None]] = []
 
     # What a scenario asks.
 
@@ -146,6 +147,10 @@ class Simulator:
     def on_event(self, hook: Callable[[SimEvent], None]) -> None:
         """Call a checker after each input of each node."""
         self._hooks.append(hook)
+
+    def on_crash(self, hook: Callable[[str], None]) -> None:
+        """Call a hook with the name of each node that has just crashed."""
+        self._crash_hooks.append(hook)
 
     def reach(self, name: str) -> None:
         """Count a rare state ("sometimes" assertion)."""
@@ -196,6 +201,8 @@ class Simulator:
         slot.armed_s = math.inf
         slot.is_paused = False
         slot.held.clear()
+        for hook in self._crash_hooks:
+            hook(name)
 
     def black_out(self, tears: Mapping[str, Tear]) -> None:
         """Crash all these nodes at one instant, before any of them can answer another."""

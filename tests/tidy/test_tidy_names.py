@@ -20,7 +20,7 @@ METRIC = re.compile(
     r"^frys_(?:build|node|kernel|membership|balancer|snapshots|replication|network|cache|vector|workflow|channel"
     r"|secure|transport|storage)_[a-z][a-z0-9]*(?:_[a-z0-9]+)*$"
 )
-HISTOGRAM_UNITS = ("_seconds", "_bytes", "_ratio", "_entries", "_rows")
+HISTOGRAM_UNITS = ("_seconds", "_bytes", "_ratio", "_entries", "_rows", "_phi")
 
 REGISTRY_HOSTS = tuple(
     ".".join(parts)

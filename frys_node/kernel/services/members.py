@@ -31,8 +31,18 @@ class Condition(StrEnum):
     ISOLATED = "isolated"
 
 
+WELL = 0
+"""`Members.rank` of a member that nothing speaks against."""
+
+UNWELL = 1
+"""`Members.rank` of a member that is worth sending to only when nobody is well."""
+
+UNUSABLE = 2
+"""`Members.rank` of a member that is not worth sending to."""
+
+
 class MemberView(msgspec.Struct, frozen=True, kw_only=True):
-    """One member, as this node sees it. `phi` is null until the watchers exist; `rtt_s` until measured."""
+    """One member, as this node sees it. `phi` is null unless this node watches it; `rtt_s` until measured."""
 
     name: str
     id: NodeId
@@ -74,6 +84,10 @@ class Members(Protocol):
 
     def is_usable(self, node: NodeId) -> bool:
         """True if alive or suspect: worth sending to."""
+        ...
+
+    def rank(self, node: NodeId) -> int:
+        """How gladly to send new work there: `WELL`, `UNWELL` (suspect, stalled, degraded, slow) or `UNUSABLE`."""
         ...
 
 

@@ -15,7 +15,8 @@ from membership.messages import PACKETS, Ack, Nack, NackReason, Packet, Ping, Pi
 
 BOOT = 5
 ME, B, C, D, E = (NodeId(f"{letter:a>32}") for letter in "01234")
-CONFIG = for_profile("lan")
+CONFIG = for_profile("lan", watchers=0)
+"""Without watchers: whoever tests them asks for them."""
 
 
 def address(node: NodeId) -> Address:

@@ -143,10 +143,10 @@ def test_only_helpers_that_were_asked_can_nack_and_once() -> None:
 
 
 def test_round_trips_are_smoothed_as_in_tcp() -> None:
-    """The first sample stands, later ones weigh an eighth; phi is null until there are watchers."""
+    """The first sample stands, later ones weigh an eighth; phi is null until a watch hears it."""
     vitals = Vitals()
     assert vitals.srtt_s is None
-    assert vitals.phi is None
+    assert vitals.phi(0.0) is None
     vitals.observe_rtt(0.1)
     assert (vitals.srtt_s, vitals.rttvar_s) == (0.1, 0.05)
     vitals.observe_rtt(0.18)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from membership_hands import (
-    CONFIG,
     ME,
     B,
     C,
@@ -25,7 +24,7 @@ from membership_hands import (
 from frys_node.base.types import Address
 from frys_node.kernel.services.members import Condition, Status
 from membership.awareness import SCORE_MAX, Awareness
-from membership.config import for_profile
+from membership.config import MembershipConfig, for_profile
 from membership.effects import Emit
 from membership.isolation import Isolation
 from membership.machine import Membership
@@ -272,4 +271,4 @@ def test_a_cluster_profile_sets_how_long_is_waited() -> None:
     assert {n: c.watch_deviation_min_s for n, c in found.items()} == {"lan": 0.1, "wan": 0.2, "local": 0.05}
     assert {n: c.crash_suspicion_s for n, c in found.items()} == {"lan": 0.5, "wan": 2.0, "local": 0.3}
     assert {n: c.stall_max_s for n, c in found.items()} == {"lan": 30.0, "wan": 60.0, "local": 30.0}
-    assert found["lan"] == CONFIG
+    assert found["lan"] == MembershipConfig()

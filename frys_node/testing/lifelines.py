@@ -1,0 +1,231 @@
+"""TCP between simulated nodes, as far as a failure detector sees it: connections, ends, refusals, acknowledgements.
+
+What Linux does, without a kernel: a process that dies ends its connections and refuses new ones, a paused one keeps its
+connections, has its bytes acknowledged and its backlog accept, and a cut link answers nothing. FINs are sent again when
+they are lost; the reset that says "refused" is not, but the racing attempts of a dial are several.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from frys_node.base.types import NodeId
+from frys_node.testing.simulator import Simulator
+from membership.findings import LifelineDown, LifelineEnd, LifelineUp, Nudged, PortState, Tried
+
+RACE_S = (0.0, 0.1, 0.2, 0.3, 0.4)
+RACE_LIMIT_S = 1.2
+FIN_RESENDS_S = (0.0, 0.2, 0.6, 1.4, 3.0, 6.2)
+"""When the kernel of a dead process sends its FIN; after the last one only a nudge finds out."""
+
+HOLD_S = 0.03
+NUDGE_LOOKS_S = (0.1, 0.3)
+REDIAL_FIRST_S = 0.2
+REDIAL_MAX_S = 5.0
+
+
+class _Line(NamedTuple):
+    """A connection: the processes at both ends."""
+
+    boot: int
+    """The watcher's boot in the simulation."""
+    subject_boot: int
+    told_boot: int
+    """The subject's boot as it tells it."""
+
+
+class SimLifelines:
+    """The connections of one simulation."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+        self._rng = random.Random(f"{simulator.seed}/lifelines")
+        self._names: dict[NodeId, str] = {}
+        self._boots: dict[str, int] = {}
+        """Boots as the nodes tell them, by name."""
+        self._goodbyes: set[str] = set()
+        self._lines: dict[tuple[str, str], _Line] = {}
+        self._wanted: dict[str, frozenset[str]] = {}
+        self._rejected: set[tuple[str, str]] = set()
+        simulator.on_crash(self._crashed)
+
+    def started(self, name: str, node: NodeId, boot: int) -> None:
+        """A process has started."""
+        self._names[node] = name
+        self._boots[name] = boot
+        self._wanted[name] = frozenset()
+        self._goodbyes.discard(name)
+
+    def goodbye(self, name: str) -> None:
+        """The process says that it goes: the end of its connections is announced."""
+        self._goodbyes.add(name)
+
+    def reject(self, watchers: Iterable[str], subject: str) -> None:
+        """Have a filter answer these watchers' packets to a subject by resets; connections that are idle stay."""
+        self._rejected |= {(watcher, subject) for watcher in watchers}
+
+    def accept(self) -> None:
+        """End all filters."""
+        self._rejected.clear()
+
+    def holds(self, watcher: str, subject: str) -> bool:
+        """True while the watcher's connection to the subject stands."""
+        return (watcher, subject) in self._lines
+
+    def cut_line(self, watcher: str, subject: str) -> None:
+        """Break one connection as a filter does: both processes live."""
+        line = self._lines.pop((watcher, subject), None)
+        if line is not None:
+            self._tell(watcher, LifelineDown(self._node(subject), line.told_boot, LifelineEnd.LOST))
+            self._redial(watcher, subject, REDIAL_FIRST_S)
+
+    # What the machine asks.
+
+    def keep(self, watcher: str, nodes: Sequence[NodeId]) -> None:
+        """Have connections to these nodes."""
+        wanted = frozenset(self._names[node] for node in nodes if node in self._names)
+        new = wanted - self._wanted.get(watcher, frozenset())
+        self._wanted[watcher] = wanted
+        for subject in sorted(new):
+            self._redial(watcher, subject, 0.0)
+
+    def reconnect(self, watcher: str, node: NodeId, boot: int) -> None:
+        """Race attempts and say what came of them."""
+        self._race(watcher, node, boot, is_greeting=True)
+
+    def try_port(self, watcher: str, node: NodeId, boot: int) -> None:
+        """Look at a port."""
+        self._race(watcher, node, boot, is_greeting=False)
+
+    def nudge(self, watcher: str, node: NodeId, boot: int) -> None:
+        """Send a byte and look whether the other kernel acknowledges it."""
+        subject = self._names[node]
+        self._after(0.0, watcher, lambda: self._nudge(watcher, subject, node, boot))
+
+    def _nudge(self, watcher: str, subject: str, node: NodeId, boot: int) -> None:
+        line = self._lines.get((watcher, subject))
+        if line is None or line.told_boot != boot:
+            self._tell(watcher, Nudged(node, boot, False))
+            return
+        if (watcher, subject) in self._rejected:
+            self.cut_line(watcher, subject)
+            self._tell(watcher, Nudged(node, boot, False), NUDGE_LOOKS_S[0])
+            return
+        for look_s in NUDGE_LOOKS_S:
+            if self._passes(watcher, subject) and self._passes(subject, watcher):
+                if self._is_process(subject, line.subject_boot):
+                    self._tell(watcher, Nudged(node, boot, True), look_s)
+                else:
+                    # Nobody has this connection any more: a reset comes back.
+                    del self._lines[watcher, subject]
+                    self._tell(watcher, LifelineDown(node, boot, LifelineEnd.LOST), self._delay_s(2))
+                    self._tell(watcher, Nudged(node, boot, False), look_s)
+                return
+        self._tell(watcher, Nudged(node, boot, False), NUDGE_LOOKS_S[-1])
+
+    # Dialling.
+
+    def _redial(self, watcher: str, subject: str, pause_s: float) -> None:
+        self._after(pause_s, watcher, lambda: self._dial(watcher, subject, max(pause_s, REDIAL_FIRST_S)))
+
+    def _dial(self, watcher: str, subject: str, pause_s: float) -> None:
+        if subject not in self._wanted.get(watcher, ()) or (watcher, subject) in self._lines:
+            return
+        if not self._connect(watcher, subject):
+            self._redial(watcher, subject, min(REDIAL_MAX_S, 2.0 * pause_s))
+
+    def _connect(self, watcher: str, subject: str) -> bool:
+        """Connect and greet if both processes run and somebody's packets pass."""
+        simulator = self._simulator
+        if (watcher, subject) in self._rejected:
+            return False
+        passes = any(self._passes(watcher, subject) and self._passes(subject, watcher) for _ in RACE_S)
+        if not passes or not simulator.is_up(subject) or simulator.is_paused(subject):
+            return False
+        told = self._boots[subject]
+        self._lines[watcher, subject] = _Line(simulator.host(watcher).boot, simulator.host(subject).boot, told)
+        self._tell(watcher, LifelineUp(self._node(subject), told), self._delay_s(4))
+        return True
+
+    def _race(self, watcher: str, node: NodeId, boot: int, *, is_greeting: bool) -> None:
+        subject = self._names[node]
+        if (watcher, subject) in self._rejected:
+            self._tell(watcher, Tried(node, boot, PortState.REFUSED), self._delay_s(2))
+            return
+        for start_s in RACE_S:
+            if not self._passes(watcher, subject):
+                continue
+            arrives_s = start_s + self._delay_s(1)
+            self._after(arrives_s, watcher, lambda: self._syn(watcher, node, boot, is_greeting=is_greeting))
+            return
+        self._tell(watcher, Tried(node, boot, PortState.SILENT), RACE_LIMIT_S)
+
+    def _syn(self, watcher: str, node: NodeId, boot: int, *, is_greeting: bool) -> None:
+        """A SYN arrives."""
+        simulator, subject = self._simulator, self._names[node]
+        if not self._passes(subject, watcher):
+            self._tell(watcher, Tried(node, boot, PortState.SILENT), RACE_LIMIT_S)
+        elif not simulator.is_up(subject):
+            self._tell(watcher, Tried(node, boot, PortState.REFUSED), self._delay_s(1))
+        elif not is_greeting:
+            self._tell(watcher, Tried(node, boot, PortState.OPEN), self._delay_s(1) + HOLD_S)
+        elif self._connect(watcher, subject):
+            self._tell(watcher, Tried(node, boot, PortState.OPEN), self._delay_s(5))
+        else:
+            self._tell(watcher, Tried(node, boot, PortState.SILENT), RACE_LIMIT_S)
+
+    # Ends.
+
+    def _crashed(self, name: str) -> None:
+        """A process has died: its kernel ends its connections."""
+        end = LifelineEnd.GOODBYE if name in self._goodbyes else LifelineEnd.LOST
+        for (watcher, subject), line in list(self._lines.items()):
+            if watcher == name:
+                del self._lines[watcher, subject]
+            elif subject == name:
+                self._fin(watcher, subject, line, end, 0)
+
+    def _fin(self, watcher: str, subject: str, line: _Line, end: LifelineEnd, number: int) -> None:
+        if self._lines.get((watcher, subject)) is not line:
+            return
+        if self._passes(subject, watcher):
+            del self._lines[watcher, subject]
+            self._tell(watcher, LifelineDown(self._node(subject), line.told_boot, end), self._delay_s(1))
+            self._redial(watcher, subject, REDIAL_MAX_S)
+        elif number + 1 < len(FIN_RESENDS_S):
+            pause_s = FIN_RESENDS_S[number + 1] - FIN_RESENDS_S[number]
+            self._after(pause_s, watcher, lambda: self._fin(watcher, subject, line, end, number + 1))
+
+    # The wires.
+
+    def _is_process(self, name: str, boot: int) -> bool:
+        return self._simulator.is_up(name) and self._simulator.host(name).boot == boot
+
+    def _passes(self, source: str, target: str) -> bool:
+        if self._simulator.is_cut(source, target):
+            return False
+        loss = self._simulator.profile.loss
+        return not loss or self._rng.random() >= loss
+
+    def _delay_s(self, trips: int) -> float:
+        profile = self._simulator.profile
+        return trips * (profile.delay_s + profile.jitter_s * self._rng.random())
+
+    def _node(self, name: str) -> NodeId:
+        return next(node for node, known in self._names.items() if known == name)
+
+    def _after(self, delay_s: float, watcher: str, function: Callable[[], None]) -> None:
+        """Call a function later if the watcher's process is still the same."""
+        simulator, boot = self._simulator, self._simulator.host(watcher).boot
+
+        def call() -> None:
+            if self._is_process(watcher, boot):
+                function()
+
+        simulator.at(simulator.now_s + delay_s, call)
+
+    def _tell(self, watcher: str, token: object, delay_s: float = 0.0) -> None:
+        if self._simulator.is_up(watcher):
+            self._simulator.wake_later(watcher, delay_s, token)

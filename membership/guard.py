@@ -1,0 +1,114 @@
+"""What stands guard beside the probe loop: the watch over a few members, and the evidence of crashes.
+
+Sans-I/O. Joins `membership.watch` and `membership.evidence` with the testimony that spreads by gossip, and has the
+membership machine deal with one thing instead of three.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import assert_never
+
+from frys_node.base.types import NodeId
+from membership.claims import Claims
+from membership.config import MembershipConfig
+from membership.evidence import CrashEvidence
+from membership.findings import Finding, LifelineDown, LifelineUp, Nudged, Tried
+from membership.messages import BeatAck
+from membership.outbox import Outbox
+from membership.testimony import CrashReport, Vouch
+from membership.watch import Watch
+
+ECHO_S = 10.0
+"""For so long a vouch that was heard is told from a repetition; gossip has forgotten it long before."""
+
+VOUCHERS_MAX = 1_024
+"""Vouchers remembered; the oldest make room."""
+
+
+class Guard:
+    """One node's watch and evidence."""
+
+    __slots__ = ("_claims", "_evidence", "_heard", "_watch")
+
+    def __init__(self, claims: Claims, outbox: Outbox, config: MembershipConfig, rng: random.Random) -> None:
+        self._claims = claims
+        self._watch = Watch(claims, outbox, config, rng, self._vouch)
+        self._evidence = CrashEvidence(claims, outbox, config, self._watch, self._spread)
+        self._heard: dict[tuple[NodeId, NodeId], tuple[int, float]] = {}
+        """The last word of each voucher about each member, and when it came; the oldest come first."""
+        claims.rumours.handle(CrashReport, self._take_report)
+        claims.rumours.handle(Vouch, self._take_vouch)
+
+    @property
+    def next_deadline_s(self) -> float:
+        """When `advance` must be called next."""
+        return min(self._watch.next_deadline_s, self._evidence.next_deadline_s)
+
+    def turn(self, now_s: float) -> None:
+        """Follow the members as they are now."""
+        self._watch.turn(now_s)
+
+    def advance(self, now_s: float) -> None:
+        """Do what is due."""
+        self._watch.advance(now_s)
+        self._evidence.advance(now_s)
+
+    def shift(self, gap_s: float, now_s: float) -> None:
+        """Leave a time during which this node itself stood still out of every account."""
+        self._watch.shift(gap_s, now_s)
+        self._evidence.shift(gap_s)
+
+    def heard(self, source: NodeId, boot: int, now_s: float) -> None:
+        """An authenticated packet has come straight from a member."""
+        self._evidence.heard(source, boot, now_s)
+
+    def take_ack(self, ack: BeatAck, source: NodeId, boot: int, now_s: float) -> None:
+        """A beat was answered."""
+        self._watch.take_ack(ack, source, boot, now_s)
+
+    def take(self, finding: Finding, now_s: float) -> None:
+        """Take what the driver has found out."""
+        match finding:
+            case LifelineUp(node, boot):
+                self._evidence.lifeline_up(node, boot, now_s)
+            case LifelineDown(node, boot, end):
+                self._evidence.lifeline_down(node, boot, end, now_s)
+            case Tried(node, boot, state):
+                self._evidence.tried(node, boot, state, now_s)
+            case Nudged(node, boot, is_acked):
+                self._watch.nudged(node, boot, now_s, is_acked=is_acked)
+                self._evidence.nudged(node, boot, now_s, is_acked=is_acked)
+            case _:
+                assert_never(finding)
+
+    # Testimony.
+
+    def _spread(self, testimony: CrashReport | Vouch) -> None:
+        self._claims.rumours.queue.put(testimony)
+
+    def _vouch(self, vouch: Vouch, now_s: float) -> None:
+        """Vouch for a member oneself."""
+        self._spread(vouch)
+        self._claims.vouch(vouch.node, (vouch.boot, vouch.incarnation), vouch.voucher, vouch.kind, now_s)
+        self._evidence.take_vouch(vouch, now_s)
+
+    def _take_report(self, report: CrashReport, _source: NodeId, now_s: float) -> None:
+        if self._evidence.take_report(report, now_s):
+            self._spread(report)
+
+    def _take_vouch(self, vouch: Vouch, _source: NodeId, now_s: float) -> None:
+        if vouch.voucher == self._claims.node or not self._is_news(vouch, now_s):
+            return
+        self._spread(vouch)
+        self._claims.vouch(vouch.node, (vouch.boot, vouch.incarnation), vouch.voucher, vouch.kind, now_s)
+        self._evidence.take_vouch(vouch, now_s)
+
+    def _is_news(self, vouch: Vouch, now_s: float) -> bool:
+        key = (vouch.node, vouch.voucher)
+        sequence, at_s = self._heard.pop(key, (-1, now_s))
+        is_news = vouch.sequence > sequence or now_s - at_s > ECHO_S
+        self._heard[key] = (vouch.sequence, now_s) if is_news else (sequence, at_s)
+        if len(self._heard) > VOUCHERS_MAX:
+            del self._heard[next(iter(self._heard))]
+        return is_news

@@ -1,0 +1,308 @@
+"""Crash evidence in whole simulated clusters: what must be known at once, and what must never be taken for a crash.
+
+The numbers F1 to F17 are those of the study of false deaths that the rules come from; those that one machine can show
+are in ``tests/unit/membership``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from frys_node.kernel.services.members import Condition, Status
+from frys_node.testing.faults import FaultProfile
+from frys_node.testing.lifelines import SimLifelines
+from frys_node.testing.membership_node import MembershipNode, node_id
+from frys_node.testing.simnode import SimHost
+from frys_node.testing.simulator import Simulator
+from membership.config import MembershipConfig, for_profile
+
+STEP_S = 0.01
+LAN = for_profile("lan", gossip_interval_s=0.1)
+
+
+class Lab:
+    """A cluster that has settled: everybody knows everybody, and every lifeline stands."""
+
+    def __init__(self, count: int = 10, *, loss: float = 0.0, seed: int = 1, config: MembershipConfig = LAN) -> None:
+        self.simulator = Simulator(seed, FaultProfile(name="lab", loss=loss))
+        self.lines = SimLifelines(self.simulator)
+        self.config = config
+        self.names = [f"n{index}" for index in range(count)]
+        self.shells: dict[str, MembershipNode] = {}
+        self.events: list[tuple[float, str, str, Status]] = []
+        self.simulator.on_event(self._note)
+        for name in self.names:
+            self.simulator.add(name, self._make)
+        self.wait(lambda: all(shell.machine.live_count == count - 1 for shell in self.up()), 30.0)
+        self.run(5.0)
+
+    def _make(self, host: SimHost) -> MembershipNode:
+        shell = self.shells[host.name] = MembershipNode(host, self.config, ["n0"], self.lines)
+        return shell
+
+    def _note(self, event: object) -> None:
+        for name, shell in self.shells.items():
+            changes, shell.changes = shell.changes, []
+            self.events += [(self.simulator.now_s, name, change.new.name, change.new.status) for change in changes]
+
+    def up(self) -> list[MembershipNode]:
+        """The nodes that run."""
+        return [shell for name, shell in self.shells.items() if self.simulator.is_up(name)]
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        self.simulator.run_until(self.simulator.now_s + seconds)
+
+    def wait(self, condition: Callable[[], bool], limit_s: float) -> float:
+        """Run until a condition holds; returns how long it took, and fails over the limit."""
+        start_s = self.simulator.now_s
+        while not condition():
+            assert self.simulator.now_s - start_s < limit_s, "the condition does not come true"
+            self.run(STEP_S)
+        return self.simulator.now_s - start_s
+
+    def watchers(self, name: str) -> list[str]:
+        """Who watches a node, nearest first, and the helpers behind them."""
+        at = self.names.index(name)
+        return [self.names[(at + step) % len(self.names)] for step in range(1, 7)]
+
+    def told(self, status: Status, name: str, since_s: float = 0.0) -> list[str]:
+        """Who has ever said that of a node."""
+        return [who for at_s, who, whom, said in self.events if (whom, said) == (name, status) and at_s >= since_s]
+
+    def sees(self, name: str, status: Status) -> int:
+        """How many others see a node so."""
+        node = node_id(self.simulator.host(name))
+        views = [shell.machine.view(node) for shell in self.up() if shell.node != node]
+        return sum(view is not None and view.status is status for view in views)
+
+    def tally(self, event: str) -> int:
+        """How often something happened, everywhere."""
+        return sum(int(shell.machine.tallies.events.get((event,), 0)) for shell in self.shells.values())
+
+    def kill(self, names: Iterable[str], limit_s: float) -> float:
+        """Kill nodes at once; returns when all survivors see all of them dead."""
+        gone = list(names)
+        for name in gone:
+            self.simulator.crash(name)
+        return self.wait(lambda: all(self.sees(name, Status.DEAD) == len(self.up()) for name in gone), limit_s)
+
+
+def gone_by_filter(lab: Lab, subject: str, watchers: Iterable[str]) -> None:
+    """Have a filter refuse these watchers, and a middlebox cut the connections that they have."""
+    names = list(watchers)
+    lab.lines.reject(names, subject)
+    for name in names:
+        lab.lines.cut_line(name, subject)
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 10, 20])
+def test_a_killed_process_is_dead_everywhere_within_a_second(count: int) -> None:
+    """Lifeline lost, refused at two observers: the short suspicion and a few rounds of gossip, at every size."""
+    lab = Lab(count)
+    assert 0.5 <= lab.kill(["n1"], 1.0) <= 1.0
+    assert lab.tally("veto_datagram") == 0
+
+
+def test_two_members_need_one_observer() -> None:
+    """Two accusers means as many as there are others: of two nodes the survivor is alone."""
+    assert Lab(2).kill(["n1"], 0.7) >= 0.5
+
+
+def test_a_kill_is_known_under_heavy_loss() -> None:
+    """20 % of all packets lost, TCP included: raced SYNs, repeated FINs, nudges on a peer's evidence."""
+    took = [Lab(10, loss=0.2, seed=seed).kill(["n3"], 6.0) for seed in range(6)]
+    assert sorted(took)[len(took) // 2] <= 1.2
+
+
+def test_three_neighbours_die_together() -> None:
+    """Whose watchers died with it is reported by helpers further round the circle."""
+    lab = Lab(13)
+    assert lab.kill(["n4", "n5", "n6"], 1.2) >= 0.5
+    assert lab.tally("crash_mass") == 0
+
+
+def test_many_crashes_at_once_are_judged_as_silence() -> None:
+    """F15: more than a quarter of the members in five seconds has a cause in between: no short suspicion."""
+    lab = Lab(10)
+    took = lab.kill(["n1", "n3", "n5", "n7"], 30.0)
+    assert took > 2.0
+    assert lab.tally("crash_mass") > 0
+
+
+def test_a_partition_by_refusals_kills_nobody_fast() -> None:
+    """F15: both halves refuse each other's connections at one instant; everybody is silent, nobody has crashed."""
+    lab = Lab(12)
+    halves = lab.names[::2], lab.names[1::2]
+    number = lab.simulator.partition(*halves)
+    for here, there in (halves, halves[::-1]):
+        for subject in here:
+            gone_by_filter(lab, subject, [name for name in there if lab.lines.holds(name, subject)])
+    lab.run(1.5)
+    assert all(not lab.told(Status.DEAD, name) for name in lab.names)
+    lab.lines.accept()
+    lab.simulator.heal(number)
+    lab.wait(lambda: all(lab.sees(name, Status.ALIVE) == 11 for name in lab.names), 20.0)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.2])
+@pytest.mark.parametrize("pause_s", [2.0, 5.0, 10.0, 20.0])
+def test_a_stopped_process_leaves_no_crash_evidence(pause_s: float, loss: float) -> None:
+    """F1: its kernel holds its connections and acknowledges: STALLED, never DEAD, and it accuses nobody itself."""
+    lab = Lab(10, loss=loss)
+    lab.simulator.pause("n2")
+    lab.run(pause_s)
+    assert lab.tally("lifeline_lost") == lab.tally("crash_observed") == 0
+    assert lab.told(Status.DEAD, "n2") == []
+    if pause_s >= 5.0:
+        node = node_id(lab.simulator.host("n2"))
+        views = [shell.machine.view(node) for name, shell in lab.shells.items() if name != "n2"]
+        assert all(view is not None and view.condition is Condition.STALLED for view in views)
+    resumed_s = lab.simulator.now_s
+    lab.simulator.resume("n2")
+    lab.wait(lambda: lab.sees("n2", Status.ALIVE) == 9, 0.5 if not loss else 2.0)
+    lab.run(3.0)
+    others = [name for name in lab.names if name != "n2"]
+    assert all(not lab.told(Status.DEAD, name) for name in others)
+    assert loss or all(not lab.told(Status.SUSPECT, name, resumed_s) for name in others)
+
+
+@pytest.mark.parametrize("gap_s", [0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6])
+def test_a_quick_restart_is_never_taken_for_its_own_death(gap_s: float) -> None:
+    """F2: evidence names the boot; the next life on the same port is met within a second and never called dead."""
+    lab = Lab(10)
+    lab.simulator.crash("n5")
+    lab.run(gap_s)
+    lab.simulator.restart("n5")
+    boot = lab.shells["n5"].boot
+    started_s = lab.simulator.now_s
+    node = node_id(lab.simulator.host("n5"))
+
+    def knows_the_new_life(shell: MembershipNode) -> bool:
+        view = shell.machine.view(node)
+        return view is not None and view.boot == boot and view.status is Status.ALIVE
+
+    lab.wait(lambda: all(knows_the_new_life(shell) for shell in lab.up()), 3.0)
+    met_s = lab.simulator.now_s
+    lab.run(3.0)
+    assert lab.told(Status.DEAD, "n5", met_s) == []
+    if gap_s < 0.5:
+        assert lab.told(Status.DEAD, "n5", started_s) == []
+
+
+def test_one_refused_watcher_is_no_crash() -> None:
+    """F4: one accuser raises a suspicion, and the accused refutes it."""
+    lab = Lab(10)
+    gone_by_filter(lab, "n3", lab.watchers("n3")[:1])
+    lab.run(10.0)
+    assert lab.told(Status.DEAD, "n3") == []
+    assert lab.tally("crash_proven") == 0
+    assert lab.sees("n3", Status.ALIVE) == 9
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("with_udp", [False, True])
+def test_refused_watchers_do_not_kill_the_living(count: int, with_udp: bool) -> None:
+    """F5: two or three watchers behind a filter, with and without their packets: the accused answers for itself."""
+    lab = Lab(10)
+    watchers = lab.watchers("n3")[:count]
+    if with_udp:
+        lab.simulator.partition(watchers, ["n3"])
+    gone_by_filter(lab, "n3", watchers)
+    lab.run(8.0)
+    assert lab.told(Status.DEAD, "n3") == []
+
+
+def test_refusing_everybody_while_packets_pass_kills_nobody() -> None:
+    """F6, F8: the listener is closed towards all, and the process lives: a packet of that very boot is a veto."""
+    lab = Lab(10)
+    gone_by_filter(lab, "n3", [name for name in lab.names if name != "n3"])
+    lab.run(8.0)
+    assert lab.told(Status.DEAD, "n3") == []
+    assert lab.sees("n3", Status.ALIVE) == 9
+    assert lab.tally("crash_observed") >= 2
+
+
+def test_unreachable_for_all_is_dead() -> None:
+    """F7: refused by TCP and UDP everywhere, a member is gone in fact; leases fence what it still does."""
+    lab = Lab(10)
+    others = [name for name in lab.names if name != "n3"]
+    lab.simulator.partition(others, ["n3"])
+    gone_by_filter(lab, "n3", others)
+    lab.wait(lambda: lab.sees("n3", Status.DEAD) == 9, 1.2)
+
+
+def test_lifelines_cut_in_the_middle_are_made_anew() -> None:
+    """F9: the listener answers with the same boot: no evidence at all."""
+    lab = Lab(10)
+    for name in lab.watchers("n3")[:3]:
+        lab.lines.cut_line(name, "n3")
+    lab.run(2.0)
+    assert lab.tally("lifeline_lost") == 3
+    assert lab.tally("crash_observed") == 0
+    assert lab.told(Status.SUSPECT, "n3") == []
+    assert all(lab.lines.holds(name, "n3") for name in lab.watchers("n3")[:3])
+
+
+def test_a_stopped_process_with_two_cut_lifelines_is_saved_by_the_third() -> None:
+    """F10: it cannot refute, and there are no helpers; its kernel acknowledges the third watcher's nudge."""
+    lab = Lab(4)
+    lab.simulator.pause("n3")
+    gone_by_filter(lab, "n3", lab.watchers("n3")[:2])
+    lab.run(10.0)
+    assert lab.tally("veto_lifeline") >= 1
+    assert lab.told(Status.DEAD, "n3") == []
+
+
+def test_a_stopped_process_with_all_lifelines_cut_is_saved_by_helpers() -> None:
+    """F11: helpers connect, its kernel accepts; the crash is void, and what is left is ordinary silence."""
+    lab = Lab(10)
+    lab.simulator.pause("n3")
+    gone_by_filter(lab, "n3", lab.watchers("n3")[:3])
+    lab.run(3.0)
+    assert lab.tally("veto_helper") >= 1
+    assert lab.told(Status.DEAD, "n3") == []
+
+
+def test_a_port_that_goes_on_refusing_is_held_against_a_member_once() -> None:
+    """F14: after a refutation only a lifeline that was made anew, and lost again, is new evidence."""
+    lab = Lab(10)
+    gone_by_filter(lab, "n3", lab.watchers("n3")[:3])
+    lab.run(3.0)
+    observed, accused = lab.tally("crash_observed"), len(lab.told(Status.SUSPECT, "n3"))
+    assert observed
+    lab.run(60.0)
+    assert lab.tally("crash_observed") == observed
+    assert len(lab.told(Status.SUSPECT, "n3")) == accused
+
+
+def test_a_host_that_vanishes_is_gone_sooner_than_by_probes_alone() -> None:
+    """Nothing answers, not even its kernel: the watchers' class of evidence, GONE, within the study's five seconds."""
+    lab = Lab(20)
+    lab.simulator.partition(["n7"], [name for name in lab.names if name != "n7"])
+    took_s = lab.wait(lambda: lab.sees("n7", Status.DEAD) >= 19, 9.0)
+    assert 3.0 <= took_s <= 7.0
+    assert lab.tally("accused_gone") >= 1
+
+
+def test_suspect_only_never_shortens_a_suspicion() -> None:
+    """The off-switch: `suspect-only` raises a suspicion at once and leaves it its length, `off` raises none."""
+    lab = Lab(5, config=for_profile("lan", crash_evidence="suspect-only"))
+    assert lab.kill(["n1"], 30.0) > 2.0
+    assert lab.tally("lifeline_lost") == 3
+    lab = Lab(5, config=for_profile("lan", crash_evidence="off"))
+    assert lab.kill(["n1"], 30.0) > 2.0
+    assert lab.tally("lifeline_lost") == 0
+
+
+def test_a_goodbye_is_no_crash() -> None:
+    """A node that leaves ends its lifelines with notice."""
+    lab = Lab(5)
+    lab.simulator.inject("n2", "leave")
+    lab.wait(lambda: lab.sees("n2", Status.LEFT) == 4, 2.0)
+    lab.simulator.crash("n2")
+    lab.run(3.0)
+    assert lab.tally("lifeline_lost") == lab.tally("crash_observed") == 0
+    assert not lab.told(Status.SUSPECT, "n2")

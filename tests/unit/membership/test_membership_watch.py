@@ -1,0 +1,343 @@
+"""The watch by hand: beats, repetitions, phi's deadlines, nudges and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from membership_hands import BOOT, ME, B, C, D, address, claim, hear, machine, sent, status
+
+from frys_node.base.types import NodeId
+from frys_node.kernel.services.members import UNUSABLE, UNWELL, WELL, Condition, MemberChanged, Status
+from membership.config import for_profile
+from membership.effects import Effect, Emit, KeepLifelines, Nudge, PhiSeen
+from membership.findings import Nudged
+from membership.machine import Membership
+from membership.messages import PACKETS, Ack, Beat, BeatAck, Gossip, Ping, Standing, Update
+from membership.rumours import RUMOURS
+from membership.testimony import CrashReport, Vouch, VouchKind
+
+LAN = for_profile("lan")
+ALONE = for_profile("lan", probe_interval_s=600.0)
+"""The watch without the probe loop, which would suspect a member that does not answer as well."""
+
+RTT_S = 0.001
+Timed = list[tuple[float, Effect]]
+
+
+def live(m: Membership, until_s: float, answers: Callable[[NodeId, float], bool] = lambda _node, _now_s: True) -> Timed:
+    """Drive a machine whose neighbours answer pings and beats when `answers` says so; returns its effects."""
+    out: Timed = []
+    mail: list[tuple[float, NodeId, Ack | BeatAck]] = []
+    nodes = {address(node): node for node in (B, C, D, NodeId(f"{'4':a>32}"))}
+    while True:
+        now_s = min([m.next_deadline_s, *(at_s for at_s, _, _ in mail)])
+        if now_s > until_s:
+            return out
+        due = [letter for letter in mail if letter[0] <= now_s]
+        mail = [letter for letter in mail if letter[0] > now_s]
+        effects = [e for _, node, ack in due for e in hear(m, ack, node, now_s)] if due else m.advance(now_s)
+        out += [(now_s, effect) for effect in effects]
+        for where, packet in sent(effects):
+            node = nodes[where]
+            if not answers(node, now_s):
+                continue
+            if isinstance(packet, Ping):
+                mail.append((now_s + RTT_S, node, Ack(packet.sequence, node)))
+            elif isinstance(packet, Beat):
+                mail.append((now_s + RTT_S, node, BeatAck(packet.sequence)))
+
+
+def beats(out: Timed, node: NodeId) -> list[float]:
+    """When a machine sent beats to a node."""
+    packets = [(at_s, *letter) for at_s, effect in out for letter in sent([effect])]
+    return [at_s for at_s, where, packet in packets if where == address(node) and isinstance(packet, Beat)]
+
+
+def nudges(out: Timed) -> list[tuple[float, Nudge]]:
+    """When a machine asked for nudges."""
+    return [(at_s, effect) for at_s, effect in out if isinstance(effect, Nudge)]
+
+
+def silent_from(node: NodeId, from_s: float) -> Callable[[NodeId, float], bool]:
+    """Answers of neighbours of whom one falls silent."""
+    return lambda other, now_s: other != node or now_s < from_s
+
+
+def test_a_beat_is_as_small_as_can_be() -> None:
+    """Up to 2^16 beats it has eight bytes at most; the seal names the sender, and nothing rides along unasked."""
+    assert len(PACKETS.encode(Beat(65_535))) <= 8
+    assert len(PACKETS.encode(BeatAck(65_535))) <= 8
+
+
+def test_beats_and_testimony_are_written_as_the_golden_ones() -> None:
+    """The bytes of the first version, to be read for ever."""
+    lines = (Path(__file__).parents[2] / "golden" / "membership-guard-1.hex").read_text().splitlines()
+    golden = dict(line.split() for line in lines if not line.startswith("#"))
+    node, other = NodeId("b" * 32), NodeId("c" * 32)
+    packets = {"beat": Beat(70_000), "beat_ack": BeatAck(70_000)}
+    rumours = {
+        "vouch": Vouch(node, 7, 2, other, VouchKind.LIFELINE, 9),
+        "crash_report": CrashReport(node, 7, 2, other, True),
+    }
+    assert {name: PACKETS.decode(bytes.fromhex(golden[name])) for name in packets} == packets
+    assert {name: RUMOURS.decode(bytes.fromhex(golden[name])) for name in rumours} == rumours
+    written = {name: PACKETS.encode(packet).hex() for name, packet in packets.items()}
+    assert written | {name: RUMOURS.encode(rumour).hex() for name, rumour in rumours.items()} == golden
+
+
+def test_whoever_is_asked_answers_with_the_same_number() -> None:
+    """A beat is acked to where it came from, by a node that watches nobody as well."""
+    m = machine(B)
+    live(m, 5.0)
+    assert sent(hear(m, Beat(77), now_s=5.0)) == [(address(B), BeatAck(77))]
+
+
+def test_a_node_watches_the_three_before_it_and_keeps_lifelines_to_them() -> None:
+    """With four others it watches three; when one of them dies, the next one takes its place."""
+    nodes = [NodeId(f"{letter:a>32}") for letter in "1234"]
+    m = machine(*nodes, config=LAN)
+    kept = [e for e in m.join([], 0.0) if isinstance(e, KeepLifelines)]
+    assert kept == []
+    out = live(m, 4.0)
+    watched = [node for node in nodes if beats(out, node)]
+    assert watched == nodes[1:]
+    effects = hear(m, Gossip((claim(nodes[3], Standing.DEAD),)), B, 4.0)
+    assert [e.nodes for e in effects if isinstance(e, KeepLifelines)] == [(nodes[2], nodes[1], nodes[0])]
+
+
+def test_a_beat_goes_out_once_per_interval_when_it_is_answered() -> None:
+    """Nothing is repeated, and phi of a member that answers is next to nothing."""
+    m = machine(B, C, D, config=LAN)
+    out = live(m, 30.0)
+    times = beats(out, B)
+    assert [b - a for a, b in pairwise(times)] == pytest.approx([1.0] * (len(times) - 1))
+    view = m.view(B, 30.0)
+    assert view is not None
+    assert view.phi is not None
+    assert view.phi < 0.01
+    assert any(isinstance(effect, PhiSeen) for _, effect in out)
+
+
+def test_a_beat_without_an_answer_is_repeated_three_times() -> None:
+    """Once known to be near, a member is asked again after 0.1 s each; the next round begins as usual."""
+    m = machine(B, C, D, config=LAN)
+    live(m, 9.5)
+    out = live(m, 12.4, silent_from(B, 9.5))
+    times = beats(out, B)
+    steps = [round(b - a, 3) for a, b in pairwise(times)][:7]
+    assert steps == [0.1, 0.1, 0.1, 0.7, 0.1, 0.1, 0.1]
+
+
+def test_a_lost_answer_costs_no_sample() -> None:
+    """The answer to a repetition ends the round, a tenth of a second late."""
+    m = machine(B, C, D, config=ALONE)
+    live(m, 20.0)
+    lost: list[float] = []
+
+    def answers(node: NodeId, now_s: float) -> bool:
+        is_first = node == B and (not lost or now_s - lost[-1] > 0.5)
+        if is_first:
+            lost.append(now_s)
+        return not is_first
+
+    live(m, 40.0, answers)
+    view = m.view(B, 40.0)
+    assert view is not None
+    assert view.status is Status.ALIVE
+    assert m.tallies.events[("beat_repeated",)] >= 15
+    assert ("slow",) not in m.tallies.events
+
+
+def test_silence_makes_a_member_slow_and_then_has_it_nudged() -> None:
+    """Phi 5 after 1.93 s and phi 8 after 2.06 s of silence, as computed; at 5 routing prefers others."""
+    m = machine(B, C, D, config=LAN)
+    live(m, 60.0)
+    last_s = max(beats(live(m, 60.9), B), default=0.0) + RTT_S
+    out = live(m, last_s + 1.92, silent_from(B, last_s))
+    assert m.rank(B) == WELL
+    out = live(m, last_s + 2.0, silent_from(B, last_s))
+    view = m.view(B, last_s + 2.0)
+    assert view is not None
+    assert (view.condition, view.status, m.rank(B)) == (Condition.SLOW, Status.ALIVE, UNWELL)
+    assert nudges(out) == []
+    (changed,) = [e.event for _, e in out if isinstance(e, Emit)]
+    assert changed.old is not None
+    assert (changed.old.condition, changed.new.condition) == (Condition.OK, Condition.SLOW)
+    ((nudged_s, nudge),) = nudges(live(m, last_s + 2.2, silent_from(B, last_s)))
+    assert nudge == Nudge(B, BOOT)
+    assert nudged_s - last_s == pytest.approx(2.06, abs=0.01)
+    assert status(m, B) is Status.ALIVE
+
+
+def _until_nudged(m: Membership, node: NodeId) -> float:
+    """Let a member fall silent and return when it was nudged."""
+    live(m, 10.0)
+    return nudges(live(m, 12.5, silent_from(node, 10.0)))[0][0]
+
+
+def vouches(out: list[Effect]) -> list[Vouch]:
+    """The vouches in the gossip that was sent."""
+    found = [RUMOURS.decode(data) for _, p in sent(out) if isinstance(p, Gossip) for data in p.rumours]
+    return [rumour for rumour in found if isinstance(rumour, Vouch)]
+
+
+def test_an_acknowledged_nudge_makes_it_stalled_and_is_repeated() -> None:
+    """Its kernel answers: this node vouches for it, again every 2 s, and nobody is accused."""
+    m = machine(B, C, D, config=LAN)
+    now_s = _until_nudged(m, B)
+    m.found(Nudged(B, BOOT, True), now_s + 0.1)
+    view = m.view(B)
+    assert view is not None
+    assert view.condition is Condition.STALLED
+    assert m.rank(B) == UNWELL
+    out = live(m, now_s + 2.2, silent_from(B, 10.0))
+    told = vouches([effect for _, effect in out])
+    assert {(v.node, v.boot, v.voucher, v.kind) for v in told} == {(B, BOOT, ME, VouchKind.KERNEL_ACK)}
+    ((again_s, _),) = nudges(out)
+    assert again_s - now_s == pytest.approx(2.1, abs=0.01)
+    m.found(Nudged(B, BOOT, True), again_s + 0.1)
+    later = vouches([effect for _, effect in live(m, again_s + 1.0, silent_from(B, 10.0))])
+    assert max(v.sequence for v in later) > max(v.sequence for v in told)
+
+
+def test_a_nudge_without_acknowledgement_is_an_accusation() -> None:
+    """GONE: suspect at once, with this node as the accuser; the first answer after it makes it fine again."""
+    m = machine(B, C, D, config=LAN)
+    now_s = _until_nudged(m, B)
+    effects = m.found(Nudged(B, BOOT, False), now_s + 0.3)
+    assert status(m, B) is Status.SUSPECT
+    assert m.tallies.events[("accused_gone",)] == 1
+    assert [e.event.new.status for e in effects if isinstance(e, Emit)] == [Status.SUSPECT]
+    assert [entry.what for entry in m.story(B)][-2:] == ["silent", "suspected"]
+    assert nudges(live(m, now_s + 3.0, silent_from(B, 10.0))) == []
+
+
+def test_a_nudge_that_nobody_reports_on_counts_as_not_acknowledged() -> None:
+    """A driver that lost its task does not leave a silent member unjudged."""
+    m = machine(B, C, D, config=LAN)
+    now_s = _until_nudged(m, B)
+    live(m, now_s + 1.6, silent_from(B, 10.0))
+    assert status(m, B) is Status.SUSPECT
+
+
+def test_an_answer_meanwhile_makes_the_nudge_moot() -> None:
+    """The beat came back before the nudge was judged."""
+    m = machine(B, C, D, config=ALONE)
+    now_s = _until_nudged(m, B)
+    live(m, now_s + 1.45)
+    m.found(Nudged(B, BOOT, False), now_s + 1.45)
+    assert status(m, B) is Status.ALIVE
+
+
+def test_without_crash_evidence_phi_accuses_of_silence_alone() -> None:
+    """Behind a proxy that acknowledges in the member's name a nudge would prove nothing."""
+    m = machine(B, C, D, config=for_profile("lan", crash_evidence="off"))
+    live(m, 10.0)
+    out = live(m, 12.5, silent_from(B, 10.0))
+    assert nudges(out) == []
+    assert m.tallies.events[("accused_silent",)] == 1
+
+
+def test_a_member_never_heard_is_left_to_the_probes() -> None:
+    """No beat was ever answered: there is no interval to measure its silence by."""
+    m = machine(B, C, D, config=LAN)
+    out = live(m, 10.0, silent_from(B, 0.0))
+    assert nudges(out) == []
+    view = m.view(B, 10.0)
+    assert view is not None
+    assert view.phi is None
+
+
+def test_answers_of_another_boot_or_round_do_not_count() -> None:
+    """An old process's ack, an ack from the future and a repeated ack move nothing."""
+    m = machine(B, C, D, config=LAN)
+    live(m, 10.0)
+    out = live(m, 10.99, silent_from(B, 10.0))
+    at_s, sequence = next(
+        (at_s, p.sequence)
+        for at_s, effect in out
+        for where, p in sent([effect])
+        if isinstance(p, Beat) and where == address(B)
+    )
+    before = m.view(B, 11.5)
+    hear(m, BeatAck(sequence), B, at_s + 0.01, boot=BOOT - 1)
+    hear(m, BeatAck(sequence + 400), B, at_s + 0.01)
+    hear(m, BeatAck(sequence - 8), B, at_s + 0.01)
+    hear(m, BeatAck(sequence), C, at_s + 0.01)
+    assert m.view(B, 11.5) == before
+    hear(m, BeatAck(sequence), B, 11.0)
+    after = m.view(B, 11.5)
+    assert after is not None
+    assert before is not None
+    assert (after.phi or 0.0) < (before.phi or 0.0)
+
+
+def test_a_restarted_member_is_watched_anew() -> None:
+    """The silence of its former life says nothing about the new one."""
+    m = machine(B, C, D, config=LAN)
+    live(m, 10.0)
+    live(m, 11.9, silent_from(B, 10.0))
+    fresh = Update(B, BOOT + 1, 0, Standing.ALIVE, claim(B).attributes)
+    hear(m, Gossip((fresh,)), C, 11.9)
+    out = live(m, 13.5, silent_from(B, 10.0))
+    assert nudges(out) == []
+    view = m.view(B, 13.5)
+    assert view is not None
+    assert view.phi is None
+
+
+def test_a_pause_of_this_node_is_no_silence_of_others() -> None:
+    """Having stood still for 10 s it nudges nobody and calls nobody slow."""
+    m = machine(B, C, D, config=LAN)
+    live(m, 10.0)
+    effects = m.advance(20.0)
+    out = live(m, 25.0)
+    assert not [e for e in effects if isinstance(e, Nudge)]
+    assert nudges(out) == []
+    assert ("slow",) not in m.tallies.events
+    assert all(status(m, node) is Status.ALIVE for node in (B, C, D))
+
+
+def test_a_vouch_is_passed_on_once_and_its_repetition_again() -> None:
+    """An echo is told from a repetition by its number; without that a stall would go round for ever."""
+    m = machine(B, C, D, config=LAN)
+    live(m, 5.0)
+    word = Vouch(C, BOOT, 0, B, VouchKind.KERNEL_ACK, 9)
+    for _ in range(3):
+        hear(m, Gossip((), (RUMOURS.encode(word),)), B, 5.0)
+    assert m.tallies.events[("vouched_kernel_ack",)] == 1
+    told = vouches([effect for _, effect in live(m, 8.0)])
+    assert set(told) == {word}
+    hear(m, Gossip((), (RUMOURS.encode(word),)), D, 8.0)
+    assert vouches([effect for _, effect in live(m, 9.0)]) == []
+
+
+def test_a_node_that_leaves_watches_nobody() -> None:
+    """Its lifelines are let go, and it beats no more."""
+    m = machine(B, C, D, config=LAN)
+    live(m, 5.0)
+    effects = m.leave(5.0)
+    assert [e.nodes for e in effects if isinstance(e, KeepLifelines)] == [()]
+    assert beats(live(m, 8.0), B) == []
+
+
+def test_rank_follows_standing() -> None:
+    """Whoever is suspect comes after the well, whoever is dead, gone or unknown not at all; oneself is always well."""
+    m = machine(B, C, D, config=LAN)
+    hear(m, Gossip((claim(B, Standing.SUSPECT, accuser=C), claim(D, Standing.DEAD))), C)
+    assert [m.rank(node) for node in (ME, C, B, D, NodeId("nobody"))] == [WELL, WELL, UNWELL, UNUSABLE, UNUSABLE]
+
+
+def test_changes_of_condition_are_published() -> None:
+    """A bus event tells of the stall and of its end."""
+    m = machine(B, C, D, config=LAN)
+    now_s = _until_nudged(m, B)
+    effects = m.found(Nudged(B, BOOT, True), now_s + 0.1)
+    events: list[MemberChanged] = [e.event for e in effects if isinstance(e, Emit)]
+    assert [event.new.condition for event in events] == [Condition.STALLED]
+    out = live(m, now_s + 9.0)
+    conditions = [e.event.new.condition for _, e in out if isinstance(e, Emit)]
+    assert conditions[-1] is Condition.OK

@@ -412,7 +412,7 @@ class BalancerComponent:
 
     def route(self, unit: UnitId) -> Route:
         """Return where a request for the unit goes."""
-        return router.route(self.placement.sets(unit), self.node, self._members.is_usable)
+        return router.route(self.placement.sets(unit), self.node, self._members.rank)
 
     def collections(self) -> Sequence[CollectionInfo]:
         """Return the catalogue, sorted by name."""

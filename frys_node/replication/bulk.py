@@ -64,9 +64,9 @@ class BulkPuller:
                 nursery.start_soon(self._later, bulk)
 
     async def _copy(self, bulk: BulkPull) -> bool:
-        """Try the sources in turn, usable ones first; True if nothing is left to do."""
+        """Try the sources in turn, the well ones first; True if nothing is left to do."""
         assert self._snapshots is not None, "bulk copies without snapshots go by messages"
-        for source in sorted(bulk.sources, key=lambda node: not self._members.is_usable(node)):
+        for source in sorted(bulk.sources, key=self._members.rank):
             try:
                 await self._snapshots.pull(bulk.unit, source)
             except FrysError as error:

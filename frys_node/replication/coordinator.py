@@ -17,6 +17,7 @@ import msgspec
 from balancer.placement import Placement
 from frys_node.base.deadlines import DeadlineQueue
 from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
+from frys_node.kernel.services.members import UNUSABLE, WELL
 from frys_node.kernel.services.replication import Entry
 from frys_node.kernel.services.topology import UnitSets
 from frys_node.replication.effects import (
@@ -69,7 +70,7 @@ class CoordinatorMachine:
         clock: HybridClock,
         rng: Random,
         config: CoordinatorConfig | None = None,
-        is_usable: Callable[[NodeId], bool] = lambda _node: True,
+        rank: Callable[[NodeId], int] = lambda _node: WELL,
         is_behind: Callable[[UnitId], bool] = lambda _unit: False,
     ) -> None:
         self.node = node
@@ -78,7 +79,7 @@ class CoordinatorMachine:
         self.restamp_count = 0
         self._clock = clock
         self._config = config or CoordinatorConfig()
-        self._is_usable = is_usable
+        self._rank = rank
         self._is_behind = is_behind
         self._operations: dict[int, Operation] = {}
         self._timers: DeadlineQueue[tuple[int, bool]] = DeadlineQueue()
@@ -175,11 +176,9 @@ class CoordinatorMachine:
         return targets(sets) if sets.phase == "joint" else sets.current
 
     def _best_first(self, unit: UnitId, sets: UnitSets) -> tuple[NodeId, ...]:
-        """Usable members first, of those this node itself, or last while it does not know what it missed."""
+        """The well members first, of those this node itself, or last while it does not know what it missed."""
         is_behind = self._is_behind(unit)
-        return tuple(
-            sorted(sets.current, key=lambda node: (not self._is_usable(node), (node == self.node) is is_behind))
-        )
+        return tuple(sorted(sets.current, key=lambda node: (self._rank(node), (node == self.node) is is_behind)))
 
     def _ask(self, operation: Operation, nodes: Sequence[NodeId]) -> list[Effect]:
         message: Write | Read | Scan
@@ -360,7 +359,7 @@ class CoordinatorMachine:
                 effects += self._retry(operation, now_s)
         if len(self.hints) and now_s >= self._hints_at_s:
             self._hints_at_s = now_s + self._config.hint_interval_s
-            for hint in self.hints.due(self._is_usable):
+            for hint in self.hints.due(lambda node: self._rank(node) < UNUSABLE):
                 effects.append(Send(hint.target, Repair(self._epoch, hint.unit, hint.request, hint.entries)))
         return effects
 

@@ -122,7 +122,7 @@ class ReplicationComponent:
             hlc,
             entropy.rng("replication.coordinator"),
             coordinator_config,
-            members.is_usable,
+            members.rank,
             self._is_behind,
         )
         self.log = Log(disk)
@@ -369,13 +369,13 @@ class ReplicationComponent:
         return held.store
 
     def replicas(self, unit: UnitId) -> Sequence[NodeId]:
-        """Return the usable members of the current set: this node first (last while it catches up), then in order."""
+        """Return the usable members of the current set, the well ones first; of these this node (last while behind)."""
         placement = self.replica.placement
         if placement is None or unit not in placement:
             return ()
         usable = [node for node in placement.sets(unit).current if node == self.node or self._members.is_usable(node)]
         is_behind = self._is_behind(unit)
-        return sorted(usable, key=lambda node: (node == self.node) is is_behind)
+        return sorted(usable, key=lambda node: (self._members.rank(node), (node == self.node) is is_behind))
 
     def _is_behind(self, unit: UnitId) -> bool:
         held = self.replica.local(unit)

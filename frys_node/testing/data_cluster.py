@@ -21,7 +21,7 @@ from balancer.topology import TopologyConfig
 from frys_node.base.errors import FrysError
 from frys_node.base.types import Address, ClusterId, NodeId, UnitId
 from frys_node.kernel.bus import Bus
-from frys_node.kernel.services.members import Condition, MemberView, Status
+from frys_node.kernel.services.members import UNUSABLE, WELL, Condition, MemberView, Status
 from frys_node.kernel.services.replication import Entry
 from frys_node.observe.metrics import Metrics
 from frys_node.replication.driver import ReplicationComponent
@@ -100,6 +100,10 @@ class ClusterMembers:
     def is_usable(self, node: NodeId) -> bool:
         """True if it runs."""
         return node in self._cluster.nodes and self._cluster.nodes[node].is_running
+
+    def rank(self, node: NodeId) -> int:
+        """Well if it runs."""
+        return WELL if self.is_usable(node) else UNUSABLE
 
     def _view(self, node: NodeId) -> MemberView:
         return MemberView(

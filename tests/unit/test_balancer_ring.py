@@ -20,6 +20,7 @@ from balancer.router import route
 from frys_node.base.errors import NotFound
 from frys_node.base.types import ClusterId, NodeId
 from frys_node.base.units import workflow_unit
+from frys_node.kernel.services.members import UNUSABLE, UNWELL, WELL
 from frys_node.kernel.services.topology import Collection, Forward, Local, Unavailable
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -149,14 +150,16 @@ def test_a_pinned_partition_stays_with_its_owner() -> None:
     assert Placement(gone).sets(workflow_unit(17)).current == (free,)
 
 
-def test_routing_is_local_then_the_first_usable_member_then_unavailable() -> None:
-    """The router names this node, a usable member, or everybody it would have needed."""
+def test_routing_is_local_then_the_first_well_member_then_unavailable() -> None:
+    """The router names this node, the first of the best members, or everybody it would have needed."""
     sets = Placement(record_of(5)).sets(cache_unit(3))
     first, second, third = sets.current
     outside = next(node(i) for i in range(1, 6) if node(i) not in sets.current)
-    assert route(sets, second, lambda n: False) == Local(sets.epoch)
-    assert route(sets, outside, lambda n: n != first) == Forward(second, sets.epoch)
-    assert route(sets, outside, lambda n: False) == Unavailable(sets.epoch, (first, second, third))
+    assert route(sets, second, lambda n: UNUSABLE) == Local(sets.epoch)
+    assert route(sets, outside, lambda n: UNUSABLE if n == first else WELL) == Forward(second, sets.epoch)
+    assert route(sets, outside, lambda n: WELL if n == third else UNWELL) == Forward(third, sets.epoch)
+    assert route(sets, outside, lambda n: UNUSABLE if n == first else UNWELL) == Forward(second, sets.epoch)
+    assert route(sets, outside, lambda n: UNUSABLE) == Unavailable(sets.epoch, (first, second, third))
 
 
 def test_the_first_record_version_decodes_for_ever() -> None:

@@ -59,6 +59,10 @@ class TwoMembers:
         """Both are."""
         return True
 
+    def rank(self, node: NodeId) -> int:
+        """Both are well."""
+        return 0
+
 
 class EvenOdd:
     """A topology that gives even units to A first, odd ones to B alone."""

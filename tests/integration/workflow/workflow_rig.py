@@ -17,7 +17,7 @@ from frys_node.base.types import Address, Epoch, NodeId, Term, UnitId
 from frys_node.kernel.bus import Bus
 from frys_node.kernel.context import PluginContext, Services
 from frys_node.kernel.services.http import HTTP
-from frys_node.kernel.services.members import MEMBERS, Condition, MemberView, Status
+from frys_node.kernel.services.members import MEMBERS, UNUSABLE, WELL, Condition, MemberView, Status
 from frys_node.kernel.services.rpc import RPC
 from frys_node.kernel.services.snapshots import SNAPSHOTS, MoveProgress, Snapshottable
 from frys_node.kernel.services.topology import TOPOLOGY, Forward, Local, Route, Unavailable, UnitMover, UnitSets
@@ -117,6 +117,10 @@ class FixedMembers:
     def is_usable(self, node: NodeId) -> bool:
         """True unless the rig stopped it."""
         return node not in self._record.down
+
+    def rank(self, node: NodeId) -> int:
+        """Well unless the rig stopped it."""
+        return UNUSABLE if node in self._record.down else WELL
 
     def _view(self, name: str) -> MemberView:
         status = Status.DEAD if name in self._record.down else Status.ALIVE

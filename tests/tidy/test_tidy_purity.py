@@ -87,3 +87,12 @@ def test_lint_imports_passes_and_fails_when_a_pure_file_imports_trio(checkout: C
     broken = _lint_imports(tmp_path)
     assert broken.returncode != 0
     assert "balancer.ring -> trio" in broken.stdout
+
+
+FORKS = ("os.fork(", "os.forkpty(", "pty.fork(", "set_inheritable(True", '"fork"', '"forkserver"', "preexec_fn")
+
+
+def test_no_process_of_a_node_is_ever_forked(checkout: Checkout) -> None:
+    """A child that inherits a node's sockets keeps them open when the node dies, and so hides the crash from all."""
+    found = [f"{source.path}: {text}" for source in checkout.installed for text in FORKS if text in source.text]
+    assert found == []

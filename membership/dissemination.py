@@ -7,7 +7,7 @@ older one; each is sent `limit` times and then forgotten (SWIM's infection style
 from __future__ import annotations
 
 import math
-from bisect import insort
+from bisect import bisect_left, insort
 
 from frys_node.base.types import NodeId
 from membership.messages import UPDATES, Update
@@ -19,30 +19,33 @@ def transmit_limit(multiplier: int, live_count: int) -> int:
 
 
 class _Entry:
-    """A queued update; `order` sorts by fewest transmits, then newest."""
+    """A queued update, how large it is and how often it was sent."""
 
-    __slots__ = ("order", "size_bytes", "transmits", "update")
+    __slots__ = ("key", "size_bytes", "update")
 
-    def __init__(self, update: Update, sequence: int) -> None:
+    def __init__(self, update: Update, size_bytes: int, sequence: int) -> None:
         self.update = update
-        self.size_bytes = len(UPDATES.encode(update))
-        self.transmits = 0
-        self.order = (0, -sequence)
+        self.size_bytes = size_bytes
+        self.key = (0, -sequence)
+        """Transmits, then newest first; no two entries have the same."""
 
-    def __lt__(self, other: _Entry) -> bool:
-        return self.order < other.order
+
+_Queued = tuple[tuple[int, int], _Entry]
+"""Sorted by the key alone, because no two are equal."""
 
 
 class Dissemination:
     """Updates waiting to be passed on, at most one per node."""
 
-    __slots__ = ("_by_node", "_queue", "_sequence", "_size_bytes_max", "oversized")
+    __slots__ = ("_by_node", "_queue", "_sequence", "_size_bytes_max", "_size_bytes_min", "oversized")
 
     def __init__(self, size_bytes_max: int) -> None:
         self._by_node: dict[NodeId, _Entry] = {}
-        self._queue: list[_Entry] = []
+        self._queue: list[_Queued] = []
         self._sequence = 0
         self._size_bytes_max = size_bytes_max
+        self._size_bytes_min = size_bytes_max
+        """No update ever queued was smaller: with less room than this there is no need to look."""
         self.oversized = 0
         """Updates that fit into no packet; they travel by push-pull alone."""
 
@@ -52,20 +55,20 @@ class Dissemination:
     def put(self, update: Update) -> None:
         """Queue an update in place of any older one about the same node."""
         self._sequence += 1
-        entry = _Entry(update, self._sequence)
-        if entry.size_bytes > self._size_bytes_max:
-            self.oversized += 1
-            self.drop(update.node)
-            return
+        size_bytes = len(UPDATES.encode(update))
         self.drop(update.node)
-        self._by_node[update.node] = entry
-        insort(self._queue, entry)
+        if size_bytes > self._size_bytes_max:
+            self.oversized += 1
+            return
+        self._size_bytes_min = min(self._size_bytes_min, size_bytes)
+        entry = self._by_node[update.node] = _Entry(update, size_bytes, self._sequence)
+        insort(self._queue, (entry.key, entry))
 
     def drop(self, node: NodeId) -> None:
         """Forget what is queued about a node."""
         old = self._by_node.pop(node, None)
         if old is not None:
-            self._queue.remove(old)
+            del self._queue[bisect_left(self._queue, (old.key,))]
 
     def take(self, budget_bytes: int, limit: int, count_max: int, skip: tuple[NodeId, ...] = ()) -> list[Update]:
         """Return the updates for one packet and count them as sent.
@@ -76,24 +79,28 @@ class Dissemination:
             count_max: Most updates that one message may carry.
             skip: Nodes that the packet speaks about already.
         """
-        if not self._queue:
-            return []
         taken: list[_Entry] = []
-        for entry in self._queue:
-            if len(taken) >= count_max:
+        passed: list[_Queued] = []
+        looked_at = 0
+        # A queue of thousands (a cluster that starts) is not walked to its end for a packet that is full.
+        for queued in self._queue:
+            if len(taken) >= count_max or budget_bytes < self._size_bytes_min:
                 break
+            looked_at += 1
+            entry = queued[1]
             if entry.size_bytes <= budget_bytes and entry.update.node not in skip:
                 budget_bytes -= entry.size_bytes
                 taken.append(entry)
+            else:
+                passed.append(queued)
         if not taken:
             return []
-        sent = {id(entry) for entry in taken}
-        self._queue = [entry for entry in self._queue if id(entry) not in sent]
+        self._queue[:looked_at] = passed
         for entry in taken:
-            entry.transmits += 1
-            if entry.transmits >= limit:
+            transmits, age = entry.key
+            if transmits + 1 >= limit:
                 del self._by_node[entry.update.node]
             else:
-                entry.order = (entry.transmits, entry.order[1])
-                insort(self._queue, entry)
+                entry.key = (transmits + 1, age)
+                insort(self._queue, (entry.key, entry))
         return [entry.update for entry in taken]

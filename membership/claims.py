@@ -86,13 +86,16 @@ class Claims:
 
     def take(self, update: Update, now_s: float) -> bool:
         """Settle one claim from another member; True if it brought a dead or departed member back."""
+        member = self.table.get(update.node)
+        if member is not None and member.update == update and member.standing is not Standing.SUSPECT:
+            # By far the most claims that arrive are known already. (One more voice against a suspect is news.)
+            return False
         if not is_acceptable(update):
             self._drop("unacceptable")
             return False
         if update.node == self.node:
             self._answer(update, now_s)
             return False
-        member = self.table.get(update.node)
         if member is None and not self._is_welcome(update):
             return False
         if member is not None and update.standing is Standing.SUSPECT:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Collection, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -16,7 +17,10 @@ from msgspec.structs import replace
 from frys_node.base.types import NodeId
 from membership.circle import Circle
 from membership.member import Member, supersedes
-from membership.messages import UPDATES, Evidence, Standing, Update
+from membership.messages import UPDATES, Attributes, Standing, Update
+
+FINGERPRINTS_MAX = 1_024
+"""Fingerprints kept in memory; a member's is wanted again whenever it is suspected or cleared."""
 
 
 class Roster:
@@ -69,8 +73,14 @@ class Roster:
 
 def fingerprint(update: Update) -> int:
     """Return 64 bits that stand for what a live member says of itself. A suspicion does not change them."""
-    claim = replace(update, standing=Standing.ALIVE, accuser=NodeId(""), age_s=0, evidence=Evidence.SILENCE)
-    return int.from_bytes(hashlib.blake2b(UPDATES.encode(claim), digest_size=8).digest(), "big")
+    return _fingerprint(update.node, update.boot, update.incarnation, update.attributes)
+
+
+@lru_cache(maxsize=FINGERPRINTS_MAX)
+def _fingerprint(node: NodeId, boot: int, incarnation: int, attributes: Attributes) -> int:
+    # Each suspicion takes a member's fingerprint out of the digest and puts the same one back.
+    claim = UPDATES.encode(Update(node, boot, incarnation, Standing.ALIVE, attributes))
+    return int.from_bytes(hashlib.blake2b(claim, digest_size=8).digest(), "big")
 
 
 class Merge(NamedTuple):

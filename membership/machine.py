@@ -513,7 +513,7 @@ class Membership:
             self._timers.persist_s = min(self._timers.persist_s, now_s + config.persist_interval_s)
         self._claims.settle_conditions()
         self._suspicion_at_s = self._claims.suspicion_deadline_s
-        self._due_s = min(
+        due_s = min(
             self._timers.next_s,
             self._suspicion_at_s,
             self._probing.next_deadline_s,
@@ -521,6 +521,8 @@ class Membership:
             self._claims.damping.next_deadline_s,
             self.talk.next_deadline_s,
         )
+        # A confirmation may set a suspicion's end into the past. That is due now; it is no time that this node slept.
+        self._due_s = max(now_s, due_s)
         out = list(self._out)
         self._out.clear()
         return out

@@ -260,6 +260,19 @@ def test_a_short_delay_is_no_pause() -> None:
         assert m.tallies.events.get(("pause",), 0) == pauses
 
 
+def test_a_suspicion_that_a_confirmation_ends_in_the_past_is_no_pause() -> None:
+    """A late third accuser makes it overdue by seconds: the member is dead at once, and this node has not slept."""
+    m = machine(B, C, D, E)
+    live(m, 3.0, well)
+    hear(m, Gossip((claim(C, Standing.SUSPECT, accuser=B),)), B, 3.0)
+    live(m, 11.9, well)
+    for accuser in (D, E, ME):
+        hear(m, Gossip((claim(C, Standing.SUSPECT, accuser=accuser),)), B, 12.0)
+    live(m, 12.5, dead(C))
+    assert status(m, C) is Status.DEAD
+    assert ("pause",) not in m.tallies.events
+
+
 def test_a_cluster_profile_sets_how_long_is_waited() -> None:
     """The floors and the pace of gossip of each profile, as measured by the study."""
     found = {name: for_profile(name) for name in ("lan", "wan", "local")}

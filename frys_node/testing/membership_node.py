@@ -33,7 +33,7 @@ from membership.effects import (
 from membership.findings import LifelineDown, LifelineUp, Nudged, Tried
 from membership.machine import NOBODY, Membership
 from membership.member import make_attributes
-from membership.messages import Sync
+from membership.messages import Sync, Update
 
 PORT = 7946
 PEERS_PATH = "peers"
@@ -70,8 +70,57 @@ def node_id(host: SimHost) -> NodeId:
     return NodeId(f"{host.index:032x}")
 
 
+class SimMembership(Membership):
+    """The real machine, with two doors that only a simulation may use."""
+
+    @property
+    def own(self) -> Update:
+        """What this node says of itself."""
+        return self._claims.own
+
+    def acquaint(self, updates: Iterable[Update], now_s: float) -> None:
+        """Know these members as if this node had known them for long: nothing is passed on or published."""
+        for update in updates:
+            if update.node != self.node:
+                self._claims.table.merge(update, now_s)
+                self._claims.order.add(update.node)
+        self._turn(now_s)
+
+    @property
+    def digest(self) -> int:
+        """Equal at all members that hold the same live members."""
+        return self._claims.table.digest
+
+    def phis(self) -> dict[NodeId, float]:
+        """Accrued suspicion of the members that this node watches."""
+        found = {}
+        for member in self._claims.table:
+            phi = member.vitals.phi(self._claims.now_s)
+            if phi is not None:
+                found[member.node] = phi
+        return found
+
+    def sees_no_gap(self, now_s: float) -> None:
+        """Take it that this node was awake until now: the pause guard sees nothing."""
+        self._due_s = max(self._due_s, now_s)
+
+    @property
+    def suspicion_at_s(self) -> float:
+        """When the next suspicion runs out."""
+        return self._claims.suspicion_deadline_s
+
+    def end_suspicions(self, now_s: float) -> list[Effect]:
+        """Do nothing but what suspicions want."""
+        self._claims.now_s = now_s
+        self._claims.end_suspicions(now_s)
+        return self._turn(now_s)
+
+
 class MembershipNode:
     """The shell around one machine: one boot of one node."""
+
+    may_oversleep = False
+    """True if the shell itself keeps the machine from being on time."""
 
     def __init__(
         self, host: SimHost, config: MembershipConfig, seeds: Sequence[str], lifelines: SimLifelines | None = None
@@ -83,12 +132,17 @@ class MembershipNode:
         self.node = node_id(host)
         self.boot = host.boot << 32
         self.changes: list[MemberChanged] = []
-        """Changes that the checkers have not seen yet."""
+        """Changes that the checkers have not seen yet, those held back from subscribers too."""
+        self.published: list[MemberChanged] = []
+        """What subscribers would have heard and the checkers have not seen yet."""
         self.leave_acknowledged = False
         self.is_superseded = False
         self.packets_sent = 0
         self.bytes_sent = 0
-        self.machine: Membership
+        self.is_started = False
+        self.is_reading = True
+        """False while mail is kept unread."""
+        self.machine: SimMembership
         self._asking: dict[str, NodeId] = {}
 
     @property
@@ -96,11 +150,15 @@ class MembershipNode:
         """The machine's next deadline."""
         return self.machine.next_deadline_s
 
+    def phis(self) -> dict[NodeId, float]:
+        """Accrued suspicion of the members that this node watches."""
+        return self.machine.phis()
+
     def start(self, now_s: float) -> Sequence[Packet]:
         """Boot: join the peers on disk and the seeds."""
         if self._lifelines is not None:
             self._lifelines.started(self._host.name, self.node, self.boot)
-        self.machine = Membership(
+        self.machine = SimMembership(
             node=self.node,
             boot=self.boot,
             attributes=make_attributes(self._host.name, Address(self._host.name, PORT)),
@@ -108,6 +166,7 @@ class MembershipNode:
             rng=self._host.rng,
             now_s=now_s,
         )
+        self.is_started = True
         stored = self._host.disk.read(PEERS_PATH)
         peers = _PEERS.decode(stored) if stored else []
         peers += [Peer(NOBODY, Address(name, PORT)) for name in self._seeds if name != self._host.name]
@@ -171,8 +230,10 @@ class MembershipNode:
                 case PushPull(_, address):
                     self._asking[address.host] = NOBODY
                     packets.append(Packet(address.host, WIRE.encode(Ask(self.machine.sync(NOBODY, now_s)))))
-                case Emit(event):
+                case Emit(event, is_damped):
                     self.changes.append(event)
+                    if not is_damped:
+                        self.published.append(event)
                 case PersistPeers(peers):
                     self._host.disk.write(PEERS_PATH, _PEERS.encode(list(peers)))
                 case LeaveAcknowledged(_):

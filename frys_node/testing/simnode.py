@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -69,6 +70,8 @@ class SimHost:
         """Boots so far; 1 in the first."""
         self.rng = random.Random(f"{simulator.seed}/{name}/0")
         """The node's own generator, a fresh one for each boot."""
+        self.resumed_s = -math.inf
+        """When a pause of this boot last ended."""
         self.wall_offset_ms = 0.0
         self.wall_drift = 0.0
         self._simulator = simulator

@@ -251,6 +251,7 @@ class Simulator:
         if slot.node is None or not slot.is_paused:
             return
         self._verb("resume", name)
+        slot.host.resumed_s = self.now_s
         slot.is_paused = False
         held, slot.held = slot.held, []
         for kind, payload, source, boot in held:

@@ -116,6 +116,8 @@ PROFILES: dict[str, FaultProfile] = {
         FaultProfile(),
         _LAN,
         _LOSSY,
+        FaultProfile(name="loss20", loss=0.2),
+        FaultProfile(name="loss40", loss=0.4),
         FaultProfile(name="partitions", loss=0.01, reorder=0.02, partitions_per_min=8.0),
         FaultProfile(
             name="crashes", loss=0.01, reorder=0.02, pauses_per_min=3.0, crashes_per_min=8.0, torn=0.4, kept=0.2

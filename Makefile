@@ -9,10 +9,8 @@ BIN := .venv/bin
 # A stamp per lock file: a second run installs nothing.
 RUNTIME := .venv/.installed-runtime
 DEV := .venv/.installed-dev
-MEMBERSHIP_SEEDS ?= 200
-REPLICATION_SEEDS ?= 1000
-GOSSIP_SEEDS ?= 50
-SIM_SECONDS ?= 60
+# Processes that share a batch of seeds.
+SIM_JOBS ?= 2
 
 .PHONY: help demo test check sim bench clean
 
@@ -28,11 +26,8 @@ test: $(DEV) ## install what is missing and run every check and test
 check: $(DEV) ## the static half: lint, format, layers, tidy, types
 	@$(BIN)/python .ci/gate.py check
 
-sim: $(RUNTIME) ## the long simulations: membership at 7 and 100 nodes, gossip at 20, replication
-	@$(BIN)/frys-node sim --scenario membership --nodes 7 --seconds $(SIM_SECONDS) --seeds $(MEMBERSHIP_SEEDS)
-	@$(BIN)/frys-node sim --scenario membership --nodes 100 --seconds $(SIM_SECONDS) --seeds $(MEMBERSHIP_SEEDS)
-	@$(BIN)/frys-node sim --scenario gossip --nodes 20 --seconds 40 --seeds $(GOSSIP_SEEDS)
-	@$(BIN)/frys-node sim --scenario replication --seeds $(REPLICATION_SEEDS)
+sim: $(RUNTIME) ## the long simulations: every scenario at its full size, with budgets and one table over all
+	@$(BIN)/frys-node sim --all --jobs $(SIM_JOBS)
 
 bench: $(RUNTIME) ## run the benchmark scenarios beside their peers
 	@for name in startup idle bus request commit; do $(BIN)/frys-node bench $$name; done

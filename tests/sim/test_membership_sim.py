@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from frys_node.testing import membership_scenario
+from frys_node.testing.catalogue import SCENARIOS
 from frys_node.testing.membership_scenario import run_scenario
 from membership.claims import Claims
 from membership.messages import Standing, Update
@@ -28,18 +29,6 @@ SMALL_SEEDS = 240
 
 LARGE_SEEDS = 2
 """Seeds of 100 nodes in the gate, about 12 CPU-seconds."""
-
-MUST_REACH = (
-    "refutation",
-    "refuted_death",
-    "saved_by_helper",
-    "confirmation",
-    "restart_with_higher_boot",
-    "returned",
-    "pause",
-    "death",
-)
-"""States that a batch must have met, or it has proven nothing about them."""
 
 
 def committed_seeds() -> list[tuple[int, float, int, str]]:
@@ -97,13 +86,13 @@ def test_another_seed_is_another_run() -> None:
 
 @pytest.mark.slow
 def test_rotating_batch_of_small_clusters_holds_every_invariant_and_meets_rare_states() -> None:
-    """7 nodes under each profile: M1-M7 and M9 hold, and the batch reached every state that it must reach."""
+    """7 nodes under each profile: M1-M9 hold, and the batch reached every state that it must reach."""
     reached: Counter[str] = Counter()
     for seed, faults in batch(SMALL_SEEDS):
         result = run_scenario(7, 60.0, seed, faults)
         assert result.violations == []
         reached.update(result.sometimes)
-    assert [state for state in MUST_REACH if not reached[state]] == []
+    assert SCENARIOS["membership"].missed(SMALL_SEEDS, reached, {}) == []
 
 
 @pytest.mark.slow

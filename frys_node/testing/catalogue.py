@@ -1,0 +1,187 @@
+"""Every scenario by name: what it claims, its size, what a batch of its seeds must show, and the plan of them all.
+
+Sans-I/O.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from frys_node.testing.scenario import Scenario, Target
+
+SCENARIOS: dict[str, Scenario] = {
+    "membership": Scenario(
+        module="membership_scenario",
+        claim="under every fault M1-M9 hold, and all views agree again afterwards",
+        faults="chaos",
+        must_reach=(
+            "refutation",
+            "refuted_death",
+            "saved_by_helper",
+            "confirmation",
+            "restart_with_higher_boot",
+            "returned",
+            "pause",
+            "death",
+        ),
+        reach_seeds=100,
+    ),
+    "lifeguard": Scenario(
+        module="membership_lifeguard",
+        claim="stalled members cost the healthy almost nothing: Lifeguard against our own SWIM on equal seeds",
+        nodes=128,
+        seconds=120.0,
+        must_reach=("refutation", "refuted_death", "confirmation", "death"),
+        reach_seeds=1,
+        targets=(
+            Target("lifeguard/FP", "sum", 0.02, per="swim/FP", is_enforced=False),
+            Target("lifeguard/FP-", "sum", 0.02, per="swim/FP-", is_enforced=False),
+            Target("lifeguard/messages", "sum", 1.2, per="swim/messages", is_enforced=False),
+            Target("lifeguard/first_s", "p50", 1.05, per="swim/first_s"),
+        ),
+    ),
+    "scale": Scenario(
+        module="membership_scale",
+        claim="a thousand members: crashes known within SWIM's bound, load independent of the size",
+        nodes=1_000,
+        must_reach=("death", "confirmation", "restarted"),
+        reach_seeds=1,
+    ),
+    "starved": Scenario(
+        module="membership_starved",
+        claim="200 nodes that start on a starved machine call next to nobody dead",
+        nodes=200,
+        must_reach=("pause",),
+        reach_seeds=1,
+        targets=(Target("false_deaths", "max", 10.0),),
+    ),
+    "loss": Scenario(
+        module="membership_loss",
+        claim="ten minutes of steady loss: nobody who runs is called dead",
+        nodes=30,
+        seconds=600.0,
+        faults="loss20",
+        must_reach=("saved_by_helper", "refutation", "suspicion"),
+        reach_seeds=1,
+        targets=(Target("false_deaths", "max", 0.0, is_enforced=False),),
+    ),
+    "links": Scenario(
+        module="membership_links",
+        claim="deaf, mute and flipping links: the healthy do not call the healthy dead",
+        nodes=20,
+        must_reach=("link_deaf", "link_mute", "link_both", "link_pair", "link_flips", "link_steady", "refutation"),
+        targets=(Target("false_deaths_at_healthy", "max", 0.0),),
+    ),
+    "restarts": Scenario(
+        module="membership_restarts",
+        claim="rolling and mass restarts: the cluster is whole again by itself",
+        nodes=10,
+        seconds=5.0,
+        must_reach=("rolled", "blacked_out", "restart_with_higher_boot"),
+        reach_seeds=4,
+        targets=(Target("false_deaths", "max", 0.0),),
+    ),
+    "clocks": Scenario(
+        module="membership_clocks",
+        claim="wall clocks that step by up to a day change nothing",
+        nodes=10,
+        targets=(Target("false_deaths", "max", 0.0),),
+    ),
+    "idle": Scenario(
+        module="membership_idle",
+        claim="a day without work: no false death, small traffic",
+        nodes=20,
+        seconds=86_400.0,
+        faults="lan",
+        targets=(Target("false_deaths", "max", 0.0), Target("bytes_per_node_s", "max", 600.0)),
+    ),
+    "heal": Scenario(
+        module="membership_heal",
+        claim="halves that were apart for 40 s are one cluster within a second, five at worst",
+        nodes=10,
+        seconds=40.0,
+        must_reach=("half_called_dead", "refuted_death", "returned"),
+        targets=(Target("heal_s", "p50", 1.0), Target("heal_s", "p99", 5.0)),
+    ),
+    "flapping": Scenario(
+        module="membership_flapping",
+        claim="4 of 20 flap for 80 s: no more than one verdict per observer and flapper",
+        nodes=20,
+        seconds=80.0,
+        must_reach=("pause", "death"),
+        reach_seeds=1,
+        targets=(Target("dead_events", "max", 76.0, is_enforced=False), Target("false_deaths_healthy", "max", 0.0)),
+    ),
+    "hostloss": Scenario(
+        module="membership_hostloss",
+        claim="a host that vanishes without a word is known to all in five seconds",
+        nodes=20,
+        seconds=15.0,
+        must_reach=("death", "confirmation"),
+        targets=(Target("dead_at_all_s", "p50", 5.0, is_enforced=False), Target("false_deaths", "max", 0.0)),
+    ),
+    "leave": Scenario(
+        module="membership_goodbye",
+        claim="a leave is LEFT at all within half a second, in clusters of 2 to 20",
+        nodes=20,
+        seconds=5.0,
+        must_reach=("left_a_small_cluster",),
+        targets=(Target("left_at_all_s", "max", 0.5),),
+    ),
+    "join": Scenario(
+        module="membership_join",
+        claim="20 nodes that start together all know all within 0.4 s",
+        nodes=20,
+        seconds=20.0,
+        targets=(Target("join_s", "max", 0.4),),
+    ),
+    "gossip": Scenario(
+        module="gossip_scenario",
+        claim="every event once at every member, every query answered, state equal everywhere, under loss and partitions",
+        nodes=20,
+        seconds=40.0,
+        faults="chaos",
+    ),
+    "replication": Scenario(
+        module="replication_scenario", claim="no acknowledged write is lost and replicas agree", faults="chaos"
+    ),
+    "swarm": Scenario(
+        module="swarm_scenario", claim="the simulator itself: durable counters that gossip", faults="chaos"
+    ),
+}
+
+
+class Entry(NamedTuple):
+    """One batch of the plan. None is the scenario's own."""
+
+    scenario: str
+    seeds: int
+    budget_s: float
+    nodes: int | None = None
+    seconds: float | None = None
+    faults: str | None = None
+
+
+PLAN = (
+    Entry("membership", 400, 600.0, nodes=7),
+    Entry("membership", 60, 300.0, nodes=20),
+    Entry("membership", 30, 300.0, nodes=7, faults="none"),
+    Entry("membership", 200, 3_600.0, nodes=100),
+    Entry("lifeguard", 6, 900.0),
+    Entry("scale", 1, 120.0),
+    Entry("starved", 1, 300.0),
+    Entry("loss", 2, 200.0, faults="loss20"),
+    Entry("loss", 2, 300.0, faults="loss40"),
+    Entry("links", 40, 120.0),
+    Entry("restarts", 20, 60.0),
+    Entry("clocks", 20, 60.0),
+    Entry("idle", 1, 900.0),
+    Entry("heal", 100, 120.0),
+    Entry("flapping", 10, 120.0),
+    Entry("hostloss", 40, 120.0),
+    Entry("leave", 100, 120.0),
+    Entry("join", 50, 60.0),
+    Entry("gossip", 50, 600.0),
+    Entry("replication", 1_000, 3_600.0),
+)
+"""What `make sim` runs, with the seconds after which a batch begins no further seed."""

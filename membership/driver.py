@@ -133,15 +133,7 @@ class MembershipDriver:
             perform=self._perform,
             drop=self._drop,
         )
-        self.gossip = GossipDriver(
-            machine=self._machine,
-            clock=self._clock,
-            rpc=rpc,
-            bus=bus,
-            learn=learn,
-            perform=self._perform,
-            metrics=metrics,
-        )
+        self.gossip = self._make_gossip(rpc, metrics)
         self._lifelines = None if channel is None else self._make_lifelines(ports, channel)
         self._seeker = SeedSeeker(
             node=node,
@@ -152,6 +144,17 @@ class MembershipDriver:
             introduce=introduce,
         )
         self._declare_metrics(metrics)
+
+    def _make_gossip(self, rpc: Rpc, metrics: Metrics) -> GossipDriver:
+        return GossipDriver(
+            machine=self._machine,
+            clock=self._clock,
+            rpc=rpc,
+            bus=self._bus,
+            learn=self._learn,
+            perform=self._perform,
+            metrics=metrics,
+        )
 
     def _make_lifelines(self, ports: Ports, channel: LifelineChannel) -> Lifelines:
         return Lifelines(

@@ -32,6 +32,7 @@ from membership.config import MembershipConfig
 from membership.edges import Seen
 from membership.effects import Effect, LeaveAcknowledged, Peer, PersistPeers, PushPull
 from membership.errors import MemberAlive
+from membership.farewell import Farewell
 from membership.findings import Finding
 from membership.guard import Guard
 from membership.member import make_attributes
@@ -52,23 +53,15 @@ from membership.messages import (
     Update,
 )
 from membership.outbox import Outbox
-from membership.peers import Introductions, lost_peers, peers_to_keep, pick
+from membership.peers import Introductions, peers_to_keep
 from membership.probing import Probing
+from membership.reunion import Reunion
 from membership.story import Entry
 from membership.talk import Talk
 from membership.timers import Timers
 
 NOBODY = NodeId("")
 """Sorts before every node id."""
-
-JOIN_FANOUT = 8
-"""Peers asked at once when joining or alone."""
-
-HASTE_S = 2.0
-"""For so long after somebody's return from the dead others that are lost are tried in haste."""
-
-HASTE_INTERVAL_S = 0.5
-"""Pause between tries in haste."""
 
 PAUSE_S = 0.5
 """A machine that is called this much later than it asked for has stood still."""
@@ -115,9 +108,9 @@ class Membership:
         self._probing = Probing(self._claims, self._outbox, config, rng)
         self._guard = Guard(self._claims, self._outbox, config, rng)
         self._introductions = Introductions(config.probe_interval_s)
-        self._leave_sequences: dict[int, None] = {}
-        self._hasty_until_s = -math.inf
         self._timers = Timers()
+        self._farewell = Farewell(self._claims, self._outbox, config, rng)
+        self._reunion = Reunion(self._claims, self._outbox, self._timers, config, rng)
         self._timers.reap_s = now_s + REAP_INTERVAL_S
         self._suspicion_at_s = math.inf
         self._due_s = self._timers.reap_s
@@ -200,12 +193,7 @@ class Membership:
 
     def join(self, peers: Sequence[Peer], now_s: float) -> list[Effect]:
         """Remember peers and ask some of them at once; the others follow until somebody answers."""
-        own = self._claims.own.attributes.address
-        for peer in peers:
-            member = self._table.get(peer.node)
-            if peer.node != self.node and peer.address != own and (member is None or not member.is_live):
-                self._unmet.add(peer)
-        self._reconnect(now_s)
+        self._reunion.join(peers, now_s)
         return self._turn(now_s)
 
     def set_attributes(self, attributes: Attributes, now_s: float) -> list[Effect]:
@@ -232,7 +220,7 @@ class Membership:
             self._probing.stop()
             self._claims.suspicions.clear()
             self._claims.merge(replace(own, incarnation=own.incarnation + 1, standing=Standing.LEFT), now_s)
-            self._say_goodbye()
+            self._farewell.say()
             if not self.live_count:
                 self._out.append(LeaveAcknowledged(self.node))
         return self._turn(now_s)
@@ -260,7 +248,7 @@ class Membership:
         self._catch_up(now_s)
         returned = sum(self._claims.take(update, now_s) for update in sync.updates)
         if returned:
-            self._hasten(now_s)
+            self._reunion.hasten(now_s)
         if sync.said:
             self.talk.meet(sync.said, source, now_s)
         return self._turn(now_s)
@@ -316,7 +304,7 @@ class Membership:
             return self._turn(now_s)
         for update in message.updates:
             if self._claims.take(update, now_s):
-                self._hasten(now_s)
+                self._reunion.hasten(now_s)
                 if update.node == source_node:
                     self._introduce(source_node, source_address, now_s)
         tell = self._meet(source_node, source_boot, source_address, now_s)
@@ -376,8 +364,7 @@ class Membership:
             self._out.append(PushPull(node, address))
 
     def _take_ack(self, ack: Ack, source: NodeId, now_s: float) -> None:
-        if ack.sequence in self._leave_sequences:
-            self._leave_sequences.clear()
+        if self._farewell.take_ack(ack.sequence):
             self._out.append(LeaveAcknowledged(source))
         member = self._probing.take_ack(ack, source, now_s)
         if member is not None and self.talk.differs(ack.digest):
@@ -404,7 +391,7 @@ class Membership:
         if self._timers.push_pull_s <= now_s:
             self._push_pull(now_s)
         if self._timers.reconnect_s <= now_s:
-            self._reconnect(now_s)
+            self._reunion.advance(now_s)
         if self._timers.persist_s <= now_s:
             self._timers.persist_s = math.inf
             self._out.append(PersistPeers(self.peers()))
@@ -434,8 +421,8 @@ class Membership:
             if not len(self._queue) and not len(self.rumours.queue):
                 break
             self._outbox.send_to(node, Gossip(), self._claims.about(node))
-        if self._leave_sequences:
-            self._say_goodbye()
+        if self._farewell.is_under_way:
+            self._farewell.say()
         if self._has_news:
             self._timers.gossip_s = now_s + self._config.gossip_interval_s
 
@@ -448,42 +435,10 @@ class Membership:
             if member is not None and not self.is_leaving:
                 self._out.append(PushPull(node, member.address))
 
-    def _hasten(self, now_s: float) -> None:
-        """Somebody is back from the dead: perhaps a partition heals, and the others that were lost are back too."""
-        self._hasty_until_s = now_s + HASTE_S
-        self._timers.reconnect_s = min(self._timers.reconnect_s, now_s + self._config.gossip_interval_s / 4)
-
-    def _reconnect(self, now_s: float) -> None:
-        """Try somebody who was lost or has not been met; several at once while this node is alone or others return."""
-        is_hasty = now_s < self._hasty_until_s
-        interval_s = HASTE_INTERVAL_S if is_hasty else self._config.reconnect_interval_s
-        self._timers.reconnect_s = now_s + min(interval_s, self._config.reconnect_interval_s) * self._rng.uniform(
-            0.9, 1.1
-        )
-        if self.is_leaving:
-            return
-        is_alone = not self.live_count
-        count = JOIN_FANOUT if is_alone or is_hasty else 1
-        for peer in pick(self._rng, lost_peers(self._table, self._unmet), count):
-            if is_alone and peer.node:
-                self._out.append(PushPull(peer.node, peer.address))
-            self._outbox.send(
-                peer.address, Ping(self._outbox.next_sequence(), peer.node), self._claims.about(peer.node)
-            )
-
     @property
     def _has_news(self) -> bool:
         """True while a round of gossip would say something."""
-        return bool(len(self._queue) or len(self.rumours.queue) or self._leave_sequences)
-
-    def _say_goodbye(self) -> None:
-        """Ping a few members with the news that this node leaves; any ack will do."""
-        if len(self._leave_sequences) > 64:
-            self._leave_sequences.clear()
-        for node in self._table.live.sample(self._rng, self._config.gossip_fanout):
-            sequence = self._outbox.next_sequence()
-            self._leave_sequences[sequence] = None
-            self._outbox.send_to(node, Ping(sequence, node), (self._claims.own,))
+        return bool(len(self._queue) or len(self.rumours.queue) or self._farewell.is_under_way)
 
     def _drop(self, reason: str) -> None:
         self.tallies.add(self.tallies.dropped, reason)

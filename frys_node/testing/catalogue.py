@@ -137,7 +137,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "gossip": Scenario(
         module="gossip_scenario",
-        claim="every event once at every member, every query answered, state equal everywhere, under loss and partitions",
+        claim="every event once at every member, every query answered, state equal everywhere",
         nodes=20,
         seconds=40.0,
         faults="chaos",

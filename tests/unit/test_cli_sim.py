@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from frys_node.cli.main import main
-from frys_node.testing import swarm_scenario
-from frys_node.testing.scenario import ScenarioResult
+from frys_node.testing import catalogue, swarm_scenario
+from frys_node.testing.scenario import ScenarioResult, Target
 
 SWARM = ["sim", "--scenario", "swarm", "--nodes", "5", "--seconds", "10"]
 
@@ -117,3 +118,39 @@ def test_a_state_file_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]
     assert main([*SWARM, "--state", str(path)]) == 2
     assert path.read_text() == "my notes"
     assert "another file" in capsys.readouterr().err
+
+
+def test_the_list_names_every_scenario_with_its_claim(capsys: pytest.CaptureFixture[str]) -> None:
+    """For people and as JSON."""
+    assert main(["sim", "--list"]) == 0
+    text = capsys.readouterr().out
+    assert main(["sim", "--list", "--json"]) == 0
+    claims = _out(capsys)
+    assert set(claims) == set(catalogue.SCENARIOS)
+    assert all(name in text and str(claim) in text for name, claim in claims.items())
+
+
+def test_a_batch_whose_budget_is_too_small_for_one_seed_fails_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing was shown, so nothing has passed."""
+    assert main([*SWARM, "--seeds", "3", "--budget", "1e-9", "--json"]) == 1
+    assert _out(capsys)["missed"] == ["no seed ran: the budget is too small for one"]
+
+
+@pytest.mark.parametrize(("limit", "code"), [(1e9, 0), (-1.0, 1)])
+def test_all_runs_the_plan_and_fails_if_a_target_is_missed(
+    limit: float, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line for each batch, totals over all of them, and the targets decide."""
+    join = msgspec.structs.replace(catalogue.SCENARIOS["join"], targets=(Target("join_s", "max", limit),))
+    monkeypatch.setitem(catalogue.SCENARIOS, "join", join)
+    plan = (catalogue.Entry("join", 2, 60.0, nodes=3, seconds=1.0), catalogue.Entry("swarm", 2, 60.0, seconds=5.0))
+    monkeypatch.setattr(catalogue, "PLAN", plan)
+    assert main(["sim", "--all", "--json"]) == code
+    report = _out(capsys)
+    assert report["seeds"] == 4
+    assert bool(report["failures"]) is bool(code)
+    assert main(["sim", "--all"]) == code
+    text = capsys.readouterr().out
+    assert "2 seeds" in text
+    assert "node_hours" in text
+    assert ("MISSED" in text) is bool(code)

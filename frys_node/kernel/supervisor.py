@@ -284,4 +284,12 @@ class Supervisor:
         if handle.state is State.FAILED:
             log.error("kernel.component_failed", component=handle.name, error=text, essential=handle.essential)
             if handle.essential and handle.settled.is_set():
-                self._on_fatal(ComponentFailed(f"essential component '{handle.name}' failed: {text}"))
+                failed = f"essential component '{handle.name}' failed: {text}"
+                self._on_fatal(ComponentFailed(failed, hint=_fix_of(handle.error)))
+
+
+def _fix_of(error: BaseException | None) -> str:
+    """Return the way out that an error names; that of its first member for a group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error.hint if isinstance(error, FrysError) else ""

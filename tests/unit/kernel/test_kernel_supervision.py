@@ -164,6 +164,19 @@ async def test_an_essential_component_past_its_budget_stops_the_node_in_order(au
     assert diary == ["other starts", "other ready", "other drains", "other drained", "other ends"]
 
 
+async def test_what_ends_the_node_keeps_the_way_out_that_the_error_named(autojump_clock: MockClock) -> None:
+    """The first member of a group counts: that is what the last line of the process shows."""
+    with pytest.raises(ComponentFailed) as caught:  # noqa: PT012 (the block is the claim)
+        async with running() as kernel:
+            core = Part("core", [])
+            core.error = ExceptionGroup("g", [PluginError("the disk is gone", hint="mend the disk"), ValueError("x")])
+            await kernel.start(core, essential=True, policy=RestartPolicy(restarts_max=0))
+            core.explode.set()
+            await trio.sleep_forever()
+    assert caught.value.hint == "mend the disk"
+    assert "the disk is gone" in caught.value.message
+
+
 async def test_an_essential_component_that_does_not_start_raises_at_once(autojump_clock: MockClock) -> None:
     """No retries hide a broken start of what the node cannot do without."""
     part = Part("core", [])

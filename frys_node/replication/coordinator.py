@@ -4,7 +4,8 @@ Sans-I/O. Theory of operation. Each request is an `Operation` with an attempt nu
 attempt that asked (rule 6). A new record or a re-stamp begins another attempt with no votes. Lost messages are sent
 again to whoever has not answered, as long as the deadline lasts. A write that met a higher version in its first quorum
 is stamped above it once and written again (rule 4). A scan collects candidates at a read quorum and then reads them at
-one, tombstones included, before anyone sees them (rule 7).
+one, tombstones included, before anyone sees them (rule 7). A write fails at once when the disks of too many targets
+take none.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from frys_node.replication.messages import (
     ScanReply,
     Write,
     WriteAck,
+    WriteRefused,
 )
 from frys_node.replication.operation import RETRY_MAX_S, Kind, Operation
 from frys_node.replication.quorum import read_is_met, targets, write_is_met
@@ -219,6 +221,8 @@ class CoordinatorMachine:
             return []
         if isinstance(reply, WriteAck):
             return self._take_ack(operation, source, reply, now_s)
+        if isinstance(reply, WriteRefused):
+            return self._take_refusal(operation, source, reply)
         operation.answered[source] = None
         if reply.is_complete:
             operation.complete[source] = None
@@ -226,7 +230,9 @@ class CoordinatorMachine:
             return self._take_scan(operation, source, reply, now_s)
         return self._take_read(operation, source, reply, now_s)
 
-    def _counts(self, operation: Operation, source: NodeId, reply: WriteAck | ReadReply | ScanReply) -> bool:
+    def _counts(
+        self, operation: Operation, source: NodeId, reply: WriteAck | WriteRefused | ReadReply | ScanReply
+    ) -> bool:
         if operation.sets is None or source not in operation.targets:
             return False
         return reply.attempt == operation.attempt and reply.epoch == operation.sets.epoch
@@ -241,6 +247,7 @@ class CoordinatorMachine:
 
     def _take_ack(self, operation: Operation, source: NodeId, ack: WriteAck, now_s: float) -> list[Effect]:
         operation.acked[source] = None
+        operation.refused.pop(source, None)
         operation.highest = max(operation.highest, ack.highest)
         if operation.is_done:
             if len(operation.acked) == len(operation.targets):
@@ -260,6 +267,17 @@ class CoordinatorMachine:
         else:
             self._timers.push(now_s + self._config.hint_after_s, (operation.request, True))
         return [WriteDone(operation.request, operation.version)]
+
+    def _take_refusal(self, operation: Operation, source: NodeId, reply: WriteRefused) -> list[Effect]:
+        """Go on without a target whose disk takes no writes; fail as soon as the others cannot be enough."""
+        if operation.is_done or source in operation.acked:
+            return []
+        assert operation.sets is not None
+        operation.refused[source] = reply.code
+        left = [node for node in operation.targets if node not in operation.refused]
+        if write_is_met(operation.sets, operation.consistency, left):
+            return []
+        return self._fail(operation, reply.code)
 
     def _write_is_met(self, operation: Operation) -> bool:
         assert operation.sets is not None
@@ -370,10 +388,12 @@ class CoordinatorMachine:
         heard = operation.acked if operation.kind is Kind.WRITE else operation.complete
         return self._ask(operation, [node for node in operation.targets if node not in heard])
 
-    def _fail(self, operation: Operation) -> list[Effect]:
+    def _fail(self, operation: Operation, code: str = "") -> list[Effect]:
         self._operations.pop(operation.request, None)
         heard = operation.acked if operation.kind is Kind.WRITE else operation.answered
-        failed = RequestFailed(operation.request, operation.unit, tuple(heard), operation.targets)
+        failed = RequestFailed(
+            operation.request, operation.unit, tuple(heard), operation.targets, tuple(operation.refused), code
+        )
         if operation.kind is Kind.WRITE and operation.acked:
             # It may have reached some replicas: let the others have it too, so that it does not flicker for long.
             self._hint(operation)

@@ -10,13 +10,14 @@ from typing import Any, Protocol
 import trio
 
 from balancer.placement import Placement
-from frys_node.base.errors import FrysError, MalformedFrame, NoReplica, NotReady, Overloaded, StorageError, UsageError
+from frys_node.base.errors import FrysError, MalformedFrame, NotReady, Overloaded, StorageError, UsageError
 from frys_node.base.ports import Clock, Disk, Entropy, Executor
 from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
 from frys_node.kernel.services.members import Members
 from frys_node.kernel.services.replication import Entry, Stamp, UnitStore, Version
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.kernel.services.snapshots import Snapshots
+from frys_node.observe.log import describe
 from frys_node.observe.metrics import Metrics
 from frys_node.replication import effects as fx
 from frys_node.replication.bulk import BulkPuller
@@ -28,16 +29,13 @@ from frys_node.replication.messages import (
     ITEMS_BYTES_MAX,
     MESSAGES,
     VALUE_BYTES_MAX,
+    CoordinatorReply,
     LogRecord,
-    ReadReply,
-    Refused,
-    RepairAck,
     ReplicationMessage,
-    ScanReply,
-    WriteAck,
 )
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine, kind_of
-from frys_node.replication.snapshot import ReplicatedSource
+from frys_node.replication.requests import Requests
+from frys_node.replication.snapshot import PageMerger, ReplicatedSource
 
 NOTE = "replication"
 REQUESTS_MAX = 16_384
@@ -67,17 +65,6 @@ class RecordKeeper(Protocol):
     def want(self, node: NodeId) -> None:
         """Ask a node that works under a newer record for it."""
         ...
-
-
-class _Waiter:
-    """A request that somebody waits for."""
-
-    __slots__ = ("event", "failure", "result")
-
-    def __init__(self) -> None:
-        self.event = trio.Event()
-        self.result: Any = None
-        self.failure: fx.RequestFailed | None = None
 
 
 class ReplicationComponent:
@@ -127,18 +114,18 @@ class ReplicationComponent:
         )
         self.log = Log(disk)
         self._recovered: dict[UnitId, Recovered] = {}
-        self._waiters: dict[int, _Waiter] = {}
         self._effects: deque[fx.Effect] = deque()
         self._is_performing = False
         self._timer_wake = trio.Event()
         self._sleeping_until_s = 0.0
-        self._commits = GroupCommit(self.log, executor, self._persisted, self._checkpoint_groups, checkpoint_bytes)
+        self._commits = GroupCommit(
+            self.log, executor, self._persisted, self._disk_changed, self._checkpoint_groups, checkpoint_bytes
+        )
+        self._pages = PageMerger(self._restore)
         self._bulks = BulkPuller(snapshots, members, lambda: self.replica.epoch, self._bulk_finished)
         self._is_ready = False
         self._has_run = False
-        self._requests = metrics.counter(
-            "frys_replication_requests_total", "Requests coordinated here", ("kind", "result")
-        )
+        self._requests = Requests(metrics, members)
         self._dropped = metrics.counter(
             "frys_replication_messages_dropped_total", "Junk and unsendable notes", ("why",)
         )
@@ -148,6 +135,11 @@ class ReplicationComponent:
             "Bytes in the log behind the last checkpoint",
             source=lambda: float(self.log.size_bytes),
         )
+        metrics.gauge(
+            "frys_replication_disk_refuses",
+            "1 while the disk takes no writes and durable units are only read, else 0",
+            source=lambda: float(self._commits.refusal is not None),
+        )
 
     # ------------------------------------------------------------------ the component
 
@@ -156,10 +148,13 @@ class ReplicationComponent:
 
         Raises:
             CorruptData: Synced data of the log is damaged; the message names the file. Nothing was changed.
-            StorageError: The disk refused a write. Nothing of it was acknowledged; only a new process may go on.
+            StorageError: A sync failed. Nothing of it was acknowledged; only a new process may go on.
         """
         if self._has_run:
-            raise StorageError("replication has stopped on this node", hint="mend the disk and restart the node")
+            raise StorageError(
+                f"replication has stopped on this node: {self._requests.stopped_by}",
+                hint="look for disk errors in the kernel log, mend the disk, then restart the node",
+            )
         self._has_run = True
         self._recovered = await self._executor.run(self.log.replay)
         self._is_ready = True
@@ -173,20 +168,22 @@ class ReplicationComponent:
                 nursery.start_soon(self._run_timers)
                 nursery.start_soon(self._bulks.run)
                 task_status.started()
+        except Exception as error:
+            self._requests.stopped_by = describe(error)
+            raise
         finally:
             self._is_ready = False
-            for waiter in self._waiters.values():
-                waiter.event.set()
+            self._requests.stop()
 
     async def drain(self) -> None:
-        """Wait until everything that waits for the log is durable."""
+        """Wait until everything that waits for the log is durable, unless the disk refuses it."""
         await self._commits.flush()
 
     def register(self, kind: str, factory: Callable[[UnitId], UnitStore], *, durable: bool) -> None:
         """Declare a kind; its recovered units are loaded and its units under the record opened."""
         self.replica.declare(kind, factory, durable=durable)
         if self._snapshots is not None:
-            self._snapshots.register(kind, ReplicatedSource(kind, self.replica.table, self._merge))
+            self._snapshots.register(kind, ReplicatedSource(kind, self.replica.table, self._pages.merge))
         if self._is_ready:
             self._load(kind)
             self._perform(self.replica.open_kind(kind, self._clock.now_s()))
@@ -227,7 +224,7 @@ class ReplicationComponent:
             case fx.Persist():
                 self._commits.add(effect)
             case fx.WriteDone() | fx.ReadDone() | fx.ScanDone() | fx.RequestFailed():
-                self._answer(effect)
+                self._requests.answer(effect)
             case fx.ShareRecord():
                 self._keeper.share(effect.to)
             case fx.WantRecord():
@@ -246,16 +243,6 @@ class ReplicationComponent:
                     extra={"unit": effect.unit, "key": effect.key.hex(), "version": str(effect.version)},
                 )
 
-    def _answer(self, effect: fx.WriteDone | fx.ReadDone | fx.ScanDone | fx.RequestFailed) -> None:
-        waiter = self._waiters.get(effect.request)
-        if waiter is None:
-            return
-        if isinstance(effect, fx.RequestFailed):
-            waiter.failure = effect
-        else:
-            waiter.result = effect
-        waiter.event.set()
-
     def _send(self, effect: fx.Send) -> None:
         if effect.to == self.node:
             self._effects.extend(self._receive(self.node, effect.message))
@@ -272,7 +259,7 @@ class ReplicationComponent:
 
     def _receive(self, source: NodeId, message: ReplicationMessage) -> list[fx.Effect]:
         now_s = self._clock.now_s()
-        if isinstance(message, WriteAck | ReadReply | ScanReply | Refused | RepairAck):
+        if isinstance(message, CoordinatorReply):
             return self.coordinator.receive(source, message, now_s)
         return self.replica.receive(source, message, now_s)
 
@@ -288,6 +275,7 @@ class ReplicationComponent:
 
         Raises:
             NoReplica: Not enough answered before the caller's deadline; the write may still appear.
+            StorageError: The disks of too many replicas take no writes; it may appear once they do.
             Overloaded: Too many requests are in flight here. Nothing was done.
             UsageError: A key and value are over VALUE_BYTES_MAX. Nothing was done.
         """
@@ -394,11 +382,11 @@ class ReplicationComponent:
     def _check(self, unit: UnitId) -> None:
         placement = self.replica.placement
         if not self._is_ready:
-            raise NotReady("replication does not run on this node", hint="see the node's log for what stopped it")
+            raise self._requests.unready("replication does not run on this node")
         if placement is None:
             raise NotReady("this node has no topology record yet", hint="wait until it has joined")
         placement.sets(unit)
-        if len(self._waiters) >= REQUESTS_MAX:
+        if len(self._requests) >= REQUESTS_MAX:
             raise Overloaded(f"{REQUESTS_MAX} requests are in flight on this node")
 
     def _deadline_s(self) -> float:
@@ -410,26 +398,11 @@ class ReplicationComponent:
         return now_s + max(0.0, left_s - min(0.05, left_s / 10))
 
     async def _wait(self, kind: str, request: int, effects: list[fx.Effect]) -> Any:
-        waiter = self._waiters[request] = _Waiter()
         try:
-            self._perform(effects)
-            await waiter.event.wait()
-        finally:
-            del self._waiters[request]
-            if waiter.result is None:
-                self.coordinator.abandon(request)
-        if waiter.failure is not None:
-            self._requests.inc(kind, "failed")
-            failed = waiter.failure
-            raise NoReplica(
-                f"{len(failed.answered)} of {len(failed.wanted)} replicas of '{failed.unit}' answered in time",
-                hint="see `frys-node members` for nodes that are down",
-            )
-        if waiter.result is None:
-            self._requests.inc(kind, "failed")
-            raise NotReady("replication has stopped on this node; the write may have been kept by others")
-        self._requests.inc(kind, "ok")
-        return waiter.result
+            return await self._requests.wait(kind, request, lambda: self._perform(effects))
+        except BaseException:
+            self.coordinator.abandon(request)
+            raise
 
     # ------------------------------------------------------------------ time and snapshots
 
@@ -446,6 +419,10 @@ class ReplicationComponent:
     def _persisted(self, token: int) -> None:
         self._perform(self.replica.persisted(token, self._clock.now_s()))
 
+    def _disk_changed(self, refusal: StorageError | None) -> None:
+        self.replica.disk_refusal = "" if refusal is None else refusal.code
+        self._pages.disk_changed(refusal)
+
     def _bulk_finished(self, bulk: fx.BulkPull) -> None:
         self._perform(self.replica.bulk_finished(bulk.unit, bulk.epoch, self._clock.now_s()))
 
@@ -459,19 +436,10 @@ class ReplicationComponent:
             groups += dump_unit(unit, list(found.entries.values()), found.complete, found.join_key)
         return groups
 
-    async def _merge(self, unit: UnitId, entries: Sequence[Entry]) -> None:
-        """Merge a page of a snapshot; returns when it is durable."""
-        durable = trio.Event()
-
-        def then(_at_s: float) -> list[fx.Effect]:
-            durable.set()
-            return []
-
+    def _restore(self, unit: UnitId, entries: Sequence[Entry], then: Callable[[float], list[fx.Effect]]) -> bool:
         effects = self.replica.restore(unit, entries, then, self._clock.now_s())
-        if effects is None:
-            raise NotReady(f"this node does not hold the unit '{unit}' under its record")
-        self._perform(effects)
-        await durable.wait()
+        self._perform(effects or [])
+        return effects is not None
 
 
 def _split(items: list[tuple[bytes, bytes | None]]) -> list[list[tuple[bytes, bytes | None]]]:

@@ -107,6 +107,10 @@ class RequestFailed(NamedTuple):
     unit: UnitId
     answered: tuple[NodeId, ...]
     wanted: tuple[NodeId, ...]
+    refused: tuple[NodeId, ...] = ()
+    """Their disks take no writes."""
+    code: str = ""
+    """Why not, if these are so many that no quorum was left to wait for."""
 
 
 Effect = (

@@ -12,8 +12,9 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
-from frys_node.base.errors import CorruptData, MalformedFrame
+from frys_node.base.errors import CorruptData, MalformedFrame, StorageError
 from frys_node.base.ports import Disk
 from frys_node.base.types import Epoch, UnitId
 from frys_node.kernel.services.replication import Entry
@@ -26,6 +27,7 @@ from frys_node.replication.messages import (
     WipedRecord,
 )
 from frys_node.replication.unit import pages
+from frys_node.transport.errors import StorageFull, StorageReadOnly
 
 DIRECTORY = "replication"
 CHECKPOINT_BYTES = 64 * 1024 * 1024
@@ -158,21 +160,31 @@ class Log:
                 return number
         return 0
 
-    def append(self, records: Sequence[LogRecord]) -> None:
-        """Append one group and sync it.
+    def append(self, records: Sequence[LogRecord]) -> StorageError | None:
+        """Append one group and sync it; see `write`.
 
         Raises:
-            StorageError: The disk refused; nothing of the group may be acknowledged and the log is not used again.
+            StorageError: The disk failed; nothing of the group may be acknowledged and the log is not used again.
         """
-        self.write(records)
-        self.sync()
+        refusal = self.write(records)
+        if refusal is None:
+            self.sync()
+        return refusal
 
-    def write(self, records: Sequence[LogRecord]) -> None:
-        """Append one group; it counts only after `sync`, and the next is written only then."""
+    def write(self, records: Sequence[LogRecord]) -> StorageError | None:
+        """Append one group; it counts only after `sync`, and the next is written only then.
+
+        Returns:
+            Why the disk takes no writes now: nothing was written, and the same group may be tried again.
+        """
+        frame = encode_frame(self._sequence + 1, records)
+        try:
+            self._disk.append(self._path("log", self._number), frame)
+        except (StorageFull, StorageReadOnly) as refusal:
+            return refusal
         self._sequence += 1
-        frame = encode_frame(self._sequence, records)
-        self._disk.append(self._path("log", self._number), frame)
         self.size_bytes += len(frame)
+        return None
 
     def sync(self) -> None:
         """Make what was written durable."""
@@ -184,19 +196,31 @@ class Log:
         self.size_bytes = 0
         return self._number
 
-    def write_checkpoint(self, number: int, groups: Iterator[list[LogRecord]] | Sequence[list[LogRecord]]) -> None:
-        """Write a checkpoint, then remove what it replaces; until its last frame is synced the old files count."""
+    def write_checkpoint(
+        self, number: int, groups: Iterator[list[LogRecord]] | Sequence[list[LogRecord]]
+    ) -> StorageError | None:
+        """Write a checkpoint, then remove what it replaces; until its last frame is synced the old files count.
+
+        Returns:
+            Why the disk has no room for it: the old files count on, and the next one may fit.
+        """
         path = self._path("checkpoint", number)
         self._disk.remove(path)
-        for group in groups:
-            if group:
-                self._disk.append(path, encode_frame(0, group))
-        self._disk.append(path, encode_frame(0, []))
+        try:
+            for group in groups:
+                if group:
+                    self._disk.append(path, encode_frame(0, group))
+            self._disk.append(path, encode_frame(0, []))
+        except (StorageFull, StorageReadOnly) as refusal:
+            with suppress(StorageError):  # without its last frame it counts for nothing
+                self._disk.remove(path)
+            return refusal
         self._disk.sync(path)
         for kind in ("log", "checkpoint"):
             for old in self._numbers(kind):
                 if old < number:
                     self._disk.remove(self._path(kind, old))
+        return None
 
 
 def _apply(units: dict[UnitId, Recovered], group: Sequence[LogRecord]) -> None:

@@ -162,8 +162,18 @@ class LeafPage(Message, tag=13, frozen=True):
     has_more: bool
 
 
+class WriteRefused(Message, tag=14, frozen=True):
+    """The replica's disk takes no writes now, for the reason of the code. The write is not durable here."""
+
+    epoch: Epoch
+    unit: UnitId
+    request: int
+    attempt: int
+    code: str
+
+
 ReplicaRequest = Write | Read | Scan | Repair | TreeAsk | LeafAsk
-CoordinatorReply = WriteAck | ReadReply | ScanReply | Refused | RepairAck
+CoordinatorReply = WriteAck | WriteRefused | ReadReply | ScanReply | Refused | RepairAck
 PullReply = Tree | LeafPage
 ReplicationMessage = ReplicaRequest | CoordinatorReply | PullReply
 

@@ -48,6 +48,7 @@ class Operation:
         "limit",
         "pause_s",
         "pending_page",
+        "refused",
         "replies",
         "request",
         "retry_s",
@@ -83,6 +84,8 @@ class Operation:
         """Begin another attempt: replies to earlier ones no longer count (rule 6)."""
         self.attempt += 1
         self.acked: dict[NodeId, None] = {}
+        self.refused: dict[NodeId, str] = {}
+        """Targets whose disk takes no writes, each with the code of the reason."""
         self.answered: dict[NodeId, None] = {}
         self.complete: dict[NodeId, None] = {}
         self.replies: dict[NodeId, ReadReply] = {}

@@ -29,6 +29,7 @@ from balancer.record import JOINING, JOINT
 from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.replication import Entry, UnitStore, Version
 from frys_node.kernel.services.topology import UnitSets
+from frys_node.replication.answers import answer_read, answer_scan
 from frys_node.replication.effects import (
     BulkFinished,
     BulkPull,
@@ -46,24 +47,23 @@ from frys_node.replication.messages import (
     LeafPage,
     PullReply,
     Read,
-    ReadReply,
     Refused,
     Repair,
     RepairAck,
     ReplicaRequest,
     Scan,
-    ScanReply,
     Tree,
     TreeAsk,
     WipedRecord,
     Write,
     WriteAck,
+    WriteRefused,
 )
 from frys_node.replication.pull import PullSource, Purpose
 from frys_node.replication.quorum import fence, targets
 from frys_node.replication.takeover import Puller, Takeover
 from frys_node.replication.unit import HeldUnit, UnitTable
-from frys_node.replication.version import ZERO, Stamp
+from frys_node.replication.version import ZERO
 
 REFILL_CHECK_S = 0.5
 """Pause between looks at refills that are past their patience."""
@@ -115,6 +115,9 @@ class ReplicaMachine:
         """Stamped before the first refill: what this node has forgotten was written before."""
         self.table = UnitTable()
         self.placement: Placement | None = None
+        self.disk_refusal = ""
+        """Set by the host to the code of the reason while its disk takes no writes: what cannot become durable is not
+        merged, since memory and log would grow apart without bound. Reads go on."""
         self.refused_count = 0
         self.overloaded_count = 0
         self._rng = rng
@@ -352,18 +355,25 @@ class ReplicaMachine:
 
     def receive(self, source: NodeId, message: ReplicaRequest | PullReply, now_s: float) -> list[Effect]:
         """Answer a request of a coordinator or replica, or take the answer to an own pull."""
-        if isinstance(message, Tree | LeafPage):
-            return self._puller.receive(source, message, now_s) if message.epoch == self.epoch else []
         held = self.table.units.get(message.unit)
+        is_refused = bool(self.disk_refusal) and held is not None and held.durable
+        if isinstance(message, Tree | LeafPage):
+            is_wanted = message.epoch == self.epoch and not is_refused
+            return self._puller.receive(source, message, now_s) if is_wanted else []
         if held is None or not self._is_current(message.epoch) or not self._is_holder(message.unit):
             return self._refuse(source, message)
         match message:
+            case Write() if is_refused:
+                answer = (message.epoch, message.unit, message.request, message.attempt)
+                return [Send(source, WriteRefused(*answer, self.disk_refusal))]
             case Write():
                 return self._write(source, held, message, now_s)
             case Read():
-                return [Send(source, self._read(held, message))]
+                return [Send(source, answer_read(held, message))]
             case Scan():
-                return [Send(source, self._scan(held, message))]
+                return [Send(source, answer_scan(held, message))]
+            case Repair() if is_refused:
+                return []  # a hint comes again
             case Repair():
                 return self._repair(source, held, message, now_s)
             case TreeAsk():
@@ -403,31 +413,6 @@ class ReplicaMachine:
                 Send(source, WriteAck(message.epoch, message.unit, message.request, message.attempt, highest))
             ],
             now_s,
-        )
-
-    def _read(self, held: HeldUnit, message: Read) -> ReadReply:
-        entries: list[Entry | None] = []
-        stamps: list[Stamp | None] = []
-        if held.complete:
-            entries = held.get(message.keys)
-            if message.versions_only:
-                stamps = [None if entry is None else Stamp(entry.version, entry.value is None) for entry in entries]
-                entries = []
-        return ReadReply(message.epoch, message.unit, message.request, message.attempt, held.complete, entries, stamps)
-
-    def _scan(self, held: HeldUnit, message: Scan) -> ScanReply:
-        keys: list[bytes] = []
-        if held.complete:
-            keys = sorted(e.key for e in held.store.entries() if e.value is not None and e.key > message.after)
-        page = keys[: message.limit]
-        return ScanReply(
-            message.epoch,
-            message.unit,
-            message.request,
-            message.attempt,
-            held.complete,
-            page,
-            len(keys) > len(page),
         )
 
     def _repair(self, source: NodeId, held: HeldUnit, message: Repair, now_s: float) -> list[Effect]:

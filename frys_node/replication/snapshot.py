@@ -6,10 +6,13 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
-from frys_node.base.errors import CorruptData, MalformedFrame
+import trio
+
+from frys_node.base.errors import CorruptData, MalformedFrame, NotReady, StorageError, error_from_code
 from frys_node.base.types import UnitId
 from frys_node.kernel.services.replication import Entry
 from frys_node.kernel.services.snapshots import Captured
+from frys_node.replication.effects import Effect
 from frys_node.replication.unit import UnitTable, pages
 from frys_node.wire.codec import Codec
 
@@ -29,6 +32,57 @@ class CapturedEntries:
         for page in pages(self._entries):
             body = _ENTRIES.encode(page)
             yield _LENGTH.pack(len(body)) + body
+
+
+class _Page:
+    """A page on its way to the disk."""
+
+    __slots__ = ("done", "refusal")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.refusal: StorageError | None = None
+
+    def finish(self, _at_s: float) -> list[Effect]:
+        """Wake whoever waits: the page is durable."""
+        self.done.set()
+        return []
+
+
+class PageMerger:
+    """Hands pages of snapshots to the replica, and waits until each is durable."""
+
+    def __init__(self, restore: Callable[[UnitId, Sequence[Entry], Callable[[float], list[Effect]]], bool]) -> None:
+        self._restore = restore
+        self._pages: set[_Page] = set()
+        self._refusal: StorageError | None = None
+
+    def disk_changed(self, refusal: StorageError | None) -> None:
+        """Take note of why the disk takes no writes, or that it does again."""
+        self._refusal = refusal
+        for page in self._pages if refusal is not None else ():
+            page.refusal = refusal
+            page.done.set()
+
+    async def merge(self, unit: UnitId, entries: Sequence[Entry]) -> None:
+        """Merge one page; returns when it is durable.
+
+        Raises:
+            NotReady: The unit is not held here.
+            StorageError: The disk takes no writes; what was merged becomes durable once it does, which is harmless.
+        """
+        page = _Page()
+        page.refusal = self._refusal
+        if page.refusal is None:
+            if not self._restore(unit, entries, page.finish):
+                raise NotReady(f"this node does not hold the unit '{unit}' under its record")
+            self._pages.add(page)
+            try:
+                await page.done.wait()
+            finally:
+                self._pages.discard(page)
+        if page.refusal is not None:
+            raise error_from_code(page.refusal.code, page.refusal.message, page.refusal.hint)
 
 
 class ReplicatedSource:

@@ -61,6 +61,9 @@ class FaultProfile(msgspec.Struct, frozen=True, kw_only=True):
     """Share of crashes that hit between two disk calls of one input, instead of between two inputs."""
     disk_errors_per_min: float = 0.0
     """How often one disk call fails (I/O error or full); a node that lets the error escape stops, as a process does."""
+    disk_full_per_min: float = 0.0
+    """How often a node's disk has no room for a while. No preset has it: it is for designs that outlive it."""
+    full_s: float = 2.0
     wipe: float = 0.0
     """Share of restarts on an empty disk. Only for designs that say they survive it."""
     clock_steps_per_min: float = 0.0
@@ -104,7 +107,7 @@ class FaultProfile(msgspec.Struct, frozen=True, kw_only=True):
 _RATES = (
     "tail", "loss", "duplicate", "reorder", "late", "corrupt", "partitions_per_min", "pauses_per_min",
     "slow_per_min", "crashes_per_min", "torn", "kept", "in_call", "disk_errors_per_min", "wipe", "clock_steps_per_min",
-    "clock_drift", "outages_per_min",
+    "clock_drift", "outages_per_min", "disk_full_per_min",
 )  # fmt: skip
 
 _LAN = FaultProfile(name="lan", loss=0.0005, tail=0.001, tail_max_s=0.2, reorder=0.001, reorder_s=0.01)
@@ -196,6 +199,12 @@ class DiskError(Fault, frozen=True, tag="disk_error"):
     failure: Failure
 
 
+class DiskFull(Fault, frozen=True, tag="disk_full"):
+    """Leave no room on a node's disk; a node that this stopped starts again at the end."""
+
+    node: str
+
+
 class ClockStep(Fault, frozen=True, tag="clock_step"):
     """Step a node's wall clock; nothing is undone."""
 
@@ -217,7 +226,7 @@ class Outage(Fault, frozen=True, tag="outage"):
     victims: tuple[Victim, ...]
 
 
-AnyFault = Partition | Pause | Slow | Crash | DiskError | ClockStep | Outage
+AnyFault = Partition | Pause | Slow | Crash | DiskError | DiskFull | ClockStep | Outage
 
 
 class FaultSchedule(msgspec.Struct, frozen=True):
@@ -257,6 +266,7 @@ class FaultSchedule(msgspec.Struct, frozen=True):
             (profile.clock_steps_per_min, _clock_step),
             (profile.disk_errors_per_min, _disk_error),
             (profile.outages_per_min, _outage),
+            (profile.disk_full_per_min, _disk_full),
         ):
             at_s = start_s
             while rate > 0.0:
@@ -344,6 +354,10 @@ def _disk_error(rng: random.Random, profile: FaultProfile, names: Sequence[str],
     return DiskError(at_s, _length(rng, profile.down_s), rng.choice(list(names)), failure)
 
 
+def _disk_full(rng: random.Random, profile: FaultProfile, names: Sequence[str], at_s: float) -> DiskFull:
+    return DiskFull(at_s, _length(rng, profile.full_s), rng.choice(list(names)))
+
+
 def _clock_step(rng: random.Random, profile: FaultProfile, names: Sequence[str], at_s: float) -> ClockStep:
     return ClockStep(at_s, 0.0, rng.choice(list(names)), rng.uniform(-1.0, 1.0) * profile.clock_step_s)
 
@@ -383,6 +397,10 @@ def _plan(simulator: Simulator, fault: AnyFault) -> None:
             simulator.at(until_s, lambda: simulator.restart(node, wipe=wipe))
         case DiskError(node=node, failure=failure):
             simulator.at(at_s, lambda: simulator.fail_disk(node, failure))
+            simulator.at(until_s, lambda: simulator.restart(node))
+        case DiskFull(node=node):
+            simulator.at(at_s, lambda: simulator.fill_disk(node))
+            simulator.at(until_s, lambda: simulator.free_disk(node))
             simulator.at(until_s, lambda: simulator.restart(node))
         case ClockStep(node=node, by_s=by_s):
             simulator.at(at_s, lambda: simulator.step_clock(node, by_s))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -20,27 +21,24 @@ from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
 from frys_node.kernel.services.replication import Version
 from frys_node.replication import effects as fx
+from frys_node.replication.commit import DISK_RETRY_S
 from frys_node.replication.coordinator import CoordinatorConfig, CoordinatorMachine
 from frys_node.replication.hlc import HybridClock
 from frys_node.replication.log import Log
-from frys_node.replication.messages import (
-    MESSAGES,
-    ReadReply,
-    Refused,
-    RepairAck,
-    ReplicationMessage,
-    ScanReply,
-    WriteAck,
-)
+from frys_node.replication.messages import MESSAGES, CoordinatorReply, ReplicationMessage
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
 from frys_node.testing.data_cluster import DictStore
 from frys_node.testing.simulator import Packet, SimHost
+from frys_node.transport.errors import StorageFull
 from frys_node.wire.codec import Codec
 
 ADOPTED_PATH = "topology/adopted"
 SETTLED_PATH = "topology/settled"
 DURABLE, MEMORY = "vector", "cache"
 _EPOCH: Codec[Epoch] = Codec(Epoch)
+SYNCED, RETRY = "synced", "retry"
+"""What the disk wakes a node for: a group is durable; a group that had no room is tried again."""
+
 _DATA, _TOPOLOGY = b"\x00", b"\x01"
 
 
@@ -131,6 +129,8 @@ class ReplicationNode:
         self._syncing: list[fx.Persist] = []
         self._commands: dict[int, int] = {}
         self._records: deque[PersistRecord | Propose] = deque()
+        self.refusals = 0
+        """Groups of the log that the disk had no room for."""
 
     # ------------------------------------------------------------------ parts
 
@@ -218,7 +218,7 @@ class ReplicationNode:
             self._perform(self.topology.receive(source, message, now_s), now_s)
 
     def _deliver(self, source: NodeId, message: ReplicationMessage, now_s: float) -> list[fx.Effect]:
-        if isinstance(message, WriteAck | ReadReply | ScanReply | Refused | RepairAck):
+        if isinstance(message, CoordinatorReply):
             return self.coordinator.receive(source, message, now_s)
         return self.replica.receive(source, message, now_s)
 
@@ -235,6 +235,8 @@ class ReplicationNode:
             self._command(token, now_s)
         elif isinstance(token, PersistRecord | Propose):
             self._record_written(token, now_s)
+        elif token == RETRY:
+            self._write_group(now_s)
         else:
             self._synced(now_s)
         return self._sent()
@@ -264,18 +266,28 @@ class ReplicationNode:
 
     def _on_persist(self, effect: fx.Persist, now_s: float) -> None:
         self._pending.append(effect)
-        if not self._syncing:
+        if not self._syncing and not self.replica.disk_refusal:
             self._write_group(now_s)
 
-    def _write_group(self, _now_s: float) -> None:
+    def _write_group(self, now_s: float) -> None:
         self._syncing, self._pending = self._pending, []
         records = [record for persist in self._syncing for record in persist.records]
+        refusal = self.log.write(records) if records else None
         if records:
-            self.log.write(records)
+            self.replica.disk_refusal = "" if refusal is None else refusal.code
+        if refusal is not None:
+            self.refusals += 1
+            self._refused(now_s)
+            return
         delay_s = self.host.rng.random() * self.knobs.fsync_s
         if self.host.rng.random() < 0.5:
             delay_s /= 20
-        self.host.schedule(delay_s, "synced")
+        self.host.schedule(delay_s, SYNCED)
+
+    def _refused(self, _now_s: float) -> None:
+        """Keep a group for which there is no room in its place, and try it again."""
+        self._syncing, self._pending = [], self._syncing + self._pending
+        self.host.schedule(DISK_RETRY_S, RETRY)
 
     def _synced(self, now_s: float) -> None:
         self.log.sync()
@@ -296,10 +308,14 @@ class ReplicationNode:
             self.host.schedule(self.host.rng.random() * self.knobs.fsync_s, self._records[0])
 
     def _record_written(self, effect: PersistRecord | Propose, now_s: float) -> None:
-        if isinstance(effect, PersistRecord):
-            self._persist_record(effect, now_s)
-        else:
-            self._propose(effect, now_s)
+        try:
+            if isinstance(effect, PersistRecord):
+                self._persist_record(effect, now_s)
+            else:
+                self._propose(effect, now_s)
+        except StorageFull:
+            self.host.schedule(DISK_RETRY_S, effect)
+            return
         self._records.popleft()
         self._write_next_record()
 
@@ -325,7 +341,8 @@ class ReplicationNode:
         self.observer.adopted(self, signed)
 
     def _on_settled(self, effect: Settled, now_s: float) -> None:
-        self.host.disk.write(SETTLED_PATH, _EPOCH.encode(effect.epoch))
+        with suppress(StorageFull):  # a node that does not find it asks again
+            self.host.disk.write(SETTLED_PATH, _EPOCH.encode(effect.epoch))
         self._work.extend(self.replica.settled(effect.epoch, now_s))
 
     def _on_share(self, effect: fx.ShareRecord, _now_s: float) -> None:

@@ -176,6 +176,7 @@ def sharpened(profile: FaultProfile) -> FaultProfile:
         down_s=3.0,
         clock_steps_per_min=profile.clock_steps_per_min * 6,
         outages_per_min=profile.outages_per_min * 3,
+        disk_full_per_min=profile.crashes_per_min * 2,
     )
 
 

@@ -256,6 +256,7 @@ class ReplicationRun:
         nodes = self.aftermath.nodes().values()
         simulator.sometimes["restamped"] += sum(node.coordinator.restamp_count for node in nodes)
         simulator.sometimes["refused_by_epoch"] += sum(node.replica.refused_count for node in nodes)
+        simulator.sometimes["disk_refused"] += sum(node.refusals for node in nodes)
         simulator.sometimes["aborted"] += sum(node.topology.steps.abort_count for node in nodes)
         replay = simulator.replay
         return ScenarioResult(

@@ -218,6 +218,19 @@ class Simulator:
             self.counts["disk_error"] += 1
             self._slots[name].host.disk.fail_next(failure)
 
+    def fill_disk(self, name: str) -> None:
+        """Leave no room on a node's disk: what would grow it is refused until `free_disk`."""
+        disk = self._slots[name].host.disk
+        self._verb("full", name)
+        self.counts["disk_full"] += 1
+        disk.capacity_bytes = disk.used_bytes
+
+    def free_disk(self, name: str) -> None:
+        """End `fill_disk`."""
+        if self._slots[name].host.disk.capacity_bytes is not None:
+            self._verb("free", name)
+            self._slots[name].host.disk.capacity_bytes = None
+
     def restart(self, name: str, *, wipe: bool = False) -> None:
         """Boot a node that is down, on its disk or on an empty one. If it is up, only planned disk faults end."""
         slot = self._slots[name]
@@ -301,6 +314,7 @@ class Simulator:
         self.heal()
         for name, slot in self._slots.items():
             self.slow(name, 0.0)
+            self.free_disk(name)
             self.resume(name)
             if slot.node is None and slot.host.boot:
                 self.restart(name)

@@ -30,6 +30,7 @@ from frys_node.replication.messages import (
     WipedRecord,
     Write,
     WriteAck,
+    WriteRefused,
 )
 
 HERE = Path(__file__).parent
@@ -74,6 +75,7 @@ def lines(name: str) -> list[bytes]:
 MESSAGES_2 = [
     *MESSAGES_1,
     Tree(EPOCH, UNIT, 9, True, b"\x01\x02", VERSION),
+    WriteRefused(EPOCH, UNIT, 5, 1, "storage.full"),
 ]
 
 

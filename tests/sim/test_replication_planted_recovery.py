@@ -1,4 +1,4 @@
-"""Errors planted in how units come back after an outage of the whole cluster, each caught under a named seed.
+"""Errors planted in how units come back after an outage or a full disk, each caught under a named seed.
 
 The first of them is a bug that was real and that only a human found: the refills of many units in memory filled the one
 queue of pulls, and durable shards waited behind them for ever.
@@ -132,6 +132,16 @@ class TornGroup(ReplicationNode):
         return super().start(now_s)
 
 
+class RefusedIsDone(ReplicationNode):
+    """A group of the log that a full disk refused counts as durable, and the replica takes more."""
+
+    def _refused(self, now_s: float) -> None:
+        done, self._syncing = self._syncing, []
+        self.replica.disk_refusal = ""
+        for persist in done:
+            self._perform(self.replica.persisted(persist.token, now_s), now_s)
+
+
 def _with(base: type[ReplicationNode], planted: type) -> type[ReplicationNode]:
     return type(f"Planted{planted.__name__}", (base,), {"planted": planted})
 
@@ -152,6 +162,7 @@ PLANTED = {
     "refills wait for ever": Planted(_with(ReplicaNode, NoPatience), None, OUTAGES, 0, ("(l)",)),
     "a unit that starts empty has no floor": Planted(_with(ReplicaNode, NoFloor), forgetful, CHAOS, 5, ("(a)", "(b)")),
     "nobody is asked what was missed": Planted(_with(ReplicaNode, OnlyBehind), crowded, OUTAGES, 0, ("(l)",)),
+    "a refused group is acknowledged": Planted(RefusedIsDone, None, CHAOS, 10, ("(a)", "(b)", "(c)", "(f)", "(g)")),
     "the last group is cut": Planted(TornGroup, None, OUTAGES, 7, ("(a)", "(b)", "(c)", "(f)", "(g)")),
 }
 

@@ -20,6 +20,7 @@ SECONDS = 30.0
 SOMETIMES = (
     "aborted",
     "clock_far_off",
+    "disk_refused",
     "ended_dark",
     "refused_by_epoch",
     "restamped",
@@ -32,6 +33,7 @@ FAULTS = (
     "crash_lost_unsynced",
     "crash_torn",
     "directed_cut",
+    "disk_full",
     "duplicate",
     "late",
     "loss",

@@ -13,11 +13,10 @@ from balancer.placement import Placement, cache_unit
 from balancer.record import JOINT, STABLE, TopologyRecord, first_record
 from balancer.ring import RingMember
 from balancer.work import work_for
-from frys_node.base.errors import CorruptData, NoReplica, NotReady, StorageError, UsageError
+from frys_node.base.errors import CorruptData, NoReplica, NotReady, UsageError
 from frys_node.base.types import ClusterId, Consistency, Epoch, NodeId, Term, UnitId
 from frys_node.kernel.services.topology import Collection
 from frys_node.testing.data_cluster import DataCluster, open_data_cluster
-from frys_node.testing.disk import Failure
 
 UNIT = cache_unit(1)
 N1, N2 = NodeId("n1"), NodeId("n2")
@@ -162,20 +161,6 @@ async def test_damaged_topology_files_are_named_or_asked_for_again(autojump_cloc
             await cluster.restart("n1")
         assert isinstance(cluster["n1"].failure, CorruptData)
         assert "topology/adopted" in cluster["n1"].failure.message
-
-
-async def test_a_failing_disk_acknowledges_nothing(autojump_clock: MockClock) -> None:
-    """A refused write ends the component with the disk's error, and the writer hears that no replica took it."""
-    async with open_data_cluster(["n1"]) as cluster:
-        await settled(cluster)
-        one = cluster["n1"]
-        one.disk.fail_next(Failure.FULL)
-        with pytest.raises(NotReady, match="stopped"):
-            await one.replication.write(UNIT, [(b"k", b"v")])
-        with pytest.raises(NotReady, match="does not run"):
-            await one.replication.write(UNIT, [(b"k", b"v")])
-        await trio.sleep(0.1)
-        assert isinstance(one.failure, StorageError)
 
 
 async def test_writes_that_are_too_big_are_refused_and_big_batches_are_split(autojump_clock: MockClock) -> None:

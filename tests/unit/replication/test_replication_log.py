@@ -11,7 +11,7 @@ from frys_node.base.types import Epoch, NodeId, Term, UnitId
 from frys_node.kernel.services.replication import Entry, Version
 from frys_node.replication.log import Log, Recovered
 from frys_node.replication.messages import CompletedRecord, DroppedRecord, EntriesRecord, LogRecord, WipedRecord
-from frys_node.testing.disk import FakeDisk, Tear
+from frys_node.testing.disk import Failure, FakeDisk, Tear
 
 UNIT, OTHER = UnitId("vector/a/0"), UnitId("vector/a/1")
 KEY = Epoch(Term(1, NodeId("n1")), 3)
@@ -106,7 +106,8 @@ def test_every_flipped_bit_before_synced_data_is_reported_with_the_file() -> Non
             Log(copy).replay()
 
 
-def test_a_checkpoint_replaces_the_log_at_every_failing_call() -> None:
+@pytest.mark.parametrize("failure", [Failure.IO, Failure.FULL])
+def test_a_checkpoint_replaces_the_log_at_every_failing_call(failure: Failure) -> None:
     """Fail each disk call of a checkpoint in turn: what was acknowledged is always recovered."""
     for failing in range(1, 40):
         disk = FakeDisk()
@@ -115,19 +116,20 @@ def test_a_checkpoint_replaces_the_log_at_every_failing_call() -> None:
         log.append([put(1), put(2, OTHER)])
         groups: list[list[LogRecord]] = [[put(1)], [CompletedRecord(UNIT)], [put(2, OTHER)]]
         calls = disk.calls
-        disk.fail_call(calls + failing)
+        disk.fail_call(calls + failing, failure)
         try:
             number = log.rotate()
             log.write_checkpoint(number, groups)
-            log.append([put(3)])
-            done = True
+            done = log.append([put(3)]) is None
         except StorageError:
             done = False
+        is_over = not disk.failures_met
         disk.crash(Tear.LOST)
         units = held(Log(disk).replay())
         assert units[UNIT][1][b"k1"] == b"v1"
         assert units[OTHER][1] == {b"k2": b"v2"}
         if done:
             assert units[UNIT][1][b"k3"] == b"v3"
+        if is_over:
             return
     pytest.fail("the checkpoint never went through")

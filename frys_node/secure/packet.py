@@ -9,6 +9,14 @@ AES-256-GCM under a subkey per epoch, sender and boot (HKDF-Expand-SHA384), so t
 restart has a new boot and therefore a new key, and no two nodes share one. The counter stops hard at 2^40 (the limit of
 the study), long after which a node would have restarted or the epoch rotated.
 
+Between members that have heard each other a *short* header of 11 bytes does, 27 around the payload::
+
+    "g" | key id u8 | first 4 of sender | counter u40
+
+The rest of the header is what both know; it is authenticated all the same, since the associated data are those of the
+long form with version 2. Keys, counters and windows are shared by both forms. Idle traffic is small packets, so this
+is a third of it.
+
 The receiver looks the key up by what the header says and never tries keys in turn. Nothing is kept for a sender until
 a packet of it verified, and first-time derivations are rate-limited, so forged headers cost neither memory nor much
 time. A sender's boot never goes back: packets of an older boot are stale. A window of 1,024 counters per sender and
@@ -46,9 +54,16 @@ SENDERS_MAX = 16_384
 DERIVATIONS_PER_S = 1_000
 """First-time key derivations per second (5 us each), known senders excepted."""
 
+SHORT_HEADER_BYTES: Final = 11
+SHORT_OVERHEAD_BYTES: Final = SHORT_HEADER_BYTES + TAG_BYTES
+
 _MAGIC = b"FG"
 _VERSION = 1
+_SHORT_MAGIC = b"g"
+_SHORT_VERSION = 2
+_SHORT_SENDER_BYTES = 4
 _HEADER = struct.Struct(">2sBB16sQQ")
+_SHORT_HEADER = struct.Struct(">1sB4sBI")
 _NONCE = struct.Struct(">4xQ")
 
 
@@ -58,14 +73,17 @@ class OpenedPacket(NamedTuple):
     sender: NodeId
     boot: BootId
     payload: bytes
+    is_short: bool = False
+    """Its sender takes it that this node knows it: an answer may have the short header too."""
 
 
 class _Sender:
     """What is kept of one sender: its current boot, and per epoch a key; one window, counters never restart."""
 
-    __slots__ = ("boot", "ciphers", "window")
+    __slots__ = ("boot", "ciphers", "sender", "window")
 
-    def __init__(self, boot: int) -> None:
+    def __init__(self, sender: bytes, boot: int) -> None:
+        self.sender = sender
         self.boot = boot
         self.ciphers: dict[int, AESGCM] = {}
         self.window = ReplayWindow()
@@ -91,6 +109,7 @@ class PacketSealer:
         "_revision",
         "_self",
         "_senders",
+        "_shorts",
         "drops",
     )
 
@@ -103,6 +122,8 @@ class PacketSealer:
         self._own_revision = -1
         self._revision = -1
         self._senders: dict[bytes, _Sender] = {}
+        self._shorts: dict[bytes, _Sender | None] = {}
+        """Senders by the first bytes of their id; None where two share them, and only long headers do."""
         self._derivations = float(DERIVATIONS_PER_S)
         self._derived_s = 0.0
         self.drops: dict[str, int] = {}
@@ -113,8 +134,8 @@ class PacketSealer:
         """True once there is a key to seal with."""
         return self._keyring.primary is not None
 
-    def seal(self, payload: bytes) -> bytes:
-        """Return the sealed packet.
+    def seal(self, payload: bytes, *, is_short: bool = False) -> bytes:
+        """Return the sealed packet; a short header is only understood by a member that has opened a long one before.
 
         Raises:
             NotReady: No keyring has arrived yet. Nothing was sealed.
@@ -128,8 +149,13 @@ class PacketSealer:
         counter = self._counter
         self._counter = counter + 1
         key_id, cipher = self._own
-        header = _HEADER.pack(_MAGIC, _VERSION, key_id, self._self, self._boot, counter)
-        return header + cipher.encrypt(_NONCE.pack(counter), payload, header)
+        version = _SHORT_VERSION if is_short else _VERSION
+        header = _HEADER.pack(_MAGIC, version, key_id, self._self, self._boot, counter)
+        body = cipher.encrypt(_NONCE.pack(counter), payload, header)
+        if not is_short:
+            return header + body
+        short = self._self[:_SHORT_SENDER_BYTES]
+        return _SHORT_HEADER.pack(_SHORT_MAGIC, key_id, short, counter >> 32, counter & 0xFFFF_FFFF) + body
 
     def _derive_own(self) -> tuple[int, AESGCM]:
         primary = self._keyring.primary
@@ -141,7 +167,7 @@ class PacketSealer:
         """Return what a packet says, or None (counted in `drops`) if it is not a new packet of a member.
 
         Reasons: ``short``, ``foreign`` (not this protocol), ``self``, ``unknown_key``, ``stale_boot``, ``replay``,
-        ``rate`` (too many unknown senders), ``tag``.
+        ``rate`` (too many unknown senders), ``unknown_sender`` (of a short header), ``tag``.
         """
         opened = self._open(packet, now_s)
         if isinstance(opened, OpenedPacket):
@@ -151,6 +177,8 @@ class PacketSealer:
 
     def _open(self, packet: bytes, now_s: float) -> OpenedPacket | str:
         """Return the packet, or the reason why it is dropped."""
+        if packet[:1] == _SHORT_MAGIC:
+            return self._open_short(packet)
         if len(packet) < OVERHEAD_BYTES:
             return "short"
         magic, version, key_id, sender, boot, counter = _HEADER.unpack_from(packet)
@@ -158,8 +186,7 @@ class PacketSealer:
             return "foreign"
         if sender == self._self:
             return "self"
-        if self._revision != self._keyring.revision:
-            self._forget_keys()
+        self._forget_retired_keys()
         known = self._senders.get(sender)
         if known is not None and known.boot == boot:
             if not known.window.is_new(counter):
@@ -185,6 +212,35 @@ class PacketSealer:
         known.window.add(counter)
         return OpenedPacket(NodeId(sender.hex()), BootId(boot), payload)
 
+    def _open_short(self, packet: bytes) -> OpenedPacket | str:
+        """Open a packet of a sender whose id, boot and window are known here already."""
+        if len(packet) < SHORT_OVERHEAD_BYTES:
+            return "short"
+        _, key_id, short, high, low = _SHORT_HEADER.unpack_from(packet)
+        counter = high << 32 | low
+        if short == self._self[:_SHORT_SENDER_BYTES]:
+            return "self"
+        self._forget_retired_keys()
+        known = self._shorts.get(short)
+        if known is None:
+            return "unknown_sender"
+        if not known.window.is_new(counter):
+            return "replay"
+        cipher = known.ciphers.get(key_id)
+        if cipher is None:
+            derived = self._derive(key_id, known.sender, known.boot, 0.0, is_known=True)
+            if isinstance(derived, str):
+                return derived
+            cipher = derived
+        header = _HEADER.pack(_MAGIC, _SHORT_VERSION, key_id, known.sender, known.boot, counter)
+        try:
+            payload = cipher.decrypt(_NONCE.pack(counter), packet[SHORT_HEADER_BYTES:], header)
+        except InvalidTag:
+            return "tag"
+        known.ciphers[key_id] = cipher
+        known.window.add(counter)
+        return OpenedPacket(NodeId(known.sender.hex()), BootId(known.boot), payload, is_short=True)
+
     def note_boot(self, sender: NodeId, boot: BootId) -> None:
         """Take a member's boot as proven by TLS: older boots are stale now, and it needs no budget to be derived."""
         raw = bytes.fromhex(sender)
@@ -194,13 +250,23 @@ class PacketSealer:
 
     def forget(self, sender: NodeId) -> None:
         """Forget a member that is gone for good."""
-        self._senders.pop(bytes.fromhex(sender), None)
+        self._drop_sender(bytes.fromhex(sender))
 
     def _remember(self, sender: bytes, boot: int) -> _Sender:
         if len(self._senders) >= SENDERS_MAX and sender not in self._senders:
-            self._senders.pop(next(iter(self._senders)))
-        known = self._senders[sender] = _Sender(boot)
+            self._drop_sender(next(iter(self._senders)))
+        known = self._senders[sender] = _Sender(sender, boot)
+        short = sender[:_SHORT_SENDER_BYTES]
+        other = self._shorts.get(short, known)
+        self._shorts[short] = known if other is not None and other.sender == sender else None
         return known
+
+    def _drop_sender(self, sender: bytes) -> None:
+        known = self._senders.pop(sender, None)
+        short = sender[:_SHORT_SENDER_BYTES]
+        # Where two shared the short form, the one that stays goes on with long headers: ids are random, that is rare.
+        if known is not None and self._shorts.get(short) is known:
+            del self._shorts[short]
 
     def _derive(self, key_id: int, sender: bytes, boot: int, now_s: float, *, is_known: bool) -> AESGCM | str:
         key = self._keyring.find(key_id)
@@ -215,8 +281,10 @@ class PacketSealer:
             self._derivations -= 1.0
         return AESGCM(subkey(key, sender, boot))
 
-    def _forget_keys(self) -> None:
-        """The keyring changed: keys of retired epochs must not open anything any more."""
+    def _forget_retired_keys(self) -> None:
+        """When the keyring has changed, keys of retired epochs must not open anything any more."""
+        if self._revision == self._keyring.revision:
+            return
         self._revision = self._keyring.revision
         for known in self._senders.values():
             known.ciphers.clear()

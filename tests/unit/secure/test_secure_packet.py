@@ -15,7 +15,7 @@ from frys_node.base.types import BootId, NodeId
 from frys_node.secure import packet as packets
 from frys_node.secure.errors import CounterExhausted
 from frys_node.secure.keyring import EpochKey, Keyring
-from frys_node.secure.packet import OVERHEAD_BYTES, PacketSealer, subkey
+from frys_node.secure.packet import OVERHEAD_BYTES, SHORT_OVERHEAD_BYTES, PacketSealer, subkey
 from frys_node.secure.replay import WINDOW_COUNTERS, ReplayWindow
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "gossip-packet-1.bin"
@@ -35,7 +35,7 @@ def test_a_sealed_packet_opens_once_and_costs_52_bytes() -> None:
     a, b = _pair()
     sealed = a.seal(b"hello")
     assert len(sealed) == len(b"hello") + OVERHEAD_BYTES == len(b"hello") + 52
-    assert b.open(sealed, 0.0) == (A, 1 << 32, b"hello")
+    assert b.open(sealed, 0.0) == (A, 1 << 32, b"hello", False)
     assert b.open(sealed, 0.0) is None
     assert b.drops == {"replay": 1}
 
@@ -44,7 +44,16 @@ def test_the_golden_packet_opens_forever() -> None:
     """The first version's bytes, as they were sealed on the day of the first commit."""
     sealed = PacketSealer(_ring(1), A, BootId(7)).seal(b"golden gossip")
     assert GOLDEN.read_bytes() == sealed
-    assert PacketSealer(_ring(1), B, BootId(1)).open(GOLDEN.read_bytes(), 0.0) == (A, 7, b"golden gossip")
+    assert PacketSealer(_ring(1), B, BootId(1)).open(GOLDEN.read_bytes(), 0.0) == (A, 7, b"golden gossip", False)
+
+
+def test_the_golden_short_packet_opens_forever() -> None:
+    """The short header's first bytes, behind the long packet that introduces its sender."""
+    a, b = PacketSealer(_ring(1), A, BootId(7)), PacketSealer(_ring(1), B, BootId(1))
+    b.open(a.seal(b""), 0.0)
+    golden = GOLDEN.with_name("gossip-packet-short-1.bin").read_bytes()
+    assert a.seal(b"golden gossip", is_short=True) == golden
+    assert b.open(golden, 0.0) == (A, 7, b"golden gossip", True)
 
 
 def test_the_subkey_is_hkdf_expand() -> None:
@@ -228,3 +237,48 @@ def test_a_new_key_opens_at_once_and_seals_only_after_its_promotion() -> None:
     assert ring_a.primary == added
     assert b.open(a.seal(b"the new key"), 0.0) is not None
     assert a.open(b.seal(b"the old key"), 0.0) is not None
+def test_a_short_header_costs_27_bytes_and_opens_once_where_the_sender_is_known() -> None:
+    """After one long packet the short form carries the same, shares its counters, and cannot be replayed."""
+    a, b = _pair()
+    assert b.open(a.seal(b"early", is_short=True), 0.0) is None
+    assert b.open(a.seal(b"long"), 0.0) is not None
+    sealed = a.seal(b"beat", is_short=True)
+    assert len(sealed) == len(b"beat") + SHORT_OVERHEAD_BYTES == len(b"beat") + 27
+    assert b.open(sealed, 0.0) == (A, 1 << 32, b"beat", True)
+    assert b.open(sealed, 0.0) is None
+    assert b.drops == {"unknown_sender": 1, "replay": 1}
+
+
+def test_every_flipped_bit_of_a_short_packet_is_refused() -> None:
+    """All one-bit mutants, header included, are dropped; the packet itself still opens afterwards."""
+    a, b = _pair()
+    b.open(a.seal(b""), 0.0)
+    sealed = a.seal(b"x" * 8, is_short=True)
+    for bit in range(8 * len(sealed)):
+        mutant = bytearray(sealed)
+        mutant[bit // 8] ^= 1 << bit % 8
+        assert b.open(bytes(mutant), 0.0) is None
+    assert b.open(sealed, 0.0) is not None
+
+
+def test_two_senders_that_share_the_short_form_go_on_with_long_headers() -> None:
+    """Nobody's packet is tried under another's key: the short form of both is refused, the long one opens."""
+    twin = NodeId(A[:8] + "0c" * 12)
+    b = PacketSealer(_ring(1), B, BootId(1))
+    first, second = PacketSealer(_ring(1), A, BootId(1)), PacketSealer(_ring(1), twin, BootId(1))
+    for sealer in (first, second):
+        assert b.open(sealer.seal(b"long"), 0.0) is not None
+    assert b.open(first.seal(b"x", is_short=True), 0.0) is None
+    assert b.open(second.seal(b"x", is_short=True), 0.0) is None
+    assert b.open(second.seal(b"long"), 0.0) is not None
+
+
+def test_a_short_packet_of_an_older_boot_is_refused() -> None:
+    """Once a newer boot was heard the old boot's key is gone, in either form."""
+    old, new, b = (PacketSealer(_ring(1), node, BootId(boot)) for node, boot in ((A, 1), (A, 2), (B, 1)))
+    b.open(old.seal(b"1"), 0.0)
+    b.open(new.seal(b"2"), 0.0)
+    assert b.open(old.seal(b"3", is_short=True), 0.0) is None
+    assert b.open(new.seal(b"4", is_short=True), 0.0) == (A, 2, b"4", True)
+    b.forget(A)
+    assert b.open(new.seal(b"5", is_short=True), 0.0) is None

@@ -55,12 +55,12 @@ _LOG = get_logger(__name__)
 class PacketSealer(Protocol):
     """Seals and opens gossip packets (`frys_node.secure.packet`)."""
 
-    def seal(self, payload: bytes) -> bytes | None:
+    def seal(self, payload: bytes, *, is_short: bool = False) -> bytes | None:
         """Return the sealed packet; None, or a `FrysError`, while there is no key."""
         ...
 
-    def open(self, packet: bytes, now_s: float) -> tuple[NodeId, int, bytes] | None:
-        """Return (sender, its boot, payload), or None for anything foreign, forged or replayed."""
+    def open(self, packet: bytes, now_s: float) -> tuple[NodeId, int, bytes, bool] | None:
+        """Return (sender, boot, payload, had the short header), or None for anything foreign, forged or replayed."""
         ...
 
 
@@ -308,8 +308,8 @@ class MembershipDriver:
                 if opened is None:
                     self._drop("unopened")
                     continue
-                sender, boot, payload = opened
-                self._perform(machine.receive(payload, sender, address, now_s, source_boot=boot))
+                sender, boot, payload, is_short = opened
+                self._perform(machine.receive(payload, sender, address, now_s, source_boot=boot, is_short=is_short))
             if now_s >= machine.next_deadline_s:
                 # Under a flood the timer task may starve; what is due is due.
                 self._perform(machine.advance(now_s))
@@ -329,8 +329,8 @@ class MembershipDriver:
     def _perform(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             match effect:
-                case SendPacket(address, payload):
-                    self._send(address, payload)
+                case SendPacket():
+                    self._send(effect)
                 case Emit(event, is_damped):
                     self._take_change(event, is_damped=is_damped)
                 case RoundTrip() | PhiSeen():
@@ -373,9 +373,10 @@ class MembershipDriver:
             case TryPort(node, boot, address):
                 lifelines.try_port(node, boot, address)
 
-    def _send(self, address: Address, payload: bytes) -> None:
+    def _send(self, effect: SendPacket) -> None:
+        address = effect.address
         try:
-            packet = self._sealer.seal(payload)
+            packet = self._sealer.seal(effect.payload, is_short=effect.is_short)
         except FrysError:
             packet = None
         if packet is None:

@@ -27,6 +27,8 @@ class SendPacket(NamedTuple):
 
     address: Address
     payload: bytes
+    is_short: bool = False
+    """The receiver knows this boot of this node: a short header will do."""
 
 
 class PushPull(NamedTuple):

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from functools import partial
 from typing import assert_never
 
 from msgspec.structs import replace
@@ -48,6 +49,7 @@ from membership.messages import (
     Nack,
     Ping,
     PingReq,
+    Source,
     Standing,
     Sync,
     Update,
@@ -288,9 +290,16 @@ class Membership:
     # Packets.
 
     def receive(
-        self, payload: bytes, source_node: NodeId, source_address: Address, now_s: float, *, source_boot: int
+        self,
+        payload: bytes,
+        source_node: NodeId,
+        source_address: Address,
+        now_s: float,
+        *,
+        source_boot: int,
+        is_short: bool = False,
     ) -> list[Effect]:
-        """Take one opened datagram. Junk is dropped and counted."""
+        """Take one opened datagram; one with a short header is answered with one. Junk is dropped and counted."""
         self._catch_up(now_s)
         try:
             message = PACKETS.decode(payload)
@@ -312,36 +321,36 @@ class Membership:
         if isinstance(message, BeatAck):
             self._guard.take_ack(message, source_node, source_boot, now_s)
         else:
-            self._handle(message, source_node, source_address, tell, now_s)
+            self._handle(message, Source(source_node, source_boot, source_address, is_short), tell, now_s)
         return self._turn(now_s)
 
     def _handle(
         self,
         message: Ping | Ack | PingReq | Nack | Gossip | Beat,
-        source: NodeId,
-        address: Address,
+        source: Source,
         tell: list[Update],
         now_s: float,
     ) -> None:
+        answer = partial(self._outbox.send, source.address, first=tell, is_short=source.is_short)
         match message:
             case Beat():
-                self._outbox.send(address, BeatAck(message.sequence), tell)
+                answer(BeatAck(message.sequence))
             case Ping():
                 if message.target in ("", self.node):
-                    self._outbox.send(address, Ack(message.sequence, self.node, (), self.talk.digest), tell)
+                    answer(Ack(message.sequence, self.node, (), self.talk.digest))
                 else:
                     self._drop("misaddressed")
             case Ack():
                 self._take_ack(message, source, now_s)
             case PingReq():
-                self._probing.take_request(message, source, now_s)
+                self._probing.take_request(message, source.node, now_s)
             case Nack():
-                self._probing.take_nack(message, source)
+                self._probing.take_nack(message, source.node)
             case Gossip():
                 for data in message.rumours:
-                    self.rumours.take(data, source, now_s)
+                    self.rumours.take(data, source.node, now_s)
                 if tell:
-                    self._outbox.send(address, Gossip(), tell)
+                    answer(Gossip())
             case _:
                 assert_never(message)
 
@@ -363,10 +372,12 @@ class Membership:
         if not self.is_leaving and self._introductions.may(node, now_s):
             self._out.append(PushPull(node, address))
 
-    def _take_ack(self, ack: Ack, source: NodeId, now_s: float) -> None:
+    def _take_ack(self, ack: Ack, source: Source, now_s: float) -> None:
         if self._farewell.take_ack(ack.sequence):
-            self._out.append(LeaveAcknowledged(source))
-        member = self._probing.take_ack(ack, source, now_s)
+            self._out.append(LeaveAcknowledged(source.node))
+        member = self._probing.take_ack(ack, source.node, now_s)
+        if member is not None:
+            member.acquainted_boot = source.boot
         if member is not None and self.talk.differs(ack.digest):
             self.tallies.add(self.tallies.events, "digest_differs")
             self._introduce(member.node, member.address, now_s)

@@ -70,13 +70,15 @@ def is_acceptable(update: Update) -> bool:
 class Member:
     """A member as this node knows it: the greatest claim, since when, and what its acks tell."""
 
-    __slots__ = ("_story", "changed_s", "update", "vitals")
+    __slots__ = ("_story", "acquainted_boot", "changed_s", "update", "vitals")
 
     def __init__(self, update: Update, now_s: float) -> None:
         self.update = update
         self.changed_s = now_s
         self.vitals = Vitals()
         self._story: Story | None = None
+        self.acquainted_boot: int | None = None
+        """The boot of the member that has answered this node lately, so knows it."""
 
     @property
     def node(self) -> NodeId:
@@ -87,6 +89,11 @@ class Member:
     def standing(self) -> Standing:
         """What is claimed of it."""
         return self.update.standing
+
+    @property
+    def is_acquainted(self) -> bool:
+        """True if the member as it runs now has answered this node, and no silence since has cast doubt on that."""
+        return self.acquainted_boot == self.update.boot
 
     @property
     def is_live(self) -> bool:

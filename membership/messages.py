@@ -7,7 +7,7 @@ format. The sender's identity and boot are not in here: they come authenticated 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -200,3 +200,12 @@ SYNCS: Codec[Sync] = Codec(Sync)
 
 UPDATES: Codec[Update] = Codec(Update)
 """Codec of one update, for its size."""
+
+
+class Source(NamedTuple):
+    """Who sent a packet, as its seal proves."""
+
+    node: NodeId
+    boot: int
+    address: Address
+    is_short: bool

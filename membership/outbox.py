@@ -40,12 +40,13 @@ class Outbox:
         """Send to a member; nothing happens if it is unknown."""
         member = self._claims.table.get(node)
         if member is not None:
-            self.send(member.address, message, first)
+            self.send(member.address, message, first, is_short=member.is_acquainted)
 
-    def send(self, address: Address, message: Packet, first: Sequence[Update]) -> None:
+    def send(self, address: Address, message: Packet, first: Sequence[Update], *, is_short: bool = False) -> None:
         """Send a message with the updates that must ride along, and as many of the queued ones as fit.
 
-        A packet of gossip fills what is left with rumours, unless it brings its own.
+        A packet of gossip fills what is left with rumours, unless it brings its own. The short header is for those who
+        know this node, and for answers to packets that had it.
         """
         claims, config = self._claims, self._config
         payload = PACKETS.encode(message)
@@ -62,4 +63,4 @@ class Outbox:
             rumours = claims.rumours.queue.take(budget, limit, UPDATES_MAX)
             payload = PACKETS.encode(replace(message, rumours=rumours))
         claims.tallies.add(claims.tallies.packets, "sent", PACKET_NAMES[type(message)])
-        claims.out.append(SendPacket(address, pack(payload, config.compress_above_bytes)))
+        claims.out.append(SendPacket(address, pack(payload, config.compress_above_bytes), is_short))

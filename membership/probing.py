@@ -151,6 +151,8 @@ class Probing:
         member = self._table.get(probe.node)
         if member is None:
             return
+        # Perhaps it is the short header that is not understood.
+        member.acquainted_boot = None
         host, port = member.address
         probe.asked = self._helpers(probe.node)
         for helper in probe.asked:

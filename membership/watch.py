@@ -208,7 +208,10 @@ class Watch:
         subject.sent_s.append(now_s)
         member = self._claims.table.get(subject.node)
         if member is not None:
-            self._outbox.send(member.address, Beat(sequence), self._claims.about(subject.node))
+            if len(subject.sent_s) > 1:
+                # Perhaps it is the short header that is not understood.
+                member.acquainted_boot = None
+            self._outbox.send_to(subject.node, Beat(sequence), self._claims.about(subject.node))
         subject.next_s = subject.slot_s
         if len(subject.sent_s) < TRIES:
             subject.next_s = min(subject.slot_s, now_s + self._repeat_after_s(subject.node))
@@ -236,11 +239,13 @@ class Watch:
             subject.beats.skip()
         subject.beats.beat(now_s)
         subject.acked = slot
+        member = self._claims.table.get(source)
+        if member is not None:
+            member.acquainted_boot = boot
         if slot == subject.slot:
             subject.next_s = subject.slot_s
             if number < len(subject.sent_s):
                 rtt_s = now_s - subject.sent_s[number]
-                member = self._claims.table.get(source)
                 if member is not None:
                     member.vitals.observe_rtt(rtt_s)
                 out.append(RoundTrip(source, rtt_s))

@@ -46,6 +46,8 @@ class Sealed(Message, frozen=True, array_like=True, gc=False, tag=1):
 
     boot: int
     payload: bytes
+    is_short: bool = False
+    """The receiver has to know this boot of the sender, or cannot open it."""
 
 
 class Ask(Message, frozen=True, array_like=True, gc=False, tag=2):
@@ -144,6 +146,8 @@ class MembershipNode:
         """False while mail is kept unread."""
         self.machine: SimMembership
         self._asking: dict[str, NodeId] = {}
+        self._acquaintances: dict[str, int] = {}
+        """Boots that this one has opened packets of, by host."""
 
     @property
     def next_deadline_s(self) -> float:
@@ -181,8 +185,12 @@ class MembershipNode:
         machine = self.machine
         source_node = NodeId(f"{int(source[1:]):032x}")
         if isinstance(message, Sealed):
+            if not self._opens(source, message):
+                return ()
             address = Address(source, PORT)
-            effects = machine.receive(message.payload, source_node, address, now_s, source_boot=message.boot)
+            effects = machine.receive(
+                message.payload, source_node, address, now_s, source_boot=message.boot, is_short=message.is_short
+            )
             return self._perform(effects, now_s)
         packets = self._perform(machine.merge_sync(message.sync, source_node, now_s), now_s)
         if isinstance(message, Ask):
@@ -190,6 +198,16 @@ class MembershipNode:
         elif source in self._asking:
             self._go_on(source, message.sync, packets, now_s)
         return packets
+
+    def _opens(self, source: str, packet: Sealed) -> bool:
+        """As the seal does: a long header introduces a boot, a short one is only opened for the newest known."""
+        known = self._acquaintances.get(source, 0)
+        if packet.is_short:
+            return packet.boot == known
+        if packet.boot < known:
+            return False
+        self._acquaintances[source] = packet.boot
+        return True
 
     def _go_on(self, name: str, reply: Sync, packets: list[Packet], now_s: float) -> None:
         """Ask for the next piece of a table that did not fit into one."""
@@ -222,9 +240,9 @@ class MembershipNode:
         packets: list[Packet] = []
         for effect in effects:
             match effect:
-                case SendPacket(address, payload):
+                case SendPacket(address, payload, is_short):
                     assert len(payload) <= self._config.payload_bytes_max, f"a packet of {len(payload)} bytes (M7)"
-                    packets.append(Packet(address.host, WIRE.encode(Sealed(self.boot, payload))))
+                    packets.append(Packet(address.host, WIRE.encode(Sealed(self.boot, payload, is_short))))
                     self.packets_sent += 1
                     self.bytes_sent += len(payload)
                 case PushPull(_, address):

@@ -33,15 +33,15 @@ class LabelSealer:
     def __init__(self, node: NodeId, boot: int) -> None:
         self.node, self.boot, self.has_key = node, boot, True
 
-    def seal(self, payload: bytes) -> bytes | None:
-        return msgspec.msgpack.encode((self.node, self.boot, payload)) if self.has_key else None
+    def seal(self, payload: bytes, *, is_short: bool = False) -> bytes | None:
+        return msgspec.msgpack.encode((self.node, self.boot, payload, is_short)) if self.has_key else None
 
-    def open(self, packet: bytes, now_s: float) -> tuple[NodeId, int, bytes] | None:
+    def open(self, packet: bytes, now_s: float) -> tuple[NodeId, int, bytes, bool] | None:
         try:
-            sender, boot, payload = msgspec.msgpack.decode(packet, type=tuple[str, int, bytes])
+            sender, boot, payload, is_short = msgspec.msgpack.decode(packet, type=tuple[str, int, bytes, bool])
         except msgspec.MsgspecError:
             return None
-        return (NodeId(sender), boot, payload) if self.has_key else None
+        return (NodeId(sender), boot, payload, is_short) if self.has_key else None
 
 
 class Exchange:

@@ -12,7 +12,7 @@ from membership_hands import BOOT, ME, B, C, D, address, claim, hear, machine, s
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import UNUSABLE, UNWELL, WELL, Condition, MemberChanged, Status
 from membership.config import for_profile
-from membership.effects import Effect, Emit, KeepLifelines, Nudge, PhiSeen
+from membership.effects import Effect, Emit, KeepLifelines, Nudge, PhiSeen, SendPacket
 from membership.findings import Nudged
 from membership.machine import Membership
 from membership.messages import PACKETS, Ack, Beat, BeatAck, Gossip, Ping, Standing, Update
@@ -341,3 +341,27 @@ def test_changes_of_condition_are_published() -> None:
     out = live(m, now_s + 9.0)
     conditions = [e.event.new.condition for _, e in out if isinstance(e, Emit)]
     assert conditions[-1] is Condition.OK
+
+
+def test_a_member_that_has_answered_is_sent_short_headers_until_it_falls_silent() -> None:
+    """The first beat introduces this node, the next ones are short, and a beat that is repeated is long again."""
+    m = machine(B, C, D, config=ALONE)
+    out = live(m, 4.0, silent_from(B, 2.5))
+    shorts: list[bool] = []
+    for _, effect in out:
+        for where, packet in sent([effect]):
+            if where == address(B) and isinstance(packet, Beat) and isinstance(effect, SendPacket):
+                shorts.append(effect.is_short)
+    assert shorts[0] is False
+    assert shorts[1:3] == [True, True]
+    first_unanswered = shorts.index(False, 1)
+    assert not any(shorts[first_unanswered:])
+
+
+def test_an_answer_has_the_header_of_what_it_answers() -> None:
+    """Whoever used the short header takes it that this node knows it, and knows this node."""
+    m = machine(B)
+    for is_short in (False, True):
+        effects = m.receive(PACKETS.encode(Beat(4)), B, address(B), 1.0, source_boot=BOOT, is_short=is_short)
+        (answer,) = [effect for effect in effects if isinstance(effect, SendPacket)]
+        assert answer.is_short is is_short

@@ -237,6 +237,8 @@ def test_a_new_key_opens_at_once_and_seals_only_after_its_promotion() -> None:
     assert ring_a.primary == added
     assert b.open(a.seal(b"the new key"), 0.0) is not None
     assert a.open(b.seal(b"the old key"), 0.0) is not None
+
+
 def test_a_short_header_costs_27_bytes_and_opens_once_where_the_sender_is_known() -> None:
     """After one long packet the short form carries the same, shares its counters, and cannot be replayed."""
     a, b = _pair()

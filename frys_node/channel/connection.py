@@ -41,6 +41,9 @@ IDLE_PING_AFTER_S = 30.0
 PONG_WITHIN_S = 9.0
 """Silence after a ping before the connection is given up: two looks at the clock, each `PING_AFTER_S` apart."""
 
+STALL_MAX_S = 120.0
+"""Longest silence after a ping of a process whose kernel acknowledged it: it stands still and may go on."""
+
 DRAIN_S = 30.0
 """How long calls under way may hold a connection open that takes no new ones."""
 
@@ -296,14 +299,24 @@ class Connection:
             if self._heard_s >= self._pinged_s:
                 self._pinged_s = math.inf
             if now_s - self._pinged_s >= PONG_WITHIN_S:
-                log.info("channel.peer_silent", extra={"peer": self.node, "silence_s": silence_s})
-                self._break(Ending.SILENT)
+                self._take_silence(silence_s)
             elif silence_s >= (PING_AFTER_S if self._waiters else IDLE_PING_AFTER_S):
                 self._pinged_s = min(self._pinged_s, now_s)
                 self._nonce += 1
                 self.mux.ping(self._nonce)
                 self._wake.set()
             await trio.sleep(PING_AFTER_S)
+
+    def _take_silence(self, silence_s: float) -> None:
+        """Give up the callers, and the connection too unless the other kernel still holds it for its process."""
+        is_held = self._stream.unacknowledged_bytes() == 0
+        if is_held and silence_s < STALL_MAX_S:
+            for call_id in list(self._waiters):
+                self._give_up(call_id)
+                self._settle(call_id, NodeUnreachable(f"{self.peer.name} stands still", hint="retry on another node"))
+            return
+        log.info("channel.peer_silent", extra={"peer": self.node, "silence_s": silence_s})
+        self._break(Ending.SILENT)
 
     async def _read(self, nursery: trio.Nursery, early: list[Event]) -> None:
         """Read until the end, or until a lone call comes: that is answered here, and another task reads on."""

@@ -169,6 +169,14 @@ def test_a_stopped_process_leaves_no_crash_evidence(pause_s: float, loss: float)
     assert loss or all(not lab.told(Status.SUSPECT, name, resumed_s) for name in others)
 
 
+def test_a_process_that_stands_still_too_long_is_dead() -> None:
+    """Its kernel speaks for it for `stall_max_s` after it was suspected, and no longer."""
+    lab = Lab(10)
+    lab.simulator.pause("n2")
+    took_s = lab.wait(lambda: lab.sees("n2", Status.DEAD) == 9, 60.0)
+    assert 30.0 <= took_s <= 45.0
+
+
 @pytest.mark.parametrize("gap_s", [0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6])
 def test_a_quick_restart_is_never_taken_for_its_own_death(gap_s: float) -> None:
     """F2: evidence names the boot; the next life on the same port is met within a second and never called dead."""

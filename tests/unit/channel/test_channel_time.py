@@ -15,6 +15,7 @@ from frys_node.channel.bootstrap import create_cluster, join_cluster
 from frys_node.channel.connection import Ending
 from frys_node.channel.driver import Channel
 from frys_node.channel.issuer import JOIN_PATH
+from frys_node.channel.mux import Event, Mux
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Counter, Metrics
 from frys_node.secure import certificates
@@ -145,6 +146,42 @@ async def test_a_call_under_way_has_the_connection_watched_closely(autojump_cloc
             with pytest.raises(NodeUnreachable):
                 await two.call(one.self_id, HANG, b"")
         assert trio.current_time() - start <= 21
+
+
+class DeafMux:
+    """The mux of a process that stands still: nothing is read by it, and nothing said."""
+
+    def __init__(self, mux: Mux) -> None:
+        self._mux = mux
+
+    def receive_data(self, data: bytes) -> list[Event]:
+        """Take bytes for nothing."""
+        return []
+
+    def data_to_send(self) -> bytes:
+        """Say nothing."""
+        return b""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._mux, name)
+
+
+async def test_a_process_that_stands_still_keeps_its_connection(autojump_clock: trio.testing.MockClock) -> None:
+    """Its kernel acknowledges: whoever waits for it is told, and its connection stays for when it goes on."""
+    network = FakeNetwork()
+    async with _cluster(network) as (_a, one, _b, two):
+        await two.call(one.self_id, ECHO, b"x")
+        line = one.lifeline(two.self_id, two.boot)
+        assert line is not None
+        line.mux = DeafMux(line.mux)  # type: ignore[assignment]
+        start = trio.current_time()
+        with pytest.raises(NodeUnreachable, match="stands still"):
+            await two.call(one.self_id, ECHO, b"x")
+        assert trio.current_time() - start <= 21
+        await trio.sleep(80)
+        assert two.lifeline(one.self_id, one.boot) is not None
+        await trio.sleep(60)
+        assert two.lifeline(one.self_id, one.boot) is None
 
 
 async def test_how_a_connection_ended_is_told(autojump_clock: trio.testing.MockClock) -> None:

@@ -301,6 +301,8 @@ class Claims:
     @property
     def suspicion_deadline_s(self) -> float:
         """When the next suspicion may end in death, infinity if none does."""
+        if not self.suspicions:
+            return math.inf
         deadline_s = self.suspicions.deadline_s(is_silence_enough=not self.is_isolated)
         return max(deadline_s, self._quiet_until_s)
 
@@ -394,6 +396,8 @@ class Claims:
 
     def settle_conditions(self) -> None:
         """Publish what has changed about how members do; with the last voucher's time a stall ends without a word."""
+        if not self._conditions:
+            return
         for node in self._conditions.watched():
             member = self.table.get(node)
             new = Condition.OK if member is None else self._condition(member)

@@ -18,6 +18,9 @@ class Conditions:
     def __init__(self) -> None:
         self._known: dict[NodeId, Condition] = {}
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def touch(self, node: NodeId) -> None:
         """Look at a member at the end of this turn."""
         self._known.setdefault(node, Condition.OK)

@@ -70,7 +70,7 @@ class Damping:
     @property
     def next_deadline_s(self) -> float:
         """When `release` has something to do."""
-        return min((flapper.due_s for flapper in self._waiting.values()), default=math.inf)
+        return min(flapper.due_s for flapper in self._waiting.values()) if self._waiting else math.inf
 
     def is_damped(self, node: NodeId) -> bool:
         """Return True while a member is taken to flap."""

@@ -114,7 +114,7 @@ class Membership:
         self._farewell = Farewell(self._claims, self._outbox, config, rng)
         self._reunion = Reunion(self._claims, self._outbox, self._timers, config, rng)
         self._timers.reap_s = now_s + REAP_INTERVAL_S
-        self._suspicion_at_s = math.inf
+        self._suspicion_at_s = self._damped_s = math.inf
         self._due_s = self._timers.reap_s
 
     # Reading.
@@ -391,7 +391,7 @@ class Membership:
         self._catch_up(now_s)
         if self._suspicion_at_s <= now_s:
             self._claims.end_suspicions(now_s)
-        if self._claims.damping.next_deadline_s <= now_s:
+        if self._damped_s <= now_s:
             self._claims.release_damped(now_s)
         self._probing.advance(now_s)
         self._guard.advance(now_s)
@@ -479,12 +479,13 @@ class Membership:
             self._timers.persist_s = min(self._timers.persist_s, now_s + config.persist_interval_s)
         self._claims.settle_conditions()
         self._suspicion_at_s = self._claims.suspicion_deadline_s
+        self._damped_s = self._claims.damping.next_deadline_s
         due_s = min(
             self._timers.next_s,
             self._suspicion_at_s,
+            self._damped_s,
             self._probing.next_deadline_s,
             self._guard.next_deadline_s,
-            self._claims.damping.next_deadline_s,
             self.talk.next_deadline_s,
         )
         # A confirmation may set a suspicion's end into the past. That is due now; it is no time that this node slept.

@@ -66,11 +66,12 @@ class Probing:
     @property
     def next_deadline_s(self) -> float:
         """When `advance` must be called next."""
-        return min(
-            self.next_probe_s,
-            self._probe.ack_due_s if self._probe is not None else math.inf,
-            next(iter(self._relays.values())).due_s if self._relays else math.inf,
-        )
+        due_s = self.next_probe_s
+        if self._probe is not None and self._probe.ack_due_s < due_s:
+            due_s = self._probe.ack_due_s
+        if self._relays:
+            due_s = min(due_s, next(iter(self._relays.values())).due_s)
+        return due_s
 
     def arm(self, now_s: float) -> None:
         """Start to probe, or stop, as there is somebody to probe or not."""

@@ -62,6 +62,9 @@ class Suspicions:
         self._deadline: tuple[int, bool, float] | None = None
         """The next deadline and what it was computed for: it is asked for in every turn, and rarely changes."""
 
+    def __len__(self) -> int:
+        return len(self._running)
+
     def __iter__(self) -> Iterator[Suspicion]:
         return iter(self._running.values())
 

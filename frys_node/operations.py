@@ -19,6 +19,7 @@ from frys_node.base.types import NodeId, UnitId
 from frys_node.channel.driver import Channel
 from frys_node.channel.issuer import IssuerDesk
 from frys_node.channel.keys import ROTATE_KEYS, KeySurvey, RotateKeys
+from frys_node.insight import InsightRoutes
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.lifecycle import ComponentChanged, State
 from frys_node.kernel.services.http import HTTP, Http, HttpRequest, HttpResponse
@@ -173,6 +174,7 @@ class Operations:
 
     def register(self, http: Http) -> None:
         """Add the routes."""
+        InsightRoutes(self._membership).register(http)
         http.route("POST", "/v1/tokens", self._create_token, scope="admin")
         http.route("GET", "/v1/tokens", self._list_tokens, scope="admin")
         http.route("DELETE", "/v1/tokens/{id}", self._revoke_token, scope="admin")

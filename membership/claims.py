@@ -105,7 +105,7 @@ class Claims:
                 self._confirm(member, update.accuser, now_s, min(update.evidence, Evidence.GONE))
                 return False
         was_live = member is None or member.is_live
-        merge = self.merge(update, now_s)
+        merge = self.merge(update, now_s, is_heard=True)
         if merge is None or was_live or not merge.member.is_live:
             return False
         self.tallies.add(self.tallies.events, "returned")
@@ -141,8 +141,8 @@ class Claims:
         self.tell(self.node, Entry(now_s, "refutes", update.accuser, update.evidence, update.standing.name.lower()))
         self.merge(replace(own, incarnation=update.incarnation + 1), now_s)
 
-    def merge(self, update: Update, now_s: float) -> Merge | None:
-        """Put a claim into the table and, if it won, tell everybody: members, subscribers, disk."""
+    def merge(self, update: Update, now_s: float, *, is_heard: bool = False) -> Merge | None:
+        """Put a claim, this node's own or one that `is_heard`, into the table; if it wins, tell members and others."""
         merge = self.table.merge(update, now_s)
         if merge is None:
             return None
@@ -152,7 +152,7 @@ class Claims:
         self.queue.put(update)
         if node != self.node:
             self.unmet.met(node, member.address)
-            self._tell_change(old, update, now_s)
+            self._tell_change(old, update, now_s, is_heard=is_heard)
             if self.suspicions.track(update, now_s):
                 self.tallies.add(self.tallies.events, "suspicion")
             if member.is_live and (old is None or old.standing >= Standing.DEAD):
@@ -194,16 +194,30 @@ class Claims:
                 self.out.append(Emit(MemberChanged(old=known, new=new)))
             self._conditions.touch(node)
 
-    def _tell_change(self, old: Update | None, update: Update, now_s: float) -> None:
+    def _tell_change(self, old: Update | None, update: Update, now_s: float, *, is_heard: bool) -> None:
         """Add what a claim that won means to the member's story."""
+        node, standing = update.node, update.standing
         if old is None or old.boot < update.boot:
             what = "met" if old is None else "restarted"
-            self.tell(update.node, Entry(now_s, what, detail=update.standing.name.lower()))
-        if update.standing is Standing.SUSPECT:
-            self.tell(update.node, Entry(now_s, "suspected", update.accuser, update.evidence))
-        elif old is not None and old.standing != update.standing:
-            what = "refuted" if update.standing is Standing.ALIVE else update.standing.name.lower()
-            self.tell(update.node, Entry(now_s, what))
+            self.tell(node, Entry(now_s, what, detail=standing.name.lower()))
+        if standing is Standing.SUSPECT:
+            self.tell(node, Entry(now_s, "suspected", update.accuser, update.evidence))
+        elif old is None or old.standing == standing:
+            return
+        elif standing is Standing.ALIVE and old.boot == update.boot:
+            was = old.standing.name.lower()
+            if old.standing < Standing.LEFT:
+                self.tallies.add(self.tallies.events, "false_suspicion" if was == "suspect" else "false_death")
+            self.tell(node, Entry(now_s, "refuted", detail=f"was {was}, now incarnation {update.incarnation}"))
+        elif standing is not Standing.ALIVE:
+            suspicion = self.suspicions.get(node)
+            detail = "as others say" if is_heard else ""
+            if suspicion is not None and standing is Standing.DEAD and not is_heard:
+                votes = len(suspicion.accusers)
+                detail = (
+                    f"{votes} {'vote' if votes == 1 else 'votes'}, {now_s - suspicion.since_s:.2f} s after the first"
+                )
+            self.tell(node, Entry(now_s, standing.name.lower(), detail=detail))
 
     def _confirm(self, member: Member, accuser: NodeId, now_s: float, evidence: Evidence) -> None:
         """Count an independent accuser of a suspect, and pass it on while it matters."""
@@ -260,6 +274,11 @@ class Claims:
         return now_s < self._quiet_until_s or (self.is_isolated and evidence is not Evidence.CRASH)
 
     @property
+    def is_quiet(self) -> bool:
+        """True while this node accuses and buries nobody, because it stood still itself."""
+        return self.now_s < self._quiet_until_s
+
+    @property
     def is_isolated(self) -> bool:
         """True while this node takes itself to be cut off (see `membership.isolation`)."""
         return self._isolation.is_isolated
@@ -269,7 +288,7 @@ class Claims:
         if self._isolation.observe(node, is_mute=is_mute, node_count=len(self.table.live) + 1):
             what = "isolated" if self.is_isolated else "rejoined"
             self.tallies.add(self.tallies.events, what)
-            self.tell(self.node, Entry(now_s, what))
+            self.tell(self.node, Entry(now_s, what, detail=self._isolation.account if self.is_isolated else ""))
             self._conditions.touch(self.node)
             if not self.is_isolated:
                 self.suspicions.restart(now_s)

@@ -12,11 +12,13 @@ from membership.phi import Beats
 class Vitals:
     """Smoothed round trip and beats of one member."""
 
-    __slots__ = ("beats", "is_slow", "rttvar_s", "srtt_s")
+    __slots__ = ("beats", "is_slow", "rttvar_s", "samples", "srtt_s")
 
     def __init__(self) -> None:
         self.srtt_s: float | None = None
         self.rttvar_s = 0.0
+        self.samples = 0
+        """Round trips that both rest on."""
         self.beats: Beats | None = None
         """What this node's watch hears; None while it does not watch the member."""
         self.is_slow = False
@@ -29,6 +31,7 @@ class Vitals:
 
     def observe_rtt(self, rtt_s: float) -> None:
         """Take one round trip in seconds, >= 0."""
+        self.samples += 1
         if self.srtt_s is None:
             self.srtt_s, self.rttvar_s = rtt_s, rtt_s / 2
             return

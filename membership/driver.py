@@ -23,6 +23,7 @@ from frys_node.observe.metrics import Metrics
 from membership.config import MembershipConfig
 from membership.driver_exchange import StateExchange
 from membership.driver_gossip import GossipDriver
+from membership.driver_insight import InsightDriver
 from membership.driver_lifelines import LifelineChannel, Lifelines
 from membership.driver_peers import PeersFile, SeedSeeker
 from membership.effects import (
@@ -134,6 +135,7 @@ class MembershipDriver:
             drop=self._drop,
         )
         self.gossip = self._make_gossip(rpc, metrics)
+        self.insight = InsightDriver(machine=self._machine, clock=self._clock, rpc=rpc)
         self._lifelines = None if channel is None else self._make_lifelines(ports, channel)
         self._seeker = SeedSeeker(
             node=node,

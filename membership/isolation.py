@@ -49,6 +49,12 @@ class Isolation:
         """True while this node takes itself to be cut off."""
         return self._is_isolated
 
+    @property
+    def account(self) -> str:
+        """What the verdict rests on, for people."""
+        mute = [target for target in self._mute if target is not None]
+        return f"{len(mute)} of the last {len(self._mute)} probes mute, of {len(set(mute))} members"
+
     def observe(self, node: NodeId, *, is_mute: bool, node_count: int) -> bool:
         """Take how a probe ended; True if the verdict changed."""
         self._mute.append(node if is_mute else None)

@@ -36,6 +36,7 @@ from membership.errors import MemberAlive
 from membership.farewell import Farewell
 from membership.findings import Finding
 from membership.guard import Guard
+from membership.insight import Insight
 from membership.member import make_attributes
 from membership.messages import (
     PACKET_NAMES,
@@ -103,6 +104,7 @@ class Membership:
         self._table = self._claims.table
         self._queue = self._claims.queue
         self.rumours = self._claims.rumours
+        self.insight = Insight(self._claims)
         self._unmet = self._claims.unmet
         self._out = self._claims.out
         self._outbox = Outbox(self._claims, config)

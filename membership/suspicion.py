@@ -97,6 +97,21 @@ class Suspicion:
         return tuple(self._accusers)
 
     @property
+    def votes(self) -> tuple[tuple[NodeId, Evidence], ...]:
+        """Who suspects and on what evidence, the first one first."""
+        return tuple(self._accusers.items())
+
+    @property
+    def veto_until_s(self) -> float:
+        """Until then evidence of a crash counts as silence; minus infinity without a veto."""
+        return self._veto_until_s
+
+    @property
+    def held_until_s(self) -> float:
+        """Until then the member is not declared dead; minus infinity if nothing holds death off."""
+        return self._held_until_s
+
+    @property
     def evidence(self) -> Evidence:
         """The strongest evidence that stands."""
         return max(self._accusers.values())

@@ -148,6 +148,11 @@ class Suspicions:
         vouchers = self._vouchers.get(node)
         return -math.inf if vouchers is None else vouchers.latest_of(kind)
 
+    def vouchers(self, node: NodeId) -> list[tuple[NodeId, VouchKind, float]]:
+        """Return who vouches for a member, how, and when it last did, the latest last."""
+        vouchers = self._vouchers.get(node)
+        return [] if vouchers is None else [(who, kind, at_s) for (who, kind), at_s in vouchers.seen.items()]
+
     @property
     def expected(self) -> int:
         """How many more could confirm: the members not under suspicion themselves, less the first accuser."""

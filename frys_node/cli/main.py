@@ -19,7 +19,11 @@ VERBS = {
     "start": "start the first node of a cluster, or restart a node",
     "join": "start a node that joins a running cluster",
     "leave": "make a node leave its cluster for good",
-    "members": "list the members as a node sees them",
+    "force-leave": "declare a dead member to have left for good",
+    "members": "list the members as a node sees them; with --watch, as they change",
+    "why": "tell who accused a member, on what evidence, and when",
+    "rtt": "show the round trips between members",
+    "reachability": "ask every member whom it sees and reaches",
     "monitor": "follow member changes and events as they happen",
     "event": "tell every node something, once",
     "query": "ask the members and see who answers what",
@@ -37,6 +41,9 @@ VERBS = {
     "bench": "run a benchmark scenario beside its peer",
     "demo": "a live cluster doing real work, in two minutes",
 }
+
+MODULES = {"force-leave": "force_leave"}
+"""Modules of verbs that cannot name one."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,8 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _run_verb(verb, arguments)
 
 
+def module_of(verb: str) -> str:
+    """Return the name of a verb's module."""
+    return f"frys_node.cli.{MODULES.get(verb, verb)}"
+
+
 def _run_verb(verb: str, arguments: list[str]) -> int:
-    module = importlib.import_module(f"frys_node.cli.{verb}")
+    module = importlib.import_module(module_of(verb))
     # Abbreviations would change their meaning with the next option, and --detach must be found by its whole name.
     parser = argparse.ArgumentParser(prog=f"frys-node {verb}", description=module.__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

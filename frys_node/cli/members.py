@@ -1,32 +1,116 @@
-"""List the members as a node sees them: status, condition, addresses, tags, round trip."""
+"""List the members as a node sees them: status, condition, addresses, tags, phi, round trip.
+
+--watch follows them until Ctrl-C or --for: on a terminal the table is drawn anew in place, once a second; elsewhere it
+is printed again after each change of a member (phi and round trips change all the time, and are as of then). With
+--json that is one body a line.
+"""
 
 from __future__ import annotations
 
 import argparse
+import datetime as dt
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
 
-from frys_node.cli.admin import AdminClient, add_common, show, table
+from frys_node.base.errors import DeadlineExceeded
+from frys_node.cli.admin import TIMEOUT_S, AdminClient, add_common, show, table
+from frys_node.cli.main import OK
+from frys_node.cli.token import seconds_of
+
+REDRAW_S = 1.0
+"""Pause between two looks on a terminal."""
+
+HOME, CLEAR_BELOW, CLEAR_LINE = "\x1b[H", "\x1b[J", "\x1b[K"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    parser.add_argument("--watch", action="store_true", help="show changes as they happen, until Ctrl-C")
+    parser.add_argument("--for", dest="lasts", metavar="T", help="with --watch: end after 10s, 5m ...")
     add_common(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the table."""
-    body = AdminClient(arguments).call("GET", "/v1/members")
+    """Print the table, once or again and again."""
+    client = AdminClient(arguments)
+    if not arguments.watch and not arguments.lasts:
+        body = client.call("GET", "/v1/members")
+        return show(arguments, body, text(body))
+    end_s = time.monotonic() + seconds_of(arguments.lasts) if arguments.lasts else None
+    is_drawn = sys.stdout.isatty() and not arguments.json
+    try:
+        for body in _ticks(client, end_s) if is_drawn else _changes(client, end_s):
+            if arguments.json:
+                print(json.dumps(body), flush=True)
+            else:
+                _draw(body) if is_drawn else print(f"{_now()}\n{text(body)}\n", flush=True)
+    except KeyboardInterrupt:
+        pass
+    return OK
+
+
+def text(body: dict[str, Any]) -> str:
+    """Lay out the body of ``GET /v1/members``."""
     rows = [
         (
             member["name"],
             member["status"],
-            member["condition"] if member["status"] == "alive" else None,
+            member["condition"] if member["status"] in ("alive", "suspect") else None,
             member["address"],
             member["http"] or None,
             member["incarnation"],
+            None if member["phi"] is None else f"{member['phi']:.2f}",
             None if member["rtt_s"] is None else f"{member['rtt_s'] * 1e3:.2f}",
             " ".join(f"{k}={v}" for k, v in sorted(member["tags"].items())) or None,
         )
         for member in body["members"]
     ]
-    header = ("NAME", "STATUS", "CONDITION", "ADDRESS", "HTTP", "INCARNATION", "RTT_MS", "TAGS")
-    return show(arguments, body, table(rows, header))
+    header = ("NAME", "STATUS", "CONDITION", "ADDRESS", "HTTP", "INCARNATION", "PHI", "RTT_MS", "TAGS")
+    return table(rows, header)
+
+
+def _now() -> str:
+    now = dt.datetime.now().astimezone()
+    return f"{now:%Y-%m-%d %H:%M:%S}.{now.microsecond // 1000:03}"
+
+
+def _draw(body: dict[str, Any]) -> None:
+    """Draw over what stood there, as much as the terminal holds; the rest of a longer table is cleared."""
+    columns, height = shutil.get_terminal_size()
+    rows = text(body).split("\n")
+    kept = max(1, height - 3)
+    more = "" if len(rows) <= kept else f"; {len(rows) - kept} more members do not fit here"
+    lines = [line[:columns] for line in (_now(), *rows[:kept], f"Ctrl-C ends{more}")]
+    print(HOME + "".join(f"{line}{CLEAR_LINE}\n" for line in lines) + CLEAR_BELOW, end="", flush=True)
+
+
+def _ticks(client: AdminClient, end_s: float | None) -> Iterator[dict[str, Any]]:
+    """Look once a second."""
+    print(HOME + CLEAR_BELOW, end="")
+    while end_s is None or time.monotonic() < end_s:
+        yield client.call("GET", "/v1/members")
+        left_s = REDRAW_S if end_s is None else min(REDRAW_S, end_s - time.monotonic())
+        time.sleep(max(0.0, left_s))
+
+
+def _changes(client: AdminClient, end_s: float | None) -> Iterator[dict[str, Any]]:
+    """Look at first, and after each change; a look that shows nothing new is left out."""
+    # The node says something every ten seconds; the command's own timeout may be shorter.
+    client.timeout_s = max(client.timeout_s, TIMEOUT_S)
+    last: list[Any] | None = None
+    try:
+        for line in client.lines("GET", "/v1/events?types=member", end_s=end_s):
+            if last is not None and not line.startswith(b"data: "):
+                continue
+            body = client.call("GET", "/v1/members")
+            seen = [{k: v for k, v in m.items() if k not in ("phi", "rtt_s")} for m in body["members"]]
+            if seen != last:
+                last = seen
+                yield body
+    except DeadlineExceeded:
+        if end_s is None or time.monotonic() < end_s:
+            raise

@@ -186,7 +186,7 @@ def test_every_command_that_a_message_names_exists() -> None:
     for verb, action in sorted(named):
         assert verb in cli.VERBS, f"frys-node {verb} {action}"
         parser = argparse.ArgumentParser()
-        importlib.import_module(f"frys_node.cli.{verb}").add_arguments(parser)
+        importlib.import_module(cli.module_of(verb)).add_arguments(parser)
         actions = [each.choices for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
         if actions and action and verb != "ring":
             assert action in actions[0], f"frys-node {verb} {action}"

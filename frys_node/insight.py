@@ -1,0 +1,50 @@
+"""Routes for people who ask about members: why one is as it is, round trips, who reaches whom, and force-leave."""
+
+from __future__ import annotations
+
+import trio
+
+from frys_node.base.errors import NotFound, UsageError
+from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
+from frys_node.observe.log import get_logger
+from membership.driver import MembershipDriver
+
+log = get_logger(__name__)
+
+
+class InsightRoutes:
+    """Handlers over the membership component."""
+
+    def __init__(self, membership: MembershipDriver) -> None:
+        self._membership = membership
+
+    def register(self, http: Http) -> None:
+        """Add the routes."""
+        http.route("GET", "/v1/members/{name}/why", self._why, scope="read")
+        http.route("POST", "/v1/members/{name}/force-leave", self._force_leave, scope="admin")
+        http.route("GET", "/v1/rtt", self._rtt, scope="read")
+        http.route("GET", "/v1/reachability", self._reachability, scope="read")
+
+    async def _why(self, request: HttpRequest) -> HttpResponse:
+        await trio.lowlevel.checkpoint()
+        return HttpResponse.json(self._membership.insight.why(request.params["name"]))
+
+    async def _force_leave(self, request: HttpRequest) -> HttpResponse:
+        await trio.lowlevel.checkpoint()
+        name = request.params["name"]
+        node = self._membership.insight.find(name)
+        self._membership.force_leave(node)
+        view = self._membership.get(node)
+        if view is None:
+            raise NotFound(f"there is no member '{name}' any more")
+        log.info("operations.force_left", peer=view.name, peer_id=view.id)
+        return HttpResponse.json({"member": view})
+
+    async def _rtt(self, request: HttpRequest) -> HttpResponse:
+        a = request.query.get("a", "")
+        if not a:
+            raise UsageError("say which member", hint="GET /v1/rtt?a=NAME, or ?a=NAME&b=NAME for a pair")
+        return HttpResponse.json(await self._membership.insight.rtt(a, request.query.get("b", "")))
+
+    async def _reachability(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse.json(await self._membership.insight.reachability())

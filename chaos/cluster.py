@@ -1,18 +1,14 @@
 """A cluster of real `frys-node` processes to be hurt: on loopback, or each in its own network namespace.
 
-Only processes that this module started are ever signalled, by their own handle. Namespaces are made inside a network
-and mount namespace that the caller entered first (`enter_private_network`), so the machine's own interfaces, firewall
-and `/run` are never touched, and everything vanishes with the process.
+Only processes that this module started are ever signalled, by their own handle. Namespaces are made inside the private
+network that the caller entered first (`frys_node.bench.namespaces.enter`), so interfaces, firewall and `/run` of the
+machine are never touched, and everything vanishes with the process.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import re
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,25 +17,16 @@ from typing import Any
 
 from chaos.load import Endpoint
 from frys_node.base.errors import FrysError
+from frys_node.bench import namespaces
 from frys_node.demo.cluster import NodeProcess
 
 READY_S_MAX = 60.0
 AGREE_S_MAX = 90.0
 POLL_S = 0.1
-INSIDE = "CHAOS_PRIVATE_NETWORK"
-NETWORK = "10.77.0"
-BRIDGE = "frys-br"
-BRIDGE_HOST = 254
-NODES_MAX = 50
-PACKETS = re.compile(r"counter packets (\d+)")
 
 
 class Setback(Exception):
     """The cluster did not come to the state that the run needs; the message says which, with the end of a log."""
-
-
-class Unavailable(Exception):
-    """This machine cannot give what the run needs (a tool or a right is missing)."""
 
 
 def say(text: str) -> None:
@@ -86,7 +73,7 @@ class HurtNode(NodeProcess):
         line = super().command(seeds)
         if seeds and self.token_file is not None:
             line += ["--token-file", str(self.token_file)]
-        return ["ip", "netns", "exec", self.namespace, *line] if self.namespace else line
+        return namespaces.inside(self.namespace, *line) if self.namespace else line
 
     def pause(self) -> None:
         """Stop the process without ending it."""
@@ -119,10 +106,12 @@ class Cluster:
 
     @classmethod
     def in_namespaces(cls, folder: Path, count: int) -> Cluster:
-        """Make nodes with a namespace each, joined by a bridge; call `enter_private_network` first."""
-        make_bridge(count)
+        """Make nodes with a namespace each, joined by a bridge; enter the private network first."""
+        subnet = namespaces.Subnet("n", 0)
+        subnet.grow(count)
         nodes = [
-            HurtNode(f"n{i}", folder / f"n{i}", namespace=f"n{i}", host=f"{NETWORK}.{i}") for i in range(1, count + 1)
+            HurtNode(f"n{i}", folder / f"n{i}", namespace=subnet.namespace(i), host=subnet.host(i))
+            for i in range(1, count + 1)
         ]
         return cls(folder, nodes)
 
@@ -216,79 +205,13 @@ def running(cluster: Cluster) -> Iterator[Cluster]:
         cluster.stop()
 
 
-# ---- namespaces -----------------------------------------------------------------------------------------------------
-
-
-def enter_private_network(arguments: list[str]) -> None:
-    """Run this program again inside new network and mount namespaces, unless it is there already.
-
-    Raises:
-        Unavailable: ip, nft or unshare is missing, or the machine does not allow namespaces.
-    """
-    if os.environ.get(INSIDE) == "1":
-        run("mount", "-t", "tmpfs", "none", "/run")
-        run("ip", "link", "set", "lo", "up")
-        return
-    missing = [tool for tool in ("ip", "nft", "unshare", "mount") if shutil.which(tool, path=search_path()) is None]
-    if missing:
-        raise Unavailable(f"missing: {', '.join(missing)} (Debian: iproute2 nftables util-linux mount)")
-    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    prefix = ["unshare", *user, "--net", "--mount"]
-    if subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode != 0:
-        raise Unavailable("this machine does not let this user make network namespaces")
-    environment = os.environ | {INSIDE: "1", "PATH": search_path()}
-    # Replaces this process, so that signals and the exit code need no forwarding.
-    os.execvpe(prefix[0], [*prefix, sys.executable, *arguments], environment)
-
-
-def search_path() -> str:
-    """PATH with the administrator's folders, where nft and ip live."""
-    return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
-
-
-def run(*command: str) -> str:
-    """Run a tool and return what it printed.
-
-    Raises:
-        Setback: It failed; with what it said.
-    """
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise Setback(f"{' '.join(command)}: {done.stderr.strip()}")
-    return done.stdout
-
-
-def make_bridge(count: int) -> None:
-    """Make one namespace per node, with an address each, on one bridge that this process can reach too."""
-    assert os.environ.get(INSIDE) == "1", "enter_private_network comes first"
-    assert 1 <= count <= NODES_MAX
-    run("ip", "link", "add", "name", BRIDGE, "type", "bridge")
-    run("ip", "addr", "add", f"{NETWORK}.{BRIDGE_HOST}/24", "dev", BRIDGE)
-    run("ip", "link", "set", BRIDGE, "up")
-    for i in range(1, count + 1):
-        name = f"n{i}"
-        run("ip", "netns", "add", name)
-        run("ip", "link", "add", f"v{i}", "type", "veth", "peer", "name", "eth0", "netns", name)
-        run("ip", "link", "set", f"v{i}", "master", BRIDGE, "up")
-        run("ip", "-n", name, "addr", "add", f"{NETWORK}.{i}/24", "dev", "eth0")
-        run("ip", "-n", name, "link", "set", "eth0", "up")
-        run("ip", "-n", name, "link", "set", "lo", "up")
-        run("ip", "-n", name, "route", "add", "default", "via", f"{NETWORK}.{BRIDGE_HOST}")
-
-
 def split(side: Sequence[HurtNode], others: Sequence[HurtNode], *, one_way: bool = False) -> None:
     """Drop everything between two groups of nodes; with `one_way` only what `side` sends."""
-    far = ", ".join(node.host for node in others)
     for node in side:
         assert node.namespace is not None
-        rules = "add table inet cut; add set inet cut far { type ipv4_addr; }; "
-        rules += f"add element inet cut far {{ {far} }}; "
-        rules += "add chain inet cut o { type filter hook output priority 0; }; "
-        rules += "add rule inet cut o ip daddr @far counter drop"
-        if not one_way:
-            rules += "; add chain inet cut i { type filter hook input priority 0; }; "
-            rules += "add rule inet cut i ip saddr @far counter drop"
-        run("ip", "netns", "exec", node.namespace, "nft", rules)
+        namespaces.cut(
+            node.namespace, [far.host for far in others], hooks=["output"] if one_way else ["output", "input"]
+        )
 
 
 def heal(side: Sequence[HurtNode]) -> int:
@@ -296,7 +219,6 @@ def heal(side: Sequence[HurtNode]) -> int:
     dropped = 0
     for node in side:
         assert node.namespace is not None
-        enter = ("ip", "netns", "exec", node.namespace, "nft")
-        dropped += sum(int(count) for count in PACKETS.findall(run(*enter, "list table inet cut")))
-        run(*enter, "delete table inet cut")
+        dropped += namespaces.dropped(node.namespace)
+        namespaces.forget(node.namespace, namespaces.CUT)
     return dropped

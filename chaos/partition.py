@@ -13,8 +13,9 @@ import sys
 import time
 
 from chaos import scenario
-from chaos.cluster import Cluster, Unavailable, enter_private_network, heal, say, split
+from chaos.cluster import Cluster, heal, say, split
 from chaos.load import Load
+from frys_node.bench import namespaces
 
 CUT_S = (2.0, 15.0)
 
@@ -42,8 +43,8 @@ def main() -> int:
     """Run the scenario inside a private network."""
     arguments = scenario.parser(__doc__ or "", nodes=5, rounds=4).parse_args()
     try:
-        enter_private_network(["-m", "chaos.partition", *sys.argv[1:]])
-    except Unavailable as reason:
+        namespaces.enter(["-m", "chaos.partition", *sys.argv[1:]])
+    except namespaces.Unavailable as reason:
         say(f"skipped: {reason}")
         return scenario.SKIPPED
     return scenario.run("partition", arguments, Cluster.in_namespaces, partitions)

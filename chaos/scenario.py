@@ -16,8 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chaos import checker
-from chaos.cluster import AGREE_S_MAX, Cluster, Setback, Unavailable, running, say, until
+from chaos.cluster import AGREE_S_MAX, Cluster, Setback, running, say, until
 from chaos.load import Load, Unanswered, create_collection, read_back
+from frys_node.bench.namespaces import ToolFailed, Unavailable
 
 SKIPPED = 77
 TOP_UP_S_MAX = 600.0
@@ -50,7 +51,7 @@ def run(name: str, arguments: argparse.Namespace, make: Callable[[Path, int], Cl
     except Unavailable as reason:
         say(f"skipped: {reason}")
         return SKIPPED
-    except (Setback, Unanswered) as setback:
+    except (Setback, ToolFailed, Unanswered) as setback:
         say(f"no verdict: {setback}\nthe nodes' files are in {folder}")
         return 1
     return _conclude(verdict, arguments, folder)

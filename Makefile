@@ -1,4 +1,4 @@
-# frys: the six things one does with a checkout. Plain `make` lists them.
+# frys: the seven things one does with a checkout. Plain `make` lists them.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -12,7 +12,7 @@ DEV := .venv/.installed-dev
 # Processes that share a batch of seeds.
 SIM_JOBS ?= 2
 
-.PHONY: help demo test check sim bench clean
+.PHONY: help demo test check sim bench peers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ sim: $(RUNTIME) ## the long simulations: every scenario at its full size, with b
 
 bench: $(RUNTIME) ## run the benchmark scenarios beside their peers
 	@for name in startup idle bus request commit; do $(BIN)/frys-node bench $$name; done
+
+peers: ## bring what the membership benchmark is compared with (serf) into .cache
+	@.ci/peers
 
 clean: ## remove everything that make has made
 	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info

@@ -29,6 +29,11 @@ OCTETS = "application/octet-stream"
 SOCKET_NAME = "admin.sock"
 
 ERROR_MODULES: Mapping[str, Sequence[str]] = {
+    "bench": [
+        "frys_node.bench.membership_observer",
+        "frys_node.bench.membership_report",
+        "frys_node.bench.namespaces",
+    ],
     "cache": ["frys_node.plugins.cache.cache"],
     "channel": ["frys_node.channel.bootstrap"],
     "http": ["frys_node.plugins.network.errors"],

@@ -7,30 +7,21 @@ import statistics
 
 import pytest
 
-from frys_node.testing.membership_scenario import Run
-from membership.config import MembershipConfig, for_profile
+from frys_node.testing.membership_cluster import Cluster
 from membership.messages import Standing
 
 STEP_S = 0.02
 
 
-class LanRun(Run):
-    """A run without faults of its own, with the settings of a LAN."""
-
-    def _draw_config(self) -> MembershipConfig:
-        return for_profile("lan")
-
-
-def started(nodes: int, seed: int) -> LanRun:
-    """Start a cluster and wait until it stands."""
-    run = LanRun(nodes, 10.0, seed, "none")
+def started(nodes: int, seed: int) -> Cluster:
+    """Start a cluster without faults of its own, with the settings of a LAN, and wait until it stands."""
+    run = Cluster("heal", nodes, 10.0, seed, "none")
     run.simulator.run_until(12.0 + 3.0 * random.Random(seed).random())
     assert run.disagreement() == ""
-    run.checker.is_faultless = False
     return run
 
 
-def agreed_after_s(run: LanRun) -> float:
+def agreed_after_s(run: Cluster) -> float:
     """Run until all views agree; returns how long that took."""
     simulator = run.simulator
     start_s = simulator.now_s

@@ -112,7 +112,7 @@ class Cluster:
         self.start()
         updates = [self.node(name).machine.own for name in self.names]
         for name in self.names:
-            self.node(name).machine.acquaint(updates, self.simulator.now_s)
+            self.node(name).acquaint(updates, self.simulator.now_s)
 
     def run(self, seconds: float) -> None:
         """Let so much time pass."""

@@ -25,6 +25,8 @@ def run_scenario(nodes: int, seconds: float, seed: int, faults: str) -> Scenario
         for name in cluster.rng.sample(cluster.names, min(KILLS, nodes - 1)):
             cluster.run(seconds + cluster.rng.random() * cluster.config.probe_interval_s)
             lost_s = cluster.simulator.now_s
+            # Cut off before it dies, so that neither its end nor a refusal gets out.
+            cut = cluster.simulator.partition([name], [other for other in cluster.names if other != name])
             cluster.simulator.crash(name)
             text = f"M1: not everybody knows that {name} is dead"
             took_s = cluster.wait(
@@ -32,6 +34,7 @@ def run_scenario(nodes: int, seconds: float, seed: int, faults: str) -> Scenario
             )
             cluster.measure("dead_at_all_s", [took_s])
             cluster.measure("dead_at_first_s", [cluster.verdicts.first_dead_s[name] - lost_s])
+            cluster.simulator.heal(cut)
             cluster.simulator.restart(name)
             cluster.agree(cluster.detection_bound_s(), "M6: a node that came back is not seen alive")
         cluster.measure("false_deaths", [float(cluster.verdicts.counts["false_dead"])])

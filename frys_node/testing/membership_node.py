@@ -80,13 +80,13 @@ class SimMembership(Membership):
         """What this node says of itself."""
         return self._claims.own
 
-    def acquaint(self, updates: Iterable[Update], now_s: float) -> None:
+    def acquaint(self, updates: Iterable[Update], now_s: float) -> list[Effect]:
         """Know these members as if this node had known them for long: nothing is passed on or published."""
         for update in updates:
             if update.node != self.node:
                 self._claims.table.merge(update, now_s)
                 self._claims.order.add(update.node)
-        self._turn(now_s)
+        return self._turn(now_s)
 
     @property
     def digest(self) -> int:
@@ -175,6 +175,11 @@ class MembershipNode:
         peers = _PEERS.decode(stored) if stored else []
         peers += [Peer(NOBODY, Address(name, PORT)) for name in self._seeds if name != self._host.name]
         return self._perform(self.machine.join(peers, now_s), now_s)
+
+    def acquaint(self, updates: Iterable[Update], now_s: float) -> None:
+        """Be a member of a cluster that has existed for long: nobody has anything to say, and the lifelines stand."""
+        for effect in self.machine.acquaint(updates, now_s):
+            self._tend(effect)
 
     def receive(self, payload: bytes, source: str, now_s: float) -> Sequence[Packet]:
         """Take a packet or a piece of a state exchange."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from frys_node.testing.lifelines import SimLifelines
 from frys_node.testing.membership_node import MembershipNode
 from frys_node.testing.simulator import Packet, SimHost
 from membership.config import MembershipConfig
@@ -34,8 +35,10 @@ class StallNode(MembershipNode):
     has_guard = False
     """True if the machine may notice that it was late."""
 
-    def __init__(self, host: SimHost, config: MembershipConfig, seeds: Sequence[str]) -> None:
-        super().__init__(host, config, seeds)
+    def __init__(
+        self, host: SimHost, config: MembershipConfig, seeds: Sequence[str], lifelines: SimLifelines | None = None
+    ) -> None:
+        super().__init__(host, config, seeds, lifelines)
         self.is_blocked = False
         """True once it has tried to send while stalled."""
         self._unsent: list[Packet] = []

@@ -128,11 +128,11 @@ def test_checker_finds_a_forged_incarnation(monkeypatch: pytest.MonkeyPatch) -> 
     """A planted bug: whoever accuses raises the incarnation of the accused (M4)."""
     original = Claims.merge
 
-    def merge(self: Claims, update: Update, now_s: float) -> object:
+    def merge(self: Claims, update: Update, now_s: float, **how: bool) -> object:
         if update.standing is Standing.DEAD and update.node != self.node:
             attributes = update.attributes
             update = Update(update.node, update.boot, update.incarnation + 1, update.standing, attributes)
-        return original(self, update, now_s)
+        return original(self, update, now_s, **how)
 
     monkeypatch.setattr(Claims, "merge", merge)
     assert "M4" in _violations()

@@ -1,11 +1,12 @@
 """A flat hash tree of one unit: 256 leaves, each the xor of its entries' digests.
 
 Sans-I/O. Built only when somebody asks and the unit has changed since, so that writes pay nothing for it.
-Two replicas compare 2 KiB and then exchange only the leaves that differ (rule 15).
+Two replicas compare roots, then 2 KiB of leaves, and then exchange only the leaves that differ (rule 15).
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Collection, Iterable
 
@@ -30,6 +31,11 @@ def build(entries: Iterable[Entry]) -> bytes:
     for entry in entries:
         leaves[leaf_of(entry.key)] ^= digest(entry)
     return _LEAVES.pack(*leaves)
+
+
+def root(leaves: bytes) -> bytes:
+    """Return the 16 bytes that stand for all leaves."""
+    return hashlib.blake2b(leaves, digest_size=16).digest()
 
 
 def differing(mine: bytes, theirs: bytes) -> bytes:

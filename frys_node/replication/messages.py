@@ -120,11 +120,12 @@ class RepairAck(Message, tag=9, frozen=True):
 
 
 class TreeAsk(Message, tag=10, frozen=True):
-    """Begins a pass or an exchange: send the hash tree of the unit."""
+    """Begins a pass or an exchange: send the hash tree of the unit, unless its root is this one."""
 
     epoch: Epoch
     unit: UnitId
     pull: int
+    root: bytes = b""
 
 
 class Tree(Message, tag=11, frozen=True):
@@ -137,6 +138,8 @@ class Tree(Message, tag=11, frozen=True):
     leaves: bytes
     floor: Version | None = None
     """Below it the replica knows nothing: it is in memory, and had to start without a refill."""
+    is_equal: bool = False
+    """The roots are equal: there is nothing to take, and the leaves are left out."""
 
 
 class LeafAsk(Message, tag=12, frozen=True):

@@ -62,16 +62,18 @@ class Pull:
         self.retry_s = 0.0
         self.silent_count = 0
 
-    def request(self) -> TreeAsk | LeafAsk:
+    def request(self, held: HeldUnit | None) -> TreeAsk | LeafAsk:
         """Return the message that asks for what is missing next; sent again when no answer comes."""
         if self.leaves is None:
-            return TreeAsk(self.epoch, self.unit, self.token)
+            root = b"" if held is None else hashtree.root(held.tree())
+            return TreeAsk(self.epoch, self.unit, self.token, root)
         return LeafAsk(self.epoch, self.unit, self.token, self.leaves, self.after, self.is_first)
 
     def take_tree(self, held: HeldUnit, tree: Tree) -> bool:
         """Compare trees; True if nothing differs, so that the pull is finished."""
         if self.leaves is None:
-            self.leaves = hashtree.differing(held.tree(), tree.leaves)
+            # Whatever came in here since the question was asked, the source has nothing beyond what was held then.
+            self.leaves = b"" if tree.is_equal else hashtree.differing(held.tree(), tree.leaves)
         return not self.leaves
 
     def take_page(self, page: LeafPage) -> bool:

@@ -29,6 +29,7 @@ from balancer.record import JOINING, JOINT
 from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.replication import Entry, UnitStore, Version
 from frys_node.kernel.services.topology import UnitSets
+from frys_node.replication import hashtree
 from frys_node.replication.answers import answer_read, answer_scan
 from frys_node.replication.effects import (
     BulkFinished,
@@ -378,7 +379,10 @@ class ReplicaMachine:
                 return self._repair(source, held, message, now_s)
             case TreeAsk():
                 leaves = held.tree() if held.complete else b""
-                tree = Tree(message.epoch, message.unit, message.pull, held.complete, leaves, held.floor)
+                is_equal = held.complete and hashtree.root(leaves) == message.root
+                if is_equal:
+                    leaves = b""
+                tree = Tree(message.epoch, message.unit, message.pull, held.complete, leaves, held.floor, is_equal)
                 return [Send(source, tree)]
             case LeafAsk():
                 return [Send(source, self._page(source, held, message))]

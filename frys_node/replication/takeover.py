@@ -173,7 +173,7 @@ class Puller:
         pull = Pull(self._next_token, unit, source, epoch, purpose)
         pull.retry_s = now_s + RETRY_S
         self._pulls[pull.token] = pull
-        return [Send(source, pull.request())]
+        return [Send(source, pull.request(self._table.units.get(unit)))]
 
     def receive(self, source: NodeId, reply: PullReply, now_s: float) -> list[Effect]:
         """Take a tree or a page; anything that no open request asked for is dropped."""
@@ -219,7 +219,7 @@ class Puller:
 
     def _ask(self, pull: Pull, now_s: float) -> list[Effect]:
         pull.retry_s = now_s + RETRY_S * min(1 + pull.silent_count, RETRY_GROWTH_MAX)
-        return [Send(pull.source, pull.request())]
+        return [Send(pull.source, pull.request(self._table.units.get(pull.unit)))]
 
     def _end(self, pull: Pull, now_s: float) -> list[Effect]:
         self._pulls.pop(pull.token, None)

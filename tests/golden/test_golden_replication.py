@@ -75,6 +75,8 @@ def lines(name: str) -> list[bytes]:
 MESSAGES_2 = [
     *MESSAGES_1,
     Tree(EPOCH, UNIT, 9, True, b"\x01\x02", VERSION),
+    TreeAsk(EPOCH, UNIT, 9, b"\x03" * 16),
+    Tree(EPOCH, UNIT, 9, True, b"", None, True),
     WriteRefused(EPOCH, UNIT, 5, 1, "storage.full"),
 ]
 

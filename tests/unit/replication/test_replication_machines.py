@@ -11,6 +11,7 @@ from balancer.ring import RingMember
 from frys_node.base.types import ClusterId, Consistency, Epoch, NodeId, Term, UnitId
 from frys_node.kernel.services.replication import Entry, Version
 from frys_node.replication import effects as fx
+from frys_node.replication import hashtree
 from frys_node.replication.coordinator import CoordinatorMachine
 from frys_node.replication.hlc import HybridClock
 from frys_node.replication.messages import (
@@ -375,3 +376,15 @@ def test_a_unit_that_starts_empty_lets_nothing_older_back() -> None:
     assert merged.highest == floor
     assert merged.taken == []
     assert [entry.key for entry in unit.store.entries()] == [b"kept"]
+
+
+def test_equal_replicas_compare_sixteen_bytes() -> None:
+    """A tree whose root the asker named is left out; another root gets all leaves."""
+    bench = Bench(N2)
+    bench.adopt(record(2, STABLE, [N1, N2]))
+    bench.sync()
+    leaves = bench.machine.table.units[UNIT].tree()
+    (same,) = sent(bench.receive(N1, TreeAsk(key(2), UNIT, 9, hashtree.root(leaves))), Tree)
+    assert same.message == Tree(key(2), UNIT, 9, True, b"", None, True)
+    (other,) = sent(bench.receive(N1, TreeAsk(key(2), UNIT, 9, bytes(16))), Tree)
+    assert other.message == Tree(key(2), UNIT, 9, True, leaves)

@@ -33,6 +33,8 @@ def draw_config(rng: random.Random) -> MembershipConfig:
         gossip_fanout=rng.choice((1, 2, 3, 3)),
         push_pull_interval_s=rng.choice((5.0, 30.0, 300.0)),
         persist_interval_s=rng.choice((0.1, 2.0)),
+        # SWIM has to hold the invariants by itself, too.
+        watchers=rng.choice((0, 3)),
     )
 
 

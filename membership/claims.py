@@ -208,7 +208,7 @@ class Claims:
             was = old.standing.name.lower()
             if old.standing < Standing.LEFT:
                 self.tallies.add(self.tallies.events, "false_suspicion" if was == "suspect" else "false_death")
-            self.tell(node, Entry(now_s, "refuted", detail=f"was {was}, now incarnation {update.incarnation}"))
+            self.tell(node, Entry(now_s, "refuted", detail=f"incarnation {update.incarnation}, was {was}"))
         elif standing is not Standing.ALIVE:
             suspicion = self.suspicions.get(node)
             detail = "as others say" if is_heard else ""
@@ -423,7 +423,8 @@ class Claims:
             old = self._conditions.settle(node, new)
             if member is None or old is new:
                 continue
-            self.tell(node, Entry(self.now_s, new.value, detail=f"was {old.value}"))
+            if member.is_live:
+                self.tell(node, Entry(self.now_s, new.value, detail=f"was {old.value}"))
             view = self.view(member.update, member)
             self.out.append(Emit(MemberChanged(old=replace(view, condition=old), new=view)))
 

@@ -53,7 +53,7 @@ class Isolation:
     def account(self) -> str:
         """What the verdict rests on, for people."""
         mute = [target for target in self._mute if target is not None]
-        return f"{len(mute)} of the last {len(self._mute)} probes mute, of {len(set(mute))} members"
+        return f"no ack and no nack for {len(mute)} of the last {len(self._mute)} probes, of {len(set(mute))} members"
 
     def observe(self, node: NodeId, *, is_mute: bool, node_count: int) -> bool:
         """Take how a probe ended; True if the verdict changed."""

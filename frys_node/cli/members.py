@@ -20,6 +20,7 @@ from frys_node.base.errors import DeadlineExceeded
 from frys_node.cli.admin import TIMEOUT_S, AdminClient, add_common, show, table
 from frys_node.cli.main import OK
 from frys_node.cli.token import seconds_of
+from frys_node.cli.why import phi_text
 
 REDRAW_S = 1.0
 """Pause between two looks on a terminal."""
@@ -63,7 +64,7 @@ def text(body: dict[str, Any]) -> str:
             member["address"],
             member["http"] or None,
             member["incarnation"],
-            None if member["phi"] is None else f"{member['phi']:.2f}",
+            None if member["phi"] is None else phi_text(member["phi"]),
             None if member["rtt_s"] is None else f"{member['rtt_s'] * 1e3:.2f}",
             " ".join(f"{k}={v}" for k, v in sorted(member["tags"].items())) or None,
         )

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from frys_node.cli.admin import AdminClient, add_common, show
 
 EVIDENCE = {
-    "silence": "silence: no ack, neither to it nor to its helpers",
+    "silence": "silence: it does not answer, which may be a pause",
     "gone": "gone: it answered neither beats nor a nudge of its connection",
     "crash": "crash: its connection ended and its port refuses new ones",
 }
@@ -36,13 +36,13 @@ CONDITIONS = {
 OTHER_WORDS = {
     "met": "became known as {detail}",
     "restarted": "restarted, as {detail}",
-    "refuted": "refuted: {detail}",
-    "refutes": "refuted what {who} said of it: {detail}",
+    "refuted": "refuted it: {detail}",
     "dead": "declared dead: {detail}",
     "left": "left: {detail}",
     "replaced": "counted as left, because {who} lives under its name",
     "flaps": "flaps: it has come back from the dead too often",
     "paused": "stood still {detail}",
+    "isolated": "isolated: {detail}",
     "rejoined": "hears others again",
     "not reached directly": "{who} gets no answer from it, and helpers do",
     "reached again": "{who} gets answers from it again",
@@ -67,11 +67,17 @@ def run(arguments: argparse.Namespace) -> int:
 def explain(body: dict[str, Any], zone: dt.tzinfo | None) -> str:
     """Tell the body of ``GET /v1/members/{name}/why`` to a person in a time zone."""
     clock = _Clock(body["unix_ns"], zone)
-    lines = [*_state(body, clock), *_suspicion(body, clock), *_vouchers(body, clock), *_paths(body, clock)]
+    lines = [
+        *_state(body, clock),
+        *_votes(body),
+        *_suspicion(body, clock),
+        *_vouchers(body, clock),
+        *_paths(body, clock),
+    ]
     lines.append(f"  {_health(body['observer'])}")
     if body["story"]:
         lines += ["", "story"]
-        lines += [f"  {clock.time(turn['unix_ns'])}  {_turn(turn, body)}" for turn in _turns(body["story"])]
+        lines += [f"  {clock.time(unix_ns)}  {told}" for unix_ns, told in _turns(body["story"])]
     return "\n".join(lines)
 
 
@@ -117,6 +123,11 @@ def span(seconds: float) -> str:
     return f"{seconds / 86_400:.0f} d"
 
 
+def phi_text(phi: float) -> str:
+    """Return phi for people; far beyond its thresholds only the order matters."""
+    return f"{phi:.2f}" if phi < 100 else f"{phi:.0f}"
+
+
 def _name(who: dict[str, str] | None) -> str:
     """Return a member's name; one that is forgotten has only its id."""
     return "" if who is None else who["name"] or who["id"]
@@ -129,13 +140,27 @@ def _state(body: dict[str, Any], clock: _Clock) -> Iterator[str]:
     yield f"  now        {clock.whole(body['unix_ns'])}"
     yield f"  since      {clock.whole(member['changed_unix_ns'])} ({clock.ago(member['changed_unix_ns'])} ago)"
     yield f"  identity   {member['id']}, boot {member['boot']}, incarnation {member['incarnation']}"
-    if member["status"] in ("alive", "suspect"):
+    if member["status"] == "alive" or (member["status"] == "suspect" and member["condition"] != "ok"):
         yield f"  condition  {member['condition']}: {CONDITIONS[member['condition']]}"
     if member["phi"] is not None:
-        yield f"  phi        {member['phi']:.2f}"
+        yield f"  phi        {phi_text(member['phi'])}"
     rtt = body["rtt"]
     if rtt["srtt_s"] is not None:
         yield f"  rtt        {rtt['srtt_s'] * 1e3:.2f} ms, variation {rtt['rttvar_s'] * 1e3:.2f} ms"
+
+
+def _votes(body: dict[str, Any]) -> Iterator[str]:
+    """Name those on whose accusations a dead member was declared so: the story tells it, if it goes back so far."""
+    if body["member"]["status"] != "dead":
+        return
+    votes: dict[str, str] = {}
+    for turn in body["story"]:
+        if turn["what"] == "suspected":
+            votes.clear()
+        if turn["what"] in ("suspected", "confirmed"):
+            votes[_name(turn["who"])] = turn["evidence"]
+    for number, (accuser, evidence) in enumerate(votes.items()):
+        yield f"  {'' if number else 'accused by':<10} {accuser}: {EVIDENCE[evidence]}"
 
 
 def _suspicion(body: dict[str, Any], clock: _Clock) -> Iterator[str]:
@@ -184,29 +209,37 @@ def _health(observer: dict[str, Any]) -> str:
     return f"observer   {told} of {worst}){state}"
 
 
-def _turns(story: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Leave out what repeats the turn before in other words: an accuser that is its own first confirmation."""
-    last: dict[str, Any] | None = None
+def _turns(story: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
+    """Tell when and what, and leave out what repeats the turn before in other words."""
+    last: dict[str, Any] = {}
+    accusers: set[str] = set()
     for turn in story:
-        is_echo = last is not None and all(turn[key] == last[key] for key in ("unix_ns", "who", "evidence"))
-        if not (is_echo and turn["what"] == "confirmed"):
-            yield turn
+        what, who = turn["what"], _name(turn["who"])
+        is_same_time = last.get("unix_ns") == turn["unix_ns"]
+        is_echo = what == last.get("what") or (
+            what == "confirmed" and all(turn[key] == last.get(key) for key in ("who", "evidence"))
+        )
+        if not (is_same_time and is_echo and turn["who"] == last.get("who")):
+            yield turn["unix_ns"], _turn(turn, who, is_known=who in accusers)
+        if what == "suspected":
+            accusers = {who}
+        elif what == "confirmed":
+            accusers.add(who)
         last = turn
 
 
-def _turn(turn: dict[str, Any], body: dict[str, Any]) -> str:
-    what, detail = turn["what"], turn["detail"]
-    who = _name(turn["who"]) or body["observer"]["name"]
-    if what in ("suspected", "confirmed"):
-        verb = "suspects it" if what == "suspected" else "suspects it too"
-        return f"{who} {verb}: {EVIDENCE[turn['evidence']]}"
-    if what == "vouched":
-        return f"{who} vouches for it: {VOUCHERS[detail]}"
+def _turn(turn: dict[str, Any], who: str, *, is_known: bool) -> str:
+    what, detail, evidence = turn["what"], turn["detail"], turn["evidence"]
+    match what:
+        case "suspected":
+            return f"{who} suspects it: {EVIDENCE[evidence]}"
+        case "confirmed":
+            return f"{who} {'knows more by now' if is_known else 'suspects it too'}: {EVIDENCE[evidence]}"
+        case "vouched":
+            return f"{who} vouches for it: {VOUCHERS[detail]}"
+        case "refutes":
+            return f"was called {detail}" + (f" by {who} for {evidence}" if who else "") + "; it refuted"
     if what in CONDITIONS and detail.startswith("was "):
         return f"{what} ({detail}): {CONDITIONS[what]}"
-    if what == "isolated":
-        return f"isolated: {detail}"
-    if turn["evidence"] is not None and what == "refutes":
-        return OTHER_WORDS[what].format(who=who, detail=f"{detail}, by {turn['evidence']}")
     told = OTHER_WORDS.get(what, f"{what}: {detail}" if detail else what).format(who=who, detail=detail)
     return told.removesuffix(": ")

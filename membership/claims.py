@@ -21,7 +21,7 @@ from membership.config import MembershipConfig
 from membership.damping import Damping
 from membership.dissemination import Dissemination
 from membership.edges import EDGE_TTL_S, Edge, Edges
-from membership.effects import Effect, Emit, Superseded, Tallies
+from membership.effects import Effect, Emit, Superseded, SuspicionEnded, Tallies
 from membership.isolation import Isolation
 from membership.member import Member, is_acceptable, view_of
 from membership.messages import Attributes, Evidence, Standing, Update
@@ -153,6 +153,9 @@ class Claims:
         if node != self.node:
             self.unmet.met(node, member.address)
             self._tell_change(old, update, now_s, is_heard=is_heard)
+            running = self.suspicions.get(node)
+            if running is not None and update.standing is not Standing.SUSPECT:
+                self.out.append(SuspicionEnded(now_s - running.since_s))
             if self.suspicions.track(update, now_s):
                 self.tallies.add(self.tallies.events, "suspicion")
             if member.is_live and (old is None or old.standing >= Standing.DEAD):

@@ -40,6 +40,7 @@ from membership.effects import (
     RoundTrip,
     SendPacket,
     Superseded,
+    SuspicionEnded,
     TryPort,
 )
 from membership.errors import JoinFailed, LeaveUnacknowledged
@@ -180,6 +181,9 @@ class MembershipDriver:
         self._phi = metrics.histogram(
             "frys_membership_phi", "Phi of watched members when a beat came or a threshold was crossed.", PHI_BUCKETS
         )
+        self._suspicion = metrics.histogram(
+            "frys_membership_suspicion_seconds", "How long members were suspected, until they refuted or were buried."
+        )
         self._members_gauge = metrics.gauge("frys_membership_members", "Members as seen here.", ("state",))
         metrics.gauge(
             "frys_membership_queue_length",
@@ -190,6 +194,11 @@ class MembershipDriver:
             "frys_membership_health_score",
             "This node's doubt in its own senses: 0 is well, 8 is worst.",
             source=lambda: float(machine.health_score),
+        )
+        metrics.gauge(
+            "frys_membership_exchange_queue_length",
+            "State exchanges under way or waiting.",
+            source=lambda: float(len(self._exchange)),
         )
         self._count_members()
 
@@ -335,7 +344,7 @@ class MembershipDriver:
                     self._send(effect)
                 case Emit(event, is_damped):
                     self._take_change(event, is_damped=is_damped)
-                case RoundTrip() | PhiSeen():
+                case RoundTrip() | PhiSeen() | SuspicionEnded():
                     self._observe(effect)
                 case PushPull(node, address):
                     self._exchange.begin(node, address)
@@ -355,11 +364,14 @@ class MembershipDriver:
         if self._machine.next_deadline_s < self._timer_due_s:
             self._wake.set()
 
-    def _observe(self, effect: RoundTrip | PhiSeen) -> None:
-        if isinstance(effect, PhiSeen):
-            self._phi.observe(effect.phi)
-        else:
-            self._rtt.observe(effect.rtt_s)
+    def _observe(self, effect: RoundTrip | PhiSeen | SuspicionEnded) -> None:
+        match effect:
+            case RoundTrip(_, rtt_s):
+                self._rtt.observe(rtt_s)
+            case PhiSeen(phi):
+                self._phi.observe(phi)
+            case SuspicionEnded(lasted_s):
+                self._suspicion.observe(lasted_s)
 
     def _tend(self, effect: KeepLifelines | Nudge | Reconnect | TryPort) -> None:
         lifelines = self._lifelines

@@ -73,6 +73,10 @@ class StateExchange:
         self._nursery: trio.Nursery | None = None
         rpc.serve(PUSH_PULL, self._answer)
 
+    def __len__(self) -> int:
+        """Exchanges under way or waiting."""
+        return len(self._under_way)
+
     def start(self, nursery: trio.Nursery) -> None:
         """Run exchanges in the nursery from now on."""
         self._nursery = nursery

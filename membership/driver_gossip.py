@@ -98,6 +98,11 @@ class GossipDriver:
             "Rumours waiting to be passed on.",
             source=lambda: float(len(queue)),
         )
+        metrics.gauge(
+            "frys_membership_send_queue_length",
+            "Rumours and batches under way over the channel.",
+            source=lambda: float(len(self._sending)),
+        )
         self._latency = metrics.histogram(
             "frys_membership_event_latency_seconds", "From an event's origin to its delivery here, by both wall clocks."
         )

@@ -153,6 +153,12 @@ class PhiSeen(NamedTuple):
     phi: float
 
 
+class SuspicionEnded(NamedTuple):
+    """A member was refuted, buried or let go after it had been suspected for so long."""
+
+    lasted_s: float
+
+
 Talking = EventHeard | StateHeard | QueryAsked | QuerySaid | QueryEnded | SendRumour | SendBatch
 """Effects of events, queries and state."""
 
@@ -170,6 +176,7 @@ Effect = (
     | Reconnect
     | TryPort
     | PhiSeen
+    | SuspicionEnded
 )
 
 

@@ -38,7 +38,7 @@ def text(body: dict[str, Any]) -> str:
     rows, members, problems = body["rows"], body["members"], body["problems"]
     answered = sum(row["error"] is None for row in rows)
     lines = [
-        f"{answered} of {len(rows)} live members answered {body['observer']['name']}; {len(members)} are known",
+        f"{answered} of {len(rows)} live members answered {body['observer']['name']}; {len(members)} have not left",
         "",
     ]
     if len(members) <= MATRIX_MAX:

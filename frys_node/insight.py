@@ -33,7 +33,7 @@ class InsightRoutes:
         await trio.lowlevel.checkpoint()
         name = request.params["name"]
         node = self._membership.insight.find(name)
-        self._membership.force_leave(node)
+        self._membership.force_leave(name)
         view = self._membership.get(node)
         if view is None:
             raise NotFound(f"there is no member '{name}' any more")

@@ -60,7 +60,7 @@ def text(body: dict[str, Any]) -> str:
         (
             member["name"],
             member["status"],
-            member["condition"] if member["status"] in ("alive", "suspect") else None,
+            _condition(member),
             member["address"],
             member["http"] or None,
             member["incarnation"],
@@ -72,6 +72,12 @@ def text(body: dict[str, Any]) -> str:
     ]
     header = ("NAME", "STATUS", "CONDITION", "ADDRESS", "HTTP", "INCARNATION", "PHI", "RTT_MS", "TAGS")
     return table(rows, header)
+
+
+def _condition(member: dict[str, Any]) -> str | None:
+    """A member's condition, where its status does not say more."""
+    is_told = member["status"] == "alive" or (member["status"] == "suspect" and member["condition"] != "ok")
+    return member["condition"] if is_told else None
 
 
 def _now() -> str:

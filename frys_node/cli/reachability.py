@@ -37,8 +37,9 @@ def text(body: dict[str, Any]) -> str:
     """Tell the body of ``GET /v1/reachability``."""
     rows, members, problems = body["rows"], body["members"], body["problems"]
     answered = sum(row["error"] is None for row in rows)
+    dead = sum(member["status"] == "dead" for member in members)
     lines = [
-        f"{answered} of {len(rows)} live members answered {body['observer']['name']}; {len(members)} have not left",
+        f"{answered} of {len(rows)} live members answered {_name(body['observer'])}; dead: {dead}",
         "",
     ]
     if len(members) <= MATRIX_MAX:

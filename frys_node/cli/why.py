@@ -23,6 +23,7 @@ VOUCHERS = {
     "kernel_ack": "its kernel acknowledges, so the process exists and does not run",
     "datagram": "it has sent a packet since",
     "helper": "its port accepts connections",
+    "lifeline": "its kernel acknowledges on a connection that stands, while its port refuses others",
 }
 
 CONDITIONS = {

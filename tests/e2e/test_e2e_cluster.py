@@ -119,7 +119,22 @@ def test_members_json_of_each_node_shows_three_alive(cluster: Trio3) -> None:
             ("gamma", "alive"),
         ]
         keys = {"name", "id", "address", "status", "condition", "incarnation", "tags", "phi", "rtt_s"}
-        assert all(keys <= set(member) and member["phi"] is None for member in members)
+        assert all(keys <= set(member) for member in members)
+        assert {member["name"]: member["phi"] is None for member in members}[node.name]
+
+
+def test_members_tell_of_each_other_when_they_are_asked(cluster: Trio3) -> None:
+    """All reach all, a pair has measured its round trips, and a story begins with the meeting."""
+    node = cluster.nodes[0]
+
+    def ask(*arguments: str) -> str:
+        done = frys(*arguments, "--data-dir", str(node.data_dir), cwd=node.home)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "everybody reaches everybody" in ask("reachability")
+    assert json.loads(ask("rtt", "beta", "gamma", "--json"))["estimate_s"] > 0
+    assert "became known as alive" in ask("why", "gamma")
 
 
 def test_every_server_hello_is_post_quantum_and_no_name_is_readable(cluster: Trio3) -> None:

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from frys_node.cli import members, reachability, rtt
-from frys_node.cli.why import explain, phi_text, span
+from frys_node.cli.why import CONDITIONS, EVIDENCE, VOUCHERS, explain, phi_text, span
+from frys_node.kernel.services.members import Condition
+from membership.messages import Evidence
+from membership.testimony import VouchKind
 
 
 def who(name: str) -> dict[str, str]:
@@ -94,7 +97,7 @@ def test_the_matrix_shows_who_sees_whom() -> None:
         "is_whole": False,
     }
     assert reachability.text(body).splitlines() == [
-        "2 of 3 live members answered ann; 4 have not left",
+        "2 of 3 live members answered ann; dead: 1",
         "",
         "       1 2 3 4",
         "1 ann  . . . x",
@@ -130,10 +133,13 @@ def test_a_large_cluster_has_no_matrix_and_a_bounded_list() -> None:
 def test_members_show_phi_round_trip_condition_and_tags() -> None:
     """What is not known is a dash; the dead have no condition."""
     body = {"members": [member("a", phi=0.5, rtt_s=0.0012, tags={"z": "1", "b": "2"}), member("b", "dead", phi=1234.5)]}
+    body["members"] += [member("c", "suspect"), member("d", "suspect", condition="stalled")]
     assert [line.split() for line in members.text(body).splitlines()] == [
         ["NAME", "STATUS", "CONDITION", "ADDRESS", "HTTP", "INCARNATION", "PHI", "RTT_MS", "TAGS"],
         ["a", "alive", "ok", "10.0.0.1:7946", "-", "0", "0.50", "1.20", "b=2", "z=1"],
         ["b", "dead", "-", "10.0.0.1:7946", "-", "0", "1234", "-", "-"],
+        ["c", "suspect", "-", "10.0.0.1:7946", "-", "0", "-", "-", "-"],
+        ["d", "suspect", "stalled", "10.0.0.1:7946", "-", "0", "-", "-", "-"],
     ]
 
 
@@ -179,3 +185,10 @@ def test_why_tells_what_it_does_not_know_as_it_is() -> None:
         "  2025-12-31 23:59:59.999  new word: of a later version",
         "  00:00:00.000  f00 suspects it: silence: it does not answer, which may be a pause",
     ]
+
+
+def test_why_has_words_for_all_that_members_can_say() -> None:
+    """Each evidence, each kind of voucher and each condition of the protocol."""
+    assert set(EVIDENCE) == {evidence.name.lower() for evidence in Evidence}
+    assert set(VOUCHERS) == {kind.name.lower() for kind in VouchKind}
+    assert set(CONDITIONS) == {condition.value for condition in Condition}

@@ -6,7 +6,6 @@ exchanges run beside them, a few at a time. Nothing here waits for a subscriber:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -121,8 +120,8 @@ class MembershipDriver:
         )
         self.superseded_by: int | None = None
         """A higher boot of this very node that the cluster knows, if any."""
-        self._timer_due_s = math.inf
-        self._wake = trio.Event()
+        self._timer = trio.CancelScope()
+        """Ends when the machine's next deadline is due."""
         self._changed = trio.Event()
         self._leave_heard = trio.Event()
         self._said_all = trio.Event()
@@ -327,10 +326,8 @@ class MembershipDriver:
 
     async def _keep_time(self) -> None:
         while True:
-            self._wake = trio.Event()
-            self._timer_due_s = self._machine.next_deadline_s
-            with trio.move_on_at(self._timer_due_s):
-                await self._wake.wait()
+            with trio.CancelScope(deadline=self._machine.next_deadline_s) as self._timer:
+                await trio.sleep_forever()
             # After a stall both tasks are due: acks that lie in the socket are read before anybody is judged.
             await trio.lowlevel.checkpoint()
             now_s = self._clock.now_s()
@@ -361,8 +358,9 @@ class MembershipDriver:
                     self.gossip.perform(effect)
         if not self._machine.queue_length:
             self._said_all.set()
-        if self._machine.next_deadline_s < self._timer_due_s:
-            self._wake.set()
+        # An answer mostly moves the deadline on: the timer must not fire for what it was armed for before.
+        if self._machine.next_deadline_s != self._timer.deadline:
+            self._timer.deadline = self._machine.next_deadline_s
 
     def _observe(self, effect: RoundTrip | PhiSeen | SuspicionEnded) -> None:
         match effect:

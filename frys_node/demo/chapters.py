@@ -339,7 +339,9 @@ class Story:
             seen.update(node.statuses().get(leaver.name, "unknown") for node in rest)
             if leaver.is_running:
                 try:
-                    self.console.progress(f"  {leaver.name} is leaving: {leaver.call('GET', '/v1/leave')['state']}")
+                    state = leaver.call("GET", "/v1/leave")["state"]
+                    if state != "not leaving":  # the command may not have reached it yet
+                        self.console.progress(f"  {leaver.name} is leaving: {state}")
                 except NodeUnreachable:
                     self.console.progress(f"  {leaver.name} has closed its doors")
             return leaving.poll() is not None and not leaver.is_running

@@ -24,11 +24,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SEEDS_FILE = Path(__file__).with_name("seeds_membership.txt")
 PROFILES = ("chaos", "partitions", "crashes", "lossy", "lan", "none")
 
-SMALL_SEEDS = 240
-"""Seeds of 7 nodes in the gate, about 16 CPU-seconds."""
+SMALL_SEEDS = 120
+"""Seeds of 7 nodes in the gate, about 50 CPU-seconds."""
 
 LARGE_SEEDS = 2
-"""Seeds of 100 nodes in the gate, about 12 CPU-seconds."""
+"""Seeds of 100 nodes in the gate, about 20 CPU-seconds."""
 
 
 def committed_seeds() -> list[tuple[int, float, int, str]]:

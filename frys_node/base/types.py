@@ -53,7 +53,7 @@ class Address(NamedTuple):
             host, port = text, ""
         if not port and default_port is not None and not separator:
             return cls(host, default_port)
-        if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        if not host or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65_535:
             raise InvalidAddress(f"'{text}' is not host:port")
         return cls(host, int(port))
 

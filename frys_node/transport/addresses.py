@@ -23,7 +23,8 @@ def sockaddr(address: Address, family: int) -> SockAddr | None:
         host = _MAPPED + host
     try:
         found = socket.getaddrinfo(host, address.port, family, 0, 0, socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)
-    except OSError:
+    except (OSError, UnicodeError):
+        # A name with an empty or overlong label is refused by the codec, before the kernel sees it.
         return None
     return found[0][4]
 

@@ -205,3 +205,15 @@ async def test_sockets_are_closed_on_exec_and_small_writes_are_not_held_back() -
             await end.aclose()
         await datagram.aclose()
         await listener.aclose()
+
+
+async def test_a_host_that_is_no_name_is_a_refused_packet_and_an_unresolved_name() -> None:
+    """A member may claim any host: what the codec of names refuses ends neither the reader of packets nor a dial."""
+    network = SystemNetwork()
+    with trio.fail_after(10):
+        datagram = await network.bind(Address("127.0.0.1", 0))
+        for host in ("a..b", ".0.0.0.1", "a" * 70, "\N{SNOWMAN}" * 64):
+            assert datagram.send(b"x", Address(host, 1)) is False
+            with pytest.raises(ConnectFailed, match="has no address"):
+                await network.connect(Address(host, 1))
+        await datagram.aclose()

@@ -6,7 +6,9 @@ Sans-I/O. Frames of kind `KIND_CHANNEL` carry one `ChannelMessage` each. The fir
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
+
+import msgspec
 
 from frys_node.secure.keyring import EpochKey
 from frys_node.wire.codec import Codec, Message
@@ -29,7 +31,7 @@ class Hello(Message, frozen=True, tag=1):
     cluster_id: str
     cluster_name: str
     node_name: str
-    boot: int
+    boot: Annotated[int, msgspec.Meta(ge=0)]
     address: str
     """``host:port`` under which the sender can be dialled."""
     roles: tuple[str, ...] = ()

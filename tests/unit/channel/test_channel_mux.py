@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -265,3 +266,12 @@ def test_budgets_are_kept_in_range() -> None:
     assert a.data_to_send() == b""
     a.credentials(Credentials(()))
     assert b.receive_data(a.data_to_send()) == [Credentials(())]
+
+
+def test_a_boot_that_no_node_has_is_no_hello() -> None:
+    """Packets are opened under the boot that the hello names: a negative one would end the reader of all packets."""
+    hello = msgspec.msgpack.decode(CHANNEL_CODEC.encode(HELLO))
+    hello[6] = -1
+    frame = encode_frame(KIND_CHANNEL, msgspec.msgpack.encode(hello))
+    with pytest.raises(MalformedFrame):
+        Mux(dialled=True).receive_data(frame)

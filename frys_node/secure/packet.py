@@ -257,6 +257,8 @@ class PacketSealer:
             self._drop_sender(next(iter(self._senders)))
         known = self._senders[sender] = _Sender(sender, boot)
         short = sender[:_SHORT_SENDER_BYTES]
+        if len(self._shorts) > 2 * SENDERS_MAX:
+            self._forget_shared()
         other = self._shorts.get(short, known)
         self._shorts[short] = known if other is not None and other.sender == sender else None
         return known
@@ -267,6 +269,11 @@ class PacketSealer:
         # Where two shared the short form, the one that stays goes on with long headers: ids are random, that is rare.
         if known is not None and self._shorts.get(short) is known:
             del self._shorts[short]
+
+    def _forget_shared(self) -> None:
+        """Drop short forms that senders shared who are gone: whoever holds the key could make any number of them."""
+        kept = {sender[:_SHORT_SENDER_BYTES] for sender in self._senders}
+        self._shorts = {short: known for short, known in self._shorts.items() if short in kept}
 
     def _derive(self, key_id: int, sender: bytes, boot: int, now_s: float, *, is_known: bool) -> AESGCM | str:
         key = self._keyring.find(key_id)

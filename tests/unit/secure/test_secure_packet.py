@@ -284,3 +284,15 @@ def test_a_short_packet_of_an_older_boot_is_refused() -> None:
     assert b.open(new.seal(b"4", is_short=True), 0.0) == (A, 2, b"4", True)
     b.forget(A)
     assert b.open(new.seal(b"5", is_short=True), 0.0) is None
+
+
+def test_short_forms_of_those_who_are_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds the key can make pairs that share a form without end; they take no memory, and the form is free."""
+    monkeypatch.setattr(packets, "SENDERS_MAX", 4)
+    b = PacketSealer(_ring(1), B, BootId(1))
+    for number in range(40):
+        for tail in ("0c", "0d"):
+            sender = NodeId(f"{number:08x}" + tail * 12)
+            assert b.open(PacketSealer(_ring(1), sender, BootId(1)).seal(b"x"), float(number)) is not None
+    assert len(b._senders) == 4
+    assert len(b._shorts) <= 2 * 4 + 1

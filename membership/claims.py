@@ -24,7 +24,7 @@ from membership.edges import EDGE_TTL_S, Edge, Edges
 from membership.effects import Effect, Emit, Superseded, SuspicionEnded, Tallies
 from membership.isolation import Isolation
 from membership.member import Member, is_acceptable, view_of
-from membership.messages import Attributes, Evidence, Standing, Update
+from membership.messages import Attributes, Evidence, Standing, Update, raised
 from membership.peers import Unmet
 from membership.probe import ProbeOrder
 from membership.rumours import Rumours
@@ -139,7 +139,7 @@ class Claims:
         self.tallies.add(self.tallies.events, "refutation")
         self.health.worsen()
         self.tell(self.node, Entry(now_s, "refutes", update.accuser, update.evidence, update.standing.name.lower()))
-        self.merge(replace(own, incarnation=update.incarnation + 1), now_s)
+        self.merge(raised(own, update.incarnation), now_s)
 
     def merge(self, update: Update, now_s: float, *, is_heard: bool = False) -> Merge | None:
         """Put a claim, this node's own or one that `is_heard`, into the table; if it wins, tell members and others."""

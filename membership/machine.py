@@ -54,6 +54,7 @@ from membership.messages import (
     Standing,
     Sync,
     Update,
+    raised,
 )
 from membership.outbox import Outbox
 from membership.peers import Introductions, peers_to_keep
@@ -204,7 +205,7 @@ class Membership:
         """Change what this node says of itself; a new incarnation carries it to everybody."""
         own = self._claims.own
         if attributes != own.attributes and not self.is_leaving:
-            self._claims.merge(replace(own, incarnation=own.incarnation + 1, attributes=attributes), now_s)
+            self._claims.merge(replace(raised(own, own.incarnation), attributes=attributes), now_s)
         return self._turn(now_s)
 
     def set_tags(self, tags: dict[str, str], now_s: float) -> list[Effect]:
@@ -223,7 +224,7 @@ class Membership:
             own = self._claims.own
             self._probing.stop()
             self._claims.suspicions.clear()
-            self._claims.merge(replace(own, incarnation=own.incarnation + 1, standing=Standing.LEFT), now_s)
+            self._claims.merge(replace(raised(own, own.incarnation), standing=Standing.LEFT), now_s)
             self._farewell.say()
             if not self.live_count:
                 self._out.append(LeaveAcknowledged(self.node))

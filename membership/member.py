@@ -29,6 +29,9 @@ STATUS = {
 UPDATE_BYTES_MAX = 1_024
 """A member's own update must fit into every packet beside its header."""
 
+AGE_S_MAX = 30 * 86_400
+"""Nobody remembers the dead and the left for longer (see `MembershipConfig.dead_reap_s`)."""
+
 
 def supersedes(new: Update, old: Update) -> bool:
     """Return True if `new` is the greater claim about the same node."""
@@ -59,7 +62,9 @@ def make_attributes(name: str, address: Address, http: str = "", tags: dict[str,
 
 
 def is_acceptable(update: Update) -> bool:
-    """Return False for an update that no honest member makes: tags over the limit or out of order."""
+    """Return False for an update that no honest member makes: too large, too old, tags over the limit or unordered."""
+    if update.age_s > AGE_S_MAX or len(UPDATES.encode(update)) > UPDATE_BYTES_MAX:
+        return False
     tags = update.attributes.tags
     if not tags:
         return True

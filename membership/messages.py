@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import Annotated, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from frys_node.base.types import Address, NodeId
 from frys_node.wire.codec import Codec, Message
@@ -36,6 +37,10 @@ _IdOrNone = Annotated[NodeId, msgspec.Meta(max_length=64)]
 _Sequence = Annotated[int, msgspec.Meta(ge=0)]
 _Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 _Tag = tuple[Annotated[str, msgspec.Meta(max_length=128)], Annotated[str, msgspec.Meta(max_length=TAGS_BYTES_MAX)]]
+
+
+INCARNATION_MAX = (1 << 62) - 1
+"""Where a member's incarnation stands still: one more, and nobody could read what it says."""
 
 
 class Standing(IntEnum):
@@ -89,7 +94,7 @@ class Update(Message, frozen=True, array_like=True, gc=False):
 
     node: _Id
     boot: Annotated[int, msgspec.Meta(ge=0)]
-    incarnation: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+    incarnation: Annotated[int, msgspec.Meta(ge=0, le=INCARNATION_MAX)]
     standing: Standing
     attributes: Attributes
     accuser: _IdOrNone = NodeId("")
@@ -98,6 +103,11 @@ class Update(Message, frozen=True, array_like=True, gc=False):
     """For the dead and the left: seconds since they became so, so that they are forgotten everywhere at about once."""
     evidence: Evidence = Evidence.SILENCE
     """What a suspicion rests on. Not part of the precedence."""
+
+
+def raised(update: Update, incarnation: int) -> Update:
+    """Return an update that stands above an incarnation, if there is one above it."""
+    return replace(update, incarnation=min(incarnation + 1, INCARNATION_MAX))
 
 
 _Updates = Annotated[tuple[Update, ...], msgspec.Meta(max_length=UPDATES_MAX)]

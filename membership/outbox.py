@@ -43,7 +43,7 @@ class Outbox:
             self.send(member.address, message, first, is_short=member.is_acquainted)
 
     def send(self, address: Address, message: Packet, first: Sequence[Update], *, is_short: bool = False) -> None:
-        """Send a message with the updates that must ride along, and as many of the queued ones as fit.
+        """Send a message with the updates that it should bring, and as many of the queued ones as fit.
 
         A packet of gossip fills what is left with rumours, unless it brings its own. The short header is for those who
         know this node, and for answers to packets that had it.
@@ -53,7 +53,7 @@ class Outbox:
         limit = transmit_limit(config.retransmit_multiplier, len(claims.table.live) + 1)
         if first or len(claims.queue):
             budget = config.payload_bytes_max - len(payload) - ARRAY_BYTES
-            budget -= sum(len(UPDATES.encode(update)) for update in first)
+            first, budget = _fitting(first, budget)
             skip = tuple(update.node for update in first)
             updates = (*first, *claims.queue.take(budget, limit, UPDATES_MAX - len(first), skip))
             message = replace(message, updates=updates)
@@ -64,3 +64,14 @@ class Outbox:
             payload = PACKETS.encode(replace(message, rumours=rumours))
         claims.tallies.add(claims.tallies.packets, "sent", PACKET_NAMES[type(message)])
         claims.out.append(SendPacket(address, pack(payload, config.compress_above_bytes), is_short))
+
+
+def _fitting(updates: Sequence[Update], budget_bytes: int) -> tuple[list[Update], int]:
+    """Return the updates that fit, and what room is left; the others travel by the state exchange."""
+    fitting: list[Update] = []
+    for update in updates:
+        size_bytes = len(UPDATES.encode(update))
+        if size_bytes <= budget_bytes:
+            budget_bytes -= size_bytes
+            fitting.append(update)
+    return fitting, budget_bytes

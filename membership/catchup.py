@@ -26,6 +26,13 @@ from membership.state import States
 
 HEADS_MAX = 4_096
 
+HEADS_BYTES_MAX = 256 * 1024
+"""Heads ride in the first piece of a state exchange, which must fit into one frame whatever others claim to miss."""
+
+HEAD_BYTES = 48
+NUMBER_BYTES = 9
+"""What a head costs beside its node and its missing numbers, and each of those, at most."""
+
 BATCH_BYTES_MAX = 256 * 1024
 """Rumours in one batch; the rest follows in the next one."""
 
@@ -80,7 +87,14 @@ class CatchUp:
 
     def heads(self) -> Heads:
         """Return how far this node has come."""
-        return Heads(tuple(self._heads())[:HEADS_MAX], self.is_settled)
+        heads: list[Head] = []
+        size_bytes = 0
+        for head in self._heads():
+            size_bytes += HEAD_BYTES + len(head.node.encode()) + NUMBER_BYTES * len(head.missing)
+            if len(heads) == HEADS_MAX or size_bytes > HEADS_BYTES_MAX:
+                break
+            heads.append(head)
+        return Heads(tuple(heads), self.is_settled)
 
     def _heads(self) -> Iterator[Head]:
         windows, states = self._events.windows, self._states.by_node
@@ -173,5 +187,7 @@ def _is_behind(theirs: Head | None, mine: Head) -> bool:
         return True
     if theirs.boot > mine.boot:
         return False
-    has_missed = not set(theirs.missing) <= {*mine.missing, *range(mine.sequence + 1, theirs.sequence + 1)}
-    return theirs.version < mine.version or theirs.sequence < mine.sequence or has_missed
+    if theirs.version < mine.version or theirs.sequence < mine.sequence:
+        return True
+    missing = frozenset(mine.missing)
+    return any(number <= mine.sequence and number not in missing for number in theirs.missing)

@@ -99,13 +99,13 @@ class Events:
                 hint="put the data elsewhere (a cache key, an object) and its name into the event",
             )
         own = self.windows.get(self._node)
-        sequence = 1 if own is None else own.head + 1
+        sequence = 1 if own is None or own.boot != self._boot else own.head + 1
         event = UserEvent(self._node, self._boot, sequence, self.next_lamport, max(0, unix_ns), name, payload)
         self._rumours.queue.check_fits(event)
         if self._allowance is None:
             self._allowance = Allowance("events", per_s=EVENTS_PER_S, burst=EVENTS_BURST, now_s=now_s)
         self._allowance.spend(now_s)
-        self.take(event, now_s)
+        self._deliver(event, now_s)
         return event
 
     @property
@@ -114,7 +114,19 @@ class Events:
         return min(self.lamport + 1, LAMPORT_MAX)
 
     def take(self, event: UserEvent, now_s: float) -> bool:
-        """Deliver an event and pass it on, unless it is known; True if it was news."""
+        """Deliver an event of another node and pass it on, unless it is known; True if it was news."""
+        if self._is_own(event.origin, event.boot):
+            own = self.windows.get(self._node)
+            is_echo = own is not None and own.boot == event.boot and event.sequence <= own.head
+            self._tallies.add(self._tallies.rumours_dropped, "known" if is_echo else "forged", "event")
+            return False
+        return self._deliver(event, now_s)
+
+    def _is_own(self, origin: NodeId, boot: int) -> bool:
+        """True for what only this node can have said: who says otherwise must not number its events for it."""
+        return origin == self._node and boot >= self._boot
+
+    def _deliver(self, event: UserEvent, now_s: float) -> bool:
         window = self.window(event.origin, event.boot, now_s)
         if window is None and event.origin not in self.windows:
             self._tallies.add(self._tallies.rumours_dropped, "too_many", "event")
@@ -152,6 +164,8 @@ class Events:
 
     def adopt(self, origin: NodeId, boot: int, head: int, missing: frozenset[int], now_s: float, is_new: bool) -> None:
         """Give up what another node knows and can no longer tell; to a newcomer that is no loss but history."""
+        if self._is_own(origin, boot):
+            return
         window = self.window(origin, boot, now_s)
         if window is not None:
             lost = window.adopt(head, missing)

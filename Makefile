@@ -1,4 +1,4 @@
-# frys: the seven things one does with a checkout. Plain `make` lists them.
+# frys: what one does with a checkout. Plain `make` lists them.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -9,10 +9,14 @@ BIN := .venv/bin
 # A stamp per lock file: a second run installs nothing.
 RUNTIME := .venv/.installed-runtime
 DEV := .venv/.installed-dev
+FUZZ := .venv/.installed-fuzz
 # Processes that share a batch of seeds.
 SIM_JOBS ?= 2
+# Inputs of each fuzz harness, and its longest time.
+FUZZ_INPUTS ?= 250000
+FUZZ_SECONDS ?= 300
 
-.PHONY: help demo test check sim bench peers clean
+.PHONY: help demo test check sim fuzz bench peers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +32,9 @@ check: $(DEV) ## the static half: lint, format, layers, tidy, types
 
 sim: $(RUNTIME) ## the long simulations: every scenario at its full size, with budgets and one table over all
 	@$(BIN)/frys-node sim --all --jobs $(SIM_JOBS)
+
+fuzz: $(FUZZ) ## fuzz the decoders and the machines behind them under atheris, about half an hour on one core
+	@$(BIN)/python tests/fuzz/fuzz.py --inputs $(FUZZ_INPUTS) --seconds $(FUZZ_SECONDS)
 
 bench: $(RUNTIME) ## run the benchmark scenarios beside their peers
 	@for name in startup idle bus request commit; do $(BIN)/frys-node bench $$name; done
@@ -45,4 +52,8 @@ $(RUNTIME): requirements-runtime.lock pyproject.toml
 
 $(DEV): requirements.lock pyproject.toml
 	@.ci/install requirements.lock
+	@touch $@ $(RUNTIME)
+
+$(FUZZ): requirements-fuzz.lock pyproject.toml
+	@.ci/install requirements-fuzz.lock
 	@touch $@ $(RUNTIME)

@@ -1,8 +1,9 @@
 """Writes the lock files from what is installed: ``.venv/bin/python .ci/lock.py``.
 
-`requirements.lock` pins everything that the gate needs, `requirements-runtime.lock` what a plain node needs. Both
-are found by walking the requirements of this project through the metadata of the installed packages, so a package
-that somebody installed by hand does not slip in.
+`requirements.lock` pins everything that the gate needs, `requirements-runtime.lock` what a plain node needs, and
+`requirements-fuzz.lock` what `make fuzz` needs, if that has been installed. All are found by walking the requirements
+of this project through the metadata of the installed packages, so a package that somebody installed by hand does not
+slip in.
 """
 
 from __future__ import annotations
@@ -49,12 +50,18 @@ def write(name: str, purpose: str, pins: dict[str, str]) -> None:
 
 
 def main() -> None:
-    """Write both lock files."""
+    """Write the lock files."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     runtime = closure(project["dependencies"]) | BUILD
     everything = closure([*project["dependencies"], *project["optional-dependencies"]["dev"]]) | BUILD
     write("requirements-runtime.lock", "What a plain node needs.", runtime)
     write("requirements.lock", "What the gate needs: the node, and the tools that judge it.", everything)
+    try:
+        fuzzing = closure([*project["dependencies"], *project["optional-dependencies"]["fuzz"]]) | BUILD
+    except metadata.PackageNotFoundError as error:
+        print(f"requirements-fuzz.lock: unchanged, because {error.name} is not installed")
+    else:
+        write("requirements-fuzz.lock", "What fuzzing needs: the node, and atheris.", fuzzing)
 
 
 if __name__ == "__main__":

@@ -89,8 +89,10 @@ def enter(arguments: Sequence[str]) -> None:
     environment = os.environ | {INSIDE: str(reader), "PATH": search_path()}
     process = subprocess.Popen(command, env=environment, pass_fds=[reader])
     os.close(reader)
+    writers = [writer]
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: os.close(writer))
+        # A signal may come twice: the second one finds nothing left to close.
+        signal.signal(number, lambda *_: os.close(writers.pop()) if writers else None)
     # Ctrl-C reaches the whole terminal group, process 1 too: it cleans up and ends, and then so does this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(process.wait())

@@ -405,17 +405,18 @@ class MembershipDriver:
         self._count_members()
         self._changed.set()
         self._changed = trio.Event()
-        if is_damped:
-            return
         if old is None or old.status != new.status:
-            write = _LOG.warning if new.status in (Status.SUSPECT, Status.DEAD) else _LOG.info
+            write = _LOG.warning if new.status in (Status.SUSPECT, Status.DEAD) and not is_damped else _LOG.info
+            # A flapping member wakes no subscriber and raises no alarm; what is known of it is on record all the same.
             write(
-                "membership.member_changed",
+                "membership.change_held" if is_damped else "membership.member_changed",
                 peer=new.name,
                 peer_id=new.id,
                 status=new.status.value,
                 incarnation=new.incarnation,
             )
+        if is_damped:
+            return
         if old is not None and old.condition != new.condition:
             _LOG.info("membership.condition_changed", peer=new.name, peer_id=new.id, condition=new.condition.value)
         self._bus.publish(event)

@@ -31,12 +31,21 @@ TAIL_LINES = 30
 READ_BYTES = 1 << 16
 LINE_BYTES_MAX = 1 << 20
 
-Said = tuple[str, str, str]
-"""Subject, state, and which bearer of that name (empty where names alone count)."""
+
+class Said(NamedTuple):
+    """What a line says."""
+
+    subject: str
+    state: str
+    bearer: str = ""
+    """Which of several that have had the name; empty where names alone count."""
+    is_held: bool = False
+    """Known to its author and kept from its subscribers for now: the subject flaps."""
+
 
 Parse = Callable[[bytes], Said | None]
 
-_OURS = b'"event": "membership.member_changed"'
+_OURS = re.compile(rb'"event": "membership\.(member_changed|change_held)"')
 _MARK = re.compile(rb"\bmark-\d+\b")
 _SERF = re.compile(rb"serf: EventMember(Join|Failed|Leave|Reap): (\S+) ")
 _SERF_SUSPECT = re.compile(rb"memberlist: Suspect (\S+) has failed")
@@ -51,10 +60,11 @@ class TookTooLong(FrysError):
 
 def parse_ours(line: bytes) -> Said | None:
     """Read a line of our log: a member's new status, or the mark of a user event."""
-    if _OURS in line:
+    if found := _OURS.search(line):
         try:
             fields = msgspec.json.decode(line)
-            return str(fields["peer"]), str(fields["status"]), str(fields["peer_id"])
+            is_held = found[1] == b"change_held"
+            return Said(str(fields["peer"]), str(fields["status"]), str(fields["peer_id"]), is_held)
         except (msgspec.DecodeError, KeyError, TypeError):
             return None
     return parse_mark(line)
@@ -63,16 +73,16 @@ def parse_ours(line: bytes) -> Said | None:
 def parse_serf(line: bytes) -> Said | None:
     """Read a line of serf's log: the event of a member, a suspicion (only the prober writes it), or a mark."""
     if found := _SERF.search(line):
-        return found[2].decode(), _SERF_STATES[found[1]], ""
+        return Said(found[2].decode(), _SERF_STATES[found[1]])
     if found := _SERF_SUSPECT.search(line):
-        return found[1].decode(), ACCUSED, ""
+        return Said(found[1].decode(), ACCUSED)
     return parse_mark(line)
 
 
 def parse_mark(line: bytes) -> Said | None:
     """Find the name that a round gave its user event, in whatever form it is shown."""
     found = _MARK.search(line)
-    return (found[0].decode(), EVENT, "") if found else None
+    return Said(found[0].decode(), EVENT) if found else None
 
 
 class Saying(NamedTuple):
@@ -84,6 +94,8 @@ class Saying(NamedTuple):
     state: str
     bearer: str = ""
     """Which of several that have had the name."""
+    is_held: bool = False
+    """As in `Said`."""
 
 
 class Record:

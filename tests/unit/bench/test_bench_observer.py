@@ -27,8 +27,9 @@ OURS = (
 
 
 def test_our_log_tells_who_changed_and_which_bearer_of_the_name() -> None:
-    """A member's change is read with its identity; other events, half lines and text are not."""
-    assert parse_ours(OURS) == ("f3", DEAD, "167b")
+    """A member's change is read with its identity and whether it was held back; other events and half lines are not."""
+    assert parse_ours(OURS) == ("f3", DEAD, "167b", False)
+    assert parse_ours(OURS.replace(b"member_changed", b"change_held")) == ("f3", DEAD, "167b", True)
     assert parse_ours(OURS[:-20]) is None
     assert parse_ours(b'{"event": "kernel.node_started", "node": "f1", "peer": "f3"}') is None
     assert parse_ours(b"node f2 of cluster frys is ready") is None
@@ -37,17 +38,17 @@ def test_our_log_tells_who_changed_and_which_bearer_of_the_name() -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (b"serf: EventMemberJoin: s3 10.77.1.3", ("s3", ALIVE, "")),
-        (b"serf: EventMemberFailed: s3 10.77.1.3", ("s3", DEAD, "")),
-        (b"serf: EventMemberLeave: s3 10.77.1.3", ("s3", LEFT, "")),
-        (b"memberlist: Suspect s3 has failed, no acks received", ("s3", ACCUSED, "")),
-        (b"agent: Received event: user-event: mark-12", ("mark-12", EVENT, "")),
+        (b"serf: EventMemberJoin: s3 10.77.1.3", ("s3", ALIVE, "", False)),
+        (b"serf: EventMemberFailed: s3 10.77.1.3", ("s3", DEAD, "", False)),
+        (b"serf: EventMemberLeave: s3 10.77.1.3", ("s3", LEFT, "", False)),
+        (b"memberlist: Suspect s3 has failed, no acks received", ("s3", ACCUSED, "", False)),
+        (b"agent: Received event: user-event: mark-12", ("mark-12", EVENT, "", False)),
         (b"agent: Received event: member-failed", None),
         (b"memberlist: Marking s3 as failed, suspect timeout reached (0 peer confirmations)", None),
         (b"serf: EventMemberUpdate: s3", None),
     ],
 )
-def test_serfs_log_is_read_by_its_first_words(line: bytes, said: tuple[str, str, str] | None) -> None:
+def test_serfs_log_is_read_by_its_first_words(line: bytes, said: tuple[str, str, str, bool] | None) -> None:
     """Joins, failures, leaves, accusations and user events count; what repeats them a second later does not."""
     assert parse_serf(b"    2026/11/26 13:18:21 [INFO] " + line) == said
 

@@ -45,6 +45,11 @@ class Guard:
         """When `advance` must be called next."""
         return min(self._watch.next_deadline_s, self._evidence.next_deadline_s)
 
+    @property
+    def beat_s(self) -> float:
+        """When the watch begins its next round of beats; infinite if it watches nobody."""
+        return self._watch.beat_s
+
     def turn(self, now_s: float) -> None:
         """Follow the members as they are now."""
         self._watch.turn(now_s)

@@ -461,8 +461,8 @@ class Membership:
         """End a turn: arm timers for what has become necessary and hand out the effects."""
         config = self._config
         self.talk.flush()
-        self._probing.arm(now_s)
         self._guard.turn(now_s)
+        self._probing.arm(now_s, self._guard.beat_s)
         if not self.live_count:
             # Nobody hears it. Who comes later is told what matters by an exchange, and old events do not matter.
             self.rumours.queue.clear()

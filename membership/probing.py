@@ -25,6 +25,9 @@ from membership.probe import Probe, Relay
 RELAYS_MAX = 256
 """Indirect pings under way for others; more are refused and counted."""
 
+PROBE_SHARE_MIN = 0.9
+"""The share of its interval that a probe has at least, when the one before was started late."""
+
 ROUND_TRIPS_KEPT = 128
 """Round trips of the whole fleet that are remembered, for members not yet measured."""
 
@@ -73,13 +76,14 @@ class Probing:
             due_s = min(due_s, next(iter(self._relays.values())).due_s)
         return due_s
 
-    def arm(self, now_s: float) -> None:
-        """Start to probe, or stop, as there is somebody to probe or not."""
+    def arm(self, now_s: float, beat_s: float) -> None:
+        """Start to probe, or stop, as there is somebody to probe or not; with the watch's next beat if there is one."""
         if not self._table.live:
             self.next_probe_s = math.inf
             self._probe = None
         elif self.next_probe_s == math.inf:
-            self.next_probe_s = now_s + self._rng.random() * self._config.probe_interval_s
+            is_watching = beat_s < math.inf
+            self.next_probe_s = beat_s if is_watching else now_s + self._rng.random() * self._config.probe_interval_s
 
     def stop(self) -> None:
         """Drop the running probe: a node that leaves accuses nobody."""
@@ -120,7 +124,9 @@ class Probing:
         self._recheck(now_s)
         # A node that is cut off has no use for slow probes: it wants to know when it is back.
         factor = 1 if claims.is_isolated else claims.health.factor
-        self.next_probe_s = now_s + self._config.probe_interval_s * factor
+        # From when it was due, not from when this node came to it: probes stay in step with the beats of the watch.
+        interval_s = self._config.probe_interval_s * factor
+        self.next_probe_s = max(self.next_probe_s + interval_s, now_s + PROBE_SHARE_MIN * interval_s)
         node = None if claims.is_leaving else claims.order.next(self._table.live)
         member = None if node is None else self._table.get(node)
         if node is None or member is None:

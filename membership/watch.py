@@ -134,6 +134,11 @@ class Watch:
     def __contains__(self, node: NodeId) -> bool:
         return node in self._subjects
 
+    @property
+    def beat_s(self) -> float:
+        """When the next round of beats begins; infinite if nobody is watched."""
+        return min((subject.slot_s for subject in self._subjects.values()), default=math.inf)
+
     def turn(self, now_s: float) -> None:
         """Follow the circle: watch whom it says, each in the life that is known now."""
         claims, circle = self._claims, self._claims.table.circle
@@ -142,13 +147,14 @@ class Watch:
             return
         self._version = version
         wanted = [] if claims.is_leaving else circle.before(claims.node, self._config.watchers)
+        first_s = self._first_s(now_s) if wanted else math.inf
         old, self._subjects = self._subjects, {}
         for node in wanted:
             member = claims.table.get(node)
             assert member is not None
             kept = old.pop(node, None)
             if kept is None or kept.boot != member.update.boot:
-                kept = self._begin(member, now_s)
+                kept = self._begin(member, now_s, first_s)
             self._subjects[node] = kept
         for node in old:
             member = claims.table.get(node)
@@ -159,14 +165,20 @@ class Watch:
             claims.out.append(KeepLifelines(tuple(wanted)))
         self._arm()
 
-    def _begin(self, member: Member, now_s: float) -> _Subject:
+    def _first_s(self, now_s: float) -> float:
+        """When a new subject's first beat is sent: with the others', since a wake-up costs more than a beat.
+
+        Nodes among themselves are spread out.
+        """
+        beat_s = self.beat_s
+        return beat_s if now_s < beat_s < math.inf else now_s + self._rng.random() * self._config.watch_interval_s
+
+    def _begin(self, member: Member, now_s: float, first_s: float) -> _Subject:
         config = self._config
         beats = Beats(
             config.watch_interval_s, pause_s=config.watch_pause_s, sd_min_s=config.watch_deviation_min_s, now_s=now_s
         )
         member.vitals.beats = beats
-        # Spread out, or every node would send all its beats at once.
-        first_s = now_s + self._rng.random() * config.watch_interval_s
         return _Subject(member.node, member.update.boot, beats, first_s)
 
     def _mark(self, subject: _Subject, *, is_slow: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from frys_node.base.errors import NotReady
+from frys_node.kernel.rhythm import beat_s
 from frys_node.kernel.services.node import Check, ComponentView
 from frys_node.kernel.supervisor import Handle
 from frys_node.observe.health import component_checks, loop_check
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from frys_node.kernel.plugins import PluginSet
     from frys_node.kernel.supervisor import Supervisor
 
-BEAT_S = 0.5
-"""Period of the pulse: two wake-ups a second cost 0.01 % of a core."""
+BEAT_S = 1.0
+"""Period of the pulse. It shares its turns of the loop with whatever else looks around now and then."""
 
 CHECKS_MAX = 64
 SECTIONS_MAX = 64
@@ -45,7 +46,7 @@ class Pulse:
         """Beat until cancelled."""
         task_status.started()
         while True:
-            due_s = trio.current_time() + BEAT_S
+            due_s = beat_s(BEAT_S)
             await trio.sleep_until(due_s)
             self.last_turn_s = trio.current_time()
             self.lag_s = max(0.0, self.last_turn_s - due_s)

@@ -182,6 +182,8 @@ class CacheUnit:
 
     def sweep(self) -> int:
         """Turn expired values into tombstones in memory; returns how many."""
+        if not self._expiry:
+            return 0
         now_unix_ms = self._now_unix_ms()
         due = [key for key, expires_unix_ms in self._expiry.items() if expires_unix_ms <= now_unix_ms]
         for key in due:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import trio
-
 from frys_node.base.errors import ReloadRefused
 from frys_node.base.types import UnitId
 from frys_node.kernel.context import PluginContext
 from frys_node.kernel.plugin import PluginManifest
+from frys_node.kernel.rhythm import next_beat
 from frys_node.kernel.services.http import HTTP
 from frys_node.kernel.services.replication import REPLICATION, Replication
 from frys_node.kernel.services.topology import TOPOLOGY, Topology
@@ -101,7 +100,7 @@ class CachePlugin:
     @staticmethod
     async def _sweep(memory: CacheMemory, interval_s: float) -> None:
         while True:
-            await trio.sleep(interval_s)
+            await next_beat(interval_s)
             memory.sweep()
 
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import trio
-
 from frys_node.base.errors import ReloadRefused
 from frys_node.kernel.context import PluginContext
 from frys_node.kernel.plugin import PluginManifest
+from frys_node.kernel.rhythm import next_beat
 from frys_node.kernel.services.http import HTTP
 from frys_node.kernel.services.replication import REPLICATION
 from frys_node.kernel.services.rpc import RPC
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from frys_node.plugins.vector.local import LocalShards
     from frys_node.plugins.vector.scatter import Scatter
 
-MAINTENANCE_PAUSE_S = 0.5
+MAINTENANCE_PAUSE_S = 1.0
 """Pause between looks for index work; while there is work it goes on at once."""
 
 RESTART_ONLY = ("index_rows_min", "dead_ratio_max")
@@ -121,4 +120,4 @@ class VectorPlugin:
     async def _maintain(self, local: LocalShards) -> None:
         while True:
             if not await local.maintain():
-                await trio.sleep(MAINTENANCE_PAUSE_S)
+                await next_beat(MAINTENANCE_PAUSE_S)

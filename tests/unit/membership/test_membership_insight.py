@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from membership_hands import BOOT, CONFIG, ME, B, C, D, E, claim, hear, machine, run_to
+from membership_hands import BOOT, CONFIG, ME, B, C, D, E, claim, dead, hear, live, machine
 
 from frys_node.base.errors import NotFound
 from frys_node.base.types import NodeId
@@ -92,9 +92,10 @@ def test_the_story_of_a_death_counts_votes_and_time() -> None:
     """The node that concludes it says from how many accusers, and how long after the first."""
     m = machine(B, C, D, E, config=CONFIG)
     for accuser, now_s in ((C, 4.0), (D, 4.5), (E, 5.0)):
+        live(m, now_s, dead(B))
         hear(m, Gossip((claim(B, Standing.SUSPECT, accuser=accuser),)), accuser, now_s)
-    run_to(m, 8.5)
-    assert m.insight.why("1", 9.0, NOW_NS).story[-1].detail == "3 votes, 4.00 s after the first"
+    live(m, 8.5, dead(B))
+    assert m.insight.why("1", 9.0, NOW_NS).story[-1].detail == "4 votes, 4.00 s after the first"
 
 
 def test_a_twin_of_the_askers_table_lists_only_the_dead() -> None:

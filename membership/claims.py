@@ -289,12 +289,20 @@ class Claims:
     def observe_probe(self, node: NodeId, *, is_mute: bool, now_s: float) -> None:
         """Take how a probe ended: with neither ack nor nack it is mute."""
         if self._isolation.observe(node, is_mute=is_mute, node_count=len(self.table.live) + 1):
-            what = "isolated" if self.is_isolated else "rejoined"
-            self.tallies.add(self.tallies.events, what)
-            self.tell(self.node, Entry(now_s, what, detail=self._isolation.account if self.is_isolated else ""))
-            self._conditions.touch(self.node)
-            if not self.is_isolated:
-                self.suspicions.restart(now_s)
+            self._tell_isolation(now_s)
+
+    def observe_hush(self, hush_s: float, now_s: float) -> None:
+        """Take that nobody at all has spoken for so long, when this node is about to accuse one of them of silence."""
+        if self._isolation.observe_hush(hush_s, node_count=len(self.table.live) + 1):
+            self._tell_isolation(now_s)
+
+    def _tell_isolation(self, now_s: float) -> None:
+        what = "isolated" if self.is_isolated else "rejoined"
+        self.tallies.add(self.tallies.events, what)
+        self.tell(self.node, Entry(now_s, what, detail=self._isolation.account if self.is_isolated else ""))
+        self._conditions.touch(self.node)
+        if not self.is_isolated:
+            self.suspicions.restart(now_s)
 
     def catch_up(self, gap_s: float, now_s: float) -> None:
         """After this node itself stood still: move the clocks, and accuse nobody for one shortest suspicion."""

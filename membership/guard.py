@@ -66,6 +66,7 @@ class Guard:
 
     def heard(self, source: NodeId, boot: int, now_s: float) -> None:
         """An authenticated packet has come straight from a member."""
+        self._watch.heard(now_s)
         self._evidence.heard(source, boot, now_s)
 
     def take_ack(self, ack: BeatAck, source: NodeId, boot: int, now_s: float) -> None:

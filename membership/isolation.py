@@ -6,6 +6,10 @@ third are mute, they were of at least three different members, and there are at 
 isolated: it accuses nobody of silence and lets no suspicion of silence end in death, until three probes in a row are
 answered, by ack or nack. Crashes still count, because a refused connection is an answer.
 
+Watchers see it sooner than probes, and would bury whom they watch first: a silence in which nobody else speaks either
+is no silence of one. With three watchers a node is sent at least three beats per interval, so one that hears nothing at
+all for an interval, when it would accuse somebody, is isolated at once.
+
 Small clusters. With two nodes there is no helper, and with three both others may be dead: silence looks the same from
 either side, and a killed peer must be found, so there is no isolation below four. With four and more, one dead member
 is one target and its helpers do answer. A survivor all of whose three or more peers lose their power at once calls
@@ -36,12 +40,14 @@ ANSWERED_MIN = 3
 class Isolation:
     """Looks back at one node's probes."""
 
-    __slots__ = ("_answered", "_is_isolated", "_mute")
+    __slots__ = ("_answered", "_hush_s", "_is_isolated", "_mute")
 
     def __init__(self) -> None:
         self._mute: deque[NodeId | None] = deque(maxlen=WINDOW)
         """Whom the last probes were of if they were mute, None for the others."""
         self._answered = 0
+        self._hush_s = 0.0
+        """How long nobody had spoken when that was reason enough; 0 if the probes were the reason."""
         self._is_isolated = False
 
     @property
@@ -52,6 +58,8 @@ class Isolation:
     @property
     def account(self) -> str:
         """What the verdict rests on, for people."""
+        if self._hush_s:
+            return f"not a packet from anybody for {self._hush_s:.2f} s"
         mute = [target for target in self._mute if target is not None]
         return f"no ack and no nack for {len(mute)} of the last {len(self._mute)} probes, of {len(set(mute))} members"
 
@@ -67,4 +75,13 @@ class Isolation:
             self._is_isolated = True
         if before and not self._is_isolated:
             self._mute.clear()
+            self._hush_s = 0.0
         return before != self._is_isolated
+
+    def observe_hush(self, hush_s: float, *, node_count: int) -> bool:
+        """Take that nobody has spoken for an interval in which each watcher sent beats; True if the verdict changed."""
+        if self._is_isolated or node_count < NODES_MIN:
+            return False
+        self._is_isolated = True
+        self._hush_s, self._answered = hush_s, 0
+        return True

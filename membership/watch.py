@@ -101,6 +101,7 @@ class Watch:
     __slots__ = (
         "_claims",
         "_config",
+        "_heard_s",
         "_kept",
         "_outbox",
         "_rng",
@@ -128,6 +129,8 @@ class Watch:
         self._kept: list[NodeId] = []
         """Members to which lifelines are kept."""
         self._version = -1
+        self._heard_s = -math.inf
+        """When any member spoke last."""
         self.next_deadline_s = math.inf
         """When `advance` must be called next."""
 
@@ -147,6 +150,8 @@ class Watch:
             return
         self._version = version
         wanted = [] if claims.is_leaving else circle.before(claims.node, self._config.watchers)
+        if self._heard_s == -math.inf:
+            self._heard_s = now_s
         first_s = self._first_s(now_s) if wanted else math.inf
         old, self._subjects = self._subjects, {}
         for node in wanted:
@@ -305,9 +310,15 @@ class Watch:
             vouch = Vouch(subject.node, subject.boot, incarnation, self._claims.node, VouchKind.KERNEL_ACK, sequence)
             self._testify(vouch, now_s)
 
+    def heard(self, now_s: float) -> None:
+        """A packet has come straight from a member, whoever that is."""
+        self._heard_s = now_s
+
     def _accuse(self, subject: _Subject, evidence: Evidence, now_s: float) -> None:
-        """Accuse a subject, once per silence."""
+        """Accuse a subject, once per silence; unless nobody else speaks either."""
         claims = self._claims
+        if now_s - self._heard_s >= self._config.watch_interval_s:
+            claims.observe_hush(now_s - self._heard_s, now_s)
         subject.state = _State.ACCUSED
         subject.suspect_s = math.inf
         member = claims.table.get(subject.node)
@@ -318,6 +329,7 @@ class Watch:
 
     def shift(self, gap_s: float, now_s: float) -> None:
         """Leave a time during which this node itself stood still out of every silence."""
+        self._heard_s += gap_s
         for subject in self._subjects.values():
             subject.beats.shift(gap_s)
             subject.slot_s = subject.next_s = now_s

@@ -369,3 +369,23 @@ def test_an_answer_has_the_header_of_what_it_answers() -> None:
         effects = m.receive(PACKETS.encode(Beat(4)), B, address(B), 1.0, source_boot=BOOT, is_short=is_short)
         (answer,) = [effect for effect in effects if isinstance(effect, SendPacket)]
         assert answer.is_short is is_short
+
+
+def test_a_silence_of_all_is_its_own_fault_before_anybody_is_accused() -> None:
+    """A node whose cable is pulled is isolated when the first phi crosses, and buries none of those that it watches."""
+    m = machine(B, C, D, NodeId(f"{'4':a>32}"), config=ALONE)
+    live(m, 10.0)
+    out = live(m, 60.0, lambda _node, now_s: now_s < 10.0)
+    (nudged_s, _), *_ = nudges(out)
+    assert m.tallies.events[("isolated",)] == 1
+    assert nudged_s < 12.2
+    assert {status(m, node) for node in (B, C, D)} == {Status.ALIVE}
+
+
+def test_a_silence_of_one_is_not_taken_for_isolation() -> None:
+    """Whoever still hears one of the others accuses the rest: here three of four are gone."""
+    m = machine(B, C, D, NodeId(f"{'4':a>32}"), config=ALONE)
+    live(m, 10.0)
+    live(m, 16.0, lambda node, now_s: now_s < 10.0 or node == D)
+    assert ("isolated",) not in m.tallies.events
+    assert status(m, C) is not Status.ALIVE

@@ -21,8 +21,8 @@ from membership.config import MembershipConfig
 from membership.damping import Damping
 from membership.dissemination import Dissemination
 from membership.edges import EDGE_TTL_S, Edge, Edges
-from membership.effects import Effect, Emit, Superseded, SuspicionEnded, Tallies
-from membership.isolation import Isolation
+from membership.effects import Effect, Emit, Superseded, SuspicionEnded, Tallies, TryPort
+from membership.isolation import NODES_MIN, Isolation
 from membership.member import Member, is_acceptable, view_of
 from membership.messages import Attributes, Evidence, Standing, Update, raised
 from membership.peers import Unmet
@@ -286,14 +286,29 @@ class Claims:
         """True while this node takes itself to be cut off (see `membership.isolation`)."""
         return self._isolation.is_isolated
 
+    @property
+    def node_count(self) -> int:
+        """This node and those that it takes to be live."""
+        return len(self.table.live) + 1
+
     def observe_probe(self, node: NodeId, *, is_mute: bool, now_s: float) -> None:
         """Take how a probe ended: with neither ack nor nack it is mute."""
-        if self._isolation.observe(node, is_mute=is_mute, node_count=len(self.table.live) + 1):
+        if self._isolation.observe(node, is_mute=is_mute, node_count=self.node_count):
+            self._tell_isolation(now_s)
+        member = self.table.get(node)
+        is_doubtful = is_mute and self.node_count >= NODES_MIN
+        # Where somebody stands between, a refusal is not the member's host's.
+        if is_doubtful and member is not None and self._config.crash_evidence != "off":
+            self.out.append(TryPort(node, member.update.boot, member.address))
+
+    def observe_refusal(self, node: NodeId, now_s: float) -> None:
+        """Take that the host of a member refused a connection: so this node reaches hosts."""
+        if self._isolation.observe_refusal(node, node_count=self.node_count):
             self._tell_isolation(now_s)
 
     def observe_hush(self, hush_s: float, now_s: float) -> None:
         """Take that nobody at all has spoken for so long, when this node is about to accuse one of them of silence."""
-        if self._isolation.observe_hush(hush_s, node_count=len(self.table.live) + 1):
+        if self._isolation.observe_hush(hush_s, node_count=self.node_count):
             self._tell_isolation(now_s)
 
     def _tell_isolation(self, now_s: float) -> None:
@@ -316,7 +331,7 @@ class Claims:
         if member is None or not member.is_live:
             return UNUSABLE
         is_well = member.standing is Standing.ALIVE and self._conditions.of(node) is Condition.OK
-        return WELL if is_well or node == self.node else UNWELL
+        return WELL if node == self.node or (is_well and not self.is_isolated) else UNWELL
 
     def touch(self, node: NodeId) -> None:
         """Look at the end of this turn whether a member's condition has changed."""

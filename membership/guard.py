@@ -13,7 +13,7 @@ from frys_node.base.types import NodeId
 from membership.claims import Claims
 from membership.config import MembershipConfig
 from membership.evidence import CrashEvidence
-from membership.findings import Finding, LifelineDown, LifelineUp, Nudged, Tried
+from membership.findings import Finding, LifelineDown, LifelineUp, Nudged, PortState, Tried
 from membership.messages import BeatAck
 from membership.outbox import Outbox
 from membership.testimony import CrashReport, Vouch
@@ -81,6 +81,8 @@ class Guard:
             case LifelineDown(node, boot, end):
                 self._evidence.lifeline_down(node, boot, end, now_s)
             case Tried(node, boot, state):
+                if state is PortState.REFUSED:
+                    self._claims.observe_refusal(node, now_s)
                 self._evidence.tried(node, boot, state, now_s)
             case Nudged(node, boot, is_acked):
                 self._watch.nudged(node, boot, now_s, is_acked=is_acked)

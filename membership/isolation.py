@@ -4,7 +4,8 @@ Sans-I/O. A member that dies leaves helpers that answer nack. A node that is cut
 it is sent, hears neither ack nor nack: such a probe is *mute*. The rule: among the last `WINDOW` probes more than a
 third are mute, they were of at least three different members, and there are at least four nodes. Then this node is
 isolated: it accuses nobody of silence and lets no suspicion of silence end in death, until three probes in a row are
-answered, by ack or nack. Crashes still count, because a refused connection is an answer.
+answered, by ack or nack. A host that refuses a connection answers too: the port of a mute member is tried, so that the
+last process of a cluster that was killed around it, on hosts that live, buries the others.
 
 Watchers see it sooner than probes, and would bury whom they watch first: a silence in which nobody else speaks either
 is no silence of one. With three watchers a node is sent at least three beats per interval, so one that hears nothing at
@@ -13,7 +14,7 @@ all for an interval, when it would accuse somebody, is isolated at once.
 Small clusters. With two nodes there is no helper, and with three both others may be dead: silence looks the same from
 either side, and a killed peer must be found, so there is no isolation below four. With four and more, one dead member
 is one target and its helpers do answer. A survivor all of whose three or more peers lose their power at once calls
-itself isolated and keeps them as suspects; nothing that needs them works either way.
+itself isolated and keeps them as they were, all of them unwell for new work; nothing that needs them works either way.
 Partitions. Each half of an even split finds helpers on its own side and buries the other half; a minority of one or two
 in ten finds none and holds still.
 """
@@ -40,12 +41,11 @@ ANSWERED_MIN = 3
 class Isolation:
     """Looks back at one node's probes."""
 
-    __slots__ = ("_answered", "_hush_s", "_is_isolated", "_mute")
+    __slots__ = ("_hush_s", "_is_isolated", "_mute")
 
     def __init__(self) -> None:
         self._mute: deque[NodeId | None] = deque(maxlen=WINDOW)
         """Whom the last probes were of if they were mute, None for the others."""
-        self._answered = 0
         self._hush_s = 0.0
         """How long nobody had spoken when that was reason enough; 0 if the probes were the reason."""
         self._is_isolated = False
@@ -66,10 +66,30 @@ class Isolation:
     def observe(self, node: NodeId, *, is_mute: bool, node_count: int) -> bool:
         """Take how a probe ended; True if the verdict changed."""
         self._mute.append(node if is_mute else None)
-        self._answered = 0 if is_mute else self._answered + 1
+        return self._judge(node_count)
+
+    def observe_refusal(self, node: NodeId, *, node_count: int) -> bool:
+        """Take that the host of a mute member refused a connection: an answer; True if the verdict changed."""
+        if node not in self._mute:
+            return False
+        last = len(self._mute) - 1 - [*reversed(self._mute)].index(node)
+        self._mute[last] = None
+        return self._judge(node_count)
+
+    def observe_hush(self, hush_s: float, *, node_count: int) -> bool:
+        """Take that nobody has spoken for an interval in which each watcher sent beats; True if the verdict changed."""
+        if self._is_isolated or node_count < NODES_MIN:
+            return False
+        self._is_isolated = True
+        self._hush_s = hush_s
+        self._mute.clear()
+        return True
+
+    def _judge(self, node_count: int) -> bool:
         mute = [target for target in self._mute if target is not None]
+        answered = next((n for n, target in enumerate(reversed(self._mute)) if target is not None), len(self._mute))
         before = self._is_isolated
-        if node_count < NODES_MIN or self._answered >= ANSWERED_MIN:
+        if node_count < NODES_MIN or answered >= ANSWERED_MIN:
             self._is_isolated = False
         elif 3 * len(mute) > len(self._mute) and len(set(mute)) >= TARGETS_MIN:
             self._is_isolated = True
@@ -77,11 +97,3 @@ class Isolation:
             self._mute.clear()
             self._hush_s = 0.0
         return before != self._is_isolated
-
-    def observe_hush(self, hush_s: float, *, node_count: int) -> bool:
-        """Take that nobody has spoken for an interval in which each watcher sent beats; True if the verdict changed."""
-        if self._is_isolated or node_count < NODES_MIN:
-            return False
-        self._is_isolated = True
-        self._hush_s, self._answered = hush_s, 0
-        return True

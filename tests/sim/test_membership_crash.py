@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from frys_node.kernel.services.members import Condition, Status
+from frys_node.kernel.services.members import UNWELL, Condition, Status
 from frys_node.testing.faults import FaultProfile
 from frys_node.testing.lifelines import SimLifelines
 from frys_node.testing.membership_node import MembershipNode, node_id
@@ -314,3 +314,28 @@ def test_a_goodbye_is_no_crash() -> None:
     lab.run(3.0)
     assert lab.tally("lifeline_lost") == lab.tally("crash_observed") == 0
     assert not lab.told(Status.SUSPECT, "n2")
+
+
+@pytest.mark.parametrize("count", [5, 12])
+def test_the_last_process_buries_the_others_whose_hosts_refuse(count: int) -> None:
+    """All others are killed at once: hosts that refuse are an answer, so the survivor is not isolated for ever."""
+    lab = Lab(count)
+    for name in lab.names[1:]:
+        lab.simulator.crash(name)
+    lab.wait(lambda: all(lab.sees(name, Status.DEAD) == 1 for name in lab.names[1:]), 120.0)
+
+
+def test_the_last_host_with_power_keeps_the_others_and_asks_nothing_of_them() -> None:
+    """It cannot tell their loss from its own cable's: isolated, it buries nobody and takes all for unwell."""
+    lab = Lab(6)
+    for name in lab.names[1:]:
+        lab.simulator.partition([name], ["n0"])
+        lab.simulator.crash(name)
+    lab.run(60.0)
+    machine = lab.shells["n0"].machine
+    own = machine.view(machine.node)
+    assert own is not None
+    assert own.condition is Condition.ISOLATED
+    others = [node_id(lab.simulator.host(name)) for name in lab.names[1:]]
+    assert all(lab.sees(name, Status.DEAD) == 0 for name in lab.names[1:])
+    assert {machine.rank(node) for node in others} == {UNWELL}

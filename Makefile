@@ -15,6 +15,8 @@ SIM_JOBS ?= 2
 # Inputs of each fuzz harness, and its longest time.
 FUZZ_INPUTS ?= 250000
 FUZZ_SECONDS ?= 300
+# Inputs of all harnesses together below which the run has failed.
+FUZZ_LEAST ?= 1000000
 
 .PHONY: help demo test check sim fuzz bench peers clean
 
@@ -34,7 +36,7 @@ sim: $(RUNTIME) ## the long simulations: every scenario at its full size, with b
 	@$(BIN)/frys-node sim --all --jobs $(SIM_JOBS)
 
 fuzz: $(FUZZ) ## fuzz the decoders and the machines behind them under atheris, about half an hour on one core
-	@$(BIN)/python tests/fuzz/fuzz.py --inputs $(FUZZ_INPUTS) --seconds $(FUZZ_SECONDS)
+	@$(BIN)/python tests/fuzz/fuzz.py --inputs $(FUZZ_INPUTS) --seconds $(FUZZ_SECONDS) --least $(FUZZ_LEAST)
 
 bench: $(RUNTIME) ## run the benchmark scenarios beside their peers
 	@for name in startup idle bus request commit; do $(BIN)/frys-node bench $$name; done

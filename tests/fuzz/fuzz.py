@@ -104,6 +104,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help=f"harnesses: {', '.join(NAMES)}; all of them without any")
     parser.add_argument("--inputs", type=int, default=200_000, help="inputs of each harness")
     parser.add_argument("--seconds", type=int, default=600, help="longest time of each harness")
+    parser.add_argument("--least", type=int, default=0, help="inputs of all together below which the run has failed")
     parser.add_argument("--seed", type=int, default=1, help="of libFuzzer; the corpus of former runs counts as well")
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache" / "fuzz", help="corpora, logs and findings")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="run one saved input without atheris")
@@ -131,8 +132,11 @@ def main() -> int:
         if row.code:
             report(row, chosen.folder / name)
     bad = [row.name for row in rows if row.code]
-    print(f"{sum(row.inputs for row in rows)} inputs in all; {'FAILED: ' + ', '.join(bad) if bad else 'nothing found'}")
-    return 1 if bad else 0
+    total = sum(row.inputs for row in rows)
+    print(f"{total} inputs in all; {'FAILED: ' + ', '.join(bad) if bad else 'nothing found'}")
+    if total < chosen.least:
+        print(f"FAILED: fewer than the {chosen.least} inputs that were asked for; give each harness more --seconds")
+    return 1 if bad or total < chosen.least else 0
 
 
 if __name__ == "__main__":

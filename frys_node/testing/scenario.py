@@ -155,7 +155,7 @@ class Target(msgspec.Struct, frozen=True):
         value = self.value(figures)
         word = "reached" if value <= self.limit else "MISSED" if self.is_enforced else "missed (not enforced yet)"
         if math.isnan(value):
-            word = "no samples"
+            word = "MISSED: no samples" if self.is_enforced else "no samples"
         return f"{value:.4g}, limit {self.limit:g}, {len(figures.get(self.figure, ()))} samples: {word}"
 
 
@@ -186,7 +186,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         return found + [
             f"{target.name}: {target.verdict(figures)}"
             for target in self.targets
-            if target.is_enforced and target.value(figures) > target.limit
+            if target.is_enforced and not target.value(figures) <= target.limit
         ]
 
 

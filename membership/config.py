@@ -15,8 +15,14 @@ from frys_node.base.errors import ConfigError
 SEALING_BYTES = 52
 """What `secure` adds to a packet: header, counter and tag (see `frys_node.secure.packet`)."""
 
+SHORT_SEALING_BYTES = 27
+"""The same for a packet between acquaintances."""
+
 HEADER_BYTES = 48
 """What IPv6 and UDP put in front of a packet; IPv4 takes less."""
+
+IPV4_HEADER_BYTES = 28
+"""What IPv4 and UDP put in front of a packet."""
 
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=7 * 86_400)]
 _Small = Annotated[int, msgspec.Meta(ge=1, le=16)]
@@ -79,7 +85,8 @@ class MembershipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     watch_interval_s: _Seconds = 1.0
     """A watcher's beat. Three watchers at one second cost a node six small packets a second."""
     watch_pause_s: _Seconds = 0.5
-    """Silence beyond a beat that is forgiven before phi grows."""
+    """Silence beyond a beat that is forgiven before phi grows. 1 in the ``lan`` profile without crash evidence: then no
+    nudge tells a pause from a loss."""
     watch_deviation_min_s: _Seconds = 0.1
     """Least deviation that phi assumes of the beats' intervals, so that a calm network does not make it nervous."""
     gone_multiplier: Annotated[float, msgspec.Meta(ge=1, le=64)] = 2.5
@@ -88,10 +95,11 @@ class MembershipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """`on`: a lost lifeline and refused connections at two observers shorten a suspicion to `crash_suspicion_s`.
     `suspect-only`: they raise one and do not shorten it. `off`: lifelines say nothing; for nodes behind a proxy that
     terminates TCP, which refuses and acknowledges in their name."""
-    crash_suspicion_s: _Seconds = 0.5
-    """Shortest suspicion of a crash that two observers testify; not below 0.3, or a refutation may come too late."""
-    stall_max_s: _Seconds = 30.0
-    """A member whose kernel answers while it does not is stalled, not dead, for this long."""
+    crash_suspicion_s: Annotated[float, msgspec.Meta(ge=0.3, le=60)] = 0.5
+    """Shortest suspicion of a crash that two observers testify; below 0.3 a refutation may come too late."""
+    stall_max_s: Annotated[float, msgspec.Meta(gt=0, le=100)] = 30.0
+    """A member whose kernel answers while it does not is stalled, not dead, for this long. Its connections are given up
+    after 120 s, and then nothing speaks for it any more."""
     seeds: tuple[str, ...] = ()
     """``host:port`` or DNS names asked at the start and whenever no other member is known."""
 
@@ -148,6 +156,10 @@ PROFILES: dict[str, dict[str, Any]] = {
 """What each profile changes against the defaults. ``local`` is for nodes that share one machine's loopback."""
 
 
+PAUSE_WITHOUT_NUDGE_S = 1.0
+"""`watch_pause_s` of the ``lan`` profile where no nudge follows."""
+
+
 def packet_bytes_for(mtu: int) -> int:
     """Return the largest packet that fits into one frame of a link, whichever IP it travels by."""
     return mtu - HEADER_BYTES
@@ -163,4 +175,6 @@ def for_profile(name: str, **overrides: Any) -> MembershipConfig:
         profile = PROFILES[name]
     except KeyError:
         raise ConfigError(f"no membership profile '{name}'", hint="use lan, wan or local") from None
+    if name == "lan" and overrides.get("crash_evidence") == "off":
+        profile = {**profile, "watch_pause_s": PAUSE_WITHOUT_NUDGE_S}
     return MembershipConfig(**{**profile, **overrides})

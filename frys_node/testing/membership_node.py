@@ -15,7 +15,7 @@ from frys_node.kernel.services.members import MemberChanged
 from frys_node.testing.lifelines import SimLifelines
 from frys_node.testing.simulator import Packet, SimHost
 from frys_node.wire.codec import Codec, Message
-from membership.config import MembershipConfig
+from membership.config import IPV4_HEADER_BYTES, SEALING_BYTES, SHORT_SEALING_BYTES, MembershipConfig
 from membership.effects import (
     Effect,
     Emit,
@@ -141,6 +141,7 @@ class MembershipNode:
         self.is_superseded = False
         self.packets_sent = 0
         self.bytes_sent = 0
+        """As on the wire, sealed and with the headers of UDP and IPv4."""
         self.is_started = False
         self.is_reading = True
         """False while mail is kept unread."""
@@ -249,7 +250,8 @@ class MembershipNode:
                     assert len(payload) <= self._config.payload_bytes_max, f"a packet of {len(payload)} bytes (M7)"
                     packets.append(Packet(address.host, WIRE.encode(Sealed(self.boot, payload, is_short))))
                     self.packets_sent += 1
-                    self.bytes_sent += len(payload)
+                    sealing = SHORT_SEALING_BYTES if is_short else SEALING_BYTES
+                    self.bytes_sent += len(payload) + sealing + IPV4_HEADER_BYTES
                 case PushPull(_, address):
                     self._asking[address.host] = NOBODY
                     packets.append(Packet(address.host, WIRE.encode(Ask(self.machine.sync(NOBODY, now_s)))))

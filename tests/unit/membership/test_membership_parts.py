@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from frys_node.base.errors import ConfigError, InvalidAddress
 from frys_node.base.types import Address, NodeId
 from frys_node.config import MTU_MIN
+from frys_node.secure.packet import OVERHEAD_BYTES, SHORT_OVERHEAD_BYTES
 from frys_node.testing.network import FakeNetwork
-from membership.config import PROFILES, SEALING_BYTES, for_profile, packet_bytes_for
+from membership.config import PROFILES, SEALING_BYTES, SHORT_SEALING_BYTES, for_profile, packet_bytes_for
 from membership.detector import Vitals
 from membership.discovery import decode_peers, encode_peers, resolve_seeds
 from membership.dissemination import Dissemination, transmit_limit
@@ -158,6 +159,7 @@ def test_profiles_are_valid_and_leave_room_for_the_seal(name: str) -> None:
     """Each profile stands the cross-field check, and a nack arrives before the asker's interval ends."""
     config = for_profile(name)
     assert config.payload_bytes_max == 1_400 - SEALING_BYTES
+    assert (SEALING_BYTES, SHORT_SEALING_BYTES) == (OVERHEAD_BYTES, SHORT_OVERHEAD_BYTES)
     assert config.ack_timeout_s + config.nack_after_s < config.probe_interval_s
 
 
@@ -167,6 +169,13 @@ def test_wrong_settings_are_refused_with_the_fix() -> None:
         for_profile("lan", ack_timeout_s=1.0)
     with pytest.raises(ConfigError, match="no membership profile 'moon'"):
         for_profile("moon")
+
+
+def test_without_nudges_a_lan_forgives_a_longer_silence() -> None:
+    """Study S2: 1 s where nothing tells a pause from a loss; what was set by hand stands."""
+    assert for_profile("lan", crash_evidence="off").watch_pause_s == 1.0
+    assert for_profile("lan", crash_evidence="off", watch_pause_s=0.7).watch_pause_s == 0.7
+    assert for_profile("wan", crash_evidence="off").watch_pause_s == 3.0
 
 
 def test_the_mtu_leaves_room_for_ip_and_udp() -> None:

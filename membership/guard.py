@@ -82,13 +82,19 @@ class Guard:
                 self._evidence.lifeline_down(node, boot, end, now_s)
             case Tried(node, boot, state):
                 if state is PortState.REFUSED:
-                    self._claims.observe_refusal(node, now_s)
+                    self._note_refusal(node, now_s)
                 self._evidence.tried(node, boot, state, now_s)
             case Nudged(node, boot, is_acked):
                 self._watch.nudged(node, boot, now_s, is_acked=is_acked)
                 self._evidence.nudged(node, boot, now_s, is_acked=is_acked)
             case _:
                 assert_never(finding)
+
+    def _note_refusal(self, node: NodeId, now_s: float) -> None:
+        member = self._claims.table.get(node)
+        if member is not None:
+            member.refused_s = now_s
+        self._claims.observe_refusal(node, now_s)
 
     # Testimony.
 

@@ -275,20 +275,10 @@ class Membership:
         self._guard.take(finding, now_s)
         return self._turn(now_s)
 
-    def lagged(self, lag_s: float, now_s: float) -> list[Effect]:
-        """Take that the event loop was late; more than `LAG_S` says that this node is in trouble itself."""
-        self._note_lag(lag_s)
-        return self._turn(now_s)
-
     def send_refused(self, address: Address, now_s: float) -> list[Effect]:
         """Take that this machine's own network refused to send to an address."""
         self._probing.refused(address)
         return self._turn(now_s)
-
-    def _note_lag(self, lag_s: float) -> None:
-        if lag_s > LAG_S:
-            self.tallies.add(self.tallies.events, "lag")
-            self._claims.health.worsen()
 
     # Packets.
 
@@ -388,9 +378,7 @@ class Membership:
     # Time.
 
     def advance(self, now_s: float) -> list[Effect]:
-        """Do what is due. Being called later than was asked for is a lag."""
-        if self._due_s < math.inf:
-            self._note_lag(now_s - self._due_s)
+        """Do what is due."""
         self._catch_up(now_s)
         if self._suspicion_at_s <= now_s:
             self._claims.end_suspicions(now_s)
@@ -416,9 +404,15 @@ class Membership:
         return self._turn(now_s)
 
     def _catch_up(self, now_s: float) -> None:
-        """After this node itself stood still, accuse nobody of silence: its verdicts rest on acks it could not read."""
+        """After this node itself stood still, accuse nobody of silence: its verdicts rest on acks it could not read.
+
+        Lag is seen here, at whatever comes first: a driver that was held up reads packets before it looks at the time.
+        """
         self._claims.now_s = now_s
         gap_s = now_s - self._due_s
+        if gap_s > LAG_S:
+            self.tallies.add(self.tallies.events, "lag")
+            self._claims.health.worsen()
         if gap_s <= max(PAUSE_S, self._config.probe_interval_s / 2):
             return
         self.tallies.add(self.tallies.events, "pause")

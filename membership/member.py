@@ -7,6 +7,7 @@ merging is therefore commutative, associative, idempotent and monotone (invarian
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import msgspec
@@ -75,7 +76,7 @@ def is_acceptable(update: Update) -> bool:
 class Member:
     """A member as this node knows it: the greatest claim, since when, and what its acks tell."""
 
-    __slots__ = ("_story", "acquainted_boot", "changed_s", "update", "vitals")
+    __slots__ = ("_story", "acquainted_boot", "changed_s", "refused_s", "update", "vitals")
 
     def __init__(self, update: Update, now_s: float) -> None:
         self.update = update
@@ -84,6 +85,8 @@ class Member:
         self._story: Story | None = None
         self.acquainted_boot: int | None = None
         """The boot of the member that has answered this node lately, so knows it."""
+        self.refused_s = -math.inf
+        """When its port refused a connection from here last."""
 
     @property
     def node(self) -> NodeId:

@@ -35,6 +35,10 @@ ROUND_TRIPS_MIN = 8
 """Fewer of them say nothing about the 99th percentile."""
 
 
+REFUSED_S = 10.0
+"""For so long a nack tells of a refused connection."""
+
+
 class Probing:
     """One node's probes, and its help for those of others."""
 
@@ -265,4 +269,7 @@ class Probing:
             if relay.due_s > now_s:
                 return
             del self._relays[sequence]
-            self._outbox.send_to(relay.asker, Nack(relay.asker_sequence, relay.target), ())
+            member = self._table.get(relay.target)
+            is_refused = member is not None and member.refused_s >= now_s - REFUSED_S
+            reason = NackReason.REFUSED if is_refused else NackReason.TIMEOUT
+            self._outbox.send_to(relay.asker, Nack(relay.asker_sequence, relay.target, (), reason), ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from membership_hands import (
+    BOOT,
     ME,
     B,
     C,
@@ -16,6 +17,7 @@ from membership_hands import (
     live,
     machine,
     nobody,
+    run_to,
     sent,
     status,
     well,
@@ -26,6 +28,7 @@ from frys_node.kernel.services.members import Condition, Status
 from membership.awareness import SCORE_MAX, Awareness
 from membership.config import MembershipConfig, for_profile
 from membership.effects import Emit
+from membership.findings import PortState, Tried
 from membership.isolation import Isolation
 from membership.machine import Membership
 from membership.messages import Gossip, Nack, NackReason, Ping, PingReq, Standing
@@ -95,8 +98,8 @@ def test_the_score_is_bounded_and_stretches_interval_and_wait() -> None:
     assert health.factor == 1
     m = machine(B, C)
     live(m, 3.0, well)
-    for _ in range(3):
-        m.lagged(0.3, 3.0)
+    for incarnation in (3, 6, 9):
+        hear(m, Gossip((claim(ME, Standing.SUSPECT, incarnation, accuser=C),)), now_s=3.0)
     # The probe that ran then was answered, so that the next one starts at a score of two.
     out = live(m, 20.0, nobody)
     first_s, second_s = [at_s for at_s, _, p in out if isinstance(p, Ping)][:2]
@@ -108,7 +111,7 @@ def test_the_score_is_bounded_and_stretches_interval_and_wait() -> None:
 def test_without_lha_probe_nothing_is_stretched() -> None:
     """The switch of the Lifeguard experiment: the score stays 0."""
     m = machine(B, C, D, config=for_profile("lan", lha_probe=False))
-    m.lagged(9.0, 0.5)
+    m.advance(m.next_deadline_s + 9.0)
     live(m, 20.0, nobody)
     assert m.health_score == 0
 
@@ -116,13 +119,17 @@ def test_without_lha_probe_nothing_is_stretched() -> None:
 def test_a_late_event_loop_and_a_refutation_are_hints_at_oneself() -> None:
     """Each lag over 250 ms and each refutation counts one; a small delay does not."""
     m = machine(B, C)
-    m.lagged(0.2, 0.1)
+    m.advance(m.next_deadline_s + 0.2)
     assert m.health_score == 0
-    m.lagged(0.26, 0.1)
+    m.advance(m.next_deadline_s + 0.26)
     assert m.health_score == 1
-    hear(m, Gossip((claim(ME, Standing.SUSPECT, 3, accuser=C),)))
+    hear(m, Gossip((claim(ME, Standing.SUSPECT, 3, accuser=C),)), now_s=m.next_deadline_s)
     assert m.health_score == 2
-    m.advance(m.next_deadline_s + 0.3)
+    late_s = m.next_deadline_s + 0.3
+    for _ in range(3):
+        # Packets that have waited are read before the time is looked at, and count as one lag together.
+        hear(m, Gossip(()), now_s=late_s)
+    m.advance(late_s)
     assert m.health_score == 3
 
 
@@ -154,6 +161,15 @@ def test_a_helper_whose_send_is_refused_says_so() -> None:
     hear(m, PingReq(77, C, *address(C)), B, 0.1)
     replies = sent(m.send_refused(address(C), 0.1))
     assert [(where, p.reason) for where, p in replies if isinstance(p, Nack)] == [(address(B), NackReason.UNREACHABLE)]
+
+
+def test_a_helper_that_was_refused_a_connection_lately_says_so() -> None:
+    """REFUSED is a stronger word than TIMEOUT: somebody's kernel said that nobody listens there."""
+    m = machine(B, C)
+    m.found(Tried(C, BOOT, PortState.REFUSED), 0.05)
+    hear(m, PingReq(77, C, *address(C)), B, 0.1)
+    replies = [p for where, p in sent(run_to(m, 1.0)) if isinstance(p, Nack)]
+    assert [(p.sequence, p.reason) for p in replies] == [(77, NackReason.REFUSED)]
 
 
 def test_helpers_are_not_chosen_among_suspects() -> None:

@@ -70,7 +70,7 @@ DYNAMIC = (
     Stage("integration", pytest("tests/integration"), 240),
     Stage("deploy and chaos", pytest("tests/e2e"), 240),
     Stage("simulation", pytest("tests/sim"), 360),
-    Stage("slow", pytest("tests", "slow"), 600),
+    Stage("slow", pytest("tests", "slow"), 840),
 )
 
 

@@ -20,6 +20,7 @@ from frys_node.kernel.services.snapshots import Snapshots
 from frys_node.observe.log import describe
 from frys_node.observe.metrics import Metrics
 from frys_node.replication import effects as fx
+from frys_node.replication.alone import LoneStamps
 from frys_node.replication.bulk import BulkPuller
 from frys_node.replication.commit import GroupCommit
 from frys_node.replication.coordinator import CoordinatorConfig, CoordinatorMachine
@@ -112,6 +113,7 @@ class ReplicationComponent:
             members.rank,
             self._is_behind,
         )
+        self._lone = LoneStamps(self.replica, hlc)
         self.log = Log(disk)
         self._recovered: dict[UnitId, Recovered] = {}
         self._effects: deque[fx.Effect] = deque()
@@ -301,6 +303,10 @@ class ReplicationComponent:
         if failures:
             raise failures[0]
         return max(versions)
+
+    def stamp_alone(self, kind: str) -> Version | None:
+        """Return a version above all that is held of a kind, if it lives in memory on this node alone; else None."""
+        return self._lone.stamp(kind, self._clock.unix_ns() // 1_000_000) if self._is_ready else None
 
     async def _write(self, unit: UnitId, items: list[tuple[bytes, bytes | None]], consistency: Consistency) -> Version:
         self._check(unit)

@@ -124,10 +124,12 @@ Continuation = Callable[[float], list[Effect]]
 class UnitTable:
     """The units of this node, and what waits for the log."""
 
-    __slots__ = ("_token", "_waiting", "units")
+    __slots__ = ("_token", "_waiting", "newest", "units")
 
     def __init__(self) -> None:
         self.units: dict[UnitId, HeldUnit] = {}
+        self.newest = ZERO
+        """No version that was merged into a unit in memory is above this."""
         self._waiting: dict[int, Continuation] = {}
         self._token = 0
 
@@ -158,6 +160,8 @@ class UnitTable:
         when nothing is written: an acknowledgement never overtakes the sync of what it stands for.
         """
         merged = held.merge(entries)
+        if not held.durable:
+            self.newest = max(self.newest, merged.highest)
         records = (EntriesRecord(held.unit, merged.taken),) if merged.taken else ()
         effects = self.persist(held, records, lambda at_s: then(merged.highest, at_s), now_s)
         if merged.corrupt:

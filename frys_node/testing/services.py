@@ -82,6 +82,11 @@ class FakeReplication:
         self._need(unit, len(live), len(members), consistency)
         return version
 
+    def stamp_alone(self, kind: str) -> Version | None:
+        """Return the next version if this node is the whole cluster."""
+        is_alone = kind in self._factories and self._cluster.nodes == (self._node,)
+        return Version(next(self._cluster.ticks), 0, self._node, 1) if is_alone else None
+
     async def read(
         self, unit: UnitId, keys: Sequence[bytes], consistency: Consistency = Consistency.ONE
     ) -> list[Entry | None]:

@@ -79,6 +79,13 @@ class Replication(Protocol):
         """
         ...
 
+    def stamp_alone(self, kind: str) -> Version | None:
+        """Return a version above everything held of a kind that lives in memory and on this node alone; else None.
+
+        Then a write is done once its entries, under this version, are put into the stores of their units.
+        """
+        ...
+
     async def read(
         self, unit: UnitId, keys: Sequence[bytes], consistency: Consistency = Consistency.ONE
     ) -> list[Entry | None]:

@@ -152,6 +152,10 @@ class Channel:
         """Receive notes of that name; the handler must not block."""
         self._dispatch.on_note(name, handler)
 
+    def off_note(self, name: str) -> None:
+        """Receive notes of that name no more."""
+        self._dispatch.notes.pop(name, None)
+
     async def call(self, node: NodeId, method: Method[Req, Rep], request: Req) -> Rep:
         """Call a node; see `Rpc.call`."""
         if node == self.identity.node_id:

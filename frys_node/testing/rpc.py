@@ -239,6 +239,10 @@ class LoopbackRpc:
             raise AlreadyExists(f"notes '{name}' are handled already")
         self._notes[name] = handler
 
+    def off_note(self, name: str) -> None:
+        """Receive notes of that name no more."""
+        self._notes.pop(name, None)
+
     def note(self, node: NodeId, name: str, payload: bytes) -> bool:
         """Send a note, best effort."""
         return self._network.send_note(self._node, node, name, payload)

@@ -56,6 +56,10 @@ class Rpc(Protocol):
         """Receive one-way notes of that name; the handler must not block."""
         ...
 
+    def off_note(self, name: str) -> None:
+        """Receive notes of that name no more (a plugin unloads); nothing happens when nobody does."""
+        ...
+
     def note(self, node: NodeId, name: str, payload: bytes) -> bool:
         """Send a one-way note, best effort: False (and counted) when there is no connection or its queue is full."""
         ...

@@ -1,10 +1,16 @@
 """The cache over HTTP.
 
-``GET | PUT | DELETE /v1/cache/{namespace}/{key}`` with raw bodies, and ``POST /v1/cache/{namespace}`` for batches:
+``GET | PUT | DELETE /v1/cache/{namespace}/{key}`` with raw bodies. The ETag is the entry's version; ``PUT`` and
+``DELETE`` with ``If-Match: "<etag>"`` or ``*``, and ``PUT`` with ``If-None-Match: *``, are done only if it is as they
+say, else 412. ``POST /v1/cache/{namespace}/{key}?add=5`` counts. ``GET ...?lease=5s`` makes one of those that miss the
+loader: its 404 has ``X-Frys-Lease: granted``, the others' ``X-Frys-Lease: wait``, until the lease is over or the value
+is there.
+
+``POST /v1/cache/{namespace}`` is for batches:
 ``{"delete": [keys], "put": [{"key", "value" | "base64", "ttl", "content_type"}], "get": [keys]}``, done in that order,
 answered by ``{"deleted": n, "put": [versions], "get": [entry | null]}``. An entry of a batch carries ``value`` when its
 bytes are UTF-8 text and ``base64`` otherwise. ``?consistency=one|quorum|all`` applies to the whole request; without it
-writes wait for a quorum and reads ask one replica. The ETag is the entry's version.
+writes wait for a quorum and reads ask one replica.
 """
 
 from __future__ import annotations
@@ -18,8 +24,18 @@ import msgspec
 from frys_node.base.errors import UsageError
 from frys_node.base.types import Consistency
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
-from frys_node.kernel.services.replication import Version
-from frys_node.plugins.cache.cache import CacheMiss, CacheValue, InvalidCacheRequest, parse_ttl_ms
+from frys_node.plugins.cache.cache import (
+    OCTETS,
+    CacheConflict,
+    CacheMiss,
+    CacheValue,
+    InvalidCacheRequest,
+    etag_of,
+    pack,
+    parse_ttl_ms,
+)
+from frys_node.plugins.cache.changer import Changer
+from frys_node.plugins.cache.changes import Change, Outcome, parse_integer
 from frys_node.plugins.cache.driver import CacheService, Stored
 
 PREFIX = "/v1/cache"
@@ -28,6 +44,9 @@ BATCH_BODY_BYTES_MAX = 16 * 1024 * 1024
 RAW_BODY_BYTES_MAX = 1 << 20
 """Largest body read at all; `value_bytes_max` is checked by name below it."""
 CONTENT_TYPE_CHARS_MAX = 128
+
+LEASES = b".lease"
+"""Stands for the namespace in the keys of loaders' leases; no namespace has such a name."""
 
 
 class PutItem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,11 +81,6 @@ class BatchEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 _decode_batch = msgspec.json.Decoder(BatchBody).decode
 
 
-def etag_of(version: Version) -> str:
-    """Return the version as text: time, counter, node prefix and boot, unique and free of quotes."""
-    return f"{version.hlc_ms:x}.{version.counter:x}.{version.node[:12]}.{version.boot:x}"
-
-
 def parse_consistency(request: HttpRequest, default: Consistency) -> Consistency:
     """Read ``?consistency=``.
 
@@ -85,8 +99,9 @@ def parse_consistency(request: HttpRequest, default: Consistency) -> Consistency
 class CacheHttp:
     """Routes of the cache."""
 
-    def __init__(self, service: CacheService) -> None:
+    def __init__(self, service: CacheService, changer: Changer) -> None:
         self._service = service
+        self._changer = changer
 
     def register(self, http: Http) -> None:
         """Add the routes."""
@@ -94,40 +109,70 @@ class CacheHttp:
         http.route("GET", entry, self.get, scope="read")
         http.route("PUT", entry, self.put, scope="write", body_bytes_max=RAW_BODY_BYTES_MAX)
         http.route("DELETE", entry, self.delete, scope="write")
+        http.route("POST", entry, self.add, scope="write")
         batch = PREFIX + "/{namespace}"
         http.route("POST", batch, self.batch, scope="write", body_bytes_max=BATCH_BODY_BYTES_MAX)
 
     async def get(self, request: HttpRequest) -> HttpResponse:
         """Answer one value with its content type, ETag and remaining life; 304 when the client has it already."""
         consistency = parse_consistency(request, Consistency.ONE)
-        namespace, key = request.params["namespace"], request.params["key"]
-        (found,) = await self._service.get(namespace, [key], consistency)
+        key = self._key(request)
+        (found,) = await self._service.get([key], consistency)
         if found is None:
-            raise CacheMiss(f"no entry '{key[:80]}' in namespace '{namespace}'")
+            return await self._missed(request, key)
+        if found.value.fields is not None:
+            raise InvalidCacheRequest("this entry is a hash", hint="read it over the Redis protocol: HGETALL")
         headers = {"ETag": f'"{etag_of(found.version)}"'}
         if found.ttl_s is not None:
             headers["X-Frys-Ttl"] = f"{found.ttl_s:.3f}"
-        known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-        if headers["ETag"] in known:
+        if headers["ETag"] in _tags(request, "if-none-match"):
             return HttpResponse(status=304, content_type=found.value.content_type, headers=headers)
         return HttpResponse(body=found.value.body, content_type=found.value.content_type, headers=headers)
 
+    async def _missed(self, request: HttpRequest, key: bytes) -> HttpResponse:
+        """Answer a miss; with ``?lease=`` say who shall load the value."""
+        miss = CacheMiss(f"no entry '{request.params['key'][:80]}' in namespace '{request.params['namespace']}'")
+        text = request.query.get("lease")
+        if text is None:
+            raise miss
+        until_unix_ms = self._service.now_unix_ms() + parse_ttl_ms(text)
+        lease = Change(LEASES + key[key.index(0) :], "set", [b"", OCTETS.encode(), until_unix_ms, b"nx", 0])
+        (outcome,) = await self._changer.run([lease], Consistency.QUORUM)
+        body = msgspec.json.encode({"error": {"code": miss.code, "message": miss.message, "hint": ""}})
+        is_granted = outcome.result == 1
+        headers = {"X-Frys-Lease": "granted" if is_granted else "wait"}
+        return HttpResponse(status=404, body=body, headers=headers if is_granted else headers | {"Retry-After": "1"})
+
     async def put(self, request: HttpRequest) -> HttpResponse:
-        """Store the body under its content type."""
+        """Store the body under its content type; with ``If-Match`` or ``If-None-Match: *`` only if that is so."""
         consistency = parse_consistency(request, Consistency.QUORUM)
-        key = request.params["key"]
-        value = self._value(
-            request.body, request.headers.get("content-type", "application/octet-stream"), request.query.get("ttl")
-        )
-        (version,) = await self._service.put(request.params["namespace"], [(key, value)], consistency)
-        return _written(key, version)
+        key = self._key(request)
+        value = self._value(request.body, request.headers.get("content-type", OCTETS), request.query.get("ttl"))
+        expected = _expected(request)
+        if expected is None:
+            return _written(request, etag_of((await self._service.put({key: pack(value)}, consistency))[key]))
+        args: list[int | bytes] = [expected.encode(), value.body, value.content_type.encode(), value.expires_unix_ms]
+        return _changed(request, await self._changer.run([Change(key, "cas", args)], consistency))
 
     async def delete(self, request: HttpRequest) -> HttpResponse:
-        """Delete a key, whether or not it is there."""
+        """Delete a key, whether or not it is there; with ``If-Match`` only if it is as that says."""
         consistency = parse_consistency(request, Consistency.QUORUM)
-        key = request.params["key"]
-        (version,) = await self._service.delete(request.params["namespace"], [key], consistency)
-        return _written(key, version)
+        key = self._key(request)
+        expected = _expected(request)
+        if expected is None:
+            return _written(request, etag_of((await self._service.put({key: None}, consistency))[key]))
+        return _changed(request, await self._changer.run([Change(key, "cad", [expected.encode()])], consistency))
+
+    async def add(self, request: HttpRequest) -> HttpResponse:
+        """Add to the number that is stored (0 if nothing is), and answer the sum."""
+        consistency = parse_consistency(request, Consistency.QUORUM)
+        by = parse_integer(request.query.get("add", "").encode())
+        if by is None:
+            raise UsageError("a POST to an entry counts", hint="say by how much: ?add=1")
+        (outcome,) = await self._changer.run([Change(self._key(request), "incr", [by])], consistency)
+        if outcome.refusal:
+            raise InvalidCacheRequest(outcome.refusal.partition(" ")[2])
+        return HttpResponse.json({"key": request.params["key"], "value": outcome.result, "version": outcome.version})
 
     async def batch(self, request: HttpRequest) -> HttpResponse:
         """Delete, put and get many keys; units are written in parallel and a failure may leave some of them done."""
@@ -139,18 +184,27 @@ class CacheHttp:
             ) from error
         self._service.check_batch(len(body.get) + len(body.put) + len(body.delete))
         namespace = request.params["namespace"]
-        items = [(item.key, self._item_value(item)) for item in body.put]
-        self._service.check(namespace, [*body.get, *body.delete], items)
+        wanted, gone = self._keys(namespace, body.get), self._keys(namespace, body.delete)
+        kept = self._keys(namespace, [item.key for item in body.put])
+        if len(set(kept)) != len(kept):
+            raise InvalidCacheRequest("a batch writes one key twice", hint="send the last value only")
+        items = dict(zip(kept, [pack(self._item_value(item)) for item in body.put], strict=True))
         write = parse_consistency(request, Consistency.QUORUM)
-        deleted = await self._service.delete(namespace, body.delete, write)
-        put = await self._service.put(namespace, items, write)
-        found = await self._service.get(namespace, body.get, parse_consistency(request, Consistency.ONE))
+        deleted = await self._service.put(dict.fromkeys(gone), write) if gone else {}
+        put = await self._service.put(items, write) if items else {}
+        found = await self._service.get(wanted, parse_consistency(request, Consistency.ONE))
         answer = {
             "deleted": len(deleted),
-            "put": [etag_of(version) for version in put],
+            "put": [etag_of(put[key]) for key in kept],
             "get": _entries(body.get, found),
         }
         return HttpResponse.json(answer)
+
+    def _key(self, request: HttpRequest) -> bytes:
+        return self._service.key(request.params["namespace"], _encode(request.params["key"]))
+
+    def _keys(self, namespace: str, keys: Sequence[str]) -> list[bytes]:
+        return [self._service.key(namespace, _encode(key)) for key in keys]
 
     def _value(self, body: bytes, content_type: str, ttl: str | int | None) -> CacheValue:
         if len(content_type) > CONTENT_TYPE_CHARS_MAX or not content_type.isprintable():
@@ -169,10 +223,49 @@ class CacheHttp:
         return self._value(body, item.content_type, item.ttl)
 
 
-def _written(key: str, version: Version) -> HttpResponse:
-    tag = etag_of(version)
-    body = msgspec.json.encode({"key": key, "version": tag})
+def _encode(key: str) -> bytes:
+    try:
+        return key.encode()
+    except UnicodeEncodeError:
+        raise InvalidCacheRequest("a key is not valid UTF-8") from None
+
+
+def _tags(request: HttpRequest, header: str) -> list[str]:
+    return [tag.strip().removeprefix("W/") for tag in request.headers.get(header, "").split(",") if tag.strip()]
+
+
+def _expected(request: HttpRequest) -> str | None:
+    """Return the version that a write demands: ``*`` any, empty none at all; None if it demands nothing.
+
+    Raises:
+        UsageError: More than one tag, or ``If-None-Match`` with anything but ``*``.
+    """
+    match, none_match = _tags(request, "if-match"), _tags(request, "if-none-match")
+    if none_match:
+        if match or none_match != ["*"]:
+            raise UsageError("a write takes 'If-None-Match: *' alone", hint="or 'If-Match' with one ETag")
+        return ""
+    if not match:
+        return None
+    if len(match) > 1:
+        raise UsageError("a write takes one ETag in 'If-Match'")
+    return match[0].strip('"')
+
+
+def _written(request: HttpRequest, tag: str) -> HttpResponse:
+    body = msgspec.json.encode({"key": request.params["key"], "version": tag})
     return HttpResponse(body=body, headers={"ETag": f'"{tag}"'})
+
+
+def _changed(request: HttpRequest, outcomes: list[Outcome]) -> HttpResponse:
+    (outcome,) = outcomes
+    if outcome.refusal:
+        raise InvalidCacheRequest(outcome.refusal.partition(" ")[2])
+    if not outcome.result:
+        raise CacheConflict(
+            f"'{request.params['key'][:80]}' is not as the request demands", hint="read it again and decide anew"
+        )
+    return _written(request, outcome.version)
 
 
 def _entries(keys: Sequence[str], found: Sequence[Stored | None]) -> list[BatchEntry | None]:

@@ -2,43 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import msgspec
 import pytest
 
 from frys_node.base.units import cache_unit_of
 from frys_node.observe.metrics import Metrics
-from frys_node.plugins.cache.cache import CacheMemory
+from frys_node.plugins.cache.changer import CHANGE, Changer
 from frys_node.plugins.cache.config import CacheConfig
 from frys_node.plugins.cache.driver import CacheService
 from frys_node.plugins.cache.http import CacheHttp
+from frys_node.plugins.cache.memory import CacheMemory
+from frys_node.testing.rpc import RpcNetwork, open_rpc_network
 from frys_node.testing.services import FakeHttp, ServiceCluster
 
 
 class CacheCluster:
-    """Three caches that share a wall clock."""
+    """Four caches that share a wall clock, three replicas of each unit."""
 
-    def __init__(self, config: CacheConfig | None = None) -> None:
+    def __init__(self, network: RpcNetwork, config: CacheConfig | None = None) -> None:
         self.cluster = ServiceCluster(["a", "b", "c", "d"], replication_factor=3)
         self.unix_ms = 5_000_000
         self.http: dict[str, FakeHttp] = {}
+        self.services: dict[str, CacheService] = {}
+        self.changers: dict[str, Changer] = {}
         for node in self.cluster.nodes:
             memory = CacheMemory(1 << 20, lambda: self.unix_ms)
             self.cluster.replication[node].register("cache", memory.open, durable=False)
             service = CacheService(
                 replication=self.cluster.replication[node],
                 topology=self.cluster.topology[node],
+                memory=memory,
                 config=config or CacheConfig(),
                 metrics=Metrics(),
                 now_unix_ms=lambda: self.unix_ms,
+                node=node,
             )
+            changer = Changer(
+                service=service,
+                topology=self.cluster.topology[node],
+                rpc=network.node(node),
+                is_usable=lambda other: other not in self.cluster.down,
+            )
+            network.node(node).serve(CHANGE, changer.answer)
+            self.services[node], self.changers[node] = service, changer
             self.http[node] = FakeHttp()
-            CacheHttp(service).register(self.http[node])
+            CacheHttp(service, changer).register(self.http[node])
 
 
 @pytest.fixture
-def caches() -> CacheCluster:
+async def caches() -> AsyncIterator[CacheCluster]:
     """A cluster of four nodes, three replicas each."""
-    return CacheCluster()
+    async with open_rpc_network() as network:
+        yield CacheCluster(network)
 
 
 async def test_any_node_answers_what_another_took(caches: CacheCluster) -> None:
@@ -141,3 +158,53 @@ async def test_bad_input_is_refused_by_name_and_changes_nothing(
     assert error["message"]
     held = [store for node in "abcd" for store in caches.cluster.replication[node].stores.values()]
     assert [entry for store in held for entry in store.entries()] == []
+
+
+async def test_a_write_with_a_condition_is_done_only_if_it_holds(caches: CacheCluster) -> None:
+    """If-Match takes the ETag of any node's answer, If-None-Match: * an absent entry; 412 changes nothing."""
+    a, b, c = (caches.http[node] for node in "abc")
+    path = "/v1/cache/default/k"
+    assert (await a.request("PUT", path, b"0", {"if-match": "*"})).status == 412
+    first = await a.request("PUT", path, b"1", {"if-none-match": "*"})
+    assert first.status == 200
+    again = await b.request("PUT", path, b"2", {"if-none-match": "*"})
+    assert msgspec.json.decode(again.body)["error"]["code"] == "cache.conflict"
+    tag = first.headers["ETag"]
+    assert (await c.request("GET", path)).headers["ETag"] == tag
+    second = await c.request("PUT", path + "?ttl=60s", b"2", {"if-match": tag, "content-type": "text/plain"})
+    assert second.status == 200
+    assert (await b.request("PUT", path, b"3", {"if-match": tag})).status == 412
+    got = await a.request("GET", path)
+    assert (got.body, got.content_type, got.headers["X-Frys-Ttl"]) == (b"2", "text/plain", "60.000")
+    assert (await a.request("DELETE", path, headers={"if-match": tag})).status == 412
+    assert (await a.request("DELETE", path, headers={"if-match": second.headers["ETag"]})).status == 200
+    assert (await a.request("GET", path)).status == 404
+    for headers in ({"if-none-match": tag}, {"if-match": f"{tag}, {tag}"}, {"if-match": tag, "if-none-match": "*"}):
+        assert (await a.request("PUT", path, b"x", headers)).status == 400
+
+
+async def test_a_post_counts(caches: CacheCluster) -> None:
+    """Through any node; what is no number is refused and stays."""
+    path = "/v1/cache/default/n"
+    for number, node in enumerate("abcd", 1):
+        answer = msgspec.json.decode((await caches.http[node].request("POST", path + "?add=5")).body)
+        assert answer["value"] == 5 * number
+    assert (await caches.http["a"].request("GET", path)).body == b"20"
+    assert (await caches.http["a"].request("POST", path)).status == 400
+    await caches.http["a"].request("PUT", path, b"text")
+    refused = await caches.http["b"].request("POST", path + "?add=1")
+    assert (refused.status, msgspec.json.decode(refused.body)["error"]["code"]) == (400, "cache.invalid")
+
+
+async def test_one_of_those_that_miss_is_asked_to_load(caches: CacheCluster) -> None:
+    """Across nodes; when the lease is over another one is, and a value that is there ends it all."""
+    path = "/v1/cache/default/page?lease=5s"
+    answers = [await caches.http[node].request("GET", path) for node in "abcd"]
+    assert [answer.status for answer in answers] == [404] * 4
+    assert [answer.headers["X-Frys-Lease"] for answer in answers] == ["granted", "wait", "wait", "wait"]
+    assert answers[1].headers["Retry-After"] == "1"
+    caches.unix_ms += 5_000
+    assert (await caches.http["d"].request("GET", path)).headers["X-Frys-Lease"] == "granted"
+    await caches.http["d"].request("PUT", "/v1/cache/default/page", b"loaded")
+    assert (await caches.http["a"].request("GET", path)).body == b"loaded"
+    assert (await caches.http["a"].request("GET", "/v1/cache/default/x?lease=soon")).status == 400

@@ -12,7 +12,9 @@ from frys_node.base.types import NodeId
 from frys_node.kernel.bus import Bus
 from frys_node.kernel.context import PluginContext, Services
 from frys_node.kernel.services.http import HTTP
+from frys_node.kernel.services.members import MEMBERS
 from frys_node.kernel.services.replication import REPLICATION
+from frys_node.kernel.services.rpc import RPC
 from frys_node.kernel.services.topology import TOPOLOGY
 from frys_node.observe.metrics import Gauge, Metrics
 from frys_node.plugins.cache.config import CacheConfig
@@ -21,9 +23,23 @@ from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import FakeDisk
 from frys_node.testing.entropy import FakeEntropy
 from frys_node.testing.executor import InlineExecutor
+from frys_node.testing.rpc import RpcNetwork
 from frys_node.testing.services import FakeHttp, ServiceCluster
 
 NODE = NodeId("a")
+
+
+class LoneMember:
+    """A cluster of one."""
+
+    @property
+    def self_id(self) -> NodeId:
+        """This node."""
+        return NODE
+
+    def is_usable(self, node: NodeId) -> bool:
+        """True of it."""
+        return node == NODE
 
 
 class Node:
@@ -38,6 +54,8 @@ class Node:
         self.services.provide(HTTP, self.http)
         self.services.provide(REPLICATION, self.cluster.replication[NODE])
         self.services.provide(TOPOLOGY, self.cluster.topology[NODE])
+        self.services.provide(RPC, RpcNetwork().node(NODE))
+        self.services.provide(MEMBERS, LoneMember())
 
     async def load(self, config: CacheConfig) -> CachePlugin:
         """Load a new instance of the plugin."""

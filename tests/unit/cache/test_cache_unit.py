@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,8 +12,9 @@ from frys_node.base.types import NodeId, UnitId
 from frys_node.base.units import cache_unit_of, slot_of
 from frys_node.kernel.services.replication import Entry, Version
 from frys_node.plugins.cache import cache
-from frys_node.plugins.cache.cache import CacheMemory, CacheValue, InvalidCacheRequest, pack
-from frys_node.plugins.cache.policy import ENTRY_OVERHEAD_BYTES, LruBytes, Slot
+from frys_node.plugins.cache.cache import CacheValue, InvalidCacheRequest, pack
+from frys_node.plugins.cache.memory import ENTRY_OVERHEAD_BYTES, CacheMemory
+from frys_node.plugins.cache.policy import PolicyName
 
 NODE = NodeId("a" * 32)
 
@@ -96,7 +99,7 @@ def test_two_replicas_derive_the_same_tombstone_whether_or_not_they_swept() -> N
     for unit in units:
         unit.put([entry("k", 5, expires_unix_ms=now.unix_ms + 1)])
     now.unix_ms += 5
-    first.sweep()
+    first.expire_due()
     assert first.expired == 1
     assert units[0].get([b"k"]) == units[1].get([b"k"])
 
@@ -125,10 +128,10 @@ def test_memory_is_bounded_over_all_units_and_shrinks_on_reload() -> None:
     holder = memory(8)
     for number in range(40):
         holder.open(UnitId(f"cache/{number}")).put([entry(f"k{number}", number + 1)])
-    assert holder.lru.total_bytes <= holder.lru.bytes_max
-    assert len(holder.lru) == 40 - holder.evicted
-    holder.resize(ENTRY_OVERHEAD_BYTES + 40)
-    assert len(holder.lru) == 1
+    assert holder.total_bytes <= holder.bytes_max
+    assert len(holder) == 40 - holder.evicted
+    holder.configure(ENTRY_OVERHEAD_BYTES + 40, PolicyName.LRU, {}, keeps_replies=False)
+    assert len(holder) == 1
 
 
 def test_clearing_a_unit_forgets_its_floor_and_gives_its_memory_back() -> None:
@@ -139,23 +142,94 @@ def test_clearing_a_unit_forgets_its_floor_and_gives_its_memory_back() -> None:
     assert unit.floor is not None
     unit.clear()
     assert unit.floor is None
-    assert holder.lru.total_bytes == 0
+    assert holder.total_bytes == 0
     assert unit.get([b"a"]) == [None]
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 300), st.booleans()), max_size=60))
-def test_the_total_of_the_lru_is_the_sum_of_its_sizes(operations: list[tuple[str, int, bool]]) -> None:
-    """No order of sets, shrinks, touches and evictions makes the accounts drift."""
-    lru, sizes = LruBytes(3_000), dict[Slot, int]()
-    for key, size_bytes, is_set in operations:
-        slot = Slot("cache/0", key.encode())
-        if is_set:
-            lru.set(slot, size_bytes)
-            sizes[slot] = size_bytes + ENTRY_OVERHEAD_BYTES
+def test_a_namespace_over_its_quota_gives_up_its_own_entries() -> None:
+    """The others are left alone, and give way first when the node's memory is short."""
+    one = ENTRY_OVERHEAD_BYTES + 60
+    holder = CacheMemory(10 * one, Now(), quotas={"small": 3 * one})
+    unit = holder.open(UnitId("cache/1"))
+    for number in range(8):
+        unit.put([entry(f"small\0{number}", number + 1)])
+    assert holder.pool_bytes()["small"] <= 3 * one
+    assert sorted(unit.live(b"small\0")) == [b"small\0%d" % number for number in (5, 6, 7)]
+    for number in range(20):
+        unit.put([entry(f"default\0{number}", number + 20)])
+    assert len(list(unit.live(b"small\0"))) == 3
+    assert holder.total_bytes <= holder.bytes_max
+
+
+def test_other_bounds_and_policies_take_effect_on_what_is_held() -> None:
+    """Nothing is lost by a change of policy that fits, and the accounts go on."""
+    holder = memory(20)
+    unit = holder.open(UnitId("cache/1"))
+    unit.put([entry(f"ns\0{number}", number + 1) for number in range(10)])
+    total = holder.total_bytes
+    for name in PolicyName:
+        holder.configure(holder.bytes_max, name, {"ns": holder.bytes_max}, keeps_replies=True)
+        assert (len(holder), holder.total_bytes, holder.pool_bytes()["ns"]) == (10, total, total)
+    assert holder.replies[b"ns\x003"] == b"$1\r\nx\r\n"
+    holder.configure(holder.bytes_max, PolicyName.LRU, {}, keeps_replies=False)
+    assert holder.replies == {}
+    unit.clear()
+    assert (len(holder), holder.total_bytes) == (0, 0)
+
+
+class MemoryRun(NamedTuple):
+    """One thing that happens to a memory."""
+
+    what: str
+    key: int
+    size_bytes: int
+    life_ms: int
+
+
+RUNS = st.builds(
+    MemoryRun,
+    st.sampled_from(["put", "put", "put", "get", "delete", "wait", "clear"]),
+    st.integers(0, 9),
+    st.integers(0, 400),
+    st.sampled_from([0, 0, 5, 50]),
+)
+
+
+@given(st.lists(RUNS, max_size=80), st.sampled_from(list(PolicyName)), st.sampled_from([{}, {"a": 2_000}]))
+def test_the_accounts_of_the_memory_never_drift(
+    runs: list[MemoryRun], policy: PolicyName, quotas: dict[str, int]
+) -> None:
+    """Totals, pools, homes and ready answers are those of what is held, whatever happened; bounds hold."""
+    now = Now()
+    holder = CacheMemory(4_000, now, policy, quotas)
+    holder.configure(4_000, policy, quotas, keeps_replies=True)
+    units = [holder.open(UnitId(f"cache/{number}")) for number in range(2)]
+    for hlc_ms, run in enumerate(runs, 1):
+        name = f"{'ab'[run.key % 3 == 0]}\0{run.key}"
+        unit = units[run.key % 2]
+        end = now.unix_ms + run.life_ms if run.life_ms else 0
+        if run.what == "put":
+            unit.put([entry(name, hlc_ms, b"v" * run.size_bytes, end)])
+        elif run.what == "delete":
+            unit.put([Entry(name.encode(), version(hlc_ms), None)])
+        elif run.what == "get":
+            unit.get([name.encode(), b"b\0absent"])
+        elif run.what == "wait":
+            now.unix_ms += run.life_ms
         else:
-            lru.touch(slot)
-            lru.forget(slot)
-            sizes.pop(slot, None)
-        for victim in lru.pop_excess():
-            del sizes[victim]
-        assert lru.total_bytes == sum(sizes.values()) <= 3_000
+            unit.clear()
+        holder.expire_due()
+        held = {key: item for unit in units for key, item in unit.held.items()}
+        sizes = {key: ENTRY_OVERHEAD_BYTES + len(key) + len(item.value or b"") for key, item in held.items()}
+        assert set(holder.homes) == set(held)
+        assert holder.total_bytes == sum(sizes.values()) <= 4_000
+        for pool, total in holder.pool_bytes().items():
+            assert total == sum(size for key, size in sizes.items() if key.startswith(pool.encode() + b"\0"))
+            assert total <= quotas[pool]
+        live = {key: cache.decode_value(item.value) for key, item in held.items() if item.value is not None}
+        assert not any(value.is_expired(now.unix_ms) for value in live.values())
+        assert holder.replies == {
+            key: b"$%d\r\n%b\r\n" % (len(value.body), value.body)
+            for key, value in live.items()
+            if len(value.body) <= 256
+        }

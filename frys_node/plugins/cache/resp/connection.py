@@ -1,0 +1,182 @@
+"""One Redis client: bytes in, steps carried out in order, replies out in one piece.
+
+While a pipeline is carried out the connection is not read, so a client that does not take its replies is held by TCP.
+Messages to a subscriber cannot wait for it: they queue up to a limit, and beyond it the client is cut off.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import trio
+
+from frys_node.base.types import Address
+from frys_node.observe.log import get_logger
+from frys_node.plugins.cache.resp import encode
+from frys_node.plugins.cache.resp.reader import Command, ProtocolError, RequestReader, Uniform
+from frys_node.plugins.cache.resp.session import Session
+from frys_node.transport.stream import SocketStream
+
+if TYPE_CHECKING:
+    from frys_node.plugins.cache.resp.server import RespServer
+
+READ_BYTES = 65_536
+
+log = get_logger(__name__)
+
+
+class RespConnection:
+    """The driver of one `RequestReader` and one `Session` (a `Listener`)."""
+
+    def __init__(self, server: RespServer, stream: SocketStream, peer: Address, session: Session) -> None:
+        limits = server.limits
+        self.peer = peer
+        self.scope = trio.CancelScope()
+        self.began_s = trio.current_time()
+        self.deadline_s = self.began_s + limits.idle_s
+        """When the server's reaper cuts this connection."""
+        self.is_busy = False
+        """Commands are carried out; how long that takes is their own affair."""
+        self._session = session
+        self._server = server
+        self._stream = stream
+        self._reader = RequestReader(limits.arguments, limits.request_bytes)
+        self._reader.is_trusted = session.is_known
+        self._queue: list[bytes] = []
+        self._queued_bytes = 0
+        self._wake: trio.Event | None = None
+        self._sent = trio.Event()
+
+    @property
+    def session(self) -> Session:
+        """Its session."""
+        return self._session
+
+    async def run(self) -> None:
+        """Serve until the client or a rule ends it, then close. Raises nothing but cancellation from above."""
+        try:
+            with self.scope:
+                await self._serve()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._server.broken.inc()
+        except Exception as error:  # noqa: BLE001 (one connection must never end the listener)
+            log.failed("cache.resp_connection_failed", error, peer=str(self.peer))
+        finally:
+            self._server.hub.leave(self)
+            self._stream.close()
+
+    async def _serve(self) -> None:
+        reader, server, session = self._reader, self._server, self._session
+        while not session.is_closing and not server.is_draining:
+            if session.subscriptions:
+                self.deadline_s = math.inf
+            else:
+                limits = server.limits
+                self.deadline_s = trio.current_time() + (limits.request_s if reader.is_partial else limits.idle_s)
+            data = await self._stream.receive_some(READ_BYTES)
+            if not data:
+                return
+            pipeline = reader.uniform(data)
+            if pipeline is not None and await self._carry_out_uniform(pipeline):
+                continue
+            complaint = ""
+            try:
+                commands = reader.feed(data)
+            except ProtocolError as error:
+                commands, complaint = error.commands, str(error)
+            if commands:
+                self.is_busy = True
+                await self._carry_out(commands)
+                self.is_busy = False
+            if complaint:
+                server.count_error()
+                await self._send(encode.error(f"ERR {complaint}"))
+                break
+        await self._finish()
+
+    async def _carry_out(self, commands: Sequence[Command]) -> None:
+        session, server, most = self._session, self._server, self._server.limits.pipelined
+        for start in range(0, len(commands), most):
+            batch = commands[start : start + most] if len(commands) > most else commands
+            server.count(len(batch))
+            while batch:
+                steps, done = session.plan(batch)
+                data = await server.executor.run(self, steps, self._send)
+                if data:
+                    await self._send(data)
+                self._reader.is_trusted = session.is_known
+                if session.is_closing:
+                    return
+                batch = batch[done:]
+
+    async def _carry_out_uniform(self, pipeline: Uniform) -> bool:
+        """Carry out a pipeline of one shape; False if it has to be read command by command."""
+        server = self._server
+        if len(pipeline.keys) > server.limits.pipelined:
+            return False
+        step = self._session.plan_uniform(pipeline)
+        if step is None:
+            return False
+        self.is_busy = True
+        server.count(step.count)
+        await self._send(await server.executor.run(self, (step,), self._send))
+        self.is_busy = False
+        return True
+
+    async def _send(self, data: bytes) -> None:
+        """Send replies; behind what a subscriber has not taken yet."""
+        if self._wake is not None:
+            self.push(data)
+            return
+        was_busy, self.is_busy = self.is_busy, False
+        self.deadline_s = trio.current_time() + self._server.limits.write_s
+        await self._stream.send_all(data)
+        self.is_busy = was_busy
+
+    # ------------------------------------------------------------------ messages
+
+    def push(self, data: bytes) -> None:
+        """Queue what comes unasked; a client that lets too much queue up is cut off."""
+        self._queue.append(data)
+        self._queued_bytes += len(data)
+        if self._queued_bytes > self._server.limits.output_bytes:
+            self._server.cut("output")
+            self.scope.cancel()
+        elif self._wake is None:
+            self._wake = trio.Event()
+            self._wake.set()
+            self._server.nursery.start_soon(self._pump)
+        else:
+            self._wake.set()
+
+    async def _pump(self) -> None:
+        """Send what is queued, for as long as the connection lasts."""
+        assert self._wake is not None
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                while self._queue:
+                    data = b"".join(self._queue)
+                    self._queue.clear()
+                    with trio.move_on_after(self._server.limits.write_s) as scope:
+                        await self._stream.send_all(data)
+                    if scope.cancelled_caught:
+                        self._server.cut("slow")
+                        self.scope.cancel()
+                        return
+                    self._queued_bytes -= len(data)
+                    self._sent.set()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.scope.cancel()
+
+    async def _finish(self) -> None:
+        """Let what is queued go out before the end."""
+        if self._wake is None:
+            return
+        with trio.move_on_after(self._server.limits.write_s):
+            while self._queued_bytes:
+                self._sent = trio.Event()
+                await self._sent.wait()

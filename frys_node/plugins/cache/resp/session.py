@@ -1,0 +1,270 @@
+"""One client's session: who it is, which database it has chosen, and what its commands come to.
+
+Sans-I/O. `plan` turns the commands of a pipeline into steps. Everything that concerns the session alone is answered
+here; the rest is for the driver. Texts of errors are those of Redis 7, since clients match on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from frys_node.plugins.cache.cache import pack_plain, prefix_of
+from frys_node.plugins.cache.changes import Change
+from frys_node.plugins.cache.resp import encode
+from frys_node.plugins.cache.resp.reader import Command, Uniform
+from frys_node.plugins.cache.resp.steps import Alter, Choice, Do, FromOutcomes, FromValues, Gets, Look, Say, Step, Store
+
+DATABASES = 16
+"""As Redis has them by default: number 0 is the namespace ``default``, number n is ``dbn``."""
+
+QUOTED_BYTES_MAX = 128
+"""What an error quotes of an unknown command's words, in all."""
+
+ATTACK_WORDS = frozenset({b"POST", b"HOST:"})
+"""The beginnings of an HTTP request: a web page that was told to talk to this port. Redis hangs up on them too."""
+
+
+CHANGES_SUBSCRIPTIONS = frozenset({"subscribe", "unsubscribe", "psubscribe", "punsubscribe", "unsubscribe_all"})
+"""Verbs of `Do` after which other commands are allowed than before."""
+
+
+class CommandError(Exception):
+    """The command is refused; the text is the reply."""
+
+
+class Limits(NamedTuple):
+    """What the session must know of the settings."""
+
+    key_bytes_max: int
+    value_bytes_max: int
+    arguments_max: int
+    subscriptions_max: int
+
+
+class Spec(Protocol):
+    """A command of the table, as far as a session looks at it."""
+
+    @property
+    def name(self) -> str:
+        """Its name in small letters."""
+        ...
+
+    @property
+    def handler(self) -> Callable[[Session, Command], None]:
+        """Who plans it."""
+        ...
+
+    @property
+    def flags(self) -> frozenset[str]:
+        """What it may do, and when it is allowed."""
+        ...
+
+    def takes(self, words: int) -> bool:
+        """True if the command may have so many words."""
+        ...
+
+
+class Redirect(NamedTuple):
+    """Where a slot is served, if not here."""
+
+    slot: int
+    address: str
+
+
+class Surroundings(NamedTuple):
+    """What a session asks of the node."""
+
+    commands: Mapping[bytes, Spec]
+    """By their names in capitals."""
+    limits: Callable[[], Limits]
+    now_unix_ms: Callable[[], int]
+    check_token: Callable[[bytes], bool]
+    redirect: Callable[[bytes], Redirect | None]
+    """Where the clients of a cluster find a key; None: here."""
+    settings: Callable[[], Mapping[str, str]]
+    """What CONFIG GET tells."""
+    describe: Callable[[Session], str]
+    """The line of CLIENT LIST about a session."""
+
+
+class Session:
+    """State of one connection."""
+
+    def __init__(self, number: int, around: Surroundings, *, must_authenticate: bool) -> None:
+        self.number = number
+        self.around = around
+        self.must_authenticate = must_authenticate
+        self.is_known = not must_authenticate
+        """True once nothing has to be proved any more."""
+        self.is_closing = False
+        """The client said QUIT, or what makes one hang up: nothing after it is answered."""
+        self.name = b""
+        self.library: dict[str, bytes] = {}
+        self.channels: dict[bytes, None] = {}
+        self.patterns: dict[bytes, None] = {}
+        self._steps: list[Step] = []
+        self.protocol = 2
+        self.prefix = b""
+        self.choice = Choice(b"", 2)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew as RESET does; subscriptions are the driver's to end."""
+        self.speak(2)
+        self.select(0)
+        self.follows_redirects = False
+        self.is_known = not self.must_authenticate
+        self.name = b""
+
+    @property
+    def subscriptions(self) -> int:
+        """Channels and patterns."""
+        return len(self.channels) + len(self.patterns)
+
+    def select(self, database: int) -> None:
+        """Choose a database."""
+        self.database = database
+        self.prefix = prefix_of(f"db{database}" if database else "default")
+        self.choice = Choice(self.prefix, self.protocol)
+
+    def speak(self, protocol: int) -> None:
+        """Choose a version of the protocol."""
+        self.protocol = protocol
+        self.choice = Choice(self.prefix, protocol)
+
+    # ------------------------------------------------------------------ planning
+
+    def plan(self, commands: Sequence[Command]) -> tuple[list[Step], int]:
+        """Return the steps of a pipeline, and how many of its commands they are.
+
+        What follows a change of subscriptions can be planned only when that has been carried out.
+        """
+        self._steps = []
+        for position, command in enumerate(commands, 1):
+            try:
+                self._one(command)
+            except CommandError as error:
+                self.say(encode.error(str(error)))
+            if self.is_closing:
+                break
+            last = self._steps[-1] if self._steps else None
+            if isinstance(last, Do) and last.verb in CHANGES_SUBSCRIPTIONS:
+                return self._steps, position
+        return self._steps, len(commands)
+
+    def plan_uniform(self, pipeline: Uniform) -> Step | None:
+        """Plan a pipeline of one shape; None if one of its commands deserves a look of its own."""
+        if not self.is_known or self.follows_redirects or self.channels or self.patterns:
+            return None
+        prefix, limits = self.prefix, self.around.limits()
+        if len(pipeline.keys[0]) > limits.key_bytes_max:
+            return None
+        keys = [prefix + key for key in pipeline.keys]
+        if pipeline.values is None:
+            return Gets(self.choice, keys)
+        if len(pipeline.values[0]) > limits.value_bytes_max:
+            return None
+        last = dict(zip(keys, pipeline.values, strict=True))
+        return Store(self.choice, {key: pack_plain(body) for key, body in last.items()}, [encode.OK] * len(keys))
+
+    def _one(self, command: Command) -> None:
+        word = command[0].upper()
+        spec = self.around.commands.get(word)
+        if spec is None:
+            if word in ATTACK_WORDS:
+                self.is_closing = True
+                return
+            raise CommandError(_unknown(command))
+        if not spec.takes(len(command)):
+            raise CommandError(f"ERR wrong number of arguments for '{spec.name}' command")
+        if len(command) > self.around.limits().arguments_max:
+            raise CommandError("ERR too many arguments")
+        if not self.is_known and "no_auth" not in spec.flags:
+            raise CommandError("NOAUTH Authentication required.")
+        if self.subscriptions and self.protocol == 2 and "pubsub_ok" not in spec.flags:
+            raise CommandError(
+                f"ERR Can't execute '{spec.name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET "
+                "are allowed in this context"
+            )
+        spec.handler(self, command)
+
+    # ------------------------------------------------------------------ what handlers use
+
+    def key(self, raw: bytes) -> bytes:
+        """Return the full key.
+
+        Raises:
+            CommandError: It is too long, empty, or served elsewhere and the client wants to know.
+        """
+        longest = self.around.limits().key_bytes_max
+        if not 1 <= len(raw) <= longest:
+            raise CommandError(f"ERR a key has 1 to {longest} bytes")
+        if self.follows_redirects:
+            redirect = self.around.redirect(raw)
+            if redirect is not None:
+                raise CommandError(f"MOVED {redirect.slot} {redirect.address}")
+        return self.prefix + raw
+
+    def keys(self, raw: Sequence[bytes]) -> list[bytes]:
+        """Return full keys; see `key`."""
+        return [self.key(key) for key in raw]
+
+    def say(self, data: bytes) -> None:
+        """Answer at once."""
+        last = self._steps[-1] if self._steps else None
+        if isinstance(last, Say):
+            last.data += data
+            last.count += 1
+        else:
+            self._steps.append(Say(data))
+
+    def get(self, key: bytes) -> None:
+        """Read a string."""
+        last = self._steps[-1] if self._steps else None
+        if isinstance(last, Gets) and last.choice is self.choice:
+            last.keys.append(key)
+        else:
+            self._steps.append(Gets(self.choice, [key]))
+
+    def look(self, keys: Sequence[bytes], reply: FromValues) -> None:
+        """Read values and make the reply of them."""
+        last = self._steps[-1] if self._steps else None
+        if not isinstance(last, Look):
+            last = Look()
+            self._steps.append(last)
+        last.keys += keys
+        last.parts.append((len(keys), reply))
+
+    def store(self, items: Mapping[bytes, bytes], reply: bytes) -> None:
+        """Write packed values, whatever is there."""
+        last = self._steps[-1] if self._steps else None
+        if isinstance(last, Store) and last.choice is self.choice:
+            last.items.update(items)
+            last.replies.append(reply)
+        else:
+            self._steps.append(Store(self.choice, dict(items), [reply]))
+
+    def alter(self, changes: Sequence[Change], reply: FromOutcomes) -> None:
+        """Make changes and the reply of their outcomes."""
+        last = self._steps[-1] if self._steps else None
+        if not isinstance(last, Alter):
+            last = Alter()
+            self._steps.append(last)
+        last.changes += changes
+        last.parts.append((len(changes), reply))
+
+    def do(self, verb: str, args: Sequence[bytes] = ()) -> None:
+        """Leave it to the driver."""
+        self._steps.append(Do(self.choice, verb, args))
+
+
+def _unknown(command: Command) -> str:
+    """Return Redis' complaint about a command that it does not know: its words up to a limit."""
+    words = ""
+    for word in command[1:]:
+        if len(words) >= QUOTED_BYTES_MAX:
+            break
+        words += f"'{word[: QUOTED_BYTES_MAX - len(words)].decode(errors='replace')}' "
+    name = command[0][:QUOTED_BYTES_MAX].decode(errors="replace")
+    return f"ERR unknown command '{name}', with args beginning with: {words}"

@@ -41,7 +41,7 @@ fuzz: $(FUZZ) ## fuzz the decoders and the machines behind them under atheris, a
 bench: $(RUNTIME) ## run the benchmark scenarios beside their peers
 	@for name in startup idle bus request commit; do $(BIN)/frys-node bench $$name; done
 
-peers: ## bring what the membership benchmark is compared with (serf) into .cache
+peers: ## bring what benchmarks are compared with (serf, redis) into .cache
 	@.ci/peers
 
 clean: ## remove everything that make has made

@@ -26,6 +26,7 @@ SCENARIOS = {
     "idle": "RSS and CPU of an idle node, against an idle trio process",
     "bus": "publish to a handler and scheduling a task, against a plain call",
     "request": "a 64-byte request over the node channel, against a blocking TCP echo",
+    "cache": "hit ratios of the policies, and redis-benchmark against a node, against redis-server",
     "commit": "a durable journal commit, against one fsync",
     "membership": "kills, pauses, loss, partitions, joins and leaves of clusters in namespaces, against serf",
 }

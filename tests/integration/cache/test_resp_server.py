@@ -235,3 +235,45 @@ async def test_work_in_hand_is_finished_when_the_node_stops(tmp_path: Path) -> N
         stream = await dial(address)
         assert await ask(stream, command("PING"), 7) == b"+PONG\r\n"
     assert await stream.receive_some(10) == b""
+
+
+async def test_many_clients_that_only_ask_and_go_get_their_answers(tmp_path: Path) -> None:
+    """Replies wait for the end of a turn then: they are in order, and out before the connection ends."""
+    answers: list[bytes] = []
+
+    async def ask_and_go(number: int) -> None:
+        stream = await dial(address)
+        await stream.send_all(command("SET", f"k{number}", number) + command("GET", f"k{number}"))
+        await stream.send_all(command("ECHO", "x" * 20_000))
+        await stream.send_eof()
+        answer = b""
+        while part := await stream.receive_some(100_000):
+            answer += part
+        text = str(number).encode()
+        echoed = b"$20000\r\n" + b"x" * 20_000 + b"\r\n"
+        assert answer == b"+OK\r\n$%d\r\n%b\r\n" % (len(text), text) + echoed
+        answers.append(answer)
+
+    async with serving(tmp_path) as (_, address), trio.open_nursery() as nursery:
+        for number in range(40):
+            nursery.start_soon(ask_and_go, number)
+    assert len(answers) == 40
+
+
+async def test_one_of_many_clients_that_does_not_read_holds_up_nobody(tmp_path: Path) -> None:
+    """Its small replies fill its socket; the others are answered all the while, and it is cut in the end."""
+    async with serving(tmp_path, write_s=0.5) as (kernel, address):
+        others = [await dial(address) for _ in range(12)]
+        stuck = await dial(address)
+        await ask(others[0], command("SET", "k", b"x" * 10_000), 5)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_send_until_broken, stuck, command("GET", "k"))
+            while not cuts(kernel):
+                for stream in others:
+                    assert await ask(stream, command("PING"), 7) == b"+PONG\r\n"
+        assert cuts(kernel) == {"time": 1}
+
+
+async def _send_until_broken(stream: trio.SocketStream, data: bytes) -> None:
+    with pytest.raises(trio.BrokenResourceError):
+        await send_for_ever(stream, data)

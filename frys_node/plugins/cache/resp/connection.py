@@ -15,6 +15,7 @@ import trio
 from frys_node.base.types import Address
 from frys_node.observe.log import get_logger
 from frys_node.plugins.cache.resp import encode
+from frys_node.plugins.cache.resp.outbox import CLIENTS_MIN, DEFERRED_BYTES_MAX
 from frys_node.plugins.cache.resp.reader import Command, ProtocolError, RequestReader, Uniform
 from frys_node.plugins.cache.resp.session import Session
 from frys_node.transport.stream import SocketStream
@@ -48,6 +49,10 @@ class RespConnection:
         self._queued_bytes = 0
         self._wake: trio.Event | None = None
         self._sent = trio.Event()
+        self._is_deferred = False
+        """A reply waits for the end of the turn."""
+        self._rest: trio.Event | None = None
+        """Set when the rest of a reply has been sent, while there is one."""
 
     @property
     def session(self) -> Session:
@@ -77,7 +82,7 @@ class RespConnection:
                 self.deadline_s = trio.current_time() + (limits.request_s if reader.is_partial else limits.idle_s)
             data = await self._stream.receive_some(READ_BYTES)
             if not data:
-                return
+                break
             pipeline = reader.uniform(data)
             if pipeline is not None and await self._carry_out_uniform(pipeline):
                 continue
@@ -130,10 +135,46 @@ class RespConnection:
         if self._wake is not None:
             self.push(data)
             return
+        if self._rest is not None:
+            await self._rest.wait()
+        server = self._server
+        if len(data) <= DEFERRED_BYTES_MAX and len(server.connections) >= CLIENTS_MIN and not self._is_deferred:
+            self._is_deferred = True
+            server.outbox.put(self, data)
+            return
+        if self._is_deferred:
+            server.outbox.flush()
+            if self._rest is not None:
+                await self._rest.wait()
         was_busy, self.is_busy = self.is_busy, False
         self.deadline_s = trio.current_time() + self._server.limits.write_s
         await self._stream.send_all(data)
         self.is_busy = was_busy
+
+    def send_now(self, data: bytes) -> None:
+        """Send a reply that has waited for its turn; a client that does not take all of it at once gets a task."""
+        self._is_deferred = False
+        try:
+            if self._stream.send_nowait(data):
+                return
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.scope.cancel()
+            return
+        self._rest = trio.Event()
+        self._server.nursery.start_soon(self._send_rest, self._rest)
+
+    async def _send_rest(self, done: trio.Event) -> None:
+        try:
+            with trio.move_on_after(self._server.limits.write_s) as scope:
+                await self._stream.send_all(b"")
+            if scope.cancelled_caught:
+                self._server.cut("time")
+                self.scope.cancel()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.scope.cancel()
+        finally:
+            self._rest = None
+            done.set()
 
     # ------------------------------------------------------------------ messages
 
@@ -174,6 +215,10 @@ class RespConnection:
 
     async def _finish(self) -> None:
         """Let what is queued go out before the end."""
+        if self._is_deferred:
+            self._server.outbox.flush()
+        if self._rest is not None:
+            await self._rest.wait()
         if self._wake is None:
             return
         with trio.move_on_after(self._server.limits.write_s):

@@ -115,6 +115,7 @@ class RespFront:
         )
         nursery.start_soon(server.serve, listener)
         nursery.start_soon(server.reap)
+        nursery.start_soon(server.outbox.run)
         node = context.service(NODE)
         node.add_door("resp", self.drain)
         node.add_status("resp", lambda: {"address": str(listener.address), "authenticates": must_authenticate})

@@ -13,6 +13,7 @@ from frys_node.plugins.cache.resp import encode
 from frys_node.plugins.cache.resp.connection import RespConnection
 from frys_node.plugins.cache.resp.executor import Executor
 from frys_node.plugins.cache.resp.hub import Hub
+from frys_node.plugins.cache.resp.outbox import Outbox
 from frys_node.plugins.cache.resp.session import Session, Surroundings
 from frys_node.transport.stream import SocketListener
 
@@ -48,6 +49,7 @@ class RespServer:
         self._around = around
         self._must_authenticate = must_authenticate
         self.connections: dict[RespConnection, None] = {}
+        self.outbox = Outbox()
         self._ended = trio.Event()
         self._wake_reaper = trio.Event()
         self._commands = metrics.counter("frys_cache_resp_commands_total", "Commands of Redis clients.")

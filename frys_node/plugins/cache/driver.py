@@ -28,6 +28,10 @@ from frys_node.plugins.cache.memory import CacheMemory
 NAMESPACES_MAX = 64
 """Namespaces that have metrics of their own; the others share the label ``other``."""
 
+UNITS_AT_ONCE_MAX = 8
+"""Units that one pipeline or batch writes at a time: many pipelines with many units each would wait longer for one
+another than the engine waits before it asks again, and drown in what it asks."""
+
 HERE_CHECK_S = 0.1
 """How often is looked whether this node has come to hold every unit."""
 
@@ -242,7 +246,8 @@ class CacheService:
             self.memory.put(version, items, self.unit_of)
             return dict.fromkeys(items, version)
         try:
-            await run_all([partial(write, unit, keys) for unit, keys in self._by_unit(items).items()])
+            jobs = [partial(write, unit, keys) for unit, keys in self._by_unit(items).items()]
+            await run_all(jobs, UNITS_AT_ONCE_MAX)
         finally:
             self.part(items)
         return versions

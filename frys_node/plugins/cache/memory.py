@@ -24,11 +24,14 @@ from frys_node.kernel.services.replication import Entry, Version
 from frys_node.plugins.cache.cache import decode_value, just_above, plain_body
 from frys_node.plugins.cache.policy import Policy, PolicyName, make_policy
 
-ENTRY_OVERHEAD_BYTES = 500
+ENTRY_OVERHEAD_BYTES = 430
 """What one small entry costs beside its key and value in CPython: dict slots, entry, version and byte headers."""
 
-REPLY_BYTES_MAX = 256
-"""Strings up to this length have their answer ready."""
+REPLY_OVERHEAD_BYTES = 60
+"""What an answer that is kept ready costs beside the bytes of the value."""
+
+REPLY_BYTES_MAX = 288
+"""Values that take no more than this, packed, have their answer ready if they are strings."""
 
 _REPLY_HEADS = tuple(b"$%d\r\n" % length for length in range(REPLY_BYTES_MAX))
 
@@ -170,23 +173,29 @@ class CacheMemory:
         """Take new bounds and evict what no longer fits; a new policy begins with what is held, in no order."""
         is_same = policy is self.policy and set(self._pools) == {name.encode() for name in quotas}
         self.bytes_max, self.policy = bytes_max, policy
+        if keeps_replies is not self.keeps_replies:
+            self.keeps_replies, is_same = keeps_replies, False
+            self.replies.clear()
         if is_same:
             for name, quota in quotas.items():
                 self._pools[name.encode()].bytes_max = quota
         else:
-            self._shared = Pool(policy, bytes_max)
-            self._pools = {name.encode(): Pool(policy, quota) for name, quota in quotas.items()}
-            for key, unit in self.homes.items():
-                pool = self._pool(key)
-                pool.policy.add(key)
-                pool.total_bytes += _size(unit.held[key])
-        if keeps_replies is not self.keeps_replies:
-            self.keeps_replies = keeps_replies
-            self.replies.clear()
-            if keeps_replies:
-                for key, unit in self.homes.items():
-                    self._read_value(unit.held[key])
+            self._rebuild(policy, quotas)
         self.shrink()
+
+    def _rebuild(self, policy: PolicyName, quotas: Mapping[str, int]) -> None:
+        """Make new pools of what is held, and its answers."""
+        self._shared = Pool(policy, self.bytes_max)
+        self._pools = {name.encode(): Pool(policy, quota) for name, quota in quotas.items()}
+        self.total_bytes = 0
+        for key, unit in self.homes.items():
+            entry = unit.held[key]
+            size_bytes = self._size(entry)
+            pool = self._pool(key)
+            pool.policy.add(key)
+            pool.total_bytes += size_bytes
+            self.total_bytes += size_bytes
+            self._read_value(entry)
 
     def pool_bytes(self) -> dict[str, int]:
         """Bytes held of each namespace that has a quota."""
@@ -224,21 +233,21 @@ class CacheMemory:
         """Put an entry in the place of the one held under its key; the caller lets `shrink` follow."""
         key = entry.key
         pool = self._pool(key) if self._pools else self._shared
-        value = entry.value
         old = unit.held.get(key)
+        size_bytes = self._cost(entry.value)
         if old is None:
             self.homes[key] = unit
-            size_bytes = ENTRY_OVERHEAD_BYTES + len(key) + (0 if value is None else len(value))
+            size_bytes += ENTRY_OVERHEAD_BYTES + len(key)
         else:
-            size_bytes = (0 if value is None else len(value)) - (0 if old.value is None else len(old.value))
-            self.replies.pop(key, None)
+            size_bytes -= self._cost(old.value)
             if self._lifetimes:
                 self._lifetimes.pop(key, None)
         unit.held[key] = entry
         pool.total_bytes += size_bytes
         self.total_bytes += size_bytes
         pool.policy.add(key)
-        self._read_value(entry)
+        if not self._read_value(entry):
+            self.replies.pop(key, None)
 
     def forget(self, entry: Entry) -> None:
         """Take an entry out of every account but its unit's own."""
@@ -277,8 +286,8 @@ class CacheMemory:
         self.replies.pop(key, None)
         held = self.homes[key].held
         old = held[key]
-        entry = held[key] = Entry(key, just_above(old.version), None)
-        freed_bytes = _size(old) - _size(entry)
+        held[key] = Entry(key, just_above(old.version), None)
+        freed_bytes = self._cost(old.value)
         self._pool(key).total_bytes -= freed_bytes
         self.total_bytes -= freed_bytes
 
@@ -288,7 +297,7 @@ class CacheMemory:
         self.evicted += 1
 
     def _gone(self, pool: Pool, entry: Entry) -> None:
-        size_bytes = _size(entry)
+        size_bytes = self._size(entry)
         pool.total_bytes -= size_bytes
         self.total_bytes -= size_bytes
         del self.homes[entry.key]
@@ -298,25 +307,35 @@ class CacheMemory:
     def _pool(self, key: bytes) -> Pool:
         return self._pools.get(key.partition(b"\0")[0], self._shared) if self._pools else self._shared
 
-    def _read_value(self, entry: Entry) -> None:
-        """Take down a value's lifetime and make its answer."""
+    def _size(self, entry: Entry) -> int:
+        return ENTRY_OVERHEAD_BYTES + len(entry.key) + self._cost(entry.value)
+
+    def _cost(self, value: bytes | None) -> int:
+        """Return the bytes of a value, and of its answer if it is short enough to have one ready."""
+        if value is None:
+            return 0
+        size_bytes = len(value)
+        if self.keeps_replies and size_bytes <= REPLY_BYTES_MAX:
+            return 2 * size_bytes + REPLY_OVERHEAD_BYTES
+        return size_bytes
+
+    def _read_value(self, entry: Entry) -> bool:
+        """Take down a value's lifetime and make its answer; False if it has none ready."""
         if entry.value is None:
-            return
+            return False
         body = plain_body(entry.value)
         if body is not None:
-            if self.keeps_replies:
+            if self.keeps_replies and len(entry.value) <= REPLY_BYTES_MAX:
                 self.replies[entry.key] = _REPLY_HEADS[len(body)] + body + b"\r\n"
-            return
+                return True
+            return False
         value = decode_value(entry.value)
-        if self.keeps_replies and value.fields is None and len(value.body) <= REPLY_BYTES_MAX:
+        has_reply = self.keeps_replies and value.fields is None and len(entry.value) <= REPLY_BYTES_MAX
+        if has_reply:
             self.replies[entry.key] = b"$%d\r\n%b\r\n" % (len(value.body), value.body)
         if value.expires_unix_ms:
             self._lifetimes[entry.key] = value.expires_unix_ms
             heapq.heappush(self._due, (value.expires_unix_ms, entry.key))
             if len(self._due) > 2 * len(self._lifetimes) + DUE_LEFT_MAX:
                 self._due = sorted((at_ms, key) for key, at_ms in self._lifetimes.items())
-
-
-def _size(entry: Entry) -> int:
-    value = entry.value
-    return ENTRY_OVERHEAD_BYTES + len(entry.key) + (len(value) if value is not None else 0)
+        return has_reply

@@ -72,8 +72,10 @@ class Lru:
 
     def add(self, key: bytes) -> None:
         """Make a key the most recently used one."""
-        self._order[key] = None
-        self._order.move_to_end(key)
+        try:
+            self._order.move_to_end(key)
+        except KeyError:
+            self._order[key] = None
 
     def hit(self, keys: Iterable[bytes]) -> None:
         """Make keys the most recently used ones, the last of them most of all."""

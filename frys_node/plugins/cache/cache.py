@@ -10,7 +10,7 @@ import re
 
 import msgspec
 
-from frys_node.base.errors import UsageError
+from frys_node.base.errors import ConfigError, UsageError
 from frys_node.kernel.services.replication import Entry, Version
 
 OCTETS = "application/octet-stream"
@@ -49,6 +49,12 @@ class CacheConflict(UsageError):
 
     code = "cache.conflict"
     status = 412
+
+
+class RespTokenNeeded(ConfigError):
+    """Redis clients would be served off loopback, and this node has no token to ask them for. Nothing was bound."""
+
+    code = "cache.resp_token_needed"
 
 
 class CacheValue(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -20,8 +20,8 @@ from frys_node.kernel.services.node import NODE
 from frys_node.kernel.services.replication import REPLICATION
 from frys_node.kernel.services.rpc import RPC
 from frys_node.kernel.services.topology import TOPOLOGY
+from frys_node.plugins.cache.cache import RespTokenNeeded
 from frys_node.plugins.cache.config import CacheConfig, RespLimits
-from frys_node.plugins.cache.resp.front import RespTokenNeeded
 from frys_node.plugins.network.config import NetworkPluginConfig
 from frys_node.testing.rpc import open_rpc_network
 from frys_node.testing.services import ServiceCluster

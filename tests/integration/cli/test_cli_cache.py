@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from frys_node.testing.rpc import open_rpc_network
 from tests.integration.cache.test_cache_http import CacheCluster
 from tests.integration.cli.cli_rig import command_line
 
 
 async def test_values_go_in_and_out_and_a_miss_exits_1(tmp_path: Path) -> None:
     """Any key, spaces and slashes included; a delete makes it a miss."""
-    async with command_line(tmp_path, CacheCluster().http["a"], "/v1/cache") as cli:
+    async with (
+        open_rpc_network() as network,
+        command_line(tmp_path, CacheCluster(network).http["a"], "/v1/cache") as cli,
+    ):
         assert await cli.run("cache", "put", "a b/ü", "value") == (0, "", "")
         assert await cli.run("cache", "get", "a b/ü") == (0, "value", "")
         assert (await cli.run("cache", "put", "k", "v", "--ttl", "soon")).code == 2
@@ -22,7 +26,11 @@ async def test_values_go_in_and_out_and_a_miss_exits_1(tmp_path: Path) -> None:
 
 async def test_json_is_the_http_body_and_holds_any_bytes(tmp_path: Path) -> None:
     """Put and delete print key and version; get prints the entry with its life, in base64 what is no text."""
-    caches = CacheCluster()
+    async with open_rpc_network() as network:
+        await _json_of_everything(tmp_path, CacheCluster(network))
+
+
+async def _json_of_everything(tmp_path: Path, caches: CacheCluster) -> None:
     async with command_line(tmp_path, caches.http["a"], "/v1/cache") as cli:
         put = (await cli.run("cache", "put", "k", "v", "--ttl", "10m", "--json")).json()
         assert put.keys() == {"key", "version"}

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import trio
 
 import frys_node
-from frys_node.base.errors import ConfigError
 from frys_node.base.types import Address
 from frys_node.kernel.context import PluginContext
 from frys_node.kernel.services.access import ACCESS
@@ -17,6 +16,7 @@ from frys_node.kernel.services.node import NODE
 from frys_node.kernel.services.rpc import RPC
 from frys_node.kernel.services.topology import TOPOLOGY
 from frys_node.observe.log import get_logger
+from frys_node.plugins.cache.cache import RespTokenNeeded
 from frys_node.plugins.cache.changer import Changer
 from frys_node.plugins.cache.config import CacheConfig
 from frys_node.plugins.cache.driver import CacheService
@@ -32,12 +32,6 @@ from frys_node.transport.network import SystemNetwork
 from frys_node.transport.stream import SocketListener
 
 log = get_logger(__name__)
-
-
-class RespTokenNeeded(ConfigError):
-    """Redis clients would be served off loopback, and this node has no token to ask them for. Nothing was bound."""
-
-    code = "config.resp_token_needed"
 
 
 class RespFront:

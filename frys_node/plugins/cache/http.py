@@ -271,7 +271,8 @@ def _changed(request: HttpRequest, outcomes: list[Outcome]) -> HttpResponse:
 def _entries(keys: Sequence[str], found: Sequence[Stored | None]) -> list[BatchEntry | None]:
     entries: list[BatchEntry | None] = []
     for key, stored in zip(keys, found, strict=True):
-        if stored is None:
+        if stored is None or stored.value.fields is not None:
+            # A hash has no bytes of its own; Redis' MGET answers nothing for it, too.
             entries.append(None)
             continue
         text: str | None

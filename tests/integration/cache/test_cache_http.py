@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
+from frys_node.base.types import Consistency
 from frys_node.base.units import cache_unit_of
 from frys_node.observe.metrics import Metrics
 from frys_node.plugins.cache.changer import CHANGE, Changer
+from frys_node.plugins.cache.changes import Change
 from frys_node.plugins.cache.config import CacheConfig
 from frys_node.plugins.cache.driver import CacheService
 from frys_node.plugins.cache.http import CacheHttp
@@ -208,3 +210,14 @@ async def test_one_of_those_that_miss_is_asked_to_load(caches: CacheCluster) -> 
     await caches.http["d"].request("PUT", "/v1/cache/default/page", b"loaded")
     assert (await caches.http["a"].request("GET", path)).body == b"loaded"
     assert (await caches.http["a"].request("GET", "/v1/cache/default/x?lease=soon")).status == 400
+
+
+async def test_a_hash_is_not_taken_for_bytes(caches: CacheCluster) -> None:
+    """It belongs to Redis clients: HTTP says so, a batch leaves it out, and a PUT replaces it."""
+    await caches.changers["a"].run([Change(b"default\0h", "hset", [b"f", b"1"])], Consistency.QUORUM)
+    answer = await caches.http["b"].request("GET", "/v1/cache/default/h")
+    assert (answer.status, b"HGETALL" in answer.body) == (400, True)
+    batch = await caches.http["c"].request("POST", "/v1/cache/default", {"get": ["h"]})
+    assert msgspec.json.decode(batch.body)["get"] == [None]
+    assert (await caches.http["d"].request("PUT", "/v1/cache/default/h", b"v")).status == 200
+    assert (await caches.http["a"].request("GET", "/v1/cache/default/h")).body == b"v"

@@ -20,6 +20,7 @@ from frys_node.base.errors import ConfigError, CorruptData, FrysError, UsageErro
 from frys_node.base.ports import Clock, Datagram, Disk, Entropy, Network, StreamListener
 from frys_node.base.types import Address, BootId
 from frys_node.config import NodeConfig
+from frys_node.plugins.network.access import is_loopback
 from frys_node.plugins.network.binding import PortBook, listen_or_move
 from frys_node.secure.stored import LEFT_PATH, StoredIdentity, next_boot, read_stored
 from frys_node.transport.addresses import family_of, sockaddr
@@ -45,6 +46,7 @@ class NodeHasLeft(UsageError):
     """The data directory is that of a node that left its cluster. Nothing was started or changed."""
 
     code = "node.has_left"
+    status = 409
 
 
 class Launch(NamedTuple):
@@ -78,6 +80,11 @@ class Arrival(NamedTuple):
     peers: tuple[KnownPeer, ...]
     notes: list[str]
     """What the person should know: a port that moved, a name that was changed."""
+
+    @property
+    def is_local(self) -> bool:
+        """True if only this machine can reach the node."""
+        return is_loopback(self.advertise.host)
 
     def identity(self, clock: Clock) -> Identity:
         """Load keys and certificates, and tell this user's other commands where the node lives.

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from frys_node.base.errors import NotFound
 from frys_node.base.types import NodeId
-from frys_node.kernel.services.members import UNUSABLE, UNWELL, WELL, Condition, MemberChanged, MemberView
+from frys_node.kernel.services.members import UNUSABLE, UNWELL, WELL, Condition, MemberChanged, MemberView, not_sole
 from membership.awareness import Awareness
 from membership.conditions import Conditions
 from membership.config import MembershipConfig
@@ -406,8 +405,7 @@ class Claims:
         """
         members = self.table.named(name)
         if len(members) != 1:
-            what = "there is no member" if not members else f"{len(members)} members are named"
-            raise NotFound(f"{what} '{name}'", hint="name it by its id; see `frys-node members`")
+            raise not_sole(name, [self.view(member.update, member) for member in self.table.sorted()])
         return members[0]
 
     def view(self, update: Update, member: Member) -> MemberView:

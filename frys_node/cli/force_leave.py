@@ -8,17 +8,19 @@ from __future__ import annotations
 import argparse
 from urllib.parse import quote
 
+from frys_node.cli import arguments as given
 from frys_node.cli.admin import AdminClient, add_common, show
+from frys_node.cli.terminal import escaped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("node", metavar="NODE", help="the member's name or id")
+    parser.add_argument("node", type=given.name, metavar="NODE", help="the member's name or id")
     add_common(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Declare it, and say what that means."""
     body = AdminClient(arguments).call("POST", f"/v1/members/{quote(arguments.node, safe='')}/force-leave")
-    member = body["member"]
+    member = escaped(body["member"])
     return show(arguments, body, f"{member['name']} ({member['id']}) counts as {member['status']}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from frys_node.cli.admin import AdminClient, add_common, show
 from frys_node.cli.main import FAILED, OK
+from frys_node.cli.terminal import escaped
 
 MATRIX_MAX = 24
 """Members up to which the matrix fits a terminal."""
@@ -35,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def text(body: dict[str, Any]) -> str:
     """Tell the body of ``GET /v1/reachability``."""
+    body = escaped(body)
     rows, members, problems = body["rows"], body["members"], body["problems"]
     answered = sum(row["error"] is None for row in rows)
     dead = sum(member["status"] == "dead" for member in members)

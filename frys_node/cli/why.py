@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
+from frys_node.cli import arguments as given
 from frys_node.cli.admin import AdminClient, add_common, show
+from frys_node.cli.terminal import escaped
 
 EVIDENCE = {
     "silence": "silence: it does not answer, which may be a pause",
@@ -55,7 +57,9 @@ OTHER_WORDS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("node", metavar="NODE", help="a member's name or id; this node's own tells of itself")
+    parser.add_argument(
+        "node", type=given.name, metavar="NODE", help="a member's name or id; this node's own tells of itself"
+    )
     add_common(parser)
 
 
@@ -67,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def explain(body: dict[str, Any], zone: dt.tzinfo | None) -> str:
     """Tell the body of ``GET /v1/members/{name}/why`` to a person in a time zone."""
+    body = escaped(body)
     clock = _Clock(body["unix_ns"], zone)
     lines = [
         *_state(body, clock),

@@ -32,6 +32,7 @@ from membership.story import Entry
 from membership.suspicion import VETO_S
 from membership.suspicions import Suspicions
 from membership.table import Merge, Table
+from membership.telling import strongest, turns
 from membership.testimony import VouchKind
 
 HEADER_BYTES_MAX = 160
@@ -113,7 +114,7 @@ class Claims:
 
     def _is_welcome(self, update: Update) -> bool:
         """True if an unknown node may enter the table."""
-        reap_s = self._reap_after_s(update.standing)
+        reap_s = self.reap_after_s(update.standing)
         if update.age_s >= reap_s:
             return False
         if len(self.table) >= self._config.members_max:
@@ -152,7 +153,7 @@ class Claims:
         self.queue.put(update)
         if node != self.node:
             self.unmet.met(node, member.address)
-            self._tell_change(old, update, now_s, is_heard=is_heard)
+            self._tell_change(old, member, now_s, is_heard=is_heard)
             running = self.suspicions.get(node)
             if running is not None and update.standing is not Standing.SUSPECT:
                 self.out.append(SuspicionEnded(now_s - running.since_s))
@@ -197,30 +198,25 @@ class Claims:
                 self.out.append(Emit(MemberChanged(old=known, new=new)))
             self._conditions.touch(node)
 
-    def _tell_change(self, old: Update | None, update: Update, now_s: float, *, is_heard: bool) -> None:
+    def _tell_change(self, old: Update | None, member: Member, now_s: float, *, is_heard: bool) -> None:
         """Add what a claim that won means to the member's story."""
-        node, standing = update.node, update.standing
-        if old is None or old.boot < update.boot:
-            what = "met" if old is None else "restarted"
-            self.tell(node, Entry(now_s, what, detail=standing.name.lower()))
-        if standing is Standing.SUSPECT:
-            self.tell(node, Entry(now_s, "suspected", update.accuser, update.evidence))
-        elif old is None or old.standing == standing:
-            return
-        elif standing is Standing.ALIVE and old.boot == update.boot:
-            was = old.standing.name.lower()
-            if old.standing < Standing.LEFT:
-                self.tallies.add(self.tallies.events, "false_suspicion" if was == "suspect" else "false_death")
-            self.tell(node, Entry(now_s, "refuted", detail=f"incarnation {update.incarnation}, was {was}"))
-        elif standing is not Standing.ALIVE:
-            suspicion = self.suspicions.get(node)
-            detail = "as others say" if is_heard else ""
-            if suspicion is not None and standing is Standing.DEAD and not is_heard:
-                votes = len(suspicion.accusers)
-                detail = (
-                    f"{votes} {'vote' if votes == 1 else 'votes'}, {now_s - suspicion.since_s:.2f} s after the first"
-                )
-            self.tell(node, Entry(now_s, standing.name.lower(), detail=detail))
+        update = member.update
+        is_back = old is not None and old.boot == update.boot and old.standing < Standing.LEFT
+        if is_back and update.standing is Standing.ALIVE and old is not None and old.standing is not Standing.ALIVE:
+            was_suspect = old.standing is Standing.SUSPECT
+            self.tallies.add(self.tallies.events, "false_suspicion" if was_suspect else "false_death")
+        accuser = self.table.get(update.accuser)
+        is_namesake = accuser is not None and accuser.update.attributes.name == update.attributes.name
+        for entry in turns(
+            old,
+            update,
+            now_s=now_s,
+            changed_s=member.changed_s,
+            suspicion=self.suspicions.get(member.node),
+            is_heard=is_heard,
+            is_heir=is_namesake and update.accuser != member.node,
+        ):
+            member.tell(entry)
 
     def _confirm(self, member: Member, accuser: NodeId, now_s: float, evidence: Evidence) -> None:
         """Count an independent accuser of a suspect, and pass it on while it matters."""
@@ -359,37 +355,15 @@ class Claims:
             member = self.table.get(node)
             if member is not None:
                 self.tallies.add(self.tallies.events, "death")
-                self.merge(replace(member.update, standing=Standing.DEAD, accuser=NodeId("")), now_s)
+                accuser, evidence = strongest(self.suspicions.get(node))
+                self.merge(replace(member.update, standing=Standing.DEAD, accuser=accuser, evidence=evidence), now_s)
 
-    def reap(self, now_s: float) -> None:
-        """Forget members whose time is up."""
-        self.damping.forget(now_s)
-        self._give_up_names(now_s)
-        for member in list(self.table):
-            if member.node != self.node and now_s - member.changed_s >= self._reap_after_s(member.standing):
-                self.table.forget(member.node)
-                self.queue.drop(member.node)
-                self.suspicions.forget(member.node)
-                self.is_peers_changed = True
-
-    def is_reclaimable(self, member: Member, now_s: float) -> bool:
-        """Return True if a member has been dead for so long that another one may have its name."""
-        return member.standing is Standing.DEAD and now_s - member.changed_s >= self._config.dead_reclaim_s
-
-    def _give_up_names(self, now_s: float) -> None:
-        """Count as left whoever is dead while another node lives under its name: the machine has been replaced.
-
-        If it comes back all the same it refutes, as from any death, and the two are told apart by their ids.
-        """
-        if not self.table.counts[Standing.DEAD]:
-            return
-        names = {m.update.attributes.name: m.node for m in self.table if m.is_live}
-        for member in list(self.table):
-            heir = names.get(member.update.attributes.name)
-            if heir is not None and self.is_reclaimable(member, now_s):
-                self.tallies.add(self.tallies.events, "name_reclaimed")
-                self.tell(member.node, Entry(now_s, "replaced", heir))
-                self.merge(replace(member.update, standing=Standing.LEFT, accuser=NodeId("")), now_s)
+    def forget(self, node: NodeId) -> None:
+        """Drop a member that is dead or has left; its time is up."""
+        self.table.forget(node)
+        self.queue.drop(node)
+        self.suspicions.forget(node)
+        self.is_peers_changed = True
 
     @property
     def own(self) -> Update:
@@ -490,7 +464,8 @@ class Claims:
             return ()
         return (member.update,) if self._config.buddy or member.standing >= Standing.DEAD else ()
 
-    def _reap_after_s(self, standing: Standing) -> float:
+    def reap_after_s(self, standing: Standing) -> float:
+        """Return how long a member of that standing is remembered."""
         if standing is Standing.DEAD:
             return self._config.dead_reap_s
         return self._config.left_reap_s if standing is Standing.LEFT else math.inf

@@ -266,7 +266,7 @@ class MembershipDriver:
         self._perform(self._machine.set_attributes(attributes, self._clock.now_s()))
 
     def force_leave(self, name: str) -> None:
-        """Declare a failed member, by name or id, to have left. `NotFound`, `MemberAlive`: nothing changed."""
+        """Declare a dead member, by name or id, to have left. `NotFound`, `MemberAlive`: nothing changed."""
         self._perform(self._machine.force_leave(name, self._clock.now_s()))
 
     async def leave(self) -> None:

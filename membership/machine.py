@@ -30,9 +30,9 @@ from frys_node.kernel.services.members import MemberView
 from membership.awareness import LAG_S
 from membership.claims import Claims
 from membership.config import MembershipConfig
+from membership.departed import Departed
 from membership.edges import Seen
 from membership.effects import Effect, LeaveAcknowledged, Peer, PersistPeers, PushPull
-from membership.errors import MemberAlive
 from membership.farewell import Farewell
 from membership.findings import Finding
 from membership.guard import Guard
@@ -112,6 +112,7 @@ class Membership:
         self.talk = Talk(self._claims, self._outbox, config, now_s=now_s, unix_offset_ns=unix_offset_ns)
         self._probing = Probing(self._claims, self._outbox, config, rng)
         self._guard = Guard(self._claims, self._outbox, config, rng)
+        self._departed = Departed(self._claims, config)
         self._introductions = Introductions(config.probe_interval_s)
         self._timers = Timers()
         self._farewell = Farewell(self._claims, self._outbox, config, rng)
@@ -184,7 +185,7 @@ class Membership:
     def is_lost(self, node: NodeId, now_s: float) -> bool:
         """True if the member has been dead for so long that another one may have its name."""
         member = self._table.get(node)
-        return member is not None and self._claims.is_reclaimable(member, now_s)
+        return member is not None and self._departed.is_reclaimable(member, now_s)
 
     def rank(self, node: NodeId) -> int:
         """How gladly to send new work to a member; see `Members.rank`."""
@@ -231,16 +232,8 @@ class Membership:
         return self._turn(now_s)
 
     def force_leave(self, name: str, now_s: float) -> list[Effect]:
-        """Declare a failed member, given by name or id, to have left.
-
-        Raises:
-            NotFound: No such member, or several of that name. State is unchanged.
-            MemberAlive: It is alive. State is unchanged.
-        """
-        update = self._claims.sole(name).update
-        if update.standing is Standing.ALIVE:
-            raise MemberAlive(f"'{name}' is alive", hint="run `frys-node leave` on it")
-        self._claims.merge(replace(update, standing=Standing.LEFT, accuser=NOBODY), now_s)
+        """Declare a dead member, given by name or id, to have left; see `Departed.force_leave` for what is refused."""
+        self._departed.force_leave(name, now_s)
         return self._turn(now_s)
 
     def sync(self, after: NodeId, now_s: float, *, wants_after: NodeId = NOBODY) -> Sync:
@@ -411,7 +404,7 @@ class Membership:
             self._out.append(PersistPeers(self.peers()))
         if self._timers.reap_s <= now_s:
             self._timers.reap_s = now_s + REAP_INTERVAL_S
-            self._claims.reap(now_s)
+            self._departed.reap(now_s)
             self.talk.forget(now_s)
         return self._turn(now_s)
 

@@ -33,6 +33,11 @@ AGE_S_MAX = 30 * 86_400
 """Nobody remembers the dead and the left for longer (see `MembershipConfig.dead_reap_s`)."""
 
 
+def precedence(update: Update) -> tuple[int, int, Standing, Attributes]:
+    """Return what decides between claims about one node; who accuses, on what evidence and since when does not."""
+    return update.boot, update.incarnation, update.standing, update.attributes
+
+
 def supersedes(new: Update, old: Update) -> bool:
     """Return True if `new` is the greater claim about the same node."""
     new_key = (new.boot, new.incarnation, new.standing)

@@ -261,7 +261,8 @@ class Claims:
         `VETO_S`, up to `stall_max_s` from the suspicion's start.
         """
         member = self.table.get(node)
-        if member is None or not member.is_live or member.update.boot != identity[0]:
+        # What others made of this node while it stood still is past when it hears of it.
+        if node == self.node or member is None or not member.is_live or member.update.boot != identity[0]:
             return
         if self.suspicions.vouch(node, identity[0], voucher, kind, now_s):
             self.tallies.add(self.tallies.events, f"vouched_{kind.name.lower()}")

@@ -52,6 +52,16 @@ def test_force_leave_spares_whoever_is_not_dead() -> None:
     assert status(m, B) is Status.SUSPECT
 
 
+def test_vouchers_about_oneself_are_dropped() -> None:
+    """A node that was stopped and goes on is not stalled in its own eyes, whatever others still say of it."""
+    m = machine(B, C)
+    hear(m, Gossip((), (RUMOURS.encode(Vouch(ME, BOOT, 0, B, VouchKind.KERNEL_ACK, 1)),)), B, 0.2)
+    view = m.view(ME, 0.3)
+    assert view is not None
+    assert view.condition is Condition.OK
+    assert m.story(ME) == ()
+
+
 def test_a_death_names_its_accuser_and_the_evidence_in_every_claim() -> None:
     """So that whoever was not there can tell why; a refutation takes both back."""
     m = machine(B, C, D)

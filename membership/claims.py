@@ -303,6 +303,13 @@ class Claims:
         if self._isolation.observe_refusal(node, node_count=self.node_count):
             self._tell_isolation(now_s)
 
+    def observe_stop(self, node: NodeId, boot: int, now_s: float) -> None:
+        """Take that a member has announced the end of its process: no evidence, since it may be back in a moment."""
+        member = self.table.get(node)
+        if member is not None and member.is_live and member.update.boot == boot:
+            self.tallies.add(self.tallies.events, "stop_announced")
+            member.tell(Entry(now_s, "stopped"))
+
     def observe_hush(self, hush_s: float, now_s: float) -> None:
         """Take that nobody at all has spoken for so long, when this node is about to accuse one of them of silence."""
         if self._isolation.observe_hush(hush_s, node_count=self.node_count):

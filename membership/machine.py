@@ -34,7 +34,7 @@ from membership.departed import Departed
 from membership.edges import Seen
 from membership.effects import Effect, LeaveAcknowledged, Peer, PersistPeers, PushPull
 from membership.farewell import Farewell
-from membership.findings import Finding
+from membership.findings import Finding, LifelineDown, LifelineEnd
 from membership.guard import Guard
 from membership.insight import Insight
 from membership.member import make_attributes
@@ -265,6 +265,8 @@ class Membership:
     def found(self, finding: Finding, now_s: float) -> list[Effect]:
         """Take what was found out about a member by TCP."""
         self._catch_up(now_s)
+        if isinstance(finding, LifelineDown) and finding.end is LifelineEnd.STOPPED:
+            self._claims.observe_stop(finding.node, finding.boot, now_s)
         self._guard.take(finding, now_s)
         return self._turn(now_s)
 

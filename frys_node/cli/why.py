@@ -42,6 +42,7 @@ OTHER_WORDS = {
     "refuted": "refuted it: {detail}",
     "dead": "declared dead: {detail}",
     "left": "left, as it said itself",
+    "stopped": "closed its connections: it was stopped",
     "replaced": "counted as left, because {who} lives under its name",
     "flaps": "flaps: it has come back from the dead too often",
     "paused": "stood still {detail}",

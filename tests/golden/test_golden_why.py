@@ -200,6 +200,15 @@ def refuted() -> str:
     return told(m, "bob", now_s + 3.0)
 
 
+def stop() -> str:
+    """Bob is stopped by a signal and not started again: it says so on its connections."""
+    m = machine()
+    play(m, 20.0)
+    m.found(LifelineDown(BOB, BOOT, LifelineEnd.STOPPED), 20.001)
+    play(m, 50.0, dead(BOB))
+    return told(m, "bob", 60.0)
+
+
 def hearsay() -> str:
     """Ann hears from Cid that Bob is dead, and has missed everything before."""
     m = machine()
@@ -258,6 +267,7 @@ SCENES: dict[str, Callable[[], str]] = {
     "isolation": isolation,
     "isolated-view": isolated_view,
     "refuted": refuted,
+    "stop": stop,
     "hearsay": hearsay,
     "latecomer": latecomer,
     "leave": leave,

@@ -11,6 +11,7 @@ from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import Condition, Status
 from membership.config import for_profile
 from membership.errors import MemberAlive
+from membership.findings import LifelineDown, LifelineEnd
 from membership.machine import NOBODY, Membership
 from membership.member import make_attributes
 from membership.messages import Evidence, Gossip, Standing, Sync
@@ -120,6 +121,20 @@ def test_who_comes_later_is_told_of_a_death_as_of_when_it_was() -> None:
     death, met = m.story(B)
     assert death == Entry(10.0, "dead", D, Evidence.GONE, "as others say")
     assert (met.now_s, met.what, met.detail) == (40.0, "met", "dead")
+
+
+def test_a_stop_that_was_announced_is_in_the_story_of_that_life_alone() -> None:
+    """Not of one that has left, nor of the next; and it accuses nobody."""
+    m = machine(B, C)
+    m.found(LifelineDown(B, BOOT, LifelineEnd.STOPPED), 1.0)
+    assert whats(m, B) == ["met", "stopped"]
+    assert status(m, B) is Status.ALIVE
+    hear(m, Gossip((claim(B, boot=BOOT + 1),)), B, 2.0, BOOT + 1)
+    m.found(LifelineDown(B, BOOT, LifelineEnd.STOPPED), 2.0)
+    hear(m, Gossip((claim(C, Standing.LEFT, 1),)), C, 2.0)
+    m.found(LifelineDown(C, BOOT, LifelineEnd.STOPPED), 2.1)
+    m.found(LifelineDown(C, BOOT, LifelineEnd.GOODBYE), 2.2)
+    assert (whats(m, B), whats(m, C)) == (["met", "stopped", "restarted"], ["met", "left"])
 
 
 def test_an_accuser_that_was_refused_is_not_told_to_have_heard_nothing() -> None:

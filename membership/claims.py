@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from frys_node.base.errors import NotFound
-from frys_node.base.types import NodeId
+from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import UNUSABLE, UNWELL, WELL, Condition, MemberChanged, MemberView
 from membership.awareness import Awareness
 from membership.conditions import Conditions
@@ -21,12 +21,13 @@ from membership.config import MembershipConfig
 from membership.damping import Damping
 from membership.dissemination import Dissemination
 from membership.edges import EDGE_TTL_S, Edge, Edges
-from membership.effects import Effect, Emit, Superseded, SuspicionEnded, Tallies, TryPort
+from membership.effects import Effect, Emit, SendRefused, Superseded, SuspicionEnded, Tallies, TryPort
 from membership.isolation import NODES_MIN, Isolation
 from membership.member import Member, is_acceptable, view_of
 from membership.messages import Attributes, Evidence, Standing, Update, raised
 from membership.peers import Unmet
 from membership.probe import ProbeOrder
+from membership.refusals import Refusals
 from membership.rumours import Rumours
 from membership.story import Entry
 from membership.suspicion import VETO_S
@@ -77,6 +78,8 @@ class Claims:
         self._conditions = Conditions()
         self.damping = Damping()
         self.edges = Edges()
+        self.refusals = Refusals()
+        """To whom this node's own system refuses to send."""
         self.rumours.handle(Edge, self._take_edge)
         self._quiet_until_s = -math.inf
         """Until then this node accuses nobody and buries nobody: it stood still itself."""
@@ -241,6 +244,11 @@ class Claims:
         if self.node in accusers and self._is_unfit(evidence, now_s):
             self.tallies.add(self.tallies.events, "accusation_withheld")
             return
+        if self.node in accusers and evidence is not Evidence.CRASH and self.is_unasked(node, now_s):
+            self.tallies.add(self.tallies.events, "accusation_withheld")
+            accusers = [accuser for accuser in accusers if accuser != self.node]
+            if not accusers:
+                return
         member = self.table.get(node)
         if member is None or not member.is_live or (member.update.boot, member.update.incarnation) != identity:
             return
@@ -273,6 +281,13 @@ class Claims:
         """True if what this node misses may be its own fault."""
         return now_s < self._quiet_until_s or (self.is_isolated and evidence is not Evidence.CRASH)
 
+    def is_unasked(self, node: NodeId, now_s: float, *, is_refused: bool = False) -> bool:
+        """True if a member does not answer because this node cannot send to it, as of a moment ago or `is_refused`."""
+        if not (is_refused or self.refusals.is_recent(node, now_s)):
+            return False
+        rounds_s = 3 * self.node_count * self._config.probe_interval_s
+        return self.refusals.excuses(node, now_s, max(self._config.stall_max_s, rounds_s))
+
     @property
     def is_quiet(self) -> bool:
         """True while this node accuses and buries nobody, because it stood still itself."""
@@ -302,6 +317,16 @@ class Claims:
         """Take that the host of a member refused a connection: so this node reaches hosts."""
         if self._isolation.observe_refusal(node, node_count=self.node_count):
             self._tell_isolation(now_s)
+
+    def observe_send_refusal(self, address: Address, now_s: float) -> None:
+        """Take that this node's own system refused to send to an address."""
+        for member in self.table:
+            if member.node == self.node or not member.is_live or member.address != address:
+                continue
+            self._conditions.touch(member.node)
+            if self.refusals.note(member.node, now_s):
+                member.tell(Entry(now_s, "unsendable"))
+                self.out.append(SendRefused(member.node, address))
 
     def observe_stop(self, node: NodeId, boot: int, now_s: float) -> None:
         """Take that a member has announced the end of its process: no evidence, since it may be back in a moment."""
@@ -371,6 +396,7 @@ class Claims:
         self.table.forget(node)
         self.queue.drop(node)
         self.suspicions.forget(node)
+        self.refusals.forget(node)
         self.is_peers_changed = True
 
     @property
@@ -447,20 +473,9 @@ class Claims:
             return Condition.STALLED
         has_no_channel = self.now_s - self.suspicions.vouched_at_s(node, VouchKind.DATAGRAM) < VETO_S
         is_degraded = has_no_channel or self.damping.is_damped(node) or self._is_hard_to_reach(node)
-        if is_degraded:
+        if is_degraded or self.refusals.since_s(node) is not None:
             return Condition.DEGRADED
         return Condition.SLOW if member.vitals.is_slow else Condition.OK
-
-    def aged(self, member: Member, now_s: float) -> Update:
-        """Return a member's claim with its age, if it is dead or has left."""
-        if member.is_live:
-            return member.update
-        return replace(member.update, age_s=max(0, int(now_s - member.changed_s)))
-
-    def piece(self, after: NodeId, count_max: int, now_s: float) -> tuple[tuple[Update, ...], bool]:
-        """Return the claims about members beyond `after`, in order of id, and whether there are more."""
-        members = sorted((m for m in self.table if m.node > after), key=lambda member: member.node)
-        return tuple(self.aged(member, now_s) for member in members[:count_max]), len(members) > count_max
 
     def about(self, node: NodeId) -> Sequence[Update]:
         """Return what a packet to a node must tell it about itself: a suspicion or a death to refute.

@@ -116,6 +116,8 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     vouchers: Sequence[VoucherView]
     edges: Sequence[EdgeView]
     """Paths to and from the member that are cut."""
+    cannot_send_since_unix_ns: int | None
+    """Since then this node's own system refuses to send to the member; None if it does not."""
     is_flapping: bool
     rtt: RoundTrips
     story: Sequence[Turn]
@@ -139,6 +141,8 @@ class Sight(Message, frozen=True):
     """Whom it gets no answer from directly, though others do."""
     health_score: int
     is_isolated: bool
+    cannot_send: tuple[NodeId, ...] = ()
+    """To whom its own system refuses to send."""
 
 
 class Insight:
@@ -177,6 +181,7 @@ class Insight:
         member = claims.sole(name)
         node = member.node
         wall = _Wall(now_s, unix_ns)
+        refused_s = claims.refusals.since_s(node)
         edges = [seen for seen in claims.edges.down(now_s) if node in (seen.edge.a, seen.edge.b)]
         return Why(
             member=claims.view(member.update, member),
@@ -190,6 +195,7 @@ class Insight:
             edges=[
                 EdgeView(a=self.who(seen.edge.a), b=self.who(seen.edge.b), unix_ns=wall.at(seen.at_s)) for seen in edges
             ],
+            cannot_send_since_unix_ns=None if refused_s is None else wall.at(refused_s),
             is_flapping=claims.damping.is_damped(node),
             rtt=self.round_trips(node),
             story=self._story(member, wall),
@@ -250,6 +256,7 @@ class Insight:
             cut_off=tuple(seen.edge.b for seen in claims.edges.down(now_s) if seen.edge.a == claims.node),
             health_score=claims.health.score,
             is_isolated=claims.is_isolated,
+            cannot_send=tuple(node for node in claims.refusals.nodes() if node in claims.table.live),
         )
 
     @property

@@ -238,7 +238,7 @@ class Membership:
 
     def sync(self, after: NodeId, now_s: float, *, wants_after: NodeId = NOBODY) -> Sync:
         """Return the members beyond `after`, in order of id; `wants_after` asks the other side likewise."""
-        updates, more = self._claims.piece(after, SYNC_UPDATES_MAX, now_s)
+        updates, more = self._table.piece(after, SYNC_UPDATES_MAX, now_s)
         return Sync(updates, wants_after, more, self.talk.said() if after == NOBODY else b"")
 
     def merge_sync(self, sync: Sync, source: NodeId, now_s: float) -> list[Effect]:
@@ -277,6 +277,8 @@ class Membership:
 
     def send_refused(self, address: Address, now_s: float) -> list[Effect]:
         """Take that this machine's own network refused to send to an address."""
+        self._catch_up(now_s)
+        self._claims.observe_send_refusal(address, now_s)
         self._probing.refused(address)
         return self._turn(now_s)
 
@@ -316,6 +318,7 @@ class Membership:
                     self._introduce(source_node, source_address, now_s)
         tell = self._meet(source_node, source_boot, source_address, now_s)
         self._guard.heard(source_node, source_boot, now_s)
+        self._claims.refusals.heard(source_node, now_s, is_answer=isinstance(message, Ack | BeatAck))
         if isinstance(message, BeatAck):
             self._guard.take_ack(message, source_node, source_boot, now_s)
         else:
@@ -363,7 +366,7 @@ class Membership:
             self._drop("stale_boot")
         elif member.standing is Standing.ALIVE or (member.is_live and not self._config.buddy):
             return []
-        return [self._claims.aged(member, now_s)]
+        return [member.aged(now_s)]
 
     def _introduce(self, node: NodeId, address: Address, now_s: float) -> None:
         """Exchange states with a node, at most once per interval."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import msgspec
+from msgspec.structs import replace
 
 from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import Address, NodeId
@@ -114,6 +115,12 @@ class Member:
     def address(self) -> Address:
         """Where it is reached."""
         return self.update.attributes.address
+
+    def aged(self, now_s: float) -> Update:
+        """Return the claim with its age, if the member is dead or has left."""
+        if self.is_live:
+            return self.update
+        return replace(self.update, age_s=max(0, int(now_s - self.changed_s)))
 
     @property
     def identity(self) -> tuple[int, int]:

@@ -43,6 +43,7 @@ OTHER_WORDS = {
     "dead": "declared dead: {detail}",
     "left": "left, as it said itself",
     "stopped": "closed its connections: it was stopped",
+    "unsendable": "this node cannot send to it: its own system refuses",
     "replaced": "counted as left, because {who} lives under its name",
     "flaps": "flaps: it has come back from the dead too often",
     "paused": "stood still {detail}",
@@ -197,6 +198,10 @@ def _vouchers(body: dict[str, Any], clock: _Clock) -> Iterator[str]:
 def _paths(body: dict[str, Any], clock: _Clock) -> Iterator[str]:
     for edge in body["edges"]:
         yield f"  path cut   {_name(edge['a'])} -> {_name(edge['b'])}, told {clock.ago(edge['unix_ns'])} ago"
+    since_ns = body.get("cannot_send_since_unix_ns")
+    if since_ns is not None:
+        told = f"{body['observer']['name']} cannot send to it: its own system refuses"
+        yield f"  path cut   {told}, since {clock.time(since_ns)} ({clock.ago(since_ns)} ago)"
     if body["is_flapping"]:
         yield "  flapping   its changes are not announced until it has come to rest"
 

@@ -25,7 +25,7 @@ from membership.effects import Nudge, Reconnect
 from membership.findings import LifelineDown, LifelineEnd, LifelineUp, Nudged, PortState, Tried
 from membership.machine import Membership
 from membership.member import make_attributes
-from membership.messages import Beat, BeatAck, Evidence, Gossip, Packet, Standing, Sync, Update
+from membership.messages import Beat, BeatAck, Evidence, Gossip, NackReason, Packet, Standing, Sync, Update
 from membership.rumours import RUMOURS
 from membership.testimony import CrashReport
 
@@ -209,6 +209,18 @@ def stop() -> str:
     return told(m, "bob", 60.0)
 
 
+def unsendable() -> str:
+    """Ann's own system refuses to send to Bob, whose packets still come."""
+    m = machine()
+    play(m, 20.0)
+    for at_s in range(21, 29):
+        play(m, at_s - 0.5, dead(BOB, reason=NackReason.UNREACHABLE), is_nudge_acked=True)
+        m.send_refused(address(BOB), at_s - 0.5)
+        play(m, float(at_s), dead(BOB, reason=NackReason.UNREACHABLE), is_nudge_acked=True)
+        hear(m, Gossip(), BOB, float(at_s))
+    return told(m, "bob", 28.0)
+
+
 def hearsay() -> str:
     """Ann hears from Cid that Bob is dead, and has missed everything before."""
     m = machine()
@@ -268,6 +280,7 @@ SCENES: dict[str, Callable[[], str]] = {
     "isolated-view": isolated_view,
     "refuted": refuted,
     "stop": stop,
+    "unsendable": unsendable,
     "hearsay": hearsay,
     "latecomer": latecomer,
     "leave": leave,

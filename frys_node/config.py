@@ -68,7 +68,8 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     bind: str = "0.0.0.0:7946"
     """Address and port that other nodes reach. Only a default port that is busy moves up, at the first start."""
     advertise: str = ""
-    """What other nodes are told to connect to; a name is resolved at the start. Empty: the default route's address,
+    """What other nodes are told to connect to; a name is resolved at the start. Empty: the bound address; one
+    that is bound to all of them says the one by which the issuer reaches it, the first node that of the default route,
     loopback if there is none."""
 
     def __post_init__(self) -> None:

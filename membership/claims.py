@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from frys_node.base.types import NodeId
+from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import UNUSABLE, UNWELL, WELL, Condition, MemberChanged, MemberView, not_sole
 from membership.awareness import Awareness
 from membership.conditions import Conditions
@@ -20,17 +20,19 @@ from membership.config import MembershipConfig
 from membership.damping import Damping
 from membership.dissemination import Dissemination
 from membership.edges import EDGE_TTL_S, Edge, Edges
-from membership.effects import Effect, Emit, Superseded, SuspicionEnded, Tallies, TryPort
+from membership.effects import Effect, Emit, SendRefused, Superseded, SuspicionEnded, Tallies, TryPort
 from membership.isolation import NODES_MIN, Isolation
 from membership.member import Member, is_acceptable, view_of
 from membership.messages import Attributes, Evidence, Standing, Update, raised
 from membership.peers import Unmet
 from membership.probe import ProbeOrder
+from membership.refusals import Refusals
 from membership.rumours import Rumours
 from membership.story import Entry
 from membership.suspicion import VETO_S
 from membership.suspicions import Suspicions
 from membership.table import Merge, Table
+from membership.telling import strongest, turns
 from membership.testimony import VouchKind
 
 HEADER_BYTES_MAX = 160
@@ -75,6 +77,8 @@ class Claims:
         self._conditions = Conditions()
         self.damping = Damping()
         self.edges = Edges()
+        self.refusals = Refusals()
+        """To whom this node's own system refuses to send."""
         self.rumours.handle(Edge, self._take_edge)
         self._quiet_until_s = -math.inf
         """Until then this node accuses nobody and buries nobody: it stood still itself."""
@@ -112,7 +116,7 @@ class Claims:
 
     def _is_welcome(self, update: Update) -> bool:
         """True if an unknown node may enter the table."""
-        reap_s = self._reap_after_s(update.standing)
+        reap_s = self.reap_after_s(update.standing)
         if update.age_s >= reap_s:
             return False
         if len(self.table) >= self._config.members_max:
@@ -151,7 +155,7 @@ class Claims:
         self.queue.put(update)
         if node != self.node:
             self.unmet.met(node, member.address)
-            self._tell_change(old, update, now_s, is_heard=is_heard)
+            self._tell_change(old, member, now_s, is_heard=is_heard)
             running = self.suspicions.get(node)
             if running is not None and update.standing is not Standing.SUSPECT:
                 self.out.append(SuspicionEnded(now_s - running.since_s))
@@ -196,30 +200,25 @@ class Claims:
                 self.out.append(Emit(MemberChanged(old=known, new=new)))
             self._conditions.touch(node)
 
-    def _tell_change(self, old: Update | None, update: Update, now_s: float, *, is_heard: bool) -> None:
+    def _tell_change(self, old: Update | None, member: Member, now_s: float, *, is_heard: bool) -> None:
         """Add what a claim that won means to the member's story."""
-        node, standing = update.node, update.standing
-        if old is None or old.boot < update.boot:
-            what = "met" if old is None else "restarted"
-            self.tell(node, Entry(now_s, what, detail=standing.name.lower()))
-        if standing is Standing.SUSPECT:
-            self.tell(node, Entry(now_s, "suspected", update.accuser, update.evidence))
-        elif old is None or old.standing == standing:
-            return
-        elif standing is Standing.ALIVE and old.boot == update.boot:
-            was = old.standing.name.lower()
-            if old.standing < Standing.LEFT:
-                self.tallies.add(self.tallies.events, "false_suspicion" if was == "suspect" else "false_death")
-            self.tell(node, Entry(now_s, "refuted", detail=f"incarnation {update.incarnation}, was {was}"))
-        elif standing is not Standing.ALIVE:
-            suspicion = self.suspicions.get(node)
-            detail = "as others say" if is_heard else ""
-            if suspicion is not None and standing is Standing.DEAD and not is_heard:
-                votes = len(suspicion.accusers)
-                detail = (
-                    f"{votes} {'vote' if votes == 1 else 'votes'}, {now_s - suspicion.since_s:.2f} s after the first"
-                )
-            self.tell(node, Entry(now_s, standing.name.lower(), detail=detail))
+        update = member.update
+        is_back = old is not None and old.boot == update.boot and old.standing < Standing.LEFT
+        if is_back and update.standing is Standing.ALIVE and old is not None and old.standing is not Standing.ALIVE:
+            was_suspect = old.standing is Standing.SUSPECT
+            self.tallies.add(self.tallies.events, "false_suspicion" if was_suspect else "false_death")
+        accuser = self.table.get(update.accuser)
+        is_namesake = accuser is not None and accuser.update.attributes.name == update.attributes.name
+        for entry in turns(
+            old,
+            update,
+            now_s=now_s,
+            changed_s=member.changed_s,
+            suspicion=self.suspicions.get(member.node),
+            is_heard=is_heard,
+            is_heir=is_namesake and update.accuser != member.node,
+        ):
+            member.tell(entry)
 
     def _confirm(self, member: Member, accuser: NodeId, now_s: float, evidence: Evidence) -> None:
         """Count an independent accuser of a suspect, and pass it on while it matters."""
@@ -244,6 +243,11 @@ class Claims:
         if self.node in accusers and self._is_unfit(evidence, now_s):
             self.tallies.add(self.tallies.events, "accusation_withheld")
             return
+        if self.node in accusers and evidence is not Evidence.CRASH and self.is_unasked(node, now_s):
+            self.tallies.add(self.tallies.events, "accusation_withheld")
+            accusers = [accuser for accuser in accusers if accuser != self.node]
+            if not accusers:
+                return
         member = self.table.get(node)
         if member is None or not member.is_live or (member.update.boot, member.update.incarnation) != identity:
             return
@@ -264,7 +268,8 @@ class Claims:
         `VETO_S`, up to `stall_max_s` from the suspicion's start.
         """
         member = self.table.get(node)
-        if member is None or not member.is_live or member.update.boot != identity[0]:
+        # What others made of this node while it stood still is past when it hears of it.
+        if node == self.node or member is None or not member.is_live or member.update.boot != identity[0]:
             return
         if self.suspicions.vouch(node, identity[0], voucher, kind, now_s):
             self.tallies.add(self.tallies.events, f"vouched_{kind.name.lower()}")
@@ -274,6 +279,13 @@ class Claims:
     def _is_unfit(self, evidence: Evidence, now_s: float) -> bool:
         """True if what this node misses may be its own fault."""
         return now_s < self._quiet_until_s or (self.is_isolated and evidence is not Evidence.CRASH)
+
+    def is_unasked(self, node: NodeId, now_s: float, *, is_refused: bool = False) -> bool:
+        """True if a member does not answer because this node cannot send to it, as of a moment ago or `is_refused`."""
+        if not (is_refused or self.refusals.is_recent(node, now_s)):
+            return False
+        rounds_s = 3 * self.node_count * self._config.probe_interval_s
+        return self.refusals.excuses(node, now_s, max(self._config.stall_max_s, rounds_s))
 
     @property
     def is_quiet(self) -> bool:
@@ -304,6 +316,23 @@ class Claims:
         """Take that the host of a member refused a connection: so this node reaches hosts."""
         if self._isolation.observe_refusal(node, node_count=self.node_count):
             self._tell_isolation(now_s)
+
+    def observe_send_refusal(self, address: Address, now_s: float) -> None:
+        """Take that this node's own system refused to send to an address."""
+        for member in self.table:
+            if member.node == self.node or not member.is_live or member.address != address:
+                continue
+            self._conditions.touch(member.node)
+            if self.refusals.note(member.node, now_s):
+                member.tell(Entry(now_s, "unsendable"))
+                self.out.append(SendRefused(member.node, address))
+
+    def observe_stop(self, node: NodeId, boot: int, now_s: float) -> None:
+        """Take that a member has announced the end of its process: no evidence, since it may be back in a moment."""
+        member = self.table.get(node)
+        if member is not None and member.is_live and member.update.boot == boot:
+            self.tallies.add(self.tallies.events, "stop_announced")
+            member.tell(Entry(now_s, "stopped"))
 
     def observe_hush(self, hush_s: float, now_s: float) -> None:
         """Take that nobody at all has spoken for so long, when this node is about to accuse one of them of silence."""
@@ -358,37 +387,16 @@ class Claims:
             member = self.table.get(node)
             if member is not None:
                 self.tallies.add(self.tallies.events, "death")
-                self.merge(replace(member.update, standing=Standing.DEAD, accuser=NodeId("")), now_s)
+                accuser, evidence = strongest(self.suspicions.get(node))
+                self.merge(replace(member.update, standing=Standing.DEAD, accuser=accuser, evidence=evidence), now_s)
 
-    def reap(self, now_s: float) -> None:
-        """Forget members whose time is up."""
-        self.damping.forget(now_s)
-        self._give_up_names(now_s)
-        for member in list(self.table):
-            if member.node != self.node and now_s - member.changed_s >= self._reap_after_s(member.standing):
-                self.table.forget(member.node)
-                self.queue.drop(member.node)
-                self.suspicions.forget(member.node)
-                self.is_peers_changed = True
-
-    def is_reclaimable(self, member: Member, now_s: float) -> bool:
-        """Return True if a member has been dead for so long that another one may have its name."""
-        return member.standing is Standing.DEAD and now_s - member.changed_s >= self._config.dead_reclaim_s
-
-    def _give_up_names(self, now_s: float) -> None:
-        """Count as left whoever is dead while another node lives under its name: the machine has been replaced.
-
-        If it comes back all the same it refutes, as from any death, and the two are told apart by their ids.
-        """
-        if not self.table.counts[Standing.DEAD]:
-            return
-        names = {m.update.attributes.name: m.node for m in self.table if m.is_live}
-        for member in list(self.table):
-            heir = names.get(member.update.attributes.name)
-            if heir is not None and self.is_reclaimable(member, now_s):
-                self.tallies.add(self.tallies.events, "name_reclaimed")
-                self.tell(member.node, Entry(now_s, "replaced", heir))
-                self.merge(replace(member.update, standing=Standing.LEFT, accuser=NodeId("")), now_s)
+    def forget(self, node: NodeId) -> None:
+        """Drop a member that is dead or has left; its time is up."""
+        self.table.forget(node)
+        self.queue.drop(node)
+        self.suspicions.forget(node)
+        self.refusals.forget(node)
+        self.is_peers_changed = True
 
     @property
     def own(self) -> Update:
@@ -463,20 +471,9 @@ class Claims:
             return Condition.STALLED
         has_no_channel = self.now_s - self.suspicions.vouched_at_s(node, VouchKind.DATAGRAM) < VETO_S
         is_degraded = has_no_channel or self.damping.is_damped(node) or self._is_hard_to_reach(node)
-        if is_degraded:
+        if is_degraded or self.refusals.since_s(node) is not None:
             return Condition.DEGRADED
         return Condition.SLOW if member.vitals.is_slow else Condition.OK
-
-    def aged(self, member: Member, now_s: float) -> Update:
-        """Return a member's claim with its age, if it is dead or has left."""
-        if member.is_live:
-            return member.update
-        return replace(member.update, age_s=max(0, int(now_s - member.changed_s)))
-
-    def piece(self, after: NodeId, count_max: int, now_s: float) -> tuple[tuple[Update, ...], bool]:
-        """Return the claims about members beyond `after`, in order of id, and whether there are more."""
-        members = sorted((m for m in self.table if m.node > after), key=lambda member: member.node)
-        return tuple(self.aged(member, now_s) for member in members[:count_max]), len(members) > count_max
 
     def about(self, node: NodeId) -> Sequence[Update]:
         """Return what a packet to a node must tell it about itself: a suspicion or a death to refute.
@@ -488,7 +485,8 @@ class Claims:
             return ()
         return (member.update,) if self._config.buddy or member.standing >= Standing.DEAD else ()
 
-    def _reap_after_s(self, standing: Standing) -> float:
+    def reap_after_s(self, standing: Standing) -> float:
+        """Return how long a member of that standing is remembered."""
         if standing is Standing.DEAD:
             return self._config.dead_reap_s
         return self._config.left_reap_s if standing is Standing.LEFT else math.inf

@@ -45,6 +45,8 @@ REDIAL_FIRST_S = 0.2
 REDIAL_MAX_S = 5.0
 """Pauses between attempts to have a lifeline; each is longer than the last."""
 
+_ENDS = {Ending.LOST: LifelineEnd.LOST, Ending.STOPPED: LifelineEnd.STOPPED}
+
 _LOG = get_logger(__name__)
 
 
@@ -184,8 +186,7 @@ class Lifelines:
         if ending is None:
             self._found(LifelineUp(node, boot))
         else:
-            end = LifelineEnd.LOST if ending is Ending.LOST else LifelineEnd.GOODBYE
-            self._found(LifelineDown(node, boot, end))
+            self._found(LifelineDown(node, boot, _ENDS.get(ending, LifelineEnd.GOODBYE)))
         self._changed.set()
         self._changed = trio.Event()
 

@@ -147,6 +147,13 @@ class TryPort(NamedTuple):
     address: Address
 
 
+class SendRefused(NamedTuple):
+    """Tell the log that this node's own system refuses to send to a member."""
+
+    node: NodeId
+    address: Address
+
+
 class PhiSeen(NamedTuple):
     """A watcher's phi when a beat came, or when it crossed a threshold."""
 
@@ -175,6 +182,7 @@ Effect = (
     | Nudge
     | Reconnect
     | TryPort
+    | SendRefused
     | PhiSeen
     | SuspicionEnded
 )

@@ -31,6 +31,8 @@ class LifelineEnd(StrEnum):
     """By an end or a reset that nobody announced."""
     GOODBYE = "goodbye"
     """Announced, or wanted by this side, or by a timeout."""
+    STOPPED = "stopped"
+    """Announced by the member, whose process is being stopped."""
 
 
 class LifelineUp(NamedTuple):

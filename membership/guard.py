@@ -102,7 +102,9 @@ class Guard:
         self._claims.rumours.queue.put(testimony)
 
     def _vouch(self, vouch: Vouch, now_s: float) -> None:
-        """Vouch for a member oneself."""
+        """Vouch for a member oneself, unless it was not even asked."""
+        if self._claims.is_unasked(vouch.node, now_s):
+            return
         self._spread(vouch)
         self._claims.vouch(vouch.node, (vouch.boot, vouch.incarnation), vouch.voucher, vouch.kind, now_s)
         self._evidence.take_vouch(vouch, now_s)

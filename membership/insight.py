@@ -16,7 +16,9 @@ from frys_node.wire.codec import Message
 from membership.awareness import SCORE_MAX
 from membership.claims import Claims
 from membership.member import Member
-from membership.messages import Evidence, Standing
+from membership.messages import Standing
+from membership.story import Entry
+from membership.telling import evidence_told, vote_told
 
 
 class Who(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +33,8 @@ class Vote(msgspec.Struct, frozen=True, kw_only=True):
 
     accuser: Who
     evidence: str
+    """``silence``, ``gone``, ``crash``; ``refused``: a closed port that it alone has seen; ``unproven``: several have,
+    and not enough for a crash."""
 
 
 class SuspicionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +80,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     who: Who | None
     """Whose doing; None when it is this node's own conclusion."""
     evidence: str | None
+    """As of `Vote`; for a death that others declared, that of the accuser in `who`."""
     detail: str
 
 
@@ -111,6 +116,8 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     vouchers: Sequence[VoucherView]
     edges: Sequence[EdgeView]
     """Paths to and from the member that are cut."""
+    cannot_send_since_unix_ns: int | None
+    """Since then this node's own system refuses to send to the member; None if it does not."""
     is_flapping: bool
     rtt: RoundTrips
     story: Sequence[Turn]
@@ -134,6 +141,8 @@ class Sight(Message, frozen=True):
     """Whom it gets no answer from directly, though others do."""
     health_score: int
     is_isolated: bool
+    cannot_send: tuple[NodeId, ...] = ()
+    """To whom its own system refuses to send."""
 
 
 class Insight:
@@ -172,12 +181,13 @@ class Insight:
         member = claims.sole(name)
         node = member.node
         wall = _Wall(now_s, unix_ns)
+        refused_s = claims.refusals.since_s(node)
         edges = [seen for seen in claims.edges.down(now_s) if node in (seen.edge.a, seen.edge.b)]
         return Why(
             member=claims.view(member.update, member),
             unix_ns=unix_ns,
             observer=self.observer(),
-            suspicion=self._suspicion(node, wall),
+            suspicion=self._suspicion(node, member.story, wall),
             vouchers=[
                 VoucherView(voucher=self.who(who), kind=kind.name.lower(), unix_ns=wall.at(at_s))
                 for who, kind, at_s in claims.suspicions.vouchers(node)
@@ -185,6 +195,7 @@ class Insight:
             edges=[
                 EdgeView(a=self.who(seen.edge.a), b=self.who(seen.edge.b), unix_ns=wall.at(seen.at_s)) for seen in edges
             ],
+            cannot_send_since_unix_ns=None if refused_s is None else wall.at(refused_s),
             is_flapping=claims.damping.is_damped(node),
             rtt=self.round_trips(node),
             story=self._story(member, wall),
@@ -202,7 +213,7 @@ class Insight:
             is_quiet=claims.is_quiet,
         )
 
-    def _suspicion(self, node: NodeId, wall: _Wall) -> SuspicionView | None:
+    def _suspicion(self, node: NodeId, story: Sequence[Entry], wall: _Wall) -> SuspicionView | None:
         suspicions = self._claims.suspicions
         suspicion = suspicions.get(node)
         if suspicion is None:
@@ -211,7 +222,8 @@ class Insight:
             since_unix_ns=wall.at(suspicion.since_s),
             deadline_unix_ns=wall.at(suspicion.deadline_s(suspicions.expected)),
             votes=[
-                Vote(accuser=self.who(accuser), evidence=evidence.name.lower()) for accuser, evidence in suspicion.votes
+                Vote(accuser=self.who(accuser), evidence=vote_told(story, accuser, evidence))
+                for accuser, evidence in suspicion.votes
             ],
             votes_wanted=suspicions.expected + 1,
             is_crash=suspicion.is_crash,
@@ -221,15 +233,16 @@ class Insight:
         )
 
     def _story(self, member: Member, wall: _Wall) -> list[Turn]:
+        story = member.story
         return [
             Turn(
                 unix_ns=wall.at(entry.now_s),
                 what=entry.what,
                 who=self.who(entry.who) if entry.who else None,
-                evidence=None if entry.evidence is None else Evidence(entry.evidence).name.lower(),
+                evidence=evidence_told(story, index),
                 detail=entry.detail,
             )
-            for entry in member.story
+            for index, entry in enumerate(story)
         ]
 
     def sight(self, digest: int, now_s: float) -> Sight:
@@ -243,6 +256,7 @@ class Insight:
             cut_off=tuple(seen.edge.b for seen in claims.edges.down(now_s) if seen.edge.a == claims.node),
             health_score=claims.health.score,
             is_isolated=claims.is_isolated,
+            cannot_send=tuple(node for node in claims.refusals.nodes() if node in claims.table.live),
         )
 
     @property

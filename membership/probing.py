@@ -154,7 +154,11 @@ class Probing:
         if len(probe.nacks) < len(probe.asked) or not probe.asked:
             claims.tallies.add(claims.tallies.events, "nack_missing")
             claims.health.worsen()
-        claims.accuse(probe.node, probe.identity, (claims.node, *probe.accusers), now_s)
+        # What was never sent is no silence of the member: then only helpers that did ask it accuse it.
+        is_unasked = probe.is_refused and claims.is_unasked(probe.node, now_s, is_refused=True)
+        accusers = probe.accusers if is_unasked else [claims.node, *probe.accusers]
+        if accusers:
+            claims.accuse(probe.node, probe.identity, accusers, now_s)
 
     def _ask_helpers(self, probe: Probe) -> None:
         """Ask others to ping the member that has not answered."""
@@ -227,6 +231,7 @@ class Probing:
         if probe is not None and probe.ack_due_s < math.inf and self._address_of(probe.node) == address:
             claims.tallies.add(claims.tallies.events, "probe_refused")
             claims.health.worsen()
+            probe.is_refused = True
             self._ask_helpers(probe)
         for sequence, relay in [*self._relays.items()]:
             if self._address_of(relay.target) == address:

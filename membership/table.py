@@ -127,6 +127,11 @@ class Table:
         """Return the members by name, then id."""
         return sorted(self._members.values(), key=lambda member: (member.update.attributes.name, member.node))
 
+    def piece(self, after: NodeId, count_max: int, now_s: float) -> tuple[tuple[Update, ...], bool]:
+        """Return the claims about members beyond `after`, in order of id, and whether there are more."""
+        members = sorted((m for m in self if m.node > after), key=lambda member: member.node)
+        return tuple(member.aged(now_s) for member in members[:count_max]), len(members) > count_max
+
     def merge(self, update: Update, now_s: float) -> Merge | None:
         """Take a claim; returns None if it says nothing newer than what is held."""
         member = self._members.get(update.node)

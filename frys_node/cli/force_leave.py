@@ -1,6 +1,7 @@
 """Declare a dead member to have left for good: it is not tried again, and its name becomes free.
 
-What it held on the ring stays assigned to it. A member that is alive is asked to leave by itself: `frys-node leave`.
+Dead members only: of a suspect wait until it is dead; see `frys-node why NODE`. What it held on the ring stays assigned
+to it. A member that is alive is asked to leave by itself: `frys-node leave`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from frys_node.cli.terminal import escaped
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("node", type=given.name, metavar="NODE", help="the member's name or id")
+    parser.add_argument("node", type=given.name, metavar="NODE", help="the dead member's name or id")
     add_common(parser)
 
 

@@ -69,7 +69,7 @@ def _matrix(body: dict[str, Any]) -> list[str]:
             cells = ["-"] * len(members)
         else:
             seen = {each["id"]: each["status"] for each in row["deviations"]}
-            cut_off = {each["id"] for each in row["cut_off"]}
+            cut_off = {each["id"] for each in (*row["cut_off"], *row.get("cannot_send", ()))}
             cells = [
                 "!" if member["id"] in cut_off else SIGNS[seen.get(member["id"], member["status"])]
                 for member in members
@@ -90,6 +90,8 @@ def _problem(problem: dict[str, Any]) -> str:
             return f"{observer} sees {name} {problem['detail']}"
         case "cut":
             return f"{observer} gets no answer from {name} directly, and others do"
+        case "cannot_send":
+            return f"{observer} cannot send to {name}: its own system refuses; look at addresses, routes and filters"
         case "isolated":
             return f"{name} is isolated: it hears nobody"
         case kind:

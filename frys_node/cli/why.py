@@ -17,6 +17,8 @@ from frys_node.cli.terminal import escaped
 
 EVIDENCE = {
     "silence": "silence: it does not answer, which may be a pause",
+    "refused": "refused: its port is closed; one observer, so a pause is not excluded",
+    "unproven": "refused: its port is closed, and more observers must agree before that is a crash",
     "gone": "gone: it answered neither beats nor a nudge of its connection",
     "crash": "crash: its connection ended and its port refuses new ones",
 }
@@ -41,7 +43,9 @@ OTHER_WORDS = {
     "restarted": "restarted, as {detail}",
     "refuted": "refuted it: {detail}",
     "dead": "declared dead: {detail}",
-    "left": "left: {detail}",
+    "left": "left, as it said itself",
+    "stopped": "closed its connections: it was stopped",
+    "unsendable": "this node cannot send to it: its own system refuses",
     "replaced": "counted as left, because {who} lives under its name",
     "flaps": "flaps: it has come back from the dead too often",
     "paused": "stood still {detail}",
@@ -161,9 +165,9 @@ def _votes(body: dict[str, Any]) -> Iterator[str]:
         return
     votes: dict[str, str] = {}
     for turn in body["story"]:
-        if turn["what"] == "suspected":
+        if turn["what"] in ("suspected", "refuted", "restarted"):
             votes.clear()
-        if turn["what"] in ("suspected", "confirmed"):
+        if turn["what"] in ("suspected", "confirmed", "dead") and turn["who"] is not None:
             votes[_name(turn["who"])] = turn["evidence"]
     for number, (accuser, evidence) in enumerate(votes.items()):
         yield f"  {'' if number else 'accused by':<10} {accuser}: {EVIDENCE[evidence]}"
@@ -199,6 +203,10 @@ def _vouchers(body: dict[str, Any], clock: _Clock) -> Iterator[str]:
 def _paths(body: dict[str, Any], clock: _Clock) -> Iterator[str]:
     for edge in body["edges"]:
         yield f"  path cut   {_name(edge['a'])} -> {_name(edge['b'])}, told {clock.ago(edge['unix_ns'])} ago"
+    since_ns = body.get("cannot_send_since_unix_ns")
+    if since_ns is not None:
+        told = f"{body['observer']['name']} cannot send to it: its own system refuses"
+        yield f"  path cut   {told}, since {clock.time(since_ns)} ({clock.ago(since_ns)} ago)"
     if body["is_flapping"]:
         yield "  flapping   its changes are not announced until it has come to rest"
 
@@ -234,6 +242,16 @@ def _turns(story: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
         last = turn
 
 
+def _called(standing: str, who: str, evidence: str) -> str:
+    """Tell what others said of the node that tells its own story."""
+    match standing:
+        case "left":
+            return "counted as left" + (f" by {who} (force-leave)" if who else "")
+        case "dead":
+            return "declared dead" + (f" on the word of {who}: {evidence}" if who else "")
+    return f"called {standing}" + (f" by {who} for {evidence}" if who else "")
+
+
 def _turn(turn: dict[str, Any], who: str, *, is_known: bool) -> str:
     what, detail, evidence = turn["what"], turn["detail"], turn["evidence"]
     match what:
@@ -243,8 +261,14 @@ def _turn(turn: dict[str, Any], who: str, *, is_known: bool) -> str:
             return f"{who} {'knows more by now' if is_known else 'suspects it too'}: {EVIDENCE[evidence]}"
         case "vouched":
             return f"{who} vouches for it: {VOUCHERS[detail]}"
+        case "dead" if who:
+            return f"declared dead, {detail}, on the word of {who}: {EVIDENCE[evidence]}"
+        case "left" if who:
+            return f"counted as left by {who} (force-leave)"
+        case "left" if detail:
+            return f"counted as left, {detail}"
         case "refutes":
-            return f"was called {detail}" + (f" by {who} for {evidence}" if who else "") + "; it refuted"
+            return f"was {_called(detail, who, evidence)}; it refuted"
     if what in CONDITIONS and detail.startswith("was "):
         return f"{what} ({detail}): {CONDITIONS[what]}"
     told = OTHER_WORDS.get(what, f"{what}: {detail}" if detail else what).format(who=who, detail=detail)

@@ -146,6 +146,7 @@ async def test_the_command_line_asks_about_members(
         assert "did you mean 'n2'?" in capsys.readouterr().err
         assert await command("rtt", "n2") == 0
         rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+        # Below them stands an estimate as long as only one way is measured.
         assert [row[:2] for row in rows[:3]] == [["FROM", "TO"], ["n1", "n2"], ["n2", "n1"]]
         assert await command("rtt", "n2", "n3", "--json") in (0, 1)
         assert len(json.loads(capsys.readouterr().out)["directions"]) == 2

@@ -22,6 +22,7 @@ from frys_node.channel.connection import Ending
 from frys_node.observe.log import get_logger
 from frys_node.secure.errors import HandshakeRefused
 from frys_node.transport.errors import ConnectFailed
+from membership.driver_errands import Errands
 from membership.effects import Effect
 from membership.findings import Finding, LifelineDown, LifelineEnd, LifelineUp, Nudged, PortState, Tried
 from membership.machine import Membership
@@ -170,15 +171,21 @@ class Lifelines:
         self._network = network
         self._channel = channel
         self._perform = perform
-        self._nursery: trio.Nursery | None = None
+        self._errands = Errands()
+        self._nodes: tuple[NodeId, ...] = ()
+        """To whom a connection is wanted; the machine says so once, whatever happens to the component."""
         self._wanted: dict[NodeId, trio.CancelScope] = {}
         self._racing: set[NodeId] = set()
         self._changed = trio.Event()
         channel.on_connection(self._on_connection)
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Run in the nursery from now on."""
-        self._nursery = nursery
+        """Run in the nursery from now on, until it ends; then again in the next one, if the component is restarted."""
+        self._errands.start(nursery)
+        # What ran in the nursery before has ended with it.
+        self._wanted.clear()
+        self._racing.clear()
+        self.keep(self._nodes)
 
     def _on_connection(self, node: NodeId, boot: int, ending: Ending | None) -> None:
         if ending is None:
@@ -196,14 +203,15 @@ class Lifelines:
 
     def keep(self, nodes: tuple[NodeId, ...]) -> None:
         """Have a connection to each of these nodes from now on; others end when their users are done."""
-        if self._nursery is None:
+        self._nodes = nodes
+        if not self._errands.is_running:
             return
         for node in [node for node in self._wanted if node not in nodes]:
             self._wanted.pop(node).cancel()
         for node in nodes:
             if node not in self._wanted:
                 self._wanted[node] = scope = trio.CancelScope()
-                self._nursery.start_soon(self._keep, node, scope)
+                self._errands.begin(self._keep, node, scope)
 
     async def _keep(self, node: NodeId, scope: trio.CancelScope) -> None:
         with scope:
@@ -246,9 +254,8 @@ class Lifelines:
 
     def reconnect(self, node: NodeId, boot: int, address: Address) -> None:
         """Dial anew in the background and tell the machine what came of it."""
-        if self._nursery is not None:
+        if self._errands.begin(self._reconnect, node, boot, address):
             self._racing.add(node)
-            self._nursery.start_soon(self._reconnect, node, boot, address)
 
     async def _reconnect(self, node: NodeId, boot: int, address: Address) -> None:
         state = await self._dial(node, address)
@@ -259,8 +266,7 @@ class Lifelines:
 
     def try_port(self, node: NodeId, boot: int, address: Address) -> None:
         """Look at a port in the background and tell the machine what it does."""
-        if self._nursery is not None:
-            self._nursery.start_soon(self._try_port, node, boot, address)
+        self._errands.begin(self._try_port, node, boot, address)
 
     async def _try_port(self, node: NodeId, boot: int, address: Address) -> None:
         state = await try_port(self._network, address)
@@ -268,8 +274,7 @@ class Lifelines:
 
     def nudge(self, node: NodeId, boot: int) -> None:
         """Nudge in the background and tell the machine whether the other kernel acknowledged."""
-        if self._nursery is not None:
-            self._nursery.start_soon(self._nudge, node, boot)
+        self._errands.begin(self._nudge, node, boot)
 
     async def _nudge(self, node: NodeId, boot: int) -> None:
         self._found(Nudged(node, boot, await self._is_acknowledged(node, boot)))

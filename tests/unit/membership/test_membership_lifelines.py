@@ -338,6 +338,32 @@ async def test_a_connection_that_ends_under_a_nudge_is_not_acknowledged(
     assert bench.last(Nudged) == Nudged(B, BOOT, False)
 
 
+async def test_a_component_that_is_restarted_has_its_connections_again(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """The machine says once whom it wants; what it asks for while nothing runs is passed over without an error."""
+    bench = Bench(FakeNetwork())
+    await nursery.start(Subject(bench.network).run)
+    bench.lifelines.keep((B,))
+    for life in (1, 2, 3):
+        async with trio.open_nursery() as running:
+            bench.lifelines.start(running)
+            # A dial under way must not keep the next life from dialling.
+            bench.lifelines.reconnect(C, BOOT, SUBJECT)
+            await trio.sleep(6.0)
+            assert bench.channel.greeted.count(B) == life
+            bench.lifelines.reconnect(C, BOOT, SUBJECT)
+            running.cancel_scope.cancel()
+        bench.channel.down(B, Ending.GOODBYE)
+        known = len(bench.found)
+        bench.lifelines.reconnect(B, BOOT, SUBJECT)
+        bench.lifelines.nudge(B, BOOT)
+        bench.lifelines.try_port(B, BOOT, SUBJECT)
+        await trio.sleep(3.0)
+        assert len(bench.found) == known
+        bench.channel.lines.pop(C, None)
+
+
 def test_nothing_happens_before_the_start() -> None:
     """Effects of the first turns come before the nursery does."""
     bench = Bench(FakeNetwork())

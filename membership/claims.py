@@ -20,7 +20,7 @@ from membership.conditions import Conditions
 from membership.config import MembershipConfig
 from membership.damping import Damping
 from membership.dissemination import Dissemination
-from membership.edges import EDGE_TTL_S, Edge, Edges
+from membership.edges import EDGE_TTL_S, Edge, EdgeKind, Edges
 from membership.effects import Effect, Emit, Superseded, SuspicionEnded, Tallies
 from membership.isolation import Isolation
 from membership.member import Member, is_acceptable, view_of
@@ -400,11 +400,11 @@ class Claims:
         changed_unix_ns = self._unix_offset_ns + int(member.changed_s * 1e9)
         return view_of(update, member.vitals, changed_unix_ns, self._condition(member), self.now_s)
 
-    def publish_edge(self, node: NodeId, *, is_up: bool, now_s: float) -> None:
-        """Tell everybody that this node gets no answer from a member that others reach, or gets one again."""
-        if is_up and not self.edges.has(self.node, node, now_s):
+    def publish_edge(self, node: NodeId, *, is_up: bool, now_s: float, kind: EdgeKind = EdgeKind.PACKETS) -> None:
+        """Tell everybody that this node gets no answer from a member that lives, or gets one again."""
+        if is_up and not self.edges.has(self.node, node, now_s, kind):
             return
-        edge = Edge(self.node, node, int(self._unix_offset_ns / 1e9 + now_s), is_up)
+        edge = Edge(self.node, node, int(self._unix_offset_ns / 1e9 + now_s), is_up, kind)
         self.tallies.add(self.tallies.events, "edge_up" if is_up else "edge_down")
         self._take_edge(edge, self.node, now_s)
 
@@ -412,17 +412,28 @@ class Claims:
         """Take an edge, and pass it on if it is news."""
         if edge.b != self.node and edge.b not in self.table.live:
             return
+        was_down = self.edges.has(edge.a, edge.b, now_s, edge.kind)
         if self.edges.take(edge, now_s):
-            what = "reached again" if edge.is_up else "not reached directly"
-            self.tell(edge.b, Entry(now_s, what, edge.a))
+            if was_down is edge.is_up:
+                self.tell(edge.b, Entry(now_s, edge.turn, edge.a))
             self.rumours.queue.put(edge)
             self._conditions.touch(edge.b)
 
     def _is_hard_to_reach(self, node: NodeId) -> bool:
-        """True if more than half of those who probe a member get no answer from it while others do."""
+        """True if more than half of those who probe or watch a member get no answer from it although it lives."""
+        if not self.edges:
+            return False
         others = len(self.table.live)
         probers = min(others, max(1, int(EDGE_TTL_S / self._config.probe_interval_s)))
-        return probers < 2 * self.edges.count_to(node, self.now_s) < 2 * others
+        watchers = self.watchers(node)
+        return probers < 2 * self.edges.count_to(node, self.now_s) < 2 * others or any(
+            self.edges.is_found_so(node, kind, watchers, self.now_s)
+            for kind in (EdgeKind.PACKETS_ALONE, EdgeKind.CONNECTIONS)
+        )
+
+    def watchers(self, node: NodeId) -> list[NodeId]:
+        """Return who watches a member."""
+        return self.table.circle.watchers(node, self._config.watchers)
 
     def settle_conditions(self) -> None:
         """Publish what has changed about how members do; with the last voucher's time a stall ends without a word."""

@@ -24,7 +24,17 @@ from frys_node.secure.errors import HandshakeRefused
 from frys_node.transport.errors import ConnectFailed
 from membership.driver_errands import Errands
 from membership.effects import Effect
-from membership.findings import Finding, LifelineDown, LifelineEnd, LifelineUp, Nudged, PortState, Tried
+from membership.findings import (
+    Finding,
+    LifelineDown,
+    LifelineEnd,
+    LifelineUp,
+    Nudged,
+    PortState,
+    Refused,
+    Response,
+    Tried,
+)
 from membership.machine import Membership
 
 RACE_S = (0.0, 0.1, 0.2, 0.3, 0.4)
@@ -39,8 +49,14 @@ RACE_LIMIT_S = 1.2
 HOLD_S = 0.03
 """How long an accepted connection must stay open to speak for its process."""
 
-NUDGE_LOOKS_S = (0.1, 0.2, 0.3)
-"""When, after a nudge, it is looked whether the other kernel has acknowledged."""
+NUDGE_LOOK_S = 0.1
+"""How often, after a nudge, it is looked what came of it."""
+
+ACKNOWLEDGED_WITHIN_S = 0.3
+"""How long the other kernel may take to acknowledge a nudge."""
+
+NUDGE_LIMIT_S = 1.4
+"""Longest nudge, looks at the port included; less than the watch waits (`membership.watch.NUDGE_TIMEOUT_S`)."""
 
 REDIAL_FIRST_S = 0.2
 REDIAL_MAX_S = 5.0
@@ -51,6 +67,11 @@ _LOG = get_logger(__name__)
 
 class Line(Protocol):
     """A connection that can be nudged."""
+
+    @property
+    def reads(self) -> int:
+        """Counts what the process at the other end has sent."""
+        ...
 
     def nudge(self) -> None:
         """Send a few bytes."""
@@ -221,8 +242,8 @@ class Lifelines:
                     pause_s = REDIAL_FIRST_S
                     await self._changed.wait()
                 address = self._channel.address(node)
-                if address is not None:
-                    await self._dial(node, address)
+                if address is not None and await self._dial(node, address) is PortState.REFUSED:
+                    self._found(Refused(node))
                 if not self._channel.is_connected(node):
                     await trio.sleep(pause_s * self._rng.uniform(0.5, 1.0))
                     pause_s = min(REDIAL_MAX_S, 2.0 * pause_s)
@@ -272,29 +293,51 @@ class Lifelines:
         state = await try_port(self._network, address)
         self._found(Tried(node, boot, state))
 
-    def nudge(self, node: NodeId, boot: int) -> None:
-        """Nudge in the background and tell the machine whether the other kernel acknowledged."""
-        self._errands.begin(self._nudge, node, boot)
+    def nudge(self, node: NodeId, boot: int, patience_s: float = 0.0) -> None:
+        """Nudge in the background and tell the machine who answered; the process itself may take so long."""
+        self._errands.begin(self._nudge, node, boot, patience_s)
 
-    async def _nudge(self, node: NodeId, boot: int) -> None:
-        self._found(Nudged(node, boot, await self._is_acknowledged(node, boot)))
+    async def _nudge(self, node: NodeId, boot: int, patience_s: float) -> None:
+        response = Response.UNKNOWN
+        with trio.move_on_after(NUDGE_LIMIT_S):
+            response = await self._response(node, boot, patience_s)
+        self._found(Nudged(node, boot, response, patience_s))
 
-    async def _is_acknowledged(self, node: NodeId, boot: int) -> bool:
+    async def _response(self, node: NodeId, boot: int, patience_s: float) -> Response:
         line = self._channel.lifeline(node, boot)
         if line is None:
-            return False
-        before = line.unacknowledged_bytes()
+            return await self._ask_port(node, boot)
+        start_s, reads, before = trio.current_time(), line.reads, line.unacknowledged_bytes()
         line.nudge()
-        start_s = trio.current_time()
-        for look_s in NUDGE_LOOKS_S:
-            await trio.sleep_until(start_s + look_s)
+        is_held = False
+        while True:
+            await trio.sleep(NUDGE_LOOK_S)
+            lasted_s = trio.current_time() - start_s + NUDGE_LOOK_S / 2
+            if line.reads != reads:
+                return Response.ANSWERED
             if self._channel.lifeline(node, boot) is not line:
-                return False
+                return await self._ask_port(node, boot)
             left = line.unacknowledged_bytes()
-            if left == 0:
-                return True
-            if left is None or before:
+            is_held = is_held or left == 0
+            if not is_held and (left is None or before):
                 # Not known on this system, or the process does not read and its window is full: then its port says.
-                address = self._channel.address(node)
-                return address is not None and await try_port(self._network, address) is PortState.OPEN
-        return False
+                state = await self._port_state(node)
+                if state is not PortState.OPEN:
+                    return Response.SILENT if state is PortState.SILENT else Response.UNKNOWN
+                is_held = True
+            elif not is_held and lasted_s >= ACKNOWLEDGED_WITHIN_S:
+                return Response.SILENT
+            if is_held and lasted_s >= patience_s:
+                return Response.ACKNOWLEDGED
+
+    async def _ask_port(self, node: NodeId, boot: int) -> Response:
+        """Ask where no connection stands: an open port has a kernel behind it, anything else may have many causes."""
+        state = await self._port_state(node)
+        if self._channel.lifeline(node, boot) is not None:
+            # Made meanwhile: somebody has greeted and was greeted.
+            return Response.ANSWERED
+        return Response.ACKNOWLEDGED if state is PortState.OPEN else Response.UNKNOWN
+
+    async def _port_state(self, node: NodeId) -> PortState:
+        address = self._channel.address(node)
+        return PortState.OTHER if address is None else await try_port(self._network, address)

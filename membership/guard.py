@@ -13,10 +13,10 @@ from frys_node.base.types import NodeId
 from membership.claims import Claims
 from membership.config import MembershipConfig
 from membership.evidence import CrashEvidence
-from membership.findings import Finding, LifelineDown, LifelineUp, Nudged, Tried
+from membership.findings import Finding, LifelineDown, LifelineUp, Nudged, Refused, Tried
 from membership.messages import BeatAck
 from membership.outbox import Outbox
-from membership.testimony import CrashReport, Vouch
+from membership.testimony import CrashReport, Vouch, VouchKind
 from membership.watch import Watch
 
 ECHO_S = 10.0
@@ -77,14 +77,17 @@ class Guard:
         """Take what the driver has found out."""
         match finding:
             case LifelineUp(node, boot):
+                self._watch.lifeline_up(node, now_s)
                 self._evidence.lifeline_up(node, boot, now_s)
             case LifelineDown(node, boot, end):
                 self._evidence.lifeline_down(node, boot, end, now_s)
             case Tried(node, boot, state):
                 self._evidence.tried(node, boot, state, now_s)
-            case Nudged(node, boot, is_acked):
-                self._watch.nudged(node, boot, now_s, is_acked=is_acked)
-                self._evidence.nudged(node, boot, now_s, is_acked=is_acked)
+            case Nudged(node, boot, response, patience_s):
+                self._watch.nudged(node, boot, response, patience_s, now_s)
+                self._evidence.nudged(node, boot, response, now_s)
+            case Refused(node):
+                self._watch.refused(node, now_s)
             case _:
                 assert_never(finding)
 
@@ -107,6 +110,9 @@ class Guard:
         if vouch.voucher == self._claims.node or not self._is_news(vouch, now_s):
             return
         self._spread(vouch)
+        if vouch.node == self._claims.node and vouch.kind is VouchKind.KERNEL_ACK:
+            # It stood still, and hears of it now that it does not.
+            return
         self._claims.vouch(vouch.node, (vouch.boot, vouch.incarnation), vouch.voucher, vouch.kind, now_s)
         self._evidence.take_vouch(vouch, now_s)
 

@@ -150,6 +150,10 @@ class Probing:
         if len(probe.nacks) < len(probe.asked) or not probe.asked:
             claims.tallies.add(claims.tallies.events, "nack_missing")
             claims.health.worsen()
+        if claims.edges.is_spoken_for(probe.node, claims.watchers(probe.node), now_s):
+            # It answers most of its watchers, by connections: they are the ones to say when it does no more.
+            claims.tallies.add(claims.tallies.events, "probe_excused")
+            return
         claims.accuse(probe.node, probe.identity, (claims.node, *probe.accusers), now_s)
 
     def _ask_helpers(self, probe: Probe) -> None:

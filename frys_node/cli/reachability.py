@@ -87,7 +87,9 @@ def _problem(problem: dict[str, Any]) -> str:
         case "seen_otherwise":
             return f"{observer} sees {name} {problem['detail']}"
         case "cut":
-            return f"{observer} gets no answer from {name} directly, and others do"
+            return f"{observer} gets no answer from {name} directly, which answers all the same"
+        case "refused":
+            return f"{name} refuses connections of {observer}, and answers its packets"
         case "isolated":
             return f"{name} is isolated: it hears nobody"
         case kind:

@@ -14,6 +14,7 @@ from membership.claims import Claims
 from membership.config import MembershipConfig
 from membership.evidence import CrashEvidence
 from membership.findings import Finding, LifelineDown, LifelineUp, Nudged, Refused, Tried
+from membership.looks import Looks
 from membership.messages import BeatAck
 from membership.outbox import Outbox
 from membership.testimony import CrashReport, Vouch, VouchKind
@@ -29,12 +30,13 @@ VOUCHERS_MAX = 1_024
 class Guard:
     """One node's watch and evidence."""
 
-    __slots__ = ("_claims", "_evidence", "_heard", "_watch")
+    __slots__ = ("_claims", "_evidence", "_heard", "_looks", "_watch")
 
     def __init__(self, claims: Claims, outbox: Outbox, config: MembershipConfig, rng: random.Random) -> None:
         self._claims = claims
         self._watch = Watch(claims, outbox, config, rng, self._vouch)
         self._evidence = CrashEvidence(claims, outbox, config, self._watch, self._spread)
+        self._looks = Looks(claims, outbox, config, self._vouch)
         self._heard: dict[tuple[NodeId, NodeId], tuple[int, float]] = {}
         """The last word of each voucher about each member, and when it came; the oldest come first."""
         claims.rumours.handle(CrashReport, self._take_report)
@@ -43,7 +45,7 @@ class Guard:
     @property
     def next_deadline_s(self) -> float:
         """When `advance` must be called next."""
-        return min(self._watch.next_deadline_s, self._evidence.next_deadline_s)
+        return min(self._watch.next_deadline_s, self._evidence.next_deadline_s, self._looks.next_deadline_s)
 
     @property
     def beat_s(self) -> float:
@@ -53,11 +55,13 @@ class Guard:
     def turn(self, now_s: float) -> None:
         """Follow the members as they are now."""
         self._watch.turn(now_s)
+        self._looks.turn(now_s)
 
     def advance(self, now_s: float) -> None:
         """Do what is due."""
         self._watch.advance(now_s)
         self._evidence.advance(now_s)
+        self._looks.advance(now_s)
 
     def shift(self, gap_s: float, now_s: float) -> None:
         """Leave a time during which this node itself stood still out of every account."""
@@ -82,7 +86,8 @@ class Guard:
             case LifelineDown(node, boot, end):
                 self._evidence.lifeline_down(node, boot, end, now_s)
             case Tried(node, boot, state):
-                self._evidence.tried(node, boot, state, now_s)
+                if not self._looks.tried(node, boot, state, now_s):
+                    self._evidence.tried(node, boot, state, now_s)
             case Nudged(node, boot, response, patience_s):
                 self._watch.nudged(node, boot, response, patience_s, now_s)
                 self._evidence.nudged(node, boot, response, now_s)

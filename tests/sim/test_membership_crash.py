@@ -297,12 +297,16 @@ def test_a_stopped_process_with_two_cut_lifelines_is_saved_by_the_third() -> Non
 
 
 def test_a_stopped_process_with_all_lifelines_cut_is_saved_by_helpers() -> None:
-    """F11: helpers connect, its kernel accepts; the crash is void, and what is left is ordinary silence."""
+    """F11: helpers connect, its kernel accepts: the crash is void, and they vouch for it as long as it is suspect."""
     lab = Lab(10)
     lab.simulator.pause("n3")
     gone_by_filter(lab, "n3", lab.watchers("n3")[:3])
-    lab.run(3.0)
+    lab.run(LAN.stall_max_s - 1.0)
     assert lab.tally("veto_helper") >= 1
+    assert lab.told(Status.DEAD, "n3") == []
+    assert lab.conditions("n3") == {Condition.STALLED}
+    lab.simulator.resume("n3")
+    lab.wait(lambda: lab.sees("n3", Status.ALIVE) == 9, 0.5)
     assert lab.told(Status.DEAD, "n3") == []
 
 

@@ -15,11 +15,11 @@ from msgspec.structs import replace
 from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import UNUSABLE, UNWELL, WELL, Condition, MemberChanged, MemberView, not_sole
 from membership.awareness import Awareness
-from membership.conditions import Conditions
+from membership.conditions import Conditions, condition_of
 from membership.config import MembershipConfig
 from membership.damping import Damping
 from membership.dissemination import Dissemination
-from membership.edges import EDGE_TTL_S, Edge, Edges
+from membership.edges import Edge, EdgeKind, Edges
 from membership.effects import Effect, Emit, SendRefused, Superseded, SuspicionEnded, Tallies, TryPort
 from membership.isolation import NODES_MIN, Isolation
 from membership.member import Member, is_acceptable, view_of
@@ -29,7 +29,6 @@ from membership.probe import ProbeOrder
 from membership.refusals import Refusals
 from membership.rumours import Rumours
 from membership.story import Entry
-from membership.suspicion import VETO_S
 from membership.suspicions import Suspicions
 from membership.table import Merge, Table
 from membership.telling import strongest, turns
@@ -68,7 +67,7 @@ class Claims:
         self.is_peers_changed = False
         self.out: list[Effect] = []
         """Effects of this turn, in order; the machine hands them out."""
-        self._config = config
+        self.config = config
         self._unix_offset_ns = unix_offset_ns
         self.health = Awareness(is_on=config.lha_probe)
         self.suspicions = Suspicions(self.table, config, self.health)
@@ -119,7 +118,7 @@ class Claims:
         reap_s = self.reap_after_s(update.standing)
         if update.age_s >= reap_s:
             return False
-        if len(self.table) >= self._config.members_max:
+        if len(self.table) >= self.config.members_max:
             self._drop("table_full")
             return False
         return True
@@ -284,8 +283,8 @@ class Claims:
         """True if a member does not answer because this node cannot send to it, as of a moment ago or `is_refused`."""
         if not (is_refused or self.refusals.is_recent(node, now_s)):
             return False
-        rounds_s = 3 * self.node_count * self._config.probe_interval_s
-        return self.refusals.excuses(node, now_s, max(self._config.stall_max_s, rounds_s))
+        rounds_s = 3 * self.node_count * self.config.probe_interval_s
+        return self.refusals.excuses(node, now_s, max(self.config.stall_max_s, rounds_s))
 
     @property
     def is_quiet(self) -> bool:
@@ -309,7 +308,7 @@ class Claims:
         member = self.table.get(node)
         is_doubtful = is_mute and self.node_count >= NODES_MIN
         # Where somebody stands between, a refusal is not the member's host's.
-        if is_doubtful and member is not None and self._config.crash_evidence != "off":
+        if is_doubtful and member is not None and self.config.crash_evidence != "off":
             self.out.append(TryPort(node, member.update.boot, member.address))
 
     def observe_refusal(self, node: NodeId, now_s: float) -> None:
@@ -419,13 +418,13 @@ class Claims:
     def view(self, update: Update, member: Member) -> MemberView:
         """Return the public view of a claim about a member."""
         changed_unix_ns = self._unix_offset_ns + int(member.changed_s * 1e9)
-        return view_of(update, member.vitals, changed_unix_ns, self._condition(member), self.now_s)
+        return view_of(update, member.vitals, changed_unix_ns, condition_of(self, member), self.now_s)
 
-    def publish_edge(self, node: NodeId, *, is_up: bool, now_s: float) -> None:
-        """Tell everybody that this node gets no answer from a member that others reach, or gets one again."""
-        if is_up and not self.edges.has(self.node, node, now_s):
+    def publish_edge(self, node: NodeId, *, is_up: bool, now_s: float, kind: EdgeKind = EdgeKind.PACKETS) -> None:
+        """Tell everybody that this node gets no answer from a member that lives, or gets one again."""
+        if is_up and not self.edges.has(self.node, node, now_s, kind):
             return
-        edge = Edge(self.node, node, int(self._unix_offset_ns / 1e9 + now_s), is_up)
+        edge = Edge(self.node, node, int(self._unix_offset_ns / 1e9 + now_s), is_up, kind)
         self.tallies.add(self.tallies.events, "edge_up" if is_up else "edge_down")
         self._take_edge(edge, self.node, now_s)
 
@@ -433,17 +432,16 @@ class Claims:
         """Take an edge, and pass it on if it is news."""
         if edge.b != self.node and edge.b not in self.table.live:
             return
+        was_down = self.edges.has(edge.a, edge.b, now_s, edge.kind)
         if self.edges.take(edge, now_s):
-            what = "reached again" if edge.is_up else "not reached directly"
-            self.tell(edge.b, Entry(now_s, what, edge.a))
+            if was_down is edge.is_up:
+                self.tell(edge.b, Entry(now_s, edge.turn, edge.a))
             self.rumours.queue.put(edge)
             self._conditions.touch(edge.b)
 
-    def _is_hard_to_reach(self, node: NodeId) -> bool:
-        """True if more than half of those who probe a member get no answer from it while others do."""
-        others = len(self.table.live)
-        probers = min(others, max(1, int(EDGE_TTL_S / self._config.probe_interval_s)))
-        return probers < 2 * self.edges.count_to(node, self.now_s) < 2 * others
+    def watchers(self, node: NodeId) -> list[NodeId]:
+        """Return who watches a member."""
+        return self.table.circle.watchers(node, self.config.watchers)
 
     def settle_conditions(self) -> None:
         """Publish what has changed about how members do; with the last voucher's time a stall ends without a word."""
@@ -451,7 +449,7 @@ class Claims:
             return
         for node in self._conditions.watched():
             member = self.table.get(node)
-            new = Condition.OK if member is None else self._condition(member)
+            new = Condition.OK if member is None else condition_of(self, member)
             old = self._conditions.settle(node, new)
             if member is None or old is new:
                 continue
@@ -459,21 +457,6 @@ class Claims:
                 self.tell(node, Entry(self.now_s, new.value, detail=f"was {old.value}"))
             view = self.view(member.update, member)
             self.out.append(Emit(MemberChanged(old=replace(view, condition=old), new=view)))
-
-    def _condition(self, member: Member) -> Condition:
-        """Return how well a live member does."""
-        node = member.node
-        if node == self.node and self.is_isolated:
-            return Condition.ISOLATED
-        if not member.is_live:
-            return Condition.OK
-        if self.now_s - self.suspicions.vouched_at_s(node, VouchKind.KERNEL_ACK) < VETO_S:
-            return Condition.STALLED
-        has_no_channel = self.now_s - self.suspicions.vouched_at_s(node, VouchKind.DATAGRAM) < VETO_S
-        is_degraded = has_no_channel or self.damping.is_damped(node) or self._is_hard_to_reach(node)
-        if is_degraded or self.refusals.since_s(node) is not None:
-            return Condition.DEGRADED
-        return Condition.SLOW if member.vitals.is_slow else Condition.OK
 
     def about(self, node: NodeId) -> Sequence[Update]:
         """Return what a packet to a node must tell it about itself: a suspicion or a death to refute.
@@ -483,13 +466,13 @@ class Claims:
         member = self.table.get(node)
         if member is None or member.standing is Standing.ALIVE:
             return ()
-        return (member.update,) if self._config.buddy or member.standing >= Standing.DEAD else ()
+        return (member.update,) if self.config.buddy or member.standing >= Standing.DEAD else ()
 
     def reap_after_s(self, standing: Standing) -> float:
         """Return how long a member of that standing is remembered."""
         if standing is Standing.DEAD:
-            return self._config.dead_reap_s
-        return self._config.left_reap_s if standing is Standing.LEFT else math.inf
+            return self.config.dead_reap_s
+        return self.config.left_reap_s if standing is Standing.LEFT else math.inf
 
     def _drop(self, reason: str) -> None:
         self.tallies.add(self.tallies.dropped, reason)

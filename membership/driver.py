@@ -381,8 +381,8 @@ class MembershipDriver:
         match effect:
             case KeepLifelines(nodes):
                 lifelines.keep(nodes)
-            case Nudge(node, boot):
-                lifelines.nudge(node, boot)
+            case Nudge(node, boot, patience_s):
+                lifelines.nudge(node, boot, patience_s)
             case Reconnect(node, boot, address):
                 lifelines.reconnect(node, boot, address)
             case TryPort(node, boot, address):

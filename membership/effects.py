@@ -125,10 +125,12 @@ class KeepLifelines(NamedTuple):
 
 
 class Nudge(NamedTuple):
-    """Send a byte on the lifeline to this boot and say whether its kernel took it (`findings.Nudged`)."""
+    """Send a byte on the lifeline to this boot and say who answered (`findings.Nudged`)."""
 
     node: NodeId
     boot: int
+    patience_s: float = 0.0
+    """How long the process may take to answer itself once its kernel has acknowledged."""
 
 
 class Reconnect(NamedTuple):

@@ -23,7 +23,7 @@ from frys_node.base.types import NodeId
 from membership.claims import Claims
 from membership.config import MembershipConfig
 from membership.effects import Nudge, Reconnect, TryPort
-from membership.findings import LifelineEnd, PortState
+from membership.findings import LifelineEnd, PortState, Response
 from membership.member import Member
 from membership.messages import Evidence, Gossip, Ping, Standing
 from membership.outbox import Outbox
@@ -190,12 +190,13 @@ class CrashEvidence:
             self._object(case, VouchKind.HELPER, now_s)
         self._arm()
 
-    def nudged(self, node: NodeId, boot: int, now_s: float, *, is_acked: bool) -> None:
+    def nudged(self, node: NodeId, boot: int, response: Response, now_s: float) -> None:
         """Hear what came of a nudge that others' reports made necessary."""
         if self._nudging.pop(node, None) != boot:
             return
         case = self._cases.get(node)
-        if case is not None and case.boot == boot and is_acked and self._lifelines.get(node) == boot:
+        is_there = response in (Response.ANSWERED, Response.ACKNOWLEDGED)
+        if case is not None and case.boot == boot and is_there and self._lifelines.get(node) == boot:
             self._object(case, VouchKind.LIFELINE, now_s)
             self._arm()
 

@@ -13,10 +13,11 @@ from frys_node.base.types import NodeId
 from membership.claims import Claims
 from membership.config import MembershipConfig
 from membership.evidence import CrashEvidence
-from membership.findings import Finding, LifelineDown, LifelineUp, Nudged, PortState, Tried
+from membership.findings import Finding, LifelineDown, LifelineUp, Nudged, PortState, Refused, Tried
+from membership.looks import Looks
 from membership.messages import BeatAck
 from membership.outbox import Outbox
-from membership.testimony import CrashReport, Vouch
+from membership.testimony import CrashReport, Vouch, VouchKind
 from membership.watch import Watch
 
 ECHO_S = 10.0
@@ -29,12 +30,13 @@ VOUCHERS_MAX = 1_024
 class Guard:
     """One node's watch and evidence."""
 
-    __slots__ = ("_claims", "_evidence", "_heard", "_watch")
+    __slots__ = ("_claims", "_evidence", "_heard", "_looks", "_watch")
 
     def __init__(self, claims: Claims, outbox: Outbox, config: MembershipConfig, rng: random.Random) -> None:
         self._claims = claims
         self._watch = Watch(claims, outbox, config, rng, self._vouch)
         self._evidence = CrashEvidence(claims, outbox, config, self._watch, self._spread)
+        self._looks = Looks(claims, outbox, config, self._vouch)
         self._heard: dict[tuple[NodeId, NodeId], tuple[int, float]] = {}
         """The last word of each voucher about each member, and when it came; the oldest come first."""
         claims.rumours.handle(CrashReport, self._take_report)
@@ -43,7 +45,7 @@ class Guard:
     @property
     def next_deadline_s(self) -> float:
         """When `advance` must be called next."""
-        return min(self._watch.next_deadline_s, self._evidence.next_deadline_s)
+        return min(self._watch.next_deadline_s, self._evidence.next_deadline_s, self._looks.next_deadline_s)
 
     @property
     def beat_s(self) -> float:
@@ -53,11 +55,13 @@ class Guard:
     def turn(self, now_s: float) -> None:
         """Follow the members as they are now."""
         self._watch.turn(now_s)
+        self._looks.turn(now_s)
 
     def advance(self, now_s: float) -> None:
         """Do what is due."""
         self._watch.advance(now_s)
         self._evidence.advance(now_s)
+        self._looks.advance(now_s)
 
     def shift(self, gap_s: float, now_s: float) -> None:
         """Leave a time during which this node itself stood still out of every account."""
@@ -77,16 +81,20 @@ class Guard:
         """Take what the driver has found out."""
         match finding:
             case LifelineUp(node, boot):
+                self._watch.lifeline_up(node, now_s)
                 self._evidence.lifeline_up(node, boot, now_s)
             case LifelineDown(node, boot, end):
                 self._evidence.lifeline_down(node, boot, end, now_s)
             case Tried(node, boot, state):
                 if state is PortState.REFUSED:
                     self._note_refusal(node, now_s)
-                self._evidence.tried(node, boot, state, now_s)
-            case Nudged(node, boot, is_acked):
-                self._watch.nudged(node, boot, now_s, is_acked=is_acked)
-                self._evidence.nudged(node, boot, now_s, is_acked=is_acked)
+                if not self._looks.tried(node, boot, state, now_s):
+                    self._evidence.tried(node, boot, state, now_s)
+            case Nudged(node, boot, response, patience_s):
+                self._watch.nudged(node, boot, response, patience_s, now_s)
+                self._evidence.nudged(node, boot, response, now_s)
+            case Refused(node):
+                self._watch.refused(node, now_s)
             case _:
                 assert_never(finding)
 
@@ -117,6 +125,9 @@ class Guard:
         if vouch.voucher == self._claims.node or not self._is_news(vouch, now_s):
             return
         self._spread(vouch)
+        if vouch.node == self._claims.node and vouch.kind is VouchKind.KERNEL_ACK:
+            # It stood still, and hears of it now that it does not.
+            return
         self._claims.vouch(vouch.node, (vouch.boot, vouch.incarnation), vouch.voucher, vouch.kind, now_s)
         self._evidence.take_vouch(vouch, now_s)
 

@@ -15,6 +15,8 @@ from frys_node.kernel.services.members import MemberView
 from frys_node.wire.codec import Message
 from membership.awareness import SCORE_MAX
 from membership.claims import Claims
+from membership.edges import EdgeKind
+from membership.edges import Seen as SeenEdge
 from membership.member import Member
 from membership.messages import Standing
 from membership.story import Entry
@@ -65,11 +67,13 @@ class VoucherView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
-    """`a` gets no answer from `b` directly, though others do."""
+    """`a` gets no answer from `b` directly, though `b` lives."""
 
     a: Who
     b: Who
     unix_ns: int
+    kind: str
+    """``packets``: helpers get through; ``packets_alone``: its connection does; ``connections``: only packets do."""
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,6 +162,11 @@ class Insight:
         member = self._claims.table.get(node)
         return Who(id=node, name="" if member is None else member.update.attributes.name)
 
+    def edge(self, seen: SeenEdge, unix_ns: int) -> EdgeView:
+        """Return the public view of an edge that was heard of at an instant."""
+        edge = seen.edge
+        return EdgeView(a=self.who(edge.a), b=self.who(edge.b), unix_ns=unix_ns, kind=edge.kind.name.lower())
+
     def find(self, name: str) -> NodeId:
         """Return the one member of that name or id. `NotFound`: there is none, or several."""
         return self._claims.sole(name).node
@@ -192,9 +201,7 @@ class Insight:
                 VoucherView(voucher=self.who(who), kind=kind.name.lower(), unix_ns=wall.at(at_s))
                 for who, kind, at_s in claims.suspicions.vouchers(node)
             ],
-            edges=[
-                EdgeView(a=self.who(seen.edge.a), b=self.who(seen.edge.b), unix_ns=wall.at(seen.at_s)) for seen in edges
-            ],
+            edges=[self.edge(seen, wall.at(seen.at_s)) for seen in edges],
             cannot_send_since_unix_ns=None if refused_s is None else wall.at(refused_s),
             is_flapping=claims.damping.is_damped(node),
             rtt=self.round_trips(node),
@@ -249,11 +256,12 @@ class Insight:
         """Tell how this node sees the others, to one whose table has that digest."""
         claims = self._claims
         is_same = digest == claims.table.digest
+        edges = [seen.edge for seen in claims.edges.down(now_s) if seen.edge.a == claims.node]
         listed = (Standing.DEAD,) if is_same else (Standing.ALIVE, Standing.SUSPECT, Standing.DEAD)
         return Sight(
             is_same=is_same,
             seen=tuple(Seen(m.node, m.standing) for m in claims.table if m.standing in listed),
-            cut_off=tuple(seen.edge.b for seen in claims.edges.down(now_s) if seen.edge.a == claims.node),
+            cut_off=tuple(dict.fromkeys(edge.b for edge in edges if edge.kind is not EdgeKind.CONNECTIONS)),
             health_score=claims.health.score,
             is_isolated=claims.is_isolated,
             cannot_send=tuple(node for node in claims.refusals.nodes() if node in claims.table.live),

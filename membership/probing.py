@@ -154,6 +154,10 @@ class Probing:
         if len(probe.nacks) < len(probe.asked) or not probe.asked:
             claims.tallies.add(claims.tallies.events, "nack_missing")
             claims.health.worsen()
+        if claims.edges.is_spoken_for(probe.node, claims.watchers(probe.node), now_s):
+            # It answers most of its watchers, by connections: they are the ones to say when it does no more.
+            claims.tallies.add(claims.tallies.events, "probe_excused")
+            return
         # What was never sent is no silence of the member: then only helpers that did ask it accuse it.
         is_unasked = probe.is_refused and claims.is_unasked(probe.node, now_s, is_refused=True)
         accusers = probe.accusers if is_unasked else [claims.node, *probe.accusers]

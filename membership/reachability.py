@@ -55,7 +55,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that is not as it should be."""
 
     kind: str
-    """``dead``, ``no_answer``, ``seen_otherwise``, ``isolated``, ``cut`` or ``cannot_send``."""
+    """``dead``, ``no_answer``, ``seen_otherwise``, ``isolated``, ``cut``, ``refused`` or ``cannot_send``."""
     member: Who
     observer: Who | None
     """Who finds it so; None: the node that was asked."""
@@ -100,15 +100,21 @@ def judge(
         problems += _problems(row, names, own)
     told = {(row.id, other.id) for row in rows for other in row.cut_off}
     cuts = [(row.id, other.id) for row in rows for other in row.cut_off]
-    cuts += [(edge.a.id, edge.b.id) for edge in edges if (edge.a.id, edge.b.id) not in told]
+    heard = dict.fromkeys((edge.a.id, edge.b.id) for edge in edges if edge.kind != "connections")
+    cuts += [cut for cut in heard if cut not in told]
     problems += [
         Problem(
             kind="cut",
             member=_who(b, names),
             observer=_who(a, names),
-            detail="answers to helpers, not to this observer",
+            detail="answers others, or on a connection, and no packet of this observer",
         )
         for a, b in cuts
+    ]
+    problems += [
+        Problem(kind="refused", member=edge.b, observer=edge.a, detail="answers packets, and its port is closed")
+        for edge in edges
+        if edge.kind == "connections"
     ]
     return Reachability(observer=own, members=members, rows=rows, edges=edges, problems=problems, is_whole=not problems)
 

@@ -119,6 +119,10 @@ class Table:
         """Return the member, or None if it is unknown."""
         return self._members.get(node)
 
+    def has_other_at(self, member: Member) -> bool:
+        """Return True if another one lives at the member's address by now: its port says nothing of the member."""
+        return any(m.address == member.address and m.node != member.node and m.is_live for m in self)
+
     def named(self, name: str) -> list[Member]:
         """Return the members of that name or id."""
         return [m for m in self._members.values() if name in (m.update.attributes.name, m.node)]

@@ -129,6 +129,8 @@ class Connection:
         self.mux = mux
         self.is_open = True
         self.notes_unknown = 0
+        self.reads = 0
+        """Counts the pieces that the other side has sent: it runs."""
         self.idle = trio.Event()
         """Set when the connection is draining and no call is under way, or it has ended."""
         self._stream = stream
@@ -343,6 +345,7 @@ class Connection:
                     self._ending = self._ending or Ending.LOST
                     break
                 self._heard_s = trio.current_time()
+                self.reads += 1
                 events = self.mux.receive_data(data)
                 if len(events) == 1 and isinstance(events[0], Request) and not self._serving:
                     nursery.start_soon(self._read, nursery, [])

@@ -89,7 +89,9 @@ def _problem(problem: dict[str, Any]) -> str:
         case "seen_otherwise":
             return f"{observer} sees {name} {problem['detail']}"
         case "cut":
-            return f"{observer} gets no answer from {name} directly, and others do"
+            return f"{observer} gets no answer from {name} directly, which answers all the same"
+        case "refused":
+            return f"{name} refuses connections of {observer}, and answers its packets"
         case "cannot_send":
             return f"{observer} cannot send to {name}: its own system refuses; look at addresses, routes and filters"
         case "isolated":

@@ -38,6 +38,8 @@ CONDITIONS = {
     "isolated": "it hears neither acks nor helpers, so it accuses nobody",
 }
 
+PATHS = {"packets": "", "packets_alone": "; its connection answers", "connections": "; its port refuses, packets pass"}
+
 OTHER_WORDS = {
     "met": "became known as {detail}",
     "restarted": "restarted, as {detail}",
@@ -52,7 +54,10 @@ OTHER_WORDS = {
     "isolated": "isolated: {detail}",
     "rejoined": "hears others again",
     "not reached directly": "{who} gets no answer from it, and helpers do",
+    "answers no packets": "{who} gets no packet answered, and answers on its connection",
     "reached again": "{who} gets answers from it again",
+    "refuses connections": "{who} finds its port closed, and its packets answered",
+    "connected again": "{who} has a connection to it again",
     "refused": "{who} found its port closed: {detail}",
     "silent": "{who} counts it as silent: {detail}",
 }
@@ -202,7 +207,8 @@ def _vouchers(body: dict[str, Any], clock: _Clock) -> Iterator[str]:
 
 def _paths(body: dict[str, Any], clock: _Clock) -> Iterator[str]:
     for edge in body["edges"]:
-        yield f"  path cut   {_name(edge['a'])} -> {_name(edge['b'])}, told {clock.ago(edge['unix_ns'])} ago"
+        what = PATHS[edge["kind"]]
+        yield f"  path cut   {_name(edge['a'])} -> {_name(edge['b'])}, told {clock.ago(edge['unix_ns'])} ago{what}"
     since_ns = body.get("cannot_send_since_unix_ns")
     if since_ns is not None:
         told = f"{body['observer']['name']} cannot send to it: its own system refuses"

@@ -22,7 +22,7 @@ from frys_node.cli.why import explain
 from membership.config import for_profile
 from membership.edges import Edge
 from membership.effects import Nudge, Reconnect
-from membership.findings import LifelineDown, LifelineEnd, LifelineUp, Nudged, PortState, Tried
+from membership.findings import LifelineDown, LifelineEnd, LifelineUp, Nudged, PortState, Response, Tried
 from membership.machine import Membership
 from membership.member import make_attributes
 from membership.messages import Beat, BeatAck, Evidence, Gossip, NackReason, Packet, Standing, Sync, Update
@@ -73,7 +73,7 @@ def beating(answer: Answer) -> Answer:
     return answered
 
 
-def play(m: Membership, until_s: float, answer: Answer = well, *, is_nudge_acked: bool = False) -> None:
+def play(m: Membership, until_s: float, answer: Answer = well, *, response: Response = Response.SILENT) -> None:
     """Drive the machine through its deadlines while others answer in half a millisecond."""
     nodes = {address(node): node for node in NAMES}
     pending: list[tuple[float, NodeId, Packet]] = []
@@ -85,7 +85,7 @@ def play(m: Membership, until_s: float, answer: Answer = well, *, is_nudge_acked
         effects = [effect for _, source, reply in arrived for effect in hear(m, reply, source, now_s)]
         effects += m.advance(now_s) if now_s >= m.next_deadline_s else []
         for nudge in [effect for effect in effects if isinstance(effect, Nudge)]:
-            effects += m.found(Nudged(nudge.node, nudge.boot, is_nudge_acked), now_s)
+            effects += m.found(Nudged(nudge.node, nudge.boot, response, nudge.patience_s), now_s)
         for where, message in sent(effects):
             reply = beating(answer)(nodes[where], message)
             if reply is not None:
@@ -148,7 +148,7 @@ def pause() -> str:
     """Bob's process is stopped: nothing answers but its kernel."""
     m = machine()
     play(m, 20.0)
-    play(m, 26.0, dead(BOB), is_nudge_acked=True)
+    play(m, 26.0, dead(BOB), response=Response.ACKNOWLEDGED)
     return told(m, "bob", 26.0)
 
 
@@ -214,9 +214,9 @@ def unsendable() -> str:
     m = machine()
     play(m, 20.0)
     for at_s in range(21, 29):
-        play(m, at_s - 0.5, dead(BOB, reason=NackReason.UNREACHABLE), is_nudge_acked=True)
+        play(m, at_s - 0.5, dead(BOB, reason=NackReason.UNREACHABLE), response=Response.ACKNOWLEDGED)
         m.send_refused(address(BOB), at_s - 0.5)
-        play(m, float(at_s), dead(BOB, reason=NackReason.UNREACHABLE), is_nudge_acked=True)
+        play(m, float(at_s), dead(BOB, reason=NackReason.UNREACHABLE), response=Response.ACKNOWLEDGED)
         hear(m, Gossip(), BOB, float(at_s))
     return told(m, "bob", 28.0)
 

@@ -2,7 +2,8 @@
 
 Sans-I/O. The more members suspect it independently, and the better their evidence, the sooner; the accused refutes by
 raising its incarnation. Silence may be a pause, so it has the longest floor. A watcher whose beats and nudges went
-unanswered has seen more (GONE). A lost lifeline with a refused port, seen by two, is a crash: a paused process keeps
+unanswered has seen more (GONE); but a bad path of its own looks the same, so GONE shortens a suspicion only if all of
+the member's watchers say it. A lost lifeline with a refused port, seen by two, is a crash: a paused process keeps
 both, so the floor is only the time that a refutation takes.
 
 Whoever vouches for the accused voids what is stronger than silence for `VETO_S`. If what it saw is that the accused's
@@ -13,6 +14,7 @@ Source: Dadgar et al., "Lifeguard", arXiv:1707.00788, LHA-Suspicion; evidence an
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import NamedTuple
 
 from frys_node.base.types import NodeId
@@ -64,7 +66,6 @@ class Suspicion:
         "_crash_s",
         "_floors",
         "_held_until_s",
-        "_is_gone",
         "_veto_until_s",
         "boot",
         "incarnation",
@@ -85,7 +86,6 @@ class Suspicion:
         self.since_s = since_s
         self._floors = floors
         self._accusers: dict[NodeId, Evidence] = {accuser: evidence}
-        self._is_gone = evidence is Evidence.GONE
         self._crash_s = math.inf
         """When enough observers agreed on a crash."""
         self._veto_until_s = -math.inf
@@ -121,16 +121,25 @@ class Suspicion:
         """True while the suspicion runs on the short clock of a crash."""
         return self._crash_s < math.inf
 
-    def deadline_s(self, expected: int) -> float:
+    def deadline_s(self, expected: int, watchers: Collection[NodeId]) -> float:
         """When the member is declared dead unless it refutes.
 
-        `expected` is how many more members could confirm now: when several fail at once, those that are suspect
-        themselves are not waited for.
+        Args:
+            expected: How many more members could confirm now: when several fail at once, those that are suspect
+                themselves are not waited for.
+            watchers: Whoever watches the member and lives: all of them must find it gone for the shorter floor.
         """
-        floors = self._floors
-        floor_s = min(floors.silence_s, floors.gone_s) if self._is_gone else floors.silence_s
-        timeout_s = suspicion_timeout_s(len(self._accusers) - 1, expected, floor_s, floor_s * floors.ceiling_factor)
+        floors, confirmations = self._floors, len(self._accusers) - 1
+        ceiling_s = floors.silence_s * floors.ceiling_factor
+        timeout_s = suspicion_timeout_s(confirmations, expected, floors.silence_s, ceiling_s)
+        if confirmations >= expected and self._is_gone_to(watchers):
+            timeout_s = min(timeout_s, floors.gone_s)
         return max(min(self.since_s + timeout_s, self._crash_s + floors.crash_s), self._held_until_s)
+
+    def _is_gone_to(self, watchers: Collection[NodeId]) -> bool:
+        """True if there are watchers and each of them found it gone, or better."""
+        silence = Evidence.SILENCE
+        return bool(watchers) and all(self._accusers.get(watcher, silence) > silence for watcher in watchers)
 
     def confirm(
         self, accuser: NodeId, expected: int, evidence: Evidence = Evidence.SILENCE, now_s: float = math.inf
@@ -146,7 +155,6 @@ class Suspicion:
         if known is not None and evidence <= known:
             return False
         self._accusers[accuser] = evidence
-        self._is_gone = self._is_gone or evidence is Evidence.GONE
         return True
 
     def weigh(self, observers: int, now_s: float, crash_s: float) -> bool:
@@ -161,7 +169,6 @@ class Suspicion:
         """Put the suspicion back to silence: what was seen of a crash is void, and more of it is until then."""
         self._veto_until_s = max(self._veto_until_s, until_s)
         self._crash_s = math.inf
-        self._is_gone = False
         self._accusers = dict.fromkeys(self._accusers, Evidence.SILENCE)
 
     def hold(self, until_s: float) -> None:

@@ -59,7 +59,7 @@ class Suspicions:
         self._health = health
         self._running: dict[NodeId, Suspicion] = {}
         self._vouchers: dict[NodeId, _Vouchers] = {}
-        self._deadline: tuple[int, bool, float] | None = None
+        self._deadline: tuple[tuple[int, int, bool], float] | None = None
         """The next deadline and what it was computed for: it is asked for in every turn, and rarely changes."""
 
     def __len__(self) -> int:
@@ -162,18 +162,21 @@ class Suspicions:
         """Return when the next one runs out, infinity if none does; silence may not be enough (`is_isolated`)."""
         if not self._running:
             return math.inf
-        expected = self.expected
-        if self._deadline is None or self._deadline[:2] != (expected, is_silence_enough):
-            running = (s for s in self if is_silence_enough or s.is_crash)
-            earliest_s = min((s.deadline_s(expected) for s in running), default=math.inf)
-            self._deadline = (expected, is_silence_enough, earliest_s)
-        return self._deadline[2]
+        key = (self.expected, self._table.circle.version, is_silence_enough)
+        if self._deadline is None or self._deadline[0] != key:
+            running = (node for node, s in self._running.items() if is_silence_enough or s.is_crash)
+            self._deadline = (key, min((self.ends_s(node) for node in running), default=math.inf))
+        return self._deadline[1]
+
+    def ends_s(self, node: NodeId) -> float:
+        """Return when the suspicion of a member runs out; there must be one."""
+        watchers = self._table.circle.watchers(node, self._config.watchers)
+        return self._running[node].deadline_s(self.expected, watchers)
 
     def due(self, now_s: float, *, is_silence_enough: bool = True) -> list[NodeId]:
         """Return whose suspicion has run out."""
-        expected = self.expected
-        running = [(node, s) for node, s in self._running.items() if is_silence_enough or s.is_crash]
-        return [node for node, suspicion in running if suspicion.deadline_s(expected) <= now_s]
+        running = [node for node, s in self._running.items() if is_silence_enough or s.is_crash]
+        return [node for node in running if self.ends_s(node) <= now_s]
 
     def shift(self, gap_s: float) -> None:
         """Move all of them by a time during which this node itself stood still."""

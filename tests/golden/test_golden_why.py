@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 from membership_hands import BOOT, ME, Answer, address, dead, hear, nobody, sent, well
+from msgspec.structs import replace
 
 from frys_node.base.types import NodeId
 from frys_node.cli.why import explain
@@ -24,7 +25,7 @@ from membership.effects import Nudge, Reconnect
 from membership.findings import LifelineDown, LifelineEnd, LifelineUp, Nudged, PortState, Tried
 from membership.machine import Membership
 from membership.member import make_attributes
-from membership.messages import Beat, BeatAck, Gossip, Packet, Standing, Sync, Update
+from membership.messages import Beat, BeatAck, Evidence, Gossip, Packet, Standing, Sync, Update
 from membership.rumours import RUMOURS
 from membership.testimony import CrashReport
 
@@ -139,6 +140,11 @@ def silent_loss() -> str:
     """Bob's machine loses its power: nobody hears it, and nothing says why."""
     m = machine()
     play(m, 20.0)
+    play(m, 21.6, dead(BOB))
+    for watcher, now_s in ((CID, 21.7), (DEE, 22.1)):
+        found = replace(claim(BOB, Standing.SUSPECT), accuser=watcher, evidence=Evidence.GONE)
+        hear(m, Gossip((found,)), watcher, now_s)
+        play(m, now_s + 0.1, dead(BOB))
     play(m, 50.0, dead(BOB))
     return told(m, "bob", 60.0)
 

@@ -77,7 +77,7 @@ class Claims:
         self.damping = Damping()
         self.edges = Edges()
         self.rumours.handle(Edge, self._take_edge)
-        self._quiet_until_s = -math.inf
+        self.quiet_until_s = -math.inf
         """Until then this node accuses nobody and buries nobody: it stood still itself."""
         self.now_s = now_s
         """When this turn began: views of conditions that pass with time are as of then."""
@@ -236,18 +236,23 @@ class Claims:
         accusers: Sequence[NodeId],
         now_s: float,
         evidence: Evidence = Evidence.SILENCE,
-    ) -> None:
+    ) -> bool:
         """Suspect a member that failed a probe or a watcher; helpers that failed too are independent accusers.
 
-        Nothing happens if it has a later (boot, incarnation) by now: it has restarted or refuted meanwhile; nor if this
-        node itself has just stood still or is cut off, unless others accuse or the evidence is a crash.
+        Nothing happens if it has a later (boot, incarnation) by now: it has restarted or refuted meanwhile. Returns
+        False if this node's own voice was withheld, because it has just stood still, or is cut off and has no crash to
+        tell of. Helpers fail with it, for it was this node's doubt that made them look; other observers of a crash saw
+        for themselves, and their voices count.
         """
-        if self.node in accusers and self._is_unfit(evidence, now_s):
+        is_withheld = self.node in accusers and self._is_unfit(evidence, now_s)
+        if is_withheld:
             self.tallies.add(self.tallies.events, "accusation_withheld")
-            return
+            accusers = [a for a in accusers if a != self.node] if evidence is Evidence.CRASH else ()
+            if not accusers:
+                return False
         member = self.table.get(node)
         if member is None or not member.is_live or (member.update.boot, member.update.incarnation) != identity:
-            return
+            return not is_withheld
         if member.standing is Standing.ALIVE:
             accuser = accusers[0] if accusers else self.node
             self.merge(
@@ -256,6 +261,7 @@ class Claims:
             )
         for accuser in accusers:
             self._confirm(member, accuser, now_s, evidence)
+        return not is_withheld
 
     def vouch(self, node: NodeId, identity: tuple[int, int], voucher: NodeId, kind: VouchKind, now_s: float) -> None:
         """Take that `voucher` knows this boot of the member to be there, whatever others miss.
@@ -274,12 +280,12 @@ class Claims:
 
     def _is_unfit(self, evidence: Evidence, now_s: float) -> bool:
         """True if what this node misses may be its own fault."""
-        return now_s < self._quiet_until_s or (self.is_isolated and evidence is not Evidence.CRASH)
+        return now_s < self.quiet_until_s or (self.is_isolated and evidence is not Evidence.CRASH)
 
     @property
     def is_quiet(self) -> bool:
         """True while this node accuses and buries nobody, because it stood still itself."""
-        return self.now_s < self._quiet_until_s
+        return self.now_s < self.quiet_until_s
 
     @property
     def is_isolated(self) -> bool:
@@ -307,7 +313,7 @@ class Claims:
     def catch_up(self, gap_s: float, now_s: float) -> None:
         """After this node itself stood still: move the clocks, and accuse nobody for one shortest suspicion."""
         self.suspicions.shift(gap_s)
-        self._quiet_until_s = now_s + self.suspicions.floors().silence_s
+        self.quiet_until_s = now_s + self.suspicions.floors().silence_s
         self.tell(self.node, Entry(now_s, "paused", detail=f"for {gap_s:.1f} s"))
 
     def rank(self, node: NodeId) -> int:
@@ -334,11 +340,11 @@ class Claims:
         if not self.suspicions:
             return math.inf
         deadline_s = self.suspicions.deadline_s(is_silence_enough=not self.is_isolated)
-        return max(deadline_s, self._quiet_until_s)
+        return max(deadline_s, self.quiet_until_s)
 
     def end_suspicions(self, now_s: float) -> None:
         """Declare dead whoever has not refuted in time."""
-        if now_s < self._quiet_until_s:
+        if now_s < self.quiet_until_s:
             return
         for node in self.suspicions.due(now_s, is_silence_enough=not self.is_isolated):
             member = self.table.get(node)

@@ -315,7 +315,7 @@ class Watch:
         self._heard_s = now_s
 
     def _accuse(self, subject: _Subject, evidence: Evidence, now_s: float) -> None:
-        """Accuse a subject, once per silence; unless nobody else speaks either."""
+        """Accuse a subject, once per silence; later if nobody else speaks either or this node has stood still."""
         claims = self._claims
         if now_s - self._heard_s >= self._config.watch_interval_s:
             claims.observe_hush(now_s - self._heard_s, now_s)
@@ -323,9 +323,12 @@ class Watch:
         subject.suspect_s = math.inf
         member = claims.table.get(subject.node)
         if member is not None and member.update.boot == subject.boot:
-            self._tell("accused_gone" if evidence is Evidence.GONE else "accused_silent")
             identity = (subject.boot, member.update.incarnation)
-            claims.accuse(subject.node, identity, (claims.node,), now_s, evidence)
+            if claims.accuse(subject.node, identity, (claims.node,), now_s, evidence):
+                self._tell("accused_gone" if evidence is Evidence.GONE else "accused_silent")
+            else:
+                # If it is silent still when this node trusts itself again, or some time later, it is nudged anew.
+                subject.suspect_s = claims.quiet_until_s if claims.is_quiet else now_s + VOUCH_INTERVAL_S
 
     def shift(self, gap_s: float, now_s: float) -> None:
         """Leave a time during which this node itself stood still out of every silence."""

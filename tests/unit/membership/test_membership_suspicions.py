@@ -201,6 +201,21 @@ def test_a_stalled_member_dies_when_its_kernel_falls_silent() -> None:
     assert claims.suspicion_deadline_s == 18.0
 
 
+def test_a_node_that_stood_still_lets_the_other_observers_of_a_crash_speak() -> None:
+    """Its own voice is withheld, and it says so; what its probe's helpers heard is withheld with it."""
+    claims = make(B, C, D, E)
+    claims.catch_up(1.0, 10.0)
+    assert not claims.accuse(B, ALIVE_B, (ME, C, D), 10.1, Evidence.CRASH)
+    suspicion = claims.suspicions.get(B)
+    assert suspicion is not None
+    assert suspicion.accusers == (C, D)
+    assert suspicion.is_crash
+    assert not claims.accuse(C, ALIVE_B, (ME, D), 10.1)
+    assert claims.suspicions.get(C) is None
+    assert claims.accuse(B, ALIVE_B, (ME,), claims.quiet_until_s, Evidence.CRASH)
+    assert suspicion.accusers == (C, D, ME)
+
+
 def test_a_refutation_ends_the_stall() -> None:
     """Whoever answers for itself needs no voucher."""
     claims = make(B, C)

@@ -267,8 +267,8 @@ class Claims:
         """Take that `voucher` knows this boot of the member to be there, whatever others miss.
 
         What was seen of a crash is void, for `VETO_S` at least, and the suspicion goes on as one of silence. If the
-        member's kernel acknowledges (`KERNEL_ACK`), it is not declared dead either while a voucher is younger than
-        `VETO_S`, up to `stall_max_s` from the suspicion's start.
+        member's kernel acknowledges (`KERNEL_ACK`), only what was seen before is, and it does not die of silence while
+        a voucher is younger than `VETO_S`, up to `stall_max_s` from the suspicion's start.
         """
         member = self.table.get(node)
         if member is None or not member.is_live or member.update.boot != identity[0]:

@@ -106,9 +106,10 @@ class Guard:
     def _take_vouch(self, vouch: Vouch, _source: NodeId, now_s: float) -> None:
         if vouch.voucher == self._claims.node or not self._is_news(vouch, now_s):
             return
+        if not self._evidence.take_vouch(vouch, now_s):
+            return
         self._spread(vouch)
         self._claims.vouch(vouch.node, (vouch.boot, vouch.incarnation), vouch.voucher, vouch.kind, now_s)
-        self._evidence.take_vouch(vouch, now_s)
 
     def _is_news(self, vouch: Vouch, now_s: float) -> bool:
         key = (vouch.node, vouch.voucher)

@@ -7,7 +7,8 @@ the member's watchers say it. A lost lifeline with a refused port, seen by two, 
 both, so the floor is only the time that a refutation takes.
 
 Whoever vouches for the accused voids what is stronger than silence for `VETO_S`. If what it saw is that the accused's
-kernel still acknowledges, death is held off too: a process that stands still is stalled, up to a limit of its own.
+kernel still acknowledges, it voids what was seen before, and death by silence is held off: a process that stands still
+is stalled, up to a limit of its own. A crash seen later ends that at once.
 Source: Dadgar et al., "Lifeguard", arXiv:1707.00788, LHA-Suspicion; evidence and vetoes are this project's.
 """
 
@@ -108,7 +109,7 @@ class Suspicion:
 
     @property
     def held_until_s(self) -> float:
-        """Until then the member is not declared dead; minus infinity if nothing holds death off."""
+        """Until then the member does not die of silence; minus infinity if nothing holds that off."""
         return self._held_until_s
 
     @property
@@ -134,7 +135,7 @@ class Suspicion:
         timeout_s = suspicion_timeout_s(confirmations, expected, floors.silence_s, ceiling_s)
         if confirmations >= expected and self._is_gone_to(watchers):
             timeout_s = min(timeout_s, floors.gone_s)
-        return max(min(self.since_s + timeout_s, self._crash_s + floors.crash_s), self._held_until_s)
+        return min(max(self.since_s + timeout_s, self._held_until_s), self._crash_s + floors.crash_s)
 
     def _is_gone_to(self, watchers: Collection[NodeId]) -> bool:
         """True if there are watchers and each of them found it gone, or better."""
@@ -166,13 +167,16 @@ class Suspicion:
         return True
 
     def veto(self, until_s: float) -> None:
-        """Put the suspicion back to silence: what was seen of a crash is void, and more of it is until then."""
+        """Put the suspicion back to silence: what was seen of a crash is void, and more of it is until then.
+
+        With a time that has passed only what was seen before is void.
+        """
         self._veto_until_s = max(self._veto_until_s, until_s)
         self._crash_s = math.inf
         self._accusers = dict.fromkeys(self._accusers, Evidence.SILENCE)
 
     def hold(self, until_s: float) -> None:
-        """Hold death off until then, within the limit for a stalled member."""
+        """Hold death by silence off until then, within the limit for a stalled member."""
         limit_s = self.since_s + self._floors.stall_max_s
         self._held_until_s = max(self._held_until_s, min(until_s, limit_s))
 

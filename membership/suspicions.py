@@ -20,6 +20,9 @@ from membership.testimony import VouchKind
 VOUCHERS_MAX = 8
 """Vouchers remembered of each member; the oldest make room."""
 
+OBJECTIONS = tuple(kind for kind in VouchKind if kind is not VouchKind.KERNEL_ACK)
+"""What is only seen by those who look because of the evidence, hence after it."""
+
 CRASH_OBSERVERS = 2
 """Members that must have seen a crash; fewer if fewer are left."""
 
@@ -27,21 +30,23 @@ CRASH_OBSERVERS = 2
 class _Vouchers:
     """Who vouches for one boot of one member, by kind the latest time."""
 
-    __slots__ = ("boot", "latest_s", "seen")
+    __slots__ = ("boot", "seen")
 
     def __init__(self, boot: int) -> None:
         self.boot = boot
-        self.latest_s = -math.inf
         self.seen: dict[tuple[NodeId, VouchKind], float] = {}
 
     def add(self, voucher: NodeId, kind: VouchKind, now_s: float) -> bool:
         """Note a voucher; True if it did not count a moment ago."""
         before_s = self.seen.pop((voucher, kind), -math.inf)
         self.seen[voucher, kind] = now_s
-        self.latest_s = now_s
         if len(self.seen) > VOUCHERS_MAX:
             del self.seen[next(iter(self.seen))]
         return now_s - before_s >= VETO_S
+
+    def shift(self, gap_s: float) -> None:
+        """Leave a time during which this node itself stood still out of their age."""
+        self.seen = {key: at_s + gap_s for key, at_s in self.seen.items()}
 
     def latest_of(self, kind: VouchKind) -> float:
         """Return when somebody last vouched in this way."""
@@ -124,6 +129,8 @@ class Suspicions:
         is_new = vouchers.add(voucher, kind, now_s)
         suspicion = self._running.get(node)
         if suspicion is not None:
+            if kind is VouchKind.KERNEL_ACK and suspicion.boot == boot:
+                suspicion.veto(now_s)
             self._apply_vouchers(node, suspicion, now_s)
         return is_new
 
@@ -139,8 +146,10 @@ class Suspicions:
         if vouchers is None or vouchers.boot != suspicion.boot:
             return
         self._deadline = None
-        if now_s - vouchers.latest_s < VETO_S:
-            suspicion.veto(vouchers.latest_s + VETO_S)
+        # An acknowledgement is no objection to a crash that came after it.
+        vetoed_s = max((vouchers.latest_of(kind) for kind in OBJECTIONS), default=-math.inf)
+        if now_s - vetoed_s < VETO_S:
+            suspicion.veto(vetoed_s + VETO_S)
         suspicion.hold(vouchers.latest_of(VouchKind.KERNEL_ACK) + VETO_S)
 
     def vouched_at_s(self, node: NodeId, kind: VouchKind) -> float:
@@ -183,6 +192,8 @@ class Suspicions:
         self._deadline = None
         for suspicion in self._running.values():
             suspicion.shift(gap_s)
+        for vouchers in self._vouchers.values():
+            vouchers.shift(gap_s)
 
     def restart(self, now_s: float) -> None:
         """Begin those of silence anew: what this node missed meanwhile was its own fault."""

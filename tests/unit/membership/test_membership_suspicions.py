@@ -201,6 +201,18 @@ def test_a_stalled_member_dies_when_its_kernel_falls_silent() -> None:
     assert claims.suspicion_deadline_s == 18.0
 
 
+def test_a_stalled_member_that_crashes_is_not_held() -> None:
+    """Its kernel's word before the crash holds off a death by silence; one that is newer than the evidence voids it."""
+    claims = make(B, C, D)
+    claims.vouch(B, ALIVE_B, C, VouchKind.KERNEL_ACK, 9.0)
+    claims.accuse(B, ALIVE_B, (ME, C), 10.0, Evidence.CRASH)
+    assert claims.suspicion_deadline_s == 10.5
+    claims.vouch(B, ALIVE_B, D, VouchKind.KERNEL_ACK, 10.2)
+    assert claims.suspicion_deadline_s >= 15.2
+    claims.accuse(B, ALIVE_B, (ME, D), 10.4, Evidence.CRASH)
+    assert claims.suspicion_deadline_s == 10.9
+
+
 def test_a_node_that_stood_still_lets_the_other_observers_of_a_crash_speak() -> None:
     """Its own voice is withheld, and it says so; what its probe's helpers heard is withheld with it."""
     claims = make(B, C, D, E)
@@ -214,6 +226,15 @@ def test_a_node_that_stood_still_lets_the_other_observers_of_a_crash_speak() -> 
     assert claims.suspicions.get(C) is None
     assert claims.accuse(B, ALIVE_B, (ME,), claims.quiet_until_s, Evidence.CRASH)
     assert suspicion.accusers == (C, D, ME)
+
+
+def test_a_pause_of_this_node_ages_no_voucher() -> None:
+    """What was said just before it stood still was said just before it went on, for all that it can know."""
+    claims = make(B, C, D)
+    claims.vouch(B, ALIVE_B, D, VouchKind.HELPER, 9.0)
+    claims.catch_up(20.0, 30.0)
+    claims.accuse(B, ALIVE_B, (C, D), 30.0, Evidence.CRASH)
+    assert claims.suspicion_deadline_s > 34.0
 
 
 def test_a_refutation_ends_the_stall() -> None:

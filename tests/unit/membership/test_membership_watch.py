@@ -13,7 +13,7 @@ from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import UNUSABLE, UNWELL, WELL, Condition, MemberChanged, Status
 from membership.config import for_profile
 from membership.effects import Effect, Emit, KeepLifelines, Nudge, PhiSeen, SendPacket
-from membership.findings import Nudged
+from membership.findings import LifelineDown, LifelineEnd, LifelineUp, Nudged, PortState, Tried
 from membership.machine import Membership
 from membership.messages import PACKETS, Ack, Beat, BeatAck, Gossip, Ping, Standing, Update
 from membership.rumours import RUMOURS
@@ -399,6 +399,23 @@ def test_an_accusation_withheld_after_a_pause_is_made_when_the_quiet_time_is_ove
     assert status(m, B) is Status.SUSPECT
     assert m.tallies.events[("accused_gone",)] == 1
     assert nudges(live(m, again_s + 10.0, silent_from(B, 10.0))) == []
+
+
+def test_a_crash_found_while_quiet_is_told_when_the_quiet_time_is_over() -> None:
+    """Of two nodes the survivor has just stood still itself when the other is killed: nobody else could tell."""
+    m = machine(B, config=LAN)
+    m.found(LifelineUp(B, BOOT), 0.0)
+    live(m, 10.0)
+    m.advance(11.6)
+    live(m, 13.0)
+    m.found(LifelineDown(B, BOOT, LifelineEnd.LOST), 13.0)
+    m.found(Tried(B, BOOT, PortState.REFUSED), 13.0)
+    assert status(m, B) is Status.ALIVE
+    quiet_until_s = m._claims.quiet_until_s
+    live(m, quiet_until_s, silent_from(B, 13.0))
+    assert status(m, B) is Status.SUSPECT
+    live(m, quiet_until_s + 0.5 * m._claims.health.factor, silent_from(B, 13.0))
+    assert status(m, B) is Status.DEAD
 
 
 def test_an_accusation_withheld_in_isolation_is_tried_again_quietly() -> None:

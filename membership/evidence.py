@@ -239,7 +239,7 @@ class CrashEvidence:
             return
         case.veto(claims.node, now_s)
         self._tell(f"veto_{kind.name.lower()}")
-        vouch = Vouch(case.node, case.boot, case.incarnation, claims.node, kind, self._outbox.next_sequence())
+        vouch = Vouch(case.node, case.boot, case.incarnation, claims.node, kind, self._outbox.next_word())
         self._spread(vouch)
         payload = RUMOURS.encode(vouch)
         for peer in self._judges(case.node):

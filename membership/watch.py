@@ -306,7 +306,7 @@ class Watch:
         if member is not None and member.update.boot == subject.boot:
             self._tell("vouch_kernel")
             incarnation = member.update.incarnation
-            sequence = self._outbox.next_sequence()
+            sequence = self._outbox.next_word()
             vouch = Vouch(subject.node, subject.boot, incarnation, self._claims.node, VouchKind.KERNEL_ACK, sequence)
             self._testify(vouch, now_s)
 

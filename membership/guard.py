@@ -6,6 +6,7 @@ membership machine deal with one thing instead of three.
 
 from __future__ import annotations
 
+import math
 import random
 from typing import assert_never
 
@@ -15,7 +16,7 @@ from membership.claims import Claims
 from membership.config import MembershipConfig
 from membership.evidence import CrashEvidence
 from membership.findings import Finding, LifelineDown, LifelineUp, Nudged, Tried
-from membership.messages import BeatAck
+from membership.messages import BeatAck, Ping
 from membership.outbox import Outbox
 from membership.testimony import CrashReport, Vouch
 from membership.watch import Watch
@@ -30,13 +31,14 @@ WORDS_MIN = 1_024
 class Guard:
     """One node's watch and evidence."""
 
-    __slots__ = ("_claims", "_evidence", "_heard", "_watch", "_watchers")
+    __slots__ = ("_claims", "_config", "_evidence", "_heard", "_outbox", "_watch")
 
     def __init__(self, claims: Claims, outbox: Outbox, config: MembershipConfig, rng: random.Random) -> None:
         self._claims = claims
+        self._outbox = outbox
+        self._config = config
         self._watch = Watch(claims, outbox, config, rng, self._vouch)
         self._evidence = CrashEvidence(claims, outbox, config, self._watch, self._spread)
-        self._watchers = config.watchers
         self._heard: dict[tuple[NodeId, NodeId], tuple[int, float]] = {}
         """The last word of each voucher about each member, and when it came; the oldest come first."""
         claims.rumours.handle(CrashReport, self._take_report)
@@ -45,7 +47,8 @@ class Guard:
     @property
     def next_deadline_s(self) -> float:
         """When `advance` must be called next."""
-        return min(self._watch.next_deadline_s, self._evidence.next_deadline_s)
+        ask_s = self._claims.suspicions.ask_s if self._config.buddy else math.inf
+        return min(self._watch.next_deadline_s, self._evidence.next_deadline_s, ask_s)
 
     @property
     def beat_s(self) -> float:
@@ -60,6 +63,17 @@ class Guard:
         """Do what is due."""
         self._watch.advance(now_s)
         self._evidence.advance(now_s)
+        if self._config.buddy and self._claims.suspicions.ask_s <= now_s:
+            self._ask(now_s)
+
+    def _ask(self, now_s: float) -> None:
+        """Ask the suspects themselves whose refutation, if there is one, should have come; the ping accuses them."""
+        for node in self._claims.suspicions.ask(now_s):
+            member = self._claims.table.get(node)
+            if member is not None and not self._claims.is_leaving:
+                self._claims.tallies.add(self._claims.tallies.events, "suspect_asked")
+                ping = Ping(self._outbox.next_sequence(), node)
+                self._outbox.send(member.address, ping, self._claims.about(node))
 
     def shift(self, gap_s: float, now_s: float) -> None:
         """Leave a time during which this node itself stood still out of every account."""
@@ -137,7 +151,7 @@ class Guard:
 
     def _has_room(self, now_s: float) -> bool:
         """Make room for one more word, of those that are too old to have echoes."""
-        size_max = max(WORDS_MIN, len(self._claims.table.live) * (self._watchers + HELPERS))
+        size_max = max(WORDS_MIN, len(self._claims.table.live) * (self._config.watchers + HELPERS))
         while len(self._heard) >= size_max:
             oldest = next(iter(self._heard))
             if now_s - self._heard[oldest][1] <= ECHO_S:

@@ -25,6 +25,11 @@ VETO_S = 5.0
 """For how long a voucher counts: evidence of a crash is void, and a stalled member is not dead."""
 
 
+ASK_AFTER = 4
+ASK_EVERY = 8
+"""Whoever has heard no refutation by a quarter of the shortest suspicion asks the accused, and again each eighth."""
+
+
 def suspicion_timeout_s(confirmations: int, expected: int, floor_s: float, ceiling_s: float) -> float:
     """Return how long a suspicion may stand.
 
@@ -68,6 +73,7 @@ class Suspicion:
         "_floors",
         "_held_until_s",
         "_veto_until_s",
+        "ask_s",
         "boot",
         "incarnation",
         "since_s",
@@ -91,6 +97,8 @@ class Suspicion:
         """When enough observers agreed on a crash."""
         self._veto_until_s = -math.inf
         self._held_until_s = -math.inf
+        self.ask_s = since_s + floors.silence_s / ASK_AFTER
+        """When the accused is asked itself, by this node."""
 
     @property
     def accusers(self) -> tuple[NodeId, ...]:
@@ -122,20 +130,21 @@ class Suspicion:
         """True while the suspicion runs on the short clock of a crash."""
         return self._crash_s < math.inf
 
-    def deadline_s(self, expected: int, watchers: Collection[NodeId]) -> float:
+    def deadline_s(self, expected: int, watchers: Collection[NodeId], patience: int = 1) -> float:
         """When the member is declared dead unless it refutes.
 
         Args:
             expected: How many more members could confirm now: when several fail at once, those that are suspect
                 themselves are not waited for.
             watchers: Whoever watches the member and lives: all of them must find it gone for the shorter floor.
+            patience: Stretches what is not a crash: a node that is in trouble itself hears refutations late.
         """
         floors, confirmations = self._floors, len(self._accusers) - 1
         ceiling_s = floors.silence_s * floors.ceiling_factor
         timeout_s = suspicion_timeout_s(confirmations, expected, floors.silence_s, ceiling_s)
         if confirmations >= expected and self._is_gone_to(watchers):
             timeout_s = min(timeout_s, floors.gone_s)
-        return min(max(self.since_s + timeout_s, self._held_until_s), self._crash_s + floors.crash_s)
+        return min(max(self.since_s + patience * timeout_s, self._held_until_s), self._crash_s + floors.crash_s)
 
     def _is_gone_to(self, watchers: Collection[NodeId]) -> bool:
         """True if there are watchers and each of them found it gone, or better."""
@@ -180,8 +189,13 @@ class Suspicion:
         limit_s = self.since_s + self._floors.stall_max_s
         self._held_until_s = max(self._held_until_s, min(until_s, limit_s))
 
+    def asked(self, now_s: float) -> None:
+        """Note that the accused has been asked."""
+        self.ask_s = now_s + self._floors.silence_s / ASK_EVERY
+
     def shift(self, gap_s: float) -> None:
         """Move everything by a time during which this node itself stood still."""
+        self.ask_s += gap_s
         self.since_s += gap_s
         self._crash_s += gap_s
         self._veto_until_s += gap_s

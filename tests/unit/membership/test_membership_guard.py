@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 
-from membership_hands import BOOT, ME, B, C, D, E, claim, hear, machine, run_to, sent
+from membership_hands import BOOT, ME, B, C, D, E, address, claim, hear, machine, run_to, sent
+from msgspec.structs import replace
 
 from frys_node.base.types import Address, NodeId
 from membership.config import for_profile
 from membership.findings import LifelineDown, LifelineEnd, LifelineUp, PortState, Tried
 from membership.machine import Membership
 from membership.member import make_attributes
-from membership.messages import Beat, Gossip, Standing, Sync, Update
+from membership.messages import Beat, Gossip, Ping, Standing, Sync, Update
 from membership.rumours import RUMOURS
 from membership.testimony import Vouch, VouchKind
 
@@ -98,6 +99,43 @@ def test_a_voucher_that_has_restarted_is_heard_at_once() -> None:
     for now_s, boot, packets in ((1.0, 5 << 32, 5_000), (7.0, 6 << 32, 10)):
         hear(m, Gossip((), (RUMOURS.encode(object_to(boot, packets)),)), B, now_s)
         assert m._claims.suspicions.vouched_at_s(C, VouchKind.DATAGRAM) == now_s
+
+
+def asked(m: Membership, until_s: float) -> list[float]:
+    """When the machine asks B itself and accuses it, up to a time."""
+    times: list[float] = []
+    while m.next_deadline_s <= until_s:
+        now_s, before = m.next_deadline_s, m.tallies.events.get(("suspect_asked",), 0)
+        packets = [packet for where, packet in sent(m.advance(now_s)) if where == address(B)]
+        if m.tallies.events.get(("suspect_asked",), 0) > before:
+            assert any(isinstance(p, Ping) and any(u.node == B for u in p.updates) for p in packets)
+            times.append(now_s)
+    return times
+
+
+def test_whoever_hears_no_refutation_asks_the_suspect() -> None:
+    """From a quarter of the shortest suspicion on, with the accusation in the ping: gossip misses some under loss."""
+    m = machine(B, C, D, config=for_profile("lan"))
+    run_to(m, 0.5)
+    hear(m, Gossip((replace(claim(B, Standing.SUSPECT), accuser=C),)), C, 0.5)
+    assert [round(at_s, 3) for at_s in asked(m, 2.7)] == [1.5, 2.0, 2.5]
+    hear(m, Gossip((claim(B, incarnation=1),)), C, 2.7)
+    assert asked(m, 3.2) == []
+
+
+def test_when_half_a_cluster_is_suspected_few_are_asked_at_once() -> None:
+    """Sixteen in a tenth of a second, and each has its turn."""
+    nodes = [NodeId(f"{index:032x}") for index in range(40)]
+    m = machine(config=LAN)
+    found = [Update(n, BOOT, 0, Standing.ALIVE, make_attributes(n, Address("10.0.0.9", 7946))) for n in nodes]
+    m.merge_sync(Sync(tuple(found)), nodes[0], 0.0)
+    for node in nodes[1:]:
+        hear(m, Gossip((Update(node, BOOT, 0, Standing.SUSPECT, found[1].attributes, nodes[0]),)), nodes[0], 1.0)
+    suspicions = m._claims.suspicions
+    first_s = suspicions.ask_s
+    asks = [suspicions.ask(first_s + step / 10) for step in range(3)]
+    assert [len(some) for some in asks] == [16, 16, 7]
+    assert len({node for some in asks for node in some}) == 39
 
 
 def test_what_waited_while_this_node_stood_still_is_no_news() -> None:

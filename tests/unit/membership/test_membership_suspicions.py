@@ -237,6 +237,17 @@ def test_a_pause_of_this_node_ages_no_voucher() -> None:
     assert claims.suspicion_deadline_s > 34.0
 
 
+def test_a_node_in_trouble_waits_longer_for_a_refutation() -> None:
+    """It loses packets, so that it hears of fewer refutations; a node that is well declares the death in time."""
+    claims = make(B, C, D)
+    claims.accuse(B, ALIVE_B, (ME, C, D), 10.0)
+    assert claims.suspicion_deadline_s == 14.0
+    claims.health.worsen(2)
+    assert claims.suspicion_deadline_s == 22.0
+    claims.health.improve()
+    assert claims.suspicion_deadline_s == 18.0
+
+
 def test_a_refutation_ends_the_stall() -> None:
     """Whoever answers for itself needs no voucher."""
     claims = make(B, C)

@@ -21,7 +21,7 @@ from membership.damping import Damping
 from membership.dissemination import Dissemination
 from membership.edges import Edge, EdgeKind, Edges
 from membership.effects import Effect, Emit, SendRefused, Superseded, SuspicionEnded, Tallies, TryPort
-from membership.isolation import NODES_MIN, Isolation
+from membership.isolation import HOST_HEARD_S, NODES_MIN, Isolation
 from membership.member import Member, is_acceptable, view_of
 from membership.messages import Attributes, Evidence, Standing, Update, raised
 from membership.peers import Unmet
@@ -79,7 +79,9 @@ class Claims:
         self.refusals = Refusals()
         """To whom this node's own system refuses to send."""
         self.rumours.handle(Edge, self._take_edge)
-        self._quiet_until_s = -math.inf
+        self._host_heard_s = -math.inf
+        """When the host of a member last refused a connection from here."""
+        self.quiet_until_s = -math.inf
         """Until then this node accuses nobody and buries nobody: it stood still itself."""
         self.now_s = now_s
         """When this turn began: views of conditions that pass with time are as of then."""
@@ -233,23 +235,27 @@ class Claims:
         accusers: Sequence[NodeId],
         now_s: float,
         evidence: Evidence = Evidence.SILENCE,
-    ) -> None:
+    ) -> bool:
         """Suspect a member that failed a probe or a watcher; helpers that failed too are independent accusers.
 
-        Nothing happens if it has a later (boot, incarnation) by now: it has restarted or refuted meanwhile; nor if this
-        node itself has just stood still or is cut off, unless others accuse or the evidence is a crash.
+        Nothing happens if it has a later (boot, incarnation) by now: it has restarted or refuted meanwhile. Returns
+        False if this node's own voice was withheld, because it has just stood still, or is cut off and has no crash to
+        tell of. Helpers fail with it, for it was this node's doubt that made them look; other observers of a crash saw
+        for themselves, and their voices count.
         """
-        if self.node in accusers and self._is_unfit(evidence, now_s):
+        is_withheld = self.node in accusers and self._is_unfit(evidence, now_s)
+        if is_withheld:
             self.tallies.add(self.tallies.events, "accusation_withheld")
-            return
-        if self.node in accusers and evidence is not Evidence.CRASH and self.is_unasked(node, now_s):
+            accusers = [a for a in accusers if a != self.node] if evidence is Evidence.CRASH else ()
+        elif self.node in accusers and evidence is not Evidence.CRASH and self.is_unasked(node, now_s):
+            is_withheld = True
             self.tallies.add(self.tallies.events, "accusation_withheld")
             accusers = [accuser for accuser in accusers if accuser != self.node]
-            if not accusers:
-                return
+        if not accusers:
+            return False
         member = self.table.get(node)
         if member is None or not member.is_live or (member.update.boot, member.update.incarnation) != identity:
-            return
+            return not is_withheld
         if member.standing is Standing.ALIVE:
             accuser = accusers[0] if accusers else self.node
             self.merge(
@@ -258,13 +264,14 @@ class Claims:
             )
         for accuser in accusers:
             self._confirm(member, accuser, now_s, evidence)
+        return not is_withheld
 
     def vouch(self, node: NodeId, identity: tuple[int, int], voucher: NodeId, kind: VouchKind, now_s: float) -> None:
         """Take that `voucher` knows this boot of the member to be there, whatever others miss.
 
         What was seen of a crash is void, for `VETO_S` at least, and the suspicion goes on as one of silence. If the
-        member's kernel acknowledges (`KERNEL_ACK`), it is not declared dead either while a voucher is younger than
-        `VETO_S`, up to `stall_max_s` from the suspicion's start.
+        member's kernel acknowledges (`KERNEL_ACK`), only what was seen before is, and it does not die of silence while
+        a voucher is younger than `VETO_S`, up to `stall_max_s` from the suspicion's start.
         """
         member = self.table.get(node)
         # What others made of this node while it stood still is past when it hears of it.
@@ -277,7 +284,7 @@ class Claims:
 
     def _is_unfit(self, evidence: Evidence, now_s: float) -> bool:
         """True if what this node misses may be its own fault."""
-        return now_s < self._quiet_until_s or (self.is_isolated and evidence is not Evidence.CRASH)
+        return now_s < self.quiet_until_s or (self.is_isolated and evidence is not Evidence.CRASH)
 
     def is_unasked(self, node: NodeId, now_s: float, *, is_refused: bool = False) -> bool:
         """True if a member does not answer because this node cannot send to it, as of a moment ago or `is_refused`."""
@@ -289,7 +296,7 @@ class Claims:
     @property
     def is_quiet(self) -> bool:
         """True while this node accuses and buries nobody, because it stood still itself."""
-        return self.now_s < self._quiet_until_s
+        return self.now_s < self.quiet_until_s
 
     @property
     def is_isolated(self) -> bool:
@@ -313,6 +320,7 @@ class Claims:
 
     def observe_refusal(self, node: NodeId, now_s: float) -> None:
         """Take that the host of a member refused a connection: so this node reaches hosts."""
+        self._host_heard_s = now_s
         if self._isolation.observe_refusal(node, node_count=self.node_count):
             self._tell_isolation(now_s)
 
@@ -335,7 +343,8 @@ class Claims:
 
     def observe_hush(self, hush_s: float, now_s: float) -> None:
         """Take that nobody at all has spoken for so long, when this node is about to accuse one of them of silence."""
-        if self._isolation.observe_hush(hush_s, node_count=self.node_count):
+        is_host_heard = now_s - self._host_heard_s < HOST_HEARD_S
+        if not is_host_heard and self._isolation.observe_hush(hush_s, node_count=self.node_count):
             self._tell_isolation(now_s)
 
     def _tell_isolation(self, now_s: float) -> None:
@@ -349,7 +358,7 @@ class Claims:
     def catch_up(self, gap_s: float, now_s: float) -> None:
         """After this node itself stood still: move the clocks, and accuse nobody for one shortest suspicion."""
         self.suspicions.shift(gap_s)
-        self._quiet_until_s = now_s + self.suspicions.floors().silence_s
+        self.quiet_until_s = now_s + self.suspicions.floors().silence_s
         self.tell(self.node, Entry(now_s, "paused", detail=f"for {gap_s:.1f} s"))
 
     def rank(self, node: NodeId) -> int:
@@ -376,11 +385,11 @@ class Claims:
         if not self.suspicions:
             return math.inf
         deadline_s = self.suspicions.deadline_s(is_silence_enough=not self.is_isolated)
-        return max(deadline_s, self._quiet_until_s)
+        return max(deadline_s, self.quiet_until_s)
 
     def end_suspicions(self, now_s: float) -> None:
         """Declare dead whoever has not refuted in time."""
-        if now_s < self._quiet_until_s:
+        if now_s < self.quiet_until_s:
             return
         for node in self.suspicions.due(now_s, is_silence_enough=not self.is_isolated):
             member = self.table.get(node)

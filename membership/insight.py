@@ -227,7 +227,7 @@ class Insight:
             return None
         return SuspicionView(
             since_unix_ns=wall.at(suspicion.since_s),
-            deadline_unix_ns=wall.at(suspicion.deadline_s(suspicions.expected)),
+            deadline_unix_ns=wall.at(suspicions.ends_s(node)),
             votes=[
                 Vote(accuser=self.who(accuser), evidence=vote_told(story, accuser, evidence))
                 for accuser, evidence in suspicion.votes

@@ -99,7 +99,7 @@ class Looks:
             and not claims.table.has_other_at(member)
         ):
             claims.tallies.add(claims.tallies.events, "vouch_port")
-            sequence = self._outbox.next_sequence()
-            vouch = Vouch(node, boot, suspicion.incarnation, claims.node, VouchKind.KERNEL_ACK, sequence)
+            word = self._outbox.next_word()
+            vouch = Vouch(node, boot, suspicion.incarnation, claims.node, VouchKind.KERNEL_ACK, word)
             self._testify(vouch, now_s)
         return True

@@ -406,7 +406,7 @@ class Watch:
         if member is not None and member.update.boot == subject.boot:
             self._tell("vouch_kernel")
             incarnation = member.update.incarnation
-            sequence = self._outbox.next_sequence()
+            sequence = self._outbox.next_word()
             vouch = Vouch(subject.node, subject.boot, incarnation, self._claims.node, VouchKind.KERNEL_ACK, sequence)
             self._testify(vouch, now_s)
 
@@ -432,7 +432,7 @@ class Watch:
         self._heard_s = now_s
 
     def _accuse(self, subject: _Subject, evidence: Evidence, now_s: float) -> None:
-        """Accuse a subject, once per silence; unless nobody else speaks either."""
+        """Accuse a subject, once per silence; later if nobody else speaks either or this node has stood still."""
         claims = self._claims
         subject.state = _State.ACCUSED
         subject.suspect_s = now_s + VOUCH_INTERVAL_S
@@ -442,11 +442,12 @@ class Watch:
         if now_s - self._heard_s >= self._config.watch_interval_s:
             claims.observe_hush(now_s - self._heard_s, now_s)
         identity = (subject.boot, member.update.incarnation)
-        claims.accuse(subject.node, identity, (claims.node,), now_s, evidence)
-        # While this node may accuse nobody, it holds no suspicion either, and comes back to it.
-        subject.is_accused = claims.suspicions.get(subject.node) is not None
+        subject.is_accused = claims.accuse(subject.node, identity, (claims.node,), now_s, evidence)
         if subject.is_accused:
             self._tell("accused_gone" if evidence is Evidence.GONE else "accused_silent")
+        elif claims.is_quiet:
+            # If it is silent still when this node trusts itself again, it is nudged anew.
+            subject.suspect_s = claims.quiet_until_s
 
     def shift(self, gap_s: float, now_s: float) -> None:
         """Leave a time during which this node itself stood still out of every silence."""

@@ -140,6 +140,11 @@ def silent_loss() -> str:
     """Bob's machine loses its power: nobody hears it, and nothing says why."""
     m = machine()
     play(m, 20.0)
+    play(m, 21.6, dead(BOB))
+    for watcher, now_s in ((CID, 21.7), (DEE, 22.1)):
+        found = replace(claim(BOB, Standing.SUSPECT), accuser=watcher, evidence=Evidence.GONE)
+        hear(m, Gossip((found,)), watcher, now_s)
+        play(m, now_s + 0.1, dead(BOB))
     play(m, 50.0, dead(BOB))
     return told(m, "bob", 60.0)
 

@@ -195,6 +195,16 @@ def test_a_process_that_stands_still_too_long_is_dead() -> None:
     assert 30.0 <= took_s <= 45.0
 
 
+@pytest.mark.parametrize("pause_s", [6.0, 10.0, 15.0])
+def test_a_stopped_process_that_is_killed_is_dead_as_soon_as_any_other(pause_s: float) -> None:
+    """What its watchers said of it while it was stopped is no objection to its crash."""
+    lab = Lab(10)
+    lab.simulator.pause("n3")
+    lab.run(pause_s)
+    assert lab.tally("vouch_kernel") > 0
+    assert 0.5 <= lab.kill(["n3"], 1.0) <= 1.0
+
+
 @pytest.mark.parametrize("gap_s", [0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6])
 def test_a_quick_restart_is_never_taken_for_its_own_death(gap_s: float) -> None:
     """F2: evidence names the boot; the next life on the same port is met within a second and never called dead."""
@@ -422,7 +432,7 @@ def test_the_last_process_buries_the_others_whose_hosts_refuse(count: int) -> No
     lab = Lab(count)
     for name in lab.names[1:]:
         lab.simulator.crash(name)
-    lab.wait(lambda: all(lab.sees(name, Status.DEAD) == 1 for name in lab.names[1:]), 120.0)
+    lab.wait(lambda: all(lab.sees(name, Status.DEAD) == 1 for name in lab.names[1:]), 300.0)
 
 
 def test_the_last_host_with_power_keeps_the_others_and_asks_nothing_of_them() -> None:

@@ -9,7 +9,7 @@ from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import UNWELL, Condition, Status
 from membership.config import MembershipConfig, for_profile
 from membership.effects import Effect, Nudge, SendPacket, SendRefused
-from membership.findings import Nudged
+from membership.findings import Nudged, Response
 from membership.insight import Sight, Who
 from membership.machine import Membership
 from membership.messages import PACKETS, Ack, Beat, BeatAck, Nack, NackReason, Packet, Ping, PingReq
@@ -43,7 +43,7 @@ class House:
         self.out += effects
         for effect in effects:
             if isinstance(effect, Nudge):
-                self._take(self.m.found(Nudged(effect.node, effect.boot, True), self.now_s))
+                self._take(self.m.found(Nudged(effect.node, effect.boot, Response.ACKNOWLEDGED), self.now_s))
             elif isinstance(effect, SendPacket):
                 node = next(node for node in (B, C, D) if address(node) == effect.address)
                 if node == B and self.is_refusing:

@@ -6,14 +6,27 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from membership_beats import ALONE, LAN, RTT_S, beats, condition, live, nudges, silent_from, told, until_nudged, vouches
+from membership_beats import (
+    ALONE,
+    LAN,
+    RTT_S,
+    Timed,
+    beats,
+    condition,
+    live,
+    nudges,
+    silent_from,
+    told,
+    until_nudged,
+    vouches,
+)
 from membership_hands import BOOT, ME, B, C, D, address, claim, hear, machine, sent, status
 
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import UNUSABLE, UNWELL, WELL, Condition, MemberChanged, Status
 from membership.config import for_profile
 from membership.effects import Emit, KeepLifelines, Nudge, PhiSeen, SendPacket
-from membership.findings import Nudged, Response
+from membership.findings import LifelineDown, LifelineEnd, LifelineUp, Nudged, PortState, Response, Tried
 from membership.messages import PACKETS, Beat, BeatAck, Gossip, Standing, Update
 from membership.rumours import RUMOURS
 from membership.testimony import CrashReport, Vouch, VouchKind
@@ -347,6 +360,68 @@ def test_a_silence_of_all_is_its_own_fault_before_anybody_is_accused() -> None:
     assert m.tallies.events[("isolated",)] == 1
     assert nudged_s < 12.2
     assert {status(m, node) for node in (B, C, D)} == {Status.ALIVE}
+
+
+def test_an_accusation_withheld_after_a_pause_is_made_when_the_quiet_time_is_over() -> None:
+    """The silence is the same, and is nudged anew: nobody else need have noticed it."""
+    m = machine(B, C, D, config=LAN)
+    live(m, 10.0)
+    m.advance(11.6)
+    out = live(m, 13.0, silent_from(B, 10.0))
+    ((nudged_s, _),) = nudges(out)
+    m.found(Nudged(B, BOOT, Response.SILENT, 1.0), nudged_s + 0.3)
+    assert status(m, B) is Status.ALIVE
+    assert ("accused_gone",) not in m.tallies.events
+    quiet_until_s = m._claims.quiet_until_s
+    ((again_s, nudge),) = nudges(live(m, quiet_until_s + 0.2, silent_from(B, 10.0)))
+    assert (again_s, nudge.node) == (quiet_until_s, B)
+    m.found(Nudged(B, BOOT, Response.SILENT, 1.0), again_s + 0.3)
+    assert status(m, B) is Status.SUSPECT
+    assert m.tallies.events[("accused_gone",)] == 1
+    live(m, again_s + 10.0, silent_from(B, 10.0))
+    assert m.tallies.events[("accused_gone",)] == 1
+
+
+def test_a_crash_found_while_quiet_is_told_when_the_quiet_time_is_over() -> None:
+    """Of two nodes the survivor has just stood still itself when the other is killed: nobody else could tell."""
+    m = machine(B, config=LAN)
+    m.found(LifelineUp(B, BOOT), 0.0)
+    live(m, 10.0)
+    m.advance(11.6)
+    live(m, 13.0)
+    m.found(LifelineDown(B, BOOT, LifelineEnd.LOST), 13.0)
+    m.found(Tried(B, BOOT, PortState.REFUSED), 13.0)
+    assert status(m, B) is Status.ALIVE
+    quiet_until_s = m._claims.quiet_until_s
+    live(m, quiet_until_s, silent_from(B, 13.0))
+    assert status(m, B) is Status.SUSPECT
+    live(m, quiet_until_s + 0.5 * m._claims.health.factor, silent_from(B, 13.0))
+    assert status(m, B) is Status.DEAD
+
+
+def test_an_accusation_withheld_in_isolation_is_tried_again_quietly() -> None:
+    """Every two seconds after the last answer to a nudge, told once; with the others' packets it is made."""
+    m = machine(B, C, D, NodeId(f"{'4':a>32}"), config=ALONE)
+    live(m, 10.0)
+    out: Timed = []
+    for step in range(100, 200):
+        new = live(m, step / 10, lambda _node, _now_s: False)
+        for at_s, nudge in nudges(new):
+            m.found(Nudged(nudge.node, BOOT, Response.SILENT, nudge.patience_s), at_s)
+        out += new
+    times = [at_s for at_s, nudge in nudges(out) if nudge.node == D]
+    assert [round(b - a, 2) for a, b in pairwise(times)] == [2.0] * (len(times) - 1)
+    assert len(times) >= 4
+    assert [entry.what for entry in m.story(D)].count("silent") == 1
+    assert {status(m, node) for node in (B, C, D)} == {Status.ALIVE}
+    for step in range(3):
+        m._claims.observe_probe(B, is_mute=False, now_s=20.0 + step)
+    now_s = 23.0
+    while status(m, D) is Status.ALIVE:
+        for at_s, nudge in nudges(live(m, now_s, silent_from(D, 0.0))):
+            m.found(Nudged(nudge.node, BOOT, Response.SILENT, nudge.patience_s), at_s)
+        now_s += 0.1
+        assert now_s < 26.0
 
 
 def test_a_silence_of_one_is_not_taken_for_isolation() -> None:

@@ -301,6 +301,7 @@ class MembershipDriver:
             if self._config.seeds:
                 nursery.start_soon(self._seeker.run)
             self.join([*self._first_peers, *remembered])
+            _LOG.info("membership.started", peers=len(remembered))
             task_status.started()
             await trio.sleep_forever()
 

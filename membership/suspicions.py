@@ -27,6 +27,9 @@ ASKED_MAX = 16
 ASK_PAUSE_S = 0.1
 """Suspects asked at once, and the pause before more are: when half a cluster is lost this must not add a flood."""
 
+PATIENCE_MAX = 3
+"""A node in trouble waits so many times longer at most: if all are, a death must be known some time all the same."""
+
 CRASH_OBSERVERS = 2
 """Members that must have seen a crash; fewer if fewer are left."""
 
@@ -174,11 +177,16 @@ class Suspicions:
         """How many more could confirm: the members not under suspicion themselves, less the first accuser."""
         return max(0, min(self._config.confirmations, self._table.counts[Standing.ALIVE] - 1))
 
+    @property
+    def _patience(self) -> int:
+        """How much longer this node waits because it is in trouble itself; not if nobody else could tell it."""
+        return min(self._health.factor, PATIENCE_MAX) if self.expected else 1
+
     def deadline_s(self, *, is_silence_enough: bool = True) -> float:
         """Return when the next one runs out, infinity if none does; silence may not be enough (`is_isolated`)."""
         if not self._running:
             return math.inf
-        key = (self.expected, self._table.circle.version, self._health.factor, is_silence_enough)
+        key = (self.expected, self._table.circle.version, self._patience, is_silence_enough)
         if self._deadline is None or self._deadline[0] != key:
             running = (node for node, s in self._running.items() if is_silence_enough or s.is_crash)
             self._deadline = (key, min((self.ends_s(node) for node in running), default=math.inf))
@@ -187,7 +195,7 @@ class Suspicions:
     def ends_s(self, node: NodeId) -> float:
         """Return when the suspicion of a member runs out; there must be one."""
         watchers = self._table.circle.watchers(node, self._config.watchers)
-        return self._running[node].deadline_s(self.expected, watchers, self._health.factor)
+        return self._running[node].deadline_s(self.expected, watchers, self._patience)
 
     def due(self, now_s: float, *, is_silence_enough: bool = True) -> list[NodeId]:
         """Return whose suspicion has run out."""

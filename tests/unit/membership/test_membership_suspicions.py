@@ -242,10 +242,18 @@ def test_a_node_in_trouble_waits_longer_for_a_refutation() -> None:
     claims = make(B, C, D)
     claims.accuse(B, ALIVE_B, (ME, C, D), 10.0)
     assert claims.suspicion_deadline_s == 14.0
-    claims.health.worsen(2)
-    assert claims.suspicion_deadline_s == 22.0
-    claims.health.improve()
+    claims.health.worsen(1)
     assert claims.suspicion_deadline_s == 18.0
+    claims.health.worsen(7)
+    assert claims.suspicion_deadline_s == 22.0
+
+
+def test_a_node_in_trouble_waits_no_longer_if_it_is_alone() -> None:
+    """Of two nodes the survivor's probes all fail, which is its trouble, and nobody declares the death for it."""
+    claims = make(B)
+    claims.accuse(B, ALIVE_B, (ME,), 10.0)
+    claims.health.worsen(8)
+    assert claims.suspicion_deadline_s == 14.0
 
 
 def test_a_refutation_ends_the_stall() -> None:

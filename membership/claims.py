@@ -222,7 +222,9 @@ class Claims:
             member.tell(entry)
 
     def _confirm(self, member: Member, accuser: NodeId, now_s: float, evidence: Evidence) -> None:
-        """Count an independent accuser of a suspect, and pass it on while it matters."""
+        """Count an independent accuser of a suspect, and pass it on while it matters. Only members have a voice."""
+        if accuser != self.node and accuser not in self.table.live:
+            return
         if self.suspicions.confirm(member.node, accuser, now_s, evidence):
             self.tallies.add(self.tallies.events, "confirmation")
             self.tell(member.node, Entry(now_s, "confirmed", accuser, evidence))
@@ -247,7 +249,7 @@ class Claims:
         if is_withheld:
             self.tallies.add(self.tallies.events, "accusation_withheld")
             accusers = [a for a in accusers if a != self.node] if evidence is Evidence.CRASH else ()
-        elif self.node in accusers and evidence is not Evidence.CRASH and self.is_unasked(node, now_s):
+        elif self.node in accusers and evidence is Evidence.SILENCE and self.is_unasked(node, now_s):
             is_withheld = True
             self.tallies.add(self.tallies.events, "accusation_withheld")
             accusers = [accuser for accuser in accusers if accuser != self.node]
@@ -357,7 +359,8 @@ class Claims:
 
     def catch_up(self, gap_s: float, now_s: float) -> None:
         """After this node itself stood still: move the clocks, and accuse nobody for one shortest suspicion."""
-        self.suspicions.shift(gap_s)
+        for account in (self.suspicions, self.edges, self.refusals):
+            account.shift(gap_s)
         self.quiet_until_s = now_s + self.suspicions.floors().silence_s
         self.tell(self.node, Entry(now_s, "paused", detail=f"for {gap_s:.1f} s"))
 
@@ -439,7 +442,7 @@ class Claims:
 
     def _take_edge(self, edge: Edge, source: NodeId, now_s: float) -> None:
         """Take an edge, and pass it on if it is news."""
-        if edge.b != self.node and edge.b not in self.table.live:
+        if any(node != self.node and node not in self.table.live for node in (edge.a, edge.b)):
             return
         was_down = self.edges.has(edge.a, edge.b, now_s, edge.kind)
         if self.edges.take(edge, now_s):

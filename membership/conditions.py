@@ -61,7 +61,7 @@ def condition_of(claims: Claims, member: Member) -> Condition:
         return Condition.STALLED
     has_no_channel = now_s - claims.suspicions.vouched_at_s(node, VouchKind.DATAGRAM) < VETO_S
     is_degraded = has_no_channel or claims.damping.is_damped(node) or _is_hard_to_reach(claims, node)
-    if is_degraded or claims.refusals.since_s(node) is not None:
+    if is_degraded or claims.refusals.since_s(node, now_s) is not None:
         return Condition.DEGRADED
     return Condition.SLOW if member.vitals.is_slow else Condition.OK
 

@@ -61,6 +61,11 @@ class Departed:
             MemberAlive: It is not dead. State is unchanged.
         """
         member = self._claims.sole(name)
+        if member.is_live and self._claims.is_isolated:
+            raise MemberAlive(
+                f"this node hears nobody, so it cannot tell whether '{name}' is dead",
+                hint="mend its network; if all the others are gone for good, restart this node: it begins without them",
+            )
         if member.standing is Standing.ALIVE:
             raise MemberAlive(f"'{name}' is alive", hint="run `frys-node leave` on it")
         if member.standing is Standing.SUSPECT:

@@ -113,10 +113,11 @@ class Edges:
         known = self._seen.get(key)
         if known is not None and (edge.seen_s, edge.is_up) <= (known.edge.seen_s, known.edge.is_up):
             return False
+        if known is None and len(self._seen) >= EDGES_MAX:
+            # To forget one for it would make news of its next echo, for ever.
+            return False
         self._seen.pop(key, None)
         self._seen[key] = Seen(edge, now_s)
-        if len(self._seen) > EDGES_MAX:
-            del self._seen[next(iter(self._seen))]
         return known is not None or not edge.is_up
 
     def has(
@@ -155,6 +156,11 @@ class Edges:
         if not self._seen:
             return False
         return self.is_found_so(node, EdgeKind.PACKETS_ALONE, watchers, now_s, within_s=SPOKEN_FOR_S)
+
+    def shift(self, gap_s: float) -> None:
+        """Move all of them by a time during which this node itself stood still."""
+        for key, seen in self._seen.items():
+            self._seen[key] = seen._replace(at_s=seen.at_s + gap_s)
 
     def _expire(self, now_s: float) -> None:
         while self._seen:

@@ -96,6 +96,8 @@ class CrashEvidence:
     def lifeline_up(self, node: NodeId, boot: int, now_s: float) -> None:
         """A connection to this boot of the member stands, authenticated."""
         self._lifelines[node] = boot
+        # Whatever came of the last dial, it is over.
+        self._dialling.pop(node, None)
         case = self._cases.get(node)
         if case is not None and case.boot < boot:
             # REPLACED: it restarted so fast that the new life answers; evidence about the old one is history.
@@ -176,10 +178,10 @@ class CrashEvidence:
         if case is None or case.has_reported(report.observer) or case.veto_until_s > now_s:
             return False
         self._tell("crash_reported")
-        self._add(case, report.observer, Report(now_s, report.is_lifeline_lost), now_s)
+        is_news = self._add(case, report.observer, Report(now_s, report.is_lifeline_lost), now_s)
         self._look(case, member)
         self._send(case, now_s)
-        return True
+        return is_news
 
     def _answer(self, report: CrashReport, now_s: float) -> None:
         """Refute evidence about this node's own life."""
@@ -193,7 +195,7 @@ class CrashEvidence:
     def _look(self, case: Case, member: Member) -> None:
         """Look for oneself, once: by a nudge where there is a lifeline, by a connection where a helper is wanted."""
         claims, node = self._claims, case.node
-        if case.has_tried or node in self._dialling or case.has_reported(claims.node):
+        if case.has_tried or self._dialling.get(node) == case.boot or case.has_reported(claims.node):
             return
         circle, count = claims.table.circle, self._config.watchers
         is_watcher = claims.node in circle.watchers(node, count)
@@ -273,10 +275,10 @@ class CrashEvidence:
         case = self._cases[node] = Case(node, boot, incarnation, now_s)
         return case
 
-    def _add(self, case: Case, observer: NodeId, report: Report, now_s: float) -> None:
-        """Count an observer and accuse whoever has enough of them against it."""
+    def _add(self, case: Case, observer: NodeId, report: Report, now_s: float) -> bool:
+        """Count an observer and accuse whoever has enough of them against it; False if there are enough already."""
         if not case.add(observer, report):
-            return
+            return False
         claims = self._claims
         if not case.pings and claims.node in claims.table.circle.watchers(case.node, self._config.watchers):
             case.pings = [now_s + after_s for after_s in PINGS_S]
@@ -293,6 +295,7 @@ class CrashEvidence:
         if case.is_crash or observer == claims.node:
             self._accuse(case, now_s)
         self._arm()
+        return True
 
     def _doubt(self, observer: NodeId, now_s: float) -> None:
         """Take back what rests on an observer that has lost one subject too many by now."""

@@ -190,7 +190,7 @@ class Insight:
         member = claims.sole(name)
         node = member.node
         wall = _Wall(now_s, unix_ns)
-        refused_s = claims.refusals.since_s(node)
+        refused_s = claims.refusals.since_s(node, now_s)
         edges = [seen for seen in claims.edges.down(now_s) if node in (seen.edge.a, seen.edge.b)]
         return Why(
             member=claims.view(member.update, member),
@@ -264,7 +264,7 @@ class Insight:
             cut_off=tuple(dict.fromkeys(edge.b for edge in edges if edge.kind is not EdgeKind.CONNECTIONS)),
             health_score=claims.health.score,
             is_isolated=claims.is_isolated,
-            cannot_send=tuple(node for node in claims.refusals.nodes() if node in claims.table.live),
+            cannot_send=tuple(node for node in claims.refusals.nodes(now_s) if node in claims.table.live),
         )
 
     @property

@@ -15,7 +15,7 @@ from collections import deque
 from frys_node.base.types import Address, NodeId
 from membership.claims import Claims
 from membership.config import MembershipConfig
-from membership.edges import RECHECKS_MAX, TRIES, Recheck
+from membership.edges import RECHECKS_MAX, SPOKEN_FOR_S, TRIES, EdgeKind, Recheck
 from membership.effects import RoundTrip
 from membership.member import Member
 from membership.messages import Ack, Nack, NackReason, Ping, PingReq
@@ -151,11 +151,15 @@ class Probing:
                 del self._rechecks[:-RECHECKS_MAX]
             return
         claims.tallies.add(claims.tallies.events, "probe_failed")
-        if len(probe.nacks) < len(probe.asked) or not probe.asked:
+        # A helper that may be dead itself is missed for its own sake.
+        if any(helper not in probe.nacks and claims.suspicions.get(helper) is None for helper in probe.asked):
             claims.tallies.add(claims.tallies.events, "nack_missing")
             claims.health.worsen()
-        if claims.edges.is_spoken_for(probe.node, claims.watchers(probe.node), now_s):
-            # It answers most of its watchers, by connections: they are the ones to say when it does no more.
+        is_answering = claims.edges.has(
+            claims.node, probe.node, now_s, EdgeKind.PACKETS_ALONE, within_s=SPOKEN_FOR_S
+        ) or claims.edges.is_spoken_for(probe.node, claims.watchers(probe.node), now_s)
+        if is_answering:
+            # It answers this node or most of its watchers, by connections: they are to say when it does no more.
             claims.tallies.add(claims.tallies.events, "probe_excused")
             return
         # What was never sent is no silence of the member: then only helpers that did ask it accuse it.

@@ -14,6 +14,9 @@ from frys_node.base.types import NodeId
 RECENT_S = 5.0
 """A silence is explained by a refusal that is no older: a watcher repeats its beats more often."""
 
+STALE_S = 60.0
+"""A refusal says nothing any more after so long without another one: nothing was sent, or it went."""
+
 QUIET_S = 600.0
 """A refusal after so long without one is told anew."""
 
@@ -61,14 +64,22 @@ class Refusals:
         """Drop what is known of a member."""
         self._known.pop(node, None)
 
-    def nodes(self) -> list[NodeId]:
-        """Return to whom this node cannot send."""
-        return [node for node, known in self._known.items() if not known.is_over]
+    def shift(self, gap_s: float) -> None:
+        """Move all of them by a time during which this node itself stood still."""
+        for known in self._known.values():
+            known.first_s += gap_s
+            known.last_s += gap_s
+            known.heard_s += gap_s
 
-    def since_s(self, node: NodeId) -> float | None:
-        """Return since when this node cannot send to a member, None if it can or has not tried."""
+    def nodes(self, now_s: float) -> list[NodeId]:
+        """Return to whom this node cannot send."""
+        return [node for node in self._known if self.since_s(node, now_s) is not None]
+
+    def since_s(self, node: NodeId, now_s: float) -> float | None:
+        """Return since when this node cannot send to a member, None if it can or has not tried lately."""
         known = self._known.get(node)
-        return None if known is None or known.is_over else known.first_s
+        is_past = known is None or known.is_over or now_s - known.last_s > STALE_S
+        return None if known is None or is_past else known.first_s
 
     def is_recent(self, node: NodeId, now_s: float) -> bool:
         """Return True if the last packet to a member, a moment ago, was refused."""

@@ -194,7 +194,9 @@ class Suspicions:
 
     def ends_s(self, node: NodeId) -> float:
         """Return when the suspicion of a member runs out; there must be one."""
-        watchers = self._table.circle.watchers(node, self._config.watchers)
+        circle = self._table.circle.watchers(node, self._config.watchers)
+        # Those that are suspect themselves are not waited for, as with confirmations.
+        watchers = [watcher for watcher in circle if watcher not in self._running]
         return self._running[node].deadline_s(self.expected, watchers, self._patience)
 
     def due(self, now_s: float, *, is_silence_enough: bool = True) -> list[NodeId]:
@@ -208,12 +210,14 @@ class Suspicions:
         A refutation that gossip has not brought by now will hardly come: under loss one node in a hundred misses it,
         and would bury the living.
         """
-        due = [node for node, suspicion in self._running.items() if suspicion.ask_s <= now_s][:ASKED_MAX]
-        for node in due:
-            self._running[node].asked(now_s)
+        running = self._running
+        due = sorted((s.ask_s, node) for node, s in running.items() if s.ask_s <= now_s)[:ASKED_MAX]
+        for _, node in due:
+            running[node].asked(now_s)
         # Of more than ASKED_MAX the others wait for their turn.
         self.ask_s = min((max(now_s + ASK_PAUSE_S, s.ask_s) for s in self), default=math.inf)
-        return due
+        # Whoever is held to stand still does not answer, and has enough to read when it goes on.
+        return [node for _, node in due if running[node].held_until_s <= now_s]
 
     def shift(self, gap_s: float) -> None:
         """Move all of them by a time during which this node itself stood still."""

@@ -59,6 +59,10 @@ MISSED_SLOTS = 2
 """Rounds of beats that a suspect which never answered one must have missed before it is nudged."""
 
 
+_LEFT_TO_OTHERS = (1 << 64, Evidence.CRASH)
+"""As `_Subject.accused`: more than this node will ever say of a member of which phi knows nothing."""
+
+
 class _State(IntEnum):
     """What the watcher thinks of a subject."""
 
@@ -74,12 +78,12 @@ class _Subject:
     """One member under watch: one life of it."""
 
     __slots__ = (
+        "accused",
         "acked",
         "answered_s",
         "beats",
         "boot",
         "exchanged_s",
-        "is_accused",
         "next_s",
         "node",
         "patience_s",
@@ -112,8 +116,8 @@ class _Subject:
         self.state = _State.FINE
         self.patience_s = 0.0
         """How long the process may take to answer the nudge under way."""
-        self.is_accused = False
-        """This silence has been held against it: once is enough."""
+        self.accused: tuple[int, Evidence] | None = None
+        """The incarnation of which this silence has been held against it, and on what evidence: once is enough."""
         self.slow_s = self.suspect_s = math.inf
         """When phi crosses its thresholds; `suspect_s` also when the verdict is due again."""
 
@@ -213,7 +217,7 @@ class Watch:
                 self._exchange(subject, self._config.probe_interval_s, now_s)
             elif subject.state is _State.FINE and not subject.beats.is_proven and subject.slot > MISSED_SLOTS:
                 # Phi says nothing of it. To accuse it is left to the probes.
-                subject.is_accused = True
+                subject.accused = _LEFT_TO_OTHERS
                 self._ask(subject, now_s)
                 self._arm()
 
@@ -317,7 +321,7 @@ class Watch:
                     member.vitals.observe_rtt(rtt_s)
                 out.append(RoundTrip(source, rtt_s))
         subject.state = _State.FINE
-        subject.is_accused = False
+        subject.accused = None
         self._mark(subject, is_slow=False)
         subject.expect()
         self._arm()
@@ -340,7 +344,11 @@ class Watch:
             # Whoever stands between would acknowledge in the member's name.
             self._accuse(subject, Evidence.SILENCE, now_s)
             return
-        if subject.is_accused and subject.state is _State.ACCUSED and claims.suspicions.get(subject.node) is None:
+        if (
+            subject.accused is not None
+            and subject.state is _State.ACCUSED
+            and claims.suspicions.get(subject.node) is None
+        ):
             # It has refuted, by way of others: nothing hangs on what this node would find out.
             subject.suspect_s = now_s + VOUCH_INTERVAL_S
             return
@@ -377,7 +385,7 @@ class Watch:
         """The process runs: what is broken is the path of its packets, at this end, at that one or in between."""
         claims = self._claims
         subject.state = _State.ANSWERING
-        subject.is_accused = False
+        subject.accused = None
         subject.suspect_s = now_s + VOUCH_INTERVAL_S
         self._tell("answered_by_channel")
         self._publish(subject.node, EdgeKind.PACKETS_ALONE, now_s)
@@ -400,7 +408,7 @@ class Watch:
     def _take_acknowledgement(self, subject: _Subject, now_s: float) -> None:
         """The process exists and does not run: vouch for it."""
         subject.state = _State.STALLED
-        subject.is_accused = False
+        subject.accused = None
         subject.suspect_s = now_s + VOUCH_INTERVAL_S
         member = self._claims.table.get(subject.node)
         if member is not None and member.update.boot == subject.boot:
@@ -432,18 +440,25 @@ class Watch:
         self._heard_s = now_s
 
     def _accuse(self, subject: _Subject, evidence: Evidence, now_s: float) -> None:
-        """Accuse a subject, once per silence; later if nobody else speaks either or this node has stood still."""
+        """Accuse a subject, once per silence; again if others do and there is more to say.
+
+        If nobody else speaks either, or this node has stood still, that waits.
+        """
         claims = self._claims
         subject.state = _State.ACCUSED
         subject.suspect_s = now_s + VOUCH_INTERVAL_S
         member = claims.table.get(subject.node)
-        if subject.is_accused or member is None or member.update.boot != subject.boot:
+        if member is None or member.update.boot != subject.boot:
+            return
+        words = (member.update.incarnation, evidence)
+        is_running = claims.suspicions.get(subject.node) is not None
+        if subject.accused is not None and (words <= subject.accused or not is_running):
             return
         if now_s - self._heard_s >= self._config.watch_interval_s:
             claims.observe_hush(now_s - self._heard_s, now_s)
         identity = (subject.boot, member.update.incarnation)
-        subject.is_accused = claims.accuse(subject.node, identity, (claims.node,), now_s, evidence)
-        if subject.is_accused:
+        if claims.accuse(subject.node, identity, (claims.node,), now_s, evidence):
+            subject.accused = words
             self._tell("accused_gone" if evidence is Evidence.GONE else "accused_silent")
         elif claims.is_quiet:
             # If it is silent still when this node trusts itself again, it is nudged anew.

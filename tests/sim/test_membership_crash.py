@@ -449,3 +449,17 @@ def test_the_last_host_with_power_keeps_the_others_and_asks_nothing_of_them() ->
     others = [node_id(lab.simulator.host(name)) for name in lab.names[1:]]
     assert all(lab.sees(name, Status.DEAD) == 0 for name in lab.names[1:])
     assert {machine.rank(node) for node in others} == {UNWELL}
+
+
+@pytest.mark.parametrize(("count", "lost", "limit_s"), [(2, 1, 6.0), (3, 1, 6.0), (3, 2, 8.0), (4, 2, 8.0)])
+def test_lost_hosts_of_small_clusters_are_known_in_time(count: int, lost: int, limit_s: float) -> None:
+    """Nobody else may be left to declare it: what the loss does to the survivor's probes must not make it wait."""
+    lab = Lab(count)
+    gone = lab.names[-lost:]
+    for name in gone:
+        for other in lab.names:
+            if other != name:
+                lab.simulator.partition([name], [other])
+        lab.simulator.crash(name)
+    survivors = count - lost
+    lab.wait(lambda: all(lab.sees(name, Status.DEAD) == survivors for name in gone), limit_s)

@@ -14,7 +14,7 @@ from membership.insight import Sight, Who
 from membership.machine import Membership
 from membership.messages import PACKETS, Ack, Beat, BeatAck, Nack, NackReason, Packet, Ping, PingReq
 from membership.reachability import Answer, judge
-from membership.refusals import QUIET_S, RECENT_S, Refusals
+from membership.refusals import QUIET_S, RECENT_S, STALE_S, Refusals
 
 WATCHING = for_profile("lan")
 
@@ -144,11 +144,12 @@ def test_refusals_are_told_once_and_pass() -> None:
     refusals.heard(B, 20.0, is_answer=False)
     assert refusals.excuses(B, 29.0, 10.0)
     assert not refusals.excuses(B, 30.0, 10.0)
-    assert refusals.since_s(B) == 1.0
+    assert refusals.since_s(B, 30.0) == 1.0
+    assert refusals.since_s(B, 2.1 + STALE_S) is None
     refusals.heard(B, 31.0, is_answer=True)
-    assert (refusals.since_s(B), refusals.nodes()) == (None, [])
+    assert (refusals.since_s(B, 31.0), refusals.nodes(31.0)) == (None, [])
     assert not refusals.note(B, 40.0)
-    assert refusals.since_s(B) == 40.0
+    assert (refusals.since_s(B, 41.0), refusals.nodes(41.0)) == (40.0, [B])
     assert refusals.note(B, 40.1 + QUIET_S)
     refusals.forget(B)
     assert len(refusals) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 
 from frys_node.base.types import Address, NodeId
@@ -254,6 +255,36 @@ def test_a_node_in_trouble_waits_no_longer_if_it_is_alone() -> None:
     claims.accuse(B, ALIVE_B, (ME,), 10.0)
     claims.health.worsen(8)
     assert claims.suspicion_deadline_s == 14.0
+
+
+def test_suspects_are_not_waited_for_as_watchers() -> None:
+    """Two neighbours lost at once: each is gone to those of its watchers that are not suspect themselves."""
+    claims = make(B, C, D)
+    for node in (B, C):
+        claims.accuse(node, ALIVE_B, (ME, D), 10.0, Evidence.GONE)
+    assert claims.suspicion_deadline_s == 12.5
+
+
+def test_only_members_have_a_voice() -> None:
+    """Invented accusers neither shorten a suspicion nor are remembered or passed on."""
+    claims = make(B, C, D)
+    claims.accuse(B, ALIVE_B, (ME,), 10.0)
+    for number in range(100):
+        stranger = NodeId(f"{number:x>32}")
+        claims.take(msgspec.structs.replace(claim(B, Standing.SUSPECT), accuser=stranger, evidence=Evidence.GONE), 10.0)
+    suspicion = claims.suspicions.get(B)
+    assert suspicion is not None
+    assert suspicion.accusers == (ME,)
+
+
+def test_suspects_are_asked_in_turn_and_not_while_they_are_known_to_stand_still() -> None:
+    """The one that has waited longest comes first; a stopped process has enough to read when it goes on."""
+    claims = make(B, C, D)
+    claims.accuse(B, ALIVE_B, (ME, D), 10.0)
+    claims.accuse(C, ALIVE_B, (ME, D), 10.5)
+    assert claims.suspicions.ask(12.0) == [B, C]
+    claims.vouch(B, ALIVE_B, D, VouchKind.KERNEL_ACK, 12.0)
+    assert claims.suspicions.ask(13.0) == [C]
 
 
 def test_a_refutation_ends_the_stall() -> None:

@@ -11,7 +11,7 @@ from balancer.methods import JOIN_RING, LEAVE_RING, STEP, Accepted, JoinRing, Le
 from balancer.record import STABLE, TopologyRecord
 from balancer.ring import RingMember
 from balancer.topology import TopologyMachine
-from frys_node.base.errors import FrysError, NotReady, Overloaded, SecurityError, UsageError
+from frys_node.base.errors import FrysError, IssuerNeeded, NotReady, Overloaded, SecurityError
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.rpc import Method, Rep, Req, Rpc
 
@@ -103,13 +103,13 @@ class Seat:
         """Leave the ring: returns when every unit has moved away and that is settled. The caller's scope bounds it.
 
         Raises:
-            UsageError: This node is the issuer and others remain. Nothing was changed.
+            IssuerNeeded: This node is the issuer and others remain. Nothing was changed.
         """
         record = self._keeper.machine.record
         if record is None or record.members() == (self._member.node,):
             return
         if self._keeper.machine.is_issuer:
-            raise UsageError(
+            raise IssuerNeeded(
                 "this node writes the topology record and cannot leave while others remain",
                 hint="let the other nodes leave first",
             )

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,13 +21,14 @@ from frys_node.base.errors import ConfigError, CorruptData, FrysError, UsageErro
 from frys_node.base.ports import Clock, Datagram, Disk, Entropy, Network, StreamListener
 from frys_node.base.types import Address, BootId
 from frys_node.config import NodeConfig
+from frys_node.plugins.network.access import is_loopback
 from frys_node.plugins.network.binding import PortBook, listen_or_move
 from frys_node.secure.stored import LEFT_PATH, StoredIdentity, next_boot, read_stored
 from frys_node.transport.addresses import family_of, sockaddr
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.errors import AddressInUse
 from frys_node.transport.network import SystemNetwork
-from frys_node.transport.route import default_route_host
+from frys_node.transport.route import default_route_host, host_towards
 
 if TYPE_CHECKING:
     from frys_node.channel.bootstrap import KnownPeer
@@ -45,6 +47,7 @@ class NodeHasLeft(UsageError):
     """The data directory is that of a node that left its cluster. Nothing was started or changed."""
 
     code = "node.has_left"
+    status = 409
 
 
 class Launch(NamedTuple):
@@ -78,6 +81,11 @@ class Arrival(NamedTuple):
     peers: tuple[KnownPeer, ...]
     notes: list[str]
     """What the person should know: a port that moved, a name that was changed."""
+
+    @property
+    def is_local(self) -> bool:
+        """True if only this machine can reach the node."""
+        return is_loopback(self.advertise.host)
 
     def identity(self, clock: Clock) -> Identity:
         """Load keys and certificates, and tell this user's other commands where the node lives.
@@ -157,12 +165,16 @@ async def _settle(
     peers: tuple[KnownPeer, ...] = ()
     try:
         advertise = await advertised(config, listener.address, network)
+        towards = partial(advertised_to, config, listener.address, advertise)
         if stored is None and launch.joining:
-            peers = await _join(launch, disk, network, entropy, clock, advertise)
+            peers, advertise = await _join(launch, disk, network, entropy, clock, towards)
         elif stored is None:
             from frys_node.channel.bootstrap import create_cluster
 
             create_cluster(disk, entropy, clock, cluster_name=config.cluster.name, node_name=launch.name)
+        elif stored.seeds:
+            # It is told the same as at the join, of which the issuer's address is kept first.
+            advertise = towards(Address.parse(stored.seeds[0]))
         stored = stored or read_stored(disk)
         assert stored is not None
         if stored.node_name != launch.name and not launch.name_chosen and peers:
@@ -181,9 +193,14 @@ async def _settle(
 
 
 async def _join(
-    launch: Launch, disk: Disk, network: SystemNetwork, entropy: Entropy, clock: Clock, advertise: Address
-) -> tuple[KnownPeer, ...]:
-    """Be let into a cluster; returns the members learned on the way."""
+    launch: Launch,
+    disk: Disk,
+    network: SystemNetwork,
+    entropy: Entropy,
+    clock: Clock,
+    advertise: Callable[[Address], Address],
+) -> tuple[tuple[KnownPeer, ...], Address]:
+    """Be let into a cluster; returns the members learned on the way, and where this node says that it is."""
     from frys_node.channel.bootstrap import join_cluster
 
     cluster = launch.config.cluster.name if launch.config.is_chosen("cluster.name") else None
@@ -199,7 +216,7 @@ async def _join(
         expect_cluster=cluster,
         advertise=advertise,
     )
-    return outcome.peers
+    return outcome.peers, outcome.advertise
 
 
 async def bind_both(network: SystemNetwork, address: Address) -> tuple[StreamListener, Datagram]:
@@ -236,6 +253,17 @@ async def advertised(config: NodeConfig, bound: Address, network: Network) -> Ad
             f"network.advertise: the name '{given.host}' has no address", hint="advertise an address, or mend the name"
         )
     return Address(found[0], given.port or bound.port)
+
+
+def advertised_to(config: NodeConfig, bound: Address, default: Address, issuer: Address) -> Address:
+    """Return what other nodes are told by one that is bound to every address and was not told what to say.
+
+    It is where the issuer reaches it, as the others do: the default route's address may be of a family that a cluster
+    on the other one cannot send to, or of a network that they are not in.
+    """
+    if config.network.advertise or bound.host not in WILDCARDS:
+        return default
+    return Address(host_towards(issuer, default=default.host, is_ipv6_bound=":" in bound.host), bound.port)
 
 
 async def _token(launch: Launch, network: SystemNetwork, clock: Clock) -> str:

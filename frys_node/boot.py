@@ -97,12 +97,14 @@ def _write_log(config: NodeConfig, **fields: str) -> None:
 async def _live(launch: Launch, stopper: _Stopper) -> None:
     """Arrive, start, and wait for the end."""
     clock, entropy, network, executor = SystemClock(), SystemEntropy(), SystemNetwork(), ThreadExecutor()
-    config = launch.config
     arrival: Arrival | None = None
     with stopper.beginning():
         arrival = await arrive(launch, network, entropy, clock)
     if arrival is None:
         return
+    if arrival.is_local:
+        launch = launch._replace(config=launch.config.on_loopback())
+    config = launch.config
     _write_log(config, node=arrival.stored.node_name, cluster=arrival.stored.cluster_name)
     kernel = Kernel(
         node=NodeId(arrival.stored.node_id),

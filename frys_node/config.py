@@ -22,6 +22,7 @@ import msgspec
 
 from frys_node.base.errors import ConfigError, ReloadRefused
 from frys_node.base.types import Address
+from frys_node.base.words import did_you_mean
 from frys_node.kernel.cell import LIVE, Change, diff, refuse_restart, reload_classes
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.registry import BUILT_IN, PluginRejected, PluginSpec, find
@@ -38,6 +39,8 @@ FILE_BYTES_MAX = 1 << 20
 KEPT = ("network.bind", "network.advertise", "plugins.network.http")
 """Settings that a node keeps when a later start does not give them: others know it by them."""
 KEPT_ORIGIN = "an earlier start"
+
+LOOPBACK_ORIGIN = "advertises loopback"
 
 # Kubernetes gives every pod these for a Service whose name starts with `frys`; they are not ours.
 _SERVICE_LINK = re.compile(r"FRYS(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT(_\d+_(TCP|UDP)(_[A-Z]+)?)?)")
@@ -65,7 +68,8 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     bind: str = "0.0.0.0:7946"
     """Address and port that other nodes reach. Only a default port that is busy moves up, at the first start."""
     advertise: str = ""
-    """What other nodes are told to connect to; a name is resolved at the start. Empty: the default route's address,
+    """What other nodes are told to connect to; a name is resolved at the start. Empty: the bound address; one
+    that is bound to all of them says the one by which the issuer reaches it, the first node that of the default route,
     loopback if there is none."""
 
     def __post_init__(self) -> None:
@@ -84,7 +88,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     name: Annotated[str, msgspec.Meta(pattern=_NAME)] = "frys"
     """Nodes of another name are refused. Lower-case letters, digits, dots and dashes."""
     profile: Literal["lan", "wan", "local"] = "lan"
-    """Timings of membership: ``wan`` for links over 50 ms, ``local`` for nodes on one machine."""
+    """Timings of membership: ``wan`` for links over 50 ms, ``local`` for nodes on one machine. A node that advertises
+    a loopback address runs ``local`` unless one is chosen here."""
     seeds: tuple[str, ...] = ()
     """``host:port``, DNS names or services (``_frys._tcp.example.org``, by SRV) asked at the start and whenever no
     other member is known."""
@@ -161,8 +166,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, Any]
     """Every setting by dotted key, in the order of the schema."""
     origins: dict[str, str]
-    """Where each value came from: ``default``, ``profile wan``, ``file PATH``, ``env NAME``, ``flag`` or
-    ``an earlier start``."""
+    """Where each value came from: ``default``, ``profile wan``, ``file PATH``, ``env NAME``, ``flag``,
+    ``an earlier start`` or ``advertises loopback``."""
 
     def is_chosen(self, key: str) -> bool:
         """True if the operator set the key: a chosen port does not move."""
@@ -195,6 +200,27 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
             plugins=self.plugins | {"network": sections["plugins.network"]},
             values=self.values | wanted,
             origins=self.origins | dict.fromkeys(wanted, KEPT_ORIGIN),
+        )
+
+    def on_loopback(self) -> NodeConfig:
+        """Return this configuration for a node that advertises loopback: profile ``local``, unless one was chosen.
+
+        Raises:
+            ConfigError: What was chosen does not go with that profile.
+        """
+        if self.is_chosen("cluster.profile"):
+            return self
+        wanted: dict[str, Any] = {"cluster.profile": "local"}
+        for name, module in COMPONENTS.items():
+            keys = {f"plugins.{name}.{field}": value for field, value in _profile(module, "local").items()}
+            wanted |= {key: value for key, value in keys.items() if not self.is_chosen(key)}
+        values = self.values | wanted
+        return msgspec.structs.replace(
+            self,
+            cluster=msgspec.structs.replace(self.cluster, profile="local"),
+            components={n: _build(f"plugins.{n}", _sole_struct(module), values) for n, module in COMPONENTS.items()},
+            values=values,
+            origins=self.origins | dict.fromkeys(wanted, LOOPBACK_ORIGIN),
         )
 
     def settings(self) -> list[dict[str, Any]]:
@@ -413,12 +439,17 @@ def convert_text(text: str, hint: Any) -> Any:
     return msgspec.convert(value, hint, strict=False)
 
 
+def _profile(module: str, name: str) -> Mapping[str, Any]:
+    """Return what a profile changes against a component's defaults."""
+    profiles: Mapping[str, Mapping[str, Any]] = getattr(importlib.import_module(module), "PROFILES", {})
+    return profiles.get(name, {})
+
+
 def _apply_profiles(merge: _Merge) -> None:
     """Let the cluster's profile set what nobody chose."""
     profile = merge.values.get("cluster.profile", merge.schema["cluster.profile"].default)
     for name, module in COMPONENTS.items():
-        profiles: Mapping[str, Mapping[str, Any]] = getattr(importlib.import_module(module), "PROFILES", {})
-        for field, value in profiles.get(profile, {}).items():
+        for field, value in _profile(module, profile).items():
             if f"plugins.{name}.{field}" not in merge.values:
                 merge.add(f"plugins.{name}.{field}", value, f"profile {profile}", is_text=False)
 
@@ -464,9 +495,6 @@ def _prefixes(key: str) -> Iterator[str]:
 
 def _nearest(name: str, known: Sequence[str]) -> str:
     """Return a suggestion: the same last word elsewhere first, since a right key in a wrong section is common."""
-    from difflib import get_close_matches
-
     last = name.rpartition(".")[2]
     near = [key for key in known if "." in name and key.rpartition(".")[2] == last][:1]
-    near = near or get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    return f"; did you mean '{near[0]}'?" if near else did_you_mean(name, known)

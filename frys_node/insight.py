@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import trio
+from msgspec.structs import replace
 
 from frys_node.base.errors import NotFound, UsageError
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
+from frys_node.kernel.services.members import Status
 from frys_node.observe.log import get_logger
 from membership.driver import MembershipDriver
+from membership.driver_insight import Rtt
 
 log = get_logger(__name__)
+
+LIVE = (Status.ALIVE, Status.SUSPECT)
+
+
+def _of_the_living(rtt: Rtt) -> Rtt:
+    """Take from round trips what is not to be had of the dead: a condition, and an estimate of the next one."""
+    shown = [
+        direction if direction.status is None or direction.status in LIVE else replace(direction, condition=None)
+        for direction in rtt.directions
+    ]
+    is_over = any(direction.status is not None and direction.status not in LIVE for direction in shown)
+    return replace(rtt, directions=shown, estimate_s=None if is_over else rtt.estimate_s)
 
 
 class InsightRoutes:
@@ -44,7 +59,7 @@ class InsightRoutes:
         a = request.query.get("a", "")
         if not a:
             raise UsageError("say which member", hint="GET /v1/rtt?a=NAME, or ?a=NAME&b=NAME for a pair")
-        return HttpResponse.json(await self._membership.insight.rtt(a, request.query.get("b", "")))
+        return HttpResponse.json(_of_the_living(await self._membership.insight.rtt(a, request.query.get("b", ""))))
 
     async def _reachability(self, request: HttpRequest) -> HttpResponse:
         return HttpResponse.json(await self._membership.insight.reachability())

@@ -13,7 +13,7 @@ import trio
 
 from balancer.driver import BalancerComponent, BalancerSettings
 from balancer.proof import CertifiedProofs
-from frys_node.arrival import Arrival, Launch, read_text
+from frys_node.arrival import WILDCARDS, Arrival, Launch, read_text
 from frys_node.base.types import Address, BootId
 from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.driver import Channel
@@ -28,6 +28,7 @@ from frys_node.kernel.services.rpc import RPC
 from frys_node.kernel.services.snapshots import SNAPSHOTS
 from frys_node.kernel.services.topology import TOPOLOGY
 from frys_node.operations import Operations
+from frys_node.plugins.network.access import is_loopback
 from frys_node.replication.driver import ReplicationComponent
 from frys_node.secure.identity import Identity
 from frys_node.secure.local import JOIN_FILE
@@ -40,7 +41,6 @@ from membership.effects import Peer
 from membership.member import make_attributes
 from snapshots.driver import SnapshotComponent
 
-LOCAL_HOSTS = ("127.", "::1", "localhost")
 UNIT_KINDS = ("cache", "vector", "workflow")
 """Plugins that hold units of the ring; one that is switched off on this node leaves its units to the others."""
 
@@ -145,19 +145,17 @@ class Composition:
         )
 
     def _membership_config(self) -> MembershipConfig:
-        """Return the settings of membership; nodes that advertise loopback share a machine and use its profile."""
+        """Return the settings of membership, with the seeds of the command line and what the MTU leaves."""
         config, prefix = self._config, "plugins.membership."
         chosen = {
             key.removeprefix(prefix): value
             for key, value in config.values.items()
             if key.startswith(prefix) and config.is_chosen(key)
         }
-        is_local = self._arrival.advertise.host.startswith(LOCAL_HOSTS)
-        is_free = is_local and not config.is_chosen("cluster.profile")
         seeds = [*chosen.pop("seeds", ()), *config.cluster.seeds, *self._launch.seeds]
         if config.cluster.mtu:
             chosen.setdefault("packet_bytes_max", packet_bytes_for(config.cluster.mtu))
-        return for_profile("local" if is_free else config.cluster.profile, **chosen, seeds=tuple(dict.fromkeys(seeds)))
+        return for_profile(config.cluster.profile, **chosen, seeds=tuple(dict.fromkeys(seeds)))
 
     def _make_balancer(self) -> BalancerComponent:
         kernel, cluster = self._kernel, self._config.cluster
@@ -237,13 +235,22 @@ class Composition:
             return []
         return ["its share of the data arrives in the background (frys-node ring); requests are served meanwhile"]
 
+    def _for_others(self, bound: Address) -> str:
+        """Return the options to start this node with so that other machines can join, empty if they can."""
+        if not self._arrival.is_local:
+            return ""
+        if not is_loopback(bound.host):
+            return f"--advertise H:{bound.port}"
+        host = "[::]" if ":" in bound.host else "0.0.0.0"  # noqa: S104 (advice, not bound to)
+        chosen = " --advertise H:P" if self._config.network.advertise else ""
+        return f"--bind {host}:{bound.port}{chosen}"
+
     def describe(self, http: str) -> dict[str, Any]:
         """Return what `start` prints."""
         arrival = self._arrival
         token_path = arrival.data_dir / JOIN_FILE
         has_token = bool(read_text(arrival.disk, JOIN_FILE))
         bound = arrival.listener.address
-        is_wild = not bound.host.startswith(LOCAL_HOSTS)
         notes = list(arrival.notes)
         wanted_port = Address.parse(self._config.plugins["network"].http).port
         if http and wanted_port not in (0, Address.parse(http).port):
@@ -256,8 +263,9 @@ class Composition:
             "http": http,
             "data_dir": str(arrival.data_dir),
             "issuer": self._issuer_name(),
-            "join_local": str(Address("127.0.0.1", bound.port) if is_wild else arrival.advertise),
-            "join_remote": str(arrival.advertise),
+            "join_local": str(Address("127.0.0.1", bound.port) if bound.host in WILDCARDS else bound),
+            "join_remote": "" if arrival.is_local else str(arrival.advertise),
+            "for_others": self._for_others(bound),
             "waits_for": [f"{c.name}: {c.detail}" for c in self._kernel.control.readiness() if not c.ok],
             "join_token_file": str(token_path) if has_token else "",
             "notes": [*notes, *self._arriving()],

@@ -231,8 +231,13 @@ class Operations:
     def _live(self) -> list[tuple[NodeId, str]]:
         return [(view.id, view.name) for view in self._membership.all() if self._membership.is_usable(view.id)]
 
+    def _told(self, survey: KeySurvey) -> HttpResponse:
+        """Answer with what the live hold, and name the dead: whoever comes back gets the key with its connection."""
+        dead = [view.name for view in self._membership.all() if view.status is Status.DEAD]
+        return HttpResponse.json(msgspec.to_builtins(survey) | {"dead": dead})
+
     async def _list_keys(self, request: HttpRequest) -> HttpResponse:
-        return HttpResponse.json(await self._channel.keys.survey(self._live()))
+        return self._told(await self._channel.keys.survey(self._live()))
 
     async def _rotate_keys(self, request: HttpRequest) -> HttpResponse:
         """Have the issuer make a key, and wait a while until everybody seals with it."""
@@ -241,7 +246,7 @@ class Operations:
         survey: KeySurvey | None = None
         with trio.move_on_after(CONVERGENCE_S):
             survey = await self._channel.keys.converged(self._live)
-        return HttpResponse.json(survey or await self._channel.keys.survey(self._live()))
+        return self._told(survey or await self._channel.keys.survey(self._live()))
 
     # Leaving.
 

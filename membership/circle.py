@@ -26,7 +26,6 @@ class Circle:
         self._nodes = [node]
         self.version = 0
         """Changes with the circle, and when somebody in it has restarted."""
-        """Changes whenever the circle does."""
 
     def __len__(self) -> int:
         return len(self._nodes)

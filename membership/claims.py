@@ -12,26 +12,26 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from frys_node.base.errors import NotFound
-from frys_node.base.types import NodeId
-from frys_node.kernel.services.members import UNUSABLE, UNWELL, WELL, Condition, MemberChanged, MemberView
+from frys_node.base.types import Address, NodeId
+from frys_node.kernel.services.members import UNUSABLE, UNWELL, WELL, Condition, MemberChanged, MemberView, not_sole
 from membership.awareness import Awareness
-from membership.conditions import Conditions
+from membership.conditions import Conditions, condition_of
 from membership.config import MembershipConfig
 from membership.damping import Damping
 from membership.dissemination import Dissemination
-from membership.edges import EDGE_TTL_S, Edge, Edges
-from membership.effects import Effect, Emit, Superseded, SuspicionEnded, Tallies, TryPort
-from membership.isolation import NODES_MIN, Isolation
+from membership.edges import Edge, EdgeKind, Edges
+from membership.effects import Effect, Emit, SendRefused, Superseded, SuspicionEnded, Tallies, TryPort
+from membership.isolation import HOST_HEARD_S, NODES_MIN, Isolation
 from membership.member import Member, is_acceptable, view_of
 from membership.messages import Attributes, Evidence, Standing, Update, raised
 from membership.peers import Unmet
 from membership.probe import ProbeOrder
+from membership.refusals import Refusals
 from membership.rumours import Rumours
 from membership.story import Entry
-from membership.suspicion import VETO_S
 from membership.suspicions import Suspicions
 from membership.table import Merge, Table
+from membership.telling import strongest, turns
 from membership.testimony import VouchKind
 
 HEADER_BYTES_MAX = 160
@@ -67,7 +67,7 @@ class Claims:
         self.is_peers_changed = False
         self.out: list[Effect] = []
         """Effects of this turn, in order; the machine hands them out."""
-        self._config = config
+        self.config = config
         self._unix_offset_ns = unix_offset_ns
         self.health = Awareness(is_on=config.lha_probe)
         self.suspicions = Suspicions(self.table, config, self.health)
@@ -76,8 +76,12 @@ class Claims:
         self._conditions = Conditions()
         self.damping = Damping()
         self.edges = Edges()
+        self.refusals = Refusals()
+        """To whom this node's own system refuses to send."""
         self.rumours.handle(Edge, self._take_edge)
-        self._quiet_until_s = -math.inf
+        self._host_heard_s = -math.inf
+        """When the host of a member last refused a connection from here."""
+        self.quiet_until_s = -math.inf
         """Until then this node accuses nobody and buries nobody: it stood still itself."""
         self.now_s = now_s
         """When this turn began: views of conditions that pass with time are as of then."""
@@ -113,10 +117,10 @@ class Claims:
 
     def _is_welcome(self, update: Update) -> bool:
         """True if an unknown node may enter the table."""
-        reap_s = self._reap_after_s(update.standing)
+        reap_s = self.reap_after_s(update.standing)
         if update.age_s >= reap_s:
             return False
-        if len(self.table) >= self._config.members_max:
+        if len(self.table) >= self.config.members_max:
             self._drop("table_full")
             return False
         return True
@@ -152,7 +156,7 @@ class Claims:
         self.queue.put(update)
         if node != self.node:
             self.unmet.met(node, member.address)
-            self._tell_change(old, update, now_s, is_heard=is_heard)
+            self._tell_change(old, member, now_s, is_heard=is_heard)
             running = self.suspicions.get(node)
             if running is not None and update.standing is not Standing.SUSPECT:
                 self.out.append(SuspicionEnded(now_s - running.since_s))
@@ -197,33 +201,30 @@ class Claims:
                 self.out.append(Emit(MemberChanged(old=known, new=new)))
             self._conditions.touch(node)
 
-    def _tell_change(self, old: Update | None, update: Update, now_s: float, *, is_heard: bool) -> None:
+    def _tell_change(self, old: Update | None, member: Member, now_s: float, *, is_heard: bool) -> None:
         """Add what a claim that won means to the member's story."""
-        node, standing = update.node, update.standing
-        if old is None or old.boot < update.boot:
-            what = "met" if old is None else "restarted"
-            self.tell(node, Entry(now_s, what, detail=standing.name.lower()))
-        if standing is Standing.SUSPECT:
-            self.tell(node, Entry(now_s, "suspected", update.accuser, update.evidence))
-        elif old is None or old.standing == standing:
-            return
-        elif standing is Standing.ALIVE and old.boot == update.boot:
-            was = old.standing.name.lower()
-            if old.standing < Standing.LEFT:
-                self.tallies.add(self.tallies.events, "false_suspicion" if was == "suspect" else "false_death")
-            self.tell(node, Entry(now_s, "refuted", detail=f"incarnation {update.incarnation}, was {was}"))
-        elif standing is not Standing.ALIVE:
-            suspicion = self.suspicions.get(node)
-            detail = "as others say" if is_heard else ""
-            if suspicion is not None and standing is Standing.DEAD and not is_heard:
-                votes = len(suspicion.accusers)
-                detail = (
-                    f"{votes} {'vote' if votes == 1 else 'votes'}, {now_s - suspicion.since_s:.2f} s after the first"
-                )
-            self.tell(node, Entry(now_s, standing.name.lower(), detail=detail))
+        update = member.update
+        is_back = old is not None and old.boot == update.boot and old.standing < Standing.LEFT
+        if is_back and update.standing is Standing.ALIVE and old is not None and old.standing is not Standing.ALIVE:
+            was_suspect = old.standing is Standing.SUSPECT
+            self.tallies.add(self.tallies.events, "false_suspicion" if was_suspect else "false_death")
+        accuser = self.table.get(update.accuser)
+        is_namesake = accuser is not None and accuser.update.attributes.name == update.attributes.name
+        for entry in turns(
+            old,
+            update,
+            now_s=now_s,
+            changed_s=member.changed_s,
+            suspicion=self.suspicions.get(member.node),
+            is_heard=is_heard,
+            is_heir=is_namesake and update.accuser != member.node,
+        ):
+            member.tell(entry)
 
     def _confirm(self, member: Member, accuser: NodeId, now_s: float, evidence: Evidence) -> None:
-        """Count an independent accuser of a suspect, and pass it on while it matters."""
+        """Count an independent accuser of a suspect, and pass it on while it matters. Only members have a voice."""
+        if accuser != self.node and accuser not in self.table.live:
+            return
         if self.suspicions.confirm(member.node, accuser, now_s, evidence):
             self.tallies.add(self.tallies.events, "confirmation")
             self.tell(member.node, Entry(now_s, "confirmed", accuser, evidence))
@@ -236,18 +237,27 @@ class Claims:
         accusers: Sequence[NodeId],
         now_s: float,
         evidence: Evidence = Evidence.SILENCE,
-    ) -> None:
+    ) -> bool:
         """Suspect a member that failed a probe or a watcher; helpers that failed too are independent accusers.
 
-        Nothing happens if it has a later (boot, incarnation) by now: it has restarted or refuted meanwhile; nor if this
-        node itself has just stood still or is cut off, unless others accuse or the evidence is a crash.
+        Nothing happens if it has a later (boot, incarnation) by now: it has restarted or refuted meanwhile. Returns
+        False if this node's own voice was withheld, because it has just stood still, or is cut off and has no crash to
+        tell of. Helpers fail with it, for it was this node's doubt that made them look; other observers of a crash saw
+        for themselves, and their voices count.
         """
-        if self.node in accusers and self._is_unfit(evidence, now_s):
+        is_withheld = self.node in accusers and self._is_unfit(evidence, now_s)
+        if is_withheld:
             self.tallies.add(self.tallies.events, "accusation_withheld")
-            return
+            accusers = [a for a in accusers if a != self.node] if evidence is Evidence.CRASH else ()
+        elif self.node in accusers and evidence is Evidence.SILENCE and self.is_unasked(node, now_s):
+            is_withheld = True
+            self.tallies.add(self.tallies.events, "accusation_withheld")
+            accusers = [accuser for accuser in accusers if accuser != self.node]
+        if not accusers:
+            return False
         member = self.table.get(node)
         if member is None or not member.is_live or (member.update.boot, member.update.incarnation) != identity:
-            return
+            return not is_withheld
         if member.standing is Standing.ALIVE:
             accuser = accusers[0] if accusers else self.node
             self.merge(
@@ -256,16 +266,18 @@ class Claims:
             )
         for accuser in accusers:
             self._confirm(member, accuser, now_s, evidence)
+        return not is_withheld
 
     def vouch(self, node: NodeId, identity: tuple[int, int], voucher: NodeId, kind: VouchKind, now_s: float) -> None:
         """Take that `voucher` knows this boot of the member to be there, whatever others miss.
 
         What was seen of a crash is void, for `VETO_S` at least, and the suspicion goes on as one of silence. If the
-        member's kernel acknowledges (`KERNEL_ACK`), it is not declared dead either while a voucher is younger than
-        `VETO_S`, up to `stall_max_s` from the suspicion's start.
+        member's kernel acknowledges (`KERNEL_ACK`), only what was seen before is, and it does not die of silence while
+        a voucher is younger than `VETO_S`, up to `stall_max_s` from the suspicion's start.
         """
         member = self.table.get(node)
-        if member is None or not member.is_live or member.update.boot != identity[0]:
+        # What others made of this node while it stood still is past when it hears of it.
+        if node == self.node or member is None or not member.is_live or member.update.boot != identity[0]:
             return
         if self.suspicions.vouch(node, identity[0], voucher, kind, now_s):
             self.tallies.add(self.tallies.events, f"vouched_{kind.name.lower()}")
@@ -274,12 +286,19 @@ class Claims:
 
     def _is_unfit(self, evidence: Evidence, now_s: float) -> bool:
         """True if what this node misses may be its own fault."""
-        return now_s < self._quiet_until_s or (self.is_isolated and evidence is not Evidence.CRASH)
+        return now_s < self.quiet_until_s or (self.is_isolated and evidence is not Evidence.CRASH)
+
+    def is_unasked(self, node: NodeId, now_s: float, *, is_refused: bool = False) -> bool:
+        """True if a member does not answer because this node cannot send to it, as of a moment ago or `is_refused`."""
+        if not (is_refused or self.refusals.is_recent(node, now_s)):
+            return False
+        rounds_s = 3 * self.node_count * self.config.probe_interval_s
+        return self.refusals.excuses(node, now_s, max(self.config.stall_max_s, rounds_s))
 
     @property
     def is_quiet(self) -> bool:
         """True while this node accuses and buries nobody, because it stood still itself."""
-        return self.now_s < self._quiet_until_s
+        return self.now_s < self.quiet_until_s
 
     @property
     def is_isolated(self) -> bool:
@@ -298,17 +317,36 @@ class Claims:
         member = self.table.get(node)
         is_doubtful = is_mute and self.node_count >= NODES_MIN
         # Where somebody stands between, a refusal is not the member's host's.
-        if is_doubtful and member is not None and self._config.crash_evidence != "off":
+        if is_doubtful and member is not None and self.config.crash_evidence != "off":
             self.out.append(TryPort(node, member.update.boot, member.address))
 
     def observe_refusal(self, node: NodeId, now_s: float) -> None:
         """Take that the host of a member refused a connection: so this node reaches hosts."""
+        self._host_heard_s = now_s
         if self._isolation.observe_refusal(node, node_count=self.node_count):
             self._tell_isolation(now_s)
 
+    def observe_send_refusal(self, address: Address, now_s: float) -> None:
+        """Take that this node's own system refused to send to an address."""
+        for member in self.table:
+            if member.node == self.node or not member.is_live or member.address != address:
+                continue
+            self._conditions.touch(member.node)
+            if self.refusals.note(member.node, now_s):
+                member.tell(Entry(now_s, "unsendable"))
+                self.out.append(SendRefused(member.node, address))
+
+    def observe_stop(self, node: NodeId, boot: int, now_s: float) -> None:
+        """Take that a member has announced the end of its process: no evidence, since it may be back in a moment."""
+        member = self.table.get(node)
+        if member is not None and member.is_live and member.update.boot == boot:
+            self.tallies.add(self.tallies.events, "stop_announced")
+            member.tell(Entry(now_s, "stopped"))
+
     def observe_hush(self, hush_s: float, now_s: float) -> None:
         """Take that nobody at all has spoken for so long, when this node is about to accuse one of them of silence."""
-        if self._isolation.observe_hush(hush_s, node_count=self.node_count):
+        is_host_heard = now_s - self._host_heard_s < HOST_HEARD_S
+        if not is_host_heard and self._isolation.observe_hush(hush_s, node_count=self.node_count):
             self._tell_isolation(now_s)
 
     def _tell_isolation(self, now_s: float) -> None:
@@ -321,8 +359,9 @@ class Claims:
 
     def catch_up(self, gap_s: float, now_s: float) -> None:
         """After this node itself stood still: move the clocks, and accuse nobody for one shortest suspicion."""
-        self.suspicions.shift(gap_s)
-        self._quiet_until_s = now_s + self.suspicions.floors().silence_s
+        for account in (self.suspicions, self.edges, self.refusals):
+            account.shift(gap_s)
+        self.quiet_until_s = now_s + self.suspicions.floors().silence_s
         self.tell(self.node, Entry(now_s, "paused", detail=f"for {gap_s:.1f} s"))
 
     def rank(self, node: NodeId) -> int:
@@ -349,47 +388,26 @@ class Claims:
         if not self.suspicions:
             return math.inf
         deadline_s = self.suspicions.deadline_s(is_silence_enough=not self.is_isolated)
-        return max(deadline_s, self._quiet_until_s)
+        return max(deadline_s, self.quiet_until_s)
 
     def end_suspicions(self, now_s: float) -> None:
         """Declare dead whoever has not refuted in time."""
-        if now_s < self._quiet_until_s:
+        if now_s < self.quiet_until_s:
             return
         for node in self.suspicions.due(now_s, is_silence_enough=not self.is_isolated):
             member = self.table.get(node)
             if member is not None:
                 self.tallies.add(self.tallies.events, "death")
-                self.merge(replace(member.update, standing=Standing.DEAD, accuser=NodeId("")), now_s)
+                accuser, evidence = strongest(self.suspicions.get(node))
+                self.merge(replace(member.update, standing=Standing.DEAD, accuser=accuser, evidence=evidence), now_s)
 
-    def reap(self, now_s: float) -> None:
-        """Forget members whose time is up."""
-        self.damping.forget(now_s)
-        self._give_up_names(now_s)
-        for member in list(self.table):
-            if member.node != self.node and now_s - member.changed_s >= self._reap_after_s(member.standing):
-                self.table.forget(member.node)
-                self.queue.drop(member.node)
-                self.suspicions.forget(member.node)
-                self.is_peers_changed = True
-
-    def is_reclaimable(self, member: Member, now_s: float) -> bool:
-        """Return True if a member has been dead for so long that another one may have its name."""
-        return member.standing is Standing.DEAD and now_s - member.changed_s >= self._config.dead_reclaim_s
-
-    def _give_up_names(self, now_s: float) -> None:
-        """Count as left whoever is dead while another node lives under its name: the machine has been replaced.
-
-        If it comes back all the same it refutes, as from any death, and the two are told apart by their ids.
-        """
-        if not self.table.counts[Standing.DEAD]:
-            return
-        names = {m.update.attributes.name: m.node for m in self.table if m.is_live}
-        for member in list(self.table):
-            heir = names.get(member.update.attributes.name)
-            if heir is not None and self.is_reclaimable(member, now_s):
-                self.tallies.add(self.tallies.events, "name_reclaimed")
-                self.tell(member.node, Entry(now_s, "replaced", heir))
-                self.merge(replace(member.update, standing=Standing.LEFT, accuser=NodeId("")), now_s)
+    def forget(self, node: NodeId) -> None:
+        """Drop a member that is dead or has left; its time is up."""
+        self.table.forget(node)
+        self.queue.drop(node)
+        self.suspicions.forget(node)
+        self.refusals.forget(node)
+        self.is_peers_changed = True
 
     @property
     def own(self) -> Update:
@@ -406,38 +424,36 @@ class Claims:
         """
         members = self.table.named(name)
         if len(members) != 1:
-            what = "there is no member" if not members else f"{len(members)} members are named"
-            raise NotFound(f"{what} '{name}'", hint="name it by its id; see `frys-node members`")
+            raise not_sole(name, [self.view(member.update, member) for member in self.table.sorted()])
         return members[0]
 
     def view(self, update: Update, member: Member) -> MemberView:
         """Return the public view of a claim about a member."""
         changed_unix_ns = self._unix_offset_ns + int(member.changed_s * 1e9)
-        return view_of(update, member.vitals, changed_unix_ns, self._condition(member), self.now_s)
+        return view_of(update, member.vitals, changed_unix_ns, condition_of(self, member), self.now_s)
 
-    def publish_edge(self, node: NodeId, *, is_up: bool, now_s: float) -> None:
-        """Tell everybody that this node gets no answer from a member that others reach, or gets one again."""
-        if is_up and not self.edges.has(self.node, node, now_s):
+    def publish_edge(self, node: NodeId, *, is_up: bool, now_s: float, kind: EdgeKind = EdgeKind.PACKETS) -> None:
+        """Tell everybody that this node gets no answer from a member that lives, or gets one again."""
+        if is_up and not self.edges.has(self.node, node, now_s, kind):
             return
-        edge = Edge(self.node, node, int(self._unix_offset_ns / 1e9 + now_s), is_up)
+        edge = Edge(self.node, node, int(self._unix_offset_ns / 1e9 + now_s), is_up, kind)
         self.tallies.add(self.tallies.events, "edge_up" if is_up else "edge_down")
         self._take_edge(edge, self.node, now_s)
 
     def _take_edge(self, edge: Edge, source: NodeId, now_s: float) -> None:
         """Take an edge, and pass it on if it is news."""
-        if edge.b != self.node and edge.b not in self.table.live:
+        if any(node != self.node and node not in self.table.live for node in (edge.a, edge.b)):
             return
+        was_down = self.edges.has(edge.a, edge.b, now_s, edge.kind)
         if self.edges.take(edge, now_s):
-            what = "reached again" if edge.is_up else "not reached directly"
-            self.tell(edge.b, Entry(now_s, what, edge.a))
+            if was_down is edge.is_up:
+                self.tell(edge.b, Entry(now_s, edge.turn, edge.a))
             self.rumours.queue.put(edge)
             self._conditions.touch(edge.b)
 
-    def _is_hard_to_reach(self, node: NodeId) -> bool:
-        """True if more than half of those who probe a member get no answer from it while others do."""
-        others = len(self.table.live)
-        probers = min(others, max(1, int(EDGE_TTL_S / self._config.probe_interval_s)))
-        return probers < 2 * self.edges.count_to(node, self.now_s) < 2 * others
+    def watchers(self, node: NodeId) -> list[NodeId]:
+        """Return who watches a member."""
+        return self.table.circle.watchers(node, self.config.watchers)
 
     def settle_conditions(self) -> None:
         """Publish what has changed about how members do; with the last voucher's time a stall ends without a word."""
@@ -445,7 +461,7 @@ class Claims:
             return
         for node in self._conditions.watched():
             member = self.table.get(node)
-            new = Condition.OK if member is None else self._condition(member)
+            new = Condition.OK if member is None else condition_of(self, member)
             old = self._conditions.settle(node, new)
             if member is None or old is new:
                 continue
@@ -453,32 +469,6 @@ class Claims:
                 self.tell(node, Entry(self.now_s, new.value, detail=f"was {old.value}"))
             view = self.view(member.update, member)
             self.out.append(Emit(MemberChanged(old=replace(view, condition=old), new=view)))
-
-    def _condition(self, member: Member) -> Condition:
-        """Return how well a live member does."""
-        node = member.node
-        if node == self.node and self.is_isolated:
-            return Condition.ISOLATED
-        if not member.is_live:
-            return Condition.OK
-        if self.now_s - self.suspicions.vouched_at_s(node, VouchKind.KERNEL_ACK) < VETO_S:
-            return Condition.STALLED
-        has_no_channel = self.now_s - self.suspicions.vouched_at_s(node, VouchKind.DATAGRAM) < VETO_S
-        is_degraded = has_no_channel or self.damping.is_damped(node) or self._is_hard_to_reach(node)
-        if is_degraded:
-            return Condition.DEGRADED
-        return Condition.SLOW if member.vitals.is_slow else Condition.OK
-
-    def aged(self, member: Member, now_s: float) -> Update:
-        """Return a member's claim with its age, if it is dead or has left."""
-        if member.is_live:
-            return member.update
-        return replace(member.update, age_s=max(0, int(now_s - member.changed_s)))
-
-    def piece(self, after: NodeId, count_max: int, now_s: float) -> tuple[tuple[Update, ...], bool]:
-        """Return the claims about members beyond `after`, in order of id, and whether there are more."""
-        members = sorted((m for m in self.table if m.node > after), key=lambda member: member.node)
-        return tuple(self.aged(member, now_s) for member in members[:count_max]), len(members) > count_max
 
     def about(self, node: NodeId) -> Sequence[Update]:
         """Return what a packet to a node must tell it about itself: a suspicion or a death to refute.
@@ -488,12 +478,13 @@ class Claims:
         member = self.table.get(node)
         if member is None or member.standing is Standing.ALIVE:
             return ()
-        return (member.update,) if self._config.buddy or member.standing >= Standing.DEAD else ()
+        return (member.update,) if self.config.buddy or member.standing >= Standing.DEAD else ()
 
-    def _reap_after_s(self, standing: Standing) -> float:
+    def reap_after_s(self, standing: Standing) -> float:
+        """Return how long a member of that standing is remembered."""
         if standing is Standing.DEAD:
-            return self._config.dead_reap_s
-        return self._config.left_reap_s if standing is Standing.LEFT else math.inf
+            return self.config.dead_reap_s
+        return self.config.left_reap_s if standing is Standing.LEFT else math.inf
 
     def _drop(self, reason: str) -> None:
         self.tallies.add(self.tallies.dropped, reason)

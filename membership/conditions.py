@@ -6,8 +6,17 @@ such a fact are looked at in each turn.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import Condition
+from membership.edges import EDGE_TTL_S, EdgeKind
+from membership.suspicion import VETO_S
+from membership.testimony import VouchKind
+
+if TYPE_CHECKING:
+    from membership.claims import Claims
+    from membership.member import Member
 
 
 class Conditions:
@@ -39,3 +48,32 @@ class Conditions:
         if condition is not Condition.OK:
             self._known[node] = condition
         return old
+
+
+def condition_of(claims: Claims, member: Member) -> Condition:
+    """Return how well a member does, as one node knows it: what speaks against it most comes first."""
+    node, now_s = member.node, claims.now_s
+    if node == claims.node and claims.is_isolated:
+        return Condition.ISOLATED
+    if not member.is_live:
+        return Condition.OK
+    if now_s - claims.suspicions.vouched_at_s(node, VouchKind.KERNEL_ACK) < VETO_S:
+        return Condition.STALLED
+    has_no_channel = now_s - claims.suspicions.vouched_at_s(node, VouchKind.DATAGRAM) < VETO_S
+    is_degraded = has_no_channel or claims.damping.is_damped(node) or _is_hard_to_reach(claims, node)
+    if is_degraded or claims.refusals.since_s(node, now_s) is not None:
+        return Condition.DEGRADED
+    return Condition.SLOW if member.vitals.is_slow else Condition.OK
+
+
+def _is_hard_to_reach(claims: Claims, node: NodeId) -> bool:
+    """True if more than half of those who probe or watch a member get no answer from it although it lives."""
+    if not claims.edges:
+        return False
+    others = len(claims.table.live)
+    probers = min(others, max(1, int(EDGE_TTL_S / claims.config.probe_interval_s)))
+    watchers = claims.watchers(node)
+    return probers < 2 * claims.edges.count_to(node, claims.now_s) < 2 * others or any(
+        claims.edges.is_found_so(node, kind, watchers, claims.now_s)
+        for kind in (EdgeKind.PACKETS_ALONE, EdgeKind.CONNECTIONS)
+    )

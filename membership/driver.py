@@ -38,6 +38,7 @@ from membership.effects import (
     Reconnect,
     RoundTrip,
     SendPacket,
+    SendRefused,
     Superseded,
     SuspicionEnded,
     TryPort,
@@ -266,7 +267,7 @@ class MembershipDriver:
         self._perform(self._machine.set_attributes(attributes, self._clock.now_s()))
 
     def force_leave(self, name: str) -> None:
-        """Declare a failed member, by name or id, to have left. `NotFound`, `MemberAlive`: nothing changed."""
+        """Declare a dead member, by name or id, to have left. `NotFound`, `MemberAlive`: nothing changed."""
         self._perform(self._machine.force_leave(name, self._clock.now_s()))
 
     async def leave(self) -> None:
@@ -300,6 +301,7 @@ class MembershipDriver:
             if self._config.seeds:
                 nursery.start_soon(self._seeker.run)
             self.join([*self._first_peers, *remembered])
+            _LOG.info("membership.started", peers=len(remembered))
             task_status.started()
             await trio.sleep_forever()
 
@@ -341,7 +343,7 @@ class MembershipDriver:
                     self._send(effect)
                 case Emit(event, is_damped):
                     self._take_change(event, is_damped=is_damped)
-                case RoundTrip() | PhiSeen() | SuspicionEnded():
+                case RoundTrip() | PhiSeen() | SuspicionEnded() | SendRefused():
                     self._observe(effect)
                 case PushPull(node, address):
                     self._exchange.begin(node, address)
@@ -362,7 +364,7 @@ class MembershipDriver:
         if self._machine.next_deadline_s != self._timer.deadline:
             self._timer.deadline = self._machine.next_deadline_s
 
-    def _observe(self, effect: RoundTrip | PhiSeen | SuspicionEnded) -> None:
+    def _observe(self, effect: RoundTrip | PhiSeen | SuspicionEnded | SendRefused) -> None:
         match effect:
             case RoundTrip(_, rtt_s):
                 self._rtt.observe(rtt_s)
@@ -370,6 +372,8 @@ class MembershipDriver:
                 self._phi.observe(phi)
             case SuspicionEnded(lasted_s):
                 self._suspicion.observe(lasted_s)
+            case SendRefused(node, address):
+                self._warn_refused(node, address)
 
     def _tend(self, effect: KeepLifelines | Nudge | Reconnect | TryPort) -> None:
         lifelines = self._lifelines
@@ -378,8 +382,8 @@ class MembershipDriver:
         match effect:
             case KeepLifelines(nodes):
                 lifelines.keep(nodes)
-            case Nudge(node, boot):
-                lifelines.nudge(node, boot)
+            case Nudge(node, boot, patience_s):
+                lifelines.nudge(node, boot, patience_s)
             case Reconnect(node, boot, address):
                 lifelines.reconnect(node, boot, address)
             case TryPort(node, boot, address):
@@ -397,6 +401,17 @@ class MembershipDriver:
             # A refused send is no verdict about the peer: the probe goes on to its helpers, at once.
             self._drop("send_refused")
             self._perform(self._machine.send_refused(address, self._clock.now_s()))
+
+    def _warn_refused(self, node: NodeId, address: Address) -> None:
+        view = self._machine.view(node)
+        _LOG.warning(
+            "membership.cannot_send",
+            peer="" if view is None else view.name,
+            peer_id=node,
+            address=str(address),
+            bound=str(self._datagram.address),
+            hint="this machine has no way to that address: look at --bind here and --advertise there, routes, filters",
+        )
 
     def _take_change(self, event: MemberChanged, *, is_damped: bool) -> None:
         old, new = event.old, event.new

@@ -15,6 +15,7 @@ from frys_node.base.ports import Clock
 from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.rpc import Method, Rpc
 from frys_node.observe.log import get_logger
+from membership.driver_errands import Errands
 from membership.effects import Effect
 from membership.machine import NOBODY, Membership
 from membership.messages import SYNC_PLAIN_BYTES_MAX, SYNC_UPDATES_MAX, Sync
@@ -70,7 +71,7 @@ class StateExchange:
         self._under_way: dict[NodeId, Address] = {}
         self._limit = trio.CapacityLimiter(EXCHANGES_MAX)
         self._pieces_max = 2 * machine.members_max // SYNC_UPDATES_MAX + 2
-        self._nursery: trio.Nursery | None = None
+        self._errands = Errands()
         rpc.serve(PUSH_PULL, self._answer)
 
     def __len__(self) -> int:
@@ -79,17 +80,17 @@ class StateExchange:
 
     def start(self, nursery: trio.Nursery) -> None:
         """Run exchanges in the nursery from now on."""
-        self._nursery = nursery
+        self._errands.start(nursery)
 
     def begin(self, node: NodeId, address: Address) -> None:
         """Exchange with a node in the background; nothing happens if that is under way."""
-        if self._nursery is None or node in self._under_way:
+        if not self._errands.is_running or node in self._under_way:
             return
         if len(self._under_way) >= EXCHANGES_WAITING_MAX:
             self._drop("exchange_refused")
             return
         self._under_way[node] = address
-        self._nursery.start_soon(self._run, node, address)
+        self._errands.begin(self._run, node, address)
 
     async def _run(self, node: NodeId, address: Address) -> None:
         try:

@@ -16,6 +16,7 @@ from frys_node.observe.log import get_logger
 from frys_node.observe.metrics import Metrics
 from frys_node.wire.codec import Message
 from membership.catchup import BATCHES
+from membership.driver_errands import Errands
 from membership.effects import (
     Effect,
     EventHeard,
@@ -79,7 +80,7 @@ class GossipDriver:
         self._bus = bus
         self._learn = learn
         self._perform = perform
-        self._nursery: trio.Nursery | None = None
+        self._errands = Errands()
         self._responders: dict[str, Responder] = {}
         self._responding = 0
         self._sending: set[tuple[str, NodeId, bytes]] = set()
@@ -109,7 +110,7 @@ class GossipDriver:
 
     def start(self, nursery: trio.Nursery) -> None:
         """Run handlers and sends in the nursery from now on."""
-        self._nursery = nursery
+        self._errands.start(nursery)
 
     # Gossip.
 
@@ -245,13 +246,13 @@ class GossipDriver:
 
     def _begin(self, query: Query) -> None:
         responder = self._responders.get(query.name)
-        if responder is None or self._nursery is None:
+        if responder is None or not self._errands.is_running:
             self._answer(query, ReplyKind.UNHANDLED, b"")
         elif self._responding >= RESPONDERS_MAX:
             self._answer(query, ReplyKind.FAILED, b"too many queries at once")
         else:
             self._responding += 1
-            self._nursery.start_soon(self._respond, query, responder)
+            self._errands.begin(self._respond, query, responder)
 
     async def _respond(self, query: Query, responder: Responder) -> None:
         try:
@@ -276,13 +277,13 @@ class GossipDriver:
 
     def _send(self, what: str, node: NodeId, address: Address, data: bytes) -> None:
         key = (what, node, data if what == "rumour" else b"")
-        if self._nursery is None or key in self._sending:
+        if not self._errands.is_running or key in self._sending:
             return
         if len(self._sending) >= SENDS_MAX:
             self._drop("send_refused", what)
             return
         self._sending.add(key)
-        self._nursery.start_soon(self._carry, key, address, data)
+        self._errands.begin(self._carry, key, address, data)
 
     async def _carry(self, key: tuple[str, NodeId, bytes], address: Address, data: bytes) -> None:
         what, node, _ = key

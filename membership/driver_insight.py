@@ -14,7 +14,7 @@ from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import Status
 from frys_node.kernel.services.rpc import Method, Rpc
 from frys_node.wire.codec import Message
-from membership.insight import EdgeView, Sight, Who, Why
+from membership.insight import Sight, Who, Why
 from membership.machine import Membership
 from membership.reachability import Answer, Reachability, Silence, judge
 
@@ -169,14 +169,7 @@ class InsightDriver:
                 if view.status in (Status.ALIVE, Status.SUSPECT):
                     nursery.start_soon(self._look, view.id, digest, limit, answers)
         now_s, unix_ns = self._clock.now_s(), self._clock.unix_ns()
-        edges = [
-            EdgeView(
-                a=insight.who(seen.edge.a),
-                b=insight.who(seen.edge.b),
-                unix_ns=unix_ns - round((now_s - seen.at_s) * 1e9),
-            )
-            for seen in machine.edges(now_s)
-        ]
+        edges = [insight.edge(seen, unix_ns - round((now_s - seen.at_s) * 1e9)) for seen in machine.edges(now_s)]
         return judge(insight.who(machine.node), views, answers, edges)
 
     async def _look(

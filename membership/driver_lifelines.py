@@ -22,8 +22,19 @@ from frys_node.channel.connection import Ending
 from frys_node.observe.log import get_logger
 from frys_node.secure.errors import HandshakeRefused
 from frys_node.transport.errors import ConnectFailed
+from membership.driver_errands import Errands
 from membership.effects import Effect
-from membership.findings import Finding, LifelineDown, LifelineEnd, LifelineUp, Nudged, PortState, Tried
+from membership.findings import (
+    Finding,
+    LifelineDown,
+    LifelineEnd,
+    LifelineUp,
+    Nudged,
+    PortState,
+    Refused,
+    Response,
+    Tried,
+)
 from membership.machine import Membership
 
 RACE_S = (0.0, 0.1, 0.2, 0.3, 0.4)
@@ -38,18 +49,31 @@ RACE_LIMIT_S = 1.2
 HOLD_S = 0.03
 """How long an accepted connection must stay open to speak for its process."""
 
-NUDGE_LOOKS_S = (0.1, 0.2, 0.3)
-"""When, after a nudge, it is looked whether the other kernel has acknowledged."""
+NUDGE_LOOK_S = 0.1
+"""How often, after a nudge, it is looked what came of it."""
+
+ACKNOWLEDGED_WITHIN_S = 0.3
+"""How long the other kernel may take to acknowledge a nudge."""
+
+NUDGE_LIMIT_S = 1.4
+"""Longest nudge, looks at the port included; less than the watch waits (`membership.watch.NUDGE_TIMEOUT_S`)."""
 
 REDIAL_FIRST_S = 0.2
 REDIAL_MAX_S = 5.0
 """Pauses between attempts to have a lifeline; each is longer than the last."""
+
+_ENDS = {Ending.LOST: LifelineEnd.LOST, Ending.STOPPED: LifelineEnd.STOPPED}
 
 _LOG = get_logger(__name__)
 
 
 class Line(Protocol):
     """A connection that can be nudged."""
+
+    @property
+    def reads(self) -> int:
+        """Counts what the process at the other end has sent."""
+        ...
 
     def nudge(self) -> None:
         """Send a few bytes."""
@@ -170,22 +194,27 @@ class Lifelines:
         self._network = network
         self._channel = channel
         self._perform = perform
-        self._nursery: trio.Nursery | None = None
+        self._errands = Errands()
+        self._nodes: tuple[NodeId, ...] = ()
+        """To whom a connection is wanted; the machine says so once, whatever happens to the component."""
         self._wanted: dict[NodeId, trio.CancelScope] = {}
         self._racing: set[NodeId] = set()
         self._changed = trio.Event()
         channel.on_connection(self._on_connection)
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Run in the nursery from now on."""
-        self._nursery = nursery
+        """Run in the nursery from now on, until it ends; then again in the next one, if the component is restarted."""
+        self._errands.start(nursery)
+        # What ran in the nursery before has ended with it.
+        self._wanted.clear()
+        self._racing.clear()
+        self.keep(self._nodes)
 
     def _on_connection(self, node: NodeId, boot: int, ending: Ending | None) -> None:
         if ending is None:
             self._found(LifelineUp(node, boot))
         else:
-            end = LifelineEnd.LOST if ending is Ending.LOST else LifelineEnd.GOODBYE
-            self._found(LifelineDown(node, boot, end))
+            self._found(LifelineDown(node, boot, _ENDS.get(ending, LifelineEnd.GOODBYE)))
         self._changed.set()
         self._changed = trio.Event()
 
@@ -196,14 +225,15 @@ class Lifelines:
 
     def keep(self, nodes: tuple[NodeId, ...]) -> None:
         """Have a connection to each of these nodes from now on; others end when their users are done."""
-        if self._nursery is None:
+        self._nodes = nodes
+        if not self._errands.is_running:
             return
         for node in [node for node in self._wanted if node not in nodes]:
             self._wanted.pop(node).cancel()
         for node in nodes:
             if node not in self._wanted:
                 self._wanted[node] = scope = trio.CancelScope()
-                self._nursery.start_soon(self._keep, node, scope)
+                self._errands.begin(self._keep, node, scope)
 
     async def _keep(self, node: NodeId, scope: trio.CancelScope) -> None:
         with scope:
@@ -213,8 +243,8 @@ class Lifelines:
                     pause_s = REDIAL_FIRST_S
                     await self._changed.wait()
                 address = self._channel.address(node)
-                if address is not None:
-                    await self._dial(node, address)
+                if address is not None and await self._dial(node, address) is PortState.REFUSED:
+                    self._found(Refused(node))
                 if not self._channel.is_connected(node):
                     await trio.sleep(pause_s * self._rng.uniform(0.5, 1.0))
                     pause_s = min(REDIAL_MAX_S, 2.0 * pause_s)
@@ -246,9 +276,8 @@ class Lifelines:
 
     def reconnect(self, node: NodeId, boot: int, address: Address) -> None:
         """Dial anew in the background and tell the machine what came of it."""
-        if self._nursery is not None:
+        if self._errands.begin(self._reconnect, node, boot, address):
             self._racing.add(node)
-            self._nursery.start_soon(self._reconnect, node, boot, address)
 
     async def _reconnect(self, node: NodeId, boot: int, address: Address) -> None:
         state = await self._dial(node, address)
@@ -259,37 +288,57 @@ class Lifelines:
 
     def try_port(self, node: NodeId, boot: int, address: Address) -> None:
         """Look at a port in the background and tell the machine what it does."""
-        if self._nursery is not None:
-            self._nursery.start_soon(self._try_port, node, boot, address)
+        self._errands.begin(self._try_port, node, boot, address)
 
     async def _try_port(self, node: NodeId, boot: int, address: Address) -> None:
         state = await try_port(self._network, address)
         self._found(Tried(node, boot, state))
 
-    def nudge(self, node: NodeId, boot: int) -> None:
-        """Nudge in the background and tell the machine whether the other kernel acknowledged."""
-        if self._nursery is not None:
-            self._nursery.start_soon(self._nudge, node, boot)
+    def nudge(self, node: NodeId, boot: int, patience_s: float = 0.0) -> None:
+        """Nudge in the background and tell the machine who answered; the process itself may take so long."""
+        self._errands.begin(self._nudge, node, boot, patience_s)
 
-    async def _nudge(self, node: NodeId, boot: int) -> None:
-        self._found(Nudged(node, boot, await self._is_acknowledged(node, boot)))
+    async def _nudge(self, node: NodeId, boot: int, patience_s: float) -> None:
+        response = Response.UNKNOWN
+        with trio.move_on_after(NUDGE_LIMIT_S):
+            response = await self._response(node, boot, patience_s)
+        self._found(Nudged(node, boot, response, patience_s))
 
-    async def _is_acknowledged(self, node: NodeId, boot: int) -> bool:
+    async def _response(self, node: NodeId, boot: int, patience_s: float) -> Response:
         line = self._channel.lifeline(node, boot)
         if line is None:
-            return False
-        before = line.unacknowledged_bytes()
+            return await self._ask_port(node, boot)
+        start_s, reads, before = trio.current_time(), line.reads, line.unacknowledged_bytes()
         line.nudge()
-        start_s = trio.current_time()
-        for look_s in NUDGE_LOOKS_S:
-            await trio.sleep_until(start_s + look_s)
+        is_held = False
+        while True:
+            await trio.sleep(NUDGE_LOOK_S)
+            lasted_s = trio.current_time() - start_s + NUDGE_LOOK_S / 2
+            if line.reads != reads:
+                return Response.ANSWERED
             if self._channel.lifeline(node, boot) is not line:
-                return False
+                return await self._ask_port(node, boot)
             left = line.unacknowledged_bytes()
-            if left == 0:
-                return True
-            if left is None or before:
+            is_held = is_held or left == 0
+            if not is_held and (left is None or before):
                 # Not known on this system, or the process does not read and its window is full: then its port says.
-                address = self._channel.address(node)
-                return address is not None and await try_port(self._network, address) is PortState.OPEN
-        return False
+                state = await self._port_state(node)
+                if state is not PortState.OPEN:
+                    return Response.SILENT if state is PortState.SILENT else Response.UNKNOWN
+                is_held = True
+            elif not is_held and lasted_s >= ACKNOWLEDGED_WITHIN_S:
+                return Response.SILENT
+            if is_held and lasted_s >= patience_s:
+                return Response.ACKNOWLEDGED
+
+    async def _ask_port(self, node: NodeId, boot: int) -> Response:
+        """Ask where no connection stands: an open port has a kernel behind it, anything else may have many causes."""
+        state = await self._port_state(node)
+        if self._channel.lifeline(node, boot) is not None:
+            # Made meanwhile: somebody has greeted and was greeted.
+            return Response.ANSWERED
+        return Response.ACKNOWLEDGED if state is PortState.OPEN else Response.UNKNOWN
+
+    async def _port_state(self, node: NodeId) -> PortState:
+        address = self._channel.address(node)
+        return PortState.OTHER if address is None else await try_port(self._network, address)

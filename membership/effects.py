@@ -125,10 +125,12 @@ class KeepLifelines(NamedTuple):
 
 
 class Nudge(NamedTuple):
-    """Send a byte on the lifeline to this boot and say whether its kernel took it (`findings.Nudged`)."""
+    """Send a byte on the lifeline to this boot and say who answered (`findings.Nudged`)."""
 
     node: NodeId
     boot: int
+    patience_s: float = 0.0
+    """How long the process may take to answer itself once its kernel has acknowledged."""
 
 
 class Reconnect(NamedTuple):
@@ -144,6 +146,13 @@ class TryPort(NamedTuple):
 
     node: NodeId
     boot: int
+    address: Address
+
+
+class SendRefused(NamedTuple):
+    """Tell the log that this node's own system refuses to send to a member."""
+
+    node: NodeId
     address: Address
 
 
@@ -175,6 +184,7 @@ Effect = (
     | Nudge
     | Reconnect
     | TryPort
+    | SendRefused
     | PhiSeen
     | SuspicionEnded
 )

@@ -27,7 +27,7 @@ class JoinFailed(MembershipError):
 
 
 class MemberAlive(MembershipError):
-    """A member that is alive cannot be forced to leave. State is unchanged."""
+    """A member that is not dead cannot be forced to leave. State is unchanged."""
 
     code = "membership.member_alive"
     status = 409

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from frys_node.base.errors import UsageError
 from frys_node.base.types import NodeId
 from membership.allowance import Allowance
 from membership.effects import Tallies
@@ -182,11 +183,17 @@ class Events:
 
 
 def check_name(what: str, name: str) -> None:
-    """Refuse a name that is empty or too long.
+    """Refuse a name that is empty, too long, or not to be shown on one line of a terminal.
 
     Raises:
-        GossipTooLarge: It is. Nothing was sent.
+        GossipTooLarge: It has too few or too many bytes. Nothing was sent.
+        UsageError: It is not printable. Nothing was sent.
     """
+    if not name.isprintable():
+        raise UsageError(
+            f"the name of this {what} has characters that are not printable: {name[:EVENT_NAME_MAX]!a}",
+            hint="every member's terminal would obey them; put such bytes into the payload or value",
+        )
     size_bytes = len(name.encode())
     if not 1 <= size_bytes <= EVENT_NAME_MAX:
         raise GossipTooLarge(

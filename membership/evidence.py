@@ -20,25 +20,21 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from frys_node.base.types import NodeId
+from membership.cases import Case, Report
 from membership.claims import Claims
 from membership.config import MembershipConfig
 from membership.effects import Nudge, Reconnect, TryPort
-from membership.findings import LifelineEnd, PortState
+from membership.findings import LifelineEnd, PortState, Response
 from membership.member import Member
 from membership.messages import Evidence, Gossip, Ping, Standing
 from membership.outbox import Outbox
 from membership.rumours import RUMOURS
 from membership.story import Entry
-from membership.suspicion import VETO_S
 from membership.testimony import CrashReport, Vouch, VouchKind
 from membership.watch import Watch
 
-CASE_S = 10.0
-"""How long evidence is kept."""
-
 CASES_MAX = 128
-OBSERVERS_MAX = 16
-"""Bounds of what is kept; further reports are counted and ignored."""
+"""Cases kept; further reports are counted and ignored."""
 
 RESEND_S = (0.0, 0.06, 0.12)
 """When a report goes straight to the other watchers and the helpers."""
@@ -54,62 +50,6 @@ MASS_SHARE = 4
 TAINT_WINDOW_S = 1.0
 TAINT_SUBJECTS = 2
 """An observer that finds so many of its subjects refused within the window needs a third one to agree."""
-
-
-class _Report:
-    """One observer's evidence."""
-
-    __slots__ = ("at_s", "is_lifeline_lost")
-
-    def __init__(self, at_s: float, is_lifeline_lost: bool) -> None:
-        self.at_s = at_s
-        self.is_lifeline_lost = is_lifeline_lost
-
-
-def _describe(report: _Report) -> str:
-    return "lifeline lost, then refused" if report.is_lifeline_lost else "refused"
-
-
-class _Case:
-    """What is known for and against the end of one life of a member."""
-
-    __slots__ = (
-        "boot",
-        "due",
-        "has_tried",
-        "incarnation",
-        "is_crash",
-        "node",
-        "own",
-        "pings",
-        "reports",
-        "since_s",
-        "veto_until_s",
-    )
-
-    def __init__(self, node: NodeId, boot: int, incarnation: int, since_s: float) -> None:
-        self.node = node
-        self.boot = boot
-        self.incarnation = incarnation
-        self.since_s = since_s
-        self.reports: dict[NodeId, _Report] = {}
-        self.is_crash = False
-        """The member is accused of a crash because of it."""
-        self.veto_until_s = -math.inf
-        self.has_tried = False
-        """This node has nudged the lifeline or tried the port on account of others' reports."""
-        self.own: CrashReport | None = None
-        """What this node reports itself, and `due` when it does so again."""
-        self.due: list[float] = []
-        self.pings: list[float] = []
-        """When this node pings the accused."""
-
-    @property
-    def next_s(self) -> float:
-        """When this case wants attention."""
-        return min(
-            self.due[0] if self.due else math.inf, self.pings[0] if self.pings else math.inf, self.since_s + CASE_S
-        )
 
 
 class CrashEvidence:
@@ -142,7 +82,7 @@ class CrashEvidence:
         self._config = config
         self._watch = watch
         self._spread = spread
-        self._cases: dict[NodeId, _Case] = {}
+        self._cases: dict[NodeId, Case] = {}
         self._lifelines: dict[NodeId, int] = {}
         """Boots by node whose connection stands."""
         self._dialling: dict[NodeId, int] = {}
@@ -156,6 +96,8 @@ class CrashEvidence:
     def lifeline_up(self, node: NodeId, boot: int, now_s: float) -> None:
         """A connection to this boot of the member stands, authenticated."""
         self._lifelines[node] = boot
+        # Whatever came of the last dial, it is over.
+        self._dialling.pop(node, None)
         case = self._cases.get(node)
         if case is not None and case.boot < boot:
             # REPLACED: it restarted so fast that the new life answers; evidence about the old one is history.
@@ -190,12 +132,13 @@ class CrashEvidence:
             self._object(case, VouchKind.HELPER, now_s)
         self._arm()
 
-    def nudged(self, node: NodeId, boot: int, now_s: float, *, is_acked: bool) -> None:
+    def nudged(self, node: NodeId, boot: int, response: Response, now_s: float) -> None:
         """Hear what came of a nudge that others' reports made necessary."""
         if self._nudging.pop(node, None) != boot:
             return
         case = self._cases.get(node)
-        if case is not None and case.boot == boot and is_acked and self._lifelines.get(node) == boot:
+        is_there = response in (Response.ANSWERED, Response.ACKNOWLEDGED)
+        if case is not None and case.boot == boot and is_there and self._lifelines.get(node) == boot:
             self._object(case, VouchKind.LIFELINE, now_s)
             self._arm()
 
@@ -209,7 +152,7 @@ class CrashEvidence:
         case.own = CrashReport(node, boot, case.incarnation, me, is_lifeline_lost)
         case.due = [now_s + after_s for after_s in RESEND_S]
         self._spread(case.own)
-        self._add(case, me, _Report(now_s, is_lifeline_lost), now_s)
+        self._add(case, me, Report(now_s, is_lifeline_lost), now_s)
         self._send(case, now_s)
 
     @staticmethod
@@ -232,13 +175,13 @@ class CrashEvidence:
         if member.update.boot == report.boot and member.update.incarnation > report.incarnation:
             return False
         case = self._open(report.node, report.boot, report.incarnation, now_s)
-        if case is None or report.observer in case.reports or case.veto_until_s > now_s:
+        if case is None or case.has_reported(report.observer) or case.veto_until_s > now_s:
             return False
         self._tell("crash_reported")
-        self._add(case, report.observer, _Report(now_s, report.is_lifeline_lost), now_s)
+        is_news = self._add(case, report.observer, Report(now_s, report.is_lifeline_lost), now_s)
         self._look(case, member)
         self._send(case, now_s)
-        return True
+        return is_news
 
     def _answer(self, report: CrashReport, now_s: float) -> None:
         """Refute evidence about this node's own life."""
@@ -249,10 +192,10 @@ class CrashEvidence:
             )
             self._claims.take(accusation, now_s)
 
-    def _look(self, case: _Case, member: Member) -> None:
+    def _look(self, case: Case, member: Member) -> None:
         """Look for oneself, once: by a nudge where there is a lifeline, by a connection where a helper is wanted."""
         claims, node = self._claims, case.node
-        if case.has_tried or node in self._dialling or claims.node in case.reports:
+        if case.has_tried or self._dialling.get(node) == case.boot or case.has_reported(claims.node):
             return
         circle, count = claims.table.circle, self._config.watchers
         is_watcher = claims.node in circle.watchers(node, count)
@@ -265,17 +208,20 @@ class CrashEvidence:
         else:
             claims.out.append(TryPort(node, case.boot, member.address))
 
-    def take_vouch(self, vouch: Vouch, now_s: float) -> None:
-        """Take another member's word that this life has not ended."""
+    def take_vouch(self, vouch: Vouch, now_s: float) -> bool:
+        """Take a member's word that this life has not ended; False if its own report has overtaken it."""
         if self._live(vouch.node, vouch.boot) is None or vouch.node == self._claims.node:
-            return
+            return True
         case = self._cases.get(vouch.node)
-        if case is None and vouch.kind is not VouchKind.KERNEL_ACK:
+        if vouch.kind is VouchKind.KERNEL_ACK:
+            return case is None or case.boot != vouch.boot or case.acknowledge(vouch.voucher, now_s)
+        if case is None:
             # The objection came before the evidence that it answers.
             case = self._open(vouch.node, vouch.boot, vouch.incarnation, now_s)
         if case is not None and case.boot == vouch.boot:
-            self._veto(case, now_s)
+            case.veto(vouch.voucher, now_s)
             self._arm()
+        return True
 
     def heard(self, node: NodeId, boot: int, now_s: float) -> None:
         """An authenticated packet of this boot of the member has come, straight from it."""
@@ -288,25 +234,20 @@ class CrashEvidence:
             self._object(case, VouchKind.DATAGRAM, now_s)
         self._arm()
 
-    def _object(self, case: _Case, kind: VouchKind, now_s: float) -> None:
+    def _object(self, case: Case, kind: VouchKind, now_s: float) -> None:
         """Veto a case for what this node has seen itself, and tell those who judge it."""
+        claims = self._claims
+        case.withdraw(claims.node)
         if case.veto_until_s > now_s:
             return
+        case.veto(claims.node, now_s)
         self._tell(f"veto_{kind.name.lower()}")
-        claims, sequence = self._claims, self._outbox.next_sequence()
-        vouch = Vouch(case.node, case.boot, case.incarnation, claims.node, kind, sequence)
+        vouch = Vouch(case.node, case.boot, case.incarnation, claims.node, kind, self._outbox.next_word())
         self._spread(vouch)
         payload = RUMOURS.encode(vouch)
         for peer in self._judges(case.node):
             self._outbox.send_to(peer, Gossip((), (payload,)), ())
         claims.vouch(case.node, (case.boot, case.incarnation), claims.node, kind, now_s)
-        self._veto(case, now_s)
-
-    @staticmethod
-    def _veto(case: _Case, now_s: float) -> None:
-        case.veto_until_s = now_s + VETO_S
-        case.due.clear()
-        case.is_crash = False
 
     # Judging.
 
@@ -319,7 +260,7 @@ class CrashEvidence:
         member = self._claims.table.get(node)
         return member if member is not None and member.is_live and member.update.boot <= boot else None
 
-    def _open(self, node: NodeId, boot: int, incarnation: int, now_s: float) -> _Case | None:
+    def _open(self, node: NodeId, boot: int, incarnation: int, now_s: float) -> Case | None:
         """Return the case about this life, a new one if there is none; None if a newer life is known or no room."""
         case = self._cases.get(node)
         if case is not None and case.boot > boot:
@@ -331,35 +272,47 @@ class CrashEvidence:
         if case is None and len(self._cases) >= CASES_MAX:
             self._tell("crash_cases_full")
             return None
-        case = self._cases[node] = _Case(node, boot, incarnation, now_s)
+        case = self._cases[node] = Case(node, boot, incarnation, now_s)
         return case
 
-    def _add(self, case: _Case, observer: NodeId, report: _Report, now_s: float) -> None:
-        """Count an observer and accuse whoever has enough of them against it."""
-        if len(case.reports) >= OBSERVERS_MAX:
-            return
-        case.reports[observer] = report
+    def _add(self, case: Case, observer: NodeId, report: Report, now_s: float) -> bool:
+        """Count an observer and accuse whoever has enough of them against it; False if there are enough already."""
+        if not case.add(observer, report):
+            return False
         claims = self._claims
         if not case.pings and claims.node in claims.table.circle.watchers(case.node, self._config.watchers):
             case.pings = [now_s + after_s for after_s in PINGS_S]
+        claims.tell(case.node, Entry(now_s, "refused", observer, Evidence.CRASH, report.describe()))
         if self._is_mass(now_s):
             self._tell("crash_mass")
             for other in self._recent(now_s):
-                other.is_crash = False
-                claims.suspicions.relax(other.node, other.boot, now_s + MASS_WINDOW_S)
-            evidence = Evidence.SILENCE
+                self._relax(other, now_s + MASS_WINDOW_S)
         else:
-            evidence = Evidence.CRASH if self._is_proven(case) else Evidence.SILENCE
-        claims.tell(case.node, Entry(now_s, "refused", observer, Evidence.CRASH, _describe(report)))
-        if evidence is Evidence.CRASH and not case.is_crash:
-            case.is_crash = True
-            self._tell("crash_proven")
+            self._doubt(observer, now_s)
+            if not case.is_crash and not case.is_vetoed(now_s) and self._is_proven(case):
+                case.is_crash = True
+                self._tell("crash_proven")
         if case.is_crash or observer == claims.node:
-            self._accuse(case, evidence, now_s)
+            self._accuse(case, now_s)
         self._arm()
+        return True
 
-    def _accuse(self, case: _Case, evidence: Evidence, now_s: float) -> None:
-        claims, observers = self._claims, tuple(case.reports)
+    def _doubt(self, observer: NodeId, now_s: float) -> None:
+        """Take back what rests on an observer that has lost one subject too many by now."""
+        if not self._is_tainted(observer):
+            return
+        for case in self._cases.values():
+            if case.is_crash and observer in case.reports and not self._is_proven(case):
+                self._tell("crash_doubted")
+                self._relax(case, now_s)
+
+    def _relax(self, case: Case, until_s: float) -> None:
+        case.is_crash = False
+        self._claims.suspicions.relax(case.node, case.boot, until_s)
+
+    def _accuse(self, case: Case, now_s: float) -> None:
+        claims, observers = self._claims, tuple(case.standing)
+        evidence = Evidence.CRASH if case.is_crash else Evidence.SILENCE
         member = claims.table.get(case.node)
         if member is not None and member.update.boot < case.boot:
             # A life that this node has not heard of is over already: what is known of the one before is history.
@@ -374,34 +327,36 @@ class CrashEvidence:
                 ),
                 now_s,
             )
-        claims.accuse(case.node, (case.boot, case.incarnation), observers, now_s, evidence)
+        is_taken = claims.accuse(case.node, (case.boot, case.incarnation), observers, now_s, evidence)
+        case.again_s = math.inf if is_taken or not claims.is_quiet else claims.quiet_until_s
 
-    def _recent(self, now_s: float) -> list[_Case]:
+    def _recent(self, now_s: float) -> list[Case]:
         """The cases with evidence that began within the mass window."""
         return [c for c in self._cases.values() if c.reports and now_s - c.since_s <= MASS_WINDOW_S]
 
     def _is_mass(self, now_s: float) -> bool:
-        recent = [case for case in self._recent(now_s) if case.veto_until_s <= now_s]
+        recent = [case for case in self._recent(now_s) if not case.is_vetoed(now_s)]
         table = self._claims.table
         dead = sum(case.node not in table.live for case in recent)
         return len(recent) > max(MASS_MIN, (len(table.live) + 1 + dead) / MASS_SHARE)
 
-    def _is_proven(self, case: _Case) -> bool:
+    def _is_proven(self, case: Case) -> bool:
         """True if enough observers agree that this life has ended."""
-        if self._config.crash_evidence != "on" or not any(r.is_lifeline_lost for r in case.reports.values()):
+        reports = case.standing
+        if self._config.crash_evidence != "on" or not any(r.is_lifeline_lost for r in reports.values()):
             return False
         table = self._claims.table
         others = len(table.live) + 1 - (case.node in table.live)
         needed = min(2, others)
-        if needed > 1 and any(self._is_tainted(observer) for observer in case.reports):
+        if needed > 1 and any(self._is_tainted(observer) for observer in reports):
             needed = 3
-        if len(case.reports) < needed:
+        if len(reports) < needed:
             return False
         # Two observers on one machine may share one cause: where there are two machines, both must agree.
         looking = table.circle.after(case.node, 2 * self._config.watchers)
-        return len(self._hosts(case.reports)) >= min(needed, 2, len(self._hosts(looking)))
+        return len(self._hosts(reports)) >= min(needed, 2, len(self._hosts(looking)))
 
-    def _hosts(self, nodes: list[NodeId] | dict[NodeId, _Report]) -> set[str]:
+    def _hosts(self, nodes: list[NodeId] | dict[NodeId, Report]) -> set[str]:
         members = (self._claims.table.get(node) for node in nodes)
         return {member.address.host for member in members if member is not None}
 
@@ -423,13 +378,15 @@ class CrashEvidence:
             return
         for case in list(self._cases.values()):
             self._send(case, now_s)
-            if case.since_s + CASE_S <= now_s and case.veto_until_s <= now_s:
+            if case.again_s <= now_s:
+                case.again_s = math.inf
+                if case.is_crash or case.has_reported(self._claims.node):
+                    self._accuse(case, now_s)
+            if case.ends_s <= now_s:
                 del self._cases[case.node]
-            elif case.since_s + CASE_S <= now_s:
-                case.since_s = case.veto_until_s - CASE_S
         self._arm()
 
-    def _send(self, case: _Case, now_s: float) -> None:
+    def _send(self, case: Case, now_s: float) -> None:
         """Send what is due about a case."""
         if case.own is not None and case.due and case.due[0] <= now_s:
             case.due = [due_s for due_s in case.due if due_s > now_s]
@@ -452,7 +409,8 @@ class CrashEvidence:
     def shift(self, gap_s: float) -> None:
         """Leave a time during which this node itself stood still out of every case."""
         for case in self._cases.values():
-            case.since_s += gap_s
+            case.shift(gap_s)
+        self._arm()
 
     def _arm(self) -> None:
         self.next_deadline_s = min((case.next_s for case in self._cases.values()), default=math.inf)

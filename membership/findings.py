@@ -31,6 +31,8 @@ class LifelineEnd(StrEnum):
     """By an end or a reset that nobody announced."""
     GOODBYE = "goodbye"
     """Announced, or wanted by this side, or by a timeout."""
+    STOPPED = "stopped"
+    """Announced by the member, whose process is being stopped."""
 
 
 class LifelineUp(NamedTuple):
@@ -56,12 +58,33 @@ class Tried(NamedTuple):
     state: PortState
 
 
+class Response(StrEnum):
+    """What a nudge brought about."""
+
+    ANSWERED = "answered"
+    """The process itself sent something after it: it runs, whatever becomes of packets to it."""
+    ACKNOWLEDGED = "acknowledged"
+    """Only its kernel did, or accepted a connection where none stood: the process exists and does not run."""
+    SILENT = "silent"
+    """Neither, on a connection that stood: not even a kernel is there, or nothing gets through to it."""
+    UNKNOWN = "unknown"
+    """There was no connection to ask on, and its port told nothing."""
+
+
 class Nudged(NamedTuple):
-    """Whether the member's kernel acknowledged a nudge."""
+    """What came of `Nudge`."""
 
     node: NodeId
     boot: int
-    is_acked: bool
+    response: Response
+    patience_s: float = 0.0
+    """How long the process might have taken to answer itself."""
 
 
-Finding = LifelineUp | LifelineDown | Tried | Nudged
+class Refused(NamedTuple):
+    """One more dial for a connection that is wanted was refused. By itself it is no evidence of anything."""
+
+    node: NodeId
+
+
+Finding = LifelineUp | LifelineDown | Tried | Nudged | Refused

@@ -15,8 +15,12 @@ from frys_node.kernel.services.members import MemberView
 from frys_node.wire.codec import Message
 from membership.awareness import SCORE_MAX
 from membership.claims import Claims
+from membership.edges import EdgeKind
+from membership.edges import Seen as SeenEdge
 from membership.member import Member
-from membership.messages import Evidence, Standing
+from membership.messages import Standing
+from membership.story import Entry
+from membership.telling import evidence_told, vote_told
 
 
 class Who(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +35,8 @@ class Vote(msgspec.Struct, frozen=True, kw_only=True):
 
     accuser: Who
     evidence: str
+    """``silence``, ``gone``, ``crash``; ``refused``: a closed port that it alone has seen; ``unproven``: several have,
+    and not enough for a crash."""
 
 
 class SuspicionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,11 +67,13 @@ class VoucherView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
-    """`a` gets no answer from `b` directly, though others do."""
+    """`a` gets no answer from `b` directly, though `b` lives."""
 
     a: Who
     b: Who
     unix_ns: int
+    kind: str
+    """``packets``: helpers get through; ``packets_alone``: its connection does; ``connections``: only packets do."""
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +84,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     who: Who | None
     """Whose doing; None when it is this node's own conclusion."""
     evidence: str | None
+    """As of `Vote`; for a death that others declared, that of the accuser in `who`."""
     detail: str
 
 
@@ -111,6 +120,8 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     vouchers: Sequence[VoucherView]
     edges: Sequence[EdgeView]
     """Paths to and from the member that are cut."""
+    cannot_send_since_unix_ns: int | None
+    """Since then this node's own system refuses to send to the member; None if it does not."""
     is_flapping: bool
     rtt: RoundTrips
     story: Sequence[Turn]
@@ -134,6 +145,8 @@ class Sight(Message, frozen=True):
     """Whom it gets no answer from directly, though others do."""
     health_score: int
     is_isolated: bool
+    cannot_send: tuple[NodeId, ...] = ()
+    """To whom its own system refuses to send."""
 
 
 class Insight:
@@ -148,6 +161,11 @@ class Insight:
         """Return a member's name beside its id."""
         member = self._claims.table.get(node)
         return Who(id=node, name="" if member is None else member.update.attributes.name)
+
+    def edge(self, seen: SeenEdge, unix_ns: int) -> EdgeView:
+        """Return the public view of an edge that was heard of at an instant."""
+        edge = seen.edge
+        return EdgeView(a=self.who(edge.a), b=self.who(edge.b), unix_ns=unix_ns, kind=edge.kind.name.lower())
 
     def find(self, name: str) -> NodeId:
         """Return the one member of that name or id. `NotFound`: there is none, or several."""
@@ -172,19 +190,19 @@ class Insight:
         member = claims.sole(name)
         node = member.node
         wall = _Wall(now_s, unix_ns)
+        refused_s = claims.refusals.since_s(node, now_s)
         edges = [seen for seen in claims.edges.down(now_s) if node in (seen.edge.a, seen.edge.b)]
         return Why(
             member=claims.view(member.update, member),
             unix_ns=unix_ns,
             observer=self.observer(),
-            suspicion=self._suspicion(node, wall),
+            suspicion=self._suspicion(node, member.story, wall),
             vouchers=[
                 VoucherView(voucher=self.who(who), kind=kind.name.lower(), unix_ns=wall.at(at_s))
                 for who, kind, at_s in claims.suspicions.vouchers(node)
             ],
-            edges=[
-                EdgeView(a=self.who(seen.edge.a), b=self.who(seen.edge.b), unix_ns=wall.at(seen.at_s)) for seen in edges
-            ],
+            edges=[self.edge(seen, wall.at(seen.at_s)) for seen in edges],
+            cannot_send_since_unix_ns=None if refused_s is None else wall.at(refused_s),
             is_flapping=claims.damping.is_damped(node),
             rtt=self.round_trips(node),
             story=self._story(member, wall),
@@ -202,16 +220,17 @@ class Insight:
             is_quiet=claims.is_quiet,
         )
 
-    def _suspicion(self, node: NodeId, wall: _Wall) -> SuspicionView | None:
+    def _suspicion(self, node: NodeId, story: Sequence[Entry], wall: _Wall) -> SuspicionView | None:
         suspicions = self._claims.suspicions
         suspicion = suspicions.get(node)
         if suspicion is None:
             return None
         return SuspicionView(
             since_unix_ns=wall.at(suspicion.since_s),
-            deadline_unix_ns=wall.at(suspicion.deadline_s(suspicions.expected)),
+            deadline_unix_ns=wall.at(suspicions.ends_s(node)),
             votes=[
-                Vote(accuser=self.who(accuser), evidence=evidence.name.lower()) for accuser, evidence in suspicion.votes
+                Vote(accuser=self.who(accuser), evidence=vote_told(story, accuser, evidence))
+                for accuser, evidence in suspicion.votes
             ],
             votes_wanted=suspicions.expected + 1,
             is_crash=suspicion.is_crash,
@@ -221,28 +240,31 @@ class Insight:
         )
 
     def _story(self, member: Member, wall: _Wall) -> list[Turn]:
+        story = member.story
         return [
             Turn(
                 unix_ns=wall.at(entry.now_s),
                 what=entry.what,
                 who=self.who(entry.who) if entry.who else None,
-                evidence=None if entry.evidence is None else Evidence(entry.evidence).name.lower(),
+                evidence=evidence_told(story, index),
                 detail=entry.detail,
             )
-            for entry in member.story
+            for index, entry in enumerate(story)
         ]
 
     def sight(self, digest: int, now_s: float) -> Sight:
         """Tell how this node sees the others, to one whose table has that digest."""
         claims = self._claims
         is_same = digest == claims.table.digest
+        edges = [seen.edge for seen in claims.edges.down(now_s) if seen.edge.a == claims.node]
         listed = (Standing.DEAD,) if is_same else (Standing.ALIVE, Standing.SUSPECT, Standing.DEAD)
         return Sight(
             is_same=is_same,
             seen=tuple(Seen(m.node, m.standing) for m in claims.table if m.standing in listed),
-            cut_off=tuple(seen.edge.b for seen in claims.edges.down(now_s) if seen.edge.a == claims.node),
+            cut_off=tuple(dict.fromkeys(edge.b for edge in edges if edge.kind is not EdgeKind.CONNECTIONS)),
             health_score=claims.health.score,
             is_isolated=claims.is_isolated,
+            cannot_send=tuple(node for node in claims.refusals.nodes(now_s) if node in claims.table.live),
         )
 
     @property

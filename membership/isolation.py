@@ -38,6 +38,10 @@ ANSWERED_MIN = 3
 """Answered probes in a row that end the isolation."""
 
 
+HOST_HEARD_S = 10.0
+"""A host that has refused a connection within this time has spoken, whatever the processes do."""
+
+
 class Isolation:
     """Looks back at one node's probes."""
 

@@ -30,11 +30,11 @@ from frys_node.kernel.services.members import MemberView
 from membership.awareness import LAG_S
 from membership.claims import Claims
 from membership.config import MembershipConfig
+from membership.departed import Departed
 from membership.edges import Seen
 from membership.effects import Effect, LeaveAcknowledged, Peer, PersistPeers, PushPull
-from membership.errors import MemberAlive
 from membership.farewell import Farewell
-from membership.findings import Finding
+from membership.findings import Finding, LifelineDown, LifelineEnd
 from membership.guard import Guard
 from membership.insight import Insight
 from membership.member import make_attributes
@@ -112,6 +112,7 @@ class Membership:
         self.talk = Talk(self._claims, self._outbox, config, now_s=now_s, unix_offset_ns=unix_offset_ns)
         self._probing = Probing(self._claims, self._outbox, config, rng)
         self._guard = Guard(self._claims, self._outbox, config, rng)
+        self._departed = Departed(self._claims, config)
         self._introductions = Introductions(config.probe_interval_s)
         self._timers = Timers()
         self._farewell = Farewell(self._claims, self._outbox, config, rng)
@@ -184,7 +185,7 @@ class Membership:
     def is_lost(self, node: NodeId, now_s: float) -> bool:
         """True if the member has been dead for so long that another one may have its name."""
         member = self._table.get(node)
-        return member is not None and self._claims.is_reclaimable(member, now_s)
+        return member is not None and self._departed.is_reclaimable(member, now_s)
 
     def rank(self, node: NodeId) -> int:
         """How gladly to send new work to a member; see `Members.rank`."""
@@ -231,21 +232,13 @@ class Membership:
         return self._turn(now_s)
 
     def force_leave(self, name: str, now_s: float) -> list[Effect]:
-        """Declare a failed member, given by name or id, to have left.
-
-        Raises:
-            NotFound: No such member, or several of that name. State is unchanged.
-            MemberAlive: It is alive. State is unchanged.
-        """
-        update = self._claims.sole(name).update
-        if update.standing is Standing.ALIVE:
-            raise MemberAlive(f"'{name}' is alive", hint="run `frys-node leave` on it")
-        self._claims.merge(replace(update, standing=Standing.LEFT, accuser=NOBODY), now_s)
+        """Declare a dead member, given by name or id, to have left; see `Departed.force_leave` for what is refused."""
+        self._departed.force_leave(name, now_s)
         return self._turn(now_s)
 
     def sync(self, after: NodeId, now_s: float, *, wants_after: NodeId = NOBODY) -> Sync:
         """Return the members beyond `after`, in order of id; `wants_after` asks the other side likewise."""
-        updates, more = self._claims.piece(after, SYNC_UPDATES_MAX, now_s)
+        updates, more = self._table.piece(after, SYNC_UPDATES_MAX, now_s)
         return Sync(updates, wants_after, more, self.talk.said() if after == NOBODY else b"")
 
     def merge_sync(self, sync: Sync, source: NodeId, now_s: float) -> list[Effect]:
@@ -272,11 +265,15 @@ class Membership:
     def found(self, finding: Finding, now_s: float) -> list[Effect]:
         """Take what was found out about a member by TCP."""
         self._catch_up(now_s)
+        if isinstance(finding, LifelineDown) and finding.end is LifelineEnd.STOPPED:
+            self._claims.observe_stop(finding.node, finding.boot, now_s)
         self._guard.take(finding, now_s)
         return self._turn(now_s)
 
     def send_refused(self, address: Address, now_s: float) -> list[Effect]:
         """Take that this machine's own network refused to send to an address."""
+        self._catch_up(now_s)
+        self._claims.observe_send_refusal(address, now_s)
         self._probing.refused(address)
         return self._turn(now_s)
 
@@ -311,6 +308,7 @@ class Membership:
                     self._introduce(source_node, source_address, now_s)
         tell = self._meet(source_node, source_boot, source_address, now_s)
         self._guard.heard(source_node, source_boot, now_s)
+        self._claims.refusals.heard(source_node, now_s, is_answer=isinstance(message, Ack | BeatAck))
         if isinstance(message, BeatAck):
             self._guard.take_ack(message, source_node, source_boot, now_s)
         else:
@@ -358,7 +356,7 @@ class Membership:
             self._drop("stale_boot")
         elif member.standing is Standing.ALIVE or (member.is_live and not self._config.buddy):
             return []
-        return [self._claims.aged(member, now_s)]
+        return [member.aged(now_s)]
 
     def _introduce(self, node: NodeId, address: Address, now_s: float) -> None:
         """Exchange states with a node, at most once per interval."""
@@ -399,7 +397,7 @@ class Membership:
             self._out.append(PersistPeers(self.peers()))
         if self._timers.reap_s <= now_s:
             self._timers.reap_s = now_s + REAP_INTERVAL_S
-            self._claims.reap(now_s)
+            self._departed.reap(now_s)
             self.talk.forget(now_s)
         return self._turn(now_s)
 

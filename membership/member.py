@@ -11,6 +11,7 @@ import math
 from itertools import pairwise
 
 import msgspec
+from msgspec.structs import replace
 
 from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import Address, NodeId
@@ -32,6 +33,11 @@ UPDATE_BYTES_MAX = 1_024
 
 AGE_S_MAX = 30 * 86_400
 """Nobody remembers the dead and the left for longer (see `MembershipConfig.dead_reap_s`)."""
+
+
+def precedence(update: Update) -> tuple[int, int, Standing, Attributes]:
+    """Return what decides between claims about one node; who accuses, on what evidence and since when does not."""
+    return update.boot, update.incarnation, update.standing, update.attributes
 
 
 def supersedes(new: Update, old: Update) -> bool:
@@ -112,6 +118,12 @@ class Member:
     def address(self) -> Address:
         """Where it is reached."""
         return self.update.attributes.address
+
+    def aged(self, now_s: float) -> Update:
+        """Return the claim with its age, if the member is dead or has left."""
+        if self.is_live:
+            return self.update
+        return replace(self.update, age_s=max(0, int(now_s - self.changed_s)))
 
     @property
     def identity(self) -> tuple[int, int]:

@@ -98,11 +98,12 @@ class Update(Message, frozen=True, array_like=True, gc=False):
     standing: Standing
     attributes: Attributes
     accuser: _IdOrNone = NodeId("")
-    """Who raised a suspicion; empty for anything else. Not part of the precedence."""
+    """Who raised a suspicion; of the dead, who accused it on the best evidence; of the left, who declared it: empty if
+    it said so itself. Told to people, proven by nobody, and not part of the precedence."""
     age_s: Annotated[int, msgspec.Meta(ge=0)] = 0
     """For the dead and the left: seconds since they became so, so that they are forgotten everywhere at about once."""
     evidence: Evidence = Evidence.SILENCE
-    """What a suspicion rests on. Not part of the precedence."""
+    """What a suspicion, or a death, rests on. Not part of the precedence."""
 
 
 def raised(update: Update, incarnation: int) -> Update:

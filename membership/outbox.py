@@ -36,6 +36,13 @@ class Outbox:
         self._sequence += 1
         return self._sequence
 
+    def next_word(self) -> int:
+        """Return a number that is greater than all that this node has given its testimony, in earlier boots as well.
+
+        A boot id leaves room for all the packets of that boot (`frys_node.secure.stored.next_boot`).
+        """
+        return self._claims.boot + self.next_sequence()
+
     def send_to(self, node: NodeId, message: Packet, first: Sequence[Update]) -> None:
         """Send to a member; nothing happens if it is unknown."""
         member = self._claims.table.get(node)

@@ -42,7 +42,18 @@ class ProbeOrder:
 class Probe:
     """One check of one member."""
 
-    __slots__ = ("ack_due_s", "asked", "identity", "is_acked", "is_helped", "nacks", "node", "sequence", "started_s")
+    __slots__ = (
+        "ack_due_s",
+        "asked",
+        "identity",
+        "is_acked",
+        "is_helped",
+        "is_refused",
+        "nacks",
+        "node",
+        "sequence",
+        "started_s",
+    )
 
     def __init__(
         self, node: NodeId, identity: tuple[int, int], sequence: int, now_s: float, ack_timeout_s: float
@@ -60,6 +71,8 @@ class Probe:
         self.is_acked = False
         self.is_helped = False
         """True if a helper brought the ack."""
+        self.is_refused = False
+        """True if this node's own system refused to send it."""
 
     def nack(self, helper: NodeId, reason: NackReason) -> None:
         """Note that a helper that was asked got no answer either."""

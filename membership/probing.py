@@ -15,7 +15,7 @@ from collections import deque
 from frys_node.base.types import Address, NodeId
 from membership.claims import Claims
 from membership.config import MembershipConfig
-from membership.edges import RECHECKS_MAX, TRIES, Recheck
+from membership.edges import RECHECKS_MAX, SPOKEN_FOR_S, TRIES, EdgeKind, Recheck
 from membership.effects import RoundTrip
 from membership.member import Member
 from membership.messages import Ack, Nack, NackReason, Ping, PingReq
@@ -151,10 +151,22 @@ class Probing:
                 del self._rechecks[:-RECHECKS_MAX]
             return
         claims.tallies.add(claims.tallies.events, "probe_failed")
-        if len(probe.nacks) < len(probe.asked) or not probe.asked:
+        # A helper that may be dead itself is missed for its own sake.
+        if any(helper not in probe.nacks and claims.suspicions.get(helper) is None for helper in probe.asked):
             claims.tallies.add(claims.tallies.events, "nack_missing")
             claims.health.worsen()
-        claims.accuse(probe.node, probe.identity, (claims.node, *probe.accusers), now_s)
+        is_answering = claims.edges.has(
+            claims.node, probe.node, now_s, EdgeKind.PACKETS_ALONE, within_s=SPOKEN_FOR_S
+        ) or claims.edges.is_spoken_for(probe.node, claims.watchers(probe.node), now_s)
+        if is_answering:
+            # It answers this node or most of its watchers, by connections: they are to say when it does no more.
+            claims.tallies.add(claims.tallies.events, "probe_excused")
+            return
+        # What was never sent is no silence of the member: then only helpers that did ask it accuse it.
+        is_unasked = probe.is_refused and claims.is_unasked(probe.node, now_s, is_refused=True)
+        accusers = probe.accusers if is_unasked else [claims.node, *probe.accusers]
+        if accusers:
+            claims.accuse(probe.node, probe.identity, accusers, now_s)
 
     def _ask_helpers(self, probe: Probe) -> None:
         """Ask others to ping the member that has not answered."""
@@ -227,6 +239,7 @@ class Probing:
         if probe is not None and probe.ack_due_s < math.inf and self._address_of(probe.node) == address:
             claims.tallies.add(claims.tallies.events, "probe_refused")
             claims.health.worsen()
+            probe.is_refused = True
             self._ask_helpers(probe)
         for sequence, relay in [*self._relays.items()]:
             if self._address_of(relay.target) == address:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
 from typing import NamedTuple
 
-from frys_node.base.errors import Overloaded
+from frys_node.base.errors import Overloaded, UsageError
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.gossip import Outcome
 from membership.allowance import Allowance
@@ -204,6 +204,7 @@ class Queries:
 
         Raises:
             GossipTooLarge: Over a limit, or over what a packet holds.
+            UsageError: The name is not printable, or the wait is too short or too long.
         """
         check_name("query", name)
         if len(payload) > QUERY_PAYLOAD_BYTES_MAX:
@@ -214,7 +215,7 @@ class Queries:
         if len(nodes) > 64 or len(tags) > 64 or any(len(node) > 64 for node in nodes):
             raise GossipTooLarge("a query names at most 64 members of up to 64 characters and 64 tags")
         if not 0.001 <= timeout_s <= TIMEOUT_MAX_S:
-            raise GossipTooLarge(f"a query waits 0.001 to {TIMEOUT_MAX_S:g} s, not {timeout_s:g}")
+            raise UsageError(f"a query waits 0.001 to {TIMEOUT_MAX_S:g} s, not {timeout_s:g}")
         query = Query(
             self._node,
             self._boot,

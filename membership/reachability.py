@@ -47,13 +47,15 @@ class ObserverRow(msgspec.Struct, frozen=True, kw_only=True):
     deviations: Sequence[Deviation]
     cut_off: Sequence[Who]
     """Whom it gets no answer from directly, though others do."""
+    cannot_send: Sequence[Who]
+    """To whom its own system refuses to send."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that is not as it should be."""
 
     kind: str
-    """``dead``, ``no_answer``, ``seen_otherwise``, ``isolated`` or ``cut``."""
+    """``dead``, ``no_answer``, ``seen_otherwise``, ``isolated``, ``cut``, ``refused`` or ``cannot_send``."""
     member: Who
     observer: Who | None
     """Who finds it so; None: the node that was asked."""
@@ -98,15 +100,21 @@ def judge(
         problems += _problems(row, names, own)
     told = {(row.id, other.id) for row in rows for other in row.cut_off}
     cuts = [(row.id, other.id) for row in rows for other in row.cut_off]
-    cuts += [(edge.a.id, edge.b.id) for edge in edges if (edge.a.id, edge.b.id) not in told]
+    heard = dict.fromkeys((edge.a.id, edge.b.id) for edge in edges if edge.kind != "connections")
+    cuts += [cut for cut in heard if cut not in told]
     problems += [
         Problem(
             kind="cut",
             member=_who(b, names),
             observer=_who(a, names),
-            detail="answers to helpers, not to this observer",
+            detail="answers others, or on a connection, and no packet of this observer",
         )
         for a, b in cuts
+    ]
+    problems += [
+        Problem(kind="refused", member=edge.b, observer=edge.a, detail="answers packets, and its port is closed")
+        for edge in edges
+        if edge.kind == "connections"
     ]
     return Reachability(observer=own, members=members, rows=rows, edges=edges, problems=problems, is_whole=not problems)
 
@@ -127,6 +135,7 @@ def _row(view: MemberView, answer: Answer, members: Sequence[MemberView], names:
             is_isolated=None,
             deviations=(),
             cut_off=(),
+            cannot_send=(),
         )
     seen: dict[NodeId, str] = {each.node: STATUS[each.standing].value for each in sight.seen}
     deviations = []
@@ -147,6 +156,7 @@ def _row(view: MemberView, answer: Answer, members: Sequence[MemberView], names:
         is_isolated=sight.is_isolated,
         deviations=deviations,
         cut_off=[_who(node, names) for node in sight.cut_off],
+        cannot_send=[_who(node, names) for node in sight.cannot_send],
     )
 
 
@@ -157,6 +167,10 @@ def _problems(row: ObserverRow, names: Mapping[NodeId, str], own: Who) -> list[P
     found = [
         Problem(kind="seen_otherwise", member=_who(each.id, names), observer=observer, detail=f"as {each.status}")
         for each in row.deviations
+    ]
+    found += [
+        Problem(kind="cannot_send", member=who, observer=observer, detail="this observer's own system refuses")
+        for who in row.cannot_send
     ]
     if row.is_isolated:
         found.append(Problem(kind="isolated", member=observer, observer=observer, detail="hears nobody"))

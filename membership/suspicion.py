@@ -2,17 +2,20 @@
 
 Sans-I/O. The more members suspect it independently, and the better their evidence, the sooner; the accused refutes by
 raising its incarnation. Silence may be a pause, so it has the longest floor. A watcher whose beats and nudges went
-unanswered has seen more (GONE). A lost lifeline with a refused port, seen by two, is a crash: a paused process keeps
+unanswered has seen more (GONE); but a bad path of its own looks the same, so GONE shortens a suspicion only if all of
+the member's watchers say it. A lost lifeline with a refused port, seen by two, is a crash: a paused process keeps
 both, so the floor is only the time that a refutation takes.
 
 Whoever vouches for the accused voids what is stronger than silence for `VETO_S`. If what it saw is that the accused's
-kernel still acknowledges, death is held off too: a process that stands still is stalled, up to a limit of its own.
+kernel still acknowledges, it voids what was seen before, and death by silence is held off: a process that stands still
+is stalled, up to a limit of its own. A crash seen later ends that at once.
 Source: Dadgar et al., "Lifeguard", arXiv:1707.00788, LHA-Suspicion; evidence and vetoes are this project's.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import NamedTuple
 
 from frys_node.base.types import NodeId
@@ -20,6 +23,11 @@ from membership.messages import Evidence
 
 VETO_S = 5.0
 """For how long a voucher counts: evidence of a crash is void, and a stalled member is not dead."""
+
+
+ASK_AFTER = 4
+ASK_EVERY = 8
+"""Whoever has heard no refutation by a quarter of the shortest suspicion asks the accused, and again each eighth."""
 
 
 def suspicion_timeout_s(confirmations: int, expected: int, floor_s: float, ceiling_s: float) -> float:
@@ -64,8 +72,8 @@ class Suspicion:
         "_crash_s",
         "_floors",
         "_held_until_s",
-        "_is_gone",
         "_veto_until_s",
+        "ask_s",
         "boot",
         "incarnation",
         "since_s",
@@ -85,11 +93,12 @@ class Suspicion:
         self.since_s = since_s
         self._floors = floors
         self._accusers: dict[NodeId, Evidence] = {accuser: evidence}
-        self._is_gone = evidence is Evidence.GONE
         self._crash_s = math.inf
         """When enough observers agreed on a crash."""
         self._veto_until_s = -math.inf
         self._held_until_s = -math.inf
+        self.ask_s = since_s + floors.silence_s / ASK_AFTER
+        """When the accused is asked itself, by this node."""
 
     @property
     def accusers(self) -> tuple[NodeId, ...]:
@@ -108,7 +117,7 @@ class Suspicion:
 
     @property
     def held_until_s(self) -> float:
-        """Until then the member is not declared dead; minus infinity if nothing holds death off."""
+        """Until then the member does not die of silence; minus infinity if nothing holds that off."""
         return self._held_until_s
 
     @property
@@ -121,16 +130,26 @@ class Suspicion:
         """True while the suspicion runs on the short clock of a crash."""
         return self._crash_s < math.inf
 
-    def deadline_s(self, expected: int) -> float:
+    def deadline_s(self, expected: int, watchers: Collection[NodeId], patience: int = 1) -> float:
         """When the member is declared dead unless it refutes.
 
-        `expected` is how many more members could confirm now: when several fail at once, those that are suspect
-        themselves are not waited for.
+        Args:
+            expected: How many more members could confirm now: when several fail at once, those that are suspect
+                themselves are not waited for.
+            watchers: Whoever watches the member and lives: all of them must find it gone for the shorter floor.
+            patience: Stretches what is not a crash: a node that is in trouble itself hears refutations late.
         """
-        floors = self._floors
-        floor_s = min(floors.silence_s, floors.gone_s) if self._is_gone else floors.silence_s
-        timeout_s = suspicion_timeout_s(len(self._accusers) - 1, expected, floor_s, floor_s * floors.ceiling_factor)
-        return max(min(self.since_s + timeout_s, self._crash_s + floors.crash_s), self._held_until_s)
+        floors, confirmations = self._floors, len(self._accusers) - 1
+        ceiling_s = floors.silence_s * floors.ceiling_factor
+        timeout_s = suspicion_timeout_s(confirmations, expected, floors.silence_s, ceiling_s)
+        if confirmations >= expected and self._is_gone_to(watchers):
+            timeout_s = min(timeout_s, floors.gone_s)
+        return min(max(self.since_s + patience * timeout_s, self._held_until_s), self._crash_s + floors.crash_s)
+
+    def _is_gone_to(self, watchers: Collection[NodeId]) -> bool:
+        """True if there are watchers and each of them found it gone, or better."""
+        silence = Evidence.SILENCE
+        return bool(watchers) and all(self._accusers.get(watcher, silence) > silence for watcher in watchers)
 
     def confirm(
         self, accuser: NodeId, expected: int, evidence: Evidence = Evidence.SILENCE, now_s: float = math.inf
@@ -146,7 +165,6 @@ class Suspicion:
         if known is not None and evidence <= known:
             return False
         self._accusers[accuser] = evidence
-        self._is_gone = self._is_gone or evidence is Evidence.GONE
         return True
 
     def weigh(self, observers: int, now_s: float, crash_s: float) -> bool:
@@ -158,19 +176,26 @@ class Suspicion:
         return True
 
     def veto(self, until_s: float) -> None:
-        """Put the suspicion back to silence: what was seen of a crash is void, and more of it is until then."""
+        """Put the suspicion back to silence: what was seen of a crash is void, and more of it is until then.
+
+        With a time that has passed only what was seen before is void.
+        """
         self._veto_until_s = max(self._veto_until_s, until_s)
         self._crash_s = math.inf
-        self._is_gone = False
         self._accusers = dict.fromkeys(self._accusers, Evidence.SILENCE)
 
     def hold(self, until_s: float) -> None:
-        """Hold death off until then, within the limit for a stalled member."""
+        """Hold death by silence off until then, within the limit for a stalled member."""
         limit_s = self.since_s + self._floors.stall_max_s
         self._held_until_s = max(self._held_until_s, min(until_s, limit_s))
 
+    def asked(self, now_s: float) -> None:
+        """Note that the accused has been asked."""
+        self.ask_s = now_s + self._floors.silence_s / ASK_EVERY
+
     def shift(self, gap_s: float) -> None:
         """Move everything by a time during which this node itself stood still."""
+        self.ask_s += gap_s
         self.since_s += gap_s
         self._crash_s += gap_s
         self._veto_until_s += gap_s

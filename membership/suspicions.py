@@ -20,6 +20,16 @@ from membership.testimony import VouchKind
 VOUCHERS_MAX = 8
 """Vouchers remembered of each member; the oldest make room."""
 
+OBJECTIONS = tuple(kind for kind in VouchKind if kind is not VouchKind.KERNEL_ACK)
+"""What is only seen by those who look because of the evidence, hence after it."""
+
+ASKED_MAX = 16
+ASK_PAUSE_S = 0.1
+"""Suspects asked at once, and the pause before more are: when half a cluster is lost this must not add a flood."""
+
+PATIENCE_MAX = 3
+"""A node in trouble waits so many times longer at most: if all are, a death must be known some time all the same."""
+
 CRASH_OBSERVERS = 2
 """Members that must have seen a crash; fewer if fewer are left."""
 
@@ -27,21 +37,23 @@ CRASH_OBSERVERS = 2
 class _Vouchers:
     """Who vouches for one boot of one member, by kind the latest time."""
 
-    __slots__ = ("boot", "latest_s", "seen")
+    __slots__ = ("boot", "seen")
 
     def __init__(self, boot: int) -> None:
         self.boot = boot
-        self.latest_s = -math.inf
         self.seen: dict[tuple[NodeId, VouchKind], float] = {}
 
     def add(self, voucher: NodeId, kind: VouchKind, now_s: float) -> bool:
         """Note a voucher; True if it did not count a moment ago."""
         before_s = self.seen.pop((voucher, kind), -math.inf)
         self.seen[voucher, kind] = now_s
-        self.latest_s = now_s
         if len(self.seen) > VOUCHERS_MAX:
             del self.seen[next(iter(self.seen))]
         return now_s - before_s >= VETO_S
+
+    def shift(self, gap_s: float) -> None:
+        """Leave a time during which this node itself stood still out of their age."""
+        self.seen = {key: at_s + gap_s for key, at_s in self.seen.items()}
 
     def latest_of(self, kind: VouchKind) -> float:
         """Return when somebody last vouched in this way."""
@@ -51,7 +63,7 @@ class _Vouchers:
 class Suspicions:
     """Suspicions by member, at most one each."""
 
-    __slots__ = ("_config", "_deadline", "_health", "_running", "_table", "_vouchers")
+    __slots__ = ("_config", "_deadline", "_health", "_running", "_table", "_vouchers", "ask_s")
 
     def __init__(self, table: Table, config: MembershipConfig, health: Awareness) -> None:
         self._table = table
@@ -59,7 +71,9 @@ class Suspicions:
         self._health = health
         self._running: dict[NodeId, Suspicion] = {}
         self._vouchers: dict[NodeId, _Vouchers] = {}
-        self._deadline: tuple[int, bool, float] | None = None
+        self.ask_s = math.inf
+        """When `ask` must be called next."""
+        self._deadline: tuple[tuple[int, int, int, bool], float] | None = None
         """The next deadline and what it was computed for: it is asked for in every turn, and rarely changes."""
 
     def __len__(self) -> int:
@@ -97,6 +111,7 @@ class Suspicions:
         evidence = min(update.evidence, Evidence.GONE)
         suspicion = Suspicion(update.boot, update.incarnation, update.accuser, now_s, self.floors(), evidence)
         self._running[update.node] = suspicion
+        self.ask_s = min(self.ask_s, suspicion.ask_s)
         self._apply_vouchers(update.node, suspicion, now_s)
         return True
 
@@ -124,6 +139,8 @@ class Suspicions:
         is_new = vouchers.add(voucher, kind, now_s)
         suspicion = self._running.get(node)
         if suspicion is not None:
+            if kind is VouchKind.KERNEL_ACK and suspicion.boot == boot:
+                suspicion.veto(now_s)
             self._apply_vouchers(node, suspicion, now_s)
         return is_new
 
@@ -139,8 +156,10 @@ class Suspicions:
         if vouchers is None or vouchers.boot != suspicion.boot:
             return
         self._deadline = None
-        if now_s - vouchers.latest_s < VETO_S:
-            suspicion.veto(vouchers.latest_s + VETO_S)
+        # An acknowledgement is no objection to a crash that came after it.
+        vetoed_s = max((vouchers.latest_of(kind) for kind in OBJECTIONS), default=-math.inf)
+        if now_s - vetoed_s < VETO_S:
+            suspicion.veto(vetoed_s + VETO_S)
         suspicion.hold(vouchers.latest_of(VouchKind.KERNEL_ACK) + VETO_S)
 
     def vouched_at_s(self, node: NodeId, kind: VouchKind) -> float:
@@ -158,28 +177,56 @@ class Suspicions:
         """How many more could confirm: the members not under suspicion themselves, less the first accuser."""
         return max(0, min(self._config.confirmations, self._table.counts[Standing.ALIVE] - 1))
 
+    @property
+    def _patience(self) -> int:
+        """How much longer this node waits because it is in trouble itself; not if nobody else could tell it."""
+        return min(self._health.factor, PATIENCE_MAX) if self.expected else 1
+
     def deadline_s(self, *, is_silence_enough: bool = True) -> float:
         """Return when the next one runs out, infinity if none does; silence may not be enough (`is_isolated`)."""
         if not self._running:
             return math.inf
-        expected = self.expected
-        if self._deadline is None or self._deadline[:2] != (expected, is_silence_enough):
-            running = (s for s in self if is_silence_enough or s.is_crash)
-            earliest_s = min((s.deadline_s(expected) for s in running), default=math.inf)
-            self._deadline = (expected, is_silence_enough, earliest_s)
-        return self._deadline[2]
+        key = (self.expected, self._table.circle.version, self._patience, is_silence_enough)
+        if self._deadline is None or self._deadline[0] != key:
+            running = (node for node, s in self._running.items() if is_silence_enough or s.is_crash)
+            self._deadline = (key, min((self.ends_s(node) for node in running), default=math.inf))
+        return self._deadline[1]
+
+    def ends_s(self, node: NodeId) -> float:
+        """Return when the suspicion of a member runs out; there must be one."""
+        circle = self._table.circle.watchers(node, self._config.watchers)
+        # Those that are suspect themselves are not waited for, as with confirmations.
+        watchers = [watcher for watcher in circle if watcher not in self._running]
+        return self._running[node].deadline_s(self.expected, watchers, self._patience)
 
     def due(self, now_s: float, *, is_silence_enough: bool = True) -> list[NodeId]:
         """Return whose suspicion has run out."""
-        expected = self.expected
-        running = [(node, s) for node, s in self._running.items() if is_silence_enough or s.is_crash]
-        return [node for node, suspicion in running if suspicion.deadline_s(expected) <= now_s]
+        running = [node for node, s in self._running.items() if is_silence_enough or s.is_crash]
+        return [node for node in running if self.ends_s(node) <= now_s]
+
+    def ask(self, now_s: float) -> list[NodeId]:
+        """Return which suspects are to be asked now, the first ones of many.
+
+        A refutation that gossip has not brought by now will hardly come: under loss one node in a hundred misses it,
+        and would bury the living.
+        """
+        running = self._running
+        due = sorted((s.ask_s, node) for node, s in running.items() if s.ask_s <= now_s)[:ASKED_MAX]
+        for _, node in due:
+            running[node].asked(now_s)
+        # Of more than ASKED_MAX the others wait for their turn.
+        self.ask_s = min((max(now_s + ASK_PAUSE_S, s.ask_s) for s in self), default=math.inf)
+        # Whoever is held to stand still does not answer, and has enough to read when it goes on.
+        return [node for _, node in due if running[node].held_until_s <= now_s]
 
     def shift(self, gap_s: float) -> None:
         """Move all of them by a time during which this node itself stood still."""
         self._deadline = None
+        self.ask_s += gap_s
         for suspicion in self._running.values():
             suspicion.shift(gap_s)
+        for vouchers in self._vouchers.values():
+            vouchers.shift(gap_s)
 
     def restart(self, now_s: float) -> None:
         """Begin those of silence anew: what this node missed meanwhile was its own fault."""

@@ -119,6 +119,10 @@ class Table:
         """Return the member, or None if it is unknown."""
         return self._members.get(node)
 
+    def has_other_at(self, member: Member) -> bool:
+        """Return True if another one lives at the member's address by now: its port says nothing of the member."""
+        return any(m.address == member.address and m.node != member.node and m.is_live for m in self)
+
     def named(self, name: str) -> list[Member]:
         """Return the members of that name or id."""
         return [m for m in self._members.values() if name in (m.update.attributes.name, m.node)]
@@ -126,6 +130,11 @@ class Table:
     def sorted(self) -> list[Member]:
         """Return the members by name, then id."""
         return sorted(self._members.values(), key=lambda member: (member.update.attributes.name, member.node))
+
+    def piece(self, after: NodeId, count_max: int, now_s: float) -> tuple[tuple[Update, ...], bool]:
+        """Return the claims about members beyond `after`, in order of id, and whether there are more."""
+        members = sorted((m for m in self if m.node > after), key=lambda member: member.node)
+        return tuple(member.aged(now_s) for member in members[:count_max]), len(members) > count_max
 
     def merge(self, update: Update, now_s: float) -> Merge | None:
         """Take a claim; returns None if it says nothing newer than what is held."""

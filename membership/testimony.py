@@ -41,7 +41,7 @@ class Vouch(Message, frozen=True, array_like=True, gc=False, tag=2):
     voucher: _Id
     kind: VouchKind
     sequence: _Boot = 0
-    """Counts what the voucher says: a repetition is news, an echo is not."""
+    """Rises with what the voucher says, over its restarts too: a repetition is news, an echo is not."""
 
     @property
     def key(self) -> str:

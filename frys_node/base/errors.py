@@ -184,6 +184,13 @@ class IssuerUnreachable(NodeUnreachable):
     code = "routing.issuer_unreachable"
 
 
+class IssuerNeeded(RoutingError):
+    """The issuer cannot leave while others need it. Nothing was changed."""
+
+    code = "routing.issuer_needed"
+    status = 409
+
+
 class StorageError(FrysError):
     """The disk refused. The write was not acknowledged."""
 

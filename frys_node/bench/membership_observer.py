@@ -24,6 +24,9 @@ ALIVE, SUSPECT, DEAD, LEFT = "alive", "suspect", "dead", "left"
 ACCUSED = "accused"
 """A suspicion that only its author writes and that nothing takes back in the log: serf's. It changes no view."""
 
+STARTED = "started"
+"""A node answers gossip from now on. Its port is bound long before, when many processes start on few cores."""
+
 EVENT = "event"
 """A user event arrived; the subject is its name."""
 
@@ -45,6 +48,7 @@ class Said(NamedTuple):
 
 Parse = Callable[[bytes], Said | None]
 
+_STARTED = b'"event": "membership.started"'
 _OURS = re.compile(rb'"event": "membership\.(member_changed|change_held)"')
 _MARK = re.compile(rb"\bmark-\d+\b")
 _SERF = re.compile(rb"serf: EventMember(Join|Failed|Leave|Reap): (\S+) ")
@@ -67,7 +71,7 @@ def parse_ours(line: bytes) -> Said | None:
             return Said(str(fields["peer"]), str(fields["status"]), str(fields["peer_id"]), is_held)
         except (msgspec.DecodeError, KeyError, TypeError):
             return None
-    return parse_mark(line)
+    return Said("", STARTED) if _STARTED in line else parse_mark(line)
 
 
 def parse_serf(line: bytes) -> Said | None:
@@ -103,13 +107,17 @@ class Record:
 
     def __init__(self) -> None:
         self.sayings: list[Saying] = []
+        self.started: set[str] = set()
+        """Who has said that it answers gossip, since it was started last."""
         self._views: dict[str, dict[str, str]] = {}
         self._bearers: dict[tuple[str, str], str] = {}
 
     def add(self, saying: Saying) -> None:
         """Take one in. What is said of an earlier bearer of a name, learnt late, is no word on the present one."""
         self.sayings.append(saying)
-        if saying.state in (EVENT, ACCUSED):
+        if saying.state == STARTED:
+            self.started.add(saying.observer)
+        if saying.state in (EVENT, ACCUSED, STARTED):
             return
         view, key = self._views.setdefault(saying.observer, {}), (saying.observer, saying.subject)
         if saying.state == ALIVE:
@@ -120,6 +128,7 @@ class Record:
     def forget(self, observer: str) -> None:
         """An observer starts anew and knows nothing."""
         self._views[observer] = {}
+        self.started.discard(observer)
 
     def view(self, observer: str) -> dict[str, str]:
         """Return an observer's latest words."""

@@ -168,6 +168,10 @@ class Side:
         """True once the first node takes others in."""
         return self.nodes[0].listens()
 
+    def listens(self, node: Node) -> bool:
+        """True once a node answers gossip; of serf that is when its port is bound."""
+        return node.listens()
+
     def running(self) -> list[str]:
         """Names of the nodes whose processes run."""
         return [node.name for node in self.nodes if node.is_running]
@@ -272,6 +276,10 @@ class Ours(Side):
         with contextlib.suppress(OSError, http.client.HTTPException):
             return self._get(self.nodes[0], "/readyz")[0] == 200
         return False
+
+    def listens(self, node: Node) -> bool:
+        """It has said that membership runs: the port is bound at the very start, before the certificate is there."""
+        return self.observer.ask(lambda record: node.name in record.started)
 
     def is_quiet(self) -> bool:
         """Every node has its place on the ring, and no unit is on its way."""
@@ -412,7 +420,7 @@ class Arena:
         waiting = side.nodes[1:]
         listen_s = begun
         while waiting and time.monotonic() - begun < READY_S_MAX:
-            quiet = [node for node in waiting if not node.listens()]
+            quiet = [node for node in waiting if not side.listens(node)]
             if len(quiet) < len(waiting):
                 waiting, listen_s = quiet, time.monotonic()
             time.sleep(LISTEN_POLL_S if is_measured else 10 * LISTEN_POLL_S)

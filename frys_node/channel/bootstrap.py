@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import trio
@@ -77,12 +77,18 @@ class KnownPeer(NamedTuple):
     name: str
 
 
+Advertise = Address | Callable[[Address], Address]
+"""Where other nodes will reach the joiner; or how to tell, given the issuer's address."""
+
+
 class JoinOutcome(NamedTuple):
     """A join that succeeded."""
 
     identity: Identity
     peers: tuple[KnownPeer, ...]
     issuer: NodeId
+    advertise: Address
+    """What the issuer was told."""
 
 
 def create_cluster(disk: Disk, entropy: Entropy, clock: Clock, *, cluster_name: str, node_name: str) -> Identity:
@@ -166,7 +172,7 @@ class _Joiner:
         name: str,
         is_name_chosen: bool,
         expect_cluster: str | None,
-        advertise: Address,
+        advertise: Advertise,
     ) -> None:
         self._network = network
         self._clock = clock
@@ -177,7 +183,7 @@ class _Joiner:
         self._expect_cluster = expect_cluster
         self._advertise = advertise
         self.accepted: JoinAccepted | None = None
-        self.seed: Address | None = None
+        self.advertised: Address | None = None
         self.errors: list[tuple[Address, FrysError]] = []
 
     async def ask_all(self, seeds: Sequence[Address]) -> None:
@@ -191,12 +197,12 @@ class _Joiner:
 
     async def _ask(self, seed: Address, failed: trio.Event, scope: trio.CancelScope) -> None:
         try:
-            answer = await self._ask_within(seed)
+            answer, advertised = await self._ask_within(seed)
             if isinstance(answer, JoinRedirect):
                 issuer = Address.parse(answer.address)
                 log.info("channel.join_redirected", extra={"seed": str(seed), "issuer": str(issuer)})
                 try:
-                    answer = await self._ask_within(issuer)
+                    answer, advertised = await self._ask_within(issuer)
                 except NodeUnreachable as error:
                     raise IssuerUnreachable(
                         f"{seed} is a member of the cluster, but the issuer at {issuer} does not answer",
@@ -210,22 +216,28 @@ class _Joiner:
             self.errors.append((seed, error))
             failed.set()
             return
-        self.accepted, self.seed = answer, seed
+        self.accepted, self.advertised = answer, advertised
         scope.cancel()
 
-    async def _ask_within(self, address: Address) -> JoinAccepted | JoinRedirect:
-        answer: JoinAccepted | JoinRedirect | None = None
+    async def _ask_within(self, address: Address) -> tuple[JoinAccepted | JoinRedirect, Address]:
+        answer: tuple[JoinAccepted | JoinRedirect, Address] | None = None
         with trio.move_on_after(JOIN_S):
             async with await JoinClient.open(self._network, address, self._clock) as client:
-                answer = await client.join(
-                    await client.info(),
+                seed = await client.info()
+                advertise = self._advertise
+                if not isinstance(advertise, Address):
+                    # Where the issuer says that it is, not where it was dialled: the others will say the same of it.
+                    advertise = advertise(Address.parse(seed.info.issuer_address or str(address)))
+                granted = await client.join(
+                    seed,
                     self._token,
                     self._key,
                     name=self._name,
                     is_name_chosen=self._is_name_chosen,
-                    advertise=self._advertise,
+                    advertise=advertise,
                     expect_cluster=self._expect_cluster,
                 )
+                answer = granted, advertise
         if answer is None:
             raise _silent(address)
         return answer
@@ -252,7 +264,7 @@ async def join_cluster(
     name: str,
     name_chosen: bool,
     expect_cluster: str | None,
-    advertise: Address,
+    advertise: Advertise,
 ) -> JoinOutcome:
     """Join a cluster through any of the seeds and store the identity, only when everything was granted.
 
@@ -266,7 +278,7 @@ async def join_cluster(
         name: The node's name; the issuer appends ``-2``... if it is taken and was not chosen by the user.
         name_chosen: True if the user chose it.
         expect_cluster: Name or id of the cluster that it must be, None for any.
-        advertise: Where other nodes will reach this one.
+        advertise: Where other nodes will reach this one, or how to tell given the issuer's address.
 
     Raises:
         InvalidToken, TokenUnknown, TokenExpired, TokenUsedUp, ForeignCluster, WrongCluster, NameTaken, NotTls,
@@ -288,8 +300,8 @@ async def join_cluster(
         advertise=advertise,
     )
     await joiner.ask_all(list(dict.fromkeys(seeds))[:SEEDS_MAX])
-    accepted = joiner.accepted
-    if accepted is None:
+    accepted, advertised = joiner.accepted, joiner.advertised
+    if accepted is None or advertised is None:
         raise joiner.failure()
     peers = tuple(KnownPeer(NodeId(peer.node_id), Address.parse(peer.address), peer.name) for peer in accepted.peers)
     identity = Identity(
@@ -303,4 +315,4 @@ async def join_cluster(
         seeds=tuple(peer.address for peer in peers),
     )
     save_identity(disk, identity)
-    return JoinOutcome(identity, peers, NodeId(accepted.issuer))
+    return JoinOutcome(identity, peers, NodeId(accepted.issuer), advertised)

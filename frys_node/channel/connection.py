@@ -26,7 +26,7 @@ from frys_node.base.errors import (
 from frys_node.base.ports import Stream
 from frys_node.base.types import NodeId
 from frys_node.channel.dispatch import Dispatch
-from frys_node.channel.messages import Cancel, Credentials, Failure, GoAway, Hello, Note, Reply, Request
+from frys_node.channel.messages import SHUTDOWN, Cancel, Credentials, Failure, GoAway, Hello, Note, Reply, Request
 from frys_node.channel.mux import QUEUE_BYTES_MAX, Event, Mux
 from frys_node.secure.gate import Peer
 
@@ -56,6 +56,8 @@ class Ending(StrEnum):
 
     GOODBYE = "goodbye"
     """One side said that it goes away."""
+    STOPPED = "stopped"
+    """The other side said that its process is being stopped."""
     LOST = "lost"
     """An end or a reset that nobody announced: what the kernel does for a process that has died."""
     SILENT = "silent"
@@ -127,6 +129,8 @@ class Connection:
         self.mux = mux
         self.is_open = True
         self.notes_unknown = 0
+        self.reads = 0
+        """Counts the pieces that the other side has sent: it runs."""
         self.idle = trio.Event()
         """Set when the connection is draining and no call is under way, or it has ended."""
         self._stream = stream
@@ -142,6 +146,7 @@ class Connection:
         self._waiters: dict[int, _Waiter] = {}
         self._serving: dict[int, trio.CancelScope] = {}
         self._got_go_away = False
+        self._is_stop_told = False
         self._scope = trio.CancelScope()
         self._heard_s = 0.0
         self._pinged_s = math.inf
@@ -151,6 +156,8 @@ class Connection:
     @property
     def ending(self) -> Ending:
         """How the connection ended, once it has."""
+        if self._is_stop_told:
+            return Ending.STOPPED
         if self._got_go_away or self.mux.is_draining:
             return Ending.GOODBYE
         return self._ending or Ending.CLOSED
@@ -338,6 +345,7 @@ class Connection:
                     self._ending = self._ending or Ending.LOST
                     break
                 self._heard_s = trio.current_time()
+                self.reads += 1
                 events = self.mux.receive_data(data)
                 if len(events) == 1 and isinstance(events[0], Request) and not self._serving:
                     nursery.start_soon(self._read, nursery, [])
@@ -373,6 +381,7 @@ class Connection:
             self._on_credentials(self, event)
         elif isinstance(event, GoAway):
             self._got_go_away = True
+            self._is_stop_told = event.reason == SHUTDOWN
             self.drain(event.reason)
 
     def _settle(self, call_id: int, answer: Reply | FrysError) -> None:

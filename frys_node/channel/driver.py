@@ -24,7 +24,7 @@ from frys_node.channel.issuer import IssuerDesk
 from frys_node.channel.join import JoinServer
 from frys_node.channel.join_messages import PEERS_MAX, PeerAddress
 from frys_node.channel.keys import KEY_SETTLE_S, KeyDesk
-from frys_node.channel.messages import Credentials
+from frys_node.channel.messages import SHUTDOWN, Credentials
 from frys_node.channel.peers import Peers
 from frys_node.channel.renewal import RENEW, Renewal
 from frys_node.kernel.services.rpc import Method
@@ -274,7 +274,7 @@ class Channel:
         """Take no new connections or calls, and wait until those under way are done."""
         await self._listener.aclose()
         for connection in self._peers.all():
-            connection.drain("shutdown")
+            connection.drain(SHUTDOWN)
         for connection in self._peers.all():
             await connection.idle.wait()
 

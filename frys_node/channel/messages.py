@@ -95,6 +95,10 @@ class Pong(Message, frozen=True, tag=9):
     nonce: int
 
 
+SHUTDOWN = "shutdown"
+"""The reason of a process that is being stopped."""
+
+
 class GoAway(Message, frozen=True, tag=10):
     """No new calls on this connection; it closes when those under way are done."""
 

@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from frys_node.base.errors import (
-    ConfigError,
     DeadlineExceeded,
     FrysError,
     NodeUnreachable,
     RemoteError,
     error_from_code,
 )
+from frys_node.cli.arguments import timeout as timeout_of
+from frys_node.cli.places import LEFT, find_data_dir, unreachable
+from frys_node.cli.terminal import printable, say
 
 TIMEOUT_S = 30.0
-TIMEOUT_MAX_S = 30 * 86_400.0
 OCTETS = "application/octet-stream"
 SOCKET_NAME = "admin.sock"
 
@@ -53,12 +54,6 @@ ERROR_MODULES: Mapping[str, Sequence[str]] = {
 """Where the errors of a code's first part are defined: imported only to name an error that a node answered."""
 
 
-class NodeNotFound(ConfigError):
-    """No data directory was named or found. Nothing was done."""
-
-    code = "cli.no_data_dir"
-
-
 def add_common(parser: argparse.ArgumentParser, *, timeout: bool = True) -> None:
     """Add the options that every verb talking to a node has; without `timeout` a verb has its own, or none."""
     parser.add_argument(
@@ -66,35 +61,8 @@ def add_common(parser: argparse.ArgumentParser, *, timeout: bool = True) -> None
     )
     parser.add_argument("--json", action="store_true", help="print the HTTP body")
     if timeout:
-        parser.add_argument("--timeout", type=_seconds, default=TIMEOUT_S, metavar="S", help="give up after S seconds")
-
-
-def _seconds(text: str) -> float:
-    """Read a timeout; argparse shows the error."""
-    seconds = float(text)
-    if not 0 < seconds <= TIMEOUT_MAX_S:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {TIMEOUT_MAX_S:,.0f} seconds")
-    return seconds
-
-
-def find_data_dir(given: str | None) -> Path:
-    """Return the data directory: given, FRYS_DATA_DIR, or the sole one under ./frys-data.
-
-    Raises:
-        NodeNotFound: None, or several; the message lists them.
-    """
-    if given or os.environ.get("FRYS_DATA_DIR"):
-        return Path(given or os.environ["FRYS_DATA_DIR"])
-    # "*" takes hidden names too: a join that a crash ended leaves one behind.
-    found = sorted(path for path in Path("frys-data").glob("[!.]*") if path.is_dir())
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(map(str, found))
-        raise NodeNotFound(f"several nodes live here: {names}", hint="pick one with --data-dir")
-    raise NodeNotFound(
-        "no node's data directory here", hint="use --data-dir D or FRYS_DATA_DIR, or run where ./frys-data is"
-    )
+        text = "give up after so long: 500ms, 90s, 5m, or plain seconds (default %(default)gs)"
+        parser.add_argument("--timeout", type=timeout_of, default=TIMEOUT_S, metavar="T", help=text)
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -154,14 +122,16 @@ class AdminClient:
                 f"the node in {self.data_dir} did not answer within {self.timeout_s:g} s", hint="try a larger --timeout"
             ) from error
         except (OSError, http.client.HTTPException) as error:
-            raise NodeUnreachable(
-                f"no node answers in {self.data_dir}", hint=f"start it: frys-node start --data-dir {self.data_dir}"
-            ) from error
+            raise unreachable(self.data_dir, error) from error
         finally:
             connection.close()
 
-    def lines(self, method: str, path: str, body: Any = None, *, end_s: float | None = None) -> Iterator[bytes]:
+    def lines(
+        self, method: str, path: str, body: Any = None, *, end_s: float | None = None, is_endless: bool = False
+    ) -> Iterator[bytes]:
         """Send a request and yield the lines of an answer that comes bit by bit; `end_s` (monotonic) ends the wait.
+
+        An answer that has no end of its own (`is_endless`) ends only because the node does.
 
         Raises:
             NodeUnreachable: Nothing answers on the node's socket, or the node stops.
@@ -170,26 +140,37 @@ class AdminClient:
         """
         connection = _UnixConnection(self.data_dir, self.timeout_s)
         payload = None if body is None else json.dumps(body).encode()
+        has_begun = False
         try:
             connection.request(method, path, payload, {} if payload is None else {"Content-Type": "application/json"})
             response = connection.getresponse()
             if response.status >= 400:
                 raise error_of(json.loads(response.read() or b"null"), response.status)
+            has_begun = True
             while True:
                 if end_s is not None:
                     connection.wait_until(end_s)
                 line = response.readline()
+                if not line and is_endless:
+                    raise self.stopped()
                 if not line:
                     break
                 yield line
         except TimeoutError as error:
             raise DeadlineExceeded(f"the node in {self.data_dir} says nothing any more") from error
         except (OSError, http.client.HTTPException) as error:
-            raise NodeUnreachable(
-                f"no node answers in {self.data_dir}", hint=f"start it: frys-node start --data-dir {self.data_dir}"
-            ) from error
+            raise (self.stopped() if has_begun else unreachable(self.data_dir, error)) from error
         finally:
             connection.close()
+
+    def stopped(self) -> NodeUnreachable:
+        """Return the error of an answer that broke off."""
+        if (self.data_dir / LEFT).exists():
+            return unreachable(self.data_dir, None)
+        return NodeUnreachable(
+            f"the node in {self.data_dir} stopped",
+            hint=f"its log says why; start it again: frys-node start --data-dir {self.data_dir}",
+        )
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Send a request and return the decoded answer; an error answer is raised as the error it names."""
@@ -234,13 +215,13 @@ def _known(code: str, message: str, hint: str) -> FrysError:
 
 def show(arguments: argparse.Namespace, value: Any, text: str) -> int:
     """Print the JSON body or the text for people."""
-    print(json.dumps(value, indent=2 if sys.stdout.isatty() else None) if arguments.json else text)
+    say(json.dumps(value, indent=2 if sys.stdout.isatty() else None) if arguments.json else text)
     return 0
 
 
 def table(rows: Iterable[Sequence[Any]], header: Sequence[str]) -> str:
     """Lay rows out in columns; numbers are right-aligned, None is a dash."""
-    cells = [[("-" if cell is None else str(cell)) for cell in row] for row in rows]
+    cells = [[("-" if cell is None else printable(str(cell))) for cell in row] for row in rows]
     numeric = [all(_is_number(row[i]) for row in cells) and bool(cells) for i in range(len(header))]
     widths = [
         max(len(header[i]), *(len(row[i]) for row in cells)) if cells else len(header[i]) for i in range(len(header))

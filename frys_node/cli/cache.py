@@ -7,7 +7,9 @@ import json
 import sys
 from urllib.parse import quote
 
+from frys_node.cli import arguments as given
 from frys_node.cli.admin import AdminClient, add_common, error_of
+from frys_node.cli.terminal import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     put = actions.add_parser("put", help="store a value ('-' reads standard input)")
     delete = actions.add_parser("delete", help="delete a key")
     for sub in (get, put, delete):
-        sub.add_argument("key")
-        sub.add_argument("--namespace", "-n", default="default")
+        sub.add_argument("key", type=given.name)
+        sub.add_argument("--namespace", "-n", type=given.name, default="default")
         sub.add_argument("--consistency", choices=["one", "quorum", "all"])
         add_common(sub)
     put.add_argument("value")
@@ -42,11 +44,12 @@ def run(arguments: argparse.Namespace) -> int:
     status, body, _ = client.request(method, path, raw=raw, headers=_content_type(raw))
     if status >= 400:
         raise error_of(json.loads(body) if body else None, status)
-    if arguments.action == "get":
+    if arguments.action == "get" and sys.stdout.isatty():
+        # A terminal obeys what it is sent; a file or a pipe gets the bytes.
+        say(body.decode(errors="backslashreplace"))
+    elif arguments.action == "get":
         sys.stdout.buffer.write(body)
         sys.stdout.buffer.flush()
-        if sys.stdout.isatty():
-            print()
     elif arguments.json:
         print(body.decode())
     return 0

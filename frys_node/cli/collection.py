@@ -7,7 +7,9 @@ from typing import Any
 from urllib.parse import quote
 
 from frys_node.base.errors import NotFound
+from frys_node.cli import arguments as given
 from frys_node.cli.admin import AdminClient, add_common, show, table
+from frys_node.cli.terminal import escaped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     delete = actions.add_parser("delete", help="delete a collection and its points")
     create = actions.add_parser("create", help="create a collection")
     for sub in (info, count, delete, create):
-        sub.add_argument("name")
+        sub.add_argument("name", type=given.name)
         add_common(sub)
     create.add_argument("--dimension", type=int, required=True, help="length of the vectors")
     create.add_argument("--distance", default="Cosine", choices=["Cosine", "Dot", "Euclid", "Manhattan"])
@@ -57,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _info(name: str, result: dict[str, Any]) -> str:
     """Describe a collection for people."""
+    name, result = escaped(name), escaped(result)
     params = result["config"]["params"]
     vectors = params["vectors"]
     lines = [

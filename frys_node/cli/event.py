@@ -6,12 +6,14 @@ import argparse
 import sys
 from typing import Any
 
+from frys_node.cli import arguments as given
 from frys_node.cli.admin import AdminClient, add_common, show
+from frys_node.cli.terminal import escaped, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("name", help="what happened, up to 64 bytes")
+    parser.add_argument("name", type=given.name, help="what happened, up to 64 bytes")
     parser.add_argument("payload", nargs="?", default="", help="up to 512 bytes ('-' reads standard input)")
     add_common(parser)
 
@@ -19,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Fire it."""
     body = AdminClient(arguments).call("POST", "/v1/events", named_payload(arguments))
-    event = body["event"]
+    event = escaped(body["event"])
     return show(arguments, body, f"event {event['name']} is number {event['sequence']} of {event['origin_name']}")
 
 
@@ -42,4 +44,4 @@ def text_of(shown: dict[str, Any], name: str) -> str:
     if text is None:
         encoded = shown.get(f"{name}_base64")
         return "-" if encoded is None else f"base64:{encoded}"
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return printable(text)

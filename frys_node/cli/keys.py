@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from frys_node.cli.admin import AdminClient, add_common, show, table
+from frys_node.cli.terminal import escaped
 
 FAILED = 1
 
@@ -35,6 +36,14 @@ def _table(body: dict[str, Any]) -> str:
 
 
 def _verdict(body: dict[str, Any]) -> str:
-    text = f"epoch {body['epoch']}: {body['converged']}/{body['total']} members seal with it"
-    behind = [member["name"] for member in body["members"] if member["primary"] != body["epoch"]]
-    return text if not behind else f"{text}; behind: {', '.join(behind)} (they get it with their next connection)"
+    body = escaped(body)
+    texts = [f"epoch {body['epoch']}: {body['converged']}/{body['total']} members seal with it"]
+    silent = [member["name"] for member in body["members"] if member["error"]]
+    behind = [m["name"] for m in body["members"] if not m["error"] and m["primary"] != body["epoch"]]
+    if behind:
+        texts.append(f"behind: {', '.join(behind)} (they get it with their next connection)")
+    if silent:
+        texts.append(f"did not answer: {', '.join(silent)}")
+    if body["dead"]:
+        texts.append(f"{len(body['dead'])} dead, not counted: {', '.join(body['dead'])}")
+    return "; ".join(texts)

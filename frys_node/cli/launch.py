@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from frys_node.base.errors import DeadlineExceeded, FrysError, UsageError
+from frys_node.cli.places import HOME, IDENTITY
+from frys_node.cli.terminal import say
 
-HOME = Path("frys-data")
-IDENTITY = Path("identity") / "identity.json"
 STDIN = "-"
 
 
@@ -133,7 +133,7 @@ def _announce(arguments: argparse.Namespace, info: dict[str, Any]) -> None:
         with os.fdopen(arguments.ready_fd, "w") as pipe:
             json.dump(info, pipe)
         return
-    print(json.dumps(info) if arguments.json else banner(info), flush=True)
+    say(json.dumps(info) if arguments.json else banner(info))
 
 
 def banner(info: dict[str, Any]) -> str:
@@ -148,7 +148,12 @@ def banner(info: dict[str, Any]) -> str:
     lines += [f"  waits    {text}" for text in waits]
     lines += [f"  note     {text}" for text in info["notes"]]
     lines += ["", "next node on this machine, in another directory:", f"  frys-node join --seed {info['join_local']}"]
-    if info["join_token_file"]:
+    if not info["join_remote"]:
+        lines += [
+            f"other machines cannot reach {info['address']}; for them, stop this node and start it again:",
+            f"  frys-node start --data-dir {info['data_dir']} {info['for_others']}",
+        ]
+    elif info["join_token_file"]:
         lines += [
             "next machine (copy the token over first; it works for 24 hours):",
             f"  frys-node join --seed {info['join_remote']} --token-file join-token   # {info['join_token_file']}",
@@ -184,7 +189,7 @@ def _detach(arguments: argparse.Namespace, *, reads_token: bool) -> int:
     if not text:
         return process.wait()
     info = json.loads(text) | {"pid": process.pid}
-    print(json.dumps(info) if arguments.json else f"{banner(info)}\n\nrunning in the background, pid {process.pid}")
+    say(json.dumps(info) if arguments.json else f"{banner(info)}\n\nrunning in the background, pid {process.pid}")
     if info["waits_for"]:
         raise DeadlineExceeded(
             f"node {info['name']} runs and is not ready: {'; '.join(info['waits_for'])}",

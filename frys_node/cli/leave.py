@@ -8,6 +8,7 @@ import time
 
 from frys_node.base.errors import DeadlineExceeded, NodeUnreachable, error_from_code
 from frys_node.cli.admin import AdminClient, add_common, show
+from frys_node.cli.terminal import printable
 
 LEAVE_TIMEOUT_S = 120.0
 
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise error_from_code(state["code"], message, state.get("hint", ""))
         if state["state"] != shown:
             shown = state["state"]
-            print(f"leaving: {shown}", file=sys.stderr)
+            print(f"leaving: {printable(shown)}", file=sys.stderr)
         time.sleep(0.1)
     raise DeadlineExceeded(
         f"{body['name']} has not left yet: {shown}",

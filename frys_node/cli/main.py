@@ -62,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OK
     verb = arguments.pop(0)
     if verb not in VERBS:
-        from difflib import get_close_matches
+        from frys_node.base.words import did_you_mean
 
-        near = get_close_matches(verb, VERBS, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        print(f"frys-node: no command '{verb}'{hint} (frys-node --help lists them)", file=sys.stderr)
+        print(
+            f"frys-node: no command '{verb}'{did_you_mean(verb, VERBS)} (frys-node --help lists them)", file=sys.stderr
+        )
         return USAGE
     return _run_verb(verb, arguments)
 
@@ -94,7 +94,10 @@ def _guarded(run: object, parsed: argparse.Namespace) -> int:
     from frys_node.base.errors import ConfigError, DeadlineExceeded, FrysError, NodeUnreachable, UsageError
 
     assert callable(run)
+    from frys_node.cli.arguments import check_texts
+
     try:
+        check_texts(parsed)
         return int(run(parsed))
     except BrokenPipeError:
         # The reader has gone (`| head`): point stdout elsewhere, so that the interpreter's own flush cannot fail.
@@ -111,7 +114,9 @@ def _guarded(run: object, parsed: argparse.Namespace) -> int:
         # Only what the command line itself got wrong is a usage error.
         return USAGE if isinstance(error, (ConfigError, UsageError)) and error.status == 400 else FAILED
     except Exception as error:  # noqa: BLE001 (a traceback is never a user's answer, and never lost either)
-        print(f"frys-node: this is a bug: {type(error).__name__}: {error}", file=sys.stderr)
+        from frys_node.cli.terminal import printable
+
+        print(f"frys-node: this is a bug: {type(error).__name__}: {printable(str(error))}", file=sys.stderr)
         print(f"  fix: please report it with {_keep_traceback()}", file=sys.stderr)
         return FAILED
 
@@ -132,9 +137,11 @@ def _keep_traceback() -> str:
 
 def report(error: object) -> None:
     """Print an error for a person: what, then the way out."""
-    message = getattr(error, "message", str(error))
+    from frys_node.cli.terminal import printable
+
+    message = printable(getattr(error, "message", str(error)))
     code = getattr(error, "code", "")
-    hint = getattr(error, "hint", "")
+    hint = printable(getattr(error, "hint", ""))
     print(f"frys-node: {message}" + (f" [{code}]" if code else ""), file=sys.stderr)
     if hint:
         print(f"  fix: {hint}", file=sys.stderr)

@@ -17,13 +17,21 @@ from collections.abc import Iterator
 from typing import Any
 
 from frys_node.base.errors import DeadlineExceeded
+from frys_node.cli import arguments as given
 from frys_node.cli.admin import TIMEOUT_S, AdminClient, add_common, show, table
 from frys_node.cli.main import OK
-from frys_node.cli.token import seconds_of
+from frys_node.cli.terminal import say
 from frys_node.cli.why import phi_text
 
 REDRAW_S = 1.0
 """Pause between two looks on a terminal."""
+
+HEADER = ("NAME", "STATUS", "CONDITION", "ADDRESS", "HTTP", "INCARNATION", "PHI", "RTT_MS", "TAGS")
+TAGS_MIN = 16
+"""Characters of the tags that are worth a column elsewhere."""
+
+DROPPED = ("INCARNATION", "HTTP", "ADDRESS", "PHI")
+"""Columns that a narrow terminal goes without, in this order: they say nothing of how a member does, or `why` does."""
 
 HOME, CLEAR_BELOW, CLEAR_LINE = "\x1b[H", "\x1b[J", "\x1b[K"
 
@@ -31,7 +39,9 @@ HOME, CLEAR_BELOW, CLEAR_LINE = "\x1b[H", "\x1b[J", "\x1b[K"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--watch", action="store_true", help="show changes as they happen, until Ctrl-C")
-    parser.add_argument("--for", dest="lasts", metavar="T", help="with --watch: end after 10s, 5m ...")
+    parser.add_argument(
+        "--for", dest="lasts", type=given.duration, metavar="T", help="with --watch: end after 10s, 5m ..."
+    )
     add_common(parser)
 
 
@@ -41,22 +51,22 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.watch and not arguments.lasts:
         body = client.call("GET", "/v1/members")
         return show(arguments, body, text(body))
-    end_s = time.monotonic() + seconds_of(arguments.lasts) if arguments.lasts else None
+    end_s = time.monotonic() + arguments.lasts if arguments.lasts else None
     is_drawn = sys.stdout.isatty() and not arguments.json
     try:
         for body in _ticks(client, end_s) if is_drawn else _changes(client, end_s):
             if arguments.json:
                 print(json.dumps(body), flush=True)
             else:
-                _draw(body) if is_drawn else print(f"{_now()}\n{text(body)}\n", flush=True)
+                _draw(body) if is_drawn else say(f"{_now()}\n{text(body)}\n")
     except KeyboardInterrupt:
         pass
     return OK
 
 
-def text(body: dict[str, Any]) -> str:
-    """Lay out the body of ``GET /v1/members``."""
-    rows = [
+def text(body: dict[str, Any], columns: int | None = None) -> str:
+    """Lay out the body of ``GET /v1/members``; in so many columns, if they can be had by leaving out some."""
+    rows: list[tuple[Any, ...]] = [
         (
             member["name"],
             member["status"],
@@ -70,8 +80,23 @@ def text(body: dict[str, Any]) -> str:
         )
         for member in body["members"]
     ]
-    header = ("NAME", "STATUS", "CONDITION", "ADDRESS", "HTTP", "INCARNATION", "PHI", "RTT_MS", "TAGS")
-    return table(rows, header)
+    header: tuple[str, ...] = HEADER
+    laid_out = table(rows, header)
+    for dropped in DROPPED:
+        if columns is None or _fits(laid_out, columns):
+            break
+        kept = [index for index, title in enumerate(header) if title != dropped]
+        rows = [tuple(row[index] for index in kept) for row in rows]
+        header = tuple(header[index] for index in kept)
+        laid_out = table(rows, header)
+    return laid_out
+
+
+def _fits(laid_out: str, columns: int) -> bool:
+    """True if a terminal holds the table, its last column cut short if it is long."""
+    lines = laid_out.split("\n")
+    enough = lines[0].index(HEADER[-1]) + TAGS_MIN
+    return all(min(len(line), enough) <= columns for line in lines)
 
 
 def _condition(member: dict[str, Any]) -> str | None:
@@ -87,11 +112,16 @@ def _now() -> str:
 
 def _draw(body: dict[str, Any]) -> None:
     """Draw over what stood there, as much as the terminal holds; the rest of a longer table is cleared."""
-    columns, height = shutil.get_terminal_size()
-    rows = text(body).split("\n")
+    size = shutil.get_terminal_size()
+    # A full line would have its last letter cleared with what follows it.
+    columns, height = max(2, size.columns - 1), size.lines
+    rows = text(body, columns).split("\n")
     kept = max(1, height - 3)
     more = "" if len(rows) <= kept else f"; {len(rows) - kept} more members do not fit here"
-    lines = [line[:columns] for line in (_now(), *rows[:kept], f"Ctrl-C ends{more}")]
+    lines = [
+        line if len(line) <= columns else f"{line[: columns - 1]}…"
+        for line in (_now(), *rows[:kept], f"Ctrl-C ends{more}")
+    ]
     print(HOME + "".join(f"{line}{CLEAR_LINE}\n" for line in lines) + CLEAR_BELOW, end="", flush=True)
 
 
@@ -110,7 +140,7 @@ def _changes(client: AdminClient, end_s: float | None) -> Iterator[dict[str, Any
     client.timeout_s = max(client.timeout_s, TIMEOUT_S)
     last: list[Any] | None = None
     try:
-        for line in client.lines("GET", "/v1/events?types=member", end_s=end_s):
+        for line in client.lines("GET", "/v1/events?types=member", end_s=end_s, is_endless=True):
             if last is not None and not line.startswith(b"data: "):
                 continue
             body = client.call("GET", "/v1/members")

@@ -9,25 +9,29 @@ import argparse
 import json
 
 from frys_node.base.errors import UsageError
+from frys_node.cli import arguments as given
 from frys_node.cli.admin import TIMEOUT_S, AdminClient, add_common, show
 from frys_node.cli.event import named_payload, text_of
 from frys_node.cli.main import FAILED, OK, TIMED_OUT
-from frys_node.cli.token import seconds_of
+from frys_node.cli.terminal import printable, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("name", help="which handler is asked, up to 64 bytes")
+    parser.add_argument("name", type=given.name, help="which handler is asked, up to 64 bytes")
     parser.add_argument("payload", nargs="?", default="", help="up to 1 KiB ('-' reads standard input)")
     parser.add_argument("--tag", action="append", default=[], metavar="K=V", help="only members with this tag")
-    parser.add_argument("--node", action="append", default=[], metavar="N", help="only this member, by name or id")
+    parser.add_argument(
+        "--node", type=given.name, action="append", default=[], metavar="N", help="only this member, by name or id"
+    )
     add_common(parser, timeout=False)
-    parser.add_argument("--timeout", default="5s", metavar="T", help="how long to wait for answers (default 5s)")
+    text = "how long to wait for answers: 500ms, 30s, 5m, or plain seconds (default 5s)"
+    parser.add_argument("--timeout", type=given.timeout, default=5.0, metavar="T", help=text)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask, and print a line for each answer."""
-    wait_s = seconds_of(arguments.timeout)
+    wait_s = arguments.timeout
     arguments.timeout = wait_s + TIMEOUT_S
     client = AdminClient(arguments)
     wanted = named_payload(arguments) | {
@@ -39,18 +43,23 @@ def run(arguments: argparse.Namespace) -> int:
         body = client.call("POST", "/v1/queries", wanted)
         show(arguments, body, "")
         return _code(body["counts"])
-    counts: dict[str, int] = {}
-    print(f"{'NAME':<20}  {'OUTCOME':<9}  {'AFTER_MS':>8}  ANSWER")
+    counts: dict[str, int] | None = None
+    has_header = False
     for line in client.lines("POST", "/v1/queries?stream=1", wanted):
         answer = json.loads(line)
         if "counts" in answer:
             counts = answer["counts"]
             continue
+        if not has_header:
+            say(f"{'NAME':<20}  {'OUTCOME':<9}  {'AFTER_MS':>8}  ANSWER")
+            has_header = True
         text = text_of(answer, "payload") or "-"
-        name = answer["name"] or answer["node"]
-        print(f"{name:<20}  {answer['outcome']:<9}  {answer['after_s'] * 1e3:>8.2f}  {text}", flush=True)
+        name = printable(answer["name"] or answer["node"])
+        say(f"{name:<20}  {answer['outcome']:<9}  {answer['after_s'] * 1e3:>8.2f}  {text}")
+    if counts is None:
+        raise client.stopped()
     told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count and outcome != "asked")
-    print(f"{counts['asked']} asked" + (f": {told}" if told else "; no member matches"))
+    say(f"{counts['asked']} asked" + (f": {told}" if told else "; no member matches"))
     return _code(counts)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from frys_node.cli.admin import AdminClient, add_common, show
 from frys_node.cli.main import FAILED, OK
+from frys_node.cli.terminal import escaped
 
 MATRIX_MAX = 24
 """Members up to which the matrix fits a terminal."""
@@ -35,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def text(body: dict[str, Any]) -> str:
     """Tell the body of ``GET /v1/reachability``."""
+    body = escaped(body)
     rows, members, problems = body["rows"], body["members"], body["problems"]
     answered = sum(row["error"] is None for row in rows)
     dead = sum(member["status"] == "dead" for member in members)
@@ -67,7 +69,7 @@ def _matrix(body: dict[str, Any]) -> list[str]:
             cells = ["-"] * len(members)
         else:
             seen = {each["id"]: each["status"] for each in row["deviations"]}
-            cut_off = {each["id"] for each in row["cut_off"]}
+            cut_off = {each["id"] for each in (*row["cut_off"], *row.get("cannot_send", ()))}
             cells = [
                 "!" if member["id"] in cut_off else SIGNS[seen.get(member["id"], member["status"])]
                 for member in members
@@ -87,7 +89,11 @@ def _problem(problem: dict[str, Any]) -> str:
         case "seen_otherwise":
             return f"{observer} sees {name} {problem['detail']}"
         case "cut":
-            return f"{observer} gets no answer from {name} directly, and others do"
+            return f"{observer} gets no answer from {name} directly, which answers all the same"
+        case "refused":
+            return f"{name} refuses connections of {observer}, and answers its packets"
+        case "cannot_send":
+            return f"{observer} cannot send to {name}: its own system refuses; look at addresses, routes and filters"
         case "isolated":
             return f"{name} is isolated: it hears nobody"
         case kind:

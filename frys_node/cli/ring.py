@@ -6,7 +6,9 @@ import argparse
 from typing import Any
 from urllib.parse import urlencode
 
+from frys_node.cli import arguments as given
 from frys_node.cli.admin import AdminClient, add_common, member_names, show, table
+from frys_node.cli.terminal import escaped
 
 BAR = 32
 """Characters of a full bar in the picture of shares."""
@@ -18,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown = actions.add_parser("show", help="members, shares and phase (the default)")
     owner = actions.add_parser("owner", help="which nodes hold a cache key, a workflow run or a unit")
     what = owner.add_mutually_exclusive_group(required=True)
-    what.add_argument("key", nargs="?", help="a cache key")
-    what.add_argument("--run", metavar="ID", help="a workflow run")
-    what.add_argument("--unit", metavar="U", help="a unit, such as workflow/17")
+    what.add_argument("key", nargs="?", type=given.name, help="a cache key")
+    what.add_argument("--run", type=given.name, metavar="ID", help="a workflow run")
+    what.add_argument("--unit", type=given.name, metavar="U", help="a unit, such as workflow/17")
     add_common(parser)
     for sub in (shown, owner):
         add_common(sub)
@@ -33,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         wanted = {"key": arguments.key, "run": arguments.run, "unit": arguments.unit}
         query = urlencode({name: value for name, value in wanted.items() if value is not None})
         body = client.call("GET", f"/v1/ring?{query}")
-        owner = body["owner"]
+        owner = escaped(body["owner"])
         text = f"unit {owner['unit']} at epoch {owner['epoch']} ({owner['phase']}): {', '.join(owner['current'])}"
         if owner["next"] != owner["current"]:
             text += f" -> {', '.join(owner['next'])}"
@@ -49,8 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _head(client: AdminClient, ring: dict[str, Any]) -> list[str]:
     """Say which record is in force, who writes it, and what a change under way waits for."""
-    topology = client.call("GET", "/v1/topology")
-    names = member_names(client)  # a joiner is no member of the ring yet
+    topology = escaped(client.call("GET", "/v1/topology"))
+    names = escaped(member_names(client))  # a joiner is no member of the ring yet
     issuer = names.get(topology["issuer"], topology["issuer"])
     lines = [f"epoch {ring['epoch']}, {ring['phase']}, {ring['partitions']} partitions, issuer {issuer}"]
     if not topology["issuer_answers"]:

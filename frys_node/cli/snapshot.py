@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from frys_node.cli import arguments as given
 from frys_node.cli.admin import AdminClient, add_common, bytes_text, member_names, show, table
 
 WATCH_S = 0.5
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser("list", help="list saved snapshots")
     moves = actions.add_parser("moves", help="units on their way to this node, with rate and progress")
     for sub in (create, verify, restore, delete):
-        sub.add_argument("name")
+        sub.add_argument("name", type=given.name)
     for sub in (create, restore):
         sub.add_argument("--unit", action="append", help="only this unit, such as workflow/17; repeatable")
     restore.add_argument("--replace", action="store_true", help="also replace workflow partitions")

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from frys_node.cli.admin import AdminClient, add_common, show, table
+from frys_node.cli.terminal import escaped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the status."""
     body = AdminClient(arguments).call("GET", "/v1/status")
-    return show(arguments, body, "\n".join(_lines(body)))
+    return show(arguments, body, "\n".join(_lines(escaped(body))))
 
 
 def _lines(value: Any, indent: str = "") -> list[str]:

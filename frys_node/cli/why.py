@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
+from frys_node.cli import arguments as given
 from frys_node.cli.admin import AdminClient, add_common, show
+from frys_node.cli.terminal import escaped
 
 EVIDENCE = {
     "silence": "silence: it does not answer, which may be a pause",
+    "refused": "refused: its port is closed; one observer, so a pause is not excluded",
+    "unproven": "refused: its port is closed, and more observers must agree before that is a crash",
     "gone": "gone: it answered neither beats nor a nudge of its connection",
     "crash": "crash: its connection ended and its port refuses new ones",
 }
@@ -34,19 +38,26 @@ CONDITIONS = {
     "isolated": "it hears neither acks nor helpers, so it accuses nobody",
 }
 
+PATHS = {"packets": "", "packets_alone": "; its connection answers", "connections": "; its port refuses, packets pass"}
+
 OTHER_WORDS = {
     "met": "became known as {detail}",
     "restarted": "restarted, as {detail}",
     "refuted": "refuted it: {detail}",
     "dead": "declared dead: {detail}",
-    "left": "left: {detail}",
+    "left": "left, as it said itself",
+    "stopped": "closed its connections: it was stopped",
+    "unsendable": "this node cannot send to it: its own system refuses",
     "replaced": "counted as left, because {who} lives under its name",
     "flaps": "flaps: it has come back from the dead too often",
     "paused": "stood still {detail}",
     "isolated": "isolated: {detail}",
     "rejoined": "hears others again",
     "not reached directly": "{who} gets no answer from it, and helpers do",
+    "answers no packets": "{who} gets no packet answered, and answers on its connection",
     "reached again": "{who} gets answers from it again",
+    "refuses connections": "{who} finds its port closed, and its packets answered",
+    "connected again": "{who} has a connection to it again",
     "refused": "{who} found its port closed: {detail}",
     "silent": "{who} counts it as silent: {detail}",
 }
@@ -55,7 +66,9 @@ OTHER_WORDS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("node", metavar="NODE", help="a member's name or id; this node's own tells of itself")
+    parser.add_argument(
+        "node", type=given.name, metavar="NODE", help="a member's name or id; this node's own tells of itself"
+    )
     add_common(parser)
 
 
@@ -67,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def explain(body: dict[str, Any], zone: dt.tzinfo | None) -> str:
     """Tell the body of ``GET /v1/members/{name}/why`` to a person in a time zone."""
+    body = escaped(body)
     clock = _Clock(body["unix_ns"], zone)
     lines = [
         *_state(body, clock),
@@ -156,9 +170,9 @@ def _votes(body: dict[str, Any]) -> Iterator[str]:
         return
     votes: dict[str, str] = {}
     for turn in body["story"]:
-        if turn["what"] == "suspected":
+        if turn["what"] in ("suspected", "refuted", "restarted"):
             votes.clear()
-        if turn["what"] in ("suspected", "confirmed"):
+        if turn["what"] in ("suspected", "confirmed", "dead") and turn["who"] is not None:
             votes[_name(turn["who"])] = turn["evidence"]
     for number, (accuser, evidence) in enumerate(votes.items()):
         yield f"  {'' if number else 'accused by':<10} {accuser}: {EVIDENCE[evidence]}"
@@ -193,7 +207,12 @@ def _vouchers(body: dict[str, Any], clock: _Clock) -> Iterator[str]:
 
 def _paths(body: dict[str, Any], clock: _Clock) -> Iterator[str]:
     for edge in body["edges"]:
-        yield f"  path cut   {_name(edge['a'])} -> {_name(edge['b'])}, told {clock.ago(edge['unix_ns'])} ago"
+        what = PATHS[edge["kind"]]
+        yield f"  path cut   {_name(edge['a'])} -> {_name(edge['b'])}, told {clock.ago(edge['unix_ns'])} ago{what}"
+    since_ns = body.get("cannot_send_since_unix_ns")
+    if since_ns is not None:
+        told = f"{body['observer']['name']} cannot send to it: its own system refuses"
+        yield f"  path cut   {told}, since {clock.time(since_ns)} ({clock.ago(since_ns)} ago)"
     if body["is_flapping"]:
         yield "  flapping   its changes are not announced until it has come to rest"
 
@@ -229,6 +248,16 @@ def _turns(story: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
         last = turn
 
 
+def _called(standing: str, who: str, evidence: str) -> str:
+    """Tell what others said of the node that tells its own story."""
+    match standing:
+        case "left":
+            return "counted as left" + (f" by {who} (force-leave)" if who else "")
+        case "dead":
+            return "declared dead" + (f" on the word of {who}: {evidence}" if who else "")
+    return f"called {standing}" + (f" by {who} for {evidence}" if who else "")
+
+
 def _turn(turn: dict[str, Any], who: str, *, is_known: bool) -> str:
     what, detail, evidence = turn["what"], turn["detail"], turn["evidence"]
     match what:
@@ -238,8 +267,14 @@ def _turn(turn: dict[str, Any], who: str, *, is_known: bool) -> str:
             return f"{who} {'knows more by now' if is_known else 'suspects it too'}: {EVIDENCE[evidence]}"
         case "vouched":
             return f"{who} vouches for it: {VOUCHERS[detail]}"
+        case "dead" if who:
+            return f"declared dead, {detail}, on the word of {who}: {EVIDENCE[evidence]}"
+        case "left" if who:
+            return f"counted as left by {who} (force-leave)"
+        case "left" if detail:
+            return f"counted as left, {detail}"
         case "refutes":
-            return f"was called {detail}" + (f" by {who} for {evidence}" if who else "") + "; it refuted"
+            return f"was {_called(detail, who, evidence)}; it refuted"
     if what in CONDITIONS and detail.startswith("was "):
         return f"{what} ({detail}): {CONDITIONS[what]}"
     told = OTHER_WORDS.get(what, f"{what}: {detail}" if detail else what).format(who=who, detail=detail)

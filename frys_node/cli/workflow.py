@@ -10,7 +10,9 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from frys_node.base.errors import DeadlineExceeded, UsageError
+from frys_node.cli import arguments as given
 from frys_node.cli.admin import AdminClient, add_common, show, table
+from frys_node.cli.terminal import escaped
 
 ENDED = frozenset(("completed", "faulted", "cancelled", "stalled"))
 """Statuses that waiting changes no more; a stalled run wants an operator."""
@@ -26,15 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument("--limit", type=int, default=100, help="most runs to show (default 100)")
     add_common(runs)
     start = actions.add_parser("start", help="start a run")
-    start.add_argument("name", help="workflow name, or namespace/name")
+    start.add_argument("name", type=given.name, help="workflow name, or namespace/name")
     start.add_argument("--version", default="", help="a version other than the newest")
     start.add_argument("--input", default="null", help="JSON, or '-' for standard input")
-    start.add_argument("--id", help="run id: starting the same id again attaches to that run")
+    start.add_argument("--id", type=given.name, help="run id: starting the same id again attaches to that run")
     start.add_argument("--wait", action="store_true", help="wait for the end and print the result")
     add_common(start)
     for name, text in (("show", "one run"), ("result", "a run's output, waiting for it"), ("cancel", "cancel a run")):
         sub = actions.add_parser(name, help=text)
-        sub.add_argument("id")
+        sub.add_argument("id", type=given.name)
         add_common(sub)
 
 
@@ -53,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         text = table(runs, ("ID", "WORKFLOW", "STATUS", "OWNER", "CREATED"))
         if body.get("missing"):
-            text += f"\nno answer from: {', '.join(body['missing'])}"
+            text += f"\nno answer from: {', '.join(escaped(body['missing']))}"
         return show(arguments, body, text)
     if arguments.action == "start":
         body = client.call("POST", "/v1/runs", _start_body(arguments))
@@ -107,11 +109,13 @@ def _ended(client: AdminClient, run: str) -> Any:
 
 
 def _show_run(arguments: argparse.Namespace, body: Any) -> int:
-    lines = [f"{body['id']}  {body['workflow']['name']}  {body['status']}  owner {body['owner']} epoch {body['epoch']}"]
+    shown = escaped(body)
+    head = f"{shown['id']}  {shown['workflow']['name']}  {shown['status']}"
+    lines = [f"{head}  owner {shown['owner']} epoch {shown['epoch']}"]
     if body.get("output") is not None:
         lines.append(f"output: {json.dumps(body['output'])}")
     if body.get("error"):
-        lines.append(f"error: {body['error']['type']}: {body['error']['message']}")
+        lines.append(f"error: {shown['error']['type']}: {shown['error']['message']}")
         lines += [f"  {line}" for line in body["error"]["detail"].splitlines()]
     tasks = [(t["reference"], t["name"], t["status"], t["attempts"]) for t in body.get("tasks", [])]
     if tasks:

@@ -169,7 +169,10 @@ def _instant(created: float) -> str:
 
 def _quoted(value: Any) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if not text or any(c in text for c in ' "\n\t') else text
+    if text and text.isprintable() and not any(c in text for c in ' "'):
+        return text
+    # Names come from other members, and a terminal obeys what it is sent.
+    return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
 def _where(error: BaseException) -> str:

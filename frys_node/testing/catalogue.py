@@ -37,9 +37,9 @@ SCENARIOS: dict[str, Scenario] = {
         must_reach=("refutation", "refuted_death", "confirmation", "death"),
         reach_seeds=1,
         targets=(
-            Target("lifeguard/FP", "sum", 0.02, per="swim/FP", is_enforced=False),
-            Target("lifeguard/FP-", "sum", 0.02, per="swim/FP-", is_enforced=False),
-            Target("lifeguard/messages", "sum", 1.2, per="swim/messages", is_enforced=False),
+            Target("lifeguard/FP", "sum", 0.02, per="swim/FP"),
+            Target("lifeguard/FP-", "sum", 0.02, per="swim/FP-"),
+            Target("lifeguard/messages", "sum", 1.2, per="swim/messages"),
             Target("lifeguard/first_s", "p50", 1.05, per="swim/first_s"),
         ),
     ),
@@ -66,7 +66,7 @@ SCENARIOS: dict[str, Scenario] = {
         faults="loss20",
         must_reach=("saved_by_helper", "refutation", "suspicion"),
         reach_seeds=1,
-        targets=(Target("false_deaths", "max", 0.0, is_enforced=False),),
+        targets=(Target("false_deaths", "max", 0.0),),
     ),
     "links": Scenario(
         module="membership_links",
@@ -121,7 +121,7 @@ SCENARIOS: dict[str, Scenario] = {
         nodes=20,
         seconds=15.0,
         must_reach=("death", "confirmation"),
-        targets=(Target("dead_at_all_s", "p50", 5.0, is_enforced=False), Target("false_deaths", "max", 0.0)),
+        targets=(Target("dead_at_all_s", "p50", 5.0), Target("false_deaths", "max", 0.0)),
     ),
     "leave": Scenario(
         module="membership_goodbye",
@@ -166,15 +166,15 @@ class Entry(NamedTuple):
 
 
 PLAN = (
-    Entry("membership", 400, 600.0, nodes=7),
-    Entry("membership", 60, 300.0, nodes=20),
+    Entry("membership", 400, 1_200.0, nodes=7),
+    Entry("membership", 60, 600.0, nodes=20),
     Entry("membership", 30, 300.0, nodes=7, faults="none"),
     Entry("membership", 200, 3_600.0, nodes=100),
-    Entry("lifeguard", 6, 900.0),
+    Entry("lifeguard", 2, 1_800.0),
     Entry("scale", 1, 120.0),
     Entry("starved", 1, 300.0),
-    Entry("loss", 2, 200.0, faults="loss20"),
-    Entry("loss", 2, 300.0, faults="loss40"),
+    Entry("loss", 2, 600.0, faults="loss20"),
+    Entry("loss", 2, 600.0, faults="loss40"),
     Entry("links", 40, 120.0),
     Entry("restarts", 20, 60.0),
     Entry("clocks", 20, 60.0),

@@ -23,6 +23,7 @@ from frys_node.kernel.services.gossip import (
     StateValue,
 )
 from membership.errors import GossipTooLarge
+from membership.events import check_name
 from membership.rumours import EVENT_PAYLOAD_BYTES_MAX, QUERY_PAYLOAD_BYTES_MAX
 from membership.state import VALUE_BYTES_MAX
 
@@ -141,5 +142,6 @@ class FakeGossip:
 
 
 def _check(what: str, name: str, data: bytes, size_max: int) -> None:
-    if not 1 <= len(name.encode()) <= 64 or len(data) > size_max:
+    check_name(what, name)
+    if len(data) > size_max:
         raise GossipTooLarge(f"the {what} '{name[:64]}' is over a limit")

@@ -2,7 +2,8 @@
 
 What Linux does, without a kernel: a process that dies ends its connections and refuses new ones, a paused one keeps its
 connections, has its bytes acknowledged and its backlog accept, and a cut link answers nothing. FINs are sent again when
-they are lost; the reset that says "refused" is not, but the racing attempts of a dial are several.
+they are lost; the reset that says "refused" is not, but the racing attempts of a dial are several. Filters may refuse
+connections and let packets pass (`reject`), or stop packets and let connections pass (`spare`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,16 @@ from typing import NamedTuple
 
 from frys_node.base.types import NodeId
 from frys_node.testing.simulator import Simulator
-from membership.findings import LifelineDown, LifelineEnd, LifelineUp, Nudged, PortState, Tried
+from membership.findings import (
+    LifelineDown,
+    LifelineEnd,
+    LifelineUp,
+    Nudged,
+    PortState,
+    Refused,
+    Response,
+    Tried,
+)
 
 RACE_S = (0.0, 0.1, 0.2, 0.3, 0.4)
 RACE_LIMIT_S = 1.2
@@ -36,6 +46,13 @@ class _Line(NamedTuple):
     """The subject's boot as it tells it."""
 
 
+class Carried(NamedTuple):
+    """What came over a connection where packets do not pass."""
+
+    source: str
+    data: bytes
+
+
 class SimLifelines:
     """The connections of one simulation."""
 
@@ -49,6 +66,7 @@ class SimLifelines:
         self._lines: dict[tuple[str, str], _Line] = {}
         self._wanted: dict[str, frozenset[str]] = {}
         self._rejected: set[tuple[str, str]] = set()
+        self._spared: set[tuple[str, str]] = set()
         simulator.on_crash(self._crashed)
 
     def started(self, name: str, node: NodeId, boot: int) -> None:
@@ -66,9 +84,22 @@ class SimLifelines:
         """Have a filter answer these watchers' packets to a subject by resets; connections that are idle stay."""
         self._rejected |= {(watcher, subject) for watcher in watchers}
 
+    def spare(self, others: Iterable[str], subject: str) -> None:
+        """Have connections between these and a subject pass where packets are cut."""
+        for other in others:
+            self._spared |= {(other, subject), (subject, other)}
+
     def accept(self) -> None:
         """End all filters."""
         self._rejected.clear()
+
+    def carry(self, source: str, target: str, data: bytes) -> bool:
+        """Bring data to a process where packets to it are cut and connections pass; False if that is not so."""
+        if not self._simulator.is_cut(source, target) or not self._passes(source, target):
+            return False
+        if self._simulator.is_up(target):
+            self._simulator.wake_later(target, self._delay_s(1), Carried(source, data))
+        return True
 
     def holds(self, watcher: str, subject: str) -> bool:
         """True while the watcher's connection to the subject stands."""
@@ -99,31 +130,60 @@ class SimLifelines:
         """Look at a port."""
         self._race(watcher, node, boot, is_greeting=False)
 
-    def nudge(self, watcher: str, node: NodeId, boot: int) -> None:
-        """Send a byte and look whether the other kernel acknowledges it."""
+    def nudge(self, watcher: str, node: NodeId, boot: int, patience_s: float = 0.0) -> None:
+        """Send a byte and look who answers."""
         subject = self._names[node]
-        self._after(0.0, watcher, lambda: self._nudge(watcher, subject, node, boot))
 
-    def _nudge(self, watcher: str, subject: str, node: NodeId, boot: int) -> None:
+        def tell(response: Response, delay_s: float) -> None:
+            self._tell(watcher, Nudged(node, boot, response, patience_s), delay_s)
+
+        self._after(0.0, watcher, lambda: self._nudge(watcher, subject, boot, patience_s, tell))
+
+    def _nudge(
+        self, watcher: str, subject: str, boot: int, patience_s: float, tell: Callable[[Response, float], None]
+    ) -> None:
         line = self._lines.get((watcher, subject))
         if line is None or line.told_boot != boot:
-            self._tell(watcher, Nudged(node, boot, False))
+            is_open = (watcher, subject) not in self._rejected and self._simulator.is_up(subject)
+            if is_open and any(self._is_through(watcher, subject) for _ in RACE_S):
+                tell(Response.ACKNOWLEDGED, self._delay_s(2) + HOLD_S)
+            else:
+                tell(Response.UNKNOWN, RACE_LIMIT_S)
             return
         if (watcher, subject) in self._rejected:
             self.cut_line(watcher, subject)
-            self._tell(watcher, Nudged(node, boot, False), NUDGE_LOOKS_S[0])
+            tell(Response.UNKNOWN, NUDGE_LOOKS_S[0])
             return
         for look_s in NUDGE_LOOKS_S:
-            if self._passes(watcher, subject) and self._passes(subject, watcher):
-                if self._is_process(subject, line.subject_boot):
-                    self._tell(watcher, Nudged(node, boot, True), look_s)
-                else:
-                    # Nobody has this connection any more: a reset comes back.
-                    del self._lines[watcher, subject]
-                    self._tell(watcher, LifelineDown(node, boot, LifelineEnd.LOST), self._delay_s(2))
-                    self._tell(watcher, Nudged(node, boot, False), look_s)
-                return
-        self._tell(watcher, Nudged(node, boot, False), NUDGE_LOOKS_S[-1])
+            if not self._is_through(watcher, subject):
+                continue
+            if not self._is_process(subject, line.subject_boot):
+                # Nobody has this connection any more: a reset comes back.
+                del self._lines[watcher, subject]
+                self._tell(watcher, LifelineDown(self._node(subject), boot, LifelineEnd.LOST), self._delay_s(2))
+                tell(Response.UNKNOWN, look_s)
+            elif self._runs(subject):
+                tell(Response.ANSWERED, look_s)
+            elif patience_s <= look_s:
+                tell(Response.ACKNOWLEDGED, look_s)
+            else:
+                self._after(patience_s, watcher, lambda: tell(self._late(subject, line), 0.0))
+            return
+        tell(Response.SILENT, NUDGE_LOOKS_S[-1])
+
+    def _late(self, subject: str, line: _Line) -> Response:
+        """What a process that stood still when it was nudged has done since."""
+        if not self._is_process(subject, line.subject_boot):
+            return Response.UNKNOWN
+        return Response.ANSWERED if self._runs(subject) else Response.ACKNOWLEDGED
+
+    def _runs(self, subject: str) -> bool:
+        """True if a process does what it is asked; one that keeps its mail unread stands still, for all others see."""
+        is_reading = getattr(self._simulator.node(subject), "is_reading", True)
+        return is_reading and not self._simulator.is_paused(subject)
+
+    def _is_through(self, watcher: str, subject: str) -> bool:
+        return self._passes(watcher, subject) and self._passes(subject, watcher)
 
     # Dialling.
 
@@ -134,6 +194,8 @@ class SimLifelines:
         if subject not in self._wanted.get(watcher, ()) or (watcher, subject) in self._lines:
             return
         if not self._connect(watcher, subject):
+            if (watcher, subject) in self._rejected or not self._simulator.is_up(subject):
+                self._tell(watcher, Refused(self._node(subject)), self._delay_s(2))
             self._redial(watcher, subject, min(REDIAL_MAX_S, 2.0 * pause_s))
 
     def _connect(self, watcher: str, subject: str) -> bool:
@@ -204,7 +266,7 @@ class SimLifelines:
         return self._simulator.is_up(name) and self._simulator.host(name).boot == boot
 
     def _passes(self, source: str, target: str) -> bool:
-        if self._simulator.is_cut(source, target):
+        if self._simulator.is_cut(source, target) and (source, target) not in self._spared:
             return False
         loss = self._simulator.profile.loss
         return not loss or self._rng.random() >= loss

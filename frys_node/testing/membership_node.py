@@ -2,7 +2,8 @@
 
 The seal is replaced by a label with sender's boot (the sender's name comes from the simulator), and the
 channel's state exchange by two kinds of packets, so that it suffers every fault of the wires too, which real TCP would
-hide. There is no replay window here: replayed packets reach the machine, which must not mind.
+hide; only where a filter stops packets and lets connections pass does it take those. There is no replay window here:
+replayed packets reach the machine, which must not mind.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import MemberChanged
-from frys_node.testing.lifelines import SimLifelines
+from frys_node.testing.lifelines import Carried, SimLifelines
 from frys_node.testing.simulator import Packet, SimHost
 from frys_node.wire.codec import Codec, Message
 from membership.config import IPV4_HEADER_BYTES, SEALING_BYTES, SHORT_SEALING_BYTES, MembershipConfig
@@ -30,7 +31,7 @@ from membership.effects import (
     Superseded,
     TryPort,
 )
-from membership.findings import LifelineDown, LifelineUp, Nudged, Tried
+from membership.findings import LifelineDown, LifelineUp, Nudged, Refused, Tried
 from membership.machine import NOBODY, Membership
 from membership.member import make_attributes
 from membership.messages import Sync, Update
@@ -200,7 +201,7 @@ class MembershipNode:
             return self._perform(effects, now_s)
         packets = self._perform(machine.merge_sync(message.sync, source_node, now_s), now_s)
         if isinstance(message, Ask):
-            packets.append(Packet(source, WIRE.encode(Answer(machine.sync(message.sync.after, now_s)))))
+            self._hand_over(packets, source, Answer(machine.sync(message.sync.after, now_s)))
         elif source in self._asking:
             self._go_on(source, message.sync, packets, now_s)
         return packets
@@ -222,7 +223,12 @@ class MembershipNode:
             self._asking[name] = sent.updates[-1].node if sent.updates else NOBODY
             wants_after = reply.updates[-1].node if reply.updates else NOBODY
             request = self.machine.sync(self._asking[name], now_s, wants_after=wants_after)
-            packets.append(Packet(name, WIRE.encode(Ask(request))))
+            self._hand_over(packets, name, Ask(request))
+
+    def _hand_over(self, packets: list[Packet], name: str, message: Ask | Answer) -> None:
+        data = WIRE.encode(message)
+        if self._lifelines is None or not self._lifelines.carry(self._host.name, name, data):
+            packets.append(Packet(name, data))
 
     def advance(self, now_s: float) -> Sequence[Packet]:
         """Do what is due."""
@@ -234,8 +240,10 @@ class MembershipNode:
         match token:
             case dict():
                 effects = machine.set_tags(token, now_s)
-            case LifelineUp() | LifelineDown() | Tried() | Nudged():
+            case LifelineUp() | LifelineDown() | Tried() | Nudged() | Refused():
                 effects = machine.found(token, now_s)
+            case Carried(source, data):
+                return self.receive(data, source, now_s)
             case _:
                 if self._lifelines is not None:
                     self._lifelines.goodbye(self._host.name)
@@ -254,7 +262,7 @@ class MembershipNode:
                     self.bytes_sent += len(payload) + sealing + IPV4_HEADER_BYTES
                 case PushPull(_, address):
                     self._asking[address.host] = NOBODY
-                    packets.append(Packet(address.host, WIRE.encode(Ask(self.machine.sync(NOBODY, now_s)))))
+                    self._hand_over(packets, address.host, Ask(self.machine.sync(NOBODY, now_s)))
                 case Emit(event, is_damped):
                     self.changes.append(event)
                     if not is_damped:
@@ -277,8 +285,8 @@ class MembershipNode:
         match effect:
             case KeepLifelines(nodes):
                 lines.keep(name, nodes)
-            case Nudge(node, boot):
-                lines.nudge(name, node, boot)
+            case Nudge(node, boot, patience_s):
+                lines.nudge(name, node, boot, patience_s)
             case Reconnect(node, boot, _):
                 lines.reconnect(name, node, boot)
             case TryPort(node, boot, _):

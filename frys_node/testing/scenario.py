@@ -132,8 +132,6 @@ class Target(msgspec.Struct, frozen=True):
     """The statistic must not be above this."""
     per: str = ""
     """Another figure, whose statistic it is divided by."""
-    is_enforced: bool = True
-    """False while the machine does not reach it yet: a miss is then told and fails nothing."""
 
     @property
     def name(self) -> str:
@@ -147,15 +145,18 @@ class Target(msgspec.Struct, frozen=True):
             return math.nan
         if not self.per:
             return float(statistic(samples))
-        base = float(statistic(figures.get(self.per, ()) or (0.0,)))
-        return float(statistic(samples)) / base if base else math.nan
+        own, base = float(statistic(samples)), float(statistic(figures.get(self.per, ()) or (0.0,)))
+        if base:
+            return own / base
+        # Nothing on both sides is no excess; something against nothing is more than any limit.
+        return math.inf if own else 0.0
 
     def verdict(self, figures: Mapping[str, Sequence[float]]) -> str:
         """Return the figure, its limit and whether it holds, in a few words."""
         value = self.value(figures)
-        word = "reached" if value <= self.limit else "MISSED" if self.is_enforced else "missed (not enforced yet)"
+        word = "reached" if value <= self.limit else "MISSED"
         if math.isnan(value):
-            word = "MISSED: no samples" if self.is_enforced else "no samples"
+            word = "MISSED: no samples"
         return f"{value:.4g}, limit {self.limit:g}, {len(figures.get(self.figure, ()))} samples: {word}"
 
 
@@ -186,7 +187,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         return found + [
             f"{target.name}: {target.verdict(figures)}"
             for target in self.targets
-            if target.is_enforced and not target.value(figures) <= target.limit
+            if not target.value(figures) <= target.limit
         ]
 
 

@@ -238,7 +238,7 @@ def test_an_event_a_query_and_a_key_cross_the_cluster(cluster: Trio3) -> None:
     def read() -> str:
         return frys("node", "get", "role", "--node", "alpha", "--data-dir", str(c.data_dir), cwd=c.home).stdout
 
-    wait("the key on another node", lambda: read() == "leader\n")
+    wait("the key on another node", lambda: read() == "leader")
 
 
 def test_a_wrong_or_used_up_token_is_refused_with_the_fix(cluster: Trio3, tmp_path: Path) -> None:
@@ -316,6 +316,11 @@ def test_no_node_here_is_said_plainly(tmp_path: Path) -> None:
     assert nothing.returncode == 2
     assert "--data-dir" in nothing.stderr
     (tmp_path / "frys-data" / "n").mkdir(parents=True)
+    empty = frys("members", cwd=tmp_path)
+    assert empty.returncode == 3
+    assert "no node's data is in frys-data/n" in empty.stderr
+    (tmp_path / "frys-data" / "n" / "identity").mkdir()
+    (tmp_path / "frys-data" / "n" / "identity" / "identity.json").touch()
     down = frys("members", cwd=tmp_path)
     assert down.returncode == 3
     assert "frys-node start" in down.stderr

@@ -60,6 +60,42 @@ def test_nodes_on_ipv6_and_on_both_form_one_cluster(tmp_path: Path) -> None:
             node.stop()
 
 
+def test_a_node_on_both_says_where_an_ipv6_cluster_reaches_it(tmp_path: Path) -> None:
+    """Bound to `[::]` and told nothing, it advertised IPv4, which a node bound to `::1` cannot send to."""
+    nodes = [NodeProcess(name, tmp_path / name) for name in "abc"]
+    ports = [free_port() for _ in nodes]
+    for node, host, port in zip(nodes, ("[::1]", "[::1]", "[::]"), ports, strict=True):
+        node.bind = f"{host}:{port}"
+    first, second, both = nodes
+    expected = sorted(f"[::1]:{port}" for port in ports)
+
+    def is_whole(node: NodeProcess) -> bool:
+        return node.is_ready and list(node.statuses().values()) == ["alive"] * 3
+
+    try:
+        first.start()
+        wait("the first node", [first], lambda: first.is_ready)
+        second.start([f"[::1]:{ports[0]}"])
+        wait("the second node", [first, second], lambda: second.is_ready)
+        both.start([f"[::1]:{ports[1]}"])
+        for again in (False, True):
+            if again:
+                both.stop()
+                both.start()
+            for node in nodes:
+                wait("three alive", nodes, lambda n=node: is_whole(n))
+            _, body = first.request("GET", "/v1/members")
+            assert sorted(member["address"] for member in body["members"]) == expected
+        time.sleep(3.0)
+        for node in nodes:
+            _, body = node.request("GET", "/v1/reachability")
+            assert body["is_whole"], body["problems"]
+            assert "membership.cannot_send" not in node.log_tail(200)
+    finally:
+        for node in nodes:
+            node.stop()
+
+
 def test_a_node_bound_to_ipv6_alone_joins_through_it(tmp_path: Path) -> None:
     """`--bind [::1]:PORT` and `join --seed [::1]:PORT` need no IPv4 at all, and what is bound is advertised."""
     nodes = [NodeProcess(name, tmp_path / name) for name in "ab"]

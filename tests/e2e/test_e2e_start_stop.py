@@ -114,3 +114,32 @@ def test_a_node_that_joined_in_the_background_comes_back_where_it_was(tmp_path: 
             assert (again["id"], again["address"], again["http"]) == (second["id"], options[1], options[3])
             shown = run("config", "show", "--origin", cwd=tmp_path / "b").stdout
             assert any(options[1] in line and "an earlier start" in line for line in shown.splitlines()), shown
+            rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines()}
+            assert rows["cluster.profile"] == ["local", "advertises", "loopback"]
+            assert rows["plugins.membership.crash_suspicion_s"] == ["0.3", "advertises", "loopback"]
+            assert again["join_remote"] == ""
+            assert again["for_others"].startswith("--bind 0.0.0.0:")
+            twice = run("query", "ping", "--node", "a", "--node", "nobody", cwd=tmp_path / "b")
+            assert twice.returncode == 1
+            assert "there is no member 'nobody'" in twice.stdout
+        refused = run("leave", cwd=tmp_path / "a")
+        assert refused.returncode == 1
+        assert "cannot leave while others remain" in refused.stdout
+
+
+def test_a_node_that_left_is_a_state_and_no_mistake_of_usage(tmp_path: Path) -> None:
+    """Its commands say that it has left, and a start of its directory is refused with exit code 1."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with detached("start", "--name", "a", *ports(), cwd=tmp_path / "a") as first:
+        token = (tmp_path / "a" / first["join_token_file"]).read_text()
+        join = ("join", "--seed", first["address"], "--token-file", "-", "--name", "b", *ports(), "--detach")
+        assert run(*join, cwd=tmp_path / "b", given=token).returncode == 0
+        assert run("leave", cwd=tmp_path / "b").returncode == 0
+        asked = run("members", cwd=tmp_path / "b")
+        assert asked.returncode == 3
+        assert "has left its cluster" in asked.stdout
+        assert "frys-node start" not in asked.stdout
+        again = run("start", cwd=tmp_path / "b")
+        assert again.returncode == 1
+        assert "has left cluster 'frys' for good" in again.stdout

@@ -1,4 +1,4 @@
-"""What `frys-node why` says of a crash, a silent loss, a pause, a degraded link, an isolation and a refuted suspicion.
+"""What `frys-node why` says of crashes, losses, stops, pauses, bad links, isolations, refutations and departures.
 
 Each text comes from the real machine, driven by literal times, through the JSON body and the command's own rendering.
 `PYTHONPATH=.:tests/unit/membership .venv/bin/python tests/golden/test_golden_why.py` writes them anew.
@@ -15,16 +15,17 @@ from typing import Any
 import msgspec
 import pytest
 from membership_hands import BOOT, ME, Answer, address, dead, hear, nobody, sent, well
+from msgspec.structs import replace
 
 from frys_node.base.types import NodeId
 from frys_node.cli.why import explain
 from membership.config import for_profile
 from membership.edges import Edge
 from membership.effects import Nudge, Reconnect
-from membership.findings import LifelineDown, LifelineEnd, LifelineUp, Nudged, PortState, Tried
+from membership.findings import LifelineDown, LifelineEnd, LifelineUp, Nudged, PortState, Response, Tried
 from membership.machine import Membership
 from membership.member import make_attributes
-from membership.messages import Beat, BeatAck, Gossip, Packet, Standing, Sync, Update
+from membership.messages import Beat, BeatAck, Evidence, Gossip, NackReason, Packet, Standing, Sync, Update
 from membership.rumours import RUMOURS
 from membership.testimony import CrashReport
 
@@ -43,8 +44,8 @@ def claim(node: NodeId, standing: Standing = Standing.ALIVE, incarnation: int = 
     return Update(node, BOOT, incarnation, standing, make_attributes(NAMES[node], address(node)))
 
 
-def machine() -> Membership:
-    """Make Ann's machine, which knows the four others, and has lifelines to those that it watches."""
+def machine(knows: tuple[NodeId, ...] = (CID, DEE, EVE, BOB)) -> Membership:
+    """Make Ann's machine, which knows the others, and has lifelines to those that it watches."""
     made = Membership(
         node=ME,
         boot=BOOT,
@@ -54,8 +55,8 @@ def machine() -> Membership:
         now_s=0.0,
         unix_offset_ns=MIDNIGHT_NS,
     )
-    made.merge_sync(Sync(tuple(claim(node) for node in (CID, DEE, EVE, BOB))), CID, 0.0)
-    for node in (DEE, EVE, BOB):
+    made.merge_sync(Sync(tuple(claim(node) for node in knows)), CID, 0.0)
+    for node in knows[1:]:
         made.found(LifelineUp(node, BOOT), 0.0)
     return made
 
@@ -72,7 +73,7 @@ def beating(answer: Answer) -> Answer:
     return answered
 
 
-def play(m: Membership, until_s: float, answer: Answer = well, *, is_nudge_acked: bool = False) -> None:
+def play(m: Membership, until_s: float, answer: Answer = well, *, response: Response = Response.SILENT) -> None:
     """Drive the machine through its deadlines while others answer in half a millisecond."""
     nodes = {address(node): node for node in NAMES}
     pending: list[tuple[float, NodeId, Packet]] = []
@@ -84,7 +85,7 @@ def play(m: Membership, until_s: float, answer: Answer = well, *, is_nudge_acked
         effects = [effect for _, source, reply in arrived for effect in hear(m, reply, source, now_s)]
         effects += m.advance(now_s) if now_s >= m.next_deadline_s else []
         for nudge in [effect for effect in effects if isinstance(effect, Nudge)]:
-            effects += m.found(Nudged(nudge.node, nudge.boot, is_nudge_acked), now_s)
+            effects += m.found(Nudged(nudge.node, nudge.boot, response, nudge.patience_s), now_s)
         for where, message in sent(effects):
             reply = beating(answer)(nodes[where], message)
             if reply is not None:
@@ -139,6 +140,11 @@ def silent_loss() -> str:
     """Bob's machine loses its power: nobody hears it, and nothing says why."""
     m = machine()
     play(m, 20.0)
+    play(m, 21.6, dead(BOB))
+    for watcher, now_s in ((CID, 21.7), (DEE, 22.1)):
+        found = replace(claim(BOB, Standing.SUSPECT), accuser=watcher, evidence=Evidence.GONE)
+        hear(m, Gossip((found,)), watcher, now_s)
+        play(m, now_s + 0.1, dead(BOB))
     play(m, 50.0, dead(BOB))
     return told(m, "bob", 60.0)
 
@@ -147,7 +153,7 @@ def pause() -> str:
     """Bob's process is stopped: nothing answers but its kernel."""
     m = machine()
     play(m, 20.0)
-    play(m, 26.0, dead(BOB), is_nudge_acked=True)
+    play(m, 26.0, dead(BOB), response=Response.ACKNOWLEDGED)
     return told(m, "bob", 26.0)
 
 
@@ -199,6 +205,75 @@ def refuted() -> str:
     return told(m, "bob", now_s + 3.0)
 
 
+def stop() -> str:
+    """Bob is stopped by a signal and not started again: it says so on its connections."""
+    m = machine()
+    play(m, 20.0)
+    m.found(LifelineDown(BOB, BOOT, LifelineEnd.STOPPED), 20.001)
+    play(m, 50.0, dead(BOB))
+    return told(m, "bob", 60.0)
+
+
+def unsendable() -> str:
+    """Ann's own system refuses to send to Bob, whose packets still come."""
+    m = machine()
+    play(m, 20.0)
+    for at_s in range(21, 29):
+        play(m, at_s - 0.5, dead(BOB, reason=NackReason.UNREACHABLE), response=Response.ACKNOWLEDGED)
+        m.send_refused(address(BOB), at_s - 0.5)
+        play(m, float(at_s), dead(BOB, reason=NackReason.UNREACHABLE), response=Response.ACKNOWLEDGED)
+        hear(m, Gossip(), BOB, float(at_s))
+    return told(m, "bob", 28.0)
+
+
+def hearsay() -> str:
+    """Ann hears from Cid that Bob is dead, and has missed everything before."""
+    m = machine()
+    play(m, 20.0)
+    death = replace(claim(BOB, Standing.DEAD), accuser=DEE, evidence=Evidence.CRASH)
+    hear(m, Gossip((death,)), CID, 20.004)
+    return told(m, "bob", 60.0)
+
+
+def latecomer() -> str:
+    """Ann joined half a minute after Bob's death: what she was told at the join is all that she has."""
+    m = machine(knows=(CID, DEE, EVE))
+    death = replace(claim(BOB, Standing.DEAD), accuser=DEE, evidence=Evidence.CRASH, age_s=30)
+    m.merge_sync(Sync((death,)), CID, 40.0)
+    return told(m, "bob", 60.0)
+
+
+def leave() -> str:
+    """Bob leaves, as it says itself; Ann hears of it from Cid."""
+    m = machine()
+    play(m, 20.0)
+    hear(m, Gossip((claim(BOB, Standing.LEFT, incarnation=1),)), CID, 20.0)
+    return told(m, "bob", 60.0)
+
+
+def forced_leave() -> str:
+    """Bob is dead, and Ann is asked to count it as left."""
+    m = machine()
+    hear(m, Gossip((replace(claim(BOB, Standing.DEAD), accuser=DEE, evidence=Evidence.CRASH),)), CID, 0.4)
+    m.force_leave("bob", 0.5)
+    return told(m, "bob", 60.0)
+
+
+def forced_leave_elsewhere() -> str:
+    """The same, as Ann hears it of Eve."""
+    m = machine()
+    hear(m, Gossip((replace(claim(BOB, Standing.DEAD), accuser=DEE, evidence=Evidence.CRASH),)), CID, 0.4)
+    hear(m, Gossip((replace(claim(BOB, Standing.LEFT), accuser=EVE),)), CID, 0.5)
+    return told(m, "bob", 60.0)
+
+
+def forced_leave_survived() -> str:
+    """Eve has counted Ann as left, who is there all the same."""
+    m = machine()
+    hear(m, Gossip((replace(claim(ME, Standing.LEFT), accuser=EVE),)), CID, 0.5)
+    return told(m, "ann", 60.0)
+
+
 SCENES: dict[str, Callable[[], str]] = {
     "crash": crash,
     "crash-suspicion": crash_suspicion,
@@ -209,6 +284,14 @@ SCENES: dict[str, Callable[[], str]] = {
     "isolation": isolation,
     "isolated-view": isolated_view,
     "refuted": refuted,
+    "stop": stop,
+    "unsendable": unsendable,
+    "hearsay": hearsay,
+    "latecomer": latecomer,
+    "leave": leave,
+    "forced-leave": forced_leave,
+    "forced-leave-elsewhere": forced_leave_elsewhere,
+    "forced-leave-survived": forced_leave_survived,
 }
 
 

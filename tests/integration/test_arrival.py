@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from frys_node.arrival import KEPT_PATH, advertised, check_seeds, keep_addresses, read_kept
+from frys_node.arrival import KEPT_PATH, advertised, advertised_to, check_seeds, keep_addresses, read_kept
 from frys_node.base.errors import ConfigError, CorruptData, UsageError
 from frys_node.base.types import Address
 from frys_node.config import load
@@ -32,6 +32,26 @@ async def test_others_are_told_an_address_never_a_name(setting: str, told: Addre
     """Gossip goes to addresses: a member that advertised a name was suspected at every probe."""
     config = load(flags={"network.advertise": setting})
     assert await advertised(config, BOUND, SystemNetwork()) == told
+
+
+@pytest.mark.parametrize(
+    ("bound", "default", "issuer", "told"),
+    [
+        ("::", "192.0.2.5", "::1", "::1"),
+        ("::", "192.0.2.5", "127.0.0.1", "192.0.2.5"),
+        ("::", "127.0.0.1", "::1", "::1"),
+        ("0.0.0.0", "192.0.2.5", "127.0.0.1", "192.0.2.5"),
+        ("0.0.0.0", "192.0.2.5", "::1", "192.0.2.5"),
+        ("0.0.0.0", "192.0.2.5", "no-literal", "192.0.2.5"),
+        ("::1", "::1", "127.0.0.1", "::1"),
+    ],
+)
+def test_a_wildcard_is_told_as_where_the_issuer_reaches_it(bound: str, default: str, issuer: str, told: str) -> None:
+    """The default route's address stays where loopback would mean nothing to others; what is bound or set is told."""
+    at, other, peer = Address(bound, 7946), Address(default, 7946), Address(issuer, 9)
+    assert advertised_to(load(), at, other, peer) == Address(told, 7946)
+    chosen = load(flags={"network.advertise": default})
+    assert advertised_to(chosen, at, other, peer) == other
 
 
 async def test_a_name_without_an_address_is_refused_at_the_start() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -128,17 +129,16 @@ def test_a_batch_that_never_reached_a_state_says_which_one() -> None:
 
 
 def test_a_target_holds_a_statistic_or_a_ratio_to_its_limit() -> None:
-    """Only an enforced target fails a batch; without samples there is no verdict."""
-    figures = {"a_s": [1.0, 2.0, 9.0], "b_s": [2.0, 2.0, 2.0]}
+    """A figure above its limit fails a batch, and so does one without samples; nothing on both sides is no excess."""
+    figures = {"a_s": [1.0, 2.0, 9.0], "b_s": [2.0, 2.0, 2.0], "none": [0.0]}
     assert Target("a_s", "p50", 2.0).value(figures) == 2.0
     assert Target("a_s", "max", 8.0).value(figures) == 9.0
     assert Target("a_s", "sum", 2.0, per="b_s").value(figures) == 2.0
-    scenario = Scenario(
-        module="x", claim="y", targets=(Target("a_s", "max", 8.0), Target("a_s", "p50", 1.0, "", False))
-    )
+    assert Target("none", "sum", 2.0, per="none").value(figures) == 0.0
+    assert Target("a_s", "sum", 2.0, per="none").value(figures) == math.inf
+    scenario = Scenario(module="x", claim="y", targets=(Target("a_s", "max", 8.0), Target("a_s", "p50", 2.0)))
     assert scenario.missed(1, {}, figures) == ["max of a_s: 9, limit 8, 3 samples: MISSED"]
-    assert "missed (not enforced yet)" in scenario.targets[1].verdict(figures)
-    assert scenario.missed(1, {}, {}) == []
+    assert len(scenario.missed(1, {}, {})) == 2
 
 
 def test_a_percentile_is_a_sample_by_nearest_rank() -> None:

@@ -140,7 +140,7 @@ def test_checker_finds_a_forged_incarnation(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_checker_finds_suspicions_that_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted bug: nobody is ever declared dead (M1)."""
-    monkeypatch.setattr(Suspicion, "deadline_s", lambda self, expected: 1e12)
+    monkeypatch.setattr(Suspicion, "deadline_s", lambda self, expected, watchers, patience: 1e12)
     assert "M1" in _violations("none")
 
 

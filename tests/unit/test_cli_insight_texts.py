@@ -11,6 +11,7 @@ from frys_node.cli import members, reachability, rtt
 from frys_node.cli.why import CONDITIONS, EVIDENCE, VOUCHERS, explain, phi_text, span
 from frys_node.kernel.services.members import Condition
 from membership.messages import Evidence
+from membership.telling import REFUSED, UNPROVEN
 from membership.testimony import VouchKind
 
 
@@ -51,7 +52,9 @@ def member(name: str, status: str = "alive", **others: Any) -> dict[str, Any]:
     } | others
 
 
-def row(name: str, *, error: str = "", cut_off: tuple[str, ...] = (), **deviations: str) -> dict[str, Any]:
+def row(
+    name: str, *, error: str = "", cut_off: tuple[str, ...] = (), cannot_send: tuple[str, ...] = (), **deviations: str
+) -> dict[str, Any]:
     """What an observer says."""
     return {
         "id": f"{name}-id",
@@ -59,6 +62,7 @@ def row(name: str, *, error: str = "", cut_off: tuple[str, ...] = (), **deviatio
         "error": {"code": "x", "message": error} if error else None,
         "deviations": [who(other) | {"status": status} for other, status in deviations.items()],
         "cut_off": [who(other) for other in cut_off],
+        "cannot_send": [who(other) for other in cannot_send],
     }
 
 
@@ -86,13 +90,18 @@ def test_the_matrix_shows_who_sees_whom() -> None:
     body = {
         "observer": who("ann"),
         "members": [member("ann"), member("bob"), member("cid"), member("dee", "dead")],
-        "rows": [row("ann"), row("bob", cut_off=("cid",), dee="alive"), row("cid", error="no answer within 2 s")],
+        "rows": [
+            row("ann", cannot_send=("bob",)),
+            row("bob", cut_off=("cid",), dee="alive"),
+            row("cid", error="no answer within 2 s"),
+        ],
         "problems": [
             {"kind": "dead", "member": who("dee"), "observer": None, "detail": "every path to it is gone"},
             {"kind": "seen_otherwise", "member": who("dee"), "observer": who("bob"), "detail": "as alive"},
             {"kind": "isolated", "member": who("bob"), "observer": who("bob"), "detail": "hears nobody"},
             {"kind": "no_answer", "member": who("cid"), "observer": who("ann"), "detail": "no answer within 2 s"},
             {"kind": "cut", "member": who("cid"), "observer": who("bob"), "detail": "answers to helpers"},
+            {"kind": "cannot_send", "member": who("bob"), "observer": who("ann"), "detail": "its own system refuses"},
         ],
         "is_whole": False,
     }
@@ -100,7 +109,7 @@ def test_the_matrix_shows_who_sees_whom() -> None:
         "2 of 3 live members answered ann; dead: 1",
         "",
         "       1 2 3 4",
-        "1 ann  . . . x",
+        "1 ann  . ! . x",
         "2 bob  . . ! .",
         "3 cid  - - - -",
         "4 dee",
@@ -110,7 +119,8 @@ def test_the_matrix_shows_who_sees_whom() -> None:
         "bob sees dee as alive",
         "bob is isolated: it hears nobody",
         "cid did not answer ann: no answer within 2 s",
-        "bob gets no answer from cid directly, and others do",
+        "bob gets no answer from cid directly, which answers all the same",
+        "ann cannot send to bob: its own system refuses; look at addresses, routes and filters",
     ]
 
 
@@ -189,6 +199,6 @@ def test_why_tells_what_it_does_not_know_as_it_is() -> None:
 
 def test_why_has_words_for_all_that_members_can_say() -> None:
     """Each evidence, each kind of voucher and each condition of the protocol."""
-    assert set(EVIDENCE) == {evidence.name.lower() for evidence in Evidence}
+    assert set(EVIDENCE) == {evidence.name.lower() for evidence in Evidence} | {REFUSED, UNPROVEN}
     assert set(VOUCHERS) == {kind.name.lower() for kind in VouchKind}
     assert set(CONDITIONS) == {condition.value for condition in Condition}

@@ -13,9 +13,10 @@ import pytest
 
 from frys_node.base.errors import ConfigError, DeadlineExceeded, FrysError, NodeUnreachable, UsageError
 from frys_node.cli import main as cli
-from frys_node.cli.admin import NodeNotFound, bytes_text, find_data_dir, table
+from frys_node.cli.admin import bytes_text, table
+from frys_node.cli.arguments import seconds_of
 from frys_node.cli.launch import banner, choose_data_dir, host_name
-from frys_node.cli.token import seconds_of
+from frys_node.cli.places import NodeNotFound, find_data_dir, unreachable
 
 COMMAND = re.compile(r"(?<![\w/.-])frys-node (?!that |command |runs )([a-z][a-z-]*)(?: ([a-z]+))?")
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +30,15 @@ ROOT = Path(__file__).resolve().parents[2]
         ([], 2),
         (["membres"], 2),
         (["members", "--nonsense"], 2),
-        *((["members", "--data-dir", "x", "--timeout", text], 2) for text in ("0", "-1", "nan", "inf", "soon")),
+        *((["members", "--data-dir", "x", "--timeout", text], 2) for text in ("0", "-1", "nan", "inf", "soon", "31d")),
+        (["why", ""], 2),
+        (["force-leave", ""], 2),
+        (["rtt", ""], 2),
+        (["node", "set", "", "v"], 2),
+        (["query", "ping", "--timeout", "soon"], 2),
+        (["why", "b\udcff", "--data-dir", "x"], 2),
+        (["event", "e", "\udcff", "--data-dir", "x"], 2),
+        (["members", "--data-dir", "\udcff"], 3),
     ],
 )
 def test_help_is_success_and_mistakes_are_usage_errors(
@@ -37,8 +46,10 @@ def test_help_is_success_and_mistakes_are_usage_errors(
 ) -> None:
     """Asking for help exits 0; an unknown verb or option exits 2 and names the nearest verb."""
     assert cli.main(arguments) == code
+    shown = capsys.readouterr().err
     if arguments == ["membres"]:
-        assert "did you mean 'members'" in capsys.readouterr().err
+        assert "did you mean 'members'" in shown
+    assert not re.search(r"_seconds|a bug|nothing is served", shown)
 
 
 @pytest.mark.parametrize(
@@ -103,8 +114,9 @@ def test_tables_align_numbers_right_and_show_what_is_missing() -> None:
 
 def test_durations_are_read_with_their_unit() -> None:
     """90s, 10m, 1h, 7d and plain seconds are durations; anything else is refused with an example."""
-    assert [seconds_of(text) for text in ("90s", "10m", "1.5h", "7d", "30")] == [90, 600, 5400, 604_800, 30]
-    for wrong in ("", "h", "-1s", "0", "1w", "1 h"):
+    texts = ("90s", "10m", "1.5h", "7d", "30", "0.5", "500ms")
+    assert [seconds_of(text) for text in texts] == [90, 600, 5400, 604_800, 30, 0.5, 0.5]
+    for wrong in ("", "h", "ms", "-1s", "0", "0ms", "1w", "1 h"):
         with pytest.raises(UsageError):
             seconds_of(wrong)
 
@@ -124,6 +136,27 @@ def test_the_data_directory_is_given_or_the_only_one_here(tmp_path: Path, monkey
         find_data_dir(None)
     monkeypatch.setenv("FRYS_DATA_DIR", "y")
     assert find_data_dir(None) == Path("y")
+
+
+def test_a_directory_where_no_node_answers_is_told_for_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`start` is the fix only for a node's own directory: elsewhere it would found a second cluster."""
+    monkeypatch.chdir(tmp_path)
+    node = tmp_path / "frys-data" / "a"
+    (node / "identity").mkdir(parents=True)
+    wrong = unreachable(tmp_path / "nowhere", None)
+    assert "no node's data is in" in wrong.message
+    assert "--data-dir" in wrong.hint
+    assert "frys-node start" not in wrong.hint
+    (node / "identity" / "identity.json").touch()
+    assert "nodes found: frys-data/a" in unreachable(tmp_path / "nowhere", None).hint
+    assert "frys-node start --data-dir" in unreachable(node, None).hint
+    (node / "identity" / "left").touch()
+    left = unreachable(node, None)
+    assert "has left" in left.message
+    assert "frys-node start" not in left.hint
+    assert "another user's" in unreachable(node, PermissionError()).message
 
 
 def test_a_start_takes_the_sole_identity_here_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +195,12 @@ def test_the_banner_holds_the_exact_join_line() -> None:
     assert "  frys-node join --seed 127.0.0.1:7946\n" in text
     assert "frys-node join --seed 10.0.0.1:7946 --token-file join-token" in text
     assert "port 7946 was busy" in text
+    for token in ("", "frys-data/a/join-token"):
+        local = {"join_remote": "", "for_others": "--bind 0.0.0.0:7946", "join_token_file": token}
+        lines = banner(info | local | {"address": "127.0.0.1:7946"})
+        assert lines.count("frys-node join") == 1
+        assert "other machines cannot reach 127.0.0.1:7946" in lines
+        assert "  frys-node start --data-dir frys-data/a --bind 0.0.0.0:7946\n" in lines + "\n"
     unready = banner(info | {"waits_for": ["workflow: failed: the disk is full"]})
     assert unready.startswith("node a of cluster frys runs, and is not ready yet\n")
     assert "  waits    workflow: failed: the disk is full\n" in unready

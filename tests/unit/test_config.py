@@ -86,6 +86,23 @@ def test_addresses_of_an_earlier_start_fill_in_for_those_that_nobody_gives(tmp_p
     assert load().keeping({"system.name": "x"}).system.name == ""
 
 
+def test_a_node_that_advertises_loopback_shows_the_profile_that_it_runs(tmp_path: Path) -> None:
+    """The profile and what follows from it have their own origin; what was chosen stands."""
+    text = "[plugins.membership]\nstall_max_s = 7.0\nprobe_interval_s = 0.7\n"
+    local = _load(tmp_path, text).on_loopback()
+    assert local.cluster.profile == local.values["cluster.profile"] == "local"
+    assert local.origins["cluster.profile"] == "advertises loopback"
+    membership = local.components["membership"]
+    assert membership.crash_suspicion_s == local.values["plugins.membership.crash_suspicion_s"] == 0.3
+    assert local.origins["plugins.membership.crash_suspicion_s"] == "advertises loopback"
+    assert (membership.probe_interval_s, membership.stall_max_s) == (0.7, 7.0)
+    assert local.origins["plugins.membership.probe_interval_s"].startswith("file ")
+    chosen = _load(tmp_path, '[cluster]\nprofile = "lan"\n')
+    assert chosen.on_loopback() is chosen
+    with pytest.raises(ConfigError, match="ack_timeout_s"):
+        _load(tmp_path, "[plugins.membership]\nack_timeout_s = 0.4\n").on_loopback()
+
+
 def test_environment_text_is_converted_by_the_schema(tmp_path: Path) -> None:
     """Numbers, booleans, lists and tables are written the way people write variables."""
     environ = {

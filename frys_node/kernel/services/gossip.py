@@ -96,6 +96,7 @@ class Gossip(Protocol):
         Raises:
             GossipTooLarge: Name or payload are over their limit, or it fits into no packet. Nothing was sent.
             GossipTooFast: Over this node's rate. Nothing was sent.
+            UsageError: The name is not printable. Nothing was sent.
         """
         ...
 
@@ -114,7 +115,7 @@ class Gossip(Protocol):
         ends the query.
 
         Raises:
-            GossipTooLarge, GossipTooFast: See `fire`.
+            GossipTooLarge, GossipTooFast, UsageError: See `fire`; a wait that is too long is a UsageError too.
         """
         ...
 
@@ -132,6 +133,7 @@ class Gossip(Protocol):
         Raises:
             GossipTooLarge: Over a limit of size or number. The former value stands.
             GossipTooFast: Over this node's rate. The former value stands.
+            UsageError: The key is not printable. The former value stands.
         """
         ...
 

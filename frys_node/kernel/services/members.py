@@ -8,7 +8,9 @@ from typing import Protocol
 
 import msgspec
 
+from frys_node.base.errors import NotFound
 from frys_node.base.types import Address, NodeId
+from frys_node.base.words import SHOWN_MAX, did_you_mean
 from frys_node.kernel.services import ServiceKey
 
 
@@ -57,6 +59,17 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     changed_unix_ns: int = 0
     http: str = ""
     """``host:port`` of the member's HTTP listener, empty if it has none."""
+
+
+def not_sole(name: str, members: Sequence[MemberView]) -> NotFound:
+    """Return why a name or id is not that of exactly one of the members: with the ids, or the nearest name."""
+    named = [f"{member.id} ({member.status})" for member in members if member.name == name]
+    if named:
+        return NotFound(
+            f"{len(named)} members are named '{name[:SHOWN_MAX]}': {', '.join(named)}", hint="name it by its id"
+        )
+    near = did_you_mean(name, dict.fromkeys(member.name for member in members))
+    return NotFound(f"there is no member '{name[:SHOWN_MAX]}'{near}", hint="`frys-node members` lists them")
 
 
 class MemberChanged(msgspec.Struct, frozen=True, kw_only=True):

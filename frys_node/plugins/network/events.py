@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 import trio
 
-from frys_node.base.errors import Overloaded
+from frys_node.base.errors import Overloaded, UsageError
+from frys_node.base.words import SHOWN_MAX
 from frys_node.kernel.bus import Bus
 from frys_node.kernel.lifecycle import ComponentChanged
 from frys_node.kernel.plugins import ConfigChanged
@@ -54,7 +55,12 @@ class EventStream:
         await trio.lowlevel.checkpoint()
         if self._readers >= READERS_MAX:
             raise Overloaded(f"{READERS_MAX} readers follow the events already", hint="retry later")
-        wanted = [name for name in request.query.get("types", "").split(",") if name in TOPICS] or list(TOPICS)
+        wanted = [name for name in request.query.get("types", "").split(",") if name] or list(TOPICS)
+        unknown = [name for name in wanted if name not in TOPICS]
+        if unknown:
+            raise UsageError(
+                f"there are no events of type '{unknown[0][:SHOWN_MAX]}'", hint=f"choose of {', '.join(TOPICS)}"
+            )
         return HttpResponse(
             content_type="text/event-stream", headers={"Cache-Control": "no-cache"}, stream=self._events(wanted)
         )

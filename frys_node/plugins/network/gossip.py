@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 import trio
 
 from frys_node.base.errors import NotFound, NotReady, UsageError
+from frys_node.base.words import SHOWN_MAX
 from frys_node.kernel.context import PluginContext
 from frys_node.kernel.services.gossip import (
     GOSSIP,
@@ -23,7 +24,7 @@ from frys_node.kernel.services.gossip import (
     StateValue,
 )
 from frys_node.kernel.services.http import HttpRequest, HttpResponse
-from frys_node.kernel.services.members import MEMBERS, Members, MemberView
+from frys_node.kernel.services.members import MEMBERS, Members, MemberView, not_sole
 from frys_node.plugins.network.router import Router
 
 BODY_BYTES_MAX = 16 * 1024
@@ -92,6 +93,18 @@ class GossipRoutes:
     def _members(self) -> Members:
         return self._context.service(MEMBERS)
 
+    def _named(self, wanted: str | None) -> Sequence[MemberView]:
+        """Return the members of a name or id, all of them for None.
+
+        Raises:
+            NotFound: There is none; the message offers the nearest name.
+        """
+        views = self._members().all()
+        found = [view for view in views if wanted in (None, view.name, view.id)]
+        if wanted is not None and not found:
+            raise not_sole(wanted, views)
+        return found
+
     async def fire(self, request: HttpRequest) -> HttpResponse:
         """Tell every node; the answer is the event as each of them delivers it."""
         await trio.lowlevel.checkpoint()
@@ -101,7 +114,10 @@ class GossipRoutes:
     async def ask(self, request: HttpRequest) -> HttpResponse:
         """Ask members and answer when all have spoken or the time is up; ``?stream`` answers line by line."""
         wanted = _body(request, QueryWanted)
-        answers = self._gossip().ask(
+        gossip = self._gossip()
+        for name in wanted.nodes:
+            self._named(name)
+        answers = gossip.ask(
             wanted.name, wanted.data(), nodes=wanted.nodes, tags=wanted.tags, timeout_s=wanted.timeout_s
         )
         if "stream" in request.query:
@@ -113,23 +129,21 @@ class GossipRoutes:
         """Everybody's keys; ``?node=`` (name or id) chooses one member."""
         await trio.lowlevel.checkpoint()
         gossip, wanted = self._gossip(), request.query.get("node")
-        members = [view for view in self._members().all() if wanted in (None, view.name, view.id)]
-        if wanted is not None and not members:
-            raise NotFound(f"there is no member '{wanted[:64]}'", hint="see `frys-node members`")
-        return HttpResponse.json({"state": [_state_view(view, gossip) for view in members]})
+        return HttpResponse.json({"state": [_state_view(view, gossip) for view in self._named(wanted)]})
 
     async def values(self, request: HttpRequest) -> HttpResponse:
-        """One key, at every member that has it."""
+        """One key, at every member that has it; ``?node=`` (name or id) chooses one member."""
         await trio.lowlevel.checkpoint()
-        gossip, key = self._gossip(), request.params["key"]
+        gossip, key, wanted = self._gossip(), request.params["key"], request.query.get("node")
         found = [
             {"node": view.id, "name": view.name, **_value_view(value)}
-            for view in self._members().all()
+            for view in self._named(wanted)
             for value in gossip.state(view.id)
             if value.key == key
         ]
         if not found:
-            raise NotFound(f"no member has the key '{key[:64]}'", hint="see `frys-node node list`")
+            told = "no member has the" if wanted is None else f"'{wanted[:SHOWN_MAX]}' has no"
+            raise NotFound(f"{told} key '{key[:SHOWN_MAX]}'", hint="see `frys-node node list`")
         return HttpResponse.json({"key": key, "values": found})
 
     async def put(self, request: HttpRequest) -> HttpResponse:

@@ -12,8 +12,10 @@ from frys_node.base.types import Address, BootId, NodeId
 from frys_node.channel.bootstrap import create_cluster, join_cluster
 from frys_node.channel.driver import Channel
 from frys_node.channel.issuer import JOIN_PATH
+from frys_node.channel.mux import Event, Mux
 from frys_node.kernel.bus import Bus
 from frys_node.kernel.services.members import Condition, Status
+from frys_node.kernel.supervisor import Handle, Supervisor
 from frys_node.observe.metrics import Metrics
 from frys_node.secure.identity import Identity
 from frys_node.secure.packet import PacketSealer
@@ -25,7 +27,7 @@ from frys_node.testing.executor import InlineExecutor
 from frys_node.testing.network import FakeNetwork
 from membership.config import for_profile
 from membership.driver import MembershipDriver, Ports
-from membership.effects import Peer
+from membership.effects import Effect, Peer
 from membership.member import make_attributes
 
 PORT = 7_946
@@ -43,6 +45,10 @@ class StackNode:
         self.scope = trio.CancelScope()
         self.channel: Channel
         self.driver: MembershipDriver
+        self.handle: Handle
+
+    def _die(self, error: Exception) -> None:
+        raise error
 
     async def run(
         self, identity: Identity, peers: list[Peer], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -83,7 +89,10 @@ class StackNode:
             with self.scope:
                 async with trio.open_nursery() as nursery:
                     await nursery.start(lambda task_status: channel.run(task_status=task_status))
-                    await nursery.start(lambda task_status: self.driver.run(task_status=task_status))
+                    supervisor = Supervisor(
+                        nursery, bus=Bus(), metrics=metrics, rng=self.entropy.rng("kernel"), on_fatal=self._die
+                    )
+                    self.handle = await supervisor.start(self.driver)
                     task_status.started()
         except* trio.ClosedResourceError:
             assert self.scope.cancel_called
@@ -162,25 +171,100 @@ async def test_a_vanished_host_is_gone_and_not_crashed(autojump_clock: trio.test
         assert took_s >= 2.5
 
 
+class DeafMux:
+    """The mux of a process that stands still: nothing is read by it, and nothing said."""
+
+    def __init__(self, mux: Mux) -> None:
+        self.mux = mux
+
+    def receive_data(self, data: bytes) -> list[Event]:
+        """Take bytes for nothing."""
+        return []
+
+    def data_to_send(self) -> bytes:
+        """Say nothing."""
+        return b""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.mux, name)
+
+
+def conditions(node: NodeId, others: list[StackNode]) -> set[Condition]:
+    """How a node does for others."""
+    views = [other.driver.get(node) for other in others]
+    return {view.condition for view in views if view is not None}
+
+
 async def test_a_member_that_answers_nothing_and_whose_kernel_does_is_stalled(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Its packets are lost and its connections stand: STALLED for all, DEAD for nobody; well again with its packets."""
+    """Neither packets nor connections are read, and the latter stand: STALLED for all, DEAD for nobody; then well."""
     network = FakeNetwork()
     async with stack(network, 4) as nodes:
         *others, still = nodes
         node = still.channel.self_id
         datagrams = dict(still.host.datagrams)
         still.host.datagrams.clear()
-
-        def conditions() -> set[Condition]:
-            views = [other.driver.get(node) for other in others]
-            return {view.condition for view in views if view is not None}
-
-        await until(lambda: conditions() == {Condition.STALLED}, 6.0)
+        lines = [still.channel.lifeline(other.channel.self_id, other.channel.boot) for other in others]
+        muxes = [(line, line.mux) for line in lines if line is not None]
+        for line, mux in muxes:
+            line.mux = DeafMux(mux)  # type: ignore[assignment]
+        await until(lambda: conditions(node, others) == {Condition.STALLED}, 6.0)
         await trio.sleep(8.0)
-        assert conditions() == {Condition.STALLED}
+        assert conditions(node, others) == {Condition.STALLED}
         assert all(other.sees(node) is not Status.DEAD for other in others)
         still.host.datagrams.update(datagrams)
-        await until(lambda: conditions() == {Condition.OK}, 12.0)
+        for line, mux in muxes:
+            line.mux = mux
+        await until(lambda: conditions(node, others) == {Condition.OK}, 12.0)
         await until(lambda: all(other.sees(node) is Status.ALIVE for other in others), 12.0)
+
+
+async def test_a_member_that_answers_on_its_connections_alone_is_degraded(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A firewall that knows nothing of UDP: its lifelines answer and it hears over them what is said of it."""
+    network = FakeNetwork()
+    async with stack(network, 4) as nodes:
+        *others, cut = nodes
+        node = cut.channel.self_id
+        datagrams = dict(cut.host.datagrams)
+        cut.host.datagrams.clear()
+        await until(lambda: conditions(node, others) == {Condition.DEGRADED}, 8.0)
+        for _ in range(60):
+            await trio.sleep(1.0)
+            assert conditions(node, others) == {Condition.DEGRADED}
+            assert all(other.sees(node) is not Status.DEAD for other in others)
+        assert all(other.sees(node) is Status.ALIVE for other in others)
+        cut.host.datagrams.update(datagrams)
+        await until(lambda: conditions(node, others) == {Condition.OK}, 12.0)
+
+
+async def test_membership_that_crashed_and_was_restarted_watches_as_before(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The kernel runs the same object again: it has its lifelines, and what happened meanwhile harmed nobody."""
+    network = FakeNetwork()
+    async with stack(network, 4) as nodes:
+        *others, crashing = nodes
+        driver, channel = crashing.driver, crashing.channel
+        advance = driver._machine.advance
+
+        def fail(now_s: float) -> list[Effect]:
+            driver._machine.advance = advance  # type: ignore[method-assign]
+            raise RuntimeError("a bug")
+
+        driver._machine.advance = fail  # type: ignore[method-assign]
+        await until(lambda: crashing.handle.restarts == 1, 5.0)
+        for other in others:
+            line = channel.lifeline(other.channel.self_id, other.channel.boot)
+            if line is not None:
+                line.close()
+        await until(lambda: all(channel.is_connected(other.channel.self_id) for other in others), 12.0)
+        await trio.sleep(10.0)
+        assert crashing.handle.restarts == 1
+        gone = others.pop()
+        gone.kill()
+        survivors = [*others, crashing]
+        took_s = await until(lambda: all(n.sees(gone.channel.self_id) is Status.DEAD for n in survivors), 5.0)
+        assert 0.5 <= took_s <= 1.0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from frys_node.base.errors import AlreadyExists, FrysError, NotFound
+from frys_node.base.errors import AlreadyExists, FrysError, NotFound, UsageError
 from frys_node.kernel.services.gossip import ClusterEvent, Outcome, QueryAnswer, Question, StateChanged
 from frys_node.testing.network import LinkProfile
 from membership.errors import GossipTooFast, GossipTooLarge
@@ -193,12 +193,13 @@ async def test_a_query_over_its_limits_is_refused(cluster: Any, autojump_clock: 
     node = await cluster.start("n1")
     for payload, options in (
         (bytes(1_025), {}),
-        (b"", {"timeout_s": 0.0}),
         (b"", {"nodes": ["n"] * 65}),
         (bytes(1_024), {"tags": {"k": "v" * 500}}),
     ):
         with pytest.raises(GossipTooLarge):
             node.driver.gossip.ask("ping", payload, **options)
+    with pytest.raises(UsageError, match=r"waits 0.001 to 600 s"):
+        node.driver.gossip.ask("ping", timeout_s=0.0)
     for _ in range(20):
         await answers(node, "ping")
     with pytest.raises(FrysError, match="5 queries per second"):

@@ -142,9 +142,12 @@ async def test_the_command_line_asks_about_members(
         assert json.loads(capsys.readouterr().out)["member"]["name"] == "n1"
         assert await command("why", "nobody") == 1
         assert "no member 'nobody'" in capsys.readouterr().err
+        assert await command("why", "n22") == 1
+        assert "did you mean 'n2'?" in capsys.readouterr().err
         assert await command("rtt", "n2") == 0
         rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-        assert [row[:2] for row in rows] == [["FROM", "TO"], ["n1", "n2"], ["n2", "n1"]]
+        # Below them stands an estimate as long as only one way is measured.
+        assert [row[:2] for row in rows[:3]] == [["FROM", "TO"], ["n1", "n2"], ["n2", "n1"]]
         assert await command("rtt", "n2", "n3", "--json") in (0, 1)
         assert len(json.loads(capsys.readouterr().out)["directions"]) == 2
         assert await command("rtt", "n1") == 2
@@ -163,6 +166,15 @@ async def test_the_command_line_asks_about_members(
         assert await command("why", "n3") == 0
         out = capsys.readouterr().out
         assert "  accused by " in out
+        assert await command("rtt", "n3") == 1
+        out = capsys.readouterr().out
+        assert "n3 is dead: what is shown was measured before" in out
+        assert "estimate" not in out
+        assert "ok" not in out.split()
+        assert await command("rtt", "n3", "--json") == 1
+        body = json.loads(capsys.readouterr().out)
+        assert body["estimate_s"] is None
+        assert [each["condition"] for each in body["directions"]] == [None, None]
         assert await command("force-leave", "n3") == 0
         assert capsys.readouterr().out == f"n3 ({nodes[2].node}) counts as left\n"
         assert await command("force-leave", "n3", "--json") == 0
@@ -209,7 +221,7 @@ async def test_watching_on_a_terminal_draws_in_place(
     for look in looks:
         lines = [line.removesuffix(members_verb.CLEAR_LINE) for line in look.split("\n")]
         assert lines[1].startswith("NAME  STATUS")
-        assert lines[3:] == ["Ctrl-C ends; 2 more members do not fit h"[:40], members_verb.CLEAR_BELOW]
+        assert lines[3:] == ["Ctrl-C ends; 2 more members do not fit…", members_verb.CLEAR_BELOW]
         assert max(map(len, lines)) <= 40
 
 

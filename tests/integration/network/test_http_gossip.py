@@ -124,8 +124,11 @@ async def test_a_query_is_answered_whole_or_line_by_line(tmp_path: Path) -> None
         there.is_silent = False
         body = (await post(c, "/v1/queries", {"name": "ping", "tags": {"zone": "x"}})).json()
         assert [a["name"] for a in body["answers"]] == ["node-b"]
-        body = (await post(c, "/v1/queries", {"name": "ping", "nodes": ["nobody"]})).json()
+        body = (await post(c, "/v1/queries", {"name": "ping", "tags": {"zone": "y"}})).json()
         assert body == {"answers": [], "counts": dict.fromkeys(body["counts"], 0)}
+        answer = await post(c, "/v1/queries", {"name": "ping", "nodes": ["node-b", "node-d"]})
+        assert (answer.status, answer.json()["error"]["code"]) == (404, "request.not_found")
+        assert "'node-d'; did you mean 'node-" in answer.json()["error"]["message"]
         request = json.dumps({"name": "shout"}).encode()
         head = f"POST /v1/queries?stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(request)}\r\n\r\n"
         await c.stream.send_all(head.encode() + request)
@@ -192,6 +195,11 @@ async def test_the_command_line_fires_asks_and_keeps_state(
         assert await command("event", "deploy", "--json") == 0
         assert json.loads(capsys.readouterr().out)["event"]["sequence"] == 2
         assert await command("event", "n" * 65) == 1
+        for name in ("x\x1b[2J", "two\nlines", "right\u202eleft"):
+            assert await command("event", name) == 2
+            assert await command("query", name) == 2
+            assert await command("node", "set", name, "v") == 2
+        assert "\x1b" not in capsys.readouterr().err
         assert await command("query", "ping", "hi", "--timeout", "1s") == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[0].split() == ["NAME", "OUTCOME", "AFTER_MS", "ANSWER"]
@@ -199,7 +207,8 @@ async def test_the_command_line_fires_asks_and_keeps_state(
         assert lines[3] == "2 asked: 2 answered"
         assert await command("query", "ping", "--tag", "zone=x", "--json") == 0
         assert json.loads(capsys.readouterr().out)["counts"]["asked"] == 1
-        assert await command("query", "ping", "--node", "nobody") == 1
+        assert await command("query", "ping", "--node", "node-a", "--node", "nobody") == 1
+        assert await command("query", "ping", "--tag", "zone=y") == 1
         assert await command("query", "ping", "--tag", "zone") == 2
         there.is_silent = True
         assert await command("query", "ping", "--node", "node-b") == 4
@@ -208,11 +217,33 @@ async def test_the_command_line_fires_asks_and_keeps_state(
         assert await command("node", "list") == 0
         assert capsys.readouterr().out.splitlines()[-1].split() == ["node-a", "alive", "role", "1", "leader"]
         assert await command("node", "get", "role", "--node", "node-a") == 0
-        assert capsys.readouterr().out == "leader\n"
+        assert capsys.readouterr().out == "leader"
         assert await command("node", "get", "role", "--node", "node-b") == 1
+        capsys.readouterr()
+        assert await command("node", "get", "role", "--node", "node-x") == 1
+        assert "there is no member 'node-x'" in capsys.readouterr().err
         assert await command("node", "unset", "role") == 0
         assert await command("node", "get", "role") == 1
     assert await command("event", "x") == 3
+
+
+async def test_one_members_value_is_its_bytes(
+    tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`node get K --node N` writes the bytes as they are into a pipe; --json has them in base64, a table escaped."""
+    monkeypatch.setenv("FRYS_DATA_DIR", str(tmp_path))
+    async with serving(tmp_path) as (kernel, _):
+        here, _ = provide(kernel)
+        here.put("bytes", b"\xff\x1b\n")
+        here.put("text", b"\x1b[2J\n")
+        for more in ((), ("--raw",)):
+            assert await command("node", "get", "bytes", "--node", "node-a", *more) == 0
+            assert capsysbinary.readouterr().out == b"\xff\x1b\n"
+        assert await command("node", "get", "bytes", "--node", "node-a", "--json") == 0
+        assert json.loads(capsysbinary.readouterr().out)["values"][0]["value_base64"] == "/xsK"
+        assert await command("node", "get", "text") == 0
+        assert b"\\x1b[2J\\n" in capsysbinary.readouterr().out
+        assert await command("node", "get", "text", "--raw") == 2
 
 
 async def test_monitor_follows_events_until_its_time_is_up(

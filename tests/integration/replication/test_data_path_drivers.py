@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from balancer.placement import cache_unit
-from frys_node.base.errors import AlreadyExists, NoReplica, NotFound, UsageError
+from frys_node.base.errors import AlreadyExists, IssuerNeeded, NoReplica, NotFound
 from frys_node.base.types import Consistency
 from frys_node.kernel.services.topology import Collection
 from frys_node.testing.data_cluster import open_data_cluster
@@ -82,7 +82,7 @@ async def test_the_issuer_refuses_to_leave_while_others_remain(autojump_clock: M
     async with open_data_cluster(["n1", "n2"]) as cluster:
         with trio.fail_after(60):
             await cluster.settle()
-        with pytest.raises(UsageError, match="cannot leave"):
+        with pytest.raises(IssuerNeeded, match="cannot leave"):
             await cluster["n1"].balancer.leave()
 
 

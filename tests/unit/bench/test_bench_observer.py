@@ -106,3 +106,15 @@ def test_lines_are_put_together_and_a_waiter_is_woken() -> None:
     finally:
         os.close(writer)
         observer.close()
+
+
+def test_a_node_has_started_until_it_is_started_again() -> None:
+    """Its port is bound long before it answers; what it said in an earlier life does not count."""
+    record = Record()
+    said = parse_ours(b'{"ts": "2026-11-26T13:22:27.301Z", "event": "membership.started", "node": "f1", "peers": 0}')
+    assert said is not None
+    record.add(Saying(1.0, "f1", *said))
+    assert record.started == {"f1"}
+    assert record.view("f1") == {}
+    record.forget("f1")
+    assert record.started == set()

@@ -185,16 +185,24 @@ async def test_a_process_that_stands_still_keeps_its_connection(autojump_clock: 
 
 
 async def test_how_a_connection_ended_is_told(autojump_clock: trio.testing.MockClock) -> None:
-    """A killed host is LOST, a drained one said GOODBYE: only the former may be held against it."""
-    for do, expected in (("kill", Ending.LOST), ("drain", Ending.GOODBYE)):
+    """A killed host is LOST, a stopped one said so, a connection too many said GOODBYE: only the first is evidence."""
+    for do, expected in (
+        ("kill", Ending.LOST),
+        ("drain", Ending.STOPPED),
+        ("duplicate", Ending.GOODBYE),
+    ):
         network = FakeNetwork()
         async with _cluster(network) as (_a, one, _b, two):
             endings = _endings_at(one)
             await two.call(one.self_id, ECHO, b"x")
             if do == "kill":
                 network.kill("b")
-            else:
+            elif do == "drain":
                 await two.drain()
+            else:
+                connection = two._peers.find(one.self_id)
+                assert connection is not None
+                connection.drain("duplicate")
             await trio.sleep(1)
             assert endings == [None, expected]
 

@@ -126,11 +126,12 @@ def test_an_edge_is_passed_on_once_and_forgotten_after_its_time() -> None:
 
 
 def test_edges_are_bounded() -> None:
-    """Whatever is claimed, the oldest make room."""
+    """Beyond the bound nothing new is taken, or the echo of what made room would be news for ever; in time there is."""
     edges = Edges()
-    for index in range(EDGES_MAX + 10):
-        edges.take(Edge(NodeId(str(index)), B, 1), 1.0)
-    assert len(edges.down(1.0)) == EDGES_MAX
+    claimed = [Edge(NodeId(str(index)), B, 1) for index in range(EDGES_MAX + 10)]
+    assert sum(edges.take(edge, 1.0) for edge in claimed) == EDGES_MAX
+    assert sum(edges.take(edge, 2.0) for edge in claimed) == 0
+    assert edges.take(claimed[-1], 1.0 + EDGE_TTL_S)
 
 
 def test_edges_to_strangers_are_ignored() -> None:

@@ -15,7 +15,7 @@ from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import Status
 from membership.config import MembershipConfig, for_profile
 from membership.effects import Effect, Nudge, Reconnect, TryPort
-from membership.findings import LifelineDown, LifelineEnd, LifelineUp, Nudged, PortState, Tried
+from membership.findings import LifelineDown, LifelineEnd, LifelineUp, Nudged, PortState, Response, Tried
 from membership.machine import Membership
 from membership.member import make_attributes
 from membership.messages import Beat, Evidence, Gossip, Ping, Standing, Sync, Update
@@ -57,6 +57,11 @@ def words(effects: Iterable[Effect]) -> list[tuple[Address, CrashReport | Vouch]
     """The testimony that was sent, and to whom."""
     rumours = [(where, RUMOURS.decode(d)) for where, p in sent(effects) if isinstance(p, Gossip) for d in p.rumours]
     return [(where, rumour) for where, rumour in rumours if isinstance(rumour, CrashReport | Vouch)]
+
+
+def acknowledged(voucher: NodeId, number: int = 1) -> Gossip:
+    """A watcher's word that H's kernel acknowledges."""
+    return Gossip((), (RUMOURS.encode(Vouch(H, BOOT, 0, voucher, VouchKind.KERNEL_ACK, number)),))
 
 
 def dies_at(m: Membership, node: NodeId = H, limit_s: float = 60.0) -> float:
@@ -237,22 +242,71 @@ def test_a_veto_may_come_before_the_evidence() -> None:
 def test_a_stall_seen_earlier_is_no_objection_to_a_later_crash() -> None:
     """A stopped process that is killed: its kernel's word of a moment ago was true then."""
     m = cluster()
-    hear(m, Gossip((), (RUMOURS.encode(Vouch(H, BOOT, 0, C, VouchKind.KERNEL_ACK, 1)),)), C, 5.5)
+    hear(m, acknowledged(C), C, 8.9)
     hear(m, report(A), A, 9.0)
     effects = hear(m, report(B), B, 9.0)
-    assert status(m, H) is Status.SUSPECT
     assert [e for e in effects if isinstance(e, Nudge)] == []
+    assert dies_at(m) == pytest.approx(9.5)
+    m = cluster()
+    hear(m, acknowledged(A), A, 5.9)
+    lose(m)
+    hear(m, report(A), A, 6.1)
+    assert dies_at(m) == pytest.approx(6.6)
+
+
+def test_a_kernels_word_that_comes_late_counts_until_its_voucher_reports() -> None:
+    """Gossip may bring it after the crash: nobody can tell, so it counts; its voucher's own report says that it does.
+
+    A voucher that has reported before has said all that it knows: its older word is not even passed on.
+    """
+    m = cluster()
+    hear(m, report(A), A, 9.0)
+    hear(m, acknowledged(B), B, 9.05)
+    hear(m, report(C, is_lifeline_lost=False), C, 9.1)
+    run_to(m, 9.9)
+    assert status(m, H) is not Status.DEAD
+    hear(m, report(B), B, 10.0)
+    assert dies_at(m) == pytest.approx(10.5)
+    m = cluster()
+    hear(m, report(A), A, 9.0)
+    hear(m, report(B), B, 9.0)
+    hear(m, acknowledged(B), B, 9.1)
+    assert [rumour for _, rumour in words(run_to(m, 9.45)) if isinstance(rumour, Vouch)] == []
+    assert dies_at(m) == pytest.approx(9.5)
+
+
+def test_a_stalled_member_is_spared_by_the_watcher_that_still_has_its_lifeline() -> None:
+    """Two are refused by a filter; the third one's word after that is a veto, as often as it is given."""
+    m = cluster()
+    hear(m, report(A), A, 9.0)
+    hear(m, report(B), B, 9.0)
+    for number in range(5):
+        hear(m, acknowledged(C, number), C, 9.2 + 2.0 * number)
+        run_to(m, 11.1 + 2.0 * number)
+        assert status(m, H) is Status.SUSPECT
+
+
+def test_an_observer_that_sees_life_takes_its_report_back() -> None:
+    """It has a connection again: what it reported counts no more after the veto, what it reports anew does."""
+    m = cluster()
+    hear(m, report(A), A, 6.0)
+    hear(m, Gossip((), (RUMOURS.encode(Vouch(H, BOOT, 0, A, VouchKind.HELPER, 1)),)), A, 6.1)
+    hear(m, report(B), B, 11.2)
+    run_to(m, 13.0)
+    assert status(m, H) is not Status.DEAD
+    hear(m, report(A), A, 13.0)
+    assert dies_at(m) == pytest.approx(13.5)
 
 
 def test_a_watcher_nudges_its_lifeline_when_another_one_reports() -> None:
     """E5: still open and acknowledged is a veto; not acknowledged is nothing; a reset is one's own evidence."""
     m = cluster()
     assert [e for e in hear(m, report(A), A, 6.0) if isinstance(e, Nudge)] == [Nudge(H, BOOT)]
-    effects = m.found(Nudged(H, BOOT, True), 6.1)
+    effects = m.found(Nudged(H, BOOT, Response.ACKNOWLEDGED), 6.1)
     assert {v.kind for _, v in words(effects) if isinstance(v, Vouch)} == {VouchKind.LIFELINE}
     m = cluster()
     hear(m, report(A), A, 6.0)
-    m.found(Nudged(H, BOOT, False), 6.3)
+    m.found(Nudged(H, BOOT, Response.SILENT), 6.3)
     assert status(m, H) is Status.ALIVE
     lose(m, now_s=6.3)
     assert dies_at(m) == pytest.approx(6.802)
@@ -328,6 +382,25 @@ def test_an_observer_that_lost_most_of_its_subjects_needs_a_third() -> None:
     assert status(m, H) is Status.SUSPECT
     hear(m, report(B), B, 8.0)
     assert dies_at(m) == pytest.approx(8.5)
+
+
+def test_a_crash_is_taken_back_when_its_observer_loses_another_subject() -> None:
+    """E8 looks back too: H was proven by ME and A before ME lost G as well, or before it is told that A lost C."""
+    m = cluster()
+    lose(m, H, 6.0)
+    hear(m, report(A), A, 6.05)
+    lose(m, G, 6.3)
+    run_to(m, 9.0)
+    assert status(m, H) is Status.SUSPECT
+    assert m.tallies.events[("crash_doubted",)] == 1
+    hear(m, report(B), B, 9.0)
+    assert dies_at(m) == pytest.approx(9.5)
+    m = cluster()
+    lose(m, H, 6.0)
+    hear(m, report(A), A, 6.05)
+    hear(m, report(A, C), A, 6.3)
+    run_to(m, 9.0)
+    assert status(m, H) is Status.SUSPECT
 
 
 def test_losses_far_apart_do_not_taint() -> None:

@@ -166,7 +166,7 @@ def test_the_dead_are_missed_and_the_departed_are_not() -> None:
 def test_an_edge_is_a_problem_once() -> None:
     """Told by its own end and known by rumour: one problem."""
     m = machine(B, C)
-    edge = EdgeView(a=m.insight.who(B), b=m.insight.who(C), unix_ns=NOW_NS)
+    edge = EdgeView(a=m.insight.who(B), b=m.insight.who(C), unix_ns=NOW_NS, kind="packets")
     found = judged(m, {B: sight(is_same=True, cut_off=(C,)), C: sight(is_same=True)}, (edge,))
     assert [(p.kind, p.member.name) for p in found.problems] == [("cut", "2")]
     found = judged(m, {B: sight(is_same=True), C: sight(is_same=True)}, (edge,))

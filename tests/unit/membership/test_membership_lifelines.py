@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable
 
@@ -21,8 +22,19 @@ from frys_node.transport.network import SystemNetwork
 from membership.config import for_profile
 from membership.driver_lifelines import HOLD_S, RACE_LIMIT_S, Lifelines, race, try_port
 from membership.effects import Effect, Nudge, Reconnect
-from membership.findings import Finding, LifelineDown, LifelineEnd, LifelineUp, Nudged, PortState, Tried
+from membership.findings import (
+    Finding,
+    LifelineDown,
+    LifelineEnd,
+    LifelineUp,
+    Nudged,
+    PortState,
+    Refused,
+    Response,
+    Tried,
+)
 from membership.machine import Membership
+from membership.watch import ANSWER_S, NUDGE_TIMEOUT_S
 
 SUBJECT = Address("10.0.0.2", 7_946)
 LIMIT_S = 10
@@ -124,13 +136,19 @@ async def test_loopback_refuses_and_accepts_alike() -> None:
 class FakeLine:
     """A connection with a kernel at the other end, or none."""
 
-    def __init__(self, counts: Iterable[int | None]) -> None:
+    def __init__(self, counts: Iterable[int | None], answers_after_s: float = math.inf) -> None:
         self._counts = list(counts)
-        self.nudges = 0
+        self._answers_after_s = answers_after_s
+        self._nudged_s = math.inf
 
     def nudge(self) -> None:
-        """Count."""
-        self.nudges += 1
+        """Take the time."""
+        self._nudged_s = trio.current_time()
+
+    @property
+    def reads(self) -> int:
+        """What has come from a process that answers so long after it was nudged."""
+        return int(trio.current_time() - self._nudged_s >= self._answers_after_s)
 
     def unacknowledged_bytes(self) -> int | None:
         """What the kernel would say this time; the last word stands."""
@@ -296,46 +314,148 @@ async def test_a_greeting_that_fails_is_repeated_only_if_it_was_cut_off(
     assert bench.last(Tried) == Tried(B, BOOT, expected)
 
 
-async def test_nudges_tell_what_the_other_kernel_did(
+async def nudged(bench: Bench, patience_s: float = 0.0, *, boot: int = BOOT) -> tuple[Response, float]:
+    """Nudge B; returns what came of it, and after how long."""
+    start_s, sent, found = trio.current_time(), *trio.open_memory_channel[tuple[Nudged, float]](9)
+    original = bench.machine.found
+
+    def note(finding: Finding, now_s: float) -> list[Effect]:
+        if isinstance(finding, Nudged):
+            sent.send_nowait((finding, trio.current_time()))
+        return original(finding, now_s)
+
+    bench.machine.found = note  # type: ignore[method-assign]
+    bench.lifelines.nudge(B, boot, patience_s)
+    finding, found_s = await found.receive()
+    bench.machine.found = original  # type: ignore[method-assign]
+    assert (finding.node, finding.boot, finding.patience_s) == (B, boot, patience_s)
+    return finding.response, found_s - start_s
+
+
+@pytest.mark.parametrize(
+    ("line", "patience_s", "expected", "within_s"),
+    [
+        (([0, 0], math.inf), 0.0, Response.ACKNOWLEDGED, 0.15),
+        (([0, 29, 29, 0], math.inf), 0.0, Response.ACKNOWLEDGED, 0.35),
+        (([0, 29], math.inf), 0.0, Response.SILENT, 0.35),
+        (([0, 29], math.inf), ANSWER_S, Response.SILENT, 0.35),
+        (([0, 0], math.inf), ANSWER_S, Response.ACKNOWLEDGED, 1.05),
+        (([0, 0], 0.01), ANSWER_S, Response.ANSWERED, 0.15),
+        (([0, 0], 0.85), ANSWER_S, Response.ANSWERED, 0.95),
+        (([70_000, 70_000], 0.05), ANSWER_S, Response.ANSWERED, 0.15),
+    ],
+)
+async def test_nudges_tell_who_answered(
+    autojump_clock: trio.testing.MockClock,
+    bench: Bench,
+    line: tuple[list[int | None], float],
+    *,
+    patience_s: float,
+    expected: Response,
+    within_s: float,
+) -> None:
+    """The process, within a second if it is waited for; else its kernel, within 0.3 s; else nobody."""
+    bench.channel.lines[B] = FakeLine(*line)
+    response, took_s = await nudged(bench, patience_s)
+    assert response is expected
+    assert took_s <= within_s < NUDGE_TIMEOUT_S
+
+
+async def test_without_a_connection_the_port_is_asked(
     autojump_clock: trio.testing.MockClock, bench: Bench, nursery: trio.Nursery
 ) -> None:
-    """Acknowledged by the third look or not at all; without a connection to that boot there is nobody to ask."""
-    for counts, is_acked in (([0, 0], True), ([0, 29, 29, 0], True), ([0, 29], False)):
-        bench.channel.lines[B] = FakeLine(counts)
-        bench.lifelines.nudge(B, BOOT)
-        await trio.sleep(0.5)
-        assert bench.last(Nudged) == Nudged(B, BOOT, is_acked)
-    bench.lifelines.nudge(B, BOOT + 1)
-    bench.lifelines.nudge(C, BOOT)
+    """Refused, silent, of another boot: not known, and never the silence of a host. Open: there is a kernel."""
+    bench.channel.lines[B] = FakeLine([0])
+    assert (await nudged(bench, boot=BOOT + 1))[0] is Response.UNKNOWN
+    del bench.channel.lines[B]
+    assert (await nudged(bench))[0] is Response.UNKNOWN
+    bench.network.partition(["10.0.0.1"], [SUBJECT.host])
+    response, took_s = await nudged(bench, ANSWER_S)
+    assert response is Response.UNKNOWN
+    assert took_s < NUDGE_TIMEOUT_S
+    bench.network.heal()
+    await nursery.start(Subject(bench.network).run)
+    assert (await nudged(bench))[0] is Response.ACKNOWLEDGED
+
+
+async def test_a_connection_that_was_made_meanwhile_is_an_answer(
+    autojump_clock: trio.testing.MockClock, bench: Bench, nursery: trio.Nursery
+) -> None:
+    """Nobody greets without running."""
+    await nursery.start(Subject(bench.network).run)
+    nursery.start_soon(nudged, bench)
+    await trio.sleep(0.01)
+    bench.channel.up(B)
     await trio.sleep(0.5)
-    assert set(bench.found[-2:]) == {Nudged(B, BOOT + 1, False), Nudged(C, BOOT, False)}
+    assert bench.last(Nudged) == Nudged(B, BOOT, Response.ANSWERED)
 
 
 async def test_where_acknowledgements_are_not_known_the_port_is_asked(
     autojump_clock: trio.testing.MockClock, bench: Bench, nursery: trio.Nursery
 ) -> None:
     """Not Linux, or a window that is full because the process does not read: an accepted connection speaks for it."""
-    for counts in ([None], [70_000, 70_029]):
+    lines: list[list[int | None]] = [[None], [70_000, 70_029]]
+    for counts in lines:
         bench.channel.lines[B] = FakeLine(counts)
-        bench.lifelines.nudge(B, BOOT)
-        await trio.sleep(2.0)
-        assert bench.last(Nudged) == Nudged(B, BOOT, False)
+        assert (await nudged(bench))[0] is Response.UNKNOWN
+    bench.network.partition(["10.0.0.1"], [SUBJECT.host])
+    assert (await nudged(bench))[0] is Response.SILENT
+    bench.network.heal()
     await nursery.start(Subject(bench.network).run)
-    bench.lifelines.nudge(B, BOOT)
-    await trio.sleep(2.0)
-    assert bench.last(Nudged) == Nudged(B, BOOT, True)
+    assert (await nudged(bench))[0] is Response.ACKNOWLEDGED
+    assert await nudged(bench, ANSWER_S) == (Response.ACKNOWLEDGED, pytest.approx(1.0, abs=0.15))
 
 
-async def test_a_connection_that_ends_under_a_nudge_is_not_acknowledged(
-    autojump_clock: trio.testing.MockClock, bench: Bench
+async def test_a_connection_that_ends_under_a_nudge_tells_nothing(
+    autojump_clock: trio.testing.MockClock, bench: Bench, nursery: trio.Nursery
 ) -> None:
-    """The nudge met a reset: that end is evidence of its own, and no acknowledgement."""
+    """The nudge met a reset: that end is evidence of its own; what is left to ask is the port."""
     bench.channel.up(B, FakeLine([0, 29]))
-    bench.lifelines.nudge(B, BOOT)
+    nursery.start_soon(nudged, bench)
     await trio.sleep(0.05)
     bench.channel.down(B, Ending.LOST)
     await trio.sleep(0.5)
-    assert bench.last(Nudged) == Nudged(B, BOOT, False)
+    assert bench.last(Nudged) == Nudged(B, BOOT, Response.UNKNOWN)
+
+
+async def test_refusals_of_wanted_connections_are_told(
+    autojump_clock: trio.testing.MockClock, bench: Bench, nursery: trio.Nursery
+) -> None:
+    """Each of them, as long as the port is closed: whether the member lives is for the machine to know."""
+    bench.lifelines.keep((B,))
+    await trio.sleep(30.0)
+    refusals = [finding for finding in bench.found if isinstance(finding, Refused)]
+    assert refusals == bench.found
+    assert 8 <= len(refusals) <= 16
+    await nursery.start(Subject(bench.network).run)
+    await trio.sleep(6.0)
+    assert bench.found[-1] == LifelineUp(B, BOOT)
+
+
+async def test_a_component_that_is_restarted_has_its_connections_again(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """The machine says once whom it wants; what it asks for while nothing runs is passed over without an error."""
+    bench = Bench(FakeNetwork())
+    await nursery.start(Subject(bench.network).run)
+    bench.lifelines.keep((B,))
+    for life in (1, 2, 3):
+        async with trio.open_nursery() as running:
+            bench.lifelines.start(running)
+            # A dial under way must not keep the next life from dialling.
+            bench.lifelines.reconnect(C, BOOT, SUBJECT)
+            await trio.sleep(6.0)
+            assert bench.channel.greeted.count(B) == life
+            bench.lifelines.reconnect(C, BOOT, SUBJECT)
+            running.cancel_scope.cancel()
+        bench.channel.down(B, Ending.GOODBYE)
+        known = len(bench.found)
+        bench.lifelines.reconnect(B, BOOT, SUBJECT)
+        bench.lifelines.nudge(B, BOOT)
+        bench.lifelines.try_port(B, BOOT, SUBJECT)
+        await trio.sleep(3.0)
+        assert len(bench.found) == known
+        bench.channel.lines.pop(C, None)
 
 
 def test_nothing_happens_before_the_start() -> None:

@@ -27,7 +27,6 @@ from membership_hands import (
 )
 from msgspec.structs import replace
 
-from frys_node.base.errors import NotFound
 from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import Status
 from membership.config import for_profile
@@ -265,16 +264,6 @@ def test_peers_to_persist_are_live_then_failed_then_unmet() -> None:
     assert [p.node for p in persist.peers] == [C, B, NOBODY]
 
 
-def test_force_leave_needs_one_failed_member() -> None:
-    """Unknown names are refused; a dead one becomes LEFT."""
-    m = machine(B)
-    with pytest.raises(NotFound):
-        m.force_leave("nobody", 0.0)
-    hear(m, Gossip((claim(B, Standing.DEAD),)))
-    m.force_leave(B, 1.0)
-    assert status(m, B) is Status.LEFT
-
-
 def test_a_full_table_refuses_strangers_and_counts_them() -> None:
     """Memory is bounded by `members_max`, whatever others say."""
     m = machine(config=for_profile("lan", members_max=3))
@@ -396,7 +385,7 @@ def test_the_name_of_a_dead_member_may_be_taken_over() -> None:
     live(m, 60.5, dead(C))
     assert status(m, C) is Status.LEFT
     assert status(m, D) is Status.ALIVE
-    assert m.story(C)[-2].who == D
+    assert (m.story(C)[-1].what, m.story(C)[-1].who) == ("replaced", D)
     hear(m, Gossip((claim(C, Standing.ALIVE, 1),)), B, 61.0)
     assert status(m, C) is Status.ALIVE
 

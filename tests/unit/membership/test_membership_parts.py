@@ -57,16 +57,16 @@ def test_the_floor_follows_the_formula_of_lifeguard() -> None:
 def test_only_distinct_and_wanted_accusers_confirm() -> None:
     """The same accuser counts once, and nobody is passed on beyond what is expected."""
     suspicion = Suspicion(1, 0, NodeId("a"), 0.0, FLOORS)
-    assert suspicion.deadline_s(2) == 24
+    assert suspicion.deadline_s(2, ()) == 24
     assert not suspicion.confirm(NodeId("a"), 2)
     assert not suspicion.confirm(NodeId(""), 2)
     assert suspicion.confirm(NodeId("b"), 2)
     assert suspicion.confirm(NodeId("c"), 2)
     assert not suspicion.confirm(NodeId("d"), 2)
-    assert suspicion.deadline_s(2) == 4
+    assert suspicion.deadline_s(2, ()) == 4
     assert suspicion.accusers == ("a", "b", "c")
     suspicion.shift(10)
-    assert suspicion.deadline_s(2) == 14
+    assert suspicion.deadline_s(2, ()) == 14
 
 
 def test_each_update_is_sent_as_often_as_the_limit_says() -> None:

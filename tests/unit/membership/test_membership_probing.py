@@ -163,6 +163,14 @@ def test_a_helper_whose_send_is_refused_says_so() -> None:
     assert [(where, p.reason) for where, p in replies if isinstance(p, Nack)] == [(address(B), NackReason.UNREACHABLE)]
 
 
+def test_a_helper_that_may_be_dead_itself_is_no_sign_of_trouble_here() -> None:
+    """Two members die at once: each is a helper that says nothing about the other, and the survivor is well."""
+    m = machine(B, C, D)
+    live(m, 3.0, well)
+    live(m, 30.0, dead(B, C))
+    assert m.health_score <= 1
+
+
 def test_a_helper_that_was_refused_a_connection_lately_says_so() -> None:
     """REFUSED is a stronger word than TIMEOUT: somebody's kernel said that nobody listens there."""
     m = machine(B, C)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 
 from frys_node.base.types import Address, NodeId
@@ -15,7 +16,7 @@ from membership.messages import Evidence, Standing, Update
 from membership.story import ENTRIES_MAX, Entry, Story
 from membership.testimony import VouchKind
 
-ME, B, C, D, E = (NodeId(f"{letter:a>32}") for letter in "01234")
+ME, B, C, D, E, F = (NodeId(f"{letter:a>32}") for letter in "012345")
 ALIVE_B = (5, 0)
 
 
@@ -59,11 +60,44 @@ def test_silence_of_all_is_waited_for_four_intervals() -> None:
 
 
 def test_a_member_whose_kernel_is_silent_too_is_waited_for_less() -> None:
-    """GONE has a floor of 2.5 beats, and still wants its confirmations."""
-    claims = make(B, C, D)
-    claims.accuse(B, ALIVE_B, (ME,), 10.0, Evidence.GONE)
-    assert claims.suspicion_deadline_s == 25.0
-    claims.accuse(B, ALIVE_B, (C, D), 10.5)
+    """GONE has a floor of 2.5 beats once all three watchers say it, and wants its confirmations too."""
+    claims = make(B, C, D, E, F)
+    claims.accuse(B, ALIVE_B, (C,), 10.0, Evidence.GONE)
+    assert claims.suspicion_deadline_s == 34.0
+    claims.accuse(B, ALIVE_B, (D, E), 10.5, Evidence.GONE)
+    assert 14.0 < claims.suspicion_deadline_s < 34.0
+    claims.accuse(B, ALIVE_B, (F,), 11.0)
+    assert claims.suspicion_deadline_s == 12.5
+
+
+def test_one_watcher_alone_does_not_shorten_a_suspicion() -> None:
+    """A bad path to one watcher, and a probe with its helpers: accusers enough, and the floor is that of silence."""
+    claims = make(B, C, D, E)
+    claims.accuse(B, ALIVE_B, (C,), 10.0, Evidence.GONE)
+    claims.accuse(B, ALIVE_B, (ME, D, E), 10.0)
+    assert claims.suspicion_deadline_s == 14.0
+    claims.accuse(B, ALIVE_B, (D,), 10.5, Evidence.GONE)
+    assert claims.suspicion_deadline_s == 14.0
+    claims.accuse(B, ALIVE_B, (E,), 11.0, Evidence.GONE)
+    assert claims.suspicion_deadline_s == 12.5
+
+
+@pytest.mark.parametrize("others", [(B,), (B, C)])
+def test_in_a_small_cluster_all_watchers_are_few(others: tuple[NodeId, ...]) -> None:
+    """Of two nodes one watches, of three two: whoever is left has to agree, and nobody else is waited for."""
+    claims = make(*others)
+    for watcher in (ME, *others[1:]):
+        assert claims.suspicion_deadline_s > 12.5
+        claims.accuse(B, ALIVE_B, (watcher,), 10.0, Evidence.GONE)
+    assert claims.suspicion_deadline_s == 12.5
+
+
+def test_a_watcher_that_has_died_is_not_waited_for() -> None:
+    """The live ones are asked; whoever takes the place of the dead one is one of them."""
+    claims = make(B, C, D, E)
+    claims.accuse(B, ALIVE_B, (D, E, ME), 10.0, Evidence.GONE)
+    assert claims.suspicion_deadline_s > 12.5
+    claims.take(claim(C, Standing.DEAD), 11.0)
     assert claims.suspicion_deadline_s == 12.5
 
 
@@ -166,6 +200,91 @@ def test_a_stalled_member_dies_when_its_kernel_falls_silent() -> None:
     claims.accuse(B, ALIVE_B, (ME, C), 10.0)
     claims.vouch(B, ALIVE_B, C, VouchKind.KERNEL_ACK, 13.0)
     assert claims.suspicion_deadline_s == 18.0
+
+
+def test_a_stalled_member_that_crashes_is_not_held() -> None:
+    """Its kernel's word before the crash holds off a death by silence; one that is newer than the evidence voids it."""
+    claims = make(B, C, D)
+    claims.vouch(B, ALIVE_B, C, VouchKind.KERNEL_ACK, 9.0)
+    claims.accuse(B, ALIVE_B, (ME, C), 10.0, Evidence.CRASH)
+    assert claims.suspicion_deadline_s == 10.5
+    claims.vouch(B, ALIVE_B, D, VouchKind.KERNEL_ACK, 10.2)
+    assert claims.suspicion_deadline_s >= 15.2
+    claims.accuse(B, ALIVE_B, (ME, D), 10.4, Evidence.CRASH)
+    assert claims.suspicion_deadline_s == 10.9
+
+
+def test_a_node_that_stood_still_lets_the_other_observers_of_a_crash_speak() -> None:
+    """Its own voice is withheld, and it says so; what its probe's helpers heard is withheld with it."""
+    claims = make(B, C, D, E)
+    claims.catch_up(1.0, 10.0)
+    assert not claims.accuse(B, ALIVE_B, (ME, C, D), 10.1, Evidence.CRASH)
+    suspicion = claims.suspicions.get(B)
+    assert suspicion is not None
+    assert suspicion.accusers == (C, D)
+    assert suspicion.is_crash
+    assert not claims.accuse(C, ALIVE_B, (ME, D), 10.1)
+    assert claims.suspicions.get(C) is None
+    assert claims.accuse(B, ALIVE_B, (ME,), claims.quiet_until_s, Evidence.CRASH)
+    assert suspicion.accusers == (C, D, ME)
+
+
+def test_a_pause_of_this_node_ages_no_voucher() -> None:
+    """What was said just before it stood still was said just before it went on, for all that it can know."""
+    claims = make(B, C, D)
+    claims.vouch(B, ALIVE_B, D, VouchKind.HELPER, 9.0)
+    claims.catch_up(20.0, 30.0)
+    claims.accuse(B, ALIVE_B, (C, D), 30.0, Evidence.CRASH)
+    assert claims.suspicion_deadline_s > 34.0
+
+
+def test_a_node_in_trouble_waits_longer_for_a_refutation() -> None:
+    """It loses packets, so that it hears of fewer refutations; a node that is well declares the death in time."""
+    claims = make(B, C, D)
+    claims.accuse(B, ALIVE_B, (ME, C, D), 10.0)
+    assert claims.suspicion_deadline_s == 14.0
+    claims.health.worsen(1)
+    assert claims.suspicion_deadline_s == 18.0
+    claims.health.worsen(7)
+    assert claims.suspicion_deadline_s == 22.0
+
+
+def test_a_node_in_trouble_waits_no_longer_if_it_is_alone() -> None:
+    """Of two nodes the survivor's probes all fail, which is its trouble, and nobody declares the death for it."""
+    claims = make(B)
+    claims.accuse(B, ALIVE_B, (ME,), 10.0)
+    claims.health.worsen(8)
+    assert claims.suspicion_deadline_s == 14.0
+
+
+def test_suspects_are_not_waited_for_as_watchers() -> None:
+    """Two neighbours lost at once: each is gone to those of its watchers that are not suspect themselves."""
+    claims = make(B, C, D)
+    for node in (B, C):
+        claims.accuse(node, ALIVE_B, (ME, D), 10.0, Evidence.GONE)
+    assert claims.suspicion_deadline_s == 12.5
+
+
+def test_only_members_have_a_voice() -> None:
+    """Invented accusers neither shorten a suspicion nor are remembered or passed on."""
+    claims = make(B, C, D)
+    claims.accuse(B, ALIVE_B, (ME,), 10.0)
+    for number in range(100):
+        stranger = NodeId(f"{number:x>32}")
+        claims.take(msgspec.structs.replace(claim(B, Standing.SUSPECT), accuser=stranger, evidence=Evidence.GONE), 10.0)
+    suspicion = claims.suspicions.get(B)
+    assert suspicion is not None
+    assert suspicion.accusers == (ME,)
+
+
+def test_suspects_are_asked_in_turn_and_not_while_they_are_known_to_stand_still() -> None:
+    """The one that has waited longest comes first; a stopped process has enough to read when it goes on."""
+    claims = make(B, C, D)
+    claims.accuse(B, ALIVE_B, (ME, D), 10.0)
+    claims.accuse(C, ALIVE_B, (ME, D), 10.5)
+    assert claims.suspicions.ask(12.0) == [B, C]
+    claims.vouch(B, ALIVE_B, D, VouchKind.KERNEL_ACK, 12.0)
+    assert claims.suspicions.ask(13.0) == [C]
 
 
 def test_a_refutation_ends_the_stall() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frys_node.base.types import Address, NodeId
-from membership.member import make_attributes, supersedes
+from membership.member import make_attributes, precedence, supersedes
 from membership.messages import Attributes, Standing, Update
 from membership.table import Roster, Table, fingerprint
 
@@ -33,17 +33,12 @@ updates = st.builds(
 )
 
 
-def key(update: Update) -> tuple[object, ...]:
-    """Return what decides precedence."""
-    return (update.boot, update.incarnation, update.standing, update.attributes)
-
-
 def merged(claims: list[Update]) -> list[tuple[object, ...]]:
     """Merge claims in order and return what the table holds."""
     table = Table(SELF)
     for update in claims:
         table.merge(update, 0.0)
-    return [(m.node, *key(m.update)) for m in table.sorted()]
+    return [(m.node, *precedence(m.update)) for m in table.sorted()]
 
 
 @given(st.lists(updates, max_size=12), st.randoms(use_true_random=False))
@@ -66,12 +61,12 @@ def test_a_claim_never_goes_back(claims: list[Update]) -> None:
     table = Table(SELF)
     for update in claims:
         before = table.get(update.node)
-        held = key(before.update) if before else None
+        held = precedence(before.update) if before else None
         table.merge(update, 0.0)
         after = table.get(update.node)
         assert after is not None
-        assert held is None or key(after.update) >= held
-        assert key(after.update) >= key(update)
+        assert held is None or precedence(after.update) >= held
+        assert precedence(after.update) >= precedence(update)
 
 
 @given(st.lists(updates, max_size=12), st.randoms(use_true_random=False))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frys_node.base.errors import NotFound, Overloaded
+from frys_node.base.errors import NotFound, Overloaded, UsageError
 from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.gossip import Outcome
 from membership.allowance import Allowance
@@ -342,6 +342,22 @@ def draft(asker: Queries, name: str = "ping", live_count: int = 2, **how: object
 
 
 OTHERS = [(node, make_attributes(f"name-{node}", Address("h", 1))) for node in (B, C)]
+
+
+def test_what_no_terminal_or_clock_can_take_is_refused_as_a_mistake() -> None:
+    """Names that are not printable and waits out of bounds are no question of size: nothing is sent."""
+    side = Side(ME)
+    for name in ("x\x1b[2J", "a\nb", "\x9b", "\u202e"):
+        with pytest.raises(UsageError, match="not printable"):
+            side.events.fire(name, b"", 0.0, 0)
+        with pytest.raises(UsageError, match="not printable"):
+            side.states.put(name, b"", 0.0)
+        with pytest.raises(UsageError, match="not printable"):
+            draft(queries(), name)
+    for timeout_s in (0.0, 601.0, 8.64e9):
+        with pytest.raises(UsageError, match="a query waits"):
+            draft(queries(), timeout_s=timeout_s)
+    assert not side.events.delivered
 
 
 def test_a_query_is_repeated_until_each_has_given_its_last_word() -> None:

@@ -2,68 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from membership_beats import (
+    ALONE,
+    LAN,
+    RTT_S,
+    Timed,
+    beats,
+    condition,
+    live,
+    nudges,
+    silent_from,
+    told,
+    until_nudged,
+    vouches,
+)
 from membership_hands import BOOT, ME, B, C, D, address, claim, hear, machine, sent, status
 
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import UNUSABLE, UNWELL, WELL, Condition, MemberChanged, Status
 from membership.config import for_profile
-from membership.effects import Effect, Emit, KeepLifelines, Nudge, PhiSeen, SendPacket
-from membership.findings import Nudged
-from membership.machine import Membership
-from membership.messages import PACKETS, Ack, Beat, BeatAck, Gossip, Ping, Standing, Update
+from membership.effects import Emit, KeepLifelines, Nudge, PhiSeen, SendPacket
+from membership.findings import LifelineDown, LifelineEnd, LifelineUp, Nudged, PortState, Response, Tried
+from membership.messages import PACKETS, Beat, BeatAck, Gossip, Standing, Update
 from membership.rumours import RUMOURS
 from membership.testimony import CrashReport, Vouch, VouchKind
-
-LAN = for_profile("lan")
-ALONE = for_profile("lan", probe_interval_s=600.0)
-"""The watch without the probe loop, which would suspect a member that does not answer as well."""
-
-RTT_S = 0.001
-Timed = list[tuple[float, Effect]]
-
-
-def live(m: Membership, until_s: float, answers: Callable[[NodeId, float], bool] = lambda _node, _now_s: True) -> Timed:
-    """Drive a machine whose neighbours answer pings and beats when `answers` says so; returns its effects."""
-    out: Timed = []
-    mail: list[tuple[float, NodeId, Ack | BeatAck]] = []
-    nodes = {address(node): node for node in (B, C, D, NodeId(f"{'4':a>32}"))}
-    while True:
-        now_s = min([m.next_deadline_s, *(at_s for at_s, _, _ in mail)])
-        if now_s > until_s:
-            return out
-        due = [letter for letter in mail if letter[0] <= now_s]
-        mail = [letter for letter in mail if letter[0] > now_s]
-        effects = [e for _, node, ack in due for e in hear(m, ack, node, now_s)] if due else m.advance(now_s)
-        out += [(now_s, effect) for effect in effects]
-        for where, packet in sent(effects):
-            node = nodes[where]
-            if not answers(node, now_s):
-                continue
-            if isinstance(packet, Ping):
-                mail.append((now_s + RTT_S, node, Ack(packet.sequence, node)))
-            elif isinstance(packet, Beat):
-                mail.append((now_s + RTT_S, node, BeatAck(packet.sequence)))
-
-
-def beats(out: Timed, node: NodeId) -> list[float]:
-    """When a machine sent beats to a node."""
-    packets = [(at_s, *letter) for at_s, effect in out for letter in sent([effect])]
-    return [at_s for at_s, where, packet in packets if where == address(node) and isinstance(packet, Beat)]
-
-
-def nudges(out: Timed) -> list[tuple[float, Nudge]]:
-    """When a machine asked for nudges."""
-    return [(at_s, effect) for at_s, effect in out if isinstance(effect, Nudge)]
-
-
-def silent_from(node: NodeId, from_s: float) -> Callable[[NodeId, float], bool]:
-    """Answers of neighbours of whom one falls silent."""
-    return lambda other, now_s: other != node or now_s < from_s
+from membership.watch import ANSWER_S
 
 
 def test_a_beat_is_as_small_as_can_be() -> None:
@@ -167,72 +134,75 @@ def test_silence_makes_a_member_slow_and_then_has_it_nudged() -> None:
     assert changed.old is not None
     assert (changed.old.condition, changed.new.condition) == (Condition.OK, Condition.SLOW)
     ((nudged_s, nudge),) = nudges(live(m, last_s + 2.2, silent_from(B, last_s)))
-    assert nudge == Nudge(B, BOOT)
+    assert nudge == Nudge(B, BOOT, ANSWER_S)
     assert nudged_s - last_s == pytest.approx(2.06, abs=0.01)
     assert status(m, B) is Status.ALIVE
-
-
-def _until_nudged(m: Membership, node: NodeId) -> float:
-    """Let a member fall silent and return when it was nudged."""
-    live(m, 10.0)
-    until_s = 10.0
-    while not (found := nudges(live(m, until_s, silent_from(node, 10.0)))):
-        until_s += 0.05
-        assert until_s < 15.0
-    return found[0][0]
-
-
-def vouches(out: list[Effect]) -> list[Vouch]:
-    """The vouches in the gossip that was sent."""
-    found = [RUMOURS.decode(data) for _, p in sent(out) if isinstance(p, Gossip) for data in p.rumours]
-    return [rumour for rumour in found if isinstance(rumour, Vouch)]
 
 
 def test_an_acknowledged_nudge_makes_it_stalled_and_is_repeated() -> None:
     """Its kernel answers: this node vouches for it, again every 2 s, and nobody is accused."""
     m = machine(B, C, D, config=LAN)
-    now_s = _until_nudged(m, B)
-    m.found(Nudged(B, BOOT, True), now_s + 0.1)
+    now_s = until_nudged(m, B)
+    m.found(told(Response.ACKNOWLEDGED), now_s + 0.1)
     view = m.view(B)
     assert view is not None
     assert view.condition is Condition.STALLED
     assert m.rank(B) == UNWELL
     out = live(m, now_s + 2.2, silent_from(B, 10.0))
-    told = vouches([effect for _, effect in out])
-    assert {(v.node, v.boot, v.voucher, v.kind) for v in told} == {(B, BOOT, ME, VouchKind.KERNEL_ACK)}
-    ((again_s, _),) = nudges(out)
+    words = vouches([effect for _, effect in out])
+    assert {(v.node, v.boot, v.voucher, v.kind) for v in words} == {(B, BOOT, ME, VouchKind.KERNEL_ACK)}
+    ((again_s, again),) = nudges(out)
     assert again_s - now_s == pytest.approx(2.1, abs=0.01)
-    m.found(Nudged(B, BOOT, True), again_s + 0.1)
+    # By now a probe has failed too: whoever is suspect is not waited for.
+    assert again == Nudge(B, BOOT, patience_s=0.0)
+    m.found(told(Response.ACKNOWLEDGED, 0.0), again_s + 0.1)
     later = vouches([effect for _, effect in live(m, again_s + 1.0, silent_from(B, 10.0))])
-    assert max(v.sequence for v in later) > max(v.sequence for v in told)
+    assert max(v.sequence for v in later) > max(v.sequence for v in words)
 
 
 def test_a_nudge_without_acknowledgement_is_an_accusation() -> None:
     """GONE: suspect at once, with this node as the accuser; the first answer after it makes it fine again."""
     m = machine(B, C, D, config=ALONE)
-    now_s = _until_nudged(m, B)
-    effects = m.found(Nudged(B, BOOT, False), now_s + 0.3)
+    now_s = until_nudged(m, B)
+    effects = m.found(told(Response.SILENT), now_s + 0.3)
     assert status(m, B) is Status.SUSPECT
     assert m.tallies.events[("accused_gone",)] == 1
     assert [e.event.new.status for e in effects if isinstance(e, Emit)] == [Status.SUSPECT]
     assert [entry.what for entry in m.story(B)][-2:] == ["silent", "suspected"]
-    assert nudges(live(m, now_s + 3.0, silent_from(B, 10.0))) == []
+    ((again_s, _),) = nudges(live(m, now_s + 3.0, silent_from(B, 10.0)))
+    assert again_s - now_s == pytest.approx(2.3, abs=0.01)
+    m.found(told(Response.SILENT), again_s + 0.3)
+    assert m.tallies.events[("accused_gone",)] == 1
 
 
-def test_a_nudge_that_nobody_reports_on_counts_as_not_acknowledged() -> None:
-    """A driver that lost its task does not leave a silent member unjudged."""
-    m = machine(B, C, D, config=LAN)
-    now_s = _until_nudged(m, B)
-    live(m, now_s + 1.6, silent_from(B, 10.0))
-    assert status(m, B) is Status.SUSPECT
+def test_a_nudge_that_nobody_reports_on_or_that_nobody_could_make_is_a_silence() -> None:
+    """Without a connection to ask on there is no telling a stopped process from a lost host: never GONE."""
+    for reports in (False, True):
+        m = machine(B, C, D, config=ALONE)
+        now_s = until_nudged(m, B)
+        if reports:
+            live(m, now_s + 1.2, silent_from(B, 10.0))
+            m.found(told(Response.UNKNOWN), now_s + 1.2)
+        live(m, now_s + 1.6, silent_from(B, 10.0))
+        assert status(m, B) is Status.SUSPECT
+        assert ("accused_gone",) not in m.tallies.events
+        assert m.tallies.events[("accused_silent",)] == 1
+
+
+def test_a_nudge_that_others_reports_asked_for_is_not_the_watchs() -> None:
+    """The kernel's word came at once, and the process had no time to answer: no stall follows from it."""
+    m = machine(B, C, D, config=ALONE)
+    now_s = until_nudged(m, B)
+    m.found(Nudged(B, BOOT, Response.ACKNOWLEDGED), now_s + 0.1)
+    assert condition(m) is Condition.SLOW
 
 
 def test_an_answer_meanwhile_makes_the_nudge_moot() -> None:
     """The beat came back before the nudge was judged."""
     m = machine(B, C, D, config=ALONE)
-    now_s = _until_nudged(m, B)
+    now_s = until_nudged(m, B)
     live(m, now_s + 1.45)
-    m.found(Nudged(B, BOOT, False), now_s + 1.45)
+    m.found(told(Response.SILENT), now_s + 1.45)
     assert status(m, B) is Status.ALIVE
 
 
@@ -247,7 +217,7 @@ def test_without_crash_evidence_phi_accuses_of_silence_alone() -> None:
 
 def test_a_member_never_heard_is_left_to_the_probes() -> None:
     """No beat was ever answered: there is no interval to measure its silence by."""
-    m = machine(B, C, D, config=LAN)
+    m = machine(B, C, D, config=ALONE)
     out = live(m, 10.0, silent_from(B, 0.0))
     assert nudges(out) == []
     view = m.view(B, 10.0)
@@ -313,10 +283,20 @@ def test_a_vouch_is_passed_on_once_and_its_repetition_again() -> None:
     for _ in range(3):
         hear(m, Gossip((), (RUMOURS.encode(word),)), B, 5.0)
     assert m.tallies.events[("vouched_kernel_ack",)] == 1
-    told = vouches([effect for _, effect in live(m, 8.0)])
-    assert set(told) == {word}
+    words = vouches([effect for _, effect in live(m, 8.0)])
+    assert set(words) == {word}
     hear(m, Gossip((), (RUMOURS.encode(word),)), D, 8.0)
     assert vouches([effect for _, effect in live(m, 9.0)]) == []
+
+
+def test_a_node_that_hears_of_its_own_stall_is_over_it() -> None:
+    """Whoever can hear that it stands still does not; the word is passed on all the same."""
+    m = machine(B, C, D, config=LAN)
+    live(m, 5.0)
+    word = Vouch(ME, BOOT, 0, B, VouchKind.KERNEL_ACK, 9)
+    hear(m, Gossip((), (RUMOURS.encode(word),)), B, 5.0)
+    assert condition(m, ME) is Condition.OK
+    assert set(vouches([effect for _, effect in live(m, 8.0)])) == {word}
 
 
 def test_a_node_that_leaves_watches_nobody() -> None:
@@ -338,8 +318,8 @@ def test_rank_follows_standing() -> None:
 def test_changes_of_condition_are_published() -> None:
     """A bus event tells of the stall and of its end."""
     m = machine(B, C, D, config=LAN)
-    now_s = _until_nudged(m, B)
-    effects = m.found(Nudged(B, BOOT, True), now_s + 0.1)
+    now_s = until_nudged(m, B)
+    effects = m.found(told(Response.ACKNOWLEDGED), now_s + 0.1)
     events: list[MemberChanged] = [e.event for e in effects if isinstance(e, Emit)]
     assert [event.new.condition for event in events] == [Condition.STALLED]
     out = live(m, now_s + 9.0)
@@ -380,6 +360,68 @@ def test_a_silence_of_all_is_its_own_fault_before_anybody_is_accused() -> None:
     assert m.tallies.events[("isolated",)] == 1
     assert nudged_s < 12.2
     assert {status(m, node) for node in (B, C, D)} == {Status.ALIVE}
+
+
+def test_an_accusation_withheld_after_a_pause_is_made_when_the_quiet_time_is_over() -> None:
+    """The silence is the same, and is nudged anew: nobody else need have noticed it."""
+    m = machine(B, C, D, config=LAN)
+    live(m, 10.0)
+    m.advance(11.6)
+    out = live(m, 13.0, silent_from(B, 10.0))
+    ((nudged_s, _),) = nudges(out)
+    m.found(Nudged(B, BOOT, Response.SILENT, 1.0), nudged_s + 0.3)
+    assert status(m, B) is Status.ALIVE
+    assert ("accused_gone",) not in m.tallies.events
+    quiet_until_s = m._claims.quiet_until_s
+    ((again_s, nudge),) = nudges(live(m, quiet_until_s + 0.2, silent_from(B, 10.0)))
+    assert (again_s, nudge.node) == (quiet_until_s, B)
+    m.found(Nudged(B, BOOT, Response.SILENT, 1.0), again_s + 0.3)
+    assert status(m, B) is Status.SUSPECT
+    assert m.tallies.events[("accused_gone",)] == 1
+    live(m, again_s + 10.0, silent_from(B, 10.0))
+    assert m.tallies.events[("accused_gone",)] == 1
+
+
+def test_a_crash_found_while_quiet_is_told_when_the_quiet_time_is_over() -> None:
+    """Of two nodes the survivor has just stood still itself when the other is killed: nobody else could tell."""
+    m = machine(B, config=LAN)
+    m.found(LifelineUp(B, BOOT), 0.0)
+    live(m, 10.0)
+    m.advance(11.6)
+    live(m, 13.0)
+    m.found(LifelineDown(B, BOOT, LifelineEnd.LOST), 13.0)
+    m.found(Tried(B, BOOT, PortState.REFUSED), 13.0)
+    assert status(m, B) is Status.ALIVE
+    quiet_until_s = m._claims.quiet_until_s
+    live(m, quiet_until_s, silent_from(B, 13.0))
+    assert status(m, B) is Status.SUSPECT
+    live(m, quiet_until_s + 0.5 * m._claims.health.factor, silent_from(B, 13.0))
+    assert status(m, B) is Status.DEAD
+
+
+def test_an_accusation_withheld_in_isolation_is_tried_again_quietly() -> None:
+    """Every two seconds after the last answer to a nudge, told once; with the others' packets it is made."""
+    m = machine(B, C, D, NodeId(f"{'4':a>32}"), config=ALONE)
+    live(m, 10.0)
+    out: Timed = []
+    for step in range(100, 200):
+        new = live(m, step / 10, lambda _node, _now_s: False)
+        for at_s, nudge in nudges(new):
+            m.found(Nudged(nudge.node, BOOT, Response.SILENT, nudge.patience_s), at_s)
+        out += new
+    times = [at_s for at_s, nudge in nudges(out) if nudge.node == D]
+    assert [round(b - a, 2) for a, b in pairwise(times)] == [2.0] * (len(times) - 1)
+    assert len(times) >= 4
+    assert [entry.what for entry in m.story(D)].count("silent") == 1
+    assert {status(m, node) for node in (B, C, D)} == {Status.ALIVE}
+    for step in range(3):
+        m._claims.observe_probe(B, is_mute=False, now_s=20.0 + step)
+    now_s = 23.0
+    while status(m, D) is Status.ALIVE:
+        for at_s, nudge in nudges(live(m, now_s, silent_from(D, 0.0))):
+            m.found(Nudged(nudge.node, BOOT, Response.SILENT, nudge.patience_s), at_s)
+        now_s += 0.1
+        assert now_s < 26.0
 
 
 def test_a_silence_of_one_is_not_taken_for_isolation() -> None:

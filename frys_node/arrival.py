@@ -21,6 +21,7 @@ from frys_node.base.errors import ConfigError, CorruptData, FrysError, UsageErro
 from frys_node.base.ports import Clock, Datagram, Disk, Entropy, Network, StreamListener
 from frys_node.base.types import Address, BootId
 from frys_node.config import NodeConfig
+from frys_node.observe.log import register_secret
 from frys_node.plugins.network.access import is_loopback
 from frys_node.plugins.network.binding import PortBook, listen_or_move
 from frys_node.secure.stored import LEFT_PATH, StoredIdentity, next_boot, read_stored
@@ -287,6 +288,8 @@ async def _token(launch: Launch, network: SystemNetwork, clock: Clock) -> str:
         ca_hash=ca_hash,
         read_stdin=lambda: launch.token_text,
     )
+    # A log line or an error that would carry it, of ours or of a library, shows a placeholder instead.
+    register_secret(found.text)
     return found.text
 
 

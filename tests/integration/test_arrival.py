@@ -6,10 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from frys_node.arrival import KEPT_PATH, advertised, advertised_to, check_seeds, keep_addresses, read_kept
+from frys_node.arrival import (
+    KEPT_PATH,
+    Launch,
+    _token,
+    advertised,
+    advertised_to,
+    check_seeds,
+    keep_addresses,
+    read_kept,
+)
 from frys_node.base.errors import ConfigError, CorruptData, UsageError
 from frys_node.base.types import Address
 from frys_node.config import load
+from frys_node.observe.log import REDACTED, redact
 from frys_node.secure.stored import read_stored
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.network import SystemNetwork
@@ -85,3 +95,22 @@ async def test_a_directory_is_joined_again_if_one_seed_is_of_its_cluster(tmp_pat
         await check_seeds([mine], old.disk.root, stored, NETWORK, CLOCK)
         with pytest.raises(UsageError, match=f"is node 'old' of cluster 'test', and {foreign} belongs to another"):
             await check_seeds([mine, foreign], old.disk.root, stored, NETWORK, CLOCK)
+
+
+async def test_a_join_token_is_never_written_once_it_was_read() -> None:
+    """Whoever logs or reports it, a library too, shows a placeholder."""
+    token = "frys0." + "planted-secret-" * 2
+    launch = Launch(
+        config=load(),
+        name="a",
+        name_chosen=True,
+        data_dir=None,
+        seeds=(),
+        joining=True,
+        token_file="-",
+        token_text=token,
+        reload=load,
+        on_ready=lambda _report: None,
+    )
+    assert await _token(launch, NETWORK, CLOCK) == token
+    assert redact(f"refused: {token}") == f"refused: {REDACTED}"

@@ -14,6 +14,7 @@ from frys_node.demo.console import Console, DemoFailed
 from frys_node.demo.digits import Digit, draw, load, nearest_exact, split
 from frys_node.demo.strip import Strip
 from frys_node.demo.tap import Tap
+from frys_node.secure.observe_tls import CIPHER_AES_256_GCM_SHA384, GROUP_X25519MLKEM768, VERSION_TLS13
 
 COLLECTION = "digits"
 BATCH = 60
@@ -21,9 +22,6 @@ HELD_OUT_EVERY = 12
 NEIGHBOURS = 5
 PACE_S = 0.1
 """Pause in each batch of the second ingest, so that the kill finds it at work."""
-GROUP_X25519MLKEM768 = 0x11EC
-TLS_13 = 0x0304
-AES_256_GCM_SHA384 = 0x1302
 
 
 class Story:
@@ -191,7 +189,7 @@ class Story:
         self.console.title("What the wire shows")
         tap = self.tap
         self.console.wait("the ServerHello of every connection", lambda: len(tap.hellos) == tap.answered)
-        wanted = (TLS_13, AES_256_GCM_SHA384, GROUP_X25519MLKEM768)
+        wanted = (VERSION_TLS13, CIPHER_AES_256_GCM_SHA384, GROUP_X25519MLKEM768)
         seen = {(hello.version, hello.cipher, hello.group) for hello in self.tap.hellos}
         text = ", ".join(f"version {v:#06x} cipher {c:#06x} group {g:#06x}" for v, c, g in sorted(seen))
         ok = seen == {wanted}

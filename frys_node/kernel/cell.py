@@ -1,4 +1,4 @@
-"""A configuration value that can be replaced while the node runs, and what may be replaced.
+"""What of a configuration may be replaced while the node runs.
 
 Each field's reload class comes from its annotation, ``Annotated[float, Meta(gt=0, extra={"reload": "live"})]``:
 ``live`` fields take effect at once, all others (the default) need a restart. A replacement is all or nothing.
@@ -7,16 +7,13 @@ Each field's reload class comes from its annotation, ``Annotated[float, Meta(gt=
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
-import trio
 
 from frys_node.base.errors import ReloadRefused
-
-T = TypeVar("T", bound=msgspec.Struct)
 
 RESTART = "restart"
 LIVE = "live"
@@ -74,56 +71,3 @@ def refuse_restart(changes: Iterable[Change]) -> None:
         raise ReloadRefused(
             f"these settings change only with a restart: {names}", hint="restart the node to apply them"
         )
-
-
-class ConfigCell(Generic[T]):
-    """Holds the current config; readers take `current` when they need it, or are told of changes."""
-
-    def __init__(self, value: T) -> None:
-        self._value = value
-        self._changed = trio.Event()
-        self._listeners: list[Callable[[T, T], None]] = []
-
-    @property
-    def current(self) -> T:
-        """The config in force."""
-        return self._value
-
-    def replace(self, new: T, *, force: bool = False) -> list[Change]:
-        """Swap in a validated config in one assignment; returns what changed.
-
-        Raises:
-            ReloadRefused: A changed field needs a restart (`force` is for a restarted component). Nothing changed.
-        """
-        old = self._value
-        changes = diff(old, new)
-        if not force:
-            refuse_restart(changes)
-        if changes:
-            self._value = new
-            wake, self._changed = self._changed, trio.Event()
-            wake.set()
-            for listener in tuple(self._listeners):
-                listener(old, new)
-        return changes
-
-    def on_change(self, listener: Callable[[T, T], None]) -> Callable[[], None]:
-        """Call the listener with (old, new) at each change, synchronously; returns the function that ends it."""
-        self._listeners.append(listener)
-
-        def off() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
-
-        return off
-
-    async def changed(self) -> T:
-        """Wait for the next change and return the new value."""
-        event = self._changed
-        await event.wait()
-        return self._value
-
-    def fields(self) -> Iterator[tuple[str, Any]]:
-        """Yield (name, value) of each field in order."""
-        for name in self._value.__struct_fields__:
-            yield name, getattr(self._value, name)

@@ -63,10 +63,6 @@ class Logger:
             fields["traceback"] = _where(error)
         self._write(logging.WARNING, event, {"error": describe(error), **fields})
 
-    def is_debug(self) -> bool:
-        """True if debug events are written: guard costly fields with it."""
-        return self._logger.isEnabledFor(logging.DEBUG)
-
     def _write(self, level: int, event: str, fields: Mapping[str, Any]) -> None:
         if self._logger.isEnabledFor(level):
             self._logger.log(level, event, extra={_FIELDS: fields})

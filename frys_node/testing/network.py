@@ -57,7 +57,6 @@ class FakeNetwork:
         """DNS: SRV records; hosts are literals or in `names`."""
         self._rng = random.Random(f"{seed}/network")
         self._hosts: dict[str, FakeHost] = {}
-        self._links: dict[tuple[str, str], LinkProfile] = {}
         self._cut: set[tuple[str, str]] = set()
         self._sequence = 0
 
@@ -70,10 +69,6 @@ class FakeNetwork:
     def knows(self, name: str) -> bool:
         """True if there is such a host."""
         return name in self._hosts
-
-    def set_link(self, source: str, target: str, profile: LinkProfile) -> None:
-        """Give one direction of one link its own profile."""
-        self._links[source, target] = profile
 
     def partition(self, a_names: Iterable[str], b_names: Iterable[str], *, one_way: bool = False) -> None:
         """Cut the links from every a to every b; with `one_way` b's traffic still reaches a."""
@@ -97,18 +92,14 @@ class FakeNetwork:
         """True if nothing passes from source to target."""
         return (source, target) in self._cut
 
-    def link(self, source: str, target: str) -> LinkProfile:
-        """The profile of one direction of one link."""
-        return self._links.get((source, target), self.profile)
-
-    def arrival_s(self, source: str, target: str) -> float:
+    def arrival_s(self) -> float:
         """When something sent now would arrive."""
-        link = self.link(source, target)
+        link = self.profile
         return trio.current_time() + link.delay_s + (self._rng.random() * link.jitter_s if link.jitter_s else 0.0)
 
     def transmit(self, source: Address, target: Address, payload: bytes) -> None:
         """Carry one datagram, or lose it."""
-        link = self.link(source.host, target.host)
+        link = self.profile
         host = self._hosts.get(target.host)
         if (source.host, target.host) in self._cut:
             self.counts["cut"] += 1
@@ -124,7 +115,7 @@ class FakeNetwork:
             socket = host.datagrams.get(target.port) if host else None
             if socket is not None:
                 self._sequence += 1
-                socket.deliver(self.arrival_s(source.host, target.host), self._sequence, payload, source)
+                socket.deliver(self.arrival_s(), self._sequence, payload, source)
 
     def _wake_all(self) -> None:
         for host in self._hosts.values():
@@ -257,7 +248,7 @@ class FakeHost:
         with trio.move_on_after(CONNECT_TIMEOUT_S):
             while self.network.is_cut(self.name, remote.name) or self.network.is_cut(remote.name, self.name):
                 await self.changed.wait()
-            await trio.sleep(2 * self.network.link(self.name, remote.name).delay_s)
+            await trio.sleep(2 * self.network.profile.delay_s)
             listener = remote.listeners.get(target.port)
             if listener is None:
                 raise connect_failed(address, "refused", "Connection refused")

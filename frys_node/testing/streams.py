@@ -49,7 +49,7 @@ class Pipe:
 
     def push(self, data: bytes) -> None:
         """Send a chunk; ``b""`` is the end. TCP keeps order, so a chunk never arrives before the one ahead of it."""
-        self._last_s = max(self._last_s, self.network.arrival_s(*self.route))
+        self._last_s = max(self._last_s, self.network.arrival_s())
         self.chunks.append((self._last_s, data))
         self.buffered += len(data)
         self.wake.set()

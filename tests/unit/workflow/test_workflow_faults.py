@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 import trio
+import trio.testing
 
 from frys_node import Retry, current_step, step, workflow
-from frys_node.base.errors import NotOwner, Overloaded, StorageError
+from frys_node.base.errors import FrysError, NotOwner, Overloaded, StorageError
 from frys_node.plugins.workflow.errors import Sealed, Stalled
 from frys_node.plugins.workflow.journal import StepStopped, decode_entries
 from frys_node.storage.memory import MemoryStore
-from frys_node.storage.ports import RunQuery
+from frys_node.storage.ports import Append, RunQuery
 from frys_node.storage.sqlite import SqliteStore
 from tests.unit.workflow.workflow_kit import TrioClock, engine_on, finish, output_of, row_of, state_of
 
@@ -87,11 +88,19 @@ async def test_a_start_that_a_full_disk_refused_takes_nothing_else_along(autojum
     async with engine_on(store, [two]) as engine:
         await engine.start(0, "r", two, b"\xc0")
         store.fail_with = StorageError("the disk is full")
+        append, answer = store.append, trio.Event()
+
+        async def slow_to_refuse(appends: Sequence[Append]) -> list[FrysError | None]:
+            await answer.wait()
+            return await append(appends)
+
+        store.append = slow_to_refuse
         async with trio.open_nursery() as nursery:
             nursery.start_soon(refused, lambda: engine.start(0, "q", two, b"\xc0"))
-            while "q" not in engine.partitions[0].runs:
-                await trio.lowlevel.checkpoint()
+            await trio.testing.wait_all_tasks_blocked()
             nursery.start_soon(refused, lambda: engine.cancel(0, "q", "changed my mind"))
+            await trio.testing.wait_all_tasks_blocked()
+            answer.set()
         assert errors == ["the disk is full"] * 2
         store.fail_with = None
         await engine.wait(0, "r")

@@ -176,8 +176,9 @@ class Claims:
     def _publish(self, old: MemberView | None, new: MemberView, now_s: float) -> None:
         """Hand out a change; what a flapping member does is not for subscribers."""
         was_damped = self.damping.is_damped(new.id)
+        is_turn = old is None or old.status is not new.status
         old, is_damped = self.damping.observe(old, new, now_s)
-        self.out.append(Emit(MemberChanged(old=old, new=new), is_damped))
+        self.out.append(Emit(MemberChanged(old=old, new=new), is_damped, is_turn))
         if is_damped:
             self.tallies.add(self.tallies.events, "change_damped")
         if self.damping.is_damped(new.id) and not was_damped:

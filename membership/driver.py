@@ -15,7 +15,7 @@ from frys_node.base.errors import FrysError
 from frys_node.base.ports import Clock, Datagram, Disk, Entropy, Executor, Network
 from frys_node.base.types import Address, NodeId
 from frys_node.kernel.bus import Bus
-from frys_node.kernel.services.members import MemberChanged, MemberView, Status
+from frys_node.kernel.services.members import MemberView, Status
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.observe.log import get_logger
 from frys_node.observe.metrics import Metrics
@@ -341,8 +341,8 @@ class MembershipDriver:
             match effect:
                 case SendPacket():
                     self._send(effect)
-                case Emit(event, is_damped):
-                    self._take_change(event, is_damped=is_damped)
+                case Emit():
+                    self._take_change(effect)
                 case RoundTrip() | PhiSeen() | SuspicionEnded() | SendRefused():
                     self._observe(effect)
                 case PushPull(node, address):
@@ -413,18 +413,21 @@ class MembershipDriver:
             hint="this machine has no way to that address: look at --bind here and --advertise there, routes, filters",
         )
 
-    def _take_change(self, event: MemberChanged, *, is_damped: bool) -> None:
+    def _take_change(self, change: Emit) -> None:
+        event, is_damped = change.event, change.is_damped
         old, new = event.old, event.new
         if new.id != self.self_id and (old is None or old.address != new.address or old.boot != new.boot):
             self._learn(new.id, new.address)
         self._count_members()
         self._changed.set()
         self._changed = trio.Event()
-        if old is None or old.status != new.status:
+        is_news = old is None or old.status != new.status
+        if change.is_turn or is_news:
             write = _LOG.warning if new.status in (Status.SUSPECT, Status.DEAD) and not is_damped else _LOG.info
-            # A flapping member wakes no subscriber and raises no alarm; what is known of it is on record all the same.
+            # A flapping member wakes no subscriber and raises no alarm; what is known of it is on record all the same,
+            # its return from a death that was never published too.
             write(
-                "membership.change_held" if is_damped else "membership.member_changed",
+                "membership.change_held" if is_damped or not is_news else "membership.member_changed",
                 peer=new.name,
                 peer_id=new.id,
                 status=new.status.value,

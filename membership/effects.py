@@ -44,6 +44,8 @@ class Emit(NamedTuple):
     event: MemberChanged
     is_damped: bool = False
     """True if subscribers are not to hear of it (see `membership.damping`)."""
+    is_turn: bool = False
+    """True if the member's status is another than before, though subscribers may have known it so all along."""
 
 
 class PersistPeers(NamedTuple):

@@ -263,7 +263,7 @@ class MembershipNode:
                 case PushPull(_, address):
                     self._asking[address.host] = NOBODY
                     self._hand_over(packets, address.host, Ask(self.machine.sync(NOBODY, now_s)))
-                case Emit(event, is_damped):
+                case Emit(event, is_damped, _):
                     self.changes.append(event)
                     if not is_damped:
                         self.published.append(event)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import pytest
 import trio
 
 from frys_node.base.types import Address, NodeId
-from frys_node.kernel.services.members import Status
+from frys_node.kernel.services.members import MemberChanged, Status
 from membership.config import for_profile
-from membership.effects import Peer
+from membership.effects import Emit, Peer
 from membership.errors import JoinFailed, LeaveUnacknowledged, MemberAlive, TagsTooLarge
 
 
@@ -28,6 +29,20 @@ async def test_killed_node_is_dead_at_all_survivors(cluster: Any, autojump_clock
     took_s = await cluster.until(lambda: all(n.status(victim) is Status.DEAD for n in nodes[:3]))
     assert took_s < 8.0
     assert all(len(n.alive()) == 3 for n in nodes[:3])
+
+
+async def test_the_log_tells_a_return_that_is_no_news_to_subscribers(
+    cluster: Any, autojump_clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second death within half a minute is held back, and so is the return: the log's last word is alive."""
+    nodes = await cluster.start_all(2)
+    view = nodes[0].driver.get(nodes[1].node)
+    caplog.set_level(logging.INFO, logger="frys.membership")
+    nodes[0].driver._take_change(Emit(MemberChanged(old=view, new=view), is_turn=True))
+    fields = [record.__dict__["frys_fields"] for record in caplog.records]
+    assert [(record.getMessage(), f["status"]) for record, f in zip(caplog.records, fields, strict=True)] == [
+        ("membership.change_held", "alive")
+    ]
 
 
 async def test_local_profile_declares_a_kill_sooner(cluster: Any, autojump_clock: Any) -> None:

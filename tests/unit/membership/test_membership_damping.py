@@ -67,6 +67,17 @@ def test_a_flapping_member_dies_once_in_the_news() -> None:
     assert m.tallies.events["damped",] == 1
 
 
+def test_the_return_from_a_death_that_was_held_back_is_a_turn_all_the_same() -> None:
+    """Whoever follows the log would take a member for dead for ever that died twice within half a minute."""
+    m = machine(B, C)
+    say(m, Standing.DEAD, 0, 5.0)
+    say(m, Standing.ALIVE, 1, 6.0)
+    changes = [e for e in say(m, Standing.DEAD, 1, 15.0) if isinstance(e, Emit) and e.event.new.id == B]
+    assert [(c.event.new.status, c.is_damped, c.is_turn) for c in changes[-1:]] == [(Status.DEAD, True, True)]
+    changes = [e for e in say(m, Standing.ALIVE, 2, 16.0) if isinstance(e, Emit) and e.event.new.id == B]
+    assert [(c.event.new.status, c.is_turn) for c in changes[-1:]] == [(Status.ALIVE, True)]
+
+
 def test_a_damped_member_is_degraded_and_used_all_the_same() -> None:
     """The status is the truth: whoever is back is alive and usable at once."""
     m = machine(B, C)

@@ -466,6 +466,7 @@ class BalancerComponent:
     async def describe(self) -> RingView:
         """Return the topology for people; asks the issuer what the step under way waits for."""
         record = self.placement.record
+        shares = await self._executor.run(ring_of(record).share)
         step: StepView | None = None
         try:
             with trio.move_on_after(1.0):
@@ -482,7 +483,7 @@ class BalancerComponent:
             settled=step.is_settled,
             members=[member.node for member in record.ring],
             next_members=[member.node for member in record.next_ring],
-            share={str(node): share for node, share in ring_of(record).share().items()},
+            share={str(node): share for node, share in shares.items()},
             partitions=record.partitions,
             replication_factor=record.replication_factor,
             collections=[collection.name for collection in record.collections],

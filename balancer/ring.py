@@ -23,6 +23,9 @@ VNODES = 128
 RINGS_MAX = 16
 """Rings kept made: a change has two, and each of its three records needs both again."""
 
+_INDEX_BITS = 20
+_INDEX_MASK = (1 << _INDEX_BITS) - 1
+
 
 def token_of(key: str) -> int:
     """Return the position of a key on the circle: the first 64 bits of MurmurHash3 x64 128."""
@@ -42,14 +45,15 @@ class Ring:
 
     def __init__(self, members: Sequence[RingMember], vnodes: int = VNODES) -> None:
         self.members: tuple[RingMember, ...] = tuple(sorted(members, key=lambda member: member.node))
-        pairs = [
-            (token, index)
+        # Token and owner in one number: nothing else runs while they are sorted, and pairs take thrice as long.
+        marks = [
+            token << _INDEX_BITS | index
             for index, member in enumerate(self.members)
             for token in _tokens_of(member.node, max(1, vnodes * member.weight // 100))
         ]
-        pairs.sort()
-        self._tokens = [token for token, _ in pairs]
-        self._owners = [index for _, index in pairs]
+        marks.sort()
+        self._tokens = [mark >> _INDEX_BITS for mark in marks]
+        self._owners = [mark & _INDEX_MASK for mark in marks]
 
     def __len__(self) -> int:
         return len(self.members)

@@ -12,7 +12,8 @@ Floats are those of IEEE 754, and are rounded before they are compared, so that 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
+from functools import lru_cache
 from typing import TypeVar
 
 import msgspec
@@ -21,6 +22,9 @@ from frys_node.base.types import NodeId
 
 LOAD_SLACK = 0.25
 """No member is given more than (1 + slack) times its quota of a group's replicas, while others have room."""
+
+ROUNDS_MAX = 256
+"""Kinds of groups (so many units in so many copies on one ring) whose rounds are kept: collections are mostly alike."""
 
 _DIGITS = 6
 _Key = TypeVar("_Key", bound=Hashable)
@@ -59,7 +63,8 @@ class Round(msgspec.Struct, frozen=True):
     """How many replicas each member may hold after it, those of the rounds before included."""
 
 
-def rounds_of(members: Sequence[RingMember], units: int, count: int, slack: float = LOAD_SLACK) -> list[Round]:
+@lru_cache(maxsize=ROUNDS_MAX)
+def rounds_of(members: tuple[RingMember, ...], units: int, count: int, slack: float = LOAD_SLACK) -> tuple[Round, ...]:
     """Return the rounds that place `count` replicas (as far as there are members) of so many units."""
     zones: dict[tuple[str, str], list[RingMember]] = {}
     for member in members:
@@ -81,7 +86,7 @@ def rounds_of(members: Sequence[RingMember], units: int, count: int, slack: floa
             parts = {member.node: float(member.weight) for member in held}
             quotas |= water_fill(parts, full[zone] + share.get(zone, 0.0), units)
         rounds.append(Round(level, {node: _bound(quota, slack, units) for node, quota in quotas.items()}))
-    return rounds
+    return tuple(rounds)
 
 
 def _bound(quota: float, slack: float, units: int) -> int:

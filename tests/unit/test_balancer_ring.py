@@ -101,7 +101,7 @@ def test_replicas_lie_in_as_many_zones_as_there_are_and_evenly(members: list[Rin
 def test_no_member_holds_more_than_its_bound(members: list[RingMember], count: int) -> None:
     """R2: without zones the bound of load is kept in every round but for the last members that must take all."""
     placed = Ring(members, vnodes=32).assign(KEYS, count)
-    for number, each in enumerate(rounds_of(members, len(KEYS), count), 1):
+    for number, each in enumerate(rounds_of(tuple(members), len(KEYS), count), 1):
         load = Counter(node for nodes in placed.values() for node in nodes[:number])
         over = sum(max(0, load[node] - bound) for node, bound in each.bounds.items())
         assert over <= (0 if number == 1 else len(KEYS) // 8)

@@ -59,8 +59,10 @@ class Round(msgspec.Struct, frozen=True):
 
     level: int
     """It goes to zones that hold so many replicas of the unit."""
+    quotas: Mapping[NodeId, float]
+    """Each member's part of the replicas after it, those of the rounds before included."""
     bounds: Mapping[NodeId, int]
-    """How many replicas each member may hold after it, those of the rounds before included."""
+    """How many of them it may hold at most."""
 
 
 @lru_cache(maxsize=ROUNDS_MAX)
@@ -85,7 +87,7 @@ def rounds_of(members: tuple[RingMember, ...], units: int, count: int, slack: fl
         for zone, held in zones.items():
             parts = {member.node: float(member.weight) for member in held}
             quotas |= water_fill(parts, full[zone] + share.get(zone, 0.0), units)
-        rounds.append(Round(level, {node: _bound(quota, slack, units) for node, quota in quotas.items()}))
+        rounds.append(Round(level, quotas, {node: _bound(quota, slack, units) for node, quota in quotas.items()}))
     return tuple(rounds)
 
 

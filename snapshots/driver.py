@@ -25,6 +25,7 @@ from snapshots.pace import Pace
 from snapshots.pull import Pull
 from snapshots.source import Source
 from snapshots.store import ChunkStore
+from snapshots.survey import Survey
 
 FINISHED_MAX = 512
 """Finished moves that `moves` still shows."""
@@ -79,6 +80,7 @@ class SnapshotComponent:
         self._source = Source(
             store=self._store, clock=clock, providers=self._providers, config=self._config, metrics=self._metrics
         )
+        self.survey = Survey(rpc, self._providers, self.moves)
         rpc.serve(OFFER, self._source.offer)
         rpc.serve(REFS, self._source.refs)
         rpc.serve(CHUNK, self._source.chunk)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -24,6 +24,10 @@ class Snapshottable(Protocol):
 
     def units(self) -> Sequence[UnitId]:
         """Units held here."""
+        ...
+
+    async def sizes(self) -> Mapping[UnitId, int]:
+        """About how many bytes a copy of each unit held here takes, for plans and pictures."""
         ...
 
     async def capture(self, unit: UnitId) -> Captured:

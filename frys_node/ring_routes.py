@@ -22,6 +22,7 @@ from frys_node.base.ports import Executor
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
 from frys_node.kernel.services.members import Members, not_sole
+from frys_node.kernel.services.snapshots import MoveProgress
 from snapshots.driver import SnapshotComponent
 from snapshots.survey import Silent
 
@@ -194,17 +195,26 @@ class RingRoutes:
         raise not_sole(name, [view for view in self._members.all() if view.id in nodes])
 
     async def _moves(self, request: HttpRequest) -> HttpResponse:
-        """Moves to this node, or with ``?cluster`` to any."""
+        """Moves to this node, or with ``?cluster`` to any, and the change that they belong to."""
         if "cluster" not in request.query:
-            return HttpResponse.json({"moves": list(self._snapshots.moves())})
+            here = [self._told(move, self._members.self_id) for move in self._snapshots.moves()]
+            return HttpResponse.json({"moves": here})
+        view = await self._balancer.describe()
         nodes = [view.id for view in self._members.all() if self._members.is_usable(view.id)]
         answers, silent = await self._snapshots.survey.moves(nodes)
-        found = [
-            msgspec.to_builtins(move) | {"target": node, "target_name": self._name(node)}
-            for node, moves in answers.items()
-            for move in moves
-        ]
-        return HttpResponse.json({"moves": found, "silent": self._silent(silent)})
+        found = [self._told(move, node) for node, moves in answers.items() for move in moves]
+        head = self._head(view, ())
+        step = {key: head[key] for key in ("epoch", "phase", "settled", "waits_for")} | {"copies": view.moving}
+        return HttpResponse.json({"step": step, "moves": found, "silent": self._silent(silent)})
+
+    def _told(self, move: MoveProgress, target: NodeId) -> dict[str, Any]:
+        """Tell of a move, with the names of both ends."""
+        told: dict[str, Any] = msgspec.to_builtins(move)
+        return told | {
+            "source_name": self._name(move.source),
+            "target": target,
+            "target_name": self._name(target),
+        }
 
     def _silent(self, silent: Sequence[Silent]) -> list[dict[str, str]]:
         return [{"name": self._name(each.node), "id": each.node, "error": each.error} for each in silent]

@@ -35,6 +35,15 @@ class Moving(msgspec.Struct, frozen=True, array_like=True):
     moves: list[MoveProgress]
 
 
+class Wish(msgspec.Struct, frozen=True, array_like=True):
+    """How a source that has requests to serve wants to be left alone by a receiver."""
+
+    rate_bytes_s: float = 0.0
+    """Ask for no more than this; 0 for no bound."""
+    wait_s: float = 0.0
+    """Ask for nothing before this is over."""
+
+
 class OfferRequest(msgspec.Struct, frozen=True, array_like=True):
     """Capture a unit now, or say again what was captured as `root` (empty: capture)."""
 
@@ -52,6 +61,7 @@ class Offer(msgspec.Struct, frozen=True, array_like=True):
     root: bytes
     format: int
     chunks: tuple[ChunkRef, ...]
+    wish: Wish = Wish()
 
 
 class RefsRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -78,6 +88,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     """One chunk's bytes."""
 
     data: bytes
+    wish: Wish = Wish()
 
 
 class ReleaseRequest(msgspec.Struct, frozen=True, array_like=True):

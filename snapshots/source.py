@@ -29,9 +29,11 @@ from snapshots.messages import (
     RefsRequest,
     Released,
     ReleaseRequest,
+    Wish,
 )
 from snapshots.metrics import SnapshotMetrics
 from snapshots.store import ChunkStore
+from snapshots.throttle import UNIT_BYTES, Throttle
 
 
 class _Pin:
@@ -57,6 +59,7 @@ class Source:
         providers: Mapping[str, Snapshottable],
         config: SnapshotsConfig,
         metrics: SnapshotMetrics,
+        throttle: Throttle,
     ) -> None:
         self.config = config
         self.is_open = False
@@ -65,6 +68,7 @@ class Source:
         self._clock = clock
         self._providers = providers
         self._metrics = metrics
+        self._throttle = throttle
         self._captures = trio.Semaphore(config.captures_max)
         self._pins: OrderedDict[bytes, _Pin] = OrderedDict()
 
@@ -76,7 +80,7 @@ class Source:
     async def offer(self, caller: NodeId, request: OfferRequest) -> Offer:
         """Capture a unit, or repeat an offer that is still pinned."""
         if request.root:
-            return self._first_page(self._pin(caller, request.root))
+            return self._first_page(self._pin(caller, request.root), Wish())
         if not self.is_open:
             raise NotReady("this node does not give snapshots now")
         provider = provider_of(self._providers, request.unit)
@@ -94,9 +98,9 @@ class Source:
         self._metrics.captures.inc()
         while len(self._pins) > self.config.pins_max:
             await self._drop(next(iter(self._pins)))
-        return self._first_page(pin)
+        return self._first_page(pin, self._throttle.give(caller, UNIT_BYTES))
 
-    def _first_page(self, pin: _Pin) -> Offer:
+    def _first_page(self, pin: _Pin, wish: Wish) -> Offer:
         manifest = pin.manifest
         return Offer(
             manifest.unit,
@@ -106,6 +110,7 @@ class Source:
             manifest.root,
             manifest.format,
             manifest.chunks[:REFS_PAGE],
+            wish,
         )
 
     async def refs(self, caller: NodeId, request: RefsRequest) -> Refs:
@@ -127,7 +132,7 @@ class Source:
             await self._drop(request.root)
             raise NotPinned("the captured state was damaged on the source's disk") from None
         self._metrics.transferred.inc("sent", by=len(data))
-        return Chunk(data)
+        return Chunk(data, self._throttle.give(caller, len(data)))
 
     async def release(self, caller: NodeId, request: ReleaseRequest) -> Released:
         """A receiver is done; the last one frees the state."""

@@ -50,6 +50,8 @@ class MoveProgress(msgspec.Struct, frozen=True, kw_only=True):
     rate_bytes_s: float
     eta_s: float | None
     started_unix_ns: int
+    held_back: str = ""
+    """Why it is slow or stands still, for people; empty when nothing holds it back."""
 
 
 class Snapshots(Protocol):

@@ -205,6 +205,14 @@ class SnapshotComponent:
             if not lock.locked() and not lock.statistics().tasks_waiting:
                 self._units.pop(unit, None)
 
+    def may_give(self) -> bool:
+        """Return whether something may be given beside a snapshot now."""
+        return self._throttle.may_give()
+
+    def gave(self, receiver: NodeId, size_bytes: int) -> None:
+        """Count what was given beside a snapshot."""
+        self._throttle.give(receiver, size_bytes)
+
     def moves(self) -> Sequence[MoveProgress]:
         """Moves under way, oldest first, then the last finished ones, newest first."""
         return [pull.progress() for pull in self._active.values()] + list(reversed(self._finished))

@@ -17,7 +17,7 @@ from frys_node.observe.metrics import SECONDS, Histogram, Metrics
 from snapshots.config import SnapshotsConfig
 from snapshots.governor import TICK_S, Governor
 from snapshots.messages import Wish
-from snapshots.pace import Pace
+from snapshots.pace import BURST_S, Pace
 
 REQUESTS = ("frys_network_request_duration_seconds", "frys_cache_resp_pipeline_seconds")
 """Histograms of what clients wait for."""
@@ -49,8 +49,7 @@ class Throttle:
         self._clock = clock
         self._metrics = metrics
         self._is_active = is_active
-        self._in = Pace(0.0)
-        self._out_bytes_s = 0.0
+        self._in, self._out = Pace(0.0), Pace(0.0)
         self._moved_bytes = 0
         self._served_bytes = 0
         self._sources: dict[NodeId, Pace] = {}
@@ -113,11 +112,12 @@ class Throttle:
         config, governor = self._config, self.governor
         rate = governor.rate_bytes_s if config.p99_ratio_max > 0 else math.inf
         self._in.rate_bytes_s = _bounded(rate, config.rate_bytes_s_max)
-        self._out_bytes_s = _bounded(rate, config.send_rate_bytes_s_max)
+        self._out.rate_bytes_s = _bounded(rate, config.send_rate_bytes_s_max)
         if governor.is_paused(self._clock.now_s()):
             self._in.hold(governor.paused_until_s)
+            self._out.hold(governor.paused_until_s)
         self._rates.set(self._in.rate_bytes_s, "received")
-        self._rates.set(self._out_bytes_s, "sent")
+        self._rates.set(self._out.rate_bytes_s, "sent")
 
     def ask_at(self, source: NodeId, size_bytes: int) -> float:
         """Claim room for bytes from a source; returns the instant at which they may be asked for."""
@@ -145,8 +145,13 @@ class Throttle:
         now_s = self._clock.now_s()
         if receiver in self._receivers or len(self._receivers) < NODES_MAX:
             self._receivers[receiver] = now_s
-        rate = self._out_bytes_s / max(1, len(self._receivers))
+        self._out.reserve(size_bytes, now_s)
+        rate = self._out.rate_bytes_s / max(1, len(self._receivers))
         return Wish(rate, max(0.0, self.governor.paused_until_s - now_s))
+
+    def may_give(self) -> bool:
+        """Return whether what was given before is paid for."""
+        return self._out.busy_s(self._clock.now_s()) <= BURST_S
 
     def why(self, source: NodeId) -> str:
         """Say for people why a move from there is slow; empty if it is not held back."""

@@ -68,6 +68,14 @@ class Snapshots(Protocol):
         """
         ...
 
+    def may_give(self) -> bool:
+        """False while moves from this node have to wait: they stand still, or are at their rate."""
+        ...
+
+    def gave(self, receiver: NodeId, size_bytes: int) -> None:
+        """Count bytes that went to another node beside a snapshot: they are part of the rate of moves."""
+        ...
+
     def moves(self) -> Sequence[MoveProgress]:
         """Moves under way and the last finished ones."""
         ...

@@ -15,7 +15,7 @@ from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.kernel.services.snapshots import MoveProgress, Snapshottable
 from frys_node.observe.metrics import Metrics
-from snapshots.capture import provider_of
+from snapshots.capture import kind_of, provider_of
 from snapshots.config import SnapshotsConfig
 from snapshots.errors import TransferAborted
 from snapshots.library import Library
@@ -84,6 +84,7 @@ class SnapshotComponent:
             config=self._config,
             metrics=self._metrics,
             throttle=self._throttle,
+            sealed_kinds=self._replacing,
         )
         self.survey = Survey(rpc, self._providers, self.moves)
         rpc.serve(OFFER, self._source.offer)
@@ -169,6 +170,7 @@ class SnapshotComponent:
             store=self._store,
             clock=self._clock,
             throttle=self._throttle,
+            is_sealed=kind_of(unit) in self._replacing,
             config=self._config,
             metrics=self._metrics,
             on_progress=progress,

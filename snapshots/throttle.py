@@ -49,7 +49,7 @@ class Throttle:
         self._clock = clock
         self._metrics = metrics
         self._is_active = is_active
-        self._in, self._out = Pace(0.0), Pace(0.0)
+        self._in, self._out, self._sealed_in = Pace(0.0), Pace(0.0), Pace(0.0)
         self._moved_bytes = 0
         self._served_bytes = 0
         self._sources: dict[NodeId, Pace] = {}
@@ -80,6 +80,7 @@ class Throttle:
     def configure(self, config: SnapshotsConfig) -> None:
         """Apply the settings."""
         self._config = config
+        self._sealed_in.rate_bytes_s = float(config.rate_bytes_s_max)
         bounds = [config.rate_bytes_s_max, config.send_rate_bytes_s_max]
         self.governor.configure(
             ceiling_bytes_s=float(max(bounds)) if all(bounds) else 0.0, ratio_max=config.p99_ratio_max
@@ -119,10 +120,15 @@ class Throttle:
         self._rates.set(self._in.rate_bytes_s, "received")
         self._rates.set(self._out.rate_bytes_s, "sent")
 
-    def ask_at(self, source: NodeId, size_bytes: int) -> float:
-        """Claim room for bytes from a source; returns the instant at which they may be asked for."""
+    def ask_at(self, source: NodeId, size_bytes: int, *, is_sealed: bool = False) -> float:
+        """Claim room for bytes from a source; returns the instant at which they may be asked for.
+
+        A sealed unit is served by nobody until it has moved: only the bound of the settings holds it back.
+        """
         self._moved_bytes += size_bytes
         now_s = self._clock.now_s()
+        if is_sealed:
+            return self._sealed_in.reserve(size_bytes, now_s)
         at_s = self._in.reserve(size_bytes, now_s)
         wish = self._sources.get(source)
         return at_s if wish is None else max(at_s, wish.reserve(size_bytes, now_s))
@@ -138,10 +144,12 @@ class Throttle:
         if wish.wait_s > 0:
             pace.hold(self._clock.now_s() + min(wish.wait_s, WAIT_MAX_S))
 
-    def give(self, receiver: NodeId, size_bytes: int) -> Wish:
-        """Count bytes given to another node; returns how it should leave this one alone."""
+    def give(self, receiver: NodeId, size_bytes: int, *, is_sealed: bool = False) -> Wish:
+        """Count bytes given to another node; returns how it should leave this one alone, and a sealed unit never."""
         self._moved_bytes += size_bytes
         self._served_bytes += size_bytes
+        if is_sealed:
+            return Wish()
         now_s = self._clock.now_s()
         if receiver in self._receivers or len(self._receivers) < NODES_MAX:
             self._receivers[receiver] = now_s

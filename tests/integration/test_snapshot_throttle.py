@@ -76,6 +76,24 @@ async def test_a_move_slows_down_and_pauses_while_requests_suffer(
             assert "the source has requests to serve" in said
 
 
+async def test_a_sealed_unit_is_not_held_back_by_requests_of_others(autojump_clock: trio.testing.MockClock) -> None:
+    """Nobody serves it until it has moved: only the bound of the settings counts for it, on both sides."""
+    for bound, least_s, most_s in ((0, 0.0, 2.0), (BIG // 20, 19.0, 25.0)):
+        async with _cluster() as cluster:
+            a, b = await cluster.add(A), await cluster.add(B, SnapshotsConfig(rate_bytes_s_max=bound))
+            for node in (a, b):
+                node.snapshots.register("blob", node.blobs, replaces=True)
+            a.blobs.held[UNIT] = _data(BIG)
+            seen: list[MoveProgress] = []
+            async with trio.open_nursery() as nursery:
+                for node in (a, b):
+                    nursery.start_soon(serve, node, [0.5])
+                await trio.sleep(5)
+                assert least_s <= await pull(b, seen) <= most_s
+                nursery.cancel_scope.cancel()
+            assert not any(move.held_back for move in seen)
+
+
 async def test_settings_bound_what_a_node_takes_and_what_it_gives(autojump_clock: trio.testing.MockClock) -> None:
     """Bytes a second, per receiver and per source; without requests nothing else holds a move back."""
     bound = 2 * CHUNK_BYTES

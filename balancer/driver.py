@@ -15,11 +15,20 @@ from balancer.methods import STEP, Nothing, RingView, StepView
 from balancer.movers_driver import MoverRunner
 from balancer.placement import Placement
 from balancer.proof import RecordProofs
-from balancer.record import PARTITIONS, RECORD, REPLICATION_FACTOR, TopologyRecord, first_record, ring_of
+from balancer.record import (
+    FORMAT,
+    PARTITIONS,
+    RECORD,
+    REPLICATION_FACTOR,
+    TopologyRecord,
+    check_format,
+    first_record,
+    ring_of,
+)
 from balancer.register import IssuerRegister, Register
-from balancer.ring import RingMember
 from balancer.saved import RecordFile
 from balancer.seat_driver import Seat
+from balancer.spread import RingMember
 from balancer.topology import TopologyConfig, TopologyMachine
 from balancer.topology_effects import (
     Adopted,
@@ -66,6 +75,7 @@ class BalancerSettings(msgspec.Struct, frozen=True, kw_only=True):
     replication_factor: int = REPLICATION_FACTOR
     weight: int = 100
     zone: str = ""
+    rack: str = ""
     topology: TopologyConfig = TopologyConfig()
 
 
@@ -119,7 +129,7 @@ class BalancerComponent:
         self._sleeping_until_s = 0.0
         self._changed = trio.Event()
         self._is_open = False
-        self.seat = Seat(rpc, self, RingMember(node=self.node, weight=settings.weight, zone=settings.zone))
+        self.seat = Seat(rpc, self, self._member())
         self._junk = metrics.counter("frys_balancer_records_dropped_total", "Records refused unread", ("why",))
         metrics.gauge(
             "frys_balancer_ring_epoch",
@@ -150,6 +160,7 @@ class BalancerComponent:
 
         Raises:
             CorruptData: A file of the record cannot be read. Nothing was changed.
+            UnsupportedVersion: Another version wrote it. Nothing was changed.
         """
         now_s = self._clock.now_s()
         saved = await self._executor.run(self._saved.load)
@@ -162,6 +173,7 @@ class BalancerComponent:
             self._perform(self.machine.load(saved.placement, saved.signed, now_s, saved.settled))
         if registered is not None:
             record = RECORD.decode(registered.data)
+            check_format(record)
             if record.epoch.term.node == self.node:
                 await self._catch_up(record, registered)
 
@@ -178,10 +190,17 @@ class BalancerComponent:
 
     def _first_record(self) -> TopologyRecord:
         settings = self._settings
-        member = RingMember(node=self.node, weight=settings.weight, zone=settings.zone)
         return first_record(
-            settings.cluster, member, partitions=settings.partitions, replication_factor=settings.replication_factor
+            settings.cluster,
+            self._member(),
+            partitions=settings.partitions,
+            replication_factor=settings.replication_factor,
         )
+
+    def _member(self) -> RingMember:
+        """Return this node as it wants to be on the ring."""
+        settings = self._settings
+        return RingMember(node=self.node, weight=settings.weight, zone=settings.zone, rack=settings.rack)
 
     def peers(self) -> list[NodeId]:
         """Return the members that look usable, this node included."""
@@ -304,6 +323,8 @@ class BalancerComponent:
             return
         if record.cluster != self._settings.cluster:
             self._junk.inc("cluster")
+        elif record.format != FORMAT:
+            self._junk.inc("format")
         elif not self._proofs.is_proof_of(record.epoch.term.node, signed.data, signed.proof):
             self._junk.inc("signature")
         else:
@@ -445,6 +466,7 @@ class BalancerComponent:
     async def describe(self) -> RingView:
         """Return the topology for people; asks the issuer what the step under way waits for."""
         record = self.placement.record
+        shares = await self._executor.run(ring_of(record).share)
         step: StepView | None = None
         try:
             with trio.move_on_after(1.0):
@@ -461,7 +483,7 @@ class BalancerComponent:
             settled=step.is_settled,
             members=[member.node for member in record.ring],
             next_members=[member.node for member in record.next_ring],
-            share={str(node): share for node, share in ring_of(record).share().items()},
+            share={str(node): share for node, share in shares.items()},
             partitions=record.partitions,
             replication_factor=record.replication_factor,
             collections=[collection.name for collection in record.collections],

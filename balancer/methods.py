@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from balancer.ring import RingMember
+from balancer.spread import RingMember
 from frys_node.base.types import Epoch, NodeId
 from frys_node.kernel.services.rpc import Method
 from frys_node.kernel.services.topology import Collection

@@ -1,19 +1,26 @@
 """From a topology record to replica sets: a pure function, computed once per record.
 
 Sans-I/O. Units come in groups that are balanced separately: the cache units, the workflow partitions, and the shards
-of each collection. The same record gives the same sets on every node (rule 2).
+of each collection. The same record gives the same sets on every node (rule 2). A group depends on the ring, its units
+and its replication factor alone, so a record that changes one thing places only the groups that this concerns: the
+next ring of a join, or one new collection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
-from balancer.record import STABLE, TopologyRecord, next_ring_of, ring_of
-from balancer.ring import Ring
+from balancer.record import STABLE, TopologyRecord
+from balancer.ring import ring_with
+from balancer.spread import RingMember
 from frys_node.base.errors import NotFound
 from frys_node.base.types import NodeId, UnitId
 from frys_node.base.units import workflow_unit
 from frys_node.kernel.services.topology import Collection, UnitSets
+
+GROUPS_MAX = 1_024
+"""Groups whose sets are kept: those of two rings with 500 collections."""
 
 
 def cache_unit(index: int) -> UnitId:
@@ -33,8 +40,8 @@ class Placement:
 
     def __init__(self, record: TopologyRecord) -> None:
         self.record = record
-        current = _assign_all(record, ring_of(record))
-        following = current if record.phase == STABLE else _assign_all(record, next_ring_of(record))
+        current = _assign_all(record, record.ring)
+        following = current if record.phase == STABLE else _assign_all(record, record.next_ring)
         self._sets = {
             unit: UnitSets(record.epoch, record.phase, nodes, following[unit]) for unit, nodes in current.items()
         }
@@ -66,23 +73,29 @@ class Placement:
         return [unit for unit, sets in self._sets.items() if node in sets.current or node in sets.next]
 
 
-def _assign_all(record: TopologyRecord, ring: Ring) -> dict[UnitId, tuple[NodeId, ...]]:
+def _assign_all(record: TopologyRecord, ring: tuple[RingMember, ...]) -> dict[UnitId, tuple[NodeId, ...]]:
     placed: dict[UnitId, tuple[NodeId, ...]] = {}
     partitions = range(record.partitions)
-    _assign(placed, ring, [cache_unit(index) for index in partitions], record.replication_factor)
-    _assign(placed, ring, [workflow_unit(index) for index in partitions], 1)
-    present = {member.node for member in ring.members}
+    groups = [
+        ([cache_unit(index) for index in partitions], record.replication_factor),
+        ([workflow_unit(index) for index in partitions], 1),
+    ]
+    groups += [(shards_of(collection), collection.replication_factor) for collection in record.collections]
+    for units, count in groups:
+        placed.update(zip(units, _assigned(ring, record.vnodes, tuple(units), count), strict=True))
+    present = {member.node for member in ring}
     for partition, node in record.pinned:
         if node in present:
             placed[workflow_unit(partition)] = (node,)
-    for collection in record.collections:
-        _assign(placed, ring, shards_of(collection), collection.replication_factor)
     return placed
 
 
-def _assign(placed: dict[UnitId, tuple[NodeId, ...]], ring: Ring, units: list[UnitId], count: int) -> None:
-    for unit, nodes in ring.assign(units, count).items():
-        placed[UnitId(unit)] = nodes
+@lru_cache(maxsize=GROUPS_MAX)
+def _assigned(
+    members: tuple[RingMember, ...], vnodes: int, units: tuple[UnitId, ...], count: int
+) -> tuple[tuple[NodeId, ...], ...]:
+    """Place one group; the sets are in the order of the units."""
+    return tuple(ring_with(members, vnodes).assign(units, count).values())
 
 
 def shards_of(collection: Collection) -> list[UnitId]:

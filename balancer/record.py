@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import msgspec
 
-from balancer.ring import VNODES, Ring, RingMember
+from balancer.ring import VNODES, Ring, ring_with
+from balancer.spread import RingMember
+from frys_node.base.errors import UnsupportedVersion
 from frys_node.base.types import ClusterId, Epoch, NodeId, Term
 from frys_node.kernel.services.topology import Collection
 from frys_node.wire.codec import Codec
@@ -17,8 +19,11 @@ STABLE = "stable"
 JOINING = "joining"
 JOINT = "joint"
 
-FORMAT = 1
-"""Version of the record's encoding; golden files of every version decode for ever (D14)."""
+FORMAT = 2
+"""Version of the record's meaning: which sets follow from it. Nodes that would derive different sets from one record
+must not work under it, so a node refuses every other format; golden files of all of them decode for ever (D14).
+
+1: members without racks, one bound for all replicas. 2: racks, rounds with bounds of their own (`spread`)."""
 
 PARTITIONS = 256
 """Workflow partitions and cache units, fixed when the cluster is created."""
@@ -73,11 +78,24 @@ def first_record(
     )
 
 
+def check_format(record: TopologyRecord) -> None:
+    """Let only a record pass from which this version derives the sets that its writer meant.
+
+    Raises:
+        UnsupportedVersion: It does not; nothing was adopted.
+    """
+    if record.format != FORMAT:
+        raise UnsupportedVersion(
+            f"the topology record {record.epoch} has format {record.format}, and this version works under {FORMAT}",
+            hint=f"run the version of frys-node that wrote it, or start anew: a cluster of format {FORMAT}",
+        )
+
+
 def ring_of(record: TopologyRecord) -> Ring:
     """Return the ring of the current sets."""
-    return Ring(record.ring, record.vnodes)
+    return ring_with(record.ring, record.vnodes)
 
 
 def next_ring_of(record: TopologyRecord) -> Ring:
     """Return the ring of the next sets."""
-    return Ring(record.next_ring, record.vnodes)
+    return ring_with(record.next_ring, record.vnodes)

@@ -8,29 +8,23 @@ Sources: Karger et al. 1997; Mirrokni et al., "Consistent Hashing with Bounded L
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 import mmh3
-import msgspec
 
+from balancer.spread import LOAD_SLACK, RingMember, Round, rounds_of
 from frys_node.base.types import NodeId
 
 VNODES = 128
 """Virtual nodes of a member of weight 100: shares then differ by about 1/sqrt(128), 9 %, before bounding."""
 
-LOAD_SLACK = 0.25
-"""No member holds more than (1 + slack) times its weighted mean of a group's replicas."""
+RINGS_MAX = 16
+"""Rings kept made: a change has two, and each of its three records needs both again."""
 
-
-class RingMember(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A node on the ring. `weight` is relative, 100 is normal, 1 to 10,000; `zone` is a failure domain."""
-
-    node: NodeId
-    weight: int = 100
-    zone: str = ""
+_INDEX_BITS = 20
+_INDEX_MASK = (1 << _INDEX_BITS) - 1
 
 
 def token_of(key: str) -> int:
@@ -51,14 +45,15 @@ class Ring:
 
     def __init__(self, members: Sequence[RingMember], vnodes: int = VNODES) -> None:
         self.members: tuple[RingMember, ...] = tuple(sorted(members, key=lambda member: member.node))
-        pairs = [
-            (token, index)
+        # Token and owner in one number: nothing else runs while they are sorted, and pairs take thrice as long.
+        marks = [
+            token << _INDEX_BITS | index
             for index, member in enumerate(self.members)
             for token in _tokens_of(member.node, max(1, vnodes * member.weight // 100))
         ]
-        pairs.sort()
-        self._tokens = [token for token, _ in pairs]
-        self._owners = [index for _, index in pairs]
+        marks.sort()
+        self._tokens = [mark >> _INDEX_BITS for mark in marks]
+        self._owners = [mark & _INDEX_MASK for mark in marks]
 
     def __len__(self) -> int:
         return len(self.members)
@@ -79,9 +74,9 @@ class Ring:
                 if not left:
                     return
 
-    def preference_list(self, key: str, count: int) -> tuple[NodeId, ...]:
-        """Return the first `count` members for a key, each from another zone while there are unused zones."""
-        return _pick(list(self.walk(key)), count)
+    def owner(self, key: str) -> NodeId:
+        """Return the first member clockwise of a key. The ring has members."""
+        return self.members[self._owners[bisect_left(self._tokens, token_of(key)) % len(self._owners)]].node
 
     def share(self) -> dict[NodeId, float]:
         """Return the fraction of the circle that each member owns first; the fractions add up to 1."""
@@ -93,47 +88,71 @@ class Ring:
             shares[self.members[self._owners[position]].node] += arc / circle
         return shares
 
+    def sectors(self, count: int) -> list[NodeId]:
+        """Return the owner of the middle of each of `count` equal arcs, from position 0: the circle, to be drawn."""
+        middles = (((2 * sector + 1) << 64) // (2 * count) for sector in range(count))
+        owners = self._owners
+        return [
+            self.members[owners[bisect_left(self._tokens, middle) % len(owners)]].node for middle in middles if owners
+        ]
+
     def assign(self, keys: Sequence[str], count: int, slack: float = LOAD_SLACK) -> dict[str, tuple[NodeId, ...]]:
-        """Place a group of keys on `count` members each, none above its bounded load.
+        """Place a group of keys on `count` members each, over zones first, none above its bounded load.
 
-        The bound is ceil((1 + slack) * weighted mean). Keys are taken in the order given; a full member is passed
-        over, unless too few others are left (then the bound gives way: replicas are never fewer than possible).
+        The first replicas of all keys are placed, then the second ones, and so on, each round under its own bounds
+        (`spread`). So first places are balanced as well as all are, and a smaller `count` gives the beginning of what
+        a larger one gives. A full member is passed over unless its zone would go without: the bound gives way to the
+        spread over zones, the spread over racks gives way to the bound, and nothing makes replicas fewer than possible.
         """
-        count = min(count, len(self.members))
-        if count == 0:
-            return dict.fromkeys(keys, ())
-        weights = sum(member.weight for member in self.members)
-        bound = {
-            member.node: math.ceil((1 + slack) * len(keys) * count * member.weight / weights) for member in self.members
-        }
-        load = dict.fromkeys(bound, 0)
-        placed: dict[str, tuple[NodeId, ...]] = {}
-        for key in keys:
-            order = list(self.walk(key))
-            free = [member for member in order if load[member.node] < bound[member.node]]
-            full = [member for member in order if load[member.node] >= bound[member.node]]
-            chosen = _pick(free, count)
-            chosen += _pick(full, count - len(chosen))
-            for node in chosen:
-                load[node] += 1
-            placed[key] = chosen
-        return placed
+        rounds = rounds_of(self.members, len(keys), count, slack)
+        load = dict.fromkeys((member.node for member in self.members), 0)
+        places = [_Places(self.walk(key)) for key in keys]
+        for each in rounds:
+            for place in places:
+                load[place.choose(each, load)] += 1
+        return {key: tuple(place.chosen) for key, place in zip(keys, places, strict=True)}
 
 
-def _pick(order: Sequence[RingMember], count: int) -> tuple[NodeId, ...]:
-    """Take `count` members in order, unused zones first; members without a zone are each their own zone."""
-    chosen: list[RingMember] = []
-    zones: dict[str, None] = {}
-    for member in order:
-        if len(chosen) == count:
-            break
-        if not member.zone or member.zone not in zones:
-            chosen.append(member)
-            zones[member.zone] = None
-    taken = {member.node for member in chosen}
-    for member in order:
-        if len(chosen) >= count:
-            break
-        if member.node not in taken:
-            chosen.append(member)
-    return tuple(member.node for member in chosen)
+class _Places:
+    """The replicas of one key as they are chosen; of the walk only as much is taken as was looked at."""
+
+    __slots__ = ("_met", "_shelves", "_walk", "_zones", "chosen")
+
+    def __init__(self, walk: Iterator[RingMember]) -> None:
+        self.chosen: list[NodeId] = []
+        self._walk = walk
+        self._met: list[RingMember] = []
+        self._zones: dict[tuple[str, str], int] = {}
+        self._shelves: dict[tuple[tuple[str, str], tuple[str, str]], int] = {}
+
+    def _clockwise(self) -> Iterator[RingMember]:
+        yield from self._met
+        for member in self._walk:
+            self._met.append(member)
+            yield member
+
+    def choose(self, each: Round, load: Mapping[NodeId, int]) -> NodeId:
+        """Take the first member of the best kind: not full, then in the rack with the fewest replicas of this key."""
+        best: RingMember | None = None
+        best_rank = (True, len(self.chosen) + 1)
+        for member in self._clockwise():
+            node = member.node
+            if self._zones.get(member.domain, 0) != each.level or node in self.chosen:
+                continue
+            rank = (load[node] >= each.bounds[node], self._shelves.get((member.domain, member.shelf), 0))
+            if rank < best_rank:
+                best, best_rank = member, rank
+                if rank == (False, 0):
+                    break
+        assert best is not None, "a round is made only while a zone has members left"
+        self.chosen.append(best.node)
+        self._zones[best.domain] = self._zones.get(best.domain, 0) + 1
+        shelf = best.domain, best.shelf
+        self._shelves[shelf] = self._shelves.get(shelf, 0) + 1
+        return best.node
+
+
+@lru_cache(maxsize=RINGS_MAX)
+def ring_with(members: tuple[RingMember, ...], vnodes: int) -> Ring:
+    """Return the ring of these members; a pure function, so one that was made lately is given again."""
+    return Ring(members, vnodes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from balancer.placement import Placement
-from balancer.record import RECORD, TopologyRecord
+from balancer.record import RECORD, TopologyRecord, check_format
 from balancer.topology_messages import SIGNED_RECORD, SignedRecord
 from frys_node.base.errors import CorruptData, MalformedFrame
 from frys_node.base.ports import Disk
@@ -40,6 +40,7 @@ class RecordFile:
 
         Raises:
             CorruptData: The record cannot be read. Nothing was changed.
+            UnsupportedVersion: Another version wrote it. Nothing was changed.
         """
         data = self._disk.read(ADOPTED_PATH)
         if data is None:
@@ -49,6 +50,7 @@ class RecordFile:
             record = RECORD.decode(signed.data)
         except MalformedFrame as error:
             raise CorruptData(f"'{ADOPTED_PATH}' cannot be read: {error.message}") from error
+        check_format(record)
         return Saved(Placement(record), signed, self._load_settled())
 
     def _load_settled(self) -> Epoch | None:

@@ -9,7 +9,7 @@ import trio
 
 from balancer.methods import JOIN_RING, LEAVE_RING, STEP, Accepted, JoinRing, LeaveRing, Nothing, StepView
 from balancer.record import STABLE, TopologyRecord
-from balancer.ring import RingMember
+from balancer.spread import RingMember
 from balancer.topology import TopologyMachine
 from frys_node.base.errors import FrysError, IssuerNeeded, NotReady, Overloaded, SecurityError
 from frys_node.base.types import NodeId

@@ -17,7 +17,7 @@ import msgspec
 
 from balancer.placement import Placement
 from balancer.record import JOINING, JOINT, STABLE, TopologyRecord
-from balancer.ring import RingMember
+from balancer.spread import RingMember
 from balancer.topology_messages import Report
 from balancer.work import MOVED_KINDS
 from frys_node.base.types import Epoch, NodeId, UnitId

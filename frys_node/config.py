@@ -39,7 +39,6 @@ FILE_BYTES_MAX = 1 << 20
 KEPT = ("network.bind", "network.advertise", "plugins.network.http")
 """Settings that a node keeps when a later start does not give them: others know it by them."""
 KEPT_ORIGIN = "an earlier start"
-
 LOOPBACK_ORIGIN = "advertises loopback"
 
 # Kubernetes gives every pod these for a Service whose name starts with `frys`; they are not ours.
@@ -68,9 +67,8 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     bind: str = "0.0.0.0:7946"
     """Address and port that other nodes reach. Only a default port that is busy moves up, at the first start."""
     advertise: str = ""
-    """What other nodes are told to connect to; a name is resolved at the start. Empty: the bound address; one
-    that is bound to all of them says the one by which the issuer reaches it, the first node that of the default route,
-    loopback if there is none."""
+    """What other nodes are told to connect to; a name is resolved at the start. Empty: the bound address; bound to all,
+    the one by which the issuer reaches this node, for the first node that of the default route, else loopback."""
 
     def __post_init__(self) -> None:
         Address.parse(self.bind)
@@ -102,7 +100,9 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     allow: tuple[str, ...] = ()
     """Networks (CIDR) whose addresses may connect to the cluster port. Empty: any; certificates still decide."""
     zone: Annotated[str, msgspec.Meta(max_length=63)] = ""
-    """Failure domain; replicas of a unit are spread over zones."""
+    """Failure domain: replicas of a unit are in as many zones as there are. Read when the node joins the ring."""
+    rack: Annotated[str, msgspec.Meta(max_length=63)] = ""
+    """Failure domain within a zone: replicas are spread over racks as far as loads stay even. Read at the join too."""
     weight: Annotated[float, msgspec.Meta(gt=0, le=64)] = 1.0
     """This node's share of the units, against the others'."""
     tags: Annotated[dict[str, str], msgspec.Meta(max_length=32)] = {}

@@ -124,7 +124,8 @@ class Composition:
 
     def _make_membership(self) -> MembershipDriver:
         arrival, kernel, cluster = self._arrival, self._kernel, self._config.cluster
-        tags = dict(cluster.tags) | ({"zone": cluster.zone} if cluster.zone else {})
+        places = {"zone": cluster.zone, "rack": cluster.rack}
+        tags = dict(cluster.tags) | {name: place for name, place in places.items() if place}
         sealer = PacketSealer(self.channel.secrets.keyring, self._identity.node_id, arrival.boot)
         # A boot heard inside TLS makes packets of older boots stale at once, also for a node that has just restarted.
         self.channel.on_connection(lambda node, boot, ending: None if ending else sealer.note_boot(node, BootId(boot)))
@@ -167,6 +168,7 @@ class Composition:
             replication_factor=cluster.replication_factor,
             weight=max(1, round(cluster.weight * 100)),
             zone=cluster.zone,
+            rack=cluster.rack,
         )
         return BalancerComponent(
             settings=settings,

@@ -27,6 +27,7 @@ from frys_node.kernel.services.members import MemberChanged, Status
 from frys_node.kernel.services.rpc import Method
 from frys_node.kernel.services.topology import TopologyChanged
 from frys_node.observe.log import get_logger
+from frys_node.ring_routes import RingRoutes
 from frys_node.secure.stored import LEFT_PATH
 from frys_node.secure.token import TokenInfo
 from frys_node.transport.disk import DirectoryDisk
@@ -175,6 +176,12 @@ class Operations:
     def register(self, http: Http) -> None:
         """Add the routes."""
         InsightRoutes(self._membership).register(http)
+        RingRoutes(
+            balancer=self._balancer,
+            snapshots=self._snapshots,
+            members=self._membership,
+            executor=self._kernel.executor,
+        ).register(http)
         http.route("POST", "/v1/tokens", self._create_token, scope="admin")
         http.route("GET", "/v1/tokens", self._list_tokens, scope="admin")
         http.route("DELETE", "/v1/tokens/{id}", self._revoke_token, scope="admin")
@@ -182,7 +189,6 @@ class Operations:
         http.route("POST", "/v1/keys/rotate", self._rotate_keys, scope="admin")
         http.route("POST", "/v1/leave", self._start_leave, scope="admin")
         http.route("GET", "/v1/leave", self._show_leave, scope="read")
-        http.route("GET", "/v1/moves", self._moves, scope="read")
         http.route("GET", "/v1/topology", self._topology, scope="read")
         http.route("GET", "/v1/config", self._config, scope="admin")
         http.route("GET", "/v1/snapshots", self._list_snapshots, scope="admin")
@@ -285,10 +291,7 @@ class Operations:
         self._leave_state = "left"
         self._kernel.request_stop("left the cluster")
 
-    # Moves, topology, settings.
-
-    async def _moves(self, request: HttpRequest) -> HttpResponse:
-        return HttpResponse.json({"moves": list(self._snapshots.moves())})
+    # Topology, settings.
 
     async def _topology(self, request: HttpRequest) -> HttpResponse:
         return HttpResponse.json(await self._balancer.describe())

@@ -31,13 +31,18 @@ async def closing(parts: AsyncIterator[bytes]) -> AsyncIterator[AsyncIterator[by
                 await close()
 
 
+def kind_of(unit: UnitId) -> str:
+    """Return the first part of a unit id."""
+    return unit.split("/", 1)[0]
+
+
 def provider_of(providers: Mapping[str, Snapshottable], unit: UnitId) -> Snapshottable:
     """Return what captures and restores the unit.
 
     Raises:
         NotFound: No kind of that name is registered on this node. Nothing was done.
     """
-    kind = unit.split("/", 1)[0]
+    kind = kind_of(unit)
     provider = providers.get(kind)
     if provider is None:
         known = ", ".join(sorted(providers)) or "none"

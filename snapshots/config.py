@@ -14,6 +14,13 @@ class SnapshotsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     rate_bytes_s_max: Annotated[int, Meta(ge=0, extra={"reload": "live"})] = 0
     """Bytes per second that all incoming moves may take together; 0 for no bound."""
 
+    send_rate_bytes_s_max: Annotated[int, Meta(ge=0, extra={"reload": "live"})] = 0
+    """Bytes per second that this node gives to all outgoing moves together; 0 for no bound."""
+
+    p99_ratio_max: Annotated[float, Meta(ge=0, le=1_000, extra={"reload": "live"})] = 2.0
+    """How many times the p99 of this node's requests from before a move is borne while units move, in or out; above it
+    they are slowed down and then paused. 0: they are never held back."""
+
     pulls_max: Annotated[int, Meta(ge=1, le=64, extra={"reload": "restart"})] = 4
     """Units that move to this node at once; more wait."""
 

@@ -15,16 +15,17 @@ from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.kernel.services.snapshots import MoveProgress, Snapshottable
 from frys_node.observe.metrics import Metrics
-from snapshots.capture import provider_of
+from snapshots.capture import kind_of, provider_of
 from snapshots.config import SnapshotsConfig
 from snapshots.errors import TransferAborted
 from snapshots.library import Library
 from snapshots.messages import CHUNK, OFFER, REFS, RELEASE
 from snapshots.metrics import SnapshotMetrics
-from snapshots.pace import Pace
 from snapshots.pull import Pull
 from snapshots.source import Source
 from snapshots.store import ChunkStore
+from snapshots.survey import Survey
+from snapshots.throttle import Throttle
 
 FINISHED_MAX = 512
 """Finished moves that `moves` still shows."""
@@ -68,7 +69,7 @@ class SnapshotComponent:
             memory_bytes_max=self._config.memory_bytes_max,
             disk_bytes_max=self._config.disk_bytes_max,
         )
-        self._pace = Pace(self._config.rate_bytes_s_max)
+        self._throttle = Throttle(clock, metrics, self._config, lambda: bool(self._active))
         self._pulls = trio.Semaphore(self._config.pulls_max)
         self._units: dict[UnitId, trio.Lock] = {}
         self._active: dict[int, Pull] = {}
@@ -77,13 +78,20 @@ class SnapshotComponent:
         self._numbers = 0
         self._is_loaded = False
         self._source = Source(
-            store=self._store, clock=clock, providers=self._providers, config=self._config, metrics=self._metrics
+            store=self._store,
+            clock=clock,
+            providers=self._providers,
+            config=self._config,
+            metrics=self._metrics,
+            throttle=self._throttle,
+            sealed_kinds=self._replacing,
         )
+        self.survey = Survey(rpc, self._providers, self.moves)
         rpc.serve(OFFER, self._source.offer)
         rpc.serve(REFS, self._source.refs)
         rpc.serve(CHUNK, self._source.chunk)
         rpc.serve(RELEASE, self._source.release)
-        self._metrics.active.source = lambda: float(len(self._active))
+        self._metrics.watch(self._under_way)
         self._metrics.pins.source = lambda: float(self._source.pins)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -92,12 +100,14 @@ class SnapshotComponent:
             await self._store.load()
             self._is_loaded = True
         self._source.is_open = True
-        task_status.started()
-        while True:
-            await trio.sleep(EXPIRE_INTERVAL_S)
-            await self._expire()
-            self._metrics.store_bytes.set(float(self._store.memory_bytes), "memory")
-            self._metrics.store_bytes.set(float(self._store.disk_bytes), "disk")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._throttle.run)
+            task_status.started()
+            while True:
+                await trio.sleep(EXPIRE_INTERVAL_S)
+                await self._expire()
+                self._metrics.store_bytes.set(float(self._store.memory_bytes), "memory")
+                self._metrics.store_bytes.set(float(self._store.disk_bytes), "disk")
 
     async def _expire(self) -> None:
         """Let go of what nobody came back for. A disk that refuses now is asked again later."""
@@ -127,7 +137,7 @@ class SnapshotComponent:
     def configure(self, config: SnapshotsConfig) -> None:
         """Apply the live settings of a new configuration."""
         self._config = self._source.config = config
-        self._pace.rate_bytes_s = config.rate_bytes_s_max
+        self._throttle.configure(config)
 
     def register(self, kind: str, source: Snapshottable, *, replaces: bool = False) -> None:
         """Declare how units of a kind are captured and restored. A plugin that is reloaded declares its kind again."""
@@ -159,7 +169,8 @@ class SnapshotComponent:
             rpc=self._rpc,
             store=self._store,
             clock=self._clock,
-            pace=self._pace,
+            throttle=self._throttle,
+            is_sealed=kind_of(unit) in self._replacing,
             config=self._config,
             metrics=self._metrics,
             on_progress=progress,
@@ -196,9 +207,20 @@ class SnapshotComponent:
             if not lock.locked() and not lock.statistics().tasks_waiting:
                 self._units.pop(unit, None)
 
+    def may_give(self) -> bool:
+        """Return whether something may be given beside a snapshot now."""
+        return self._throttle.may_give()
+
+    def gave(self, receiver: NodeId, size_bytes: int) -> None:
+        """Count what was given beside a snapshot."""
+        self._throttle.give(receiver, size_bytes)
+
     def moves(self) -> Sequence[MoveProgress]:
         """Moves under way, oldest first, then the last finished ones, newest first."""
         return [pull.progress() for pull in self._active.values()] + list(reversed(self._finished))
+
+    def _under_way(self) -> list[MoveProgress]:
+        return [pull.progress() for pull in self._active.values()]
 
     def library(self, disk: Disk | None = None) -> Library:
         """Saved snapshots in a directory: the node's own by default, or whatever a disk is rooted at."""

@@ -11,10 +11,37 @@ import msgspec
 
 from frys_node.base.types import UnitId
 from frys_node.kernel.services.rpc import Method
+from frys_node.kernel.services.snapshots import MoveProgress
 from snapshots.manifest import ChunkRef
 
 REFS_PAGE: Final = 8_192
 """References in one reply at most."""
+
+
+class Ask(msgspec.Struct, frozen=True, array_like=True):
+    """An empty request."""
+
+
+class Holding(msgspec.Struct, frozen=True, array_like=True):
+    """What a node holds."""
+
+    sizes: dict[UnitId, int]
+    """About how many bytes a copy of each unit takes."""
+
+
+class Moving(msgspec.Struct, frozen=True, array_like=True):
+    """Moves to a node, those under way first."""
+
+    moves: list[MoveProgress]
+
+
+class Wish(msgspec.Struct, frozen=True, array_like=True):
+    """How a source that has requests to serve wants to be left alone by a receiver."""
+
+    rate_bytes_s: float = 0.0
+    """Ask for no more than this; 0 for no bound."""
+    wait_s: float = 0.0
+    """Ask for nothing before this is over."""
 
 
 class OfferRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -34,6 +61,7 @@ class Offer(msgspec.Struct, frozen=True, array_like=True):
     root: bytes
     format: int
     chunks: tuple[ChunkRef, ...]
+    wish: Wish = Wish()
 
 
 class RefsRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -60,6 +88,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     """One chunk's bytes."""
 
     data: bytes
+    wish: Wish = Wish()
 
 
 class ReleaseRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -76,3 +105,5 @@ OFFER: Final[Method[OfferRequest, Offer]] = Method("snapshots.offer", OfferReque
 REFS: Final[Method[RefsRequest, Refs]] = Method("snapshots.refs", RefsRequest, Refs)
 CHUNK: Final[Method[ChunkRequest, Chunk]] = Method("snapshots.chunk", ChunkRequest, Chunk)
 RELEASE: Final[Method[ReleaseRequest, Released]] = Method("snapshots.release", ReleaseRequest, Released)
+HOLDING: Final[Method[Ask, Holding]] = Method("snapshots.holding", Ask, Holding)
+MOVING: Final[Method[Ask, Moving]] = Method("snapshots.moving", Ask, Moving)

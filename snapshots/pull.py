@@ -21,13 +21,26 @@ from snapshots.config import SnapshotsConfig
 from snapshots.errors import CorruptChunk, CorruptManifest, NotPinned
 from snapshots.machine import Discard, Effect, Fetch, Keep, Transfer, TransferState
 from snapshots.manifest import CHUNKS_MAX, ChunkRef, Manifest, check_manifest
-from snapshots.messages import CHUNK, OFFER, REFS, RELEASE, ChunkRequest, OfferRequest, RefsRequest, ReleaseRequest
+from snapshots.messages import (
+    CHUNK,
+    OFFER,
+    REFS,
+    RELEASE,
+    ChunkRequest,
+    OfferRequest,
+    RefsRequest,
+    ReleaseRequest,
+    Wish,
+)
 from snapshots.metrics import SnapshotMetrics
-from snapshots.pace import Pace
 from snapshots.store import ChunkStore
+from snapshots.throttle import UNIT_BYTES, Throttle
 
 OFFERS_MAX = 3
 """Offers that one pull asks for when the source drops them (its restart, its bound of pins)."""
+
+HELD_BACK = ("waiting", str(TransferState.OFFERED), str(TransferState.TRANSFERRING))
+"""States of a move that a throttle keeps waiting."""
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +57,8 @@ class Pull:
         rpc: Rpc,
         store: ChunkStore,
         clock: Clock,
-        pace: Pace,
+        throttle: Throttle,
+        is_sealed: bool,
         config: SnapshotsConfig,
         metrics: SnapshotMetrics,
         on_progress: Callable[[MoveProgress], None] | None = None,
@@ -58,7 +72,8 @@ class Pull:
         self._rpc = rpc
         self._store = store
         self._clock = clock
-        self._pace = pace
+        self._throttle = throttle
+        self._is_sealed = is_sealed
         self._config = config
         self._metrics = metrics
         self._on_progress = on_progress
@@ -79,6 +94,7 @@ class Pull:
             rate_bytes_s=now.rate_bytes_s if now else 0.0,
             eta_s=now.eta_s if now else None,
             started_unix_ns=self._started_unix_ns,
+            held_back=self._throttle.why(self.source) if self.state in HELD_BACK and not self._is_sealed else "",
         )
 
     def give_up(self) -> None:
@@ -143,8 +159,10 @@ class Pull:
     async def _offer(self) -> Manifest:
         """Have the unit captured and read its whole manifest, checked."""
         self._set_state(TransferState.OFFERED)
+        await trio.sleep_until(self._throttle.ask_at(self.source, UNIT_BYTES, is_sealed=self._is_sealed))
         with trio.move_on_after(self._config.offer_timeout_s) as waited:
             offer = await self._rpc.call(self.source, OFFER, OfferRequest(self.unit))
+            self._note(offer.wish)
             chunks: list[ChunkRef] = list(offer.chunks)
             if not 0 <= offer.chunk_count <= CHUNKS_MAX:
                 raise CorruptManifest(f"an offer of {offer.chunk_count} chunks for '{self.unit}'")
@@ -185,7 +203,7 @@ class Pull:
     async def _fetch(self, transfer: Transfer, nursery: trio.Nursery, fetch: Fetch) -> None:
         """Ask for one chunk at its time and tell the machine how it went."""
         digest, clock = fetch.chunk.digest, self._clock
-        at_s = max(fetch.at_s, self._pace.reserve(fetch.chunk.size_bytes, clock.now_s()))
+        at_s = max(fetch.at_s, self._throttle.ask_at(self.source, fetch.chunk.size_bytes, is_sealed=self._is_sealed))
         if at_s > clock.now_s():
             await trio.sleep_until(at_s)
         error: FrysError = DeadlineExceeded(f"no answer within {self._config.chunk_timeout_s:g} s")
@@ -198,6 +216,7 @@ class Pull:
             except FrysError as failure:
                 error = failure
             else:
+                self._note(reply.wish)
                 self._metrics.transferred.inc("received", by=len(reply.data))
                 self._perform(transfer, nursery, transfer.received(digest, reply.data, clock.now_s()))
                 return
@@ -219,6 +238,10 @@ class Pull:
             await self._rpc.call(self.source, RELEASE, ReleaseRequest(root))
         except FrysError as error:
             log.info("snapshots.release_failed", extra={"unit": self.unit, "peer": self.source, "code": error.code})
+
+    def _note(self, wish: Wish) -> None:
+        if not self._is_sealed:
+            self._throttle.told(self.source, wish)
 
     def _set_state(self, state: TransferState) -> None:
         self.state = str(state)

@@ -7,15 +7,15 @@ unused longest. A receiver whose pin is gone is told so and asks for a new offer
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import trio
 
 from frys_node.base.errors import NotReady
 from frys_node.base.ports import Clock
-from frys_node.base.types import NodeId
+from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.snapshots import Snapshottable
-from snapshots.capture import capture, provider_of
+from snapshots.capture import capture, kind_of, provider_of
 from snapshots.config import SnapshotsConfig
 from snapshots.errors import CorruptChunk, NotPinned
 from snapshots.manifest import ChunkRef, Manifest
@@ -29,9 +29,11 @@ from snapshots.messages import (
     RefsRequest,
     Released,
     ReleaseRequest,
+    Wish,
 )
 from snapshots.metrics import SnapshotMetrics
 from snapshots.store import ChunkStore
+from snapshots.throttle import UNIT_BYTES, Throttle
 
 
 class _Pin:
@@ -57,6 +59,8 @@ class Source:
         providers: Mapping[str, Snapshottable],
         config: SnapshotsConfig,
         metrics: SnapshotMetrics,
+        throttle: Throttle,
+        sealed_kinds: Container[str] = (),
     ) -> None:
         self.config = config
         self.is_open = False
@@ -65,6 +69,8 @@ class Source:
         self._clock = clock
         self._providers = providers
         self._metrics = metrics
+        self._throttle = throttle
+        self._sealed_kinds = sealed_kinds
         self._captures = trio.Semaphore(config.captures_max)
         self._pins: OrderedDict[bytes, _Pin] = OrderedDict()
 
@@ -76,7 +82,7 @@ class Source:
     async def offer(self, caller: NodeId, request: OfferRequest) -> Offer:
         """Capture a unit, or repeat an offer that is still pinned."""
         if request.root:
-            return self._first_page(self._pin(caller, request.root))
+            return self._first_page(self._pin(caller, request.root), Wish())
         if not self.is_open:
             raise NotReady("this node does not give snapshots now")
         provider = provider_of(self._providers, request.unit)
@@ -94,9 +100,13 @@ class Source:
         self._metrics.captures.inc()
         while len(self._pins) > self.config.pins_max:
             await self._drop(next(iter(self._pins)))
-        return self._first_page(pin)
+        return self._first_page(pin, self._give(caller, request.unit, UNIT_BYTES))
 
-    def _first_page(self, pin: _Pin) -> Offer:
+    def _give(self, caller: NodeId, unit: UnitId, size_bytes: int) -> Wish:
+        """Count what a receiver gets; units that are sealed while they move are never held back."""
+        return self._throttle.give(caller, size_bytes, is_sealed=kind_of(unit) in self._sealed_kinds)
+
+    def _first_page(self, pin: _Pin, wish: Wish) -> Offer:
         manifest = pin.manifest
         return Offer(
             manifest.unit,
@@ -106,6 +116,7 @@ class Source:
             manifest.root,
             manifest.format,
             manifest.chunks[:REFS_PAGE],
+            wish,
         )
 
     async def refs(self, caller: NodeId, request: RefsRequest) -> Refs:
@@ -127,7 +138,7 @@ class Source:
             await self._drop(request.root)
             raise NotPinned("the captured state was damaged on the source's disk") from None
         self._metrics.transferred.inc("sent", by=len(data))
-        return Chunk(data)
+        return Chunk(data, self._give(caller, pin.manifest.unit, len(data)))
 
     async def release(self, caller: NodeId, request: ReleaseRequest) -> Released:
         """A receiver is done; the last one frees the state."""

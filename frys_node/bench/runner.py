@@ -27,7 +27,9 @@ SCENARIOS = {
     "bus": "publish to a handler and scheduling a task, against a plain call",
     "request": "a 64-byte request over the node channel, against a blocking TCP echo",
     "cache": "hit ratios of the policies, and redis-benchmark against a node, against redis-server",
+    "balance": "how evenly the ring spreads units and keys and what a join moves, against a ring without bounds",
     "commit": "a durable journal commit, against one fsync",
+    "move": "a leave and a join of a cluster with data under load, against the same load before",
     "membership": "kills, pauses, loss, partitions, joins and leaves of clusters in namespaces, against serf",
 }
 

@@ -1,65 +1,198 @@
-"""Show who owns what: the epoch, the issuer, a change under way, each member's share, the owner of a key."""
+"""Show who owns what: a picture of the ring, the members' shares, the owner of a key, and what a change would move."""
 
 from __future__ import annotations
 
 import argparse
+import shutil
+from itertools import zip_longest
 from typing import Any
 from urllib.parse import urlencode
 
 from frys_node.cli import arguments as given
-from frys_node.cli.admin import AdminClient, add_common, member_names, show, table
-from frys_node.cli.terminal import escaped
+from frys_node.cli import ring_picture as picture
+from frys_node.cli.admin import AdminClient, add_common, bytes_text, show, table
+from frys_node.cli.terminal import escaped, is_painted, print_painted
 
-BAR = 32
-"""Characters of a full bar in the picture of shares."""
+GAP = 3
+"""Columns between the picture and what stands beside it."""
+
+MEMBERS_BESIDE_MAX = 62
+"""More members than there are letters are only listed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     actions = parser.add_subparsers(dest="action")
-    shown = actions.add_parser("show", help="members, shares and phase (the default)")
+    shown = actions.add_parser("show", help="the ring: a picture, members, loads, the change under way (the default)")
     owner = actions.add_parser("owner", help="which nodes hold a cache key, a workflow run or a unit")
     what = owner.add_mutually_exclusive_group(required=True)
     what.add_argument("key", nargs="?", type=given.name, help="a cache key")
     what.add_argument("--run", type=given.name, metavar="ID", help="a workflow run")
     what.add_argument("--unit", type=given.name, metavar="U", help="a unit, such as workflow/17")
+    plan = actions.add_parser(
+        "plan",
+        help="what nodes that come or go would move; nothing is changed",
+        description="Tells what joins, leaves or another replication factor would move, one after another in this "
+        "order: adds, removes, replication factor. Sizes are what the nodes report now. Nothing is changed.",
+    )
+    plan.add_argument(
+        "--add",
+        action="append",
+        default=[],
+        type=newcomer,
+        metavar="NODE[:WEIGHT[:ZONE[:RACK]]]",
+        help="a node that joins, such as e or e:2:zone-b; repeatable",
+    )
+    plan.add_argument(
+        "--remove", action="append", default=[], type=given.name, metavar="NODE", help="a node that leaves; repeatable"
+    )
+    plan.add_argument(
+        "--replication-factor", type=int, metavar="N", help="copies of cache units and of every collection's shards"
+    )
     add_common(parser)
-    for sub in (shown, owner):
+    for sub in (shown, owner, plan):
         add_common(sub)
+
+
+def newcomer(text: str) -> dict[str, Any]:
+    """Read ``NODE[:WEIGHT[:ZONE[:RACK]]]`` for argparse."""
+    node, weight, zone, rack = (*text.split(":"), "", "", "")[:4]
+    if not node or text.count(":") > 3:
+        raise argparse.ArgumentTypeError(f"'{text}' is not NODE[:WEIGHT[:ZONE[:RACK]]]")
+    try:
+        return {"node": node, "weight": float(weight or 1), "zone": zone, "rack": rack}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{weight}' is not a weight; 1 is normal") from None
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the chosen action."""
     client = AdminClient(arguments)
     if arguments.action == "owner":
-        wanted = {"key": arguments.key, "run": arguments.run, "unit": arguments.unit}
-        query = urlencode({name: value for name, value in wanted.items() if value is not None})
-        body = client.call("GET", f"/v1/ring?{query}")
-        owner = escaped(body["owner"])
-        text = f"unit {owner['unit']} at epoch {owner['epoch']} ({owner['phase']}): {', '.join(owner['current'])}"
-        if owner["next"] != owner["current"]:
-            text += f" -> {', '.join(owner['next'])}"
-        return show(arguments, body, text)
-    body = client.call("GET", "/v1/ring")
+        return _owner(client, arguments)
+    if arguments.action == "plan":
+        wanted: dict[str, Any] = {"add": arguments.add, "remove": arguments.remove}
+        if arguments.replication_factor is not None:
+            wanted["replication_factor"] = arguments.replication_factor
+        body = client.call("POST", "/v1/ring/plan", wanted)
+        return show(arguments, body, "" if arguments.json else plan_text(escaped(body)))
+    body = client.call("GET", "/v1/ring/show")
+    if arguments.json:
+        return show(arguments, body, "")
+    size = shutil.get_terminal_size()
+    print_painted(ring_text(escaped(body), width=size.columns, height=size.lines, with_colours=is_painted()))
+    return 0
+
+
+def _owner(client: AdminClient, arguments: argparse.Namespace) -> int:
+    wanted = {"key": arguments.key, "run": arguments.run, "unit": arguments.unit}
+    query = urlencode({name: value for name, value in wanted.items() if value is not None})
+    body = client.call("GET", f"/v1/ring?{query}")
+    owner = escaped(body["owner"])
+    text = f"unit {owner['unit']} at epoch {owner['epoch']} ({owner['phase']}): {', '.join(owner['current'])}"
+    if owner["next"] != owner["current"]:
+        text += f" -> {', '.join(owner['next'])}"
     rows = [
-        (m["name"], m["weight"], f"{m['share'] * 100:.1f}%", m["units"], "#" * round(m["share"] * BAR))
-        for m in body["members"]
+        (node["name"], node["zone"] or None, node["rack"] or None, node["status"] or None, ", ".join(node["sets"]))
+        for node in owner["nodes"]
     ]
-    text = table(rows, ("NAME", "WEIGHT", "SHARE", "UNITS", ""))
-    return show(arguments, body, text if arguments.json else "\n".join([*_head(client, body), text]))
+    return show(arguments, body, f"{text}\n{table(rows, ('NAME', 'ZONE', 'RACK', 'STATUS', 'SETS'))}")
 
 
-def _head(client: AdminClient, ring: dict[str, Any]) -> list[str]:
+def ring_text(body: dict[str, Any], *, width: int, height: int, with_colours: bool) -> str:
+    """Tell the body of ``GET /v1/ring/show``, whose texts are printable, for a terminal of that size."""
+    head, members = _head(body), _members(body, with_colours=with_colours)
+    sectors, following = body["sectors"], body.get("next_sectors", [])
+    rows = min(picture.ROWS_MAX, height - len(head) - 2) // 2 * 2 - 1
+    columns = 2 * (rows + 1)
+    fits_above = rows >= picture.ROWS_MIN and columns <= width
+    if not sectors or len(body["members"]) > MEMBERS_BESIDE_MAX:
+        return "\n".join([*head, *members])
+    if not fits_above:
+        return "\n".join([*head, picture.band(following or sectors, width, is_painted=with_colours), *members])
+    inside = [body["phase"], _count(len(body["members"]), "node"), f"{sum(m['units'] for m in body['members'])} places"]
+    drawn = picture.circle(sectors, following, inside, rows=rows, is_painted=with_colours)
+    plain = _members(body, with_colours=False)
+    if columns + GAP + max(map(len, plain)) > width:
+        return "\n".join([*head, *(line.rstrip() for line in drawn), "", *members])
+    above = max(0, (len(drawn) - len(members)) // 2)
+    beside = [""] * above + members
+    blank = " " * (2 * rows)
+    pairs = zip_longest(drawn, beside, fillvalue=None)
+    return "\n".join([*head, *(f"{left or blank}{' ' * GAP}{right or ''}".rstrip() for left, right in pairs)])
+
+
+def _head(body: dict[str, Any]) -> list[str]:
     """Say which record is in force, who writes it, and what a change under way waits for."""
-    topology = escaped(client.call("GET", "/v1/topology"))
-    names = escaped(member_names(client))  # a joiner is no member of the ring yet
-    issuer = names.get(topology["issuer"], topology["issuer"])
-    lines = [f"epoch {ring['epoch']}, {ring['phase']}, {ring['partitions']} partitions, issuer {issuer}"]
-    if not topology["issuer_answers"]:
+    issuer = body["issuer"]["name"]
+    is_over = body["phase"] == "stable" and body["settled"]
+    state = body["phase"] if is_over or body["phase"] != "stable" else "stable, not settled yet"
+    sizes = f"{_count(body['partitions'], 'partition')}, {_count(body['replication_factor'], 'copy', 'copies')}"
+    lines = [f"epoch {body['epoch']}, {state}, {sizes}, issuer {issuer}"]
+    if not body["issuer"]["answers"]:
         lines.append(f"{issuer} does not answer: joins, leaves and new collections wait until it is back")
-    for line in topology["waits_for"]:
-        node, _, reason = line.partition(": ")
-        lines.append(f"waits for {names.get(node, node)}: {reason}")
-    if topology["queued"]:
-        lines.append(f"queued: {', '.join(names.get(node, node) for node in topology['queued'])}")
+    if body["copies_to_make"]:
+        lines.append(f"the change under way makes {body['copies_to_make']} copies; see: frys-node snapshot moves")
+    lines += [f"waits for {each['name']}: {each['reason']}" for each in body["waits_for"]]
+    if body["queued"]:
+        lines.append(f"queued: {', '.join(body['queued'])}")
+    if body["pinned"]:
+        lines.append(f"waiting for their silent owner's disk: {', '.join(body['pinned'])}")
     return lines
+
+
+def _members(body: dict[str, Any], *, with_colours: bool) -> list[str]:
+    """Lay out the members, a line each, with their marks."""
+    has_places = any(member["zone"] or member["rack"] for member in body["members"])
+    is_changing = any(member["change"] for member in body["members"])
+    header = ["", "NAME", "WEIGHT", *(["ZONE", "RACK"] if has_places else []), "SHARE", "UNITS"]
+    header += [*(["NEXT", "CHANGE"] if is_changing else []), "BYTES"]
+    rows = []
+    for number, member in enumerate(body["members"]):
+        size = None if member["bytes"] is None else bytes_text(member["bytes"])
+        places = [member["zone"] or None, member["rack"] or None] if has_places else []
+        change = [member["next_units"], member["change"]] if is_changing else []
+        known = [picture.mark_of(number), member["name"], member["weight"], *places]
+        rows.append([*known, f"{member['share'] * 100:.1f}%", member["units"], *change, size])
+    head, *lines = table(rows, header).split("\n")
+    if with_colours:
+        lines = [picture.paint(line[0], number) + line[1:] for number, line in enumerate(lines)]
+    silent = [f"{member['name']}: {member['error']}" for member in body["members"] if member["error"]]
+    return [head, *lines, *silent]
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def plan_text(body: dict[str, Any]) -> str:
+    """Tell the body of ``POST /v1/ring/plan``, whose texts are printable."""
+    names = {"add": "add", "remove": "remove", "replication_factor": "replication factor"}
+    steps = [
+        (f"{names[step['change']]} {step['what']}", step["units"], step["copies"], bytes_text(step["bytes"]))
+        for step in body["steps"]
+    ]
+    if len(steps) > 1:
+        steps.append(("together", None, body["copies"], bytes_text(body["bytes"])))
+    rows = [
+        (
+            node["name"],
+            node["units_before"],
+            node["units_after"],
+            bytes_text(node["bytes_before"]),
+            bytes_text(node["bytes_after"]),
+            node["copies"],
+            bytes_text(node["bytes"]),
+        )
+        for node in body["nodes"]
+    ]
+    lines = [table(steps, ("CHANGE", "UNITS", "COPIES", "BYTES")), ""]
+    lines.append(table(rows, ("NODE", "UNITS", "THEN", "HOLDS", "THEN", "TAKES", "BYTES")))
+    even = f"{body['over_quota_before']:.2f} -> {body['over_quota_after']:.2f}"
+    lines += ["", f"highest load over its node's part: {even} (1 is even). Nothing was changed."]
+    if body["after_change"]:
+        lines.append("A change is under way; the plan begins where that ends.")
+    if body["unknown"]:
+        lines.append(f"{body['unknown']} copies are of units whose size nobody told; they are not in the bytes.")
+    lines += [f"{each['name']} did not tell what it holds: {each['error']}" for each in body["silent"]]
+    return "\n".join(lines)

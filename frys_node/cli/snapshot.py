@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from frys_node.cli import arguments as given
-from frys_node.cli.admin import AdminClient, add_common, bytes_text, member_names, show, table
-
-WATCH_S = 0.5
+from frys_node.cli import moves
+from frys_node.cli.admin import AdminClient, add_common, bytes_text, show, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     delete = actions.add_parser("delete", help="delete a saved snapshot")
     listing = actions.add_parser("list", help="list saved snapshots")
-    moves = actions.add_parser("moves", help="units on their way to this node, with rate and progress")
+    moving = actions.add_parser(
+        "moves", help="units on their way between nodes, with rate, ETA and what holds them back"
+    )
     for sub in (create, verify, restore, delete):
         sub.add_argument("name", type=given.name)
     for sub in (create, restore):
@@ -40,15 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--directory", metavar="D", default="", help="where snapshots are (default: in the data directory)"
         )
         add_common(sub)
-    moves.add_argument("--watch", action="store_true", help="refresh until interrupted")
-    add_common(moves)
+    moves.add_arguments(moving)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the chosen action."""
     client = AdminClient(arguments)
     if arguments.action == "moves":
-        return _moves(client, arguments)
+        return moves.run(client, arguments)
     directory = str(Path(arguments.directory).resolve()) if arguments.directory else ""
     if arguments.action == "list":
         body = client.call("GET", f"/v1/snapshots?directory={quote(directory, safe='')}")
@@ -79,26 +76,3 @@ def run(arguments: argparse.Namespace) -> int:
     )
     show(arguments, body, "\n".join(body["problems"]) or good)
     return 1 if body["problems"] else 0
-
-
-def _moves(client: AdminClient, arguments: argparse.Namespace) -> int:
-    while True:
-        body = client.call("GET", "/v1/moves")
-        names = {} if arguments.json else member_names(client)
-        text = table(
-            [_row(move, names) for move in body["moves"]], ("UNIT", "STATE", "DONE", "OF", "RATE", "ETA_S", "FROM")
-        )
-        if not arguments.watch:
-            return show(arguments, body, text)
-        if sys.stdout.isatty() and not arguments.json:
-            print("\x1b[2J\x1b[H", end="")
-        show(arguments, body, text)
-        sys.stdout.flush()
-        time.sleep(WATCH_S)
-
-
-def _row(move: dict[str, Any], names: Mapping[str, str]) -> tuple[Any, ...]:
-    eta = None if move["eta_s"] is None else f"{move['eta_s']:.1f}"
-    done, total = bytes_text(move["bytes_done"]), bytes_text(move["bytes_total"])
-    source = names.get(move["source"], move["source"][:12])
-    return move["unit"], move["state"], done, total, f"{bytes_text(move['rate_bytes_s'])}/s", eta, source

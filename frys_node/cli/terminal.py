@@ -5,6 +5,8 @@ A terminal obeys what it is sent. Any member could otherwise clear an operator's
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 
@@ -36,6 +38,16 @@ def escaped(value: Any) -> Any:
 def say(text: str) -> None:
     """Print lines at once, whoever wrote what is in them."""
     print(printable_lines(text), flush=True)
+
+
+def is_painted() -> bool:
+    """True if standard output is a terminal that shows colours and its user has not said no (``NO_COLOR``)."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not os.environ.get("NO_COLOR")
+
+
+def print_painted(text: str) -> None:
+    """Print lines that have colours of our own; what others wrote in them was made printable before."""
+    print(text, flush=True)
 
 
 def _escape(char: str) -> str:

@@ -22,6 +22,7 @@ from frys_node.observe.metrics import Metrics
 from frys_node.replication import effects as fx
 from frys_node.replication.alone import LoneStamps
 from frys_node.replication.bulk import BulkPuller
+from frys_node.replication.bulk_pace import BulkPace
 from frys_node.replication.commit import GroupCommit
 from frys_node.replication.coordinator import CoordinatorConfig, CoordinatorMachine
 from frys_node.replication.hlc import HybridClock
@@ -125,6 +126,7 @@ class ReplicationComponent:
         )
         self._pages = PageMerger(self._restore)
         self._bulks = BulkPuller(snapshots, members, lambda: self.replica.epoch, self._bulk_finished)
+        self._bulk_pace = BulkPace(snapshots)
         self._is_ready = False
         self._has_run = False
         self._requests = Requests(metrics, members)
@@ -263,7 +265,12 @@ class ReplicationComponent:
         now_s = self._clock.now_s()
         if isinstance(message, CoordinatorReply):
             return self.coordinator.receive(source, message, now_s)
-        return self.replica.receive(source, message, now_s)
+        placement = self.replica.placement
+        if self._bulk_pace.puts_off(source, message, placement):
+            return []
+        effects = self.replica.receive(source, message, now_s)
+        self._bulk_pace.gave(source, message, placement, effects)
+        return effects
 
     # ------------------------------------------------------------------ the service
 

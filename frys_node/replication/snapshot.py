@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import trio
@@ -98,6 +98,16 @@ class ReplicatedSource:
     def units(self) -> Sequence[UnitId]:
         """Return the units of the kind that are held here."""
         return [unit for unit in self._table.units if unit.startswith(self._prefix)]
+
+    async def sizes(self) -> Mapping[UnitId, int]:
+        """Return what copies of the units take; the node's other work goes on between any two."""
+        found: dict[UnitId, int] = {}
+        for unit in self.units():
+            held = self._table.units.get(unit)
+            if held is not None:
+                found[unit] = held.store.size_bytes()
+            await trio.lowlevel.checkpoint()
+        return found
 
     async def capture(self, unit: UnitId) -> Captured:
         """Fix the entries held now; an incomplete or unknown unit has none."""

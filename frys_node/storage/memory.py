@@ -133,6 +133,16 @@ class MemoryStore:
         rows.sort(key=lambda row: (row.created_ns, row.id), reverse=True)
         return rows[: query.limit]
 
+    async def sizes(self) -> Mapping[int, int]:
+        """Return bytes by partition; see `JournalStore.sizes`."""
+        await trio.lowlevel.checkpoint()
+        self._check_open()
+        sizes: dict[int, int] = {}
+        for row in self._rows.values():
+            journal = sum(len(chunk.data) for chunk in self._chunks.get(row.id, ()))
+            sizes[row.partition] = sizes.get(row.partition, 0) + len(row.meta) + len(row.state) + journal
+        return sizes
+
     async def export(self, partition: int) -> AsyncIterator[bytes]:
         """Return the bytes of a partition; see `JournalStore.export`."""
         await trio.lowlevel.checkpoint()

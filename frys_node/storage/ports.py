@@ -8,7 +8,8 @@ A store keeps, by partition, one row and one journal per run. Its promise:
    still ends in a refused write instead of a forked history.
 4. An append is atomic: row, journal and state change together or not at all.
 
-The seven verbs: `acquire`, `renew`/`release`, `append`, `read`, `export`/`install`/`drop`, `query`, `caps`.
+The seven verbs: `acquire`, `renew`/`release`, `append`, `read`, `export`/`install`/`drop`, `query`/`sizes`,
+`caps`.
 """
 
 from __future__ import annotations
@@ -168,6 +169,10 @@ class JournalStore(Protocol):
 
     async def query(self, query: RunQuery) -> list[RunRow]:
         """Return committed rows, newest first (by creation, then id)."""
+        ...
+
+    async def sizes(self) -> Mapping[int, int]:
+        """Return the bytes of runs and journals by partition; partitions without any may be missing."""
         ...
 
     async def export(self, partition: int) -> AsyncIterator[bytes]:

@@ -54,6 +54,10 @@ CREATE INDEX IF NOT EXISTS run_created ON run (created_ns, id);
 CREATE INDEX IF NOT EXISTS run_part ON run (part, id);
 """
 _ROW = "id, part, seq, status, live, label, wake_at_s, created_ns, updated_ns, meta, state"
+_RUN_BYTES = "SELECT part, SUM(LENGTH(meta) + LENGTH(state)) FROM run GROUP BY part"
+_JOURNAL_BYTES = (
+    "SELECT run.part, SUM(LENGTH(journal.data)) FROM journal JOIN run ON run.id = journal.run GROUP BY run.part"
+)
 _INSERT_RUN = f"INSERT OR IGNORE INTO run ({_ROW}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 _UPDATE_RUN = (
     "UPDATE run SET seq = ?, status = ?, live = ?, wake_at_s = ?, updated_ns = ?, state = ? "
@@ -326,6 +330,19 @@ class SqliteStore:
         def work() -> list[RunRow]:
             assert self._db is not None
             return [_row(row) for row in self._db.execute(statement, (*values, limit))]
+
+        return await self._run(work)
+
+    async def sizes(self) -> Mapping[int, int]:
+        """Return bytes by partition; see `JournalStore.sizes`."""
+
+        def work() -> dict[int, int]:
+            assert self._db is not None
+            sizes: dict[int, int] = {}
+            for statement in (_RUN_BYTES, _JOURNAL_BYTES):
+                for part, size_bytes in self._db.execute(statement):
+                    sizes[part] = sizes.get(part, 0) + size_bytes
+            return sizes
 
         return await self._run(work)
 

@@ -22,7 +22,7 @@ from frys_node.base.errors import FrysError
 from frys_node.base.types import Address, ClusterId, NodeId, UnitId
 from frys_node.kernel.bus import Bus
 from frys_node.kernel.services.members import UNUSABLE, WELL, Condition, MemberView, Status
-from frys_node.kernel.services.replication import Entry
+from frys_node.kernel.services.replication import ENTRY_BYTES, Entry
 from frys_node.observe.metrics import Metrics
 from frys_node.replication.driver import ReplicationComponent
 from frys_node.replication.log import CHECKPOINT_BYTES
@@ -48,6 +48,10 @@ class DictStore:
         """Apply entries."""
         for entry in entries:
             self.held[entry.key] = entry
+
+    def size_bytes(self) -> int:
+        """What the entries take when they travel."""
+        return sum(ENTRY_BYTES + len(entry.key) + len(entry.value or b"") for entry in self.entries())
 
     def entries(self) -> Iterable[Entry]:
         """Return every entry in the order of first writes."""

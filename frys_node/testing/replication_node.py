@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple, Protocol
 from balancer.placement import Placement
 from balancer.record import RECORD
 from balancer.register import IssuerRegister
-from balancer.ring import RingMember
+from balancer.spread import RingMember
 from balancer.steps import StepConfig
 from balancer.topology import TopologyConfig, TopologyMachine
 from balancer.topology_effects import Adopted, PersistRecord, Propose, SendTopology, Settled, TopologyEffect

@@ -14,7 +14,7 @@ import msgspec
 
 from balancer.placement import cache_unit, shards_of
 from balancer.record import FORMAT, STABLE, TopologyRecord
-from balancer.ring import RingMember
+from balancer.spread import RingMember
 from frys_node.base.types import ClusterId, Epoch, NodeId, Term, UnitId
 from frys_node.kernel.services.topology import Collection
 from frys_node.testing.faults import FaultProfile

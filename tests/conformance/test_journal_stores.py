@@ -48,6 +48,17 @@ def codes(results) -> list[str]:
     return ["" if result is None else result.code for result in results]
 
 
+async def test_the_bytes_of_a_partition_are_those_of_its_rows_and_journals(open_store):
+    """What a copy of a partition takes is told without copying it; what was dropped takes nothing."""
+    async with open_store() as store:
+        await store.acquire([0, 1], "me")
+        await store.append([change(new=NEW, data=b"12345"), change(seq=1, data=b"678")])
+        await store.append([change("other", partition=1, new=NEW, data=b"", count=0)])
+        assert await store.sizes() == {0: len(b"metas12345678"), 1: len(b"metas")}
+        await store.drop(0)
+        assert await store.sizes() == {1: len(b"metas")}
+
+
 async def test_what_was_appended_is_read_back_in_order(open_store):
     """Rows and journal pieces are as written."""
     async with open_store() as store:

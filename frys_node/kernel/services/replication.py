@@ -39,6 +39,10 @@ class Stamp(NamedTuple):
     is_deleted: bool
 
 
+ENTRY_BYTES = 56
+"""What an entry takes beside its key and value when it travels: its version, and lengths."""
+
+
 class UnitStore(Protocol):
     """A unit's data in memory. Called on the node's thread, synchronously, one call at a time."""
 
@@ -52,6 +56,10 @@ class UnitStore(Protocol):
 
     def entries(self) -> Iterable[Entry]:
         """Every entry held, tombstones included, in a stable order."""
+        ...
+
+    def size_bytes(self) -> int:
+        """About how many bytes the entries take when they travel; cheap, for plans and pictures."""
         ...
 
     def clear(self) -> None:

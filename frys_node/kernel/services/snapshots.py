@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -26,6 +26,10 @@ class Snapshottable(Protocol):
         """Units held here."""
         ...
 
+    async def sizes(self) -> Mapping[UnitId, int]:
+        """About how many bytes a copy of each unit held here takes, for plans and pictures."""
+        ...
+
     async def capture(self, unit: UnitId) -> Captured:
         """Fix the state now and return it."""
         ...
@@ -46,6 +50,8 @@ class MoveProgress(msgspec.Struct, frozen=True, kw_only=True):
     rate_bytes_s: float
     eta_s: float | None
     started_unix_ns: int
+    held_back: str = ""
+    """Why it is slow or stands still, for people; empty when nothing holds it back."""
 
 
 class Snapshots(Protocol):
@@ -60,6 +66,14 @@ class Snapshots(Protocol):
 
         Returns the bytes transferred. Resumable: chunks already here are not asked for again.
         """
+        ...
+
+    def may_give(self) -> bool:
+        """False while moves from this node have to wait: they stand still, or are at their rate."""
+        ...
+
+    def gave(self, receiver: NodeId, size_bytes: int) -> None:
+        """Count bytes that went to another node beside a snapshot: they are part of the rate of moves."""
         ...
 
     def moves(self) -> Sequence[MoveProgress]:

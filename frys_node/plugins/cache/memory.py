@@ -20,7 +20,7 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from frys_node.base.types import UnitId
-from frys_node.kernel.services.replication import Entry, Version
+from frys_node.kernel.services.replication import ENTRY_BYTES, Entry, Version
 from frys_node.plugins.cache.cache import decode_value, just_above, plain_body
 from frys_node.plugins.cache.policy import Policy, PolicyName, make_policy
 
@@ -90,6 +90,10 @@ class CacheUnit:
         """Every entry held, by key; expired ones as tombstones."""
         self.memory.expire_due()
         return [self.held[key] for key in sorted(self.held)]
+
+    def size_bytes(self) -> int:
+        """What the entries take when they travel."""
+        return sum(ENTRY_BYTES + len(key) + len(entry.value or b"") for key, entry in self.held.items())
 
     def clear(self) -> None:
         """Forget everything, the floor included: what was known of older data is gone with it (rule 12)."""

@@ -17,7 +17,7 @@ from frys_node.kernel.context import PluginContext
 from frys_node.kernel.services.http import HttpRequest, HttpResponse
 from frys_node.kernel.services.members import MEMBERS, MemberView
 from frys_node.kernel.services.node import NODE, Check
-from frys_node.kernel.services.topology import TOPOLOGY, Topology
+from frys_node.kernel.services.topology import TOPOLOGY, Topology, UnitSets
 from frys_node.observe.exposition import render
 from frys_node.plugins.network.events import EventStream
 from frys_node.plugins.network.router import Router
@@ -107,6 +107,7 @@ class NodeRoutes:
                 "phase": sets.phase,
                 "current": [self._name(node) for node in sets.current],
                 "next": [self._name(node) for node in sets.next],
+                "nodes": [self._holder(node, sets) for node in dict.fromkeys((*sets.current, *sets.next))],
             }
         return HttpResponse.json(body)
 
@@ -134,6 +135,20 @@ class NodeRoutes:
             for node, count in held.items()
         ]
         return sorted(members, key=lambda member: str(member["name"]))
+
+    def _holder(self, node: NodeId, sets: UnitSets) -> dict[str, Any]:
+        """Tell of a node that holds the unit, or will: where it is, whether it is up, and in which sets."""
+        members = self._context.services.find(MEMBERS)
+        view = members.get(node) if members is not None else None
+        tags = view.tags if view is not None else {}
+        return {
+            "name": self._name(node),
+            "id": node,
+            "zone": tags.get("zone", ""),
+            "rack": tags.get("rack", ""),
+            "status": view.status.value if view is not None else "",
+            "sets": [name for name, nodes in (("current", sets.current), ("next", sets.next)) if node in nodes],
+        }
 
     def _name(self, node: NodeId) -> str:
         members = self._context.services.find(MEMBERS)

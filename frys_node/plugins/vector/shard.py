@@ -14,7 +14,7 @@ import msgspec
 
 from frys_node.base.errors import CorruptData
 from frys_node.base.types import UnitId
-from frys_node.kernel.services.replication import Entry, Version
+from frys_node.kernel.services.replication import ENTRY_BYTES, Entry, Version
 from frys_node.plugins.vector.collection import Distance, StoredPoint, decode_point, encode_point, parse_payload
 from frys_node.plugins.vector.filters import Predicate
 from frys_node.plugins.vector.messages import Hit, Query, QueryHits
@@ -129,6 +129,13 @@ class ShardStore:
             self._versions.append(entry.version)
             self._payloads.append(point.payload)
             self._parsed.append(None)
+
+    def size_bytes(self) -> int:
+        """What the entries take when they travel; a vector four bytes a dimension."""
+        vector_bytes = 0 if self._index is None else 4 * self._index.dimension
+        points = len(self._rows) * (ENTRY_BYTES + vector_bytes) + sum(map(len, self._rows))
+        tombs = len(self._tombs) * ENTRY_BYTES + sum(map(len, self._tombs))
+        return points + sum(map(len, self._payloads)) + tombs
 
     def entries(self) -> Iterable[Entry]:
         """Every entry held, tombstones included, by key."""

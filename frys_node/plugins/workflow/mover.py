@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 
@@ -76,6 +76,12 @@ class PartitionMover:
     def units(self) -> Sequence[UnitId]:
         """Partitions that this node serves or has sealed."""
         return [workflow_unit(number) for number in sorted({*self._engine.partitions, *self._engine.sealed})]
+
+    async def sizes(self) -> Mapping[UnitId, int]:
+        """Return the bytes of the partitions' runs and journals."""
+        held = await self._engine.store.sizes()
+        numbers = {unit: partition_number(unit) for unit in self.units()}
+        return {unit: held.get(number, 0) for unit, number in numbers.items()}
 
     async def capture(self, unit: UnitId) -> Captured:
         """Fix the partition's committed state as of now."""

@@ -10,8 +10,8 @@ from trio.testing import MockClock
 
 from balancer.movers_driver import MoverRunner
 from balancer.placement import Placement, cache_unit
-from balancer.record import JOINT, STABLE, TopologyRecord, first_record
-from balancer.ring import RingMember
+from balancer.record import FORMAT, JOINT, STABLE, TopologyRecord, first_record
+from balancer.spread import RingMember
 from balancer.work import work_for
 from frys_node.base.errors import CorruptData, NoReplica, NotReady, UsageError
 from frys_node.base.types import ClusterId, Consistency, Epoch, NodeId, Term, UnitId
@@ -230,7 +230,7 @@ def moving(seq: int, phase: str, ring: list[NodeId], following: list[NodeId]) ->
     """Return the placement of a record with one partition."""
     return Placement(
         TopologyRecord(
-            format=1,
+            format=FORMAT,
             cluster=ClusterId("c" * 32),
             epoch=Epoch(Term(1, N1), seq),
             phase=phase,

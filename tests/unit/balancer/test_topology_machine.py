@@ -10,7 +10,7 @@ import pytest
 from balancer.placement import Placement
 from balancer.record import JOINING, JOINT, RECORD, STABLE, TopologyRecord, first_record
 from balancer.register import REGISTER_PATH, IssuerRegister
-from balancer.ring import RingMember
+from balancer.spread import RingMember
 from balancer.steps import StepConfig, Steps
 from balancer.topology import TopologyMachine
 from balancer.topology_effects import (

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from balancer.placement import Placement, cache_unit
 from balancer.record import FORMAT, JOINING, JOINT, STABLE, TopologyRecord
-from balancer.ring import RingMember
+from balancer.spread import RingMember
 from frys_node.base.types import ClusterId, Consistency, Epoch, NodeId, Term, UnitId
 from frys_node.kernel.services.replication import Entry, Version
 from frys_node.replication import effects as fx

@@ -83,8 +83,10 @@ class RespConnection:
             data = await self._stream.receive_some(READ_BYTES)
             if not data:
                 break
+            began_s = trio.current_time()
             pipeline = reader.uniform(data)
             if pipeline is not None and await self._carry_out_uniform(pipeline):
+                server.took(trio.current_time() - began_s)
                 continue
             complaint = ""
             try:
@@ -95,6 +97,7 @@ class RespConnection:
                 self.is_busy = True
                 await self._carry_out(commands)
                 self.is_busy = False
+                server.took(trio.current_time() - began_s)
             if complaint:
                 server.count_error()
                 await self._send(encode.error(f"ERR {complaint}"))

@@ -53,6 +53,7 @@ class RespServer:
         self._ended = trio.Event()
         self._wake_reaper = trio.Event()
         self._commands = metrics.counter("frys_cache_resp_commands_total", "Commands of Redis clients.")
+        self._seconds = metrics.histogram("frys_cache_resp_pipeline_seconds", "From its arrival to its answers.")
         self._ends = metrics.counter(
             "frys_cache_resp_connections_cut_total", "Redis clients that were turned away or cut off.", ("reason",)
         )
@@ -117,6 +118,10 @@ class RespServer:
         while self.connections:
             self._ended = trio.Event()
             await self._ended.wait()
+
+    def took(self, seconds: float) -> None:
+        """Count the time of one pipeline."""
+        self._seconds.observe(seconds)
 
     def count(self, commands: int) -> None:
         """Count commands carried out."""

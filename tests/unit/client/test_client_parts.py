@@ -122,6 +122,7 @@ def test_a_request_carries_the_token_and_its_length() -> None:
     assert b"Content-Length: 0" in encode(Call("PUT", "/"), "h:1", "")
 
 
+@settings(deadline=None)
 @given(cut=st.integers(1, 200))
 def test_answers_are_read_whatever_the_pieces(cut: int) -> None:
     """Two answers, one of them in chunks after a 100 Continue, arrive whole from pieces of any size."""
@@ -197,7 +198,7 @@ def carried_out(plan: Plan[Any], node: Any = batch_of_cache) -> tuple[Any, list[
 KEYS = st.lists(st.text(min_size=1, max_size=6).filter(lambda text: text.isprintable()), max_size=60)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(keys=KEYS)
 def test_a_batch_is_split_by_owner_and_put_together_in_order(keys: Sequence[str]) -> None:
     """Each key comes back in its place, repeated ones too, and each group has one owner."""
@@ -213,7 +214,7 @@ def test_a_batch_is_split_by_owner_and_put_together_in_order(keys: Sequence[str]
     assert list(versions.items()) == [(key, f"v{key}") for key in dict.fromkeys(keys)]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(ids=st.lists(st.integers(0, 2**64 - 1), max_size=60))
 def test_points_are_split_by_shard_and_the_last_of_equal_ids_wins(ids: Sequence[int]) -> None:
     """Each id is sent once, to one owner, with its last vector; what is read comes back in the order asked."""

@@ -61,6 +61,16 @@ class _Method(Generic[S, P, T]):
         self.__doc__ = plan.__doc__
 
 
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def _dressed(method: M, plan: Callable[..., Any], scope: object) -> M:
+    """Give a method the plan's name and words, and its parameters without the first one, which `scope` fills."""
+    functools.update_wrapper(method, plan)
+    method.__dict__["__wrapped__"] = functools.partial(plan, scope)
+    return method
+
+
 class Awaited(_Method[S, P, T]):
     """A method that is awaited."""
 
@@ -76,11 +86,10 @@ class Awaited(_Method[S, P, T]):
         if handle is None:
             return plan
 
-        @functools.wraps(plan)
         async def method(*args: P.args, **kwargs: P.kwargs) -> T:
             return await handle.driver.carry_out(plan(handle.scope, *args, **kwargs))
 
-        return method
+        return _dressed(method, plan, handle.scope)
 
 
 class Blocked(_Method[S, P, T]):
@@ -98,11 +107,10 @@ class Blocked(_Method[S, P, T]):
         if handle is None:
             return plan
 
-        @functools.wraps(plan)
         def method(*args: P.args, **kwargs: P.kwargs) -> T:
             return handle.driver.carry_out(plan(handle.scope, *args, **kwargs))
 
-        return method
+        return _dressed(method, plan, handle.scope)
 
 
 class Queued(_Method[S, P, T]):
@@ -120,8 +128,7 @@ class Queued(_Method[S, P, T]):
         if handle is None:
             return plan
 
-        @functools.wraps(plan)
         def method(*args: P.args, **kwargs: P.kwargs) -> int:
             return handle.driver.add(plan(handle.scope, *args, **kwargs))
 
-        return method
+        return _dressed(method, plan, handle.scope)

@@ -17,6 +17,9 @@ from frys_node.client.calls import Answer, Ask, Call, Plan, answer
 WAIT_PAUSE_S = 0.5
 """Pause before a run whose owner is away is asked for again."""
 
+ASK_PAUSE_S = 0.05
+"""Pause before it is asked for again otherwise: a node that is about to stop answers at once."""
+
 FINAL = frozenset({"completed", "faulted", "cancelled"})
 
 
@@ -104,7 +107,7 @@ def wait(runs: Runs, id: str, *, timeout_s: float = 3_600.0) -> Plan[Run]:  # no
         run = _run(found.body)
         if run.has_ended or run.status == "stalled":
             return run
-        ask = ask._replace(pause_s=0.0)
+        ask = ask._replace(pause_s=ASK_PAUSE_S)
 
 
 def result(runs: Runs, id: str, *, timeout_s: float = 3_600.0) -> Plan[Any]:  # noqa: A002

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,10 +15,10 @@ from client_rig import A, B, C, answer, known, placement
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frys_node.base.errors import ConfigError, RemoteError, UsageError
+from frys_node.base.errors import ConfigError, FrysError, RemoteError, UsageError
 from frys_node.base.types import Address
 from frys_node.base.units import partition_of, point_key, shard_of, slot_of
-from frys_node.client import cache, vectors
+from frys_node.client import Client, SyncClient, cache, vectors, workflows
 from frys_node.client.calls import Answer, Call, Failure, Loss, Plan, Steps, together
 from frys_node.client.core import Core
 from frys_node.client.pool import IDLE_S, Pool
@@ -272,6 +273,40 @@ def test_a_name_that_cannot_be_in_a_path_is_refused_here() -> None:
         vectors.Collection(known(), "")
     with pytest.raises(UsageError):
         carried_out(cache.get(cache.Namespace(known(), "default"), "\ud800"))
+
+
+def test_methods_show_the_parameters_and_words_of_their_plans() -> None:
+    """`help` and editors see what a caller may give, for the blocking client, the trio client and a pipeline."""
+    with SyncClient("http://127.0.0.1:1") as client:
+        for method in (client.cache().get, client.pipeline().cache().get, Client("http://127.0.0.1:1").cache().get):
+            assert list(inspect.signature(method).parameters) == ["key", "consistency"]
+            assert method.__name__ == "get"
+            assert (method.__doc__ or "").startswith("Return the entry of a key")
+
+
+def test_a_run_is_waited_for_while_its_owner_is_away() -> None:
+    """Asked again after a pause when the owner is not there or answers early, until it has ended; errors of use are."""
+    steps = Steps(workflows.wait(workflows.Runs(lambda: "x"), "r", timeout_s=9.0))
+    away = answer(503, "routing.no_owner").error()
+    running, ended = (
+        Answer(200, {}, msgspec.json.encode({"id": "r", "status": status, "workflow": {}}))
+        for status in ("running", "completed")
+    )
+    ask = steps.begin()
+    pauses = []
+    for result in (running, away, running, ended):
+        assert ask is not None
+        assert (ask.timeout_s, ask.calls[0].is_patient, ask.calls[0].place) == (9.0, True, ("run", "r"))
+        pauses.append(ask.pause_s)
+        ask = steps.go_on(ask, [result])
+    assert ask is None
+    assert steps.value.has_ended
+    assert pauses == [0.0, workflows.ASK_PAUSE_S, workflows.WAIT_PAUSE_S, workflows.ASK_PAUSE_S]
+    again = Steps(workflows.wait(workflows.Runs(lambda: "x"), "r"))
+    ask = again.begin()
+    assert ask is not None
+    with pytest.raises(FrysError, match="no"):
+        again.go_on(ask, [answer(404, "workflow.unknown_run").error()])
 
 
 # ---------------------------------------------------------------------- imports

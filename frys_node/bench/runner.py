@@ -27,6 +27,7 @@ SCENARIOS = {
     "bus": "publish to a handler and scheduling a task, against a plain call",
     "request": "a 64-byte request over the node channel, against a blocking TCP echo",
     "cache": "hit ratios of the policies, and redis-benchmark against a node, against redis-server",
+    "client": "three nodes through the client, straight to owners, against through any node",
     "commit": "a durable journal commit, against one fsync",
     "membership": "kills, pauses, loss, partitions, joins and leaves of clusters in namespaces, against serf",
 }

@@ -42,6 +42,7 @@ class Core:
         self.straight = straight
         self.table: Table | None = None
         self._servers: list[Server] = []
+        self._near: frozenset[Address] = frozenset()
         self._newest: EpochKey | None = None
         self._down_until_s: dict[Address, float] = {}
         self._turn = 0
@@ -86,6 +87,7 @@ class Core:
             return
         self.table = table
         self._servers = [server for server in table.addresses() if self._is_near(server)]
+        self._near = frozenset(server.address for server in self._servers)
         if not self._servers and not self.seeds:
             raise RemoteError("no node of the cluster serves HTTP where this client could reach it")
 
@@ -109,14 +111,20 @@ class Core:
         holders = self._holders(place)
         if place is None or place[0] == "collection":
             holders = self._turned(holders)
+        for server in holders:
+            if not server.rank and server.address not in avoid and self._is_up(server.address, now_s):
+                return server.address
         others = self._turned([server for server in self._servers if server.rank < UNUSABLE])
         ranked = sorted(holders, key=lambda server: server.rank) + sorted(others, key=lambda server: server.rank)
         ordered = dict.fromkeys([*(server.address for server in ranked), *self._turned(self.seeds)])
         open_ = [address for address in ordered if address not in avoid]
         for address in open_:
-            if self._down_until_s.get(address, 0.0) <= now_s:
+            if self._is_up(address, now_s):
                 return address
         return min(open_, key=lambda address: self._down_until_s[address], default=None)
+
+    def _is_up(self, address: Address, now_s: float) -> bool:
+        return self._down_until_s.get(address, 0.0) <= now_s
 
     def owner(self, place: Place) -> Address | None:
         """Return whom to ask, as of the last look at the clock: batches are split by it."""
@@ -125,8 +133,8 @@ class Core:
     def _holders(self, place: Place | None) -> list[Server]:
         if self.table is None or place is None:
             return []
-        near = set(self._servers)
-        return [server for server in self.table.holders(place) if server.rank < UNUSABLE and server in near]
+        near = self._near
+        return [server for server in self.table.holders(place) if server.rank < UNUSABLE and server.address in near]
 
     def spread(self) -> None:
         """Let what has no owner go to another node from now on."""

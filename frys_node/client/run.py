@@ -35,8 +35,10 @@ _MOVED = frozenset({"routing.not_owner", "routing.stale_epoch"})
 _NOTHING_DONE = frozenset({"routing.not_owner", "node.not_ready", "http.too_many_connections"})
 """Refusals after which any call may be sent again."""
 
-_AGAIN = _NOTHING_DONE | {"routing.stale_epoch", "routing.no_replica", "routing.unreachable", "workflow.sealed"}
-"""Refusals after which an idempotent call may be sent again; for the last three there must be time to pass."""
+_AGAIN = _NOTHING_DONE | {
+    *("routing.stale_epoch", "routing.no_replica", "routing.unreachable", "vector.missing_shards", "workflow.sealed")
+}
+"""Refusals after which an idempotent call may be sent again; time has to pass before that helps."""
 
 _JUDGED = frozenset({409, 421, 503})
 """Statuses that these codes come with: other answers are not looked into."""

@@ -24,6 +24,8 @@ PIPELINED = 2_000
 BATCHES = 20
 BATCH_KEYS = 500
 READY_S = 60.0
+LIMIT_S = 120.0
+"""For one operation, on a busy machine too: a pipeline is one."""
 
 Work = Callable[[SyncClient], int]
 """Does a piece of work and returns how many operations it was."""
@@ -84,7 +86,10 @@ def _measured(home: Path, factor: int, rounds: int) -> list[Figure]:
     try:
         _start(nodes)
         urls = [f"http://127.0.0.1:{node.http_port}" for node in nodes]
-        with SyncClient(urls) as straight, SyncClient(urls, straight=False) as through:
+        with (
+            SyncClient(urls, timeout_s=LIMIT_S) as straight,
+            SyncClient(urls, straight=False, timeout_s=LIMIT_S) as through,
+        ):
             figures = []
             for name, work in WORKS.items():
                 samples: dict[SyncClient, list[float]] = {straight: [], through: []}

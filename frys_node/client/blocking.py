@@ -6,6 +6,7 @@ take turns, so give each its own where they should work at the same time.
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import threading
@@ -103,7 +104,7 @@ class _Flights:
     def __init__(self, engine: SyncEngine, run: Run) -> None:
         self._engine = engine
         self._run = run
-        self._poller = Poller()
+        self._poller = engine.poller
         self._talks: dict[Wire, _Talk] = {}
         self._queue: deque[Flight] = deque()
 
@@ -115,8 +116,8 @@ class _Flights:
                 self._turn()
         finally:
             for wire in self._talks:
+                self._poller.forget(wire)
                 wire.close()
-            self._poller.close()
         return self._run.results
 
     def _turn(self) -> None:
@@ -203,12 +204,13 @@ class SyncEngine:
         self.timeout_s = timeout_s
         self.connections_max = connections_max
         self.pool: Pool[Wire] = Pool(Wire.close, Wire.is_quiet)
+        self.poller = Poller()
         self._lock = threading.Lock()
 
     def within(self, timeout_s: float) -> SyncEngine:
         """Return an engine with another time limit, over the same connections."""
-        other = SyncEngine(self.core, self.token, timeout_s, self.connections_max)
-        other.pool, other._lock = self.pool, self._lock
+        other = copy.copy(self)
+        other.timeout_s = timeout_s
         return other
 
     def carry_out(self, plan: Plan[T]) -> T:
@@ -228,9 +230,10 @@ class SyncEngine:
         return _Flights(self, Run(self.core, ask.calls, began_s + limit_s, now_s() + ask.pause_s)).perform()
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close what is idle; what is done afterwards begins anew."""
         with self._lock:
             self.pool.close()
+            self.poller.close()
 
 
 class SyncPipeline(Queue):

@@ -122,7 +122,14 @@ class Poller:
     """Waits for several wires."""
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._open: selectors.BaseSelector | None = None
+
+    @property
+    def _selector(self) -> selectors.BaseSelector:
+        """The kernel's queue, made when it is needed: a client that is closed holds no descriptor."""
+        if self._open is None:
+            self._open = selectors.DefaultSelector()
+        return self._open
 
     def watch(self, wire: Wire, *, writing: bool) -> None:
         """Wait for a wire: to be readable once it is connected, and to be writable if there is more to write."""
@@ -145,4 +152,6 @@ class Poller:
 
     def close(self) -> None:
         """Give the descriptor back."""
-        self._selector.close()
+        if self._open is not None:
+            self._open.close()
+            self._open = None

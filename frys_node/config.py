@@ -28,7 +28,7 @@ from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.registry import BUILT_IN, PluginRejected, PluginSpec, find
 from frys_node.observe import log as observe_log
 
-RESERVED_ENV = frozenset({"FRYS_TOKEN", "FRYS_DATA_DIR", "FRYS_COMPILE", "FRYS_KAT_DIR", "FRYS_SW_DIR"})
+RESERVED_ENV = frozenset("FRYS_" + n for n in ("ADMIN_TOKEN", "COMPILE", "DATA_DIR", "KAT_DIR", "SW_DIR", "TOKEN"))
 """Variables with a meaning of their own."""
 
 COMPONENTS = {"membership": "membership.config", "snapshots": "snapshots.config"}

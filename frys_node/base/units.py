@@ -1,4 +1,4 @@
-"""Which unit a key or a run belongs to: the same on every node and in every component that asks.
+"""Which unit a key, a run or a point belongs to: the same on every node and in every component that asks.
 
 Sans-I/O. Cache keys follow Redis' hash slots, so that cluster-aware clients can be served (D4, D9): CRC16 of the key,
 or of the first non-empty ``{tag}`` in it, and never of the namespace (fine print 14). Runs are spread by MurmurHash3.
@@ -6,6 +6,7 @@ or of the first non-empty ``{tag}`` in it, and never of the namespace (fine prin
 
 from __future__ import annotations
 
+import re
 from binascii import crc_hqx
 
 import mmh3
@@ -39,3 +40,25 @@ def partition_of(run: str, partitions: int) -> int:
 def workflow_unit(partition: int) -> UnitId:
     """Name the unit of a workflow partition."""
     return UnitId(f"workflow/{partition}")
+
+
+_UUID = re.compile(r"(?:urn:uuid:)?\{?([0-9a-f]{8})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{12})\}?")
+
+
+def point_key(point: object) -> bytes | None:
+    """Return the key of a point's id, None if it is neither an unsigned 64-bit integer nor a UUID.
+
+    The order of the keys is Qdrant's order of ids: integers first, then UUIDs.
+    """
+    if isinstance(point, int) and not isinstance(point, bool) and 0 <= point < 1 << 64:
+        return b"\x00" + point.to_bytes(8, "big")
+    if isinstance(point, str):
+        match = _UUID.fullmatch(point.lower())
+        if match is not None:
+            return b"\x01" + bytes.fromhex("".join(match.groups()))
+    return None
+
+
+def shard_of(key: bytes, shard_number: int) -> int:
+    """Return the shard of a point's key: a stable hash of it, modulo the number of shards."""
+    return int(mmh3.hash(key, seed=0x66727973, signed=False)) % shard_number

@@ -28,6 +28,7 @@ SCENARIOS = {
     "request": "a 64-byte request over the node channel, against a blocking TCP echo",
     "cache": "hit ratios of the policies, and redis-benchmark against a node, against redis-server",
     "balance": "how evenly the ring spreads units and keys and what a join moves, against a ring without bounds",
+    "client": "three nodes through the client, straight to owners, against through any node",
     "commit": "a durable journal commit, against one fsync",
     "move": "a leave and a join of a cluster with data under load, against the same load before",
     "membership": "kills, pauses, loss, partitions, joins and leaves of clusters in namespaces, against serf",

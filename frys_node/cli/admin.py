@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import importlib
 import json
 import os
 import socket
@@ -14,44 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from frys_node.base.errors import (
-    DeadlineExceeded,
-    FrysError,
-    NodeUnreachable,
-    RemoteError,
-    error_from_code,
-)
+from frys_node.base.errors import DeadlineExceeded, NodeUnreachable
 from frys_node.cli.arguments import timeout as timeout_of
 from frys_node.cli.places import LEFT, find_data_dir, unreachable
 from frys_node.cli.terminal import printable, say
+from frys_node.client.errors import error_of
 
 TIMEOUT_S = 30.0
 OCTETS = "application/octet-stream"
 SOCKET_NAME = "admin.sock"
-
-ERROR_MODULES: Mapping[str, Sequence[str]] = {
-    "bench": [
-        "frys_node.bench.membership_observer",
-        "frys_node.bench.membership_report",
-        "frys_node.bench.namespaces",
-    ],
-    "cache": ["frys_node.plugins.cache.cache"],
-    "channel": ["frys_node.channel.bootstrap"],
-    "http": ["frys_node.plugins.network.errors"],
-    "kernel": ["frys_node.kernel.supervisor"],
-    "membership": ["membership.errors"],
-    "node": ["frys_node.arrival"],
-    "plugin": ["frys_node.kernel.plugins"],
-    "request": ["frys_node.channel.dispatch"],
-    "routing": ["frys_node.plugins.workflow.errors"],
-    "security": ["frys_node.secure.errors", "frys_node.secure.signer"],
-    "snapshots": ["snapshots.errors"],
-    "storage": ["frys_node.transport.disk", "frys_node.storage.ports"],
-    "transport": ["frys_node.transport.errors"],
-    "vector": ["frys_node.plugins.vector.errors"],
-    "workflow": ["frys_node.plugins.workflow.errors"],
-}
-"""Where the errors of a code's first part are defined: imported only to name an error that a node answered."""
 
 
 def add_common(parser: argparse.ArgumentParser, *, timeout: bool = True) -> None:
@@ -191,26 +161,6 @@ class AdminClient:
 def member_names(client: AdminClient) -> dict[str, str]:
     """Return the names of all nodes that the node knows of, by id."""
     return {member["id"]: member["name"] for member in client.call("GET", "/v1/members")["members"]}
-
-
-def error_of(value: Any, status: int) -> FrysError:
-    """Rebuild the error of an HTTP body, in this project's envelope or Qdrant's."""
-    if isinstance(value, dict) and isinstance(value.get("error"), dict):
-        error = value["error"]
-        return _known(error.get("code", ""), error.get("message", ""), error.get("hint", ""))
-    if isinstance(value, dict) and isinstance(value.get("status"), dict):
-        error = value["status"]
-        return _known(error.get("code", ""), error.get("error", f"HTTP {status}"), "")
-    return FrysError(f"the node answered HTTP {status}")
-
-
-def _known(code: str, message: str, hint: str) -> FrysError:
-    error = error_from_code(code, message, hint)
-    if not isinstance(error, RemoteError):
-        return error
-    for module in ERROR_MODULES.get(code.partition(".")[0], ()):
-        importlib.import_module(module)
-    return error_from_code(code, message, hint)
 
 
 def show(arguments: argparse.Namespace, value: Any, text: str) -> int:

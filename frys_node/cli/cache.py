@@ -8,8 +8,9 @@ import sys
 from urllib.parse import quote
 
 from frys_node.cli import arguments as given
-from frys_node.cli.admin import AdminClient, add_common, error_of
+from frys_node.cli.admin import AdminClient, add_common
 from frys_node.cli.terminal import say
+from frys_node.client.errors import error_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

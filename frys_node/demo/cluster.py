@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from frys_node.base.errors import NodeUnreachable
-from frys_node.cli.admin import error_of
+from frys_node.client.errors import error_of
 
 HTTP_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 30.0

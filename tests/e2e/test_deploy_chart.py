@@ -167,6 +167,21 @@ def test_the_node_accepts_the_settings_of_a_rendered_pod(helm: Path, tmp_path: P
     assert config.system.grace_s == DRAIN_SECONDS
 
 
+def test_redis_clients_are_served_when_the_chart_is_told_so(helm: Path) -> None:
+    """Off by default; switched on, pods listen on every address, which demands AUTH, and the service leads there."""
+    plain = _render(helm)
+    assert "6379" not in str(plain)
+    documents = _render(helm, "--set", "resp.enabled=true")
+    (container,) = _pod(documents)["containers"]
+    environ = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert environ["FRYS_PLUGINS_CACHE_RESP"] == "0.0.0.0:6379"
+    assert "FRYS_PLUGINS_CACHE_RESP_INSECURE" not in environ
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    (served,) = [port for port in documents["Service", "shop-frys"]["spec"]["ports"] if port["name"] == "resp"]
+    assert (ports["resp"], served["port"], served["targetPort"]) == (6_379, 6_379, "resp")
+    assert "resp" in _helm(helm, "template", "shop", str(CHART), "--set", "resp.port=1", good=False)
+
+
 def test_a_changed_configuration_rolls_the_pods(helm: Path) -> None:
     """The pods carry a digest of frys.toml, which itself is TOML."""
     first, second = (_render(helm, "--set", f"config={text}") for text in ("", "[plugins.network]\ninsecure = false\n"))

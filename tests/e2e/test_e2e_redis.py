@@ -144,6 +144,30 @@ def test_pipelines_keep_their_order(clients: list[redis.Redis]) -> None:
     assert clients[2].dbsize() == 0
 
 
+def test_the_pipeline_that_redis_py_makes_by_default_works(clients: list[redis.Redis]) -> None:
+    """MULTI and EXEC around what it queues: replies in order, errors in their place, keys of any slot."""
+    pipe = clients[0].pipeline()
+    for number in range(200):
+        pipe.set(f"t{number}", number).incr(f"t{number}").get(f"t{number}")
+    answers = pipe.execute()
+    assert answers == [x for number in range(200) for x in (True, number + 1, b"%d" % (number + 1))]
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        clients[1].pipeline().hset("th", "a", 1).get("th").set("after", 1).execute()
+    assert clients[2].get("after") == b"1"  # as in Redis nothing is rolled back
+    failed = clients[1].pipeline().get("th").hget("th", "a").execute(raise_on_error=False)
+    assert isinstance(failed[0], redis.ResponseError)
+    assert failed[1] == b"1"
+    spoilt = clients[1].pipeline()
+    spoilt.set("never", 1)
+    spoilt.execute_command("LPUSH", "l", 1)
+    with pytest.raises(redis.ResponseError, match="unknown command"):
+        spoilt.execute()
+    assert clients[2].get("never") is None
+    with pytest.raises(redis.ResponseError, match="WATCH is not supported"):
+        clients[0].pipeline().watch("t1")
+    assert clients[0].flushdb()
+
+
 def test_a_counter_loses_nothing_to_three_nodes_at_once(clients: list[redis.Redis]) -> None:
     """Six clients count through three nodes; while the set is stable the sum is exact."""
 
@@ -236,6 +260,9 @@ CLIENT GETNAME|CLIENT ID x|CLIENT SETNAME|CONFIG GET|CLUSTER BOGUS|PUBSUB NUMPAT
 CLIENT BOGUS|CONFIG BOGUS|COMMAND GETKEYS MSET a 1 b 2|CLIENT SETINFO LIB-NAME x|HELLO 9|HELLO x|AUTH x|OBJECT
 SUBSCRIBE c|GET k|PING|UNSUBSCRIBE c|UNSUBSCRIBE|PSUBSCRIBE p*|PUNSUBSCRIBE|PUBLISH c m|PUBSUB CHANNELS
 PUBSUB NUMSUB c|PUBSUB NUMPAT|SCAN x|SCAN 0 COUNT 0|SCAN 0 BAD x|FLUSHDB BAD|FLUSHDB|DBSIZE|SCAN 0
+MULTI|MULTI|SET t 1|INCR t|GET t|HGET t x|WATCH t|EXEC|EXEC|DISCARD|UNWATCH|MULTI|GET|SET t 9|EXEC|GET t|MULTI|SET t 9
+DISCARD|GET t|MULTI|FOO|EXEC|MULTI|EXEC|MULTI|UNWATCH|SELECT 1|SET u 1|SELECT 0|PING|ECHO x|EXEC|MULTI|DEL t|HGETALL t
+EXEC|MULTI|EXEC x|EXEC|MULTI|SET t|DISCARD|DISCARD x
 RESET|READONLYX|QUIT
 """
 

@@ -19,8 +19,11 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE), str(ROOT / "tests" / "unit" / "membership")]
 
-NAMES = ("packets", "syncs", "rumours", "catch_up", "seal", "frames", "channel")
-INSTRUMENTED = ["membership", "frys_node.wire", "frys_node.secure", "frys_node.channel", "frys_node.base"]
+NAMES = ("packets", "syncs", "rumours", "catch_up", "seal", "frames", "channel", "resp")
+INSTRUMENTED = [
+    *("membership", "frys_node.wire", "frys_node.secure", "frys_node.channel", "frys_node.base"),
+    "frys_node.plugins.cache.resp",
+]
 INPUT_BYTES_MAX = 16_384
 INPUT_SECONDS_MAX = 20
 """An input that takes longer is a hang."""

@@ -176,7 +176,7 @@ class Connection:
     async def _send(self, request: Request, response: HttpResponse, *, is_last: bool) -> None:
         head = head_bytes(
             response,
-            date=self._server.date(),
+            fields=self._server.fields(),
             is_last=is_last,
             version=request.version,
             length=None if response.stream is not None else len(response.body),

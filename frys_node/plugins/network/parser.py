@@ -108,7 +108,7 @@ class RequestParser:
     def _feed(self, data: bytes) -> None:
         if self.phase is Phase.CLOSED:
             return
-        before, body_before = self.phase, self._body_bytes
+        before, body_before, request = self.phase, self._body_bytes, self._request
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -124,7 +124,7 @@ class RequestParser:
             self._head_fed = self._head_fed + len(data) if before is Phase.HEAD else 0
             if self._head_fed > self._limits.header_bytes:
                 self._refuse(self._too_large())
-        elif self.phase is Phase.BODY and before is Phase.BODY:
+        elif self.phase is Phase.BODY and before is Phase.BODY and request is self._request:
             self._body_fed += len(data) - (self._body_bytes - body_before)
             if self._body_fed > CHUNK_OVERHEAD_BYTES + CHUNK_OVERHEAD_FACTOR * self._body_bytes:
                 self._refuse(BodyTooLarge("the chunks hold more framing than body"))

@@ -16,12 +16,14 @@ from frys_node.kernel.plugin import PluginManifest
 from frys_node.kernel.services.access import ACCESS
 from frys_node.kernel.services.http import HTTP
 from frys_node.kernel.services.node import NODE
+from frys_node.kernel.services.topology import TOPOLOGY
 from frys_node.observe.log import get_logger
 from frys_node.plugins.network.access import Kind, kind_of
 from frys_node.plugins.network.binding import PortBook, listen_or_move
 from frys_node.plugins.network.config import NetworkPluginConfig
 from frys_node.plugins.network.errors import NoRoute, TokenNeeded
 from frys_node.plugins.network.gossip import GossipRoutes
+from frys_node.plugins.network.placement import PlacementRoutes, adopted
 from frys_node.plugins.network.router import Match, Router
 from frys_node.plugins.network.routes import NodeRoutes
 from frys_node.plugins.network.server import HttpServer
@@ -114,8 +116,10 @@ class NetworkPlugin:
             tokens=tokens,
             clock=context.clock,
             metrics=context.metrics,
+            epoch=lambda: adopted(context.services.find(TOPOLOGY)),
         )
         NodeRoutes(context).register(self._front)
+        PlacementRoutes(context).register(self._front)
         GossipRoutes(context).register(self._front)
         context.provide(HTTP, self._front)
 

@@ -35,8 +35,10 @@ def error_response(error: FrysError) -> HttpResponse:
     return HttpResponse(status=whole.status, body=whole.body, headers=headers)
 
 
-def head_bytes(response: HttpResponse, *, date: bytes, is_last: bool, version: str, length: int | None) -> bytes:
+def head_bytes(response: HttpResponse, *, fields: bytes, is_last: bool, version: str, length: int | None) -> bytes:
     """Return the status line and headers; `length` None announces chunks (or, in 1.0, the end of the connection).
+
+    `fields` are header lines that are made elsewhere.
 
     Raises:
         PluginError: A handler put a line break into a header.
@@ -47,7 +49,7 @@ def head_bytes(response: HttpResponse, *, date: bytes, is_last: bool, version: s
         prefix = _prefix(response)
         if len(_prefixes) < 256:
             _prefixes[key] = prefix
-    parts = [prefix, date]
+    parts = [prefix, fields]
     if response.headers:
         parts.append(_fields(response.headers))
     if length is not None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Container
+from collections.abc import Callable, Container
 
 import trio
 
 from frys_node.base.ports import Clock
-from frys_node.base.types import Address
+from frys_node.base.types import Address, Epoch
 from frys_node.kernel.services.access import BearerCheck
 from frys_node.observe.log import get_logger
 from frys_node.observe.metrics import Metrics
@@ -46,7 +46,14 @@ class HttpServer:
     """Serves a router on any number of listeners."""
 
     def __init__(
-        self, *, router: Router, limits: HttpLimits, tokens: BearerCheck | None, clock: Clock, metrics: Metrics
+        self,
+        *,
+        router: Router,
+        limits: HttpLimits,
+        tokens: BearerCheck | None,
+        clock: Clock,
+        metrics: Metrics,
+        epoch: Callable[[], Epoch | None] = lambda: None,
     ) -> None:
         self.router = router
         self.limits = limits
@@ -59,6 +66,9 @@ class HttpServer:
         self._wake_reaper = trio.Event()
         self._date = b""
         self._date_s = -1.0
+        self._epoch = epoch
+        self._told: Epoch | None = None
+        self._told_field = b""
         self._requests = metrics.counter(
             "frys_network_requests_total", "Requests answered, by method and status", ("method", "code")
         )
@@ -121,7 +131,7 @@ class HttpServer:
     def _turn_away(self, stream: SocketStream, error: Forbidden | TooManyConnections) -> None:
         """Answer without waiting: the few bytes fit the socket's empty buffer."""
         response = error_response(error)
-        head = head_bytes(response, date=self.date(), is_last=True, version="1.1", length=len(response.body))
+        head = head_bytes(response, fields=self.fields(), is_last=True, version="1.1", length=len(response.body))
         try:
             stream.socket.send(head + response.body)
         except OSError:
@@ -172,3 +182,14 @@ class HttpServer:
             self._date_s = now_s
             self._date = http_date(self._clock.unix_ns())
         return self._date
+
+    def fields(self) -> bytes:
+        """Return the header lines that every answer has: the date, and the epoch of the topology record in force.
+
+        A client that routes by itself sees by ``X-Frys-Epoch`` that what it knows of the ring is old.
+        """
+        epoch = self._epoch()
+        if epoch is not self._told:
+            self._told = epoch
+            self._told_field = b"" if epoch is None else f"X-Frys-Epoch: {epoch}\r\n".encode()
+        return self.date() + self._told_field

@@ -10,17 +10,16 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
-import mmh3
 import msgspec
 
 from frys_node.base.types import UnitId
+from frys_node.base.units import point_key, shard_of
 from frys_node.kernel.services.replication import Version
 from frys_node.kernel.services.topology import Collection
 from frys_node.plugins.vector.errors import InvalidPointId, InvalidVectorRequest
 
 PointId = int | str
 
-_UUID = re.compile(r"(?:urn:uuid:)?\{?([0-9a-f]{8})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{12})\}?")
 _NAME_BAD = re.compile(r'[/\\<>:"|?*\x00-\x1f\x7f]')
 NAME_CHARS_MAX = 255
 
@@ -65,12 +64,9 @@ def encode_id(point: object) -> bytes:
     Raises:
         InvalidPointId: Neither an unsigned 64-bit integer nor a UUID.
     """
-    if isinstance(point, int) and not isinstance(point, bool) and 0 <= point < 1 << 64:
-        return b"\x00" + point.to_bytes(8, "big")
-    if isinstance(point, str):
-        match = _UUID.fullmatch(point.lower())
-        if match is not None:
-            return b"\x01" + bytes.fromhex("".join(match.groups()))
+    key = point_key(point)
+    if key is not None:
+        return key
     raise InvalidPointId(
         f"value {str(point)[:64]} is not a valid point ID", hint="use an unsigned 64-bit integer or a UUID"
     )
@@ -82,11 +78,6 @@ def decode_id(key: bytes) -> PointId:
         return int.from_bytes(key[1:], "big")
     text = key[1:].hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-
-def shard_of(key: bytes, shard_number: int) -> int:
-    """Return the shard of a point: a stable hash of its id, modulo the number of shards."""
-    return int(mmh3.hash(key, seed=0x66727973, signed=False)) % shard_number
 
 
 def unit_of(collection: Collection, shard: int) -> UnitId:

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from http_fixtures import TOKEN, client, make_node, serving
@@ -21,6 +22,7 @@ from frys_node.kernel.services.topology import TOPOLOGY, Collection, Route, Unit
 from frys_node.plugins.network.binding import PortBook, listen_or_move
 from frys_node.plugins.network.config import NetworkPluginConfig
 from frys_node.plugins.network.errors import TokenNeeded
+from frys_node.plugins.network.placement import reachable
 from frys_node.testing.disk import FakeDisk
 from frys_node.transport.errors import AddressInUse, ConnectFailed
 from frys_node.transport.network import SystemNetwork
@@ -230,6 +232,37 @@ async def test_the_ring_shows_shares_and_finds_owners(tmp_path: Path) -> None:
         assert tagged == f"cache/{11058 // 64}"
         for unit in ("workflow/256", "workflow/x", "nonsense"):
             assert (await c.get(f"/v1/ring?unit={unit}")).status == 400
+
+
+async def test_the_placement_names_every_holder_and_every_answer_the_epoch(tmp_path: Path) -> None:
+    """Clients route by the table; they see that it is old by the epoch that each answer carries, errors too."""
+    async with serving(tmp_path) as (kernel, http), client(http) as c:
+        answer = await c.get("/v1/placement")
+        assert (answer.status, answer.json()["error"]["code"]) == (503, "node.not_ready")
+        assert "x-frys-epoch" not in answer.headers
+        kernel.services.provide(TOPOLOGY, EvenOdd())
+        kernel.services.provide(MEMBERS, TwoMembers())
+        answer = await c.get("/v1/placement")
+        body = answer.json()
+        assert answer.headers["x-frys-epoch"] == body["epoch"] == "1.4"
+        assert (await c.get("/nowhere")).headers["x-frys-epoch"] == "1.4"
+        names = [node["name"] for node in body["nodes"]]
+        held = {kind: [[names[number] for number in unit] for unit in body[kind]] for kind in ("cache", "workflow")}
+        assert held["cache"] == held["workflow"] == [["node-a", "node-b"], ["node-b"]] * 128
+        assert len(body["collections"]["c"]) == 4
+        assert [(node["http"], node["status"]) for node in body["nodes"]] == [
+            ("127.0.0.1:8080", "alive"),
+            ("127.0.0.1:8080", "suspect"),
+        ]
+
+
+def test_a_node_that_listens_everywhere_is_reached_where_it_is_advertised() -> None:
+    """A wildcard is no address to connect to; a node without HTTP has none."""
+    view = _view(A, "node-a")
+    assert reachable(msgspec.structs.replace(view, http="0.0.0.0:81", address=Address("10.0.0.1", 7))) == "10.0.0.1:81"
+    assert reachable(msgspec.structs.replace(view, http="[::]:81", address=Address("fd00::1", 7))) == "[fd00::1]:81"
+    assert reachable(view) == "127.0.0.1:8080"
+    assert reachable(msgspec.structs.replace(view, http="")) == ""
 
 
 async def test_status_says_who_and_how_and_takes_sections_from_others(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frys_node.plugins.cache.policy import HITS_HELD_MAX, Lfu, Lru, Policy, PolicyName, Sieve, make_policy
@@ -114,6 +114,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(["add", "add", "hit", "remove", "vict
 
 
 @pytest.mark.parametrize(("real", "naive"), PAIRS)
+@settings(deadline=None)
 @given(steps=STEPS)
 def test_a_policy_gives_up_what_its_model_gives_up(
     real: Callable[[], Policy], naive: Callable[[], Naive], steps: list[tuple[str, int]]

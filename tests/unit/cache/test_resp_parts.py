@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frys_node.base.types import Address, NodeId
@@ -48,6 +48,7 @@ def test_patterns_are_those_of_redis(pattern: bytes, text: bytes, *, is_match: b
     assert matches(pattern, text) is is_match
 
 
+@settings(deadline=None)
 @given(st.text("ab*?", max_size=8), st.text("ab", max_size=10))
 def test_patterns_without_sets_match_as_those_of_shells(pattern: str, text: str) -> None:
     """Against the standard library."""
@@ -59,6 +60,7 @@ def test_a_hostile_pattern_takes_no_longer_than_its_length_times_the_text() -> N
     assert not matches(b"*a" * 50 + b"b", b"a" * 2_000)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 16_384), st.data())
 def test_every_slot_belongs_to_the_unit_of_its_keys(partitions: int, data: st.DataObject) -> None:
     """The ranges cover all slots without gaps and agree with how keys find their unit."""
@@ -73,6 +75,7 @@ def test_every_slot_belongs_to_the_unit_of_its_keys(partitions: int, data: st.Da
     assert part.servers == sets[slot * partitions // 16_384]
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=300),
     st.sampled_from([0, 1, 1 << 41]),

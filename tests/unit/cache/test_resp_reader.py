@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frys_node.plugins.cache.resp.reader import Command, ProtocolError, RequestReader, Uniform, split_inline
@@ -52,6 +53,7 @@ PIECES = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(PIECES, max_size=10), st.lists(st.integers(1, 200), max_size=30), st.booleans())
 def test_commands_do_not_depend_on_how_they_arrive(
     pieces: list[tuple[bytes, list[Command]]], cuts: list[int], is_trusted: bool
@@ -69,6 +71,7 @@ def test_commands_do_not_depend_on_how_they_arrive(
     assert not subject.is_partial
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=30), st.binary(max_size=30)), min_size=8, max_size=30))
 def test_a_uniform_pipeline_is_what_command_by_command_reading_finds(pairs: list[tuple[bytes, bytes]]) -> None:
     """Whatever is in the words: if a pipeline is taken as one, it is exactly the commands in it."""
@@ -81,6 +84,7 @@ def test_a_uniform_pipeline_is_what_command_by_command_reading_finds(pairs: list
     assert reader().feed(sets) == [[b"SET", key, value] for key, value in pairs]
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=400))
 def test_no_bytes_crash_a_reader(data: bytes) -> None:
     """Junk is commands or a protocol error, and cutting it up makes no difference to which."""
@@ -135,6 +139,18 @@ def test_broken_requests_are_refused_as_redis_does(data: bytes, text: str, size:
         feed_all(reader(), [data[at : at + size] for at in range(0, len(data), size)], found)
     assert str(caught.value) == text
     assert found == [[b"PING"]]
+
+
+@pytest.mark.parametrize("word", [b"+OK\r\n", b"=6\r\ntxt:ab\r\n", b"(12\r\n"])
+@pytest.mark.parametrize("size", [1, 2, 7, 1_000])
+@pytest.mark.parametrize("before", [b"", b"PING\r\n", request(b"PING"), b"*2\r\n$1\r\na\r\n"])
+def test_a_word_that_is_no_string_is_refused_however_it_arrives(before: bytes, size: int, word: bytes) -> None:
+    """What hiredis would hand out as a word, a status, a verbatim string or a big number, is none."""
+    data = before + (word if before.startswith(b"*2") else b"*1\r\n" + word)
+    found: list[Command] = []
+    with pytest.raises(ProtocolError, match=re.escape(f"expected '$', got '{chr(word[0])}'")):
+        feed_all(reader(), [data[at : at + size] for at in range(0, len(data), size)], found)
+    assert found == ([[b"PING"]] if b"PING" in before else [])
 
 
 def test_a_request_over_its_limit_ends_the_connection() -> None:

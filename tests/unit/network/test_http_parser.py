@@ -281,3 +281,11 @@ def test_an_upgrade_is_not_spoken_and_what_follows_is_not_read() -> None:
     data = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n" + SMUGGLED
     parser = _parse(data)
     assert [(r.target, r.refusal, r.is_last) for r in parser.requests] == [("/", None, True)]
+
+
+@pytest.mark.parametrize("cut", [0, 10_000, 16_384])
+def test_large_requests_in_a_pipeline_are_not_taken_for_framing(cut: int) -> None:
+    """A slice that holds the end of one body and the beginning of the next counts for neither's framing."""
+    one = _post("Content-Length: 40000", body="x" * 40_000)
+    parser = _parse(one * 5, cut=cut, body_max=40_000)
+    assert [(request.refusal, len(request.body)) for request in parser.requests] == [(None, 40_000)] * 5

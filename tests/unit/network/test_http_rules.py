@@ -166,7 +166,7 @@ def test_a_handler_cannot_split_a_response() -> None:
     """A line break in a header is an error of the handler, never two headers."""
     response = HttpResponse(headers={"X": "a\r\nSet-Cookie: b"})
     with pytest.raises(PluginError, match="line break"):
-        head_bytes(response, date=b"", is_last=False, version="1.1", length=0)
+        head_bytes(response, fields=b"", is_last=False, version="1.1", length=0)
 
 
 def test_dates_are_written_as_http_wants_them() -> None:

@@ -21,9 +21,15 @@ DATABASES = 16
 QUOTED_BYTES_MAX = 128
 """What an error quotes of an unknown command's words, in all."""
 
+QUEUED = b"+QUEUED\r\n"
+
 ATTACK_WORDS = frozenset({b"POST", b"HOST:"})
 """The beginnings of an HTTP request: a web page that was told to talk to this port. Redis hangs up on them too."""
 
+
+TRANSACTION_COMMANDS_MAX = 65_536
+TRANSACTION_BYTES_MAX = 32 << 20
+"""What a client may queue between MULTI and EXEC."""
 
 CHANGES_SUBSCRIPTIONS = frozenset({"subscribe", "unsubscribe", "psubscribe", "punsubscribe", "unsubscribe_all"})
 """Verbs of `Do` after which other commands are allowed than before."""
@@ -64,6 +70,10 @@ class Spec(Protocol):
         """True if the command may have so many words."""
         ...
 
+    def keys_of(self, command: Command) -> list[bytes]:
+        """The keys among the command's words."""
+        ...
+
 
 class Redirect(NamedTuple):
     """Where a slot is served, if not here."""
@@ -88,6 +98,30 @@ class Surroundings(NamedTuple):
     """The line of CLIENT LIST about a session."""
 
 
+class Transaction:
+    """What came after MULTI."""
+
+    __slots__ = ("_bytes", "commands", "is_spoilt", "keys")
+
+    def __init__(self) -> None:
+        self.commands: list[Command] = []
+        self.keys: set[bytes] = set()
+        self.is_spoilt = False
+        """A command was refused: EXEC will carry out none."""
+        self._bytes = 0
+
+    def add(self, command: Command, keys: Sequence[bytes]) -> None:
+        """Keep a command; `CommandError` when there are too many."""
+        self._bytes += sum(map(len, command))
+        if len(self.commands) >= TRANSACTION_COMMANDS_MAX or self._bytes > TRANSACTION_BYTES_MAX:
+            self.commands.clear()
+            raise CommandError(
+                f"ERR a transaction has up to {TRANSACTION_COMMANDS_MAX} commands, {TRANSACTION_BYTES_MAX} bytes in all"
+            )
+        self.commands.append(command)
+        self.keys.update(keys)
+
+
 class Session:
     """State of one connection."""
 
@@ -103,6 +137,7 @@ class Session:
         self.library: dict[str, bytes] = {}
         self.channels: dict[bytes, None] = {}
         self.patterns: dict[bytes, None] = {}
+        self.transaction: Transaction | None = None
         self._steps: list[Step] = []
         self.protocol = 2
         self.prefix = b""
@@ -116,6 +151,7 @@ class Session:
         self.follows_redirects = False
         self.is_known = not self.must_authenticate
         self.name = b""
+        self.transaction = None
 
     @property
     def subscriptions(self) -> int:
@@ -142,10 +178,7 @@ class Session:
         """
         self._steps = []
         for position, command in enumerate(commands, 1):
-            try:
-                self._one(command)
-            except CommandError as error:
-                self.say(encode.error(str(error)))
+            self.perform(command)
             if self.is_closing:
                 break
             last = self._steps[-1] if self._steps else None
@@ -155,7 +188,7 @@ class Session:
 
     def plan_uniform(self, pipeline: Uniform) -> Step | None:
         """Plan a pipeline of one shape; None if one of its commands deserves a look of its own."""
-        if not self.is_known or self.follows_redirects or self.channels or self.patterns:
+        if not self.is_known or self.follows_redirects or self.channels or self.patterns or self.transaction:
             return None
         prefix, limits = self.prefix, self.around.limits()
         if len(pipeline.keys[0]) > limits.key_bytes_max:
@@ -168,13 +201,51 @@ class Session:
         last = dict(zip(keys, pipeline.values, strict=True))
         return Store(self.choice, {key: pack_plain(body) for key, body in last.items()}, [encode.OK] * len(keys))
 
-    def _one(self, command: Command) -> None:
-        word = command[0].upper()
-        spec = self.around.commands.get(word)
-        if spec is None:
-            if word in ATTACK_WORDS:
-                self.is_closing = True
+    def perform(self, command: Command) -> None:
+        """Plan one command; what is refused is answered."""
+        try:
+            spec = self._checked(command)
+            if spec is not None and self.transaction is not None and "no_queue" not in spec.flags:
+                self._queue(self.transaction, spec, command)
                 return
+        except CommandError as error:
+            text = str(error)
+            if command[0].upper() == b"EXEC":
+                self.transaction = None
+                text = f"EXECABORT Transaction discarded because of: {text.removeprefix('ERR ')}"
+            elif self.transaction is not None:
+                self.transaction.is_spoilt = True
+            self.say(encode.error(text))
+            return
+        try:
+            if spec is not None:
+                spec.handler(self, command)
+        except CommandError as error:
+            self.say(encode.error(str(error)))
+
+    def begin_transaction(self) -> None:
+        """Keep commands from now on."""
+        self.transaction = Transaction()
+
+    def _queue(self, transaction: Transaction, spec: Spec, command: Command) -> None:
+        if "no_multi" in spec.flags:
+            raise CommandError("ERR Command not allowed inside a transaction")
+        keys = spec.keys_of(command)
+        self.keys(keys)  # refuses what is no key, and what lives elsewhere if the client wants to know
+        transaction.add(command, keys)
+        self.say(QUEUED)
+
+    def _checked(self, command: Command) -> Spec | None:
+        """Return the entry of a command that may be carried out now; None for one that makes this end hang up.
+
+        Raises:
+            CommandError: It may not.
+        """
+        spec = self.around.commands.get(command[0].upper())
+        if spec is None:
+            if command[0].upper() in ATTACK_WORDS:
+                self.is_closing = True
+                return None
             raise CommandError(_unknown(command))
         if not spec.takes(len(command)):
             raise CommandError(f"ERR wrong number of arguments for '{spec.name}' command")
@@ -187,7 +258,7 @@ class Session:
                 f"ERR Can't execute '{spec.name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET "
                 "are allowed in this context"
             )
-        spec.handler(self, command)
+        return spec
 
     # ------------------------------------------------------------------ what handlers use
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from frys_node.plugins.cache.resp import client, encode, hashes, strings
+from frys_node.plugins.cache.resp import client, encode, hashes, strings, transaction
 from frys_node.plugins.cache.resp.reader import Command
 from frys_node.plugins.cache.resp.session import CommandError, Session
 
@@ -30,6 +30,13 @@ class Spec(NamedTuple):
         """True if the command may have so many words."""
         return words == self.arity if self.arity > 0 else words >= -self.arity
 
+    def keys_of(self, command: Command) -> list[bytes]:
+        """The keys among the command's words."""
+        if not self.first:
+            return []
+        end = self.last + 1 if self.last > 0 else len(command)
+        return command[self.first : end : self.step]
+
 
 def _spec(name: str, handler: Handler, arity: int, flags: str = "", keys: tuple[int, int, int] = (0, 0, 0)) -> Spec:
     return Spec(name, handler, arity, frozenset(flags.split()), *keys)
@@ -39,7 +46,8 @@ ONE_KEY = (1, 1, 1)
 ALL_KEYS = (1, -1, 1)
 READ, WRITE = "readonly", "write"
 OPEN = "loading stale fast no_auth"
-SUBSCRIBES = "pubsub noscript loading stale pubsub_ok"
+SUBSCRIBES = "pubsub noscript loading stale pubsub_ok no_multi"
+TRANSACTS = "noscript loading stale fast no_queue"
 
 
 def _command(session: Session, command: Command) -> None:
@@ -72,13 +80,12 @@ def _keys_of(command: Command) -> list[bytes]:
         raise CommandError("ERR Invalid number of arguments specified for command")
     if not spec.first:
         raise CommandError("ERR The command has no key arguments")
-    end = spec.last + 1 if spec.last > 0 else len(command)
-    return command[spec.first : end : spec.step]
+    return spec.keys_of(command)
 
 
 def _details(spec: Spec) -> bytes:
     """Return one command as COMMAND lists it: flags are statuses, not strings."""
-    flags = sorted(spec.flags - {"pubsub_ok"})
+    flags = sorted(spec.flags - {"pubsub_ok", "no_queue"})
     return encode.array(
         [
             encode.bulk(spec.name.encode()),
@@ -101,7 +108,9 @@ _ALL = (
     _spec("decr", strings.increment, 2, WRITE, ONE_KEY),
     _spec("decrby", strings.increment, 3, WRITE, ONE_KEY),
     _spec("del", strings.delete, -2, WRITE, ALL_KEYS),
+    _spec("discard", transaction.discard, 1, TRANSACTS),
     _spec("echo", client.echo, 2, "fast"),
+    _spec("exec", transaction.exec_, 1, TRANSACTS),
     _spec("exists", strings.exists, -2, READ, ALL_KEYS),
     _spec("expire", strings.expire, -3, WRITE, ONE_KEY),
     _spec("expireat", strings.expire, -3, WRITE, ONE_KEY),
@@ -130,6 +139,7 @@ _ALL = (
     _spec("info", client.info, -1, "loading stale"),
     _spec("mget", strings.mget, -2, READ, ALL_KEYS),
     _spec("mset", strings.mset, -3, WRITE, (1, -1, 2)),
+    _spec("multi", transaction.multi, 1, TRANSACTS),
     _spec("persist", strings.persist, 2, WRITE, ONE_KEY),
     _spec("pexpire", strings.expire, -3, WRITE, ONE_KEY),
     _spec("pexpireat", strings.expire, -3, WRITE, ONE_KEY),
@@ -141,10 +151,10 @@ _ALL = (
     _spec("publish", client.publish, 3, "pubsub fast"),
     _spec("pubsub", client.pubsub, -2, "pubsub"),
     _spec("punsubscribe", client.subscribe, -1, SUBSCRIBES),
-    _spec("quit", client.quit_, -1, OPEN + " pubsub_ok"),
+    _spec("quit", client.quit_, -1, OPEN + " pubsub_ok no_queue"),
     _spec("readonly", client.readonly, 1, "fast"),
     _spec("readwrite", client.readwrite, 1, "fast"),
-    _spec("reset", client.reset, 1, OPEN + " pubsub_ok"),
+    _spec("reset", client.reset, 1, OPEN + " pubsub_ok no_queue"),
     _spec("scan", client.scan, -2, READ),
     _spec("select", client.select, 2, "fast"),
     _spec("set", strings.set_, -3, WRITE, ONE_KEY),
@@ -156,6 +166,8 @@ _ALL = (
     _spec("type", strings.type_of, 2, READ, ONE_KEY),
     _spec("unlink", strings.delete, -2, WRITE, ALL_KEYS),
     _spec("unsubscribe", client.subscribe, -1, SUBSCRIBES),
+    _spec("unwatch", transaction.unwatch, 1, "noscript loading stale fast"),
+    _spec("watch", transaction.watch, -2, TRANSACTS, ALL_KEYS),
 )
 
 COMMANDS: dict[bytes, Spec] = {spec.name.upper().encode(): spec for spec in _ALL}

@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 
 from frys_node.base.types import Address
-from frys_node.transport.addresses import SockAddr, family_of, from_sockaddr, open_socket, sockaddr
+from frys_node.transport.addresses import SockAddr, family_of, from_sockaddr, has_ipv6, open_socket, sockaddr, to_bind
 from frys_node.transport.datagram import UdpSocket, bind_udp
 from frys_node.transport.errors import AddressInUse, AddressRefused, bind_failed, connect_failed, connect_reason
 from frys_node.transport.stream import BACKLOG, SocketListener, SocketStream
@@ -33,13 +33,14 @@ class SystemNetwork:
         self._nameservers = nameservers
 
     async def listen(self, address: Address) -> SocketListener:
-        """Bind a TCP listener to a literal address; port 0 takes a free one.
+        """Bind a TCP listener to a literal address; port 0 takes a free one, ``[::]`` is both families.
 
         Raises:
             AddressInUse: The port is taken. Nothing was bound.
             AddressRefused: The address is not one of this machine, or the right is missing. Nothing was bound.
         """
         await trio.lowlevel.checkpoint()
+        address = to_bind(address, is_ipv6_there=has_ipv6())
         family = family_of(address.host)
         local = sockaddr(address, family)
         if local is None:

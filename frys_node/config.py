@@ -100,7 +100,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     partitions: Annotated[int, msgspec.Meta(ge=1, le=4_096)] = 256
     """Workflow partitions and cache units. Fixed when the cluster is made."""
     allow: tuple[str, ...] = ()
-    """Networks (CIDR) whose addresses may connect to the cluster port. Empty: any; certificates still decide."""
+    """Networks (CIDR) of all members. Connections and packets of other addresses are dropped, and none goes there.
+    Empty: any; certificates still decide."""
     zone: Annotated[str, msgspec.Meta(max_length=63)] = ""
     """Failure domain; replicas of a unit are spread over zones."""
     weight: Annotated[float, msgspec.Meta(gt=0, le=64)] = 1.0

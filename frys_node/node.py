@@ -15,7 +15,9 @@ from balancer.driver import BalancerComponent, BalancerSettings
 from balancer.proof import CertifiedProofs
 from frys_node.arrival import WILDCARDS, Arrival, Launch, read_text
 from frys_node.base.types import Address, BootId
+from frys_node.base.ports import Network
 from frys_node.channel.credentials import MemberSecrets
+from frys_node.channel.allowed import AllowedDatagram, AllowedNetwork, Turnstile
 from frys_node.channel.driver import Channel
 from frys_node.channel.gatekeeper import AllowList
 from frys_node.kernel.kernel import Kernel
@@ -65,7 +67,13 @@ class Composition:
         self._arrival = arrival
         self._identity = identity
         self._kernel = kernel
-        self._network = network
+        self._allow = AllowList(launch.config.cluster.allow)
+        self._network: Network = network
+        self._datagram = arrival.datagram
+        if launch.config.cluster.allow:
+            turnstile = Turnstile(self._allow, kernel.clock, kernel.metrics)
+            self._network = AllowedNetwork(network, turnstile)
+            self._datagram = AllowedDatagram(arrival.datagram, turnstile)
         self._secrets = secrets
         self.channel = self._make_channel()
         self.membership = self._make_membership()
@@ -112,7 +120,7 @@ class Composition:
             metrics=kernel.metrics,
             advertise=arrival.advertise,
             secrets=self._secrets,
-            allow=AllowList(self._config.cluster.allow),
+            allow=self._allow,
         )
         for peer in arrival.peers:
             channel.learn(peer.node, peer.address, peer.name)
@@ -133,7 +141,7 @@ class Composition:
             boot=arrival.boot,
             attributes=make_attributes(self._identity.node_name, arrival.advertise, "", tags),
             config=self._membership_config(),
-            ports=Ports(kernel.clock, kernel.entropy, arrival.datagram, self._network, kernel.disk, kernel.executor),
+            ports=Ports(kernel.clock, kernel.entropy, self._datagram, self._network, kernel.disk, kernel.executor),
             sealer=sealer,
             rpc=self.channel,
             bus=kernel.bus,

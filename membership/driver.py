@@ -410,7 +410,7 @@ class MembershipDriver:
             peer_id=node,
             address=str(address),
             bound=str(self._datagram.address),
-            hint="this machine has no way to that address: look at --bind here and --advertise there, routes, filters",
+            hint="this machine has no way to that address: look at --bind, allow and routes here, --advertise there",
         )
 
     def _take_change(self, change: Emit) -> None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import msgspec
 import trio
 
 from balancer.driver import BalancerComponent, BalancerSettings
 from balancer.proof import CertifiedProofs
 from frys_node.arrival import WILDCARDS, Arrival, Launch, read_text
-from frys_node.base.types import Address, BootId
 from frys_node.base.ports import Network
-from frys_node.channel.credentials import MemberSecrets
+from frys_node.base.types import Address, BootId
 from frys_node.channel.allowed import AllowedDatagram, AllowedNetwork, Turnstile
+from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.driver import Channel
 from frys_node.channel.gatekeeper import AllowList
 from frys_node.kernel.kernel import Kernel
@@ -37,7 +38,7 @@ from frys_node.secure.local import JOIN_FILE
 from frys_node.secure.packet import PacketSealer
 from frys_node.secure.signer import NodeSigner
 from frys_node.transport.network import SystemNetwork
-from membership.config import MembershipConfig, for_profile, packet_bytes_for
+from membership.config import MembershipConfig
 from membership.driver import MembershipDriver, Ports
 from membership.effects import Peer
 from membership.member import make_attributes
@@ -153,17 +154,10 @@ class Composition:
         )
 
     def _membership_config(self) -> MembershipConfig:
-        """Return the settings of membership, with the seeds of the command line and what the MTU leaves."""
-        config, prefix = self._config, "plugins.membership."
-        chosen = {
-            key.removeprefix(prefix): value
-            for key, value in config.values.items()
-            if key.startswith(prefix) and config.is_chosen(key)
-        }
-        seeds = [*chosen.pop("seeds", ()), *config.cluster.seeds, *self._launch.seeds]
-        if config.cluster.mtu:
-            chosen.setdefault("packet_bytes_max", packet_bytes_for(config.cluster.mtu))
-        return for_profile(config.cluster.profile, **chosen, seeds=tuple(dict.fromkeys(seeds)))
+        """Return the settings of membership, with all seeds: its own, the cluster's, those of the command line."""
+        config: MembershipConfig = self._config.components["membership"]
+        seeds = [*config.seeds, *self._config.cluster.seeds, *self._launch.seeds]
+        return msgspec.structs.replace(config, seeds=tuple(dict.fromkeys(seeds)))
 
     def _make_balancer(self) -> BalancerComponent:
         kernel, cluster = self._kernel, self._config.cluster

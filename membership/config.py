@@ -6,6 +6,7 @@ what an operator knows about those holds here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -165,16 +166,26 @@ def packet_bytes_for(mtu: int) -> int:
     return mtu - HEADER_BYTES
 
 
+def follows(settings: Mapping[str, Any], *, profile: str, mtu: int = 0) -> dict[str, tuple[Any, str]]:
+    """Return what follows from the profile and from other settings where nobody sets it.
+
+    Returns:
+        Field to value and what it follows from, empty for the profile itself.
+    """
+    found = {field: (value, "") for field, value in PROFILES[profile].items()}
+    if profile == "lan" and settings.get("crash_evidence") == "off":
+        found["watch_pause_s"] = (PAUSE_WITHOUT_NUDGE_S, "crash_evidence off")
+    if mtu:
+        found["packet_bytes_max"] = (packet_bytes_for(mtu), "cluster.mtu")
+    return found
+
+
 def for_profile(name: str, **overrides: Any) -> MembershipConfig:
     """Return the settings of ``lan``, ``wan`` or ``local`` with overrides on top.
 
     Raises:
         ConfigError: No such profile. Nothing was changed.
     """
-    try:
-        profile = PROFILES[name]
-    except KeyError:
-        raise ConfigError(f"no membership profile '{name}'", hint="use lan, wan or local") from None
-    if name == "lan" and overrides.get("crash_evidence") == "off":
-        profile = {**profile, "watch_pause_s": PAUSE_WITHOUT_NUDGE_S}
-    return MembershipConfig(**{**profile, **overrides})
+    if name not in PROFILES:
+        raise ConfigError(f"no membership profile '{name}'", hint="use lan, wan or local")
+    return MembershipConfig(**{field: v for field, (v, _) in follows(overrides, profile=name).items()} | overrides)

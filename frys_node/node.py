@@ -198,6 +198,7 @@ class Composition:
         )
         for component in components:
             await kernel.start(component, essential=True)
+        kernel.control.add_status("settings_differ", self.membership.settings_differ)
         await self._first_record()
         await kernel.load_plugins(
             self._rest(), self._config.plugins, self._config.modules, chosen=self._config.chosen()

@@ -82,7 +82,8 @@ class MembershipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     buddy: bool = True
     """Whoever sends to a suspect tells it so in that packet (Lifeguard's buddy system)."""
     watchers: Annotated[int, msgspec.Meta(ge=0, le=8)] = 3
-    """Members that watch each one by regular beats and a lifeline; 0 leaves all to the probes. The same everywhere."""
+    """Members that watch each one by regular beats and a lifeline; 0 leaves all to the probes. The same
+    everywhere: `frys-node status` lists members where it is not."""
     watch_interval_s: _Seconds = 1.0
     """A watcher's beat. Three watchers at one second cost a node six small packets a second."""
     watch_pause_s: _Seconds = 0.5

@@ -98,7 +98,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     partitions: Annotated[int, msgspec.Meta(ge=1, le=4_096)] = 256
     """Workflow partitions and cache units. Fixed when the cluster is made."""
     allow: tuple[str, ...] = ()
-    """Networks (CIDR) whose addresses may connect to the cluster port. Empty: any; certificates still decide."""
+    """Networks (CIDR) of all members. Connections and packets of other addresses are dropped, and none goes there.
+    Empty: any; certificates still decide."""
     zone: Annotated[str, msgspec.Meta(max_length=63)] = ""
     """Failure domain: replicas of a unit are in as many zones as there are. Read when the node joins the ring."""
     rack: Annotated[str, msgspec.Meta(max_length=63)] = ""
@@ -166,12 +167,12 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, Any]
     """Every setting by dotted key, in the order of the schema."""
     origins: dict[str, str]
-    """Where each value came from: ``default``, ``profile wan``, ``file PATH``, ``env NAME``, ``flag``,
-    ``an earlier start`` or ``advertises loopback``."""
+    """Where each value came from: ``default``, ``file PATH``, ``env NAME``, ``flag``, ``an earlier start``, or what it
+    follows from: ``profile wan``, ``advertises loopback``, ``cluster.mtu``, ``crash_evidence off``."""
 
     def is_chosen(self, key: str) -> bool:
         """True if the operator set the key: a chosen port does not move."""
-        return self.origins[key] != "default"
+        return _is_chosen(self.origins[key])
 
     def chosen(self) -> list[str]:
         """Every key that the operator set."""
@@ -210,17 +211,15 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.is_chosen("cluster.profile"):
             return self
-        wanted: dict[str, Any] = {"cluster.profile": "local"}
-        for name, module in COMPONENTS.items():
-            keys = {f"plugins.{name}.{field}": value for field, value in _profile(module, "local").items()}
-            wanted |= {key: value for key, value in keys.items() if not self.is_chosen(key)}
-        values = self.values | wanted
+        values = self.values | {"cluster.profile": "local"}
+        origins = self.origins | {"cluster.profile": LOOPBACK_ORIGIN}
+        _follow(values, origins, LOOPBACK_ORIGIN)
         return msgspec.structs.replace(
             self,
             cluster=msgspec.structs.replace(self.cluster, profile="local"),
             components={n: _build(f"plugins.{n}", _sole_struct(module), values) for n, module in COMPONENTS.items()},
             values=values,
-            origins=self.origins | dict.fromkeys(wanted, LOOPBACK_ORIGIN),
+            origins=origins,
         )
 
     def settings(self) -> list[dict[str, Any]]:
@@ -255,7 +254,6 @@ def load(
     for key, value in (flags or {}).items():
         if value is not None:
             merge.add(key, value, "flag", is_text=isinstance(value, str))
-    _apply_profiles(merge)
     return _compose(merge, specs)
 
 
@@ -373,7 +371,7 @@ class _Merge:
         self.schema = schema
         self.values: dict[str, Any] = {}
         self.origins: dict[str, str] = {}
-        self._sections = {prefix for key in schema for prefix in _prefixes(key)}
+        self._sections = {".".join(p[:end]) for p in (key.split(".") for key in schema) for end in range(1, len(p))}
 
     def add(self, key: str, value: Any, origin: str, *, is_text: bool) -> None:
         """Check one value against its own type and bounds, and take it."""
@@ -439,23 +437,30 @@ def convert_text(text: str, hint: Any) -> Any:
     return msgspec.convert(value, hint, strict=False)
 
 
-def _profile(module: str, name: str) -> Mapping[str, Any]:
-    """Return what a profile changes against a component's defaults."""
-    profiles: Mapping[str, Mapping[str, Any]] = getattr(importlib.import_module(module), "PROFILES", {})
-    return profiles.get(name, {})
+def _is_chosen(origin: str) -> bool:
+    return origin.partition(" ")[0] in ("file", "env", "flag") or origin == KEPT_ORIGIN
 
 
-def _apply_profiles(merge: _Merge) -> None:
-    """Let the cluster's profile set what nobody chose."""
-    profile = merge.values.get("cluster.profile", merge.schema["cluster.profile"].default)
+def _follow(values: dict[str, Any], origins: dict[str, str], profile_origin: str) -> None:
+    """Set what nobody chose of the components' settings to what follows from others, else to its default."""
     for name, module in COMPONENTS.items():
-        for field, value in _profile(module, profile).items():
-            if f"plugins.{name}.{field}" not in merge.values:
-                merge.add(f"plugins.{name}.{field}", value, f"profile {profile}", is_text=False)
+        prefix = f"plugins.{name}."
+        own: dict[str, Any] = {}
+        for setting in _settings(f"plugins.{name}", _sole_struct(module)):
+            if not _is_chosen(origins[setting.key]):
+                values[setting.key], origins[setting.key] = setting.default, "default"
+            own[setting.key.removeprefix(prefix)] = values[setting.key]
+        follows = getattr(importlib.import_module(module), "follows", None)
+        found = {} if follows is None else follows(own, profile=values["cluster.profile"], mtu=values["cluster.mtu"])
+        for field, (value, origin) in found.items():
+            if origins[prefix + field] == "default":
+                values[prefix + field], origins[prefix + field] = value, origin or profile_origin
 
 
 def _compose(merge: _Merge, specs: Mapping[str, PluginSpec]) -> NodeConfig:
     values = {key: merge.values.get(key, setting.default) for key, setting in merge.schema.items()}
+    origins = {key: merge.origins.get(key, "default") for key in values}
+    _follow(values, origins, f"profile {values['cluster.profile']}")
     configs = {
         name: _build(f"plugins.{name}", spec.manifest.config, values) if spec.manifest.config is not None else None
         for name, spec in specs.items()
@@ -469,7 +474,7 @@ def _compose(merge: _Merge, specs: Mapping[str, PluginSpec]) -> NodeConfig:
         specs=tuple(spec for name, spec in specs.items() if values[f"plugins.{name}.enabled"]),
         modules={name: values[f"plugins.{name}.module"] for name in specs if values[f"plugins.{name}.module"]},
         values=values,
-        origins={key: merge.origins.get(key, "default") for key in values},
+        origins=origins,
     )
 
 
@@ -485,12 +490,6 @@ def _build(section: str, cls: Any, values: Mapping[str, Any]) -> Any:
     except (ConfigError, ValueError, TypeError) as error:
         message = error.message if isinstance(error, ConfigError) else str(error)
         raise ConfigError(f"[{section}] {message}", hint=getattr(error, "hint", "")) from error
-
-
-def _prefixes(key: str) -> Iterator[str]:
-    parts = key.split(".")
-    for end in range(1, len(parts)):
-        yield ".".join(parts[:end])
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import msgspec
 import trio
 
 from balancer.driver import BalancerComponent, BalancerSettings
 from balancer.proof import CertifiedProofs
 from frys_node.arrival import WILDCARDS, Arrival, Launch, read_text
+from frys_node.base.ports import Network
 from frys_node.base.types import Address, BootId
+from frys_node.channel.allowed import AllowedDatagram, AllowedNetwork, Turnstile
 from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.driver import Channel
 from frys_node.channel.gatekeeper import AllowList
@@ -35,7 +38,7 @@ from frys_node.secure.local import JOIN_FILE
 from frys_node.secure.packet import PacketSealer
 from frys_node.secure.signer import NodeSigner
 from frys_node.transport.network import SystemNetwork
-from membership.config import MembershipConfig, for_profile, packet_bytes_for
+from membership.config import MembershipConfig
 from membership.driver import MembershipDriver, Ports
 from membership.effects import Peer
 from membership.member import make_attributes
@@ -65,7 +68,13 @@ class Composition:
         self._arrival = arrival
         self._identity = identity
         self._kernel = kernel
-        self._network = network
+        self._allow = AllowList(launch.config.cluster.allow)
+        self._network: Network = network
+        self._datagram = arrival.datagram
+        if launch.config.cluster.allow:
+            turnstile = Turnstile(self._allow, kernel.clock, kernel.metrics)
+            self._network = AllowedNetwork(network, turnstile)
+            self._datagram = AllowedDatagram(arrival.datagram, turnstile)
         self._secrets = secrets
         self.channel = self._make_channel()
         self.membership = self._make_membership()
@@ -112,7 +121,7 @@ class Composition:
             metrics=kernel.metrics,
             advertise=arrival.advertise,
             secrets=self._secrets,
-            allow=AllowList(self._config.cluster.allow),
+            allow=self._allow,
         )
         for peer in arrival.peers:
             channel.learn(peer.node, peer.address, peer.name)
@@ -134,7 +143,7 @@ class Composition:
             boot=arrival.boot,
             attributes=make_attributes(self._identity.node_name, arrival.advertise, "", tags),
             config=self._membership_config(),
-            ports=Ports(kernel.clock, kernel.entropy, arrival.datagram, self._network, kernel.disk, kernel.executor),
+            ports=Ports(kernel.clock, kernel.entropy, self._datagram, self._network, kernel.disk, kernel.executor),
             sealer=sealer,
             rpc=self.channel,
             bus=kernel.bus,
@@ -146,17 +155,10 @@ class Composition:
         )
 
     def _membership_config(self) -> MembershipConfig:
-        """Return the settings of membership, with the seeds of the command line and what the MTU leaves."""
-        config, prefix = self._config, "plugins.membership."
-        chosen = {
-            key.removeprefix(prefix): value
-            for key, value in config.values.items()
-            if key.startswith(prefix) and config.is_chosen(key)
-        }
-        seeds = [*chosen.pop("seeds", ()), *config.cluster.seeds, *self._launch.seeds]
-        if config.cluster.mtu:
-            chosen.setdefault("packet_bytes_max", packet_bytes_for(config.cluster.mtu))
-        return for_profile(config.cluster.profile, **chosen, seeds=tuple(dict.fromkeys(seeds)))
+        """Return the settings of membership, with all seeds: its own, the cluster's, those of the command line."""
+        config: MembershipConfig = self._config.components["membership"]
+        seeds = [*config.seeds, *self._config.cluster.seeds, *self._launch.seeds]
+        return msgspec.structs.replace(config, seeds=tuple(dict.fromkeys(seeds)))
 
     def _make_balancer(self) -> BalancerComponent:
         kernel, cluster = self._kernel, self._config.cluster
@@ -198,6 +200,7 @@ class Composition:
         )
         for component in components:
             await kernel.start(component, essential=True)
+        kernel.control.add_status("settings_differ", self.membership.settings_differ)
         await self._first_record()
         await kernel.load_plugins(
             self._rest(), self._config.plugins, self._config.modules, chosen=self._config.chosen()

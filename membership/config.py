@@ -6,6 +6,7 @@ what an operator knows about those holds here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -81,7 +82,8 @@ class MembershipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     buddy: bool = True
     """Whoever sends to a suspect tells it so in that packet (Lifeguard's buddy system)."""
     watchers: Annotated[int, msgspec.Meta(ge=0, le=8)] = 3
-    """Members that watch each one by regular beats and a lifeline; 0 leaves all to the probes. The same everywhere."""
+    """Members that watch each one by regular beats and a lifeline; 0 leaves all to the probes. The same
+    everywhere: `frys-node status` lists members where it is not."""
     watch_interval_s: _Seconds = 1.0
     """A watcher's beat. Three watchers at one second cost a node six small packets a second."""
     watch_pause_s: _Seconds = 0.5
@@ -165,16 +167,26 @@ def packet_bytes_for(mtu: int) -> int:
     return mtu - HEADER_BYTES
 
 
+def follows(settings: Mapping[str, Any], *, profile: str, mtu: int = 0) -> dict[str, tuple[Any, str]]:
+    """Return what follows from the profile and from other settings where nobody sets it.
+
+    Returns:
+        Field to value and what it follows from, empty for the profile itself.
+    """
+    found = {field: (value, "") for field, value in PROFILES[profile].items()}
+    if profile == "lan" and settings.get("crash_evidence") == "off":
+        found["watch_pause_s"] = (PAUSE_WITHOUT_NUDGE_S, "crash_evidence off")
+    if mtu:
+        found["packet_bytes_max"] = (packet_bytes_for(mtu), "cluster.mtu")
+    return found
+
+
 def for_profile(name: str, **overrides: Any) -> MembershipConfig:
     """Return the settings of ``lan``, ``wan`` or ``local`` with overrides on top.
 
     Raises:
         ConfigError: No such profile. Nothing was changed.
     """
-    try:
-        profile = PROFILES[name]
-    except KeyError:
-        raise ConfigError(f"no membership profile '{name}'", hint="use lan, wan or local") from None
-    if name == "lan" and overrides.get("crash_evidence") == "off":
-        profile = {**profile, "watch_pause_s": PAUSE_WITHOUT_NUDGE_S}
-    return MembershipConfig(**{**profile, **overrides})
+    if name not in PROFILES:
+        raise ConfigError(f"no membership profile '{name}'", hint="use lan, wan or local")
+    return MembershipConfig(**{field: v for field, (v, _) in follows(overrides, profile=name).items()} | overrides)

@@ -21,7 +21,9 @@ from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import MemberView, Status
 
 HALF_LIFE_S = 60.0
-DAMPED_FROM = 3.0
+DAMPED_FROM = 2.0
+"""Three returns within a minute and a half; two, however close, stay under it."""
+
 RELEASED_UNDER = 1.0
 
 CALM_S = 30.0

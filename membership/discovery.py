@@ -3,7 +3,8 @@
 A seed is ``host:port``, ``[v6]:port``, a bare name with the default port, or a service such as
 ``_frys._tcp.example.org``, whose SRV records name hosts and ports. A DNS name stands for all of its addresses, and is
 resolved again on every try, because pods and cloud machines move. A headless service of Kubernetes has both: its name
-resolves to the pods' addresses, and ``_<port>._tcp.<name>`` to their names and ports.
+resolves to the pods' addresses, and ``_<port>._tcp.<name>`` to their names and ports; the resolver's search domains
+complete both.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from frys_node.kernel.services.members import MemberView, Status
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.observe.log import get_logger
 from frys_node.observe.metrics import Metrics
+from membership.agreement import Agreement
 from membership.config import MembershipConfig
 from membership.driver_exchange import StateExchange
 from membership.driver_gossip import GossipDriver
@@ -127,6 +128,7 @@ class MembershipDriver:
         self._leave_heard = trio.Event()
         self._said_all = trio.Event()
         self._peers_file = PeersFile(ports.disk, ports.executor, self._drop)
+        self._agreement = Agreement(config)
         self._exchange = StateExchange(
             machine=self._machine,
             clock=self._clock,
@@ -134,6 +136,7 @@ class MembershipDriver:
             learn=learn,
             perform=self._perform,
             drop=self._drop,
+            agreement=self._agreement,
         )
         self.gossip = self._make_gossip(rpc, metrics)
         self.insight = InsightDriver(machine=self._machine, clock=self._clock, rpc=rpc)
@@ -200,6 +203,11 @@ class MembershipDriver:
             "State exchanges under way or waiting.",
             source=lambda: float(len(self._exchange)),
         )
+        metrics.gauge(
+            "frys_membership_settings_differ",
+            "Live members with other settings than this node's where all should have the same.",
+            source=lambda: float(len(self._agreement.differing(machine.is_usable))),
+        )
         self._count_members()
 
     # Members.
@@ -228,6 +236,15 @@ class MembershipDriver:
     def rank(self, node: NodeId) -> int:
         """How gladly to send new work there."""
         return self._machine.rank(node)
+
+    def settings_differ(self) -> list[dict[str, str]]:
+        """Which live members have other settings where all should have the same, for `frys-node status`."""
+        names = {view.id: view.name for view in self.all()}
+        return [
+            {"member": names.get(node, node), "setting": what.setting, "there": what.there, "here": what.here}
+            for node, found in self._agreement.differing(self.is_usable).items()
+            for what in found
+        ]
 
     # Commands.
 
@@ -410,7 +427,7 @@ class MembershipDriver:
             peer_id=node,
             address=str(address),
             bound=str(self._datagram.address),
-            hint="this machine has no way to that address: look at --bind here and --advertise there, routes, filters",
+            hint="this machine has no way to that address: look at --bind, allow and routes here, --advertise there",
         )
 
     def _take_change(self, change: Emit) -> None:

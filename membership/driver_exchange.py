@@ -7,7 +7,9 @@ the other's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Annotated
 
+import msgspec
 import trio
 
 from frys_node.base.errors import FrysError
@@ -15,6 +17,8 @@ from frys_node.base.ports import Clock
 from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.rpc import Method, Rpc
 from frys_node.observe.log import get_logger
+from frys_node.wire.codec import Message
+from membership.agreement import SETTINGS_CHARS_MAX, Agreement
 from membership.driver_errands import Errands
 from membership.effects import Effect
 from membership.machine import NOBODY, Membership
@@ -37,6 +41,16 @@ class _PushPull(Method[Sync, Sync]):
 
 PUSH_PULL = _PushPull()
 """Here is my table, or a piece of it; give me yours."""
+
+
+class Settings(Message, frozen=True):
+    """What all members should have alike (`membership.agreement`)."""
+
+    text: Annotated[str, msgspec.Meta(max_length=SETTINGS_CHARS_MAX)]
+
+
+SETTINGS: Method[Settings, Settings] = Method("membership.settings", Settings, Settings)
+"""Here are my settings; give me yours. A member of an older version does not know this, and is not compared."""
 
 EXCHANGES_MAX = 8
 """Exchanges under way at once."""
@@ -61,6 +75,7 @@ class StateExchange:
         learn: Callable[[NodeId, Address], None],
         perform: Callable[[Iterable[Effect]], None],
         drop: Callable[[str], None],
+        agreement: Agreement,
     ) -> None:
         self._machine = machine
         self._clock = clock
@@ -68,11 +83,15 @@ class StateExchange:
         self._learn = learn
         self._perform = perform
         self._drop = drop
+        self._agreement = agreement
+        self._compared: dict[NodeId, int] = {}
+        """The boot whose settings are known, of each member."""
         self._under_way: dict[NodeId, Address] = {}
         self._limit = trio.CapacityLimiter(EXCHANGES_MAX)
         self._pieces_max = 2 * machine.members_max // SYNC_UPDATES_MAX + 2
         self._errands = Errands()
         rpc.serve(PUSH_PULL, self._answer)
+        rpc.serve(SETTINGS, self._answer_settings)
 
     def __len__(self) -> int:
         """Exchanges under way or waiting."""
@@ -98,6 +117,7 @@ class StateExchange:
                 self._learn(node, address)
                 with trio.move_on_after(EXCHANGE_TIMEOUT_S) as scope:
                     await self._push_pull(node)
+                    await self._agree(node)
                 if scope.cancelled_caught:
                     self._drop("exchange_failed")
         except FrysError as error:
@@ -122,3 +142,38 @@ class StateExchange:
         now_s = self._clock.now_s()
         self._perform(self._machine.merge_sync(request, caller, now_s))
         return self._machine.sync(request.after, now_s)
+
+    async def _agree(self, node: NodeId) -> None:
+        """Compare settings, once for each life of a member: they change with a restart only."""
+        view = self._machine.view(node)
+        if view is None or self._compared.get(node) == view.boot:
+            return
+        try:
+            reply = await self._rpc.call(node, SETTINGS, Settings(self._agreement.text))
+        except FrysError as error:
+            # The tables are exchanged all the same; the next exchange asks again.
+            _LOG.debug("membership.settings_unknown", peer_id=node, code=error.code, error=error.message)
+            return
+        self._compare(node, reply.text)
+
+    async def _answer_settings(self, caller: NodeId, request: Settings) -> Settings:
+        await trio.lowlevel.checkpoint()
+        self._compare(caller, request.text)
+        return Settings(self._agreement.text)
+
+    def _compare(self, node: NodeId, text: str) -> None:
+        view = self._machine.view(node)
+        if view is not None:
+            while len(self._compared) >= self._machine.members_max:
+                del self._compared[next(iter(self._compared))]
+            self._compared[node] = view.boot
+        found = self._agreement.take(node, text)
+        if not found:
+            return
+        _LOG.warning(
+            "membership.settings_differ",
+            peer="" if view is None else view.name,
+            peer_id=node,
+            differences="; ".join(map(str, found)),
+            hint="give all nodes the same [plugins.membership] settings and [cluster] profile",
+        )

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from frys_node.base.types import NodeId
+from frys_node.kernel.services.members import is_short_for
 from membership.circle import Circle
 from membership.member import Member, supersedes
 from membership.messages import UPDATES, Attributes, Standing, Update
@@ -124,8 +125,9 @@ class Table:
         return any(m.address == member.address and m.node != member.node and m.is_live for m in self)
 
     def named(self, name: str) -> list[Member]:
-        """Return the members of that name or id."""
-        return [m for m in self._members.values() if name in (m.update.attributes.name, m.node)]
+        """Return the members of that name or id; if there are none, those whose id begins so."""
+        found = [m for m in self._members.values() if name in (m.update.attributes.name, m.node)]
+        return found or [m for m in self._members.values() if is_short_for(name, m.node)]
 
     def sorted(self) -> list[Member]:
         """Return the members by name, then id."""

@@ -34,10 +34,11 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, default_port: int | None = None) -> Address:
-        """Read ``host:port``, ``[v6]:port`` or, with a default port, a bare host.
+        """Read ``host:port``, ``[host]:port`` or, with a default port, a bare host.
 
         Raises:
-            InvalidAddress: The text is not an address. State is unchanged.
+            InvalidAddress: The text is not an address, or is one of two: ``fd00::2:7946`` may be an address without a
+                port or an address with one. State is unchanged.
         """
         text = text.strip()
         host, separator, port = text.rpartition(":")
@@ -48,6 +49,7 @@ class Address(NamedTuple):
             host, rest = text[1:end], text[end + 1 :]
             separator, port = (":", rest[1:]) if rest.startswith(":") else ("", "")
         elif text.count(":") > 1:
+            _check_bare_ipv6(text)
             host, separator, port = text, "", ""
         elif not separator:
             host, port = text, ""
@@ -64,6 +66,34 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+_PORT_DIGITS_MIN = 4
+"""A last group of fewer digits is read as part of the IPv6 address, as people write it (``::1``, ``fe80::12``)."""
+
+
+def _check_bare_ipv6(text: str) -> None:
+    """Refuse what has several colons and no brackets if it is no IPv6 address, or may have a port at its end."""
+    head, _, tail = text.rpartition(":")
+    is_like_port = tail.isascii() and tail.isdigit() and _PORT_DIGITS_MIN <= len(tail) <= 5
+    if not _is_ipv6(text):
+        hint = f"write [{head}]:{tail}" if is_like_port and _is_ipv6(head) else "IPv6 is written [address]:port"
+        raise InvalidAddress(f"'{text}' is neither host:port nor an IPv6 address", hint=hint)
+    if is_like_port and _is_ipv6(head):
+        raise InvalidAddress(
+            f"'{text}' is an IPv6 address with or without a port",
+            hint=f"write [{head}]:{tail} if {tail} is the port, else [{text}]:port",
+        )
+
+
+def _is_ipv6(text: str) -> bool:
+    import ipaddress
+
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 class Term(NamedTuple):

@@ -24,6 +24,9 @@ ALIVE, SUSPECT, DEAD, LEFT = "alive", "suspect", "dead", "left"
 ACCUSED = "accused"
 """A suspicion that only its author writes and that nothing takes back in the log: serf's. It changes no view."""
 
+STALLED = "stalled"
+"""The member's kernel answers and its process does not; its status is another matter."""
+
 STARTED = "started"
 """A node answers gossip from now on. Its port is bound long before, when many processes start on few cores."""
 
@@ -50,6 +53,7 @@ Parse = Callable[[bytes], Said | None]
 
 _STARTED = b'"event": "membership.started"'
 _OURS = re.compile(rb'"event": "membership\.(member_changed|change_held)"')
+_CONDITION = b'"event": "membership.condition_changed"'
 _MARK = re.compile(rb"\bmark-\d+\b")
 _SERF = re.compile(rb"serf: EventMember(Join|Failed|Leave|Reap): (\S+) ")
 _SERF_SUSPECT = re.compile(rb"memberlist: Suspect (\S+) has failed")
@@ -63,7 +67,7 @@ class TookTooLong(FrysError):
 
 
 def parse_ours(line: bytes) -> Said | None:
-    """Read a line of our log: a member's new status, or the mark of a user event."""
+    """Read a line of our log: a member's new status, that it is stalled, or the mark of a user event."""
     if found := _OURS.search(line):
         try:
             fields = msgspec.json.decode(line)
@@ -71,7 +75,17 @@ def parse_ours(line: bytes) -> Said | None:
             return Said(str(fields["peer"]), str(fields["status"]), str(fields["peer_id"]), is_held)
         except (msgspec.DecodeError, KeyError, TypeError):
             return None
+    if _CONDITION in line:
+        return _parse_condition(line)
     return Said("", STARTED) if _STARTED in line else parse_mark(line)
+
+
+def _parse_condition(line: bytes) -> Said | None:
+    try:
+        fields = msgspec.json.decode(line)
+        return Said(str(fields["peer"]), STALLED, str(fields["peer_id"])) if fields["condition"] == STALLED else None
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return None
 
 
 def parse_serf(line: bytes) -> Said | None:
@@ -117,7 +131,7 @@ class Record:
         self.sayings.append(saying)
         if saying.state == STARTED:
             self.started.add(saying.observer)
-        if saying.state in (EVENT, ACCUSED, STARTED):
+        if saying.state in (EVENT, ACCUSED, STALLED, STARTED):
             return
         view, key = self._views.setdefault(saying.observer, {}), (saying.observer, saying.subject)
         if saying.state == ALIVE:

@@ -44,10 +44,11 @@ def deaths(p50_max: float | None, tail_max: float | None = None) -> tuple[Metric
     )
 
 
-def paused(seconds: float, *, mark_max: float | None = None, back_max: float | None = None) -> tuple[Metric, ...]:
-    """What is read of a pause."""
+def paused(seconds: float, *, unstalled_max: float | None = None, back_max: float | None = None) -> tuple[Metric, ...]:
+    """What is read of a pause: nobody may bury a process whose kernel answers."""
     return (
-        Metric("marked_dead_at", f"nodes that bury one stopped for {seconds:g} s", "", mark_max, mark_max),
+        Metric("marked_dead_at", f"nodes that bury one stopped for {seconds:g} s", "", 0, 0),
+        Metric("not_stalled_at", "nodes that never call it stalled", "", unstalled_max, unstalled_max),
         Metric("back_s", "back at all after it runs on", "s", back_max),
         Metric("accusations", "accusations by the woken", "", 0, 0),
         FALSE_DEATHS,
@@ -78,6 +79,8 @@ JOIN = (
 )
 HEAL = (Metric("heal_s", "healed to all alive again", "s", 1.0, 5.0),)
 
+STOP20 = paused(20, unstalled_max=0, back_max=0.2)
+
 KILL, SILENCE, LEAVE = map(together, (rounds.kill, rounds.silence, rounds.leave))
 # A command line of ours costs more than the event itself: it must not run beside the other side's event.
 USER_EVENT = in_turn(rounds.event)
@@ -89,8 +92,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("silence-10", "a host falls silent, 10 nodes", 10, 3, 20, 10, SILENCE, Spec(), deaths(5.0)),
     Scenario("event-10", "user event, 10 nodes", 10, 3, 20, 3, USER_EVENT, Spec(limit_s=10, event=True), EVENT),
     Scenario("idle-10", "nothing happens, 10 nodes", 10, 1, 10, 27, rounds.idle, Spec(20), IDLE),
-    Scenario("stop5-10", "SIGSTOP for 5 s", 10, 1, 10, 13, rounds.pause, Spec(5), paused(5, mark_max=0)),
-    Scenario("stop20-10", "SIGSTOP for 20 s", 10, 1, 10, 28, rounds.pause, Spec(20), paused(20, back_max=0.2)),
+    Scenario("stop5-10", "SIGSTOP for 5 s", 10, 1, 10, 13, rounds.pause, Spec(5), paused(5)),
+    Scenario("stop20-10", "SIGSTOP for 20 s", 10, 1, 10, 28, rounds.pause, Spec(20), STOP20),
     Scenario("leave-10", "graceful leave, 10 nodes", 10, 3, 50, 15, LEAVE, Spec(limit_s=20), LEFT),
     Scenario("partition-10", "5 and 5 apart, then healed", 10, 1, 20, 60, rounds.partition, Spec(20), HEAL),
     Scenario("kill-4", "kill -9, three survive", 4, 4, 20, 15, KILL, Spec(), deaths(0.7)),

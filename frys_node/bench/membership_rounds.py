@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from frys_node.bench import namespaces
-from frys_node.bench.membership_observer import ACCUSED, ALIVE, DEAD, EVENT, LEFT, SUSPECT, Saying
+from frys_node.bench.membership_observer import ACCUSED, ALIVE, DEAD, EVENT, LEFT, STALLED, SUSPECT, Saying
 from frys_node.bench.membership_rig import Arena, Node, Side
 
 Sample = dict[str, float | None]
@@ -184,6 +184,7 @@ def _pause_sample(arena: Arena, side: Side, victim: Node, begun: float, resumed:
     returns = [s.at_s for s in said if s.subject == victim.name and s.state == ALIVE and s.at_s >= resumed]
     return {
         "marked_dead_at": float(len(arena.observer.firsts(victim.name, DEAD, survivors, begun))),
+        "not_stalled_at": float(len(survivors) - len(arena.observer.firsts(victim.name, STALLED, survivors, begun))),
         "back_s": max([resumed, *returns]) - resumed if is_back else None,
         "accusations": float(_count(said, {SUSPECT, ACCUSED, DEAD}, set(survivors), {victim.name})),
         "false_deaths": float(_count(said, {DEAD}, set(survivors), set(survivors))),

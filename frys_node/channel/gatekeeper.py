@@ -13,6 +13,8 @@ HALF_OPEN_MAX = 256
 """Connections that are not authenticated yet, in all."""
 HALF_OPEN_PER_NETWORK_MAX = 16
 """Of one IPv4 address or one IPv6 /64, which is what one customer of a provider gets."""
+VERDICTS_MAX = 8_192
+"""Addresses whose verdict is remembered: each packet asks, and to judge one takes microseconds."""
 LOG_EVERY_S = 1.0
 """At most one log line per reason in this time; the next one says how many were left out."""
 
@@ -73,17 +75,26 @@ class HalfOpen:
 
 
 class AllowList:
-    """Networks whose addresses may connect (``[cluster] allow``); an empty list lets everybody try."""
+    """Networks of the members (``[cluster] allow``); an empty list lets everybody try."""
 
-    __slots__ = ("_networks",)
+    __slots__ = ("_networks", "_verdicts")
 
     def __init__(self, networks: Sequence[str] = ()) -> None:
         self._networks = [ipaddress.ip_network(network) for network in networks]
+        self._verdicts: dict[str, bool] = {}
 
     def permits(self, host: str) -> bool:
         """True if the literal address is in one of the networks; IPv4 in IPv6 clothes counts as IPv4."""
         if not self._networks:
             return True
+        verdict = self._verdicts.get(host)
+        if verdict is None:
+            if len(self._verdicts) >= VERDICTS_MAX:
+                self._verdicts.clear()
+            verdict = self._verdicts[host] = self._judge(host)
+        return verdict
+
+    def _judge(self, host: str) -> bool:
         try:
             address = ipaddress.ip_address(host.partition("%")[0])
         except ValueError:

@@ -16,7 +16,9 @@ from frys_node.cli.terminal import escaped
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("node", type=given.name, metavar="NODE", help="the dead member's name or id")
+    parser.add_argument(
+        "node", type=given.name, metavar="NODE", help="the dead member's name or id (its first 4 digits do)"
+    )
     add_common(parser)
 
 

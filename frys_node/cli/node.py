@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     get.add_argument("--node", type=given.name, metavar="N", help=text)
     get.add_argument("--raw", action="store_true", help="with --node: the bytes as they are, on a terminal too")
     listed = actions.add_parser("list", help="show every key of every node")
-    listed.add_argument("--node", type=given.name, metavar="N", help="only of this member, by name or id")
+    listed.add_argument(
+        "--node", type=given.name, metavar="N", help="only of this member, by name or id (its first 4 digits do)"
+    )
     for sub in (put, unset, get, listed):
         add_common(sub)
 

@@ -22,7 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("payload", nargs="?", default="", help="up to 1 KiB ('-' reads standard input)")
     parser.add_argument("--tag", action="append", default=[], metavar="K=V", help="only members with this tag")
     parser.add_argument(
-        "--node", type=given.name, action="append", default=[], metavar="N", help="only this member, by name or id"
+        "--node",
+        type=given.name,
+        action="append",
+        default=[],
+        metavar="N",
+        help="only this member, by name or id (its first 4 digits do)",
     )
     add_common(parser, timeout=False)
     text = "how long to wait for answers: 500ms, 30s, 5m, or plain seconds (default 5s)"

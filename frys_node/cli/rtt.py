@@ -19,7 +19,7 @@ GONE = {"dead": "is dead", "left": "has left"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("a", type=given.name, metavar="A", help="a member's name or id")
+    parser.add_argument("a", type=given.name, metavar="A", help="a member's name or id (its first 4 digits do)")
     parser.add_argument("b", metavar="B", nargs="?", default="", help="another one (default: this node)")
     add_common(parser)
 

@@ -67,7 +67,10 @@ OTHER_WORDS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "node", type=given.name, metavar="NODE", help="a member's name or id; this node's own tells of itself"
+        "node",
+        type=given.name,
+        metavar="NODE",
+        help="a member's name or id (its first 4 digits do); this node's own tells of itself",
     )
     add_common(parser)
 

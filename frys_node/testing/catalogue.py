@@ -72,7 +72,10 @@ SCENARIOS: dict[str, Scenario] = {
         module="membership_links",
         claim="deaf, mute and flipping links: the healthy do not call the healthy dead",
         nodes=20,
-        must_reach=("link_deaf", "link_mute", "link_both", "link_pair", "link_flips", "link_steady", "refutation"),
+        must_reach=(
+            *("link_deaf", "link_mute", "link_both", "link_pair", "link_flips", "link_steady", "refutation"),
+            *("accusation_withheld", "isolated", "rejoined"),
+        ),
         targets=(Target("false_deaths_at_healthy", "max", 0.0),),
     ),
     "restarts": Scenario(
@@ -108,12 +111,32 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "flapping": Scenario(
         module="membership_flapping",
-        claim="4 of 20 flap for 80 s: no more than one verdict per observer and flapper",
+        claim="4 of 20 stop, are cut off or crash over and over: a steady observer publishes each death once",
         nodes=20,
         seconds=80.0,
-        must_reach=("pause", "vouch_kernel"),
-        reach_seeds=1,
-        targets=(Target("dead_events", "max", 76.0), Target("false_deaths_healthy", "max", 0.0)),
+        must_reach=("flap_stop", "flap_cut", "flap_crash", "pause", "vouch_kernel", "damped", "change_damped"),
+        reach_seeds=3,
+        targets=(
+            Target("dead_events_stop", "max", 0.0),
+            # Once at each of the 16 others; at the 4 themselves, who see the other 3, once in each of 3 times 30 s.
+            Target("dead_events_at_steady_cut", "max", 64.0),
+            Target("dead_events_cut", "max", 100.0),
+            # A flapper in a crash loop remembers nothing: only what the 16 say is bounded by their number.
+            Target("dead_events_at_steady_crash", "max", 64.0),
+            Target("false_deaths_at_healthy", "max", 0.0),
+        ),
+    ),
+    "rejects": Scenario(
+        module="membership_rejects",
+        claim="refusing filters, cut lifelines, quick restarts, mass ends: nobody who runs is called dead",
+        nodes=10,
+        seconds=5.0,
+        must_reach=(
+            *("veto_datagram", "veto_helper", "veto_lifeline", "vouch_port", "vouch_kernel", "edge_down"),
+            *("crash_observed", "crash_replaced", "crash_mass"),
+        ),
+        reach_seeds=5,
+        targets=(Target("false_deaths", "max", 0.0),),
     ),
     "hostloss": Scenario(
         module="membership_hostloss",
@@ -180,7 +203,8 @@ PLAN = (
     Entry("clocks", 20, 60.0),
     Entry("idle", 1, 900.0),
     Entry("heal", 100, 120.0),
-    Entry("flapping", 10, 120.0),
+    Entry("flapping", 12, 180.0),
+    Entry("rejects", 40, 120.0),
     Entry("hostloss", 40, 120.0),
     Entry("leave", 100, 120.0),
     Entry("join", 50, 60.0),

@@ -36,6 +36,8 @@ class Verdicts:
         """``dead``: verdicts at any observer; ``dead_published``: those that subscribers heard of;
         ``false_dead``: about a running node; ``false_dead_healthy``: about a running node that is not blamed;
         ``false_dead_at_healthy``: such a one at an observer that is not blamed."""
+        self.published: list[tuple[float, NodeId, int, NodeId]] = []
+        """Deaths that subscribers heard of: when, observer, its boot, and who."""
         self.first_dead_s: dict[str, float] = {}
         """When somebody first called a node dead."""
         self._statuses: dict[tuple[str, int], dict[NodeId, Status]] = {}
@@ -61,10 +63,11 @@ class Verdicts:
                 if self._names[observer.node] not in self.blamed:
                     self.counts["false_dead_at_healthy"] += 1
 
-    def note_published(self, change: MemberChanged) -> None:
+    def note_published(self, observer: MembershipNode, change: MemberChanged) -> None:
         """Take what subscribers hear of."""
         if change.new.status is Status.DEAD and change.old is not None and change.old.status is not Status.DEAD:
             self.counts["dead_published"] += 1
+            self.published.append((self._simulator.now_s, observer.node, observer.boot, change.new.id))
 
 
 class Checker:
@@ -94,7 +97,7 @@ class Checker:
             self._check_change(node, change)
             self._verdicts.note(node, change)
         for change in node.published:
-            self._verdicts.note_published(change)
+            self._verdicts.note_published(node, change)
         node.published.clear()
         if changes:
             self._phi.pop((node.node, node.boot), None)

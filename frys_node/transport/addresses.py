@@ -47,6 +47,21 @@ def family_of(host: str) -> int:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
+@lru_cache(maxsize=1)
+def has_ipv6() -> bool:
+    """True if this kernel has IPv6 at all; it may have it without a single address."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC).close()
+    except OSError:
+        return False
+    return True
+
+
+def to_bind(address: Address, *, is_ipv6_there: bool) -> Address:
+    """Return what to bind for an address: ``[::]``, all of both families, is all of IPv4 where there is no IPv6."""
+    return Address("0.0.0.0", address.port) if address.host == "::" and not is_ipv6_there else address  # noqa: S104
+
+
 def open_socket(family: int, kind: int) -> socket.socket:
     """Open a non-blocking socket, closed on exec; an IPv6 one also serves IPv4."""
     sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)

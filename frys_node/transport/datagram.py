@@ -7,7 +7,7 @@ import socket
 import trio
 
 from frys_node.base.types import Address
-from frys_node.transport.addresses import family_of, from_sockaddr, open_socket, sockaddr
+from frys_node.transport.addresses import family_of, from_sockaddr, has_ipv6, open_socket, sockaddr, to_bind
 from frys_node.transport.errors import AddressRefused, bind_failed
 
 BATCH_MAX = 64
@@ -79,12 +79,13 @@ class UdpSocket:
 
 
 def bind_udp(address: Address) -> UdpSocket:
-    """Bind a UDP socket to a literal address.
+    """Bind a UDP socket to a literal address; ``[::]`` is both families.
 
     Raises:
         AddressInUse: The port is taken. Nothing was bound.
         AddressRefused: The address is not a literal of this machine, or the right is missing. Nothing was bound.
     """
+    address = to_bind(address, is_ipv6_there=has_ipv6())
     family = family_of(address.host)
     local = sockaddr(address, family)
     if local is None:

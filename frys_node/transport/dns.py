@@ -1,6 +1,7 @@
 """DNS questions for SRV records (RFC 2782), which the system's resolver library does not answer.
 
-Sans-I/O. Nothing here but what a lookup of seeds needs: one question with EDNS, and the SRV records of an answer.
+Sans-I/O. Nothing here but what a lookup of seeds needs: one question with EDNS, the SRV records of an answer, and what
+``resolv.conf`` says of servers and search domains.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ JUMPS_MAX = 32
 """Compression pointers followed in one name."""
 
 RECORDS_MAX = 1_024
+
+DNS_PORT = 53
+SERVERS_MAX = 3
+SEARCH_MAX = 8
+NDOTS_MAX = 15
+"""What of a ``resolv.conf`` is used; a pod's has one server and three to six domains."""
 
 
 class Service(NamedTuple):
@@ -127,7 +134,38 @@ def _decode_name(data: bytes, at: int) -> tuple[str, int]:
     raise MalformedFrame("a name that points at itself")
 
 
-def nameservers_of(text: str) -> list[str]:
-    """Return the name servers of a ``resolv.conf``, in order; this machine if it names none."""
-    lines = (line.split() for line in text.splitlines())
-    return [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"][:3] or ["127.0.0.1"]
+class Resolver(NamedTuple):
+    """Whom to ask, and how short names are completed (resolv.conf(5))."""
+
+    nameservers: tuple[Address, ...]
+    search: tuple[str, ...] = ()
+    """Domains that are appended in turn to a name."""
+    ndots: int = 1
+    """A name with as many dots is asked as it stands first, one with fewer last."""
+
+    def names(self, name: str) -> list[str]:
+        """Return what to ask for, in order; a name that ends with a dot is complete."""
+        if name.endswith("."):
+            return [name]
+        longer = [f"{name}.{domain}" for domain in self.search]
+        return [name, *longer] if name.count(".") >= self.ndots else [*longer, name]
+
+
+def resolver_of(text: str) -> Resolver:
+    """Return what a ``resolv.conf`` says: of several search lists the last one; this machine if no server is named."""
+    servers: list[Address] = []
+    search: list[str] = []
+    ndots = 1
+    for words in (line.split() for line in text.splitlines()):
+        match words:
+            case ["nameserver", host, *_]:
+                servers.append(Address(host, DNS_PORT))
+            case ["search" | "domain", *domains]:
+                search = [domain.strip(".") for domain in domains if domain.strip(".")]
+            case ["options", *options]:
+                for option in options:
+                    value = option.removeprefix("ndots:")
+                    if value != option and value.isascii() and value.isdigit():
+                        ndots = min(int(value[:9]), NDOTS_MAX)
+    servers = servers[:SERVERS_MAX] or [Address("127.0.0.1", DNS_PORT)]
+    return Resolver(tuple(servers), tuple(search[:SEARCH_MAX]), ndots)

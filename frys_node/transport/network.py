@@ -7,14 +7,18 @@ import socket
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
 from frys_node.base.types import Address
-from frys_node.transport.addresses import SockAddr, family_of, from_sockaddr, open_socket, sockaddr
+from frys_node.transport.addresses import SockAddr, family_of, from_sockaddr, has_ipv6, open_socket, sockaddr, to_bind
 from frys_node.transport.datagram import UdpSocket, bind_udp
 from frys_node.transport.errors import AddressInUse, AddressRefused, bind_failed, connect_failed, connect_reason
 from frys_node.transport.stream import BACKLOG, SocketListener, SocketStream
+
+if TYPE_CHECKING:
+    from frys_node.transport.dns import Resolver
 
 ATTEMPT_S = 4.0
 """How long one address of several may keep a connect waiting before the next one is tried."""
@@ -26,20 +30,21 @@ UNIX_PATH_BYTES_MAX = 107
 class SystemNetwork:
     """`Network` of a running node."""
 
-    __slots__ = ("_nameservers",)
+    __slots__ = ("_resolver",)
 
-    def __init__(self, nameservers: Sequence[Address] | None = None) -> None:
-        """Take the name servers that are asked for services; without any, those of ``/etc/resolv.conf``."""
-        self._nameservers = nameservers
+    def __init__(self, resolver: Resolver | None = None) -> None:
+        """Take how services are looked up; None: as ``/etc/resolv.conf`` says."""
+        self._resolver = resolver
 
     async def listen(self, address: Address) -> SocketListener:
-        """Bind a TCP listener to a literal address; port 0 takes a free one.
+        """Bind a TCP listener to a literal address; port 0 takes a free one, ``[::]`` is both families.
 
         Raises:
             AddressInUse: The port is taken. Nothing was bound.
             AddressRefused: The address is not one of this machine, or the right is missing. Nothing was bound.
         """
         await trio.lowlevel.checkpoint()
+        address = to_bind(address, is_ipv6_there=has_ipv6())
         family = family_of(address.host)
         local = sockaddr(address, family)
         if local is None:
@@ -114,7 +119,7 @@ class SystemNetwork:
         from frys_node.transport.services import lookup
 
         found: dict[Address, None] = {}
-        for target in await lookup(self, name, self._nameservers):
+        for target in await lookup(self, name, self._resolver):
             for host in await self.resolve(target.host):
                 found[Address(host, target.port)] = None
         return list(found)

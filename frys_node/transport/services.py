@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import trio
@@ -11,37 +10,55 @@ import trio
 from frys_node.base.errors import FrysError, MalformedFrame
 from frys_node.base.ports import Network
 from frys_node.base.types import Address
-from frys_node.transport.dns import Answer, decode_answer, encode_query, nameservers_of
+from frys_node.transport.dns import Answer, Resolver, decode_answer, encode_query, resolver_of
 
 TRY_S = 1.5
 """Wait for one name server's answer before it, or the next one, is asked again."""
 
 ROUNDS = 2
-DNS_PORT = 53
+LOOKUP_S = 12.0
+"""Longest lookup, all search domains together."""
+
 RESOLV_CONF = Path("/etc/resolv.conf")
 ANSWER_BYTES_MAX = 65_535
 
 
-async def lookup(network: Network, name: str, nameservers: Sequence[Address] | None) -> list[Address]:
-    """Return the targets of a name's SRV records in the order in which to try them; empty when there is none."""
-    servers = _system_nameservers() if nameservers is None else nameservers
+async def lookup(network: Network, name: str, resolver: Resolver | None) -> list[Address]:
+    """Return the targets of a name's SRV records in the order in which to try them; empty when there is none.
+
+    A name without a final dot is completed by the search domains; the first form that has records counts.
+    """
+    known = _system_resolver() if resolver is None else resolver
+    servers = list(known.nameservers)
+    with trio.move_on_after(LOOKUP_S):
+        for form in known.names(name):
+            answer = await _ask_any(network, servers, form)
+            if answer is not None and answer.services:
+                return [service.target for service in answer.services]
+    return []
+
+
+async def _ask_any(network: Network, servers: list[Address], name: str) -> Answer | None:
+    """Return the first answer, None if nobody gives one; who answered is asked first from then on."""
     for server in [*servers] * ROUNDS:
         try:
             with trio.move_on_after(TRY_S):
                 answer = await _ask(network, server, name)
-                return [service.target for service in answer.services]
+                servers.remove(server)
+                servers.insert(0, server)
+                return answer
         except (FrysError, OSError):
             # A server that fails or lies is as good as none: the next one is asked.
             await trio.lowlevel.checkpoint()
-    return []
+    return None
 
 
-def _system_nameservers() -> list[Address]:
+def _system_resolver() -> Resolver:
     try:
         text = RESOLV_CONF.read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
-    return [Address(host, DNS_PORT) for host in nameservers_of(text)]
+    return resolver_of(text)
 
 
 async def _ask(network: Network, server: Address, name: str) -> Answer:

@@ -153,15 +153,21 @@ def test_an_existing_secret_is_used_and_none_is_made(helm: Path) -> None:
 @pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
 def test_the_node_accepts_the_settings_of_a_rendered_pod(helm: Path, tmp_path: Path, values: str) -> None:
     """No variable and no key of a values file that ships is one that the node refuses; seeds are the pods' names."""
+    from frys_node.base.types import Address
     from frys_node.config import load
 
     documents = _render(helm, "-f", str(CHART / values))
     (container,) = _pod(documents)["containers"]
     environ = {entry["name"]: str(entry.get("value", "")) for entry in container["env"]}
-    environ["FRYS_NETWORK_ADVERTISE"] = environ["FRYS_NETWORK_ADVERTISE"].replace("$(POD_IP)", "10.0.0.7")
+    advertise = environ["FRYS_NETWORK_ADVERTISE"]
     file = tmp_path / "frys.toml"
     file.write_text(documents["ConfigMap", "shop-frys"]["data"]["frys.toml"])
-    config = load(file=file, environ=environ)
+    for host in ("10.0.0.7", "fd00:10:244:1::5"):
+        environ["FRYS_NETWORK_ADVERTISE"] = advertise.replace("$(POD_IP)", host)
+        config = load(file=file, environ=environ)
+        assert Address.parse(config.network.advertise, 0) == Address(host, 7946)
+    # Both families, whichever the pods have.
+    assert (config.network.bind, config.plugins["network"].http) == ("[::]:7946", "[::]:8080")
     headless = documents["Service", "shop-frys-nodes"]["metadata"]["name"]
     assert list(config.cluster.seeds) == [f"{headless}.data.svc:7946"]
     assert config.system.grace_s == DRAIN_SECONDS

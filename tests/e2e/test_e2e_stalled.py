@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from frys_node.demo.cluster import NodeProcess
 pytestmark = pytest.mark.slow
 
 STOP_S = 3.0
+HANGING_PLUGIN = Path(__file__).with_name("hanging_plugin.py")
 LIMIT_S = 40.0
 
 
@@ -35,6 +37,8 @@ def seen(observer: NodeProcess, name: str) -> tuple[str, str]:
 def nodes(tmp_path: Path) -> Iterator[list[NodeProcess]]:
     """Three nodes that see each other."""
     made = [NodeProcess(name, tmp_path / name) for name in ("alpha", "beta", "gamma")]
+    shutil.copy(HANGING_PLUGIN, made[-1].home)
+    (made[-1].home / "frys.toml").write_text('[plugins.hanging]\nmodule = "hanging_plugin"\n')
     try:
         first = made[0]
         first.start()
@@ -79,3 +83,19 @@ def test_a_stalled_process_that_is_killed_is_dead_at_once(nodes: list[NodeProces
     wait("gamma stalled", lambda: all(seen(other, "gamma")[1] == "stalled" for other in others))
     still.kill()
     wait("gamma dead", lambda: all(seen(other, "gamma")[0] == "dead" for other in others), 2.5)
+
+
+def test_a_process_whose_event_loop_hangs_is_stalled_and_never_dead(nodes: list[NodeProcess]) -> None:
+    """Its kernel accepts and acknowledges while nothing in it runs; when it goes on it is well and accuses nobody."""
+    *others, still = nodes
+    (still.home / "hang").touch()
+    try:
+        wait("gamma stalled", lambda: all(seen(other, "gamma")[1] == "stalled" for other in others), 20.0)
+        assert "dead" not in {seen(other, "gamma")[0] for other in others}
+    finally:
+        (still.home / "go-on").touch()
+    wait("gamma well", lambda: all(seen(other, "gamma") == ("alive", "ok") for other in others))
+    wait("the others well at gamma", lambda: list(still.statuses().values()) == ["alive"] * 3)
+    for node, name in [(other, "gamma") for other in others] + [(still, other.name) for other in others]:
+        story = node.call("GET", f"/v1/members/{name}/why")["story"]
+        assert "dead" not in {turn["what"] for turn in story}

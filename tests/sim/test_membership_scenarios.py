@@ -31,14 +31,15 @@ SHORT = (
     Short("clocks", 7, 30.0, 2),
     Short("idle", 20, 600.0, 1, "lan"),
     Short("heal", 10, 40.0, 20),
-    Short("flapping", 20, 40.0, 1),
+    Short("flapping", 20, 40.0, 3),
+    Short("rejects", 10, 5.0, 5),
     Short("hostloss", 20, 10.0, 3),
     Short("leave", 12, 2.0, 20),
     Short("join", 20, 5.0, 5),
     Short("starved", 40, 45.0, 1),
     Short("scale", 250, 30.0, 1),
 )
-"""About 40 CPU-seconds."""
+"""About 60 CPU-seconds."""
 
 
 def _run(short: Short, seed: int) -> ScenarioResult:

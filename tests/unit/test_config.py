@@ -103,6 +103,24 @@ def test_a_node_that_advertises_loopback_shows_the_profile_that_it_runs(tmp_path
         _load(tmp_path, "[plugins.membership]\nack_timeout_s = 0.4\n").on_loopback()
 
 
+def test_what_follows_from_other_settings_is_shown_as_it_is_in_force(tmp_path: Path) -> None:
+    """The MTU and the lack of crash evidence change membership; what was set by hand stands, and loopback unsets it."""
+    text = '[cluster]\nmtu = 1280\n[plugins.membership]\ncrash_evidence = "off"\n'
+    config = _load(tmp_path, text)
+    pause, size = "plugins.membership.watch_pause_s", "plugins.membership.packet_bytes_max"
+    assert (config.values[pause], config.values[size]) == (1.0, 1_232)
+    assert (config.origins[pause], config.origins[size]) == ("crash_evidence off", "cluster.mtu")
+    membership = config.components["membership"]
+    assert (membership.watch_pause_s, membership.packet_bytes_max) == (1.0, 1_232)
+    assert not config.is_chosen(size)
+    local = config.on_loopback()
+    assert (local.values[pause], local.origins[pause]) == (0.5, "default")
+    assert (local.components["membership"].packet_bytes_max, local.origins[size]) == (1_232, "cluster.mtu")
+    chosen = _load(tmp_path, text + "watch_pause_s = 0.7\npacket_bytes_max = 600\n")
+    assert (chosen.values[pause], chosen.values[size]) == (0.7, 600)
+    assert chosen.is_chosen(size)
+
+
 def test_environment_text_is_converted_by_the_schema(tmp_path: Path) -> None:
     """Numbers, booleans, lists and tables are written the way people write variables."""
     environ = {

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import Address
 from frys_node.testing.network import FakeNetwork
-from frys_node.transport.dns import Service, decode_answer, encode_query, nameservers_of
+from frys_node.transport.dns import DNS_PORT, Resolver, Service, decode_answer, encode_query, resolver_of
 from frys_node.transport.network import SystemNetwork
 from frys_node.transport.services import lookup
 from membership.discovery import resolve_seeds
@@ -133,10 +133,48 @@ def test_what_is_no_domain_name_is_not_asked(name: str) -> None:
         encode_query(1, name)
 
 
-def test_name_servers_are_read_from_resolv_conf() -> None:
-    """Three at most; none means this machine."""
-    assert nameservers_of("# x\nsearch a\nnameserver 10.0.0.1\nnameserver fd00::1\n") == ["10.0.0.1", "fd00::1"]
-    assert nameservers_of("nameserver\n") == ["127.0.0.1"]
+def test_servers_and_search_domains_are_read_from_resolv_conf() -> None:
+    """Three servers at most, none means this machine; the last list of domains counts, `ndots` is bounded."""
+    pod = (
+        "search shop.svc.cluster.local svc.cluster.local cluster.local.\nnameserver 10.96.0.10\noptions edns0 ndots:5\n"
+    )
+    domains = ("shop.svc.cluster.local", "svc.cluster.local", "cluster.local")
+    assert resolver_of(pod) == Resolver((Address("10.96.0.10", DNS_PORT),), domains, 5)
+    assert resolver_of("# x\nsearch a\ndomain b\nnameserver fd00::1\n").search == ("b",)
+    servers = resolver_of("".join(f"nameserver 10.0.0.{number}\n" for number in range(9))).nameservers
+    assert [server.host for server in servers] == ["10.0.0.0", "10.0.0.1", "10.0.0.2"]
+    assert resolver_of("nameserver\nsearch\noptions ndots:x\n") == Resolver((Address("127.0.0.1", DNS_PORT),))
+    long = resolver_of(f"search {' '.join('abcdefghijkl')}\noptions ndots:99\n")
+    assert (len(long.search), long.ndots) == (8, 15)
+
+
+def test_search_domains_complete_a_name_by_its_dots() -> None:
+    """Few dots: the domains first; many: the name first; a final dot: nothing but the name."""
+    resolver = Resolver((LOOPBACK,), ("ns.svc.c", "svc.c"), 5)
+    short, long = "_cluster._tcp.x.ns.svc", "_cluster._tcp.x.ns.svc.c"
+    assert resolver.names(short) == [f"{short}.ns.svc.c", f"{short}.svc.c", short]
+    assert resolver.names(long) == [long, f"{long}.ns.svc.c", f"{long}.svc.c"]
+    assert resolver.names(short + ".") == [short + "."]
+
+
+async def test_a_service_of_kubernetes_is_found_by_its_short_name(nursery: trio.Nursery) -> None:
+    """`_cluster._tcp.x-nodes.ns.svc` was asked as it stands, which no name server of a cluster knows."""
+    whole = "_cluster._tcp.x-nodes.ns.svc.cluster.local"
+    wanted = b"".join(bytes([len(part)]) + part.encode() for part in whole.split(".")) + b"\x00"
+
+    def reply(query: bytes) -> bytes:
+        found = [(1, 1, 7001, "localhost")] if wanted in query else []
+        return answer(query, *found, flags=0x8180 if found else 0x8183)
+
+    silent, server = NameServer(lambda query: None), NameServer(reply)
+    await nursery.start(silent.run)
+    await nursery.start(server.run)
+    domains = ("ns.svc.cluster.local", "svc.cluster.local", "cluster.local")
+    network = SystemNetwork(Resolver((silent.address, server.address), domains, 5))
+    with trio.fail_after(10):
+        peers = await resolve_seeds(network, ["_cluster._tcp.x-nodes.ns.svc"])
+    assert Address("127.0.0.1", 7001) in [peer.address for peer in peers]
+    assert (silent.asked, server.asked) == (1, 3)  # the silent one is waited for once, not once a domain
 
 
 async def test_a_service_is_looked_up_by_real_packets(nursery: trio.Nursery) -> None:
@@ -144,7 +182,7 @@ async def test_a_service_is_looked_up_by_real_packets(nursery: trio.Nursery) -> 
     silent = await nursery.start(NameServer(lambda query: None).run)
     lying = await nursery.start(NameServer(lambda query: b"nonsense").run)
     good = await nursery.start(NameServer(lambda query: answer(query, (1, 1, 7001, "localhost"))).run)
-    network = SystemNetwork([lying, silent, good])
+    network = SystemNetwork(Resolver((lying, silent, good)))
     with trio.fail_after(10):
         peers = await resolve_seeds(network, [NAME])
     assert Address("127.0.0.1", 7001) in [peer.address for peer in peers]
@@ -156,7 +194,7 @@ async def test_a_long_answer_comes_by_tcp(nursery: trio.Nursery) -> None:
     server = NameServer(lambda query: answer(query, flags=0x8380), lambda query: answer(query, *pods))
     await nursery.start(server.run)
     with trio.fail_after(10):
-        targets = await lookup(SystemNetwork(), NAME, [server.address])
+        targets = await lookup(SystemNetwork(), NAME, Resolver((server.address,)))
     assert len(targets) == 200
     assert server.asked == 1
 
@@ -164,8 +202,8 @@ async def test_a_long_answer_comes_by_tcp(nursery: trio.Nursery) -> None:
 async def test_a_service_without_any_server_has_no_addresses(autojump_clock: object) -> None:
     """Nobody answers: the lookup ends by itself, with nothing."""
     network = FakeNetwork().host("10.0.0.1")
-    assert await lookup(network, NAME, [Address("10.0.0.2", 53)]) == []
-    assert await lookup(network, "not..a.name", [Address("10.0.0.2", 53)]) == []
+    assert await lookup(network, NAME, Resolver((Address("10.0.0.2", 53),))) == []
+    assert await lookup(network, "not..a.name", Resolver((Address("10.0.0.2", 53),))) == []
 
 
 async def test_a_connect_to_a_service_tries_its_targets(nursery: trio.Nursery) -> None:
@@ -177,7 +215,7 @@ async def test_a_connect_to_a_service_tries_its_targets(nursery: trio.Nursery) -
     records = [(1, 1, closed.address.port, "localhost"), (2, 1, listener.address.port, "localhost")]
     server = await nursery.start(NameServer(lambda query: answer(query, *records)).run)
     with trio.fail_after(10):
-        stream = await SystemNetwork([server]).connect(Address(NAME, 7946))
+        stream = await SystemNetwork(Resolver((server,))).connect(Address(NAME, 7946))
     await stream.aclose()
     await listener.aclose()
 

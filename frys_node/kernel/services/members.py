@@ -61,12 +61,28 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     """``host:port`` of the member's HTTP listener, empty if it has none."""
 
 
+CANDIDATES_MAX = 16
+PREFIX_CHARS_MIN = 4
+"""Hex digits of an id that stand for it if no other member's id begins so."""
+
+
+def is_short_for(text: str, node: NodeId) -> bool:
+    """Return True if the text is the beginning of an id, long enough to be meant as one."""
+    return len(text) >= PREFIX_CHARS_MIN and node.startswith(text.lower())
+
+
 def not_sole(name: str, members: Sequence[MemberView]) -> NotFound:
-    """Return why a name or id is not that of exactly one of the members: with the ids, or the nearest name."""
+    """Return why a name, id or beginning of an id is not that of exactly one: with the ids, or the nearest name."""
     named = [f"{member.id} ({member.status})" for member in members if member.name == name]
     if named:
         return NotFound(
             f"{len(named)} members are named '{name[:SHOWN_MAX]}': {', '.join(named)}", hint="name it by its id"
+        )
+    begun = [f"{member.id} ({member.name}, {member.status})" for member in members if is_short_for(name, member.id)]
+    if begun:
+        return NotFound(
+            f"the ids of {len(begun)} members begin with '{name[:SHOWN_MAX]}': {', '.join(begun[:CANDIDATES_MAX])}",
+            hint="write more of the id, or the name",
         )
     near = did_you_mean(name, dict.fromkeys(member.name for member in members))
     return NotFound(f"there is no member '{name[:SHOWN_MAX]}'{near}", hint="`frys-node members` lists them")

@@ -24,7 +24,7 @@ from frys_node.kernel.services.gossip import (
     StateValue,
 )
 from frys_node.kernel.services.http import HttpRequest, HttpResponse
-from frys_node.kernel.services.members import MEMBERS, Members, MemberView, not_sole
+from frys_node.kernel.services.members import MEMBERS, Members, MemberView, is_short_for, not_sole
 from frys_node.plugins.network.router import Router
 
 BODY_BYTES_MAX = 16 * 1024
@@ -94,16 +94,23 @@ class GossipRoutes:
         return self._context.service(MEMBERS)
 
     def _named(self, wanted: str | None) -> Sequence[MemberView]:
-        """Return the members of a name or id, all of them for None.
+        """Return the members of a name, an id or the beginning of an id, all of them for None.
 
         Raises:
-            NotFound: There is none; the message offers the nearest name.
+            NotFound: There is none, or several ids begin so; the message offers the nearest name, or the ids.
         """
         views = self._members().all()
         found = [view for view in views if wanted in (None, view.name, view.id)]
         if wanted is not None and not found:
-            raise not_sole(wanted, views)
+            found = [view for view in views if is_short_for(wanted, view.id)]
+            if len(found) != 1:
+                raise not_sole(wanted, views)
         return found
+
+    def _spelt_out(self, wanted: str) -> str:
+        """Return a name or id as it is, and the beginning of an id as the id: others compare it with their own."""
+        found = self._named(wanted)
+        return wanted if wanted in (found[0].name, found[0].id) else found[0].id
 
     async def fire(self, request: HttpRequest) -> HttpResponse:
         """Tell every node; the answer is the event as each of them delivers it."""
@@ -115,11 +122,8 @@ class GossipRoutes:
         """Ask members and answer when all have spoken or the time is up; ``?stream`` answers line by line."""
         wanted = _body(request, QueryWanted)
         gossip = self._gossip()
-        for name in wanted.nodes:
-            self._named(name)
-        answers = gossip.ask(
-            wanted.name, wanted.data(), nodes=wanted.nodes, tags=wanted.tags, timeout_s=wanted.timeout_s
-        )
+        nodes = tuple(self._spelt_out(name) for name in wanted.nodes)
+        answers = gossip.ask(wanted.name, wanted.data(), nodes=nodes, tags=wanted.tags, timeout_s=wanted.timeout_s)
         if "stream" in request.query:
             return HttpResponse(content_type=NDJSON, stream=_lines(answers))
         heard = [answer async for answer in answers]

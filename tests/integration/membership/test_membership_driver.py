@@ -45,6 +45,24 @@ async def test_the_log_tells_a_return_that_is_no_news_to_subscribers(
     ]
 
 
+async def test_members_with_other_settings_are_told_with_both_values(
+    cluster: Any, autojump_clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A state exchange finds what must be the same everywhere: a warning at both, a line of the status, a gauge."""
+    first = await cluster.start("n1")
+    second = await cluster.start("n2", config=for_profile("lan", watchers=1), peers=[cluster.peer("n1")])
+    await cluster.until(lambda: first.driver.settings_differ() and second.driver.settings_differ())
+    assert first.driver.settings_differ() == [{"member": "n2", "setting": "watchers", "there": "1", "here": "3"}]
+    assert second.driver.settings_differ() == [{"member": "n1", "setting": "watchers", "there": "3", "here": "1"}]
+    (gauge,) = [metric for metric in first.metrics if metric.name == "frys_membership_settings_differ"]
+    assert gauge.source() == 1.0
+    told = [r.__dict__["frys_fields"] for r in caplog.records if r.getMessage() == "membership.settings_differ"]
+    assert {fields["differences"] for fields in told} == {
+        "watchers is 1 there and 3 here",
+        "watchers is 3 there and 1 here",
+    }
+
+
 async def test_local_profile_declares_a_kill_sooner(cluster: Any, autojump_clock: Any) -> None:
     """The loopback profile needs about a third of the LAN's time."""
     cluster.config = for_profile("local")

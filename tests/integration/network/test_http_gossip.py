@@ -151,6 +151,7 @@ async def test_state_is_written_here_and_read_of_everybody(tmp_path: Path) -> No
         ]
         state = (await c.get("/v1/state?node=node-a")).json()["state"]
         assert [(m["name"], m["keys"]) for m in state] == [("node-a", {"role": {"version": 1, "value": "leader"}})]
+        assert (await c.get(f"/v1/state?node={A[:6]}")).json()["state"] == state
         assert len((await c.get("/v1/state")).json()["state"]) == 2
         assert (await c.get("/v1/state/role", method="DELETE")).json() == {"key": "role", "deleted": True}
         assert (await c.get("/v1/state/role", method="DELETE")).status == 404

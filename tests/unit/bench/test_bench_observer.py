@@ -12,6 +12,7 @@ from frys_node.bench.membership_observer import (
     DEAD,
     EVENT,
     LEFT,
+    STALLED,
     SUSPECT,
     Observer,
     Record,
@@ -51,6 +52,21 @@ def test_our_log_tells_who_changed_and_which_bearer_of_the_name() -> None:
 def test_serfs_log_is_read_by_its_first_words(line: bytes, said: tuple[str, str, str, bool] | None) -> None:
     """Joins, failures, leaves, accusations and user events count; what repeats them a second later does not."""
     assert parse_serf(b"    2026/11/26 13:18:21 [INFO] " + line) == said
+
+
+def test_our_log_tells_who_is_stalled_and_that_is_no_status() -> None:
+    """A stopped process is read as stalled; another condition is not, and neither changes what is seen of it."""
+    line = (
+        b'{"event": "membership.condition_changed", "node": "f1", "peer": "f3", "peer_id": "a", "condition": "stalled"}'
+    )
+    assert parse_ours(line) == ("f3", STALLED, "a", False)
+    assert parse_ours(line.replace(b'"stalled"', b'"slow"')) is None
+    assert parse_ours(line[:-20]) is None
+    record = Record()
+    record.add(Saying(1.0, "f1", "f3", ALIVE, "a"))
+    record.add(Saying(2.0, "f1", "f3", STALLED, "a"))
+    assert record.firsts("f3", STALLED, ["f1", "f2"], 0.0) == {"f1": 2.0}
+    assert record.agree(["f1"], ["f3"])
 
 
 def test_the_latest_word_counts_and_an_accusation_changes_no_view() -> None:

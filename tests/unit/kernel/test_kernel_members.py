@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from frys_node.base.types import Address, NodeId
-from frys_node.kernel.services.members import Condition, MemberView, Status, not_sole
+from frys_node.kernel.services.members import Condition, MemberView, Status, is_short_for, not_sole
 
 
 def view(number: int, name: str, status: Status = Status.ALIVE) -> MemberView:
@@ -32,3 +32,19 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     members = [view(1, "gateway-1"), view(2, "worker")]
     assert not_sole("gatway-1", members).message == "there is no member 'gatway-1'; did you mean 'gateway-1'?"
     assert not_sole("x" * 9_999, members).message == f"there is no member '{'x' * 64}'"
+
+
+def test_the_beginning_of_an_id_stands_for_it_if_it_is_long_enough() -> None:
+    """Four hex digits in either case are meant as an id; fewer could be anything."""
+    node = NodeId("ab12" + 28 * "0")
+    assert is_short_for("ab12", node)
+    assert is_short_for("AB120", node)
+    assert not is_short_for("ab1", node)
+    assert not is_short_for("b120", node)
+
+
+def test_an_ambiguous_beginning_is_told_with_the_candidates() -> None:
+    """Several ids begin so: the message has each with its name."""
+    error = not_sole("0000", [view(1, "ann"), view(2, "bob", Status.DEAD)])
+    assert error.message == f"the ids of 2 members begin with '0000': {1:032x} (ann, alive), {2:032x} (bob, dead)"
+    assert error.hint == "write more of the id, or the name"

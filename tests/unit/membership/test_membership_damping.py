@@ -78,6 +78,19 @@ def test_the_return_from_a_death_that_was_held_back_is_a_turn_all_the_same() -> 
     assert [(c.event.new.status, c.is_turn) for c in changes[-1:]] == [(Status.ALIVE, True)]
 
 
+def test_the_third_return_in_a_row_ends_the_news() -> None:
+    """Before the 30 s of its first death are over: a second death of a flapper was published as they ended."""
+    m = machine(B, C)
+    effects: list[Effect] = []
+    for incarnation, (dead_s, back_s) in enumerate([(5.0, 8.0), (13.0, 17.0), (22.0, 25.0)]):
+        effects += say(m, Standing.DEAD, incarnation, dead_s)
+        effects += say(m, Standing.ALIVE, incarnation + 1, back_s)
+    effects += say(m, Standing.DEAD, 3, 30.0)
+    effects += quietly(m, 59.9)
+    assert public(effects) == [Status.DEAD, Status.ALIVE]
+    assert public(quietly(m, 60.0)) == [Status.DEAD]
+
+
 def test_a_damped_member_is_degraded_and_used_all_the_same() -> None:
     """The status is the truth: whoever is back is alive and usable at once."""
     m = machine(B, C)
@@ -119,7 +132,7 @@ def test_a_second_death_within_half_a_minute_is_told_late_or_not_at_all() -> Non
     say(m, Standing.DEAD, 2, 20.0)
     assert public(quietly(m, 34.9)) == []
     assert public(quietly(m, 35.0)) == [Status.DEAD]
-    assert public(say(m, Standing.ALIVE, 3, 36.0)) == [Status.ALIVE]
+    assert public(say(m, Standing.ALIVE, 3, 80.0)) == [Status.ALIVE]
 
 
 def test_a_damped_member_is_released_after_half_a_minute_of_calm() -> None:

@@ -34,6 +34,20 @@ def test_force_leave_needs_one_failed_member() -> None:
     assert m.story(B) == before
 
 
+def test_the_beginning_of_an_id_names_a_member_if_it_is_the_only_one() -> None:
+    """What the log or `members --json` shows can be typed in part; two that fit are both named, and nothing is done."""
+    first, second = NodeId("beef1" + 27 * "0"), NodeId("beef2" + 27 * "1")
+    m = machine(first, second)
+    hear(m, Gossip((claim(first, Standing.DEAD),)), second)
+    with pytest.raises(NotFound, match=f"the ids of 2 members begin with 'beef': {first} .*, {second} "):
+        m.force_leave("beef", 1.0)
+    with pytest.raises(NotFound, match="there is no member 'bee'"):
+        m.force_leave("bee", 1.0)
+    assert status(m, first) is Status.DEAD
+    m.force_leave("BEEF1", 1.0)
+    assert status(m, first) is Status.LEFT
+
+
 def test_force_leave_spares_whoever_is_not_dead() -> None:
     """Alive, suspect, or stalled, whose kernel speaks for it: each is refused, with what to do instead."""
     m = machine(B, C, config=for_profile("lan", watchers=0, probe_interval_s=600.0))

@@ -180,7 +180,7 @@ def test_redis_clients_are_served_when_the_chart_is_told_so(helm: Path) -> None:
     documents = _render(helm, "--set", "resp.enabled=true")
     (container,) = _pod(documents)["containers"]
     environ = {entry["name"]: entry.get("value") for entry in container["env"]}
-    assert environ["FRYS_PLUGINS_CACHE_RESP"] == "0.0.0.0:6379"
+    assert environ["FRYS_PLUGINS_CACHE_RESP"] == "[::]:6379"
     assert "FRYS_PLUGINS_CACHE_RESP_INSECURE" not in environ
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     (served,) = [port for port in documents["Service", "shop-frys"]["spec"]["ports"] if port["name"] == "resp"]

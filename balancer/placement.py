@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from balancer.record import STABLE, TopologyRecord, next_ring_of, ring_of
+import msgspec
+
+from balancer.record import STABLE, TopologyRecord, next_collections, next_ring_of, ring_of
 from balancer.ring import Ring
 from frys_node.base.errors import NotFound
 from frys_node.base.types import NodeId, UnitId
@@ -33,8 +35,8 @@ class Placement:
 
     def __init__(self, record: TopologyRecord) -> None:
         self.record = record
-        current = _assign_all(record, ring_of(record))
-        following = current if record.phase == STABLE else _assign_all(record, next_ring_of(record))
+        current = _without_lost(record, _assign_all(record, ring_of(record)))
+        following = current if record.phase == STABLE else _assign_next(record)
         self._sets = {
             unit: UnitSets(record.epoch, record.phase, nodes, following[unit]) for unit, nodes in current.items()
         }
@@ -66,18 +68,48 @@ class Placement:
         return [unit for unit, sets in self._sets.items() if node in sets.current or node in sets.next]
 
 
+def _assign_next(record: TopologyRecord) -> dict[UnitId, tuple[NodeId, ...]]:
+    factor = record.next_replication_factor
+    following = msgspec.structs.replace(
+        record,
+        ring=record.next_ring,
+        collections=next_collections(record),
+        replication_factor=record.replication_factor if factor is None else factor,
+    )
+    return _assign_all(following, next_ring_of(record))
+
+
 def _assign_all(record: TopologyRecord, ring: Ring) -> dict[UnitId, tuple[NodeId, ...]]:
     placed: dict[UnitId, tuple[NodeId, ...]] = {}
     partitions = range(record.partitions)
     _assign(placed, ring, [cache_unit(index) for index in partitions], record.replication_factor)
     _assign(placed, ring, [workflow_unit(index) for index in partitions], 1)
-    present = {member.node for member in ring.members}
+    present = {member.node for member in record.ring}
     for partition, node in record.pinned:
         if node in present:
             placed[workflow_unit(partition)] = (node,)
     for collection in record.collections:
         _assign(placed, ring, shards_of(collection), collection.replication_factor)
     return placed
+
+
+def _without_lost(record: TopologyRecord, placed: dict[UnitId, tuple[NodeId, ...]]) -> dict[UnitId, tuple[NodeId, ...]]:
+    """Take what an operator gave up from the sets that cannot be fenced with it; all others keep their quorums."""
+    for unit, nodes in placed.items() if record.lost else ():
+        left = tuple(node for node in nodes if node not in record.lost)
+        if len(left) < fence(len(nodes)):
+            placed[unit] = left
+    return placed
+
+
+def majority(count: int) -> int:
+    """Return the smallest number of `count` members that is more than half: 1, 1, 2, 2, 3, 3 for 0..5."""
+    return count // 2 + 1
+
+
+def fence(count: int) -> int:
+    """Return the smallest number of members that meets every majority of `count`: 0, 1, 1, 2, 2, 3 for 0..5."""
+    return count - majority(count) + 1
 
 
 def _assign(placed: dict[UnitId, tuple[NodeId, ...]], ring: Ring, units: list[UnitId], count: int) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import trio
 
-from balancer.driver import BalancerComponent, BalancerSettings
+from balancer.driver import BalancerComponent
 from balancer.proof import CertifiedProofs
+from balancer.settings import BalancerSettings
 from frys_node.arrival import WILDCARDS, Arrival, Launch, read_text
 from frys_node.base.types import Address, BootId
 from frys_node.channel.credentials import MemberSecrets

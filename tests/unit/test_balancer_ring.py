@@ -165,6 +165,20 @@ def test_routing_is_local_then_the_first_well_member_then_unavailable() -> None:
 def test_the_first_record_version_decodes_for_ever() -> None:
     """A record written by version 1 of the format decodes to the same value (D14)."""
     path = GOLDEN / "topology-record-1.bin"
-    record = record_of(3, joining=4)
+    assert RECORD.decode(path.read_bytes()) == record_of(3, joining=4)
+
+
+def test_a_record_with_every_field_is_read_and_written_unchanged() -> None:
+    """Next factors, lost and removed nodes, a successor: what is written today is this golden file, byte for byte."""
+    path = GOLDEN / "topology-record-fields.bin"
+    record = msgspec.structs.replace(
+        record_of(3, joining=4),
+        pinned=((5, node(3)),),
+        next_replication_factor=5,
+        next_factors=(("c0ffee", 1),),
+        lost=(node(2),),
+        removed=(node(2), node(9)),
+        successor=node(1),
+    )
     assert RECORD.decode(path.read_bytes()) == record
     assert RECORD.encode(record) == path.read_bytes()

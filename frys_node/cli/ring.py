@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from frys_node.cli import arguments as given
+from frys_node.cli import factor
 from frys_node.cli.admin import AdminClient, add_common, member_names, show, table
 from frys_node.cli.terminal import escaped
 
@@ -23,14 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("key", nargs="?", type=given.name, help="a cache key")
     what.add_argument("--run", type=given.name, metavar="ID", help="a workflow run")
     what.add_argument("--unit", type=given.name, metavar="U", help="a unit, such as workflow/17")
+    put = actions.add_parser("set", help="have another number of copies of each cache unit, while it serves")
+    put.add_argument("--replication-factor", type=int, required=True, help="copies, 1 to 7")
     add_common(parser)
-    for sub in (shown, owner):
+    for sub in (shown, owner, put):
         add_common(sub)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the chosen action."""
     client = AdminClient(arguments)
+    if arguments.action == "set":
+        return factor.change(arguments, client, "")
     if arguments.action == "owner":
         wanted = {"key": arguments.key, "run": arguments.run, "unit": arguments.unit}
         query = urlencode({name: value for name, value in wanted.items() if value is not None})

@@ -41,6 +41,9 @@ RETRY_GROWTH_MAX = 8
 """The pause after an abort grows up to so many times its first length."""
 
 
+UNITS_SHOWN_MAX = 3
+"""Units that a step waits for and that are named; the rest are counted."""
+
 LOOK_S = 5.0
 """Pause between looks at a node that is due for removal and cannot be removed without loss."""
 
@@ -359,7 +362,10 @@ class Steps:
             elif report.waiting:
                 lines.append(f"{node}: {report.waiting} units to take")
         if self._placement.record.phase == JOINING:
-            lines += [f"{unit}: too few members of its set answer" for unit in self._short_of_fence()]
+            short = self._short_of_fence()
+            lines += [f"{unit}: too few members of its set answer" for unit in short[:UNITS_SHOWN_MAX]]
+            if len(short) > UNITS_SHOWN_MAX:
+                lines.append(f"{len(short) - UNITS_SHOWN_MAX} more units: too few members of their sets answer")
         return lines
 
 

@@ -76,9 +76,7 @@ def _text(view: dict[str, Any]) -> str:
         lines.append("it does not answer: joins, leaves, removals and new collections wait")
         lines.append("  if it is gone: frys-node issuer promote, on the node that shall have the role")
     elif not view["can_admit"]:
-        lines.append(
-            "it does not hold the authority's key: no node can join, and no certificate is renewed"
-        )
+        lines.append("it does not hold the authority's key: no node can join, and no certificate is renewed")
     if view["standby"]:
         lines.append(f"keep the authority too: {', '.join(view['standby'])}")
     if view["successor"]:

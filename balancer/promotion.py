@@ -29,6 +29,10 @@ ASK_AGAIN_S = 0.5
 """Pause before a node that has not answered is asked again."""
 
 
+STAND_BACK_S = 2.0
+"""A node that promised a higher term to another one lets it finish for one to two times so long."""
+
+
 class Promotion:
     """One node's try to become the issuer."""
 
@@ -39,6 +43,8 @@ class Promotion:
         """The highest record that was returned."""
         self.promised: dict[NodeId, None] = {}
         self.ask_at_s = now_s
+        self.is_signed = False
+        """True once the survey's record was signed: a later answer must not make a second one with the same key."""
         self._placement: Placement | None = None
 
     def raise_above(self, term: Term, now_s: float) -> None:
@@ -46,6 +52,7 @@ class Promotion:
         if term >= self.term:
             self.term = Term(term.number + 1, self.node)
             self.promised.clear()
+            self.is_signed = False
             self.ask_at_s = now_s
 
     def see(self, placement: Placement) -> None:

@@ -21,7 +21,7 @@ from random import Random
 import msgspec
 
 from balancer.placement import Placement
-from balancer.promotion import ASK_AGAIN_S, Promotion, highest
+from balancer.promotion import ASK_AGAIN_S, STAND_BACK_S, Promotion, highest
 from balancer.record import JOINING, STABLE, TopologyRecord, after
 from balancer.steps import StepConfig, Steps
 from balancer.topology_effects import (
@@ -370,6 +370,8 @@ class TopologyMachine:
     def _ask_promises(self, now_s: float) -> list[TopologyEffect]:
         promotion = self.promotion
         assert promotion is not None
+        if self.promised is not None and self.promised > promotion.term:
+            promotion.raise_above(self.promised, now_s)
         promotion.ask_at_s = now_s + ASK_AGAIN_S
         effects: list[TopologyEffect] = []
         for node in promotion.unasked({*self._peers(), self.node}):
@@ -392,6 +394,9 @@ class TopologyMachine:
             self._promise_asked = {asker: None}
             if self.is_issuer and asker != self.node:
                 self._notice_outbid(term, now_s)
+            if self.promotion is not None and asker != self.node:
+                # Let the other one finish; a try that it cuts off half-way goes on above it later.
+                self.promotion.ask_at_s = now_s + STAND_BACK_S * self._rng.uniform(1.0, 2.0)
             return [PersistPromise(term)]
         return self.promise_kept(term) if self._is_promise_kept else []
 
@@ -422,10 +427,11 @@ class TopologyMachine:
         return self._take_over(promotion.outcome())
 
     def _take_over(self, record: TopologyRecord) -> list[TopologyEffect]:
-        if self._proposing is not None and self._proposing.term == record.epoch.term:
-            return []
         assert self.promotion is not None
         assert self.promotion.record is not None
+        if self.promotion.is_signed:
+            return []
+        self.promotion.is_signed = True
         self._proposing = record.epoch
         return [TakeOver(self.promotion.record.epoch, record)]
 

@@ -227,7 +227,7 @@ class Composition:
         """Wait until traffic may come. What is down for good keeps nobody waiting for ever: the banner names it."""
         control = self._kernel.control
         with trio.move_on_after(READY_WAIT_S):
-            while not control.is_ready():  # noqa: ASYNC110 (many sources, none with an event)
+            while not control.is_ready() and not control.stop_reason:  # noqa: ASYNC110 (many sources, no event)
                 await trio.sleep(READY_POLL_S)
 
     def _issuer_name(self) -> str:

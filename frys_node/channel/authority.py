@@ -182,12 +182,13 @@ class AuthorityDriver:
         """While this node is the issuer, keep the standby members' copies as its own."""
         while True:
             if self._holder.is_issuer and self._holder.can_admit:
-                await self._spread()
+                await self.spread()
             else:
                 self._held.clear()
             await trio.sleep(SPREAD_EVERY_S)
 
-    async def _spread(self) -> None:
+    async def spread(self) -> None:
+        """Give each living standby member a copy, unless it holds it."""
         copy = self._holder.export()
         for node, name in self._members():
             if name not in self._names or node == self._rpc.self_id or self._held.get(node) == copy:

@@ -149,8 +149,11 @@ def targeted(plan: Plan) -> Plan:
 
 
 def operated(plan: Plan) -> Plan:
-    """Return the targeted plan with an operator who acts every second: for errors planted in takeovers and removals."""
-    return msgspec.structs.replace(targeted(plan), initial=min(3, len(plan.names)), operator_s=1.0, change_s=2.0)
+    """Return the targeted plan with fewer cuts and an operator who never rests: for errors in takeovers and removals."""
+    few = min(3, len(plan.names))
+    return msgspec.structs.replace(
+        targeted(plan), initial=few, keys=32, operator_s=1.5, change_s=3.0, directed=min(plan.directed, 0.3)
+    )
 
 
 def forgetful(plan: Plan) -> Plan:

@@ -261,7 +261,7 @@ class ReplicationRun:
             others = [member.node for member in record.ring if member.node != issuer]
             down = [name for name in others if self.simulator.node(name) is None]
             whose = rng.choice((UnitId(CLUSTER), UnitId("c")))
-            factor = rng.randint(1, 5)
+            factor = rng.choice((1, 1, 2, 3, 3, 5))
             # Now and then somebody is removed who is only slow or cut off.
             chosen = rng.choice(down if down and rng.random() < 0.8 else others) if others else issuer
             if act == "factor" or chosen != issuer:

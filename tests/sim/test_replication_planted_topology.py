@@ -54,13 +54,6 @@ class HighestForgotten(Promotion):
             super().see(placement)
 
 
-class MembersOnly(Promotion):
-    """A majority of the members is asked for, not one of every unit's sets."""
-
-    def open_units(self) -> list[Any]:
-        return []
-
-
 class RemovedAtOnce(Steps):
     """A dead node is edited out of the record."""
 
@@ -81,11 +74,10 @@ class FactorAtOnce(Steps):
 
 
 class NextBeforeSettled(Steps):
-    """The next step begins when the last is signed."""
+    """A step is settled as soon as it is signed: sources drop, and the next begins."""
 
-    def next_record(self, now_s: float) -> TopologyRecord | None:
-        self.is_settled = True
-        return super().next_record(now_s)
+    def settled_is_met(self) -> bool:
+        return True
 
 
 class VerdictVotes(Steps):
@@ -202,7 +194,6 @@ PLANTED: dict[str, tuple[type[ReplicationNode], int]] = {
     "promote without term": (_machine(SameTerm), 0),
     "promote without survey": (_promoting(OwnPromiseOnly), 0),
     "promote from the own record": (_promoting(HighestForgotten), 0),
-    "promote by members, not by units": (_promoting(MembersOnly), 0),
     "promise not durable": (PromiseForgotten, 0),
     "promise not kept": (_machine(PromiseNotKept), 0),
     "dead node removed at once": (_stepping(RemovedAtOnce), 0),

@@ -167,12 +167,15 @@ def test_a_step_under_way_goes_on_under_the_new_term() -> None:
 
 
 def test_a_promotion_that_was_overtaken_signs_nothing() -> None:
-    """This node promised a higher term to somebody else before its own survey was done."""
+    """It promised a higher term to somebody else meanwhile; should that lead nowhere, it goes on above it later."""
     held = record(3, STABLE, [N1, N2, N3])
     machine = promoted(N3, held, [N1, N2])
     machine.receive(N2, PromiseAsk(Term(9, N2)), 1.5)
     machine.promise_kept(Term(9, N2))
     assert machine.take_promise(N1, T2, Placement(held)) == []
+    assert machine.promotion is not None
+    assert 3.5 <= machine.promotion.ask_at_s <= 5.5
+    assert PersistPromise(Term(10, N3)) in machine.advance(5.5)
 
 
 def test_the_successor_takes_over_by_itself_and_the_old_issuer_makes_no_step_any_more() -> None:

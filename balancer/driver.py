@@ -114,6 +114,17 @@ class BalancerComponent:
         self.seat = Seat(rpc, self, self.verbs, settings.member(self.node))
         self._junk = metrics.counter("frys_balancer_records_dropped_total", "Records refused unread", ("why",))
         self._intake = Intake(settings.cluster, proofs, self._junk.inc)
+        steps = self.machine.steps
+        metrics.gauge(
+            "frys_balancer_step_aborts",
+            "Steps that this node, as the issuer, took back",
+            source=lambda: float(steps.abort_count),
+        )
+        metrics.gauge(
+            "frys_balancer_changes_waiting",
+            "Joins, leaves and removals that wait at the issuer",
+            source=lambda: float(len(steps.waiting)),
+        )
         metrics.gauge(
             "frys_balancer_ring_epoch",
             "Sequence number of the record in force",

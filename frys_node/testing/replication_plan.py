@@ -148,12 +148,16 @@ def targeted(plan: Plan) -> Plan:
     )
 
 
-def operated(plan: Plan) -> Plan:
-    """Return the targeted plan with fewer cuts and an operator who never rests: for errors in takeovers and removals."""
-    few = min(3, len(plan.names))
+def contested(plan: Plan) -> Plan:
+    """Return the targeted plan with an operator who acts every second: for errors in takeovers."""
     return msgspec.structs.replace(
-        targeted(plan), initial=few, keys=32, operator_s=1.5, change_s=3.0, directed=min(plan.directed, 0.3)
+        targeted(plan), initial=min(3, len(plan.names)), keys=32, operator_s=1.0, change_s=2.0
     )
+
+
+def operated(plan: Plan) -> Plan:
+    """Return that plan with fewer cuts, so that more steps end: for errors in removals and factors."""
+    return msgspec.structs.replace(contested(plan), operator_s=1.5, change_s=3.0, directed=min(plan.directed, 0.3))
 
 
 def forgetful(plan: Plan) -> Plan:

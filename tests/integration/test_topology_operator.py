@@ -143,6 +143,27 @@ async def test_a_removal_that_loses_something_is_refused_until_the_loss_is_accep
         assert cluster["n1"].balancer.placement.record.removed == (N2, N3)
 
 
+async def test_a_unit_all_of_whose_replicas_are_given_up_begins_empty(autojump_clock: MockClock) -> None:
+    """With one copy each, what the dead node held is lost, and is written and read again at once."""
+    async with open_data_cluster(["n1", "n2", "n3"]) as cluster:
+        await settled(cluster)
+        verbs = cluster["n1"].balancer.verbs
+        await verbs.change_factor(CLUSTER, 1)
+        await until(lambda: cluster["n1"].balancer.placement.record.replication_factor == 1)
+        await until(is_calm(cluster, "n1", "n1"))
+        await filled(cluster, "n1")
+        lost = [unit for unit in UNITS if cluster["n1"].balancer.sets(unit).current == (N3,)]
+        assert lost
+        await cluster["n3"].kill()
+        await verbs.remove(N3, accepts_loss=True)
+        await until(lambda: N3 not in weights(cluster, "n1") and is_calm(cluster, "n1", "n1")())
+        for unit in UNITS:
+            entry = (await cluster["n2"].replication.read(unit, [b"k"], Consistency.QUORUM))[0]
+            assert (entry is None) == (unit in lost)
+        await filled(cluster, "n2")
+        assert await all_there(cluster, "n1")
+
+
 async def test_a_node_that_was_removed_for_good_is_refused_and_keeps_its_disk(autojump_clock: MockClock) -> None:
     """It adopts the record, is told so once, works under nothing any more, and asking for a place is refused."""
     async with open_data_cluster(["n1", "n2", "n3", "n4"]) as cluster:

@@ -130,6 +130,19 @@ def test_a_joiner_that_never_adopts_is_left_behind_too() -> None:
     assert steps.waiting == (N3,)
 
 
+def test_a_step_of_several_joiners_waits_for_each_of_them() -> None:
+    """Neither ``joint`` nor ``stable`` is signed while one of them lacks something."""
+    for phase in (JOINING, JOINT):
+        found = record(5, phase, [N1, N2, N3], [N1, N2, N3, N4, N5], partitions=16)
+        steps = steps_under(found)
+        for node in (N1, N2, N3, N4):
+            steps.take(node, done(found), 0.1)
+        steps.take(N5, Report(found.epoch, False, False, 1), 0.1)
+        assert steps.next_record(9.0) is None
+        steps.take(N5, done(found), 9.1)
+        assert steps.next_record(9.2) is not None
+
+
 def test_a_joiner_that_dies_in_joint_ends_the_step_before_its_patience() -> None:
     """Writes of its units wait for it meanwhile, so it has seconds."""
     steps = steps_under(record(5, JOINT, [N1], [N1, N2]))

@@ -287,12 +287,17 @@ class IssuerVerbs:
         Raises:
             NotReady: This node is not the issuer, or a change is under way and does not end.
             NotFound: The successor is not a living member of the ring.
-            IssuerNeeded: It did not take over in time; this node goes on as the issuer.
+            IssuerNeeded: It is not reached or did not take over in time; this node goes on as the issuer.
         """
         machine = self._require_issuer()
         if not weight_of(self._record().ring, successor) or not self._members.is_usable(successor):
             raise NotFound(f"{self._name(successor)} is not a living member of the ring")
-        await self.entrust(successor)
+        try:
+            await self.entrust(successor)
+        except FrysError as error:
+            raise IssuerNeeded(
+                f"{self._name(successor)} cannot be given the role: {error.message}", hint="choose another one"
+            ) from error
         is_proposed = False
         with trio.move_on_after(HAND_OVER_WAIT_S):
             while machine.is_issuer:

@@ -226,7 +226,7 @@ class Operations:
             if self._channel.authority.is_issuer:
                 raise NotReady(
                     "the issuer does not hold the key of the cluster's authority: no node can join",
-                    hint="hand its role to a node that does: frys-node issuer hand-over NAME",
+                    hint="hand its role to a node that does: frys-node issuer handover NAME",
                 )
             raise NotReady("this node is not the issuer", hint="ask the issuer: frys-node issuer show says who it is")
         return desk

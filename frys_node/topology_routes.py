@@ -42,7 +42,7 @@ class PromotionWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class SuccessorWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of ``POST /v1/issuer/hand-over``."""
+    """Body of ``POST /v1/issuer/handover``."""
 
     to: str
 
@@ -65,7 +65,7 @@ class TopologyRoutes:
         http.route("PUT", "/v1/replication", self._change_factor, scope="admin")
         http.route("GET", "/v1/issuer", self._issuer, scope="read")
         http.route("POST", "/v1/issuer/promote", self._promote, scope="admin")
-        http.route("POST", "/v1/issuer/hand-over", self._hand_over, scope="admin")
+        http.route("POST", "/v1/issuer/handover", self._hand_over, scope="admin")
 
     def _find(self, name: str) -> NodeId:
         """Return a node by name or id; one of the ring's that nobody in gossip remembers, by its id."""

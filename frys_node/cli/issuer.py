@@ -1,6 +1,6 @@
 """Which node writes the topology record, and who else may: hand the role over, or take it when its holder is gone.
 
-`hand-over` is for a living issuer. `promote`, on the node that shall have the role, is for one that is gone: it needs
+`handover` is for a living issuer. `promote`, on the node that shall have the role, is for one that is gone: it needs
 the promises of a majority of every unit's replicas. `--force` goes without: all members that do not answer are given up
 for good, with every acknowledged write that only they held.
 """
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     actions = parser.add_subparsers(dest="action")
     shown = actions.add_parser("show", help="who it is, whether it answers and can admit nodes (the default)")
-    over = actions.add_parser("hand-over", help="have another member write the record from now on")
+    over = actions.add_parser("handover", help="have another member write the record from now on")
     over.add_argument("to", type=given.name, metavar="NODE", help="the member's name or id")
     promote = actions.add_parser("promote", help="make this node the issuer: the old one is gone")
     promote.add_argument("--force", action="store_true", help="without a majority; asks to type the lost names")
@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the chosen action."""
     client = AdminClient(arguments)
-    if arguments.action == "hand-over":
-        body = client.call("POST", "/v1/issuer/hand-over", {"to": arguments.to})
+    if arguments.action == "handover":
+        body = client.call("POST", "/v1/issuer/handover", {"to": arguments.to})
     elif arguments.action == "promote":
         body = client.call("POST", "/v1/issuer/promote", {"destroyed": _destroyed(arguments)})
     else:

@@ -109,7 +109,7 @@ async def test_the_issuer_is_shown_with_what_it_cannot_do(tmp_path: Path) -> Non
         ISSUER | {"can_admit": False, "successor": "b", "promised": "7 of id-c"},
     )
     answers.give("POST", "/v1/issuer/promote", PromotionFailed("not enough nodes promised: x", hint="start one"))
-    answers.give("POST", "/v1/issuer/hand-over", ISSUER | {"name": "b", "term": 2})
+    answers.give("POST", "/v1/issuer/handover", ISSUER | {"name": "b", "term": 2})
     async with command_line(tmp_path, answers.routes, "/v1/issuer") as cli:
         shown = await cli.run("issuer")
         assert shown.out == "a writes the topology record: term 1, epoch 1.9\nkeep the authority too: b\n"
@@ -120,7 +120,7 @@ async def test_the_issuer_is_shown_with_what_it_cannot_do(tmp_path: Path) -> Non
         assert "promised term 7 of id-c" in third
         failed = await cli.run("issuer", "promote")
         assert (failed.code, "[routing.promotion]" in failed.err) == (1, True), failed
-        assert (await cli.run("issuer", "hand-over", "b", "--json")).json()["term"] == 2
+        assert (await cli.run("issuer", "handover", "b", "--json")).json()["term"] == 2
         assert answers.asked[-1][2] == {"to": "b"}
 
 

@@ -15,8 +15,8 @@ from balancer.record import TopologyRecord, after, finished
 from balancer.steps import Steps
 from balancer.topology import TopologyMachine
 from balancer.topology_effects import TakeOver, TopologyEffect
-from frys_node.base.types import Epoch
-from frys_node.replication.effects import Effect
+from frys_node.kernel.services.topology import UnitSets
+from frys_node.replication.effects import Effect, PassFinished
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
 from frys_node.replication.unit import HeldUnit
 from frys_node.testing.replication_node import ReplicationNode
@@ -115,13 +115,13 @@ class PromiseNotKept(_Planted):
         return may
 
 
-class KeepsOldData(ReplicaMachine):
-    """A node that joins a unit keeps what it held of it before."""
+class NoPassByStayers(ReplicaMachine):
+    """Members of both sets take no pass when the sets change."""
 
-    def _wipe(self, held: HeldUnit, join_key: Epoch, now_s: float) -> list[Effect]:
-        held.join_key = join_key
-        held.complete = True
-        return []
+    def _start_pass(self, held: HeldUnit, sets: UnitSets, now_s: float) -> list[Effect]:
+        if self.node in sets.current:
+            return [PassFinished(held.unit, sets.epoch)]
+        return super()._start_pass(held, sets, now_s)
 
 
 class PlantedNode(ReplicationNode):
@@ -138,12 +138,12 @@ class PlantedNode(ReplicationNode):
         return machine
 
 
-class KeepsOldDataNode(ReplicationNode):
+class StayersNode(ReplicationNode):
     """A node with a planted replica."""
 
     def make_replica(self) -> ReplicaMachine:
         config = ReplicaConfig(sync_interval_s=self.knobs.sync_interval_s, sync_units=2, bulk_by_messages=True)
-        return KeepsOldData(self.name, self.rng("replica"), config, self.stamp)
+        return NoPassByStayers(self.name, self.rng("replica"), config, self.stamp)
 
 
 def _promoting(promotion: type[Promotion]) -> type[ReplicationNode]:
@@ -176,7 +176,7 @@ PLANTED = {
     "dead node removed at once": Planted(_stepping(RemovedAtOnce), contested, 1),
     "factor changed at once": Planted(_stepping(FactorAtOnce), operated, 2),
     "the dead need not be asked": Planted(_stepping(VerdictVotes), contested, 6),
-    "returning node keeps old data": Planted(KeepsOldDataNode, operated, 0),
+    "no pass by stayers": Planted(StayersNode, operated, 14),
 }
 
 LETTERS = ("(a)", "(b)", "(c)", "(d)", "(e)", "(f)")

@@ -6,40 +6,35 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
-import msgspec
 import trio
 
-from balancer import rebalance, router
+from balancer import router
 from balancer.catalogue_driver import Catalogue
+from balancer.intake import Intake
+from balancer.issuer_driver import IssuerVerbs, buried
 from balancer.methods import STEP, Nothing, RingView, StepView
 from balancer.movers_driver import MoverRunner
 from balancer.placement import Placement
 from balancer.proof import RecordProofs
-from balancer.record import (
-    FORMAT,
-    PARTITIONS,
-    RECORD,
-    REPLICATION_FACTOR,
-    TopologyRecord,
-    check_format,
-    first_record,
-    ring_of,
-)
+from balancer.record import RECORD, TopologyRecord, check_format, ring_of
 from balancer.register import IssuerRegister, Register
 from balancer.saved import RecordFile
 from balancer.seat_driver import Seat
-from balancer.spread import RingMember
-from balancer.topology import TopologyConfig, TopologyMachine
+from balancer.settings import BalancerSettings
+from balancer.topology import TopologyMachine
 from balancer.topology_effects import (
     Adopted,
     Equivocation,
+    PersistPromise,
     PersistRecord,
     Propose,
     SendTopology,
     Settled,
+    TakeOver,
     TopologyEffect,
 )
-from balancer.topology_messages import TOPOLOGY_MESSAGES, RecordPush, SignedRecord
+from balancer.topology_messages import TOPOLOGY_MESSAGES, Promise, RecordPush, SignedRecord
+from balancer.view import ring_view
 from frys_node.base.errors import (
     FrysError,
     IssuerUnreachable,
@@ -49,7 +44,7 @@ from frys_node.base.errors import (
     StorageError,
 )
 from frys_node.base.ports import Clock, Disk, Entropy, Executor
-from frys_node.base.types import ClusterId, Epoch, NodeId, UnitId
+from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.bus import Bus
 from frys_node.kernel.services.members import Members
 from frys_node.kernel.services.rpc import Method, Rep, Req, Rpc
@@ -61,22 +56,6 @@ NOTE = "topology"
 DISK_RETRY_S = 1.0
 """Pause after a write of the record that the disk refused; until it succeeds, this node works under the old one."""
 _log = logging.getLogger(__name__)
-
-
-class BalancerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the composition root decides for this node."""
-
-    cluster: ClusterId
-    kinds: tuple[str, ...] = ("cache", "vector", "workflow")
-    """Kinds of units whose plugins run here; the others are nobody's work on this node."""
-    is_founder: bool = False
-    """True on the first start of a cluster's first node: it writes the first record if there is none on its disk."""
-    partitions: int = PARTITIONS
-    replication_factor: int = REPLICATION_FACTOR
-    weight: int = 100
-    zone: str = ""
-    rack: str = ""
-    topology: TopologyConfig = TopologyConfig()
 
 
 class BalancerComponent:
@@ -118,10 +97,13 @@ class BalancerComponent:
         )
         self._movers = MoverRunner(lambda unit, epoch: self.finished("transfer", unit, epoch))
         self.catalogue = Catalogue(rpc, self)
+        self.verbs = IssuerVerbs(rpc, self, members, clock)
+        self.on_removed: Callable[[], None] | None = None
+        """Called when a record says that an operator removed this node, instead of working under that record."""
         self._listeners: list[tuple[Callable[[Placement], None], Callable[[Epoch], None]]] = []
         self._effects: deque[TopologyEffect] = deque()
         self._is_performing = False
-        self._disk_work: deque[PersistRecord | Propose | Settled] = deque()
+        self._disk_work: deque[PersistRecord | PersistPromise | Propose | TakeOver | Settled] = deque()
         self.refusal: StorageError | None = None
         """Why the last change of the catalogue was not made, at the issuer; None if it was."""
         self._disk_wake = trio.Event()
@@ -129,8 +111,20 @@ class BalancerComponent:
         self._sleeping_until_s = 0.0
         self._changed = trio.Event()
         self._is_open = False
-        self.seat = Seat(rpc, self, self._member())
+        self.seat = Seat(rpc, self, self.verbs, settings.member(self.node))
         self._junk = metrics.counter("frys_balancer_records_dropped_total", "Records refused unread", ("why",))
+        self._intake = Intake(settings.cluster, proofs, self._junk.inc)
+        steps = self.machine.steps
+        metrics.gauge(
+            "frys_balancer_step_aborts",
+            "Steps that this node, as the issuer, took back",
+            source=lambda: float(steps.abort_count),
+        )
+        metrics.gauge(
+            "frys_balancer_changes_waiting",
+            "Joins, leaves and removals that wait at the issuer",
+            source=lambda: float(len(steps.waiting)),
+        )
         metrics.gauge(
             "frys_balancer_ring_epoch",
             "Sequence number of the record in force",
@@ -146,6 +140,7 @@ class BalancerComponent:
             self._rpc.on_note(NOTE, self._on_note)
             self.seat.serve()
             self.catalogue.serve()
+            self.verbs.serve()
             # After a crash the record is in memory still, and the methods are served.
             self._is_open = True
         async with trio.open_nursery() as nursery:
@@ -163,14 +158,15 @@ class BalancerComponent:
             UnsupportedVersion: Another version wrote it. Nothing was changed.
         """
         now_s = self._clock.now_s()
+        self.machine.load_promise(await self._executor.run(self._saved.load_promise))
         saved = await self._executor.run(self._saved.load)
         registered = await self._executor.run(self._register.load)
         if saved is None and registered is None and self._settings.is_founder:
-            record = self._first_record()
+            record = self._settings.first_record(self.node)
             registered = self._sign(record)
             await self._executor.run(self._register.swap, None, registered)
         if saved is not None:
-            self._perform(self.machine.load(saved.placement, saved.signed, now_s, saved.settled))
+            self.perform(self.machine.load(saved.placement, saved.signed, now_s, saved.settled))
         if registered is not None:
             record = RECORD.decode(registered.data)
             check_format(record)
@@ -188,27 +184,14 @@ class BalancerComponent:
         data = RECORD.encode(record)
         return SignedRecord(data, self._proofs.prove(data))
 
-    def _first_record(self) -> TopologyRecord:
-        settings = self._settings
-        return first_record(
-            settings.cluster,
-            self._member(),
-            partitions=settings.partitions,
-            replication_factor=settings.replication_factor,
-        )
-
-    def _member(self) -> RingMember:
-        """Return this node as it wants to be on the ring."""
-        settings = self._settings
-        return RingMember(node=self.node, weight=settings.weight, zone=settings.zone, rack=settings.rack)
-
     def peers(self) -> list[NodeId]:
         """Return the members that look usable, this node included."""
         return [member.id for member in self._members.all() if self._members.is_usable(member.id)]
 
     # ------------------------------------------------------------------ effects
 
-    def _perform(self, effects: Sequence[TopologyEffect]) -> None:
+    def perform(self, effects: Sequence[TopologyEffect]) -> None:
+        """Carry out what the machine asks for, in order."""
         self._effects.extend(effects)
         if self._is_performing:
             return
@@ -225,7 +208,7 @@ class BalancerComponent:
         match effect:
             case SendTopology():
                 self._rpc.note(effect.to, NOTE, TOPOLOGY_MESSAGES.encode(effect.message))
-            case PersistRecord() | Propose():
+            case PersistRecord() | PersistPromise() | Propose() | TakeOver():
                 self._disk_work.append(effect)
                 self._disk_wake.set()
             case Adopted():
@@ -253,6 +236,11 @@ class BalancerComponent:
         """Put a durable record into force: first whoever refuses requests by it, then everybody else."""
         placement = self.machine.placement
         assert placement is not None
+        if self.node in placement.record.removed and self.node not in placement.record.members():
+            if self.on_removed is not None:
+                self.on_removed()
+            self._notify()
+            return
         for adopt, _settled in self._listeners:
             adopt(placement)
         self._movers.adopt(placement, self.machine.work)
@@ -275,42 +263,51 @@ class BalancerComponent:
                     # Somebody waits for it and is told; a join or a leave has all the time that the disk needs.
                     self.refusal = error
                     self._disk_work.popleft()
-                    self._perform(self.machine.proposed(work.record, None, self._clock.now_s()))
+                    self.perform(self.machine.proposed(work.record, None, self._clock.now_s()))
                     self._notify()
                 else:
                     await trio.sleep(DISK_RETRY_S)
             else:
                 self._disk_work.popleft()
 
-    async def _write(self, work: PersistRecord | Propose | Settled) -> None:
-        if isinstance(work, PersistRecord):
-            await self._persist(work)
-        elif isinstance(work, Propose):
-            await self._propose(work)
-        else:
-            await self._executor.run(self._saved.settle, work.epoch)
+    async def _write(self, work: PersistRecord | PersistPromise | Propose | TakeOver | Settled) -> None:
+        match work:
+            case PersistRecord():
+                await self._persist(work)
+            case PersistPromise():
+                await self._executor.run(self._saved.promise, work.term)
+                self.perform(self.machine.promise_kept(work.term))
+            case Propose() | TakeOver():
+                await self._propose(work)
+            case Settled():
+                await self._executor.run(self._saved.settle, work.epoch)
 
     def _is_catalogue_change(self, record: TopologyRecord) -> bool:
         return self.machine.record is not None and record.collections != self.machine.record.collections
 
     async def _persist(self, work: PersistRecord) -> None:
         placement = await self._executor.run(self._saved.adopt, work.record, work.signed)
-        self._perform(self.machine.persisted(work.record.epoch, placement, self._clock.now_s()))
+        self.perform(self.machine.persisted(work.record.epoch, placement, self._clock.now_s()))
 
-    async def _propose(self, work: Propose) -> None:
+    async def _propose(self, work: Propose | TakeOver) -> None:
         signed = self._sign(work.record)
-        is_taken = await self._executor.run(self._register.swap, work.expected, signed)
+        if isinstance(work, Propose):
+            is_taken = await self._executor.run(self._register.swap, work.expected, signed)
+        else:
+            is_taken = await self._executor.run(self._register.take_over, signed)
         if not is_taken:
-            _log.warning("balancer.register_moved_on", extra={"expected": str(work.expected)})
-        self._perform(self.machine.proposed(work.record, signed if is_taken else None, self._clock.now_s()))
+            _log.warning("balancer.register_moved_on", extra={"wanted": str(work.record.epoch)})
+        self.perform(self.machine.proposed(work.record, signed if is_taken else None, self._clock.now_s()))
 
     def _on_note(self, source: NodeId, payload: bytes) -> None:
         try:
             message = TOPOLOGY_MESSAGES.decode(payload)
             if isinstance(message, RecordPush):
                 self._take_push(message.record)
+            elif isinstance(message, Promise):
+                self._take_promise(source, message)
             else:
-                self._perform(self.machine.receive(source, message, self._clock.now_s()))
+                self.perform(self.machine.receive(source, message, self._clock.now_s()))
         except MalformedFrame:
             self._junk.inc("malformed")
 
@@ -318,17 +315,20 @@ class BalancerComponent:
         """Verify a pushed record and offer it; only the issuer of its term may have written it."""
         if self.machine.signed is not None and signed.data == self.machine.signed.data:
             return
-        record = RECORD.decode(signed.data)
-        if self.machine.epoch is not None and record.epoch < self.machine.epoch:
+        if self.machine.epoch is not None and RECORD.decode(signed.data).epoch < self.machine.epoch:
             return
-        if record.cluster != self._settings.cluster:
-            self._junk.inc("cluster")
-        elif record.format != FORMAT:
-            self._junk.inc("format")
-        elif not self._proofs.is_proof_of(record.epoch.term.node, signed.data, signed.proof):
-            self._junk.inc("signature")
-        else:
-            self._perform(self.machine.offer(record, signed, self._clock.now_s()))
+        record = self._intake.verified(signed)
+        if record is not None:
+            self.perform(self.machine.offer(record, signed, self._clock.now_s()))
+
+    def _take_promise(self, source: NodeId, message: Promise) -> None:
+        """Count a promise; the record that comes with it is verified like a pushed one."""
+        placement: Placement | None = None
+        if message.record is not None:
+            placement = self._intake.placed(message.record, self.machine.placement)
+            if placement is None:
+                return
+        self.perform(self.machine.take_promise(source, message.term, placement))
 
     async def _run_timers(self) -> None:
         while True:
@@ -336,7 +336,8 @@ class BalancerComponent:
             self._sleeping_until_s = self.machine.next_deadline_s
             with trio.move_on_after(max(0.0, self._sleeping_until_s - self._clock.now_s())):
                 await self._timer_wake.wait()
-            self._perform(self.machine.advance(self._clock.now_s()))
+            self.perform(self.machine.verdict(buried(self._members, self.node), self._clock.now_s()))
+            self.perform(self.machine.advance(self._clock.now_s()))
 
     # ------------------------------------------------------------------ for other components
 
@@ -350,15 +351,15 @@ class BalancerComponent:
 
     def finished(self, what: str, unit: UnitId, epoch: Epoch) -> None:
         """A piece of this node's work is done."""
-        self._perform(self.machine.finished(what, unit, epoch, self._clock.now_s()))
+        self.perform(self.machine.finished(what, unit, epoch, self._clock.now_s()))
 
     def share(self, node: NodeId) -> None:
         """Send the record to a node that works under an older one."""
-        self._perform(self.machine.share(node))
+        self.perform(self.machine.share(node))
 
     def want(self, node: NodeId) -> None:
         """Ask a node that works under a newer record for it; also right after a connection was made."""
-        self._perform(self.machine.compare(node))
+        self.perform(self.machine.compare(node))
 
     def change_catalogue(self, collections: tuple[CollectionInfo, ...]) -> bool:
         """At the issuer: propose a catalogue; False unless all is stable and settled."""
@@ -366,12 +367,12 @@ class BalancerComponent:
         if effects is None:
             return False
         self.refusal = None
-        self._perform(effects)
+        self.perform(effects)
         return True
 
     def wake(self) -> None:
         """At the issuer: a change was queued, look whether it can begin."""
-        self._perform(self.machine.wake(self._clock.now_s()))
+        self.perform(self.machine.wake(self._clock.now_s()))
 
     async def ask_issuer(self, method: Method[Req, Rep], request: Req) -> Rep:
         """Call the node that changes the record.
@@ -459,38 +460,17 @@ class BalancerComponent:
         """Leave the ring: returns when every unit has moved away and that is settled. The caller's scope bounds it.
 
         Raises:
-            UsageError: This node is the issuer and others remain. Nothing was changed.
+            IssuerNeeded: This node is the issuer and nobody can take over. Nothing was changed.
         """
         await self.seat.leave()
 
     async def describe(self) -> RingView:
         """Return the topology for people; asks the issuer what the step under way waits for."""
-        record = self.placement.record
-        shares = await self._executor.run(ring_of(record).share)
         step: StepView | None = None
         try:
             with trio.move_on_after(1.0):
                 step = await self.ask_issuer(STEP, Nothing())
         except FrysError as error:
             _log.debug("balancer.issuer_did_not_answer", extra={"code": error.code})
-        is_answered = step is not None
-        step = step or StepView([], [], self.machine.settled == record.epoch)
-        return RingView(
-            epoch=str(record.epoch),
-            phase=record.phase,
-            issuer=record.epoch.term.node,
-            issuer_answers=is_answered,
-            settled=step.is_settled,
-            members=[member.node for member in record.ring],
-            next_members=[member.node for member in record.next_ring],
-            share={str(node): share for node, share in shares.items()},
-            partitions=record.partitions,
-            replication_factor=record.replication_factor,
-            collections=[collection.name for collection in record.collections],
-            pinned=[f"workflow/{partition}" for partition, _node in record.pinned],
-            units_here=len(self.placement.held_by(self.node)),
-            moving=len(rebalance.moves(self.placement)),
-            waiting_here=self.machine.waiting,
-            waits_for=step.waits_for,
-            queued=step.queued,
-        )
+        shares = await self._executor.run(ring_of(self.placement.record).share)
+        return ring_view(self.machine, shares, step)

@@ -102,8 +102,10 @@ class MoverRunner:
             self._state.pop(unit, None)
             return
         else:
-            if held != f"pulled {placement.record.epoch}":
-                await mover.pull(unit, placement.sets(unit).current[0])
+            owners = placement.sets(unit).current
+            # Nobody is left to pull from of a unit that an operator gave up: it begins empty.
+            if owners and held != f"pulled {placement.record.epoch}":
+                await mover.pull(unit, owners[0])
                 self._state[unit] = f"pulled {placement.record.epoch}"
             self._on_transferred(unit, placement.record.epoch)
             return

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from balancer.record import STABLE, TopologyRecord
+import msgspec
+
+from balancer.record import STABLE, TopologyRecord, next_collections, weighted
 from balancer.ring import ring_with
 from balancer.spread import RingMember
 from frys_node.base.errors import NotFound
@@ -40,8 +42,8 @@ class Placement:
 
     def __init__(self, record: TopologyRecord) -> None:
         self.record = record
-        current = _assign_all(record, record.ring)
-        following = current if record.phase == STABLE else _assign_all(record, record.next_ring)
+        current = _without_lost(record, _assign_all(record, record.ring))
+        following = current if record.phase == STABLE else _assign_next(record)
         self._sets = {
             unit: UnitSets(record.epoch, record.phase, nodes, following[unit]) for unit, nodes in current.items()
         }
@@ -73,6 +75,16 @@ class Placement:
         return [unit for unit, sets in self._sets.items() if node in sets.current or node in sets.next]
 
 
+def _assign_next(record: TopologyRecord) -> dict[UnitId, tuple[NodeId, ...]]:
+    factor = record.next_replication_factor
+    following = msgspec.structs.replace(
+        record,
+        collections=next_collections(record),
+        replication_factor=record.replication_factor if factor is None else factor,
+    )
+    return _assign_all(following, record.next_ring)
+
+
 def _assign_all(record: TopologyRecord, ring: tuple[RingMember, ...]) -> dict[UnitId, tuple[NodeId, ...]]:
     placed: dict[UnitId, tuple[NodeId, ...]] = {}
     partitions = range(record.partitions)
@@ -81,8 +93,9 @@ def _assign_all(record: TopologyRecord, ring: tuple[RingMember, ...]) -> dict[Un
         ([workflow_unit(index) for index in partitions], 1),
     ]
     groups += [(shards_of(collection), collection.replication_factor) for collection in record.collections]
+    walked = weighted(ring)
     for units, count in groups:
-        placed.update(zip(units, _assigned(ring, record.vnodes, tuple(units), count), strict=True))
+        placed.update(zip(units, _assigned(walked, record.vnodes, tuple(units), count), strict=True))
     present = {member.node for member in ring}
     for partition, node in record.pinned:
         if node in present:
@@ -96,6 +109,25 @@ def _assigned(
 ) -> tuple[tuple[NodeId, ...], ...]:
     """Place one group; the sets are in the order of the units."""
     return tuple(ring_with(members, vnodes).assign(units, count).values())
+
+
+def _without_lost(record: TopologyRecord, placed: dict[UnitId, tuple[NodeId, ...]]) -> dict[UnitId, tuple[NodeId, ...]]:
+    """Take what an operator gave up from the sets that cannot be fenced with it; all others keep their quorums."""
+    for unit, nodes in placed.items() if record.lost else ():
+        left = tuple(node for node in nodes if node not in record.lost)
+        if len(left) < fence(len(nodes)):
+            placed[unit] = left
+    return placed
+
+
+def majority(count: int) -> int:
+    """Return the smallest number of `count` members that is more than half: 1, 1, 2, 2, 3, 3 for 0..5."""
+    return count // 2 + 1
+
+
+def fence(count: int) -> int:
+    """Return the smallest number of members that meets every majority of `count`: 0, 1, 1, 2, 2, 3 for 0..5."""
+    return count - majority(count) + 1
 
 
 def shards_of(collection: Collection) -> list[UnitId]:

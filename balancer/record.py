@@ -50,10 +50,25 @@ class TopologyRecord(msgspec.Struct, frozen=True, array_like=True):
     pinned: tuple[tuple[int, NodeId], ...] = ()
     """Workflow partitions whose owner was silent when it should have handed them over: they wait for its disk (D5)."""
 
+    next_replication_factor: int | None = None
+    """The cluster's factor of the next sets; None: the same."""
+    next_factors: tuple[tuple[str, int], ...] = ()
+    """Factors of the next sets of single collections, by collection id."""
+    lost: tuple[NodeId, ...] = ()
+    """Members of `ring` whose data an operator gave up: a unit whose old set cannot be fenced without them goes on with
+    what is left of it. They stay here until a stable record has a ring without them."""
+    removed: tuple[NodeId, ...] = ()
+    """Nodes that an operator removed, the latest last: whoever of them comes back is refused."""
+    successor: NodeId | None = None
+    """The issuer's last record names who writes the next one."""
+
     def members(self) -> tuple[NodeId, ...]:
         """Every node of either ring, sorted."""
         return tuple(sorted({member.node for member in (*self.ring, *self.next_ring)}))
 
+
+REMOVED_MAX = 256
+"""Removed nodes that a record remembers; an older one that comes back joins as new, which is as safe and less clear."""
 
 RECORD: Codec[TopologyRecord] = Codec(TopologyRecord)
 
@@ -93,9 +108,72 @@ def check_format(record: TopologyRecord) -> None:
 
 def ring_of(record: TopologyRecord) -> Ring:
     """Return the ring of the current sets."""
-    return ring_with(record.ring, record.vnodes)
+    return ring_with(weighted(record.ring), record.vnodes)
 
 
 def next_ring_of(record: TopologyRecord) -> Ring:
     """Return the ring of the next sets."""
-    return ring_with(record.next_ring, record.vnodes)
+    return ring_with(weighted(record.next_ring), record.vnodes)
+
+
+def weighted(ring: tuple[RingMember, ...]) -> tuple[RingMember, ...]:
+    """Return the members that are walked. One of weight 0 keeps what is pinned to its disk, and nothing else."""
+    return ring if all(member.weight for member in ring) else tuple(member for member in ring if member.weight)
+
+
+def weight_of(ring: tuple[RingMember, ...], node: NodeId) -> int | None:
+    """Return a node's weight on a ring; None if it is not there. Weight 0 holds only what is pinned to its disk."""
+    return next((member.weight for member in ring if member.node == node), None)
+
+
+def next_collections(record: TopologyRecord) -> tuple[Collection, ...]:
+    """Return the catalogue with the factors of the next sets."""
+    factors = dict(record.next_factors)
+    return tuple(
+        msgspec.structs.replace(held, replication_factor=factors.get(held.id, held.replication_factor))
+        for held in record.collections
+    )
+
+
+def after(record: TopologyRecord, **changes: object) -> TopologyRecord:
+    """Return the record with the next number in its term."""
+    epoch = Epoch(record.epoch.term, record.epoch.seq + 1)
+    changed: TopologyRecord = msgspec.structs.replace(record, epoch=epoch, parent=record.epoch, **changes)
+    return changed
+
+
+def finished(record: TopologyRecord) -> TopologyRecord:
+    """Return the stable record of the next sets of a ``joint`` one."""
+    factor = record.next_replication_factor
+    members = {member.node for member in record.next_ring}
+    return after(
+        record,
+        phase=STABLE,
+        ring=record.next_ring,
+        collections=next_collections(record),
+        replication_factor=record.replication_factor if factor is None else factor,
+        next_replication_factor=None,
+        next_factors=(),
+        pinned=tuple((partition, node) for partition, node in record.pinned if node in members),
+        lost=(),
+    )
+
+
+def aborted(record: TopologyRecord) -> TopologyRecord:
+    """Return the stable record of the old sets. What an operator gave up stays given up: it was counted without."""
+    removed = tuple(node for node in record.removed if node in record.lost or not weight_of(record.ring, node))
+    return after(
+        record,
+        phase=STABLE,
+        next_ring=record.ring,
+        next_replication_factor=None,
+        next_factors=(),
+        removed=removed,
+    )
+
+
+def taken_over(record: TopologyRecord, term: Term) -> TopologyRecord:
+    """Return the content under a new term (rule 21). A ``joint`` record keeps its parent: joiners have wiped for it."""
+    parent = record.parent if record.phase == JOINT else record.epoch
+    epoch = Epoch(term, record.epoch.seq + 1)
+    return msgspec.structs.replace(record, epoch=epoch, parent=parent, successor=None)

@@ -28,6 +28,10 @@ class Register(Protocol):
         """Replace the record if its key is `expected`; durable when True is returned. False: somebody was quicker."""
         ...
 
+    def take_over(self, signed: SignedRecord) -> bool:
+        """Replace whatever is held by the first record of a higher term. False: what is held is as high."""
+        ...
+
 
 class IssuerRegister:
     """The register on the issuer's own disk."""
@@ -61,6 +65,15 @@ class IssuerRegister:
             return True
         held_epoch = None if held is None else RECORD.decode(held.data).epoch
         if held_epoch != expected:
+            return False
+        self._disk.write(self._path, SIGNED_RECORD.encode(signed))
+        return True
+
+    def take_over(self, signed: SignedRecord) -> bool:
+        """Write the first record of a new term durably, unless the register holds one that is as high."""
+        held = self.load()
+        term = RECORD.decode(signed.data).epoch.term
+        if held is not None and held != signed and RECORD.decode(held.data).epoch.term >= term:
             return False
         self._disk.write(self._path, SIGNED_RECORD.encode(signed))
         return True

@@ -12,12 +12,14 @@ from balancer.record import RECORD, TopologyRecord, check_format
 from balancer.topology_messages import SIGNED_RECORD, SignedRecord
 from frys_node.base.errors import CorruptData, MalformedFrame
 from frys_node.base.ports import Disk
-from frys_node.base.types import Epoch
+from frys_node.base.types import Epoch, Term
 from frys_node.wire.codec import Codec
 
 ADOPTED_PATH = "topology/adopted"
 SETTLED_PATH = "topology/settled"
+PROMISED_PATH = "topology/promised"
 _EPOCH: Codec[Epoch] = Codec(Epoch)
+_TERM: Codec[Term] = Codec(Term)
 
 
 class Saved(NamedTuple):
@@ -69,3 +71,19 @@ class RecordFile:
     def settle(self, epoch: Epoch) -> None:
         """Write durably what is known to be settled."""
         self._disk.write(SETTLED_PATH, _EPOCH.encode(epoch))
+
+    def load_promise(self) -> Term | None:
+        """Return the term below which nothing is adopted any more, if one was promised.
+
+        Raises:
+            CorruptData: The promise cannot be read. It is not forgotten: that could let a replaced issuer go on.
+        """
+        data = self._disk.read(PROMISED_PATH)
+        try:
+            return None if data is None else _TERM.decode(data)
+        except MalformedFrame as error:
+            raise CorruptData(f"'{PROMISED_PATH}' cannot be read: {error.message}") from error
+
+    def promise(self, term: Term) -> None:
+        """Write a promise durably."""
+        self._disk.write(PROMISED_PATH, _TERM.encode(term))

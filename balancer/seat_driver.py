@@ -7,6 +7,8 @@ from typing import Protocol
 
 import trio
 
+from balancer.errors import NodeRemoved
+from balancer.issuer_driver import IssuerVerbs
 from balancer.methods import JOIN_RING, LEAVE_RING, STEP, Accepted, JoinRing, LeaveRing, Nothing, StepView
 from balancer.record import STABLE, TopologyRecord
 from balancer.spread import RingMember
@@ -17,6 +19,8 @@ from frys_node.kernel.services.rpc import Method, Rep, Req, Rpc
 
 JOIN_RETRY_S = 1.0
 """Pause between asking the issuer to be put on the ring, or off it."""
+
+REJOIN_HINT = "move its data directory away, then join as a new node: frys-node join --seed host:port"
 
 FIRST_RECORD_RETRY_S = 0.2
 """Pause between asking peers for the record while this node has none."""
@@ -56,8 +60,9 @@ class SeatKeeper(Protocol):
 class Seat:
     """One node's membership of the ring."""
 
-    def __init__(self, rpc: Rpc, keeper: SeatKeeper, member: RingMember) -> None:
+    def __init__(self, rpc: Rpc, keeper: SeatKeeper, verbs: IssuerVerbs, member: RingMember) -> None:
         self._rpc = rpc
+        self._verbs = verbs
         self._keeper = keeper
         self._member = member
         self._is_leaving = False
@@ -79,7 +84,9 @@ class Seat:
                     self._keeper.want(peer)
                 await trio.sleep(FIRST_RECORD_RETRY_S)
                 continue
-            wants = not self._is_leaving and self._member.node not in record.members()
+            # Another weight or zone than the ring's is asked for as a place is.
+            wants = not self._is_leaving and self._member not in record.next_ring
+            wants = wants and self._member.node not in record.removed
             if wants:
                 await self._ask_issuer(record, joins=True)
             with trio.move_on_after(JOIN_RETRY_S if wants else 10 * JOIN_RETRY_S):
@@ -103,17 +110,14 @@ class Seat:
         """Leave the ring: returns when every unit has moved away and that is settled. The caller's scope bounds it.
 
         Raises:
-            IssuerNeeded: This node is the issuer and others remain. Nothing was changed.
+            IssuerNeeded: This node is the issuer, others remain, and none of them takes over. Nothing was changed.
         """
         record = self._keeper.machine.record
         if record is None or record.members() == (self._member.node,):
             return
-        if self._keeper.machine.is_issuer:
-            raise IssuerNeeded(
-                "this node writes the topology record and cannot leave while others remain",
-                hint="let the other nodes leave first",
-            )
         self._is_leaving = True
+        if self._keeper.machine.is_issuer:
+            await self._hand_over()
         self.stage = "asking the issuer"
         try:
             while True:
@@ -133,10 +137,28 @@ class Seat:
             self._is_leaving = False
             raise
 
+    async def _hand_over(self) -> None:
+        """Have another member write the records, before this node asks it to be let go."""
+        self.stage = "handing over the issuer's role"
+        try:
+            successor = self._verbs.successor()
+            if successor is None:
+                raise IssuerNeeded(
+                    "this node writes the topology record, and no other member is alive to take over",
+                    hint="start another member, or remove the dead ones: frys-node node remove NAME",
+                )
+            await self._verbs.hand_over(successor)
+        except BaseException:
+            self._is_leaving = False
+            raise
+
     async def _serve_join(self, caller: NodeId, request: JoinRing) -> Accepted:
         if request.member.node != caller:
             raise SecurityError("a node can only put itself on the ring")
         self._require_issuer()
+        record = self._keeper.machine.record
+        if record is not None and caller in record.removed:
+            raise NodeRemoved("this node was removed from the cluster", hint=REJOIN_HINT)
         if not self._keeper.machine.steps.request_join(request.member):
             raise Overloaded("too many joins and leaves wait at the issuer")
         self._keeper.wake()

@@ -1,31 +1,51 @@
 """The issuer's side of a change: stable -> joining -> joint -> stable, each step behind its barrier.
 
-Sans-I/O. One change is under way at a time; the next begins when the last is *settled* (rule 13). The barriers are
-rules 9 to 11: every joiner has its bulk before ``joint``; before ``stable`` the fence of each changed unit's old set
-has durably adopted ``joint``, every joiner has finished its pass, and a majority of the new set has. A step that makes
-no progress is aborted to stable(C), which is safe from both intermediate phases. An owner of workflow partitions that
-is silent in ``joining`` keeps them: they are pinned to it, so that one dead disk blocks nobody's join (D5).
+Sans-I/O. One step is under way at a time and may carry several changes (`changes`); the next begins when the last is
+*settled* (rule 13). The barriers are rules 9 to 11: before ``joint`` every joiner has its bulk, and enough of each
+changed unit's old set have adopted ``joining`` for the fence to be within reach; before ``stable`` that fence has
+durably adopted ``joint``, every joiner has finished its pass, and a majority of the new set has. A step that makes no
+progress is aborted to stable(C), which is safe from both intermediate phases; it is aborted early when a node that
+joins or leaves is known to be dead or never adopts the record, and goes on without that one. Who is dead is an input:
+it decides what is *tried*, never who owns. An owner of workflow partitions that is silent in ``joining`` keeps them:
+they are pinned to it, so that one dead disk blocks nobody's join (D5).
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Collection
 
 import msgspec
 
-from balancer.placement import Placement
-from balancer.record import JOINING, JOINT, STABLE, TopologyRecord
+from balancer.changes import (
+    JOIN,
+    LEAVE,
+    REMOVE,
+    Change,
+    Changes,
+    changed_nodes,
+    newcomers,
+    unfenced,
+)
+from balancer.placement import Placement, fence, majority
+from balancer.promotion import voters
+from balancer.record import JOINING, JOINT, STABLE, TopologyRecord, aborted, after, finished, weight_of
 from balancer.spread import RingMember
 from balancer.topology_messages import Report
-from balancer.work import MOVED_KINDS
+from balancer.work import MOVED_KINDS, kind_of
 from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.topology import Collection as CollectionInfo
 from frys_node.kernel.services.topology import UnitSets
 
-CHANGES_MAX = 256
-"""Joins and leaves that wait; more are refused until some are done."""
+RETRY_GROWTH_MAX = 8
+"""The pause after an abort grows up to so many times its first length."""
+
+
+UNITS_SHOWN_MAX = 3
+"""Units that a step waits for and that are named; the rest are counted."""
+
+LOOK_S = 5.0
+"""Pause between looks at a node that is due for removal and cannot be removed without loss."""
 
 
 class StepConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,8 +55,14 @@ class StepConfig(msgspec.Struct, frozen=True, kw_only=True):
     joint_patience_s: float = 10.0
     pin_patience_s: float = 3.0
     """A workflow owner that has not adopted ``joining`` for so long keeps its partitions."""
+    dead_patience_s: float = 3.0
+    """A step goes on without a node that has been known dead for so long."""
+    adopt_patience_s: float = 10.0
+    """A step goes on without a newcomer that has not adopted ``joining`` for so long."""
     retry_pause_s: float = 2.0
-    """Pause before a change whose step was aborted is tried again."""
+    """Pause before a change whose step was aborted is tried again; doubled by each further abort, up to eightfold."""
+    auto_remove_after_s: float = math.inf
+    """A node that has been dead for so long is removed, unless that would lose something."""
 
 
 class Steps:
@@ -46,36 +72,62 @@ class Steps:
         self.node = node
         self.config = config or StepConfig()
         self.abort_count = 0
+        self.changes = Changes()
+        self.dead: dict[NodeId, float] = {}
+        """Since when each node is known to be dead."""
         self._placement: Placement | None = None
         self._reports: dict[NodeId, Report] = {}
-        self._waiting: OrderedDict[NodeId, RingMember | None] = OrderedDict()
-        self._settling: Placement | None = None
         self._changed: list[UnitId] = []
         self._progress_s = 0.0
         self._entered_s = 0.0
         self._not_before_s = -math.inf
+        self._failures = 0
+        self._look_at_s = -math.inf
         self.is_settled = False
 
     # ------------------------------------------------------------------ changes that wait
 
     @property
     def waiting(self) -> tuple[NodeId, ...]:
-        """Nodes whose join or leave waits, in order."""
-        return tuple(self._waiting)
+        """Nodes whose join, leave or removal waits or is under way, in order."""
+        return self.changes.nodes
 
     def request_join(self, member: RingMember) -> bool:
-        """Queue a join; False when the queue is full. Asking again changes nothing."""
-        return self._queue(member.node, member)
+        """Queue a join, or another weight of a member; False when the queue is full. Asking again changes nothing."""
+        return self.changes.want(member.node, Change(JOIN, member))
 
     def request_leave(self, node: NodeId) -> bool:
         """Queue a leave; it replaces a join that waits."""
-        return self._queue(node, None)
+        return self.changes.want(node, Change(LEAVE))
 
-    def _queue(self, node: NodeId, member: RingMember | None) -> bool:
-        if node not in self._waiting and len(self._waiting) >= CHANGES_MAX:
-            return False
-        self._waiting[node] = member
-        return True
+    def request_remove(self, node: NodeId, *, accepts_loss: bool = False, keeps_out: bool = True) -> bool:
+        """Queue the replacement of a dead node (rule 24); False when the queue is full."""
+        return self.changes.want(node, Change(REMOVE, None, accepts_loss, keeps_out))
+
+    def request_factor(self, whose: str, factor: int) -> bool:
+        """Queue another replication factor for a collection's id, or for the cluster (`CLUSTER`)."""
+        return self.changes.want_factor(whose, factor)
+
+    def verdict(self, dead: Collection[NodeId], now_s: float) -> None:
+        """Take who is known to be dead now."""
+        self.dead = {node: self.dead.get(node, now_s) for node in sorted(dead) if node != self.node}
+
+    def loss_of(self, node: NodeId) -> list[UnitId]:
+        """Return the replicated units that keep a node from being removed: too few other members are alive."""
+        if self._placement is None:
+            return []
+        blocked = unfenced(self._placement, {**self.dead, node: 0.0})
+        return [unit for unit in blocked if node in self._placement.sets(unit).current]
+
+    def auto_remove(self, now_s: float) -> None:
+        """Queue the removal of nodes that have been dead for long; never one that would lose anything (rule 24)."""
+        if self._placement is None or self._placement.record.phase != STABLE or not self.is_settled:
+            return
+        self._look_at_s = now_s + LOOK_S
+        for node, since_s in self.dead.items():
+            is_due = now_s >= since_s + self.config.auto_remove_after_s
+            if is_due and weight_of(self._placement.record.ring, node) and not self.loss_of(node):
+                self.request_remove(node, keeps_out=False)
 
     # ------------------------------------------------------------------ what is in force
 
@@ -94,14 +146,36 @@ class Steps:
             self._changed = list(placement.units())
         elif previous.record.phase == STABLE:
             self._changed = [unit for unit in placement.units() if unit not in previous]
+        if (
+            record.phase == STABLE
+            and previous is not None
+            and previous.record.phase == JOINT
+            and record.ring == (previous.record.next_ring)
+        ):
+            self._failures = 0
 
     def take(self, source: NodeId, report: Report, now_s: float) -> None:
         """Count a report; one on another record says nothing about this one."""
         if self._placement is None or report.epoch != self._placement.record.epoch:
             return
+        self.dead.pop(source, None)
         if self._reports.get(source) != report:
             self._reports[source] = report
             self._progress_s = now_s
+            self._notice_return(source)
+
+    def _notice_return(self, node: NodeId) -> None:
+        """A node that was removed is here again: it hands over the partitions that are pinned to its disk."""
+        assert self._placement is not None
+        record = self._placement.record
+        if node in record.removed and node not in record.lost and weight_of(record.ring, node) == 0:
+            self.request_leave(node)
+
+    def forget(self) -> None:
+        """This node writes the records from now on: what it knew under another issuer is of no use."""
+        self._placement = None
+        self.changes = Changes()
+        self._not_before_s, self._failures = -math.inf, 0
 
     def _nodes(self, test: Callable[[Report], bool]) -> dict[NodeId, None]:
         return {node: None for node, report in self._reports.items() if test(report)}
@@ -113,30 +187,61 @@ class Steps:
         bulk = self._nodes(lambda report: report.is_bulk_done)
         return all(node in bulk for unit in self._changed for node in _joiners(self._sets(unit)))
 
+    def fence_is_near(self) -> bool:
+        """True if enough of each changed unit's old set answer under ``joining`` for ``joint`` to end."""
+        return not self._short_of_fence()
+
+    def _short_of_fence(self) -> list[UnitId]:
+        short = []
+        for unit in self._changed:
+            current = self._sets(unit).current
+            is_single = kind_of(unit) in MOVED_KINDS
+            if not is_single and _count(current, self._reports) < fence(len(current)):
+                short.append(unit)
+        return short
+
     def fence_is_met(self) -> bool:
         """Rules 10 and 11: fences adopted, joiners done, majorities of the new sets done."""
         adopted = self._nodes(lambda _report: True)
         done = self._nodes(lambda report: report.is_done)
+        if not self._is_majority(adopted):
+            return False
         for unit in self._changed:
             sets = self._sets(unit)
-            if _count(sets.current, adopted) < _fence(len(sets.current)):
+            if _count(sets.current, adopted) < fence(len(sets.current)):
                 return False
             if any(node not in done for node in _joiners(sets)):
                 return False
-            if _count(sets.next, done) < _majority(len(sets.next)):
+            if _count(sets.next, done) < majority(len(sets.next)):
                 return False
         return True
 
     def settled_is_met(self) -> bool:
-        """Rule 13: a majority of each changed unit's set has adopted the stable record."""
+        """Rule 13: a majority of each changed unit's set, and of the ring, has adopted the stable record.
+
+        Of a unit with one owner the ring's majority is enough: the next issuer's survey meets it. Nobody waits for a
+        node that an operator gives up.
+        """
         adopted = self._nodes(lambda _report: True)
+        if not self._is_majority(adopted):
+            return False
+        assert self._placement is not None
+        given_up = {*self.changes.given_up, *self._placement.record.lost}
         for unit in self._changed:
-            if self._placement is None or unit not in self._placement:
+            if unit not in self._placement or kind_of(unit) in MOVED_KINDS:
                 continue
-            sets = self._sets(unit)
-            if _count(sets.current, adopted) < _majority(len(sets.current)):
+            current = self._sets(unit).current
+            left = sum(1 for node in current if node not in given_up)
+            if _count(current, adopted) < min(majority(len(current)), left):
                 return False
         return True
+
+    def _is_majority(self, adopted: Collection[NodeId]) -> bool:
+        """True if most members of the ring adopted the record: every survey of a promotion then sees it."""
+        assert self._placement is not None
+        record = self._placement.record
+        ring = voters(record.ring, {*record.lost, *self.changes.given_up})
+        return _count(ring, adopted) >= majority(len(ring)) or not ring
 
     def _sets(self, unit: UnitId) -> UnitSets:
         assert self._placement is not None
@@ -153,16 +258,31 @@ class Steps:
             if not self.is_settled or now_s < self._not_before_s:
                 return None
             return self._begin(record)
-        if record.phase == JOINING and self.bulk_is_met():
-            return self._enter_joint(record, now_s)
+        if record.phase == JOINING and self.bulk_is_met() and self.fence_is_near():
+            joint = self._enter_joint(record, now_s)
+            if joint is not None:
+                return joint
         if record.phase == JOINT and self.fence_is_met():
-            return _after(record, phase=STABLE, ring=record.next_ring)
+            return finished(record)
         return self._abort(record, now_s) if now_s >= self._gives_up_s(record) else None
 
     def _gives_up_s(self, record: TopologyRecord) -> float:
-        """Return when a step that makes no progress has had its patience."""
+        """Return when a step has had its patience: without progress, or with somebody that it cannot go on with."""
         is_joining = record.phase == JOINING
-        return self._progress_s + (self.config.joining_patience_s if is_joining else self.config.joint_patience_s)
+        at_s = self._progress_s + (self.config.joining_patience_s if is_joining else self.config.joint_patience_s)
+        for node in self._doubtful(record):
+            if node in self.dead:
+                at_s = min(at_s, max(self.dead[node], self._entered_s) + self.config.dead_patience_s)
+            if node not in self._reports and is_joining:
+                at_s = min(at_s, self._entered_s + self.config.adopt_patience_s)
+        if self.dead and unfenced_among(self._placement, self._changed, self.dead):
+            at_s = min(at_s, max(*self.dead.values(), self._entered_s) + self.config.dead_patience_s)
+        return at_s
+
+    def _doubtful(self, record: TopologyRecord) -> list[NodeId]:
+        """Return the nodes whose own part the step waits for: newcomers, and those that hand over what they hold."""
+        leaving = [node for node in self.changes.leaving if weight_of(record.next_ring, node) is None]
+        return newcomers(record) + [node for node in leaving if weight_of(record.ring, node) is not None]
 
     def _enter_joint(self, record: TopologyRecord, now_s: float) -> TopologyRecord | None:
         """Return the ``joint`` record; partitions of silent owners are pinned to them, after some patience."""
@@ -170,57 +290,65 @@ class Steps:
         if silent and now_s < self._entered_s + self.config.pin_patience_s:
             return None
         pinned = tuple(sorted({*record.pinned, *silent}))
-        return _after(record, phase=JOINT, pinned=pinned)
+        return after(record, phase=JOINT, pinned=pinned)
 
     def _silent_owners(self) -> list[tuple[int, NodeId]]:
-        leaving = {node for node, member in self._waiting.items() if member is None}
+        assert self._placement is not None
+        lost = self._placement.record.lost
         silent = []
         for unit in self._changed:
             kind, _, number = unit.partition("/")
-            if kind in MOVED_KINDS:
-                owner = self._sets(unit).current[0]
-                if owner not in self._reports and owner not in leaving:
-                    silent.append((int(number), owner))
+            if kind not in MOVED_KINDS:
+                continue
+            owner = next(iter(self._sets(unit).current), None)
+            has_hope = owner is None or owner in self._reports or owner in self.changes.leaving or owner in lost
+            if owner is not None and not has_hope:
+                silent.append((int(number), owner))
         return silent
 
     def _begin(self, record: TopologyRecord) -> TopologyRecord | None:
-        """Turn the oldest change that still changes something into a ``joining`` record."""
-        while self._waiting:
-            node, member = next(iter(self._waiting.items()))
-            is_present = any(held.node == node for held in record.ring)
-            if member is None and is_present and len(record.ring) > 1:
-                ring = tuple(held for held in record.ring if held.node != node)
-                return _after(record, phase=JOINING, next_ring=ring)
-            if member is not None and not is_present:
-                ring = (*record.ring, member)
-                return _after(record, phase=JOINING, next_ring=tuple(sorted(ring, key=lambda held: held.node)))
-            del self._waiting[node]
-        return None
+        """Turn the changes that wait, as many as a step carries, into a ``joining`` record."""
+        assert self._placement is not None
+        changed = self.changes.plan(self._placement, self.dead)
+        return None if changed is None else after(record, phase=JOINING, **changed)
 
     def _abort(self, record: TopologyRecord, now_s: float) -> TopologyRecord:
-        """Go back to stable(C). The change leaves the queue; whoever still wants it asks again, behind the others."""
+        """Go back to stable(C). Who held the step up leaves the queue and asks again, behind the others."""
         self.abort_count += 1
-        self._not_before_s = now_s + self.config.retry_pause_s
-        if self._waiting:
-            self._waiting.popitem(last=False)
-        return _after(record, phase=STABLE, next_ring=record.ring)
+        culprits = {node for node in self._doubtful(record) if node in self.dead or node not in self._reports}
+        if culprits:
+            self.changes.forget(culprits)
+            self._not_before_s = now_s
+        else:
+            self.changes.forget({*changed_nodes(record)})
+            self.changes.forget_factors()
+            self._not_before_s = now_s + self.config.retry_pause_s * min(2**self._failures, RETRY_GROWTH_MAX)
+            self._failures += 1
+        return aborted(record)
 
     def catalogue(self, collections: tuple[CollectionInfo, ...]) -> TopologyRecord | None:
         """Return the record of a catalogue change, or None unless all is stable and settled (fine print 1)."""
         if self._placement is None or not self.is_settled or self._placement.record.phase != STABLE:
             return None
-        return _after(self._placement.record, phase=STABLE, collections=collections)
+        return after(self._placement.record, phase=STABLE, collections=collections)
 
     def next_deadline_s(self) -> float:
-        """When a step has had its patience."""
+        """When a step has had its patience, or a dead node."""
         if self._placement is None:
             return math.inf
-        phase = self._placement.record.phase
-        if phase == STABLE:
-            return self._not_before_s if self._waiting and self.is_settled else math.inf
-        if phase == JOINING and self.bulk_is_met():
-            return self._entered_s + self.config.pin_patience_s
-        return self._gives_up_s(self._placement.record)
+        record = self._placement.record
+        if record.phase == STABLE:
+            if not self.is_settled:
+                return math.inf
+            return min(self._not_before_s if self.changes else math.inf, self._auto_remove_s(record))
+        gives_up_s = self._gives_up_s(record)
+        if record.phase == JOINING and self.bulk_is_met() and self.fence_is_near():
+            return min(gives_up_s, self._entered_s + self.config.pin_patience_s)
+        return gives_up_s
+
+    def _auto_remove_s(self, record: TopologyRecord) -> float:
+        waits = [since_s for node, since_s in self.dead.items() if weight_of(record.ring, node)]
+        return max(min(waits, default=math.inf) + self.config.auto_remove_after_s, self._look_at_s)
 
     def waits_for(self) -> list[str]:
         """Say for people what the present step waits for, one line each."""
@@ -233,13 +361,23 @@ class Steps:
                 lines.append(f"{node}: has not adopted {self._placement.record.epoch}")
             elif report.waiting:
                 lines.append(f"{node}: {report.waiting} units to take")
+        if self._placement.record.phase == JOINING:
+            short = self._short_of_fence()
+            lines += [f"{unit}: too few members of its set answer" for unit in short[:UNITS_SHOWN_MAX]]
+            if len(short) > UNITS_SHOWN_MAX:
+                lines.append(f"{len(short) - UNITS_SHOWN_MAX} more units: too few members of their sets answer")
         return lines
 
 
-def _after(record: TopologyRecord, **changes: object) -> TopologyRecord:
-    epoch = Epoch(record.epoch.term, record.epoch.seq + 1)
-    changed: TopologyRecord = msgspec.structs.replace(record, epoch=epoch, parent=record.epoch, **changes)
-    return changed
+def unfenced_among(placement: Placement | None, units: Collection[UnitId], dead: Collection[NodeId]) -> bool:
+    """True if one of the units has too few living members in its old set for the step to end."""
+    assert placement is not None
+    for unit in units:
+        current = placement.sets(unit).current
+        living = sum(1 for node in current if node not in dead)
+        if kind_of(unit) not in MOVED_KINDS and living < fence(len(current)):
+            return True
+    return False
 
 
 def _joiners(sets: UnitSets) -> tuple[NodeId, ...]:
@@ -248,11 +386,3 @@ def _joiners(sets: UnitSets) -> tuple[NodeId, ...]:
 
 def _count(members: Collection[NodeId], voters: Collection[NodeId]) -> int:
     return sum(1 for member in members if member in voters)
-
-
-def _majority(count: int) -> int:
-    return count // 2 + 1
-
-
-def _fence(count: int) -> int:
-    return count - _majority(count) + 1

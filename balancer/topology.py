@@ -4,7 +4,12 @@ Sans-I/O. Theory of operation. A node takes any higher record, makes it durable,
 lower ones, and two records with one key are an alarm (rule 20). It compares keys with a few peers now and then, with
 every new connection, and with whoever sent a request under another key. Until it hears that its record is settled it
 keeps telling the issuer what it has adopted and finished: reports say everything each time, so lost ones cost only
-time. Gossip about who is alive never enters: a death changes nothing here (D4).
+time. Who is alive is an input for the issuer's patience alone: a death changes nothing here (D4).
+
+The issuer is the node of the record's term. Another one takes over by `promote`: it collects durable promises and
+signs the highest record that they hold under a higher term (`promotion`). A planned hand-over is the old issuer's last
+record, which names its successor; the successor then promotes itself, so that it is fenced like any other takeover. An
+issuer that finds its records refused for the sake of a promise that led nowhere promotes itself anew.
 """
 
 from __future__ import annotations
@@ -16,20 +21,31 @@ from random import Random
 import msgspec
 
 from balancer.placement import Placement
-from balancer.record import JOINING, STABLE, TopologyRecord
+from balancer.promotion import ASK_AGAIN_S, STAND_BACK_S, Promotion, highest
+from balancer.record import JOINING, STABLE, TopologyRecord, after
 from balancer.steps import StepConfig, Steps
 from balancer.topology_effects import (
     Adopted,
     Equivocation,
+    PersistPromise,
     PersistRecord,
     Propose,
     SendTopology,
     Settled,
+    TakeOver,
     TopologyEffect,
 )
-from balancer.topology_messages import RecordDigest, RecordPush, Report, SignedRecord
+from balancer.topology_messages import (
+    Promise,
+    PromiseAsk,
+    PromiseRefused,
+    RecordDigest,
+    RecordPush,
+    Report,
+    SignedRecord,
+)
 from balancer.work import Work, work_for
-from frys_node.base.types import Epoch, NodeId, UnitId
+from frys_node.base.types import Epoch, NodeId, Term, UnitId
 from frys_node.kernel.services.topology import Collection as CollectionInfo
 
 
@@ -41,6 +57,8 @@ class TopologyConfig(msgspec.Struct, frozen=True, kw_only=True):
     report_interval_s: float = 0.3
     """Pause between reports to the issuer while something is not settled; it grows by a fifth each time."""
     report_interval_max_s: float = 3.0
+    reassert_after_s: float = 10.0
+    """An issuer whose records are refused for so long, because of a promise that led nowhere, promotes itself anew."""
     steps: StepConfig = StepConfig()
 
 
@@ -64,6 +82,13 @@ class TopologyMachine:
         self.frozen: Epoch | None = None
         self.config = config or TopologyConfig()
         self.steps = Steps(node, self.config.steps)
+        self.promised: Term | None = None
+        """Nothing of a lower term is adopted any more."""
+        self.promotion: Promotion | None = None
+        self._is_promise_kept = True
+        self._promise_asked: dict[NodeId, None] = {}
+        self._outbid: Term | None = None
+        self._reassert_at_s = math.inf
         self._kinds = tuple(kinds)
         self._rng = rng
         self._peers = peers
@@ -96,6 +121,10 @@ class TopologyMachine:
         """True if this node writes the records."""
         return self.issuer == self.node
 
+    def load_promise(self, promised: Term | None) -> None:
+        """Start with what this node had promised before it stopped; call before anything is adopted."""
+        self.promised = promised
+
     def load(
         self, placement: Placement, signed: SignedRecord, now_s: float, settled: Epoch | None = None
     ) -> list[TopologyEffect]:
@@ -106,6 +135,8 @@ class TopologyMachine:
     def offer(self, record: TopologyRecord, signed: SignedRecord, now_s: float) -> list[TopologyEffect]:
         """Take a verified record if it is higher than what is held or on its way to the disk (rule 20)."""
         held = self._persisting.record if self._persisting else self.record
+        if self.promised is not None and record.epoch.term < self.promised:
+            return self._tell_promise(record.epoch.term.node)
         if held is not None:
             if record.epoch == held.epoch and record != held:
                 self.frozen = record.epoch
@@ -127,6 +158,7 @@ class TopologyMachine:
         return self._adopt(placement, signed, now_s)
 
     def _adopt(self, placement: Placement, signed: SignedRecord, now_s: float) -> list[TopologyEffect]:
+        is_new_term = self.epoch is None or self.epoch.term != placement.record.epoch.term
         self.placement = placement
         self.signed = signed
         self.work = work_for(placement, self.node, self._kinds)
@@ -136,10 +168,20 @@ class TopologyMachine:
         self._open.update({("transfer", unit): None for unit in self.work.transfers})
         effects: list[TopologyEffect] = [Adopted(placement.record.epoch)]
         effects += [self._push(node) for node in placement.record.members() if node != self.node]
+        if is_new_term:
+            self._outbid, self._reassert_at_s = None, math.inf
+            self.steps.forget()
+        if self.promotion is not None and placement.record.epoch.term >= self.promotion.term:
+            self.promotion = None
         if self.is_issuer:
             self._proposing = None
             self.steps.adopted(placement, self.settled, now_s)
-        return effects + self._report(now_s) + self._step(now_s)
+            if self.promised is not None and self.promised > self._term:
+                self._notice_outbid(self.promised, now_s)
+        effects += self._report(now_s) + self._step(now_s)
+        if placement.record.successor == self.node and not self.is_issuer and self.promotion is None:
+            effects += self.promote(now_s)
+        return effects
 
     # ------------------------------------------------------------------ spreading
 
@@ -155,10 +197,19 @@ class TopologyMachine:
         """Exchange keys with a node: it was just connected, or it works under another record."""
         return [SendTopology(node, RecordDigest(self.epoch, self.settled, True))]
 
-    def receive(self, source: NodeId, message: RecordDigest | Report, now_s: float) -> list[TopologyEffect]:
-        """Take a comparison or a report; pushes go through `offer` after their proof was verified."""
+    def receive(
+        self, source: NodeId, message: RecordDigest | Report | PromiseAsk | PromiseRefused, now_s: float
+    ) -> list[TopologyEffect]:
+        """Take a comparison, a report, or what belongs to a promotion.
+
+        Pushes go through `offer` and promises through `take_promise`, after the proof of their record was verified.
+        """
         if isinstance(message, Report):
             return self._take_report(source, message, now_s)
+        if isinstance(message, PromiseAsk):
+            return self._asked_to_promise(source, message.term, now_s)
+        if isinstance(message, PromiseRefused):
+            return self._promise_refused(message, now_s)
         effects: list[TopologyEffect] = []
         mine = self.epoch
         if mine is not None and (message.epoch is None or message.epoch < mine):
@@ -172,6 +223,9 @@ class TopologyMachine:
         return effects
 
     def _take_report(self, source: NodeId, report: Report, now_s: float) -> list[TopologyEffect]:
+        if self.is_issuer and report.promised is not None and report.promised > self._term:
+            self._notice_outbid(report.promised, now_s)
+            return []
         if self.epoch is None or report.epoch < self.epoch:
             return self.share(source)
         if not self.is_issuer:
@@ -222,7 +276,8 @@ class TopologyMachine:
         self._report_pause_s = min(self._report_pause_s * 1.2, self.config.report_interval_max_s)
         is_done = not self._open
         assert self.record is not None
-        report = Report(self.epoch, is_done or self.record.phase != JOINING, is_done, len(self._open))
+        promised = self.promised if self.promised is not None and self.promised > self.epoch.term else None
+        report = Report(self.epoch, is_done or self.record.phase != JOINING, is_done, len(self._open), promised)
         if self.issuer == self.node:
             self.steps.take(self.node, report, now_s)
             return self._step(now_s)
@@ -242,8 +297,11 @@ class TopologyMachine:
 
     @property
     def _may_step(self) -> bool:
-        """True at an issuer that has no record on its way and has seen no second record with one key."""
-        return self.is_issuer and self._proposing is None and self._persisting is None and self.frozen is None
+        """True at an issuer with no record on its way that has not handed over, promised another, or been frozen."""
+        is_busy = self._proposing is not None or self._persisting is not None or self.frozen is not None
+        if not self.is_issuer or is_busy or self.record is None or self.record.successor is not None:
+            return False
+        return self.promised is None or self.promised <= self._term
 
     def _propose(self, record: TopologyRecord) -> list[TopologyEffect]:
         assert self.epoch is not None
@@ -266,13 +324,145 @@ class TopologyMachine:
         record = self.steps.catalogue(collections)
         return None if record is None else self._propose(record)
 
+    def verdict(self, dead: Collection[NodeId], now_s: float) -> list[TopologyEffect]:
+        """Take whom membership holds for dead: the issuer's patience with them ends early. It decides no ownership."""
+        self.steps.verdict(dead, now_s)
+        if not self.is_issuer:
+            return []
+        self.steps.auto_remove(now_s)
+        return self._step(now_s)
+
+    # ------------------------------------------------------------------ another issuer
+
+    @property
+    def _term(self) -> Term:
+        assert self.epoch is not None
+        return self.epoch.term
+
+    def hand_over(self, successor: NodeId) -> list[TopologyEffect] | None:
+        """Propose this issuer's last record; None unless this is the issuer and all is stable and settled."""
+        if not self._may_step or not self.steps.is_settled or self.record is None or self.record.phase != STABLE:
+            return None
+        return self._propose(after(self.record, successor=successor))
+
+    def promote(self, now_s: float) -> list[TopologyEffect]:
+        """Try to become the issuer; asks go on until it succeeds, is given up, or a higher term is met."""
+        above = highest(self.promised, self._outbid, self.epoch.term if self.epoch else None)
+        self.promotion = Promotion(self.node, above, now_s)
+        if self.placement is not None:
+            self.promotion.see(self.placement)
+        return self._ask_promises(now_s)
+
+    def give_up(self, now_s: float) -> None:
+        """End a promotion. What was promised stays promised; an issuer that meets it promotes itself anew."""
+        self.promotion = None
+        promised = highest(self.promised, self._outbid)
+        if self.is_issuer and promised is not None and promised > self._term:
+            self._notice_outbid(promised, now_s)
+
+    def force(self) -> list[TopologyEffect]:
+        """Become the issuer with the promises at hand: every silent member is destroyed, and what it held given up."""
+        promotion = self.promotion
+        if promotion is None or promotion.record is None or self.node not in promotion.promised:
+            return []
+        return self._take_over(promotion.forced())
+
+    def _ask_promises(self, now_s: float) -> list[TopologyEffect]:
+        promotion = self.promotion
+        assert promotion is not None
+        if self.promised is not None and self.promised > promotion.term:
+            promotion.raise_above(self.promised, now_s)
+        promotion.ask_at_s = now_s + ASK_AGAIN_S
+        effects: list[TopologyEffect] = []
+        for node in promotion.unasked({*self._peers(), self.node}):
+            if node == self.node:
+                effects += self._asked_to_promise(self.node, promotion.term, now_s)
+            else:
+                effects.append(SendTopology(node, PromiseAsk(promotion.term)))
+        return effects
+
+    def _asked_to_promise(self, asker: NodeId, term: Term, now_s: float) -> list[TopologyEffect]:
+        """Promise durably, unless this node works under as high a term or has promised a higher one."""
+        best = highest(self.promised, self.epoch.term if self.epoch else None)
+        if best is not None and (best > term or (self.epoch is not None and self.epoch.term == term)):
+            if asker == self.node:
+                return self._promise_refused(PromiseRefused(term, best), now_s)
+            return [*self.share(asker), SendTopology(asker, PromiseRefused(term, best))]
+        self._promise_asked[asker] = None
+        if self.promised != term:
+            self.promised, self._is_promise_kept = term, False
+            self._promise_asked = {asker: None}
+            if self.is_issuer and asker != self.node:
+                self._notice_outbid(term, now_s)
+            if self.promotion is not None and asker != self.node:
+                # Let the other one finish; a try that it cuts off half-way goes on above it later.
+                self.promotion.ask_at_s = now_s + STAND_BACK_S * self._rng.uniform(1.0, 2.0)
+            return [PersistPromise(term)]
+        return self.promise_kept(term) if self._is_promise_kept else []
+
+    def promise_kept(self, term: Term) -> list[TopologyEffect]:
+        """The promise is durable, and so is every record that was on its way before: answer who asked."""
+        if term != self.promised:
+            return []
+        self._is_promise_kept = True
+        asked, self._promise_asked = list(self._promise_asked), {}
+        effects: list[TopologyEffect] = []
+        for node in asked:
+            if node == self.node:
+                effects += self.take_promise(self.node, term, self.placement)
+            else:
+                effects.append(SendTopology(node, Promise(term, self.signed)))
+        return effects
+
+    def take_promise(self, node: NodeId, term: Term, placement: Placement | None) -> list[TopologyEffect]:
+        """Count a promise, with the placement of the record that the node holds, verified; perhaps it was the last."""
+        promotion = self.promotion
+        if promotion is None:
+            return []
+        if placement is not None:
+            promotion.see(placement)
+        promotion.take(node, term)
+        if promotion.missing() or self.promised != promotion.term:
+            return []
+        return self._take_over(promotion.outcome())
+
+    def _take_over(self, record: TopologyRecord) -> list[TopologyEffect]:
+        assert self.promotion is not None
+        assert self.promotion.record is not None
+        if self.promotion.is_signed:
+            return []
+        self.promotion.is_signed = True
+        self._proposing = record.epoch
+        return [TakeOver(self.promotion.record.epoch, record)]
+
+    def _promise_refused(self, message: PromiseRefused, now_s: float) -> list[TopologyEffect]:
+        promotion = self.promotion
+        if promotion is None or message.term != promotion.term:
+            return []
+        # Two nodes that outbid each other would go on for ever in step.
+        promotion.raise_above(message.highest, now_s + self._rng.uniform(0.0, ASK_AGAIN_S))
+        return []
+
+    def _tell_promise(self, issuer: NodeId) -> list[TopologyEffect]:
+        """Let an issuer know that its records are not taken here any more, and for whose sake."""
+        if self.epoch is None or issuer == self.node:
+            return []
+        return [SendTopology(issuer, Report(self.epoch, False, False, 0, self.promised))]
+
+    def _notice_outbid(self, term: Term, now_s: float) -> None:
+        """Somebody was promised more than this issuer's term, and may never come to use it."""
+        if self._reassert_at_s == math.inf and self.promotion is None:
+            self._reassert_at_s = now_s + self.config.reassert_after_s * self._rng.uniform(1.0, 2.0)
+        self._outbid = highest(self._outbid, term)
+
     # ------------------------------------------------------------------ time
 
     @property
     def next_deadline_s(self) -> float:
         """When `advance` has something to do."""
         step_s = self.steps.next_deadline_s() if self._may_step else math.inf
-        return min(self._digest_at_s, self._report_at_s, step_s)
+        ask_s = self.promotion.ask_at_s if self.promotion is not None else math.inf
+        return min(self._digest_at_s, self._report_at_s, step_s, ask_s, self._reassert_at_s)
 
     def advance(self, now_s: float) -> list[TopologyEffect]:
         """Compare with a random peer, report again, give up steps that do not move."""
@@ -284,4 +474,10 @@ class TopologyMachine:
                 effects += self.compare(self._rng.choice(peers))
         if now_s >= self._report_at_s:
             effects += self._report(now_s)
+        if now_s >= self._reassert_at_s:
+            self._reassert_at_s = math.inf
+            if self.is_issuer and self.promotion is None:
+                effects += self.promote(now_s)
+        if self.promotion is not None and now_s >= self.promotion.ask_at_s:
+            effects += self._ask_promises(now_s)
         return effects + self._step(now_s)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from balancer.record import TopologyRecord
 from balancer.topology_messages import SignedRecord, TopologyMessage
-from frys_node.base.types import Epoch, NodeId
+from frys_node.base.types import Epoch, NodeId, Term
 
 
 class SendTopology(NamedTuple):
@@ -24,6 +24,20 @@ class PersistRecord(NamedTuple):
 
     record: TopologyRecord
     signed: SignedRecord
+
+
+class PersistPromise(NamedTuple):
+    """Make the promise durable, behind every record on its way there, then call `promise_kept(term)` (rule 21)."""
+
+    term: Term
+
+
+class TakeOver(NamedTuple):
+    """Sign the record, put it into this node's register whatever that holds, then `proposed(...)` (rule 21)."""
+
+    before: Epoch
+    """The record whose content it has."""
+    record: TopologyRecord
 
 
 class Adopted(NamedTuple):
@@ -44,6 +58,11 @@ class Propose(NamedTuple):
     expected: Epoch
     record: TopologyRecord
 
+    @property
+    def before(self) -> Epoch:
+        """The record that it follows."""
+        return self.expected
+
 
 class Equivocation(NamedTuple):
     """Two records with one key were seen: an alarm for a human; the issuer's records are no longer taken."""
@@ -51,4 +70,4 @@ class Equivocation(NamedTuple):
     epoch: Epoch
 
 
-TopologyEffect = SendTopology | PersistRecord | Adopted | Settled | Propose | Equivocation
+TopologyEffect = SendTopology | PersistRecord | PersistPromise | Adopted | Settled | Propose | TakeOver | Equivocation

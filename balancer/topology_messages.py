@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from frys_node.base.types import Epoch
+from frys_node.base.types import Epoch, Term
 from frys_node.wire.codec import Codec, Message
 
 
@@ -39,8 +39,30 @@ class Report(Message, tag=3, frozen=True):
     is_bulk_done: bool
     is_done: bool
     waiting: int
+    promised: Term | None = None
+    """The term below which I adopt nothing any more, if I promised one."""
 
 
-TopologyMessage = RecordPush | RecordDigest | Report
+class PromiseAsk(Message, tag=4, frozen=True):
+    """Adopt nothing of a term below this one any more, durably, and tell me the record that you hold (rule 21)."""
+
+    term: Term
+
+
+class Promise(Message, tag=5, frozen=True):
+    """I have promised that term durably, and this is the record that I hold (None: none yet)."""
+
+    term: Term
+    record: SignedRecord | None
+
+
+class PromiseRefused(Message, tag=6, frozen=True):
+    """I have promised more, or work under more, than you ask for."""
+
+    term: Term
+    highest: Term
+
+
+TopologyMessage = RecordPush | RecordDigest | Report | PromiseAsk | Promise | PromiseRefused
 TOPOLOGY_MESSAGES: Final[Codec[TopologyMessage]] = Codec(TopologyMessage)
 SIGNED_RECORD: Final[Codec[SignedRecord]] = Codec(SignedRecord)

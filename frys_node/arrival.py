@@ -24,7 +24,7 @@ from frys_node.config import NodeConfig
 from frys_node.observe.log import register_secret
 from frys_node.plugins.network.access import is_loopback
 from frys_node.plugins.network.binding import PortBook, listen_or_move
-from frys_node.secure.stored import LEFT_PATH, StoredIdentity, next_boot, read_stored
+from frys_node.secure.stored import LEFT_PATH, REMOVED, StoredIdentity, next_boot, read_stored
 from frys_node.transport.addresses import family_of, sockaddr
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.errors import AddressInUse
@@ -45,7 +45,7 @@ BIND_TRIES = 8
 
 
 class NodeHasLeft(UsageError):
-    """The data directory is that of a node that left its cluster. Nothing was started or changed."""
+    """The data directory is that of a node that left its cluster or was removed. Nothing was started or changed."""
 
     code = "node.has_left"
     status = 409
@@ -313,9 +313,11 @@ def check_has_not_left(disk: Disk, directory: Path, stored: StoredIdentity) -> N
     Raises:
         NodeHasLeft: It has.
     """
-    if disk.read(LEFT_PATH) is not None:
+    left = disk.read(LEFT_PATH)
+    if left is not None:
+        what = "was removed from" if left == REMOVED else "has left"
         raise NodeHasLeft(
-            f"node '{stored.node_name}' has left cluster '{stored.cluster_name}' for good",
+            f"node '{stored.node_name}' {what} cluster '{stored.cluster_name}' for good",
             hint=f"move {directory} away (snapshots that were saved are in it), then join as a new node",
         )
 

@@ -31,7 +31,7 @@ from frys_node.observe import log as observe_log
 RESERVED_ENV = frozenset("FRYS_" + n for n in ("ADMIN_TOKEN", "COMPILE", "DATA_DIR", "KAT_DIR", "SW_DIR", "TOKEN"))
 """Variables with a meaning of their own."""
 
-COMPONENTS = {"membership": "membership.config", "snapshots": "snapshots.config"}
+COMPONENTS = {"balancer": "balancer.config", "membership": "membership.config", "snapshots": "snapshots.config"}
 """Sections of ``[plugins.*]`` that belong to supervised components below the plugins: section -> module."""
 
 FILE_BYTES_MAX = 1 << 20

@@ -6,14 +6,18 @@ they provide and require. The kernel stops them in reverse. `boot` has brought t
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
 import msgspec
 import trio
 
-from balancer.driver import BalancerComponent, BalancerSettings
+from balancer.driver import BalancerComponent
 from balancer.proof import CertifiedProofs
+from balancer.settings import BalancerSettings
+from balancer.steps import StepConfig
+from balancer.topology import TopologyConfig
 from frys_node.arrival import WILDCARDS, Arrival, Launch, read_text
 from frys_node.base.ports import Network
 from frys_node.base.types import Address, BootId
@@ -106,6 +110,7 @@ class Composition:
             balancer=self.balancer,
             snapshots=self.snapshots,
             settings=self._config.settings,
+            standby=self._config.components["balancer"].standby,
         )
 
     def _make_channel(self) -> Channel:
@@ -162,15 +167,18 @@ class Composition:
 
     def _make_balancer(self) -> BalancerComponent:
         kernel, cluster = self._kernel, self._config.cluster
+        auto_remove_after_s = self._config.components["balancer"].auto_remove_after_s
         settings = BalancerSettings(
             cluster=self._identity.cluster_id,
             kinds=tuple(kind for kind in UNIT_KINDS if kind in {spec.name for spec in self._config.specs}),
-            is_founder=self._identity.is_issuer,
+            # A standby holds the key too; only the founder was its own issuer when it came.
+            is_founder=self._identity.is_issuer and self._identity.issuer == self._identity.node_id,
             partitions=cluster.partitions,
             replication_factor=cluster.replication_factor,
             weight=max(1, round(cluster.weight * 100)),
             zone=cluster.zone,
             rack=cluster.rack,
+            topology=TopologyConfig(steps=StepConfig(auto_remove_after_s=auto_remove_after_s or math.inf)),
         )
         return BalancerComponent(
             settings=settings,
@@ -224,7 +232,7 @@ class Composition:
         """Wait until traffic may come. What is down for good keeps nobody waiting for ever: the banner names it."""
         control = self._kernel.control
         with trio.move_on_after(READY_WAIT_S):
-            while not control.is_ready():  # noqa: ASYNC110 (many sources, none with an event)
+            while not control.is_ready() and not control.stop_reason:  # noqa: ASYNC110 (many sources, no event)
                 await trio.sleep(READY_POLL_S)
 
     def _issuer_name(self) -> str:

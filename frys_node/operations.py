@@ -6,7 +6,7 @@ can be shown: the ring first (everything this node holds moves away), then gossi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,11 @@ import msgspec
 import trio
 
 from balancer.driver import BalancerComponent
+from balancer.issuer_methods import IssuerStanding
+from balancer.seat_driver import REJOIN_HINT
 from frys_node.base.errors import FrysError, NotReady, UsageError
 from frys_node.base.types import NodeId, UnitId
+from frys_node.channel.authority import AuthorityDriver
 from frys_node.channel.driver import Channel
 from frys_node.channel.issuer import IssuerDesk
 from frys_node.channel.keys import ROTATE_KEYS, KeySurvey, RotateKeys
@@ -28,8 +31,9 @@ from frys_node.kernel.services.rpc import Method
 from frys_node.kernel.services.topology import TopologyChanged
 from frys_node.observe.log import get_logger
 from frys_node.ring_routes import RingRoutes
-from frys_node.secure.stored import LEFT_PATH
+from frys_node.secure.stored import LEFT_PATH, REMOVED
 from frys_node.secure.token import TokenInfo
+from frys_node.topology_routes import TopologyRoutes
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.wire.codec import Message
 from membership.driver import MembershipDriver
@@ -123,6 +127,7 @@ class Operations:
         balancer: BalancerComponent,
         snapshots: SnapshotComponent,
         settings: Callable[[], list[dict[str, Any]]],
+        standby: Sequence[str] = (),
     ) -> None:
         self._kernel = kernel
         self._channel = channel
@@ -130,8 +135,11 @@ class Operations:
         self._balancer = balancer
         self._snapshots = snapshots
         self._settings = settings
-        if channel.desk is not None:
-            channel.desk.is_lost = membership.is_lost
+        channel.authority.ask_lost(membership.is_lost)
+        self._authority = AuthorityDriver(channel.authority, channel, standby=standby, members=self._live)
+        balancer.verbs.entrust = self._authority.entrust
+        balancer.verbs.standing = self._standing
+        balancer.on_removed = self._removed
         self._leave_wanted = trio.Event()
         self._leave_state = ""
         self._leave_error: FrysError | None = None
@@ -143,19 +151,37 @@ class Operations:
             self._channel.serve(CREATE_TOKEN, self._serve_create)
             self._channel.serve(LIST_TOKENS, self._serve_list)
             self._channel.serve(REVOKE_TOKEN, self._serve_revoke)
+            self._authority.serve()
             self._kernel.bus.on(TopologyChanged, self._topology_changed)
+            record = self._balancer.machine.record
+            if record is not None:
+                self._channel.issuer = record.epoch.term.node
             self._kernel.bus.on(MemberChanged, self._member_changed)
             self._kernel.bus.on(ComponentChanged, self._component_changed)
             self._front_is_up()
             self._is_open = True
-        task_status.started()
-        while True:
-            await self._leave_wanted.wait()
-            await self._leave()
-            self._leave_wanted = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._authority.run)
+            task_status.started()
+            while True:
+                await self._leave_wanted.wait()
+                await self._leave()
+                self._leave_wanted = trio.Event()
 
     def _topology_changed(self, event: TopologyChanged) -> None:
         self._channel.issuer = event.new.term.node
+
+    def _standing(self) -> IssuerStanding:
+        return IssuerStanding(self._channel.authority.can_admit, self._authority.standby())
+
+    def _removed(self) -> None:
+        """An operator removed this node: it stops, its directory stays as it is and is not started again by mistake."""
+        log.error("operations.removed", fix=REJOIN_HINT)
+        try:
+            self._kernel.disk.write(LEFT_PATH, REMOVED)
+        except FrysError as error:
+            log.error("operations.removal_not_noted", code=error.code, error=error.message)
+        self._kernel.request_stop("removed from the cluster by an operator")
 
     def _member_changed(self, event: MemberChanged) -> None:
         """A node that left gives its name back."""
@@ -182,6 +208,7 @@ class Operations:
             members=self._membership,
             executor=self._kernel.executor,
         ).register(http)
+        TopologyRoutes(self._balancer, self._membership, self._channel.revoke).register(http)
         http.route("POST", "/v1/tokens", self._create_token, scope="admin")
         http.route("GET", "/v1/tokens", self._list_tokens, scope="admin")
         http.route("DELETE", "/v1/tokens/{id}", self._revoke_token, scope="admin")
@@ -202,7 +229,12 @@ class Operations:
     def _desk(self) -> IssuerDesk:
         desk = self._channel.desk
         if desk is None:
-            raise NotReady("this node is not the issuer", hint="ask the issuer: frys-node ring shows who it is")
+            if self._channel.authority.is_issuer:
+                raise NotReady(
+                    "the issuer does not hold the key of the cluster's authority: no node can join",
+                    hint="hand its role to a node that does: frys-node issuer handover NAME",
+                )
+            raise NotReady("this node is not the issuer", hint="ask the issuer: frys-node issuer show says who it is")
         return desk
 
     async def _serve_create(self, caller: NodeId, request: CreateToken) -> CreatedToken:
@@ -276,6 +308,8 @@ class Operations:
         try:
             self._leave_state = RING_STATE
             await self._balancer.leave()
+            if not self._channel.authority.is_issuer:
+                self._channel.authority.drop()
             self._leave_state = "saying goodbye"
             await self._membership.leave()
         except FrysError as error:

@@ -15,6 +15,7 @@ import trio
 from frys_node.base.errors import FrysError, InvalidAddress, NodeUnreachable, NotFound, StorageError, WireError
 from frys_node.base.ports import Clock, Disk, Entropy, Network, Stream, StreamListener
 from frys_node.base.types import Address, BootId, NodeId
+from frys_node.channel.authority import AuthorityHolder
 from frys_node.channel.connection import Connection, Ending
 from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.dispatch import Dispatch, NoteHandler, Served
@@ -40,6 +41,9 @@ Rep = TypeVar("Rep")
 
 ConnectionHandler = Callable[[NodeId, int, Ending | None], None]
 """Called with (node, boot, None) when a kept connection stands, and with its ending when it is gone."""
+
+ROLE_LOOK_S = 10.0
+"""Pause between looks whether this node has become the issuer, whose directory has a token to join with."""
 
 SELF_NOTES_MAX = 65_536
 
@@ -75,7 +79,7 @@ class Channel:
         self.boot = boot
         self.advertise = listener.address if advertise is None else advertise
         self.secrets = MemberSecrets(disk) if secrets is None else secrets
-        self.desk = IssuerDesk(identity, disk, entropy, clock) if identity.is_issuer else None
+        self.authority = AuthorityHolder(identity, disk, entropy, clock, issuer=lambda: self.issuer)
         self.issuer = identity.issuer
         """The node that issues certificates; `node.py` keeps it current from the topology record."""
         self._network = network
@@ -95,7 +99,7 @@ class Channel:
             revoked=self.secrets.revoked,
             roles=lambda: self._roles,
         )
-        self._join = JoinServer(identity, self.desk, issuer_address=self.issuer_address, peers=self._join_peers)
+        self._join = JoinServer(identity, self.authority, issuer_address=self.issuer_address, peers=self._join_peers)
         self._allow = allow or AllowList()
         self._half_open = HalfOpen()
         self._log_limit = LogLimit()
@@ -132,6 +136,11 @@ class Channel:
             "Notes dropped since the start because a queue was full or nobody was there.",
             source=lambda: float(self._peers.notes_dropped),
         )
+
+    @property
+    def desk(self) -> IssuerDesk | None:
+        """The issuer's desk, None on a node that is not the issuer or does not hold the authority's key."""
+        return self.authority.desk
 
     # Rpc
 
@@ -260,7 +269,7 @@ class Channel:
                 nursery.start_soon(self._renewal.run)
                 if self.desk is not None:
                     self.desk.renew_join_token()
-                    nursery.start_soon(self._renew_join_token, self.desk)
+                nursery.start_soon(self._renew_join_token)
                 task_status.started()
         except BaseException as error:
             if not isinstance(error, Exception):
@@ -442,11 +451,11 @@ class Channel:
         ]
         return (me, *others[: PEERS_MAX - 1])
 
-    async def _renew_join_token(self, desk: IssuerDesk) -> None:
+    async def _renew_join_token(self) -> None:
         while True:
-            wait_s = 60.0
+            wait_s, desk = ROLE_LOOK_S, self.desk
             try:
-                wait_s = desk.renew_join_token()
+                wait_s = max(wait_s, desk.renew_join_token()) if desk is not None else wait_s
             except FrysError as error:
                 log.error("channel.join_token_not_renewed", extra={"error": error.message})
             await trio.sleep(wait_s)

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from frys_node.base.errors import FrysError, MalformedFrame, SecurityError, UnsupportedVersion, error_from_code
 from frys_node.base.ports import Clock, Network
 from frys_node.base.types import Address, ClusterId, NodeId
-from frys_node.channel.issuer import IssuerDesk, wrong_cluster
+from frys_node.channel.authority import AuthorityHolder
+from frys_node.channel.issuer import wrong_cluster
 from frys_node.channel.join_messages import (
     JOIN_BYTES_MAX,
     JOIN_CODEC,
@@ -72,13 +73,13 @@ class JoinServer:
     def __init__(
         self,
         identity: Identity,
-        desk: IssuerDesk | None,
+        authority: AuthorityHolder,
         *,
         issuer_address: Callable[[], Address | None],
         peers: Callable[[], tuple[PeerAddress, ...]],
     ) -> None:
         self._identity = identity
-        self._desk = desk
+        self._authority = authority
         self._issuer_address = issuer_address
         self._peers = peers
 
@@ -124,19 +125,23 @@ class JoinServer:
             certificates.der(identity.ca_certificate),
             identity.node_id,
             identity.node_name,
-            self._desk is not None,
+            self._authority.desk is not None,
             "" if address is None else str(address),
         )
 
     def _answer(self, request: JoinRequest, stream: TlsStream, source: Address) -> tuple[JoinMessage, str]:
-        if self._desk is None:
+        desk = self._authority.desk
+        if desk is None and self._authority.is_issuer:
+            text = "no node can join: the issuer does not hold the key of the cluster's authority"
+            return JoinRefused("node.no_authority", text, "hand the issuer's role to a node that holds it"), "authority"
+        if desk is None:
             address = self._issuer_address()
             if address is None:
                 text = "this node does not know where the issuer is"
                 return JoinRefused("node.not_ready", text, "give the issuer's address as --seed"), "redirect"
             return JoinRedirect(str(address)), "redirect"
         try:
-            accepted = self._desk.admit(request, stream.export(EXPORTER_JOIN), source=source, peers=self._peers())
+            accepted = desk.admit(request, stream.export(EXPORTER_JOIN), source=source, peers=self._peers())
         except FrysError as error:
             return JoinRefused(error.code, error.message, error.hint), error.code
         return accepted, "joined"

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from frys_node.base.errors import NotFound
 from frys_node.cli import arguments as given
+from frys_node.cli import factor
 from frys_node.cli.admin import AdminClient, add_common, show, table
 from frys_node.cli.terminal import escaped
 
@@ -20,13 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     count = actions.add_parser("count", help="count its points exactly")
     delete = actions.add_parser("delete", help="delete a collection and its points")
     create = actions.add_parser("create", help="create a collection")
-    for sub in (info, count, delete, create):
+    update = actions.add_parser("update", help="have another number of copies of each point, while it serves")
+    for sub in (info, count, delete, create, update):
         sub.add_argument("name", type=given.name)
         add_common(sub)
     create.add_argument("--dimension", type=int, required=True, help="length of the vectors")
     create.add_argument("--distance", default="Cosine", choices=["Cosine", "Dot", "Euclid", "Manhattan"])
     create.add_argument("--shards", type=int, help="shards on the ring (default 4)")
     create.add_argument("--replication-factor", type=int, help="copies of each point (default 3)")
+    update.add_argument("--replication-factor", type=int, required=True, help="copies of each point, 1 to 7")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,6 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
         body = client.call("GET", "/collections")
         rows = [(c["name"],) for c in body["result"]["collections"]]
         return show(arguments, body, table(rows, ("NAME",)))
+    if arguments.action == "update":
+        return factor.change(arguments, client, arguments.name)
     path = f"/collections/{quote(arguments.name, safe='')}"
     if arguments.action == "create":
         wanted: dict[str, object] = {"vectors": {"size": arguments.dimension, "distance": arguments.distance}}

@@ -1,4 +1,7 @@
-"""Key/value state of the nodes: each node sets its own keys, every node reads them all. Gone when the node restarts."""
+"""Key/value state of the nodes, and the removal of a dead one.
+
+Each node sets its own keys, every node reads them all, and they are gone when the node restarts.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from urllib.parse import quote
 
 from frys_node.base.errors import UsageError
 from frys_node.cli import arguments as given
+from frys_node.cli import node_remove
 from frys_node.cli.admin import AdminClient, add_common, show, table
 from frys_node.cli.event import text_of
 from frys_node.cli.terminal import printable
@@ -34,11 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for sub in (put, unset, get, listed):
         add_common(sub)
+    node_remove.add_arguments(actions.add_parser("remove", help="replace a node that is dead and does not come back"))
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the chosen action."""
     client = AdminClient(arguments)
+    if arguments.action == "remove":
+        return node_remove.run(arguments, client)
     if arguments.action == "list":
         body = client.call("GET", "/v1/state" + (f"?node={quote(arguments.node, safe='')}" if arguments.node else ""))
         keys = [

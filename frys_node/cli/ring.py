@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from frys_node.cli import arguments as given
+from frys_node.cli import factor
 from frys_node.cli import ring_picture as picture
 from frys_node.cli.admin import AdminClient, add_common, bytes_text, show, table
 from frys_node.cli.terminal import escaped, is_painted, print_painted
@@ -49,8 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_argument(
         "--replication-factor", type=int, metavar="N", help="copies of cache units and of every collection's shards"
     )
+    put = actions.add_parser("set", help="have another number of copies of each cache unit, while it serves")
+    put.add_argument("--replication-factor", type=int, required=True, help="copies, 1 to 7")
     add_common(parser)
-    for sub in (shown, owner, plan):
+    for sub in (shown, owner, plan, put):
         add_common(sub)
 
 
@@ -68,6 +71,8 @@ def newcomer(text: str) -> dict[str, Any]:
 def run(arguments: argparse.Namespace) -> int:
     """Run the chosen action."""
     client = AdminClient(arguments)
+    if arguments.action == "set":
+        return factor.change(arguments, client, "")
     if arguments.action == "owner":
         return _owner(client, arguments)
     if arguments.action == "plan":

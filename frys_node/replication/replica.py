@@ -248,6 +248,9 @@ class ReplicaMachine:
 
     def _start_bulk(self, held: HeldUnit, sets: UnitSets, now_s: float) -> list[Effect]:
         unit, epoch = held.unit, sets.epoch
+        if not sets.current:
+            # An operator gave up every replica: the unit begins empty.
+            return self.bulk_finished(unit, epoch, now_s)
         # Memory units are small or many: a tree exchange each is quicker than a snapshot.
         if held.durable and not self.config.bulk_by_messages:
             return [BulkPull(unit, epoch, sets.current)]

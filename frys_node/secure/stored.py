@@ -19,6 +19,8 @@ IDENTITY_PATH: Final = "identity/identity.json"
 BOOT_PATH: Final = "identity/boot"
 LEFT_PATH: Final = "identity/left"
 """There once the node has left its cluster for good: its name may be another's by now."""
+REMOVED: Final = b"removed"
+"""Content of that file when an operator removed the node; empty when it left by itself."""
 _BOOT_MAX = 0xFFFF_FFFF
 
 

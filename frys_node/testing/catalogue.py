@@ -169,7 +169,9 @@ SCENARIOS: dict[str, Scenario] = {
         faults="chaos",
     ),
     "replication": Scenario(
-        module="replication_scenario", claim="no acknowledged write is lost and replicas agree", faults="chaos"
+        module="replication_scenario",
+        claim="no acknowledged write is lost, no two moves are made at once, and replicas agree",
+        faults="chaos",
     ),
     "swarm": Scenario(
         module="swarm_scenario", claim="the simulator itself: durable counters that gossip", faults="chaos"

@@ -15,7 +15,8 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from balancer.driver import BalancerComponent, BalancerSettings
+from balancer.driver import BalancerComponent
+from balancer.settings import BalancerSettings
 from balancer.steps import StepConfig
 from balancer.topology import TopologyConfig
 from frys_node.base.errors import FrysError

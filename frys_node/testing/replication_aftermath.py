@@ -91,13 +91,13 @@ class Aftermath:
 
     # ------------------------------------------------------------------ service
 
-    def _placement(self) -> Placement | None:
+    def placement(self) -> Placement | None:
         """Return the placement of the newest record that any node works under."""
         held = [node.topology.placement for node in self.nodes().values()]
         return max((p for p in held if p is not None), key=lambda p: p.record.epoch, default=None)
 
     def _wanted(self) -> list[tuple[NodeId, UnitId, str]]:
-        placement = self._placement()
+        placement = self.placement()
         members = [member.node for member in placement.record.ring] if placement else []
         return [(name, unit, kind) for name in members for unit in self._probed for kind in ("write", "read")]
 
@@ -120,7 +120,7 @@ class Aftermath:
         for name, unit, kind in self._wanted():
             if (name, unit, kind) not in self._served:
                 return f"no {kind} of {unit} through {name}"
-        nodes, placement = self.nodes(), self._placement()
+        nodes, placement = self.nodes(), self.placement()
         if placement is None:
             return "no record"
         for unit in (*self._durable, *self._memory):
@@ -137,11 +137,15 @@ class Aftermath:
     def unfinished(self) -> str:
         """Say what is not as it must be in the end, or nothing."""
         nodes = self.nodes()
-        issuer = nodes[self._names[0]]
+        newest = self.placement()
+        assert newest is not None
+        issuer = nodes[newest.record.epoch.term.node]
         record = issuer.topology.record
         assert record is not None
         if record.phase != STABLE or issuer.topology.settled != record.epoch or issuer.topology.steps.waiting:
             return f"{record.epoch} is {record.phase}, waits for {issuer.topology.steps.waits_for()}"
+        if record.successor is not None:
+            return f"{record.successor} has not taken over from {issuer.name}"
         placement = issuer.topology.placement
         assert placement is not None
         for name in record.members():

@@ -3,7 +3,8 @@
 Sans-I/O. Every write has a value of its own, so a version and a value name one write. The letters are those of the
 study: (a) a quorum read begun after an acknowledgement returns that version or a newer one; (b) nothing older comes
 back after an acknowledged delete; (c) an acknowledged write is ordered after every write acknowledged before it began;
-(d) one version has one value; (f) a node's record never goes back, and one key names one record.
+(d) one version has one value; (e) records under which something may have been acknowledged form a chain: two of which
+neither follows from the other are two moves at once; (f) a node's record never goes back, and one key names one record.
 
 A unit in memory keeps the same rules (D6, section 4 of the study) until a replica must start empty, because too few
 members were left to refill from. Then what was acknowledged before may be *missing*, for good; a value that was
@@ -16,11 +17,15 @@ tell the coordinator to stamp above it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Container, Sequence
 from typing import NamedTuple
 
-from frys_node.base.types import Epoch, UnitId
+from balancer.placement import Placement, majority
+from balancer.promotion import count_in
+from balancer.record import JOINT
+from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.replication import Entry, Version
+from frys_node.kernel.services.topology import UnitSets
 
 Place = tuple[UnitId, bytes]
 
@@ -67,6 +72,10 @@ class Checker:
         self._open: dict[int, OpenRequest] = {}
         self._records: dict[Epoch, bytes] = {}
         self._epochs: dict[str, Epoch] = {}
+        self._before: dict[Epoch, Epoch] = {}
+        """The record whose content each record was made from."""
+        self._adopters: dict[Epoch, dict[NodeId, None]] = {}
+        self._effective: list[Epoch] = []
 
     def violate(self, text: str) -> None:
         """Note a broken rule."""
@@ -181,7 +190,38 @@ class Checker:
         if self._records.setdefault(epoch, data) != data:
             self.violate(f"(f) two records with key {epoch}")
 
+    def signed(self, epoch: Epoch, before: Epoch) -> None:
+        """A record was written, from the content of another one."""
+        self._before[epoch] = before
+
+    def in_force(self, node: NodeId, placement: Placement, units: Sequence[UnitId]) -> None:
+        """A node works under a record: judge whether requests can be acknowledged under it, and what that means."""
+        epoch = placement.record.epoch
+        adopters = self._adopters.setdefault(epoch, {})
+        adopters[node] = None
+        if epoch in self._effective or not any(_has_quorum(placement.sets(unit), adopters) for unit in units):
+            return
+        for other in self._effective:
+            low, high = min(epoch, other), max(epoch, other)
+            if low not in self._ancestors(high):
+                self.violate(f"(e) {low} of {low.term.node} and {high} of {high.term.node} are two moves at once")
+        self._effective.append(epoch)
+        self.counts["effective"] += 1
+
+    def _ancestors(self, epoch: Epoch) -> set[Epoch]:
+        found: set[Epoch] = set()
+        while epoch in self._before:
+            epoch = self._before[epoch]
+            found.add(epoch)
+        return found
+
     def is_superseded(self, place: Place, entry: Entry | None) -> bool:
         """True if the entry is at least as new as every acknowledged write of its key."""
         held = self.acked.get(place)
         return held is None or (entry is not None and entry.version >= held.version)
+
+
+def _has_quorum(sets: UnitSets, adopters: Container[NodeId]) -> bool:
+    """True if a request could be acknowledged: a majority of the set, of both in ``joint``, works under the record."""
+    wanted = (sets.current, sets.next) if sets.phase == JOINT else (sets.current,)
+    return all(count_in(nodes, adopters) >= majority(len(nodes)) for nodes in wanted)

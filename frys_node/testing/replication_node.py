@@ -15,10 +15,19 @@ from balancer.register import IssuerRegister
 from balancer.spread import RingMember
 from balancer.steps import StepConfig
 from balancer.topology import TopologyConfig, TopologyMachine
-from balancer.topology_effects import Adopted, PersistRecord, Propose, SendTopology, Settled, TopologyEffect
-from balancer.topology_messages import SIGNED_RECORD, TOPOLOGY_MESSAGES, RecordPush, SignedRecord
+from balancer.topology_effects import (
+    Adopted,
+    PersistPromise,
+    PersistRecord,
+    Propose,
+    SendTopology,
+    Settled,
+    TakeOver,
+    TopologyEffect,
+)
+from balancer.topology_messages import SIGNED_RECORD, TOPOLOGY_MESSAGES, Promise, RecordPush, SignedRecord
 from frys_node.base.errors import MalformedFrame
-from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
+from frys_node.base.types import Consistency, Epoch, NodeId, Term, UnitId
 from frys_node.kernel.services.replication import Version
 from frys_node.replication import effects as fx
 from frys_node.replication.commit import DISK_RETRY_S
@@ -35,11 +44,14 @@ from frys_node.wire.codec import Codec
 ADOPTED_PATH = "topology/adopted"
 SETTLED_PATH = "topology/settled"
 DURABLE, MEMORY = "vector", "cache"
+PROMISED_PATH = "topology/promised"
 _EPOCH: Codec[Epoch] = Codec(Epoch)
+_TERM: Codec[Term] = Codec(Term)
 SYNCED, RETRY = "synced", "retry"
 """What the disk wakes a node for: a group is durable; a group that had no room is tried again."""
 
 _DATA, _TOPOLOGY = b"\x00", b"\x01"
+_TOPOLOGY_KINDS = ("join", "leave", "remove", "factor", "hand over", "promote", "give up")
 
 
 @lru_cache(maxsize=256)
@@ -53,12 +65,14 @@ class Command(NamedTuple):
 
     number: int
     kind: str
-    """``write``, ``read``, ``scan``, ``join`` or ``leave``."""
+    """``write``, ``read``, ``scan``; at the issuer ``join``, ``leave``, ``remove``, ``factor``, ``hand over``; anywhere
+    ``promote`` and ``give up``."""
     unit: UnitId = UnitId("")
     key: bytes = b""
     value: bytes | None = None
     node: NodeId = NodeId("")
     patience_s: float = 3.0
+    factor: int = 0
 
 
 class Observer(Protocol):
@@ -84,8 +98,12 @@ class Observer(Protocol):
         """A node works under a record from now on."""
         ...
 
-    def signed(self, placement: Placement) -> None:
-        """The issuer's register has taken a record."""
+    def signed(self, placement: Placement, before: Epoch) -> None:
+        """The issuer's register has taken a record that was made from another one."""
+        ...
+
+    def dead(self) -> Sequence[NodeId]:
+        """Return who membership holds for dead, rightly or not."""
         ...
 
     def corrupted(self, node: str, effect: fx.Corrupted) -> None:
@@ -128,7 +146,7 @@ class ReplicationNode:
         self._pending: list[fx.Persist] = []
         self._syncing: list[fx.Persist] = []
         self._commands: dict[int, int] = {}
-        self._records: deque[PersistRecord | Propose] = deque()
+        self._records: deque[PersistRecord | PersistPromise | Propose | TakeOver] = deque()
         self.refusals = 0
         """Groups of the log that the disk had no room for."""
 
@@ -168,8 +186,15 @@ class ReplicationNode:
 
     def make_topology(self) -> TopologyMachine:
         """Return the topology machine."""
-        steps = StepConfig(joining_patience_s=5.0, joint_patience_s=2.5, pin_patience_s=1.0, retry_pause_s=0.5)
-        config = TopologyConfig(digest_interval_s=1.0, report_interval_s=0.25, steps=steps)
+        steps = StepConfig(
+            joining_patience_s=5.0,
+            joint_patience_s=2.5,
+            pin_patience_s=1.0,
+            dead_patience_s=0.5,
+            adopt_patience_s=2.0,
+            retry_pause_s=0.5,
+        )
+        config = TopologyConfig(digest_interval_s=1.0, report_interval_s=0.25, reassert_after_s=2.0, steps=steps)
         names = self.knobs.names
         kinds = (DURABLE, MEMORY)
         return TopologyMachine(self.name, self.rng("topology"), kinds=kinds, config=config, peers=lambda: names)
@@ -187,6 +212,8 @@ class ReplicationNode:
         self.replica.declare(MEMORY, lambda _unit: DictStore(), durable=False)
         for unit, found in self.log.replay().items():
             self.replica.load(unit, found.entries.values(), complete=found.complete, join_key=found.join_key)
+        promised = self.host.disk.read(PROMISED_PATH)
+        self.topology.load_promise(None if promised is None else _TERM.decode(promised))
         adopted = self.host.disk.read(ADOPTED_PATH)
         if adopted is not None:
             signed = SIGNED_RECORD.decode(adopted)
@@ -214,6 +241,9 @@ class ReplicationNode:
         if isinstance(message, RecordPush):
             record = message.record
             self._perform(self.topology.offer(RECORD.decode(record.data), record, now_s), now_s)
+        elif isinstance(message, Promise):
+            placement = None if message.record is None else placement_of(message.record.data)
+            self._perform(self.topology.take_promise(source, message.term, placement), now_s)
         else:
             self._perform(self.topology.receive(source, message, now_s), now_s)
 
@@ -226,6 +256,7 @@ class ReplicationNode:
         """Do what is due."""
         self._perform(self.replica.advance(now_s), now_s)
         self._perform(self.coordinator.advance(now_s), now_s)
+        self._perform(self.topology.verdict(self.observer.dead(), now_s), now_s)
         self._perform(self.topology.advance(now_s), now_s)
         return self._sent()
 
@@ -233,7 +264,7 @@ class ReplicationNode:
         """Take a finished disk call or a client's command."""
         if isinstance(token, Command):
             self._command(token, now_s)
-        elif isinstance(token, PersistRecord | Propose):
+        elif isinstance(token, PersistRecord | PersistPromise | Propose | TakeOver):
             self._record_written(token, now_s)
         elif token == RETRY:
             self._write_group(now_s)
@@ -297,7 +328,7 @@ class ReplicationNode:
         if self._pending and not self._syncing:
             self._write_group(now_s)
 
-    def _on_slow_disk(self, effect: PersistRecord | Propose, _now_s: float) -> None:
+    def _on_slow_disk(self, effect: PersistRecord | PersistPromise | Propose | TakeOver, _now_s: float) -> None:
         """Queue a record for the disk: one at a time, in order, as the driver does."""
         self._records.append(effect)
         if len(self._records) == 1:
@@ -307,10 +338,12 @@ class ReplicationNode:
         if self._records:
             self.host.schedule(self.host.rng.random() * self.knobs.fsync_s, self._records[0])
 
-    def _record_written(self, effect: PersistRecord | Propose, now_s: float) -> None:
+    def _record_written(self, effect: PersistRecord | PersistPromise | Propose | TakeOver, now_s: float) -> None:
         try:
             if isinstance(effect, PersistRecord):
                 self._persist_record(effect, now_s)
+            elif isinstance(effect, PersistPromise):
+                self._persist_promise(effect, now_s)
             else:
                 self._propose(effect, now_s)
         except StorageFull:
@@ -324,11 +357,18 @@ class ReplicationNode:
         placement = placement_of(effect.signed.data)
         self._perform(self.topology.persisted(effect.record.epoch, placement, now_s), now_s)
 
-    def _propose(self, effect: Propose, now_s: float) -> None:
+    def _persist_promise(self, effect: PersistPromise, now_s: float) -> None:
+        self.host.disk.write(PROMISED_PATH, _TERM.encode(effect.term))
+        self._perform(self.topology.promise_kept(effect.term), now_s)
+
+    def _propose(self, effect: Propose | TakeOver, now_s: float) -> None:
         signed = SignedRecord(RECORD.encode(effect.record), b"")
-        is_taken = self.register.swap(effect.expected, signed)
+        if isinstance(effect, Propose):
+            is_taken = self.register.swap(effect.expected, signed)
+        else:
+            is_taken = self.register.take_over(signed)
         if is_taken:
-            self.observer.signed(placement_of(signed.data))
+            self.observer.signed(placement_of(signed.data), effect.before)
         self._perform(self.topology.proposed(effect.record, signed if is_taken else None, now_s), now_s)
 
     def _on_adopted(self, _effect: Adopted, now_s: float) -> None:
@@ -389,7 +429,9 @@ class ReplicationNode:
         fx.StartedEmpty: _on_emptied,
         SendTopology: _on_send_topology,
         PersistRecord: _on_slow_disk,
+        PersistPromise: _on_slow_disk,
         Propose: _on_slow_disk,
+        TakeOver: _on_slow_disk,
         Adopted: _on_adopted,
         Settled: _on_settled,
     }
@@ -397,13 +439,8 @@ class ReplicationNode:
     # ------------------------------------------------------------------ clients
 
     def _command(self, command: Command, now_s: float) -> None:
-        if command.kind == "join":
-            self.topology.steps.request_join(RingMember(node=command.node))
-            self._perform(self.topology.wake(now_s), now_s)
-            return
-        if command.kind == "leave":
-            self.topology.steps.request_leave(command.node)
-            self._perform(self.topology.wake(now_s), now_s)
+        if command.kind in _TOPOLOGY_KINDS:
+            self._change(command, now_s)
             return
         if self.coordinator.placement is None:
             return
@@ -425,6 +462,27 @@ class ReplicationNode:
             request, effects = self.coordinator.scan(command.unit, deadline_s=deadline_s, now_s=now_s)
         self._commands[request] = command.number
         self._perform(effects, now_s)
+
+    def _change(self, command: Command, now_s: float) -> None:
+        """Do what an operator asks of the topology."""
+        topology = self.topology
+        effects: list[TopologyEffect] = []
+        match command.kind:
+            case "join":
+                topology.steps.request_join(RingMember(node=command.node))
+            case "leave":
+                topology.steps.request_leave(command.node)
+            case "remove":
+                topology.steps.request_remove(command.node)
+            case "factor":
+                topology.steps.request_factor(command.unit, command.factor)
+            case "hand over":
+                effects += topology.hand_over(command.node) or []
+            case "promote":
+                effects += topology.promote(now_s)
+            case _:
+                topology.give_up(now_s)
+        self._perform([*effects, *topology.wake(now_s)], now_s)
 
     def heal(self, now_s: float) -> None:
         """The faults are over: repair with full strength from now on."""

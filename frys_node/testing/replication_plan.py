@@ -57,6 +57,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Chance that a signed record is followed at once by cuts around the members of its old sets."""
     cuts_restarts: float
     """Chance that a restart is followed at once by a cut around another node: units in memory refill without it."""
+    operator_s: float
+    """Mean pause between an operator's acts: removals, other replication factors, takeovers by another issuer."""
     steps_year: bool
     ends_dark: bool
     """The last fault is an outage of the whole cluster, so that nothing but recovery follows it."""
@@ -90,6 +92,7 @@ def draw_plan(nodes: int, seed: int) -> Plan:
             change_s=rng.uniform(1.5, 6.0),
             directed=rng.choice((0.0, 0.0, 0.5, 1.0)),
             cuts_restarts=0.0,
+            operator_s=math.inf,
             steps_year=rng.random() < 0.1,
             ends_dark=False,
         ),
@@ -106,6 +109,8 @@ def _with_memory(seed: int, plan: Plan) -> Plan:
         ends_dark=rng.random() < 0.25,
         cuts_restarts=rng.choice((0.0, 0.0, 0.5)),
     )
+    rng = random.Random(f"{seed}/plan/operator")
+    plan = msgspec.structs.replace(plan, operator_s=rng.choice((math.inf, 2.0, 4.0, 8.0)))
     return crowded(plan) if seed % CROWDED_EVERY == 1 else plan
 
 
@@ -138,8 +143,21 @@ def targeted(plan: Plan) -> Plan:
         catches_up=False,
         operation_s=0.04,
         change_s=1.0,
+        operator_s=math.inf,
         directed=1.0,
     )
+
+
+def contested(plan: Plan) -> Plan:
+    """Return the targeted plan with an operator who acts every second: for errors in takeovers."""
+    return msgspec.structs.replace(
+        targeted(plan), initial=min(3, len(plan.names)), keys=32, operator_s=1.0, change_s=2.0
+    )
+
+
+def operated(plan: Plan) -> Plan:
+    """Return that plan with fewer cuts, so that more steps end: for errors in removals and factors."""
+    return msgspec.structs.replace(contested(plan), operator_s=1.5, change_s=3.0, directed=min(plan.directed, 0.3))
 
 
 def forgetful(plan: Plan) -> Plan:
@@ -156,6 +174,7 @@ def forgetful(plan: Plan) -> Plan:
         repairs_reads=False,
         sync_interval_s=math.inf,
         operation_s=0.04,
+        operator_s=math.inf,
         cuts_restarts=1.0,
         directed=0.0,
     )

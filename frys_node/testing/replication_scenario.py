@@ -1,23 +1,26 @@
-"""The replication scenario: quorum writes, reads and scans while nodes fail, join and leave, judged by the checker.
+"""The replication scenario: quorum writes, reads and scans while nodes fail and the ring changes, with a checker.
 
 A seed draws the cluster (3 to 6 nodes, 1 to 2 durable units, 1 to 96 in memory, replication factor 1 to 4, some nodes
-on the ring at first), the strength of hints, read repair and anti-entropy (weak in half of the seeds, so that they
-cannot hide an error), the faults, and whether faults are *directed*: cuts at the moment at which a record is signed.
-Then everything is healed, in some seeds after an outage of all nodes at once, and every unit must serve again (l), and
-all durable replicas become equal and hold every acknowledged write (g).
+on the ring at first), how often an operator removes nodes, changes factors and has other nodes write the record, the
+strength of hints, read repair and anti-entropy (weak in half of the seeds, so that they cannot hide an error), the
+faults, and whether faults are *directed*: cuts at the moment at which a record is signed. Then everything is healed, in
+some seeds after an outage of all nodes at once, and every unit must serve again (l), and all durable replicas become
+equal and hold every acknowledged write (g).
 """
 
 from __future__ import annotations
 
+import math
 import random
 from functools import partial
 
 import msgspec
 
+from balancer.changes import CLUSTER
 from balancer.placement import Placement
-from balancer.record import RECORD, STABLE
+from balancer.record import RECORD, STABLE, TopologyRecord
 from balancer.topology_messages import SIGNED_RECORD, SignedRecord
-from frys_node.base.types import NodeId, UnitId
+from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.replication import Version
 from frys_node.replication import effects as fx
 from frys_node.testing.faults import FaultProfile, FaultSchedule, draw_tear
@@ -61,6 +64,7 @@ class ReplicationRun:
         self.checker = Checker(memory)
         self._node_class = node_class
         self._rng = random.Random(f"{seed}/clients")
+        self._operator = random.Random(f"{seed}/operator")
         self._numbers = 0
         self._changes = 0
         self._is_over = False
@@ -137,6 +141,11 @@ class ReplicationRun:
         self.checker.fail(number)
         self.aftermath.failed(number)
 
+    def dead(self) -> list[NodeId]:
+        """Return who is down: membership would have found out."""
+        names = self.plan.names
+        return [name for name in names if self.simulator.node(name) is None]
+
     def corrupted(self, node: str, effect: fx.Corrupted) -> None:
         """A replica saw one version with two values."""
         self.checker.violate(f"(d) {node}: {effect.version} of {effect.key!r} has two values")
@@ -152,6 +161,7 @@ class ReplicationRun:
         assert placement is not None
         record = placement.record
         self.checker.adopted(node.name, record.epoch, signed.data)
+        self.checker.in_force(node.name, placement, self.durable)
         if record.phase != STABLE:
             return
         for unit in self.durable:
@@ -159,10 +169,13 @@ class ReplicationRun:
             if node.name in placement.sets(unit).current and (held is None or not held.complete):
                 self.checker.violate(f"{node.name} is in the set of {unit} under {record.epoch} and incomplete")
 
-    def signed(self, placement: Placement) -> None:
+    def signed(self, placement: Placement, before: Epoch) -> None:
         """Count the step; in a directed run cut members of the old sets off at this very moment."""
         record, plan, rng = placement.record, self.plan, self._rng
+        self.checker.signed(record.epoch, before)
         self.simulator.reach(f"signed_{record.phase}")
+        if before.term != record.epoch.term:
+            self.simulator.reach("taken_over")
         if self._is_over or rng.random() >= plan.directed:
             return
         members = [member.node for member in record.ring]
@@ -206,11 +219,11 @@ class ReplicationRun:
             return
         rng = self._rng
         self.simulator.at(self.simulator.now_s + rng.expovariate(1 / self.plan.change_s), self._change)
-        issuer = self.plan.names[0]
-        node = self.simulator.node(issuer)
-        if not isinstance(node, ReplicationNode) or node.topology.record is None:
+        found = self._issuer()
+        if found is None:
             return
-        members = [member.node for member in node.topology.record.ring]
+        issuer, record = found
+        members = [member.node for member in record.ring if member.weight]
         leavers = [name for name in members if name != issuer]
         joiners = [name for name in self.plan.names if name not in members]
         wants_leave = bool(leavers) and (not joiners or rng.random() < 0.45)
@@ -219,6 +232,41 @@ class ReplicationRun:
         self._changes += 1
         chosen = rng.choice(leavers if wants_leave else joiners)
         self.simulator.inject(issuer, Command(0, "leave" if wants_leave else "join", node=chosen))
+
+    def _issuer(self) -> tuple[NodeId, TopologyRecord] | None:
+        """Return the node that writes the records, by the newest that anybody works under, if it is up."""
+        placement = self.aftermath.placement()
+        if placement is None:
+            return None
+        record = placement.record
+        node = self.simulator.node(record.epoch.term.node)
+        is_up = isinstance(node, ReplicationNode) and node.topology.record is not None
+        return (record.epoch.term.node, record) if is_up else None
+
+    def _operate_topology(self) -> None:
+        """Do one of an operator's acts, then plan the next."""
+        if self._is_over:
+            return
+        rng = self._operator
+        self.simulator.at(self.simulator.now_s + rng.expovariate(1 / self.plan.operator_s), self._operate_topology)
+        found = self._issuer()
+        act = rng.choice(("promote", "remove", "factor", "hand over"))
+        if act == "promote":
+            name = rng.choice(self.plan.names)
+            self.simulator.inject(name, Command(0, "promote"))
+            end_s = self.simulator.now_s + rng.uniform(0.5, 4.0)
+            self.simulator.at(end_s, lambda: self.simulator.inject(name, Command(0, "give up")))
+        elif found is not None:
+            issuer, record = found
+            others = [member.node for member in record.ring if member.node != issuer]
+            down = [name for name in others if self.simulator.node(name) is None]
+            whose = rng.choice((UnitId(CLUSTER), UnitId("c")))
+            factor = rng.choice((1, 1, 2, 3, 3, 5))
+            # Now and then somebody is removed who is only slow or cut off.
+            chosen = rng.choice(down if down and rng.random() < 0.8 else others) if others else issuer
+            if act == "factor" or chosen != issuer:
+                self.simulator.inject(issuer, Command(0, act, whose, node=chosen, factor=factor))
+        self.simulator.reach(f"asked_{act.replace(' ', '_')}")
 
     def _step_year(self) -> None:
         name = self._rng.choice(self.plan.names)
@@ -231,6 +279,8 @@ class ReplicationRun:
         """Faults and work, then healing and convergence."""
         self.simulator.at(0.1, self._operate)
         self.simulator.at(self._rng.uniform(0.2, 2.0), self._change)
+        if self.plan.operator_s < math.inf:
+            self.simulator.at(self._operator.uniform(0.5, 3.0), self._operate_topology)
         if self.plan.steps_year:
             self.simulator.at(self.seconds * self._rng.uniform(0.1, 0.6), self._step_year)
         self.simulator.run_until(self.seconds)

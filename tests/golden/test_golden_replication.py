@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from balancer.topology_messages import SIGNED_RECORD, TOPOLOGY_MESSAGES, RecordDigest, RecordPush, Report, SignedRecord
+from balancer.topology_messages import (
+    SIGNED_RECORD,
+    TOPOLOGY_MESSAGES,
+    Promise,
+    PromiseAsk,
+    PromiseRefused,
+    RecordDigest,
+    RecordPush,
+    Report,
+    SignedRecord,
+)
 from frys_node.base.types import Epoch, NodeId, Term, UnitId
 from frys_node.kernel.services.replication import Entry, Stamp, Version
 from frys_node.replication import log
@@ -61,6 +71,15 @@ TOPOLOGY_1: list[Any] = [
     RecordDigest(EPOCH, None, True),
     Report(EPOCH, True, False, 3),
 ]
+TERM = Term(2, NodeId("b"))
+TOPOLOGY_2 = [
+    *TOPOLOGY_1,
+    Report(EPOCH, True, False, 3, TERM),
+    PromiseAsk(TERM),
+    Promise(TERM, SignedRecord(b"data", b"proof")),
+    Promise(TERM, None),
+    PromiseRefused(TERM, TERM),
+]
 GROUPS_1 = [
     [EntriesRecord(UNIT, [ENTRY, GONE])],
     [WipedRecord(UNIT, EPOCH), CompletedRecord(UNIT), DroppedRecord(UNIT)],
@@ -87,6 +106,7 @@ MESSAGES_2 = [
         ("replication-messages-1.hex", MESSAGES, MESSAGES_1),
         ("replication-messages-2.hex", MESSAGES, MESSAGES_2),
         ("topology-messages-1.hex", TOPOLOGY_MESSAGES, TOPOLOGY_1),
+        ("topology-messages-2.hex", TOPOLOGY_MESSAGES, TOPOLOGY_2),
     ],
 )
 def test_messages_of_every_version_are_read(name: str, codec: Any, messages: list[Any]) -> None:
@@ -96,7 +116,7 @@ def test_messages_of_every_version_are_read(name: str, codec: Any, messages: lis
 
 @pytest.mark.parametrize(
     ("name", "codec", "messages"),
-    [("replication-messages-2.hex", MESSAGES, MESSAGES_2), ("topology-messages-1.hex", TOPOLOGY_MESSAGES, TOPOLOGY_1)],
+    [("replication-messages-2.hex", MESSAGES, MESSAGES_2), ("topology-messages-2.hex", TOPOLOGY_MESSAGES, TOPOLOGY_2)],
 )
 def test_messages_of_the_newest_version_are_written_unchanged(name: str, codec: Any, messages: list[Any]) -> None:
     """What is written today is the newest golden file, byte for byte."""

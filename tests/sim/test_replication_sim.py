@@ -19,6 +19,10 @@ SEEDS = 300
 SECONDS = 30.0
 SOMETIMES = (
     "aborted",
+    "asked_factor",
+    "asked_hand_over",
+    "asked_promote",
+    "asked_remove",
     "clock_far_off",
     "disk_refused",
     "ended_dark",
@@ -27,6 +31,7 @@ SOMETIMES = (
     "signed_joining",
     "signed_joint",
     "signed_stable",
+    "taken_over",
 )
 FAULTS = (
     "crash",

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable
-
 import pytest
 
 from balancer.placement import Placement
-from balancer.record import JOINING, JOINT, RECORD, STABLE, TopologyRecord, first_record
+from balancer.record import JOINING, JOINT, STABLE, first_record
 from balancer.register import REGISTER_PATH, IssuerRegister
 from balancer.spread import RingMember
 from balancer.steps import StepConfig, Steps
-from balancer.topology import TopologyMachine
 from balancer.topology_effects import (
     Adopted,
     Equivocation,
@@ -22,59 +18,26 @@ from balancer.topology_effects import (
     Settled,
     TopologyEffect,
 )
-from balancer.topology_messages import RecordDigest, RecordPush, Report, SignedRecord
+from balancer.topology_messages import RecordDigest, RecordPush, Report
 from balancer.work import work_for
 from frys_node.base.errors import CorruptData
-from frys_node.base.types import ClusterId, Epoch, NodeId, Term
 from frys_node.base.units import workflow_unit
 from frys_node.kernel.services.topology import Collection
 from frys_node.testing.disk import FakeDisk
-
-N1, N2, N3, N4 = (NodeId(f"n{number}") for number in range(1, 5))
-CLUSTER = ClusterId("c" * 32)
-KINDS = ("cache",)
-
-
-def signed(record: TopologyRecord) -> SignedRecord:
-    """Return the record as it travels."""
-    return SignedRecord(RECORD.encode(record), b"")
-
-
-def key(seq: int) -> Epoch:
-    """Return the key of the record with that number."""
-    return Epoch(Term(1, N1), seq)
-
-
-def record(seq: int, phase: str, ring: Iterable[NodeId], following: Iterable[NodeId] | None = None) -> TopologyRecord:
-    """Return a record with two cache units and two workflow partitions."""
-    members = tuple(RingMember(node=node) for node in ring)
-    after = members if following is None else tuple(RingMember(node=node) for node in following)
-    return TopologyRecord(
-        format=1,
-        cluster=CLUSTER,
-        epoch=key(seq),
-        phase=phase,
-        ring=members,
-        next_ring=after,
-        parent=key(seq - 1),
-        partitions=2,
-        vnodes=8,
-    )
-
-
-def machine_of(node: NodeId, held: TopologyRecord | None = None) -> TopologyMachine:
-    """Return a machine that works under a record."""
-    machine = TopologyMachine(node, random.Random(1), kinds=KINDS)
-    if held is not None:
-        machine.load(Placement(held), signed(held), 0.0)
-    return machine
-
-
-def adopt(machine: TopologyMachine, found: TopologyRecord, now_s: float = 1.0) -> list[TopologyEffect]:
-    """Offer a record and let the disk finish."""
-    offered = machine.offer(found, signed(found), now_s)
-    assert [type(effect) for effect in offered] == [PersistRecord]
-    return machine.persisted(found.epoch, Placement(found), now_s)
+from tests.unit.balancer.topology_rig import (
+    CLUSTER,
+    KINDS,
+    N1,
+    N2,
+    N3,
+    N4,
+    adopt,
+    key,
+    machine_of,
+    record,
+    signed,
+    steps_under,
+)
 
 
 def test_a_record_acts_only_after_it_is_durable() -> None:
@@ -145,13 +108,6 @@ def test_work_finished_under_another_record_does_not_count() -> None:
     assert found == [SendTopology(N1, Report(key(3), True, True, 0))]
 
 
-def steps_under(found: TopologyRecord) -> Steps:
-    """Return an issuer's steps under a record."""
-    steps = Steps(N1, StepConfig())
-    steps.adopted(Placement(found), found.epoch, 0.0)
-    return steps
-
-
 def test_joint_is_entered_only_when_every_joiner_has_its_bulk() -> None:
     """Rule 9; a report on another record does not count."""
     steps = steps_under(record(2, JOINING, [N1], [N1, N2]))
@@ -190,6 +146,8 @@ def test_a_step_without_progress_is_aborted_to_the_old_sets() -> None:
     """From joining and from joint the way back is stable(C) with a higher number."""
     for phase, patience_s in ((JOINING, 600.0), (JOINT, 10.0)):
         steps = steps_under(record(5, phase, [N1], [N1, N2]))
+        for node in (N1, N2):
+            steps.take(node, Report(key(5), False, False, 1), 0.0)
         assert steps.next_record(patience_s - 1.0) is None
         back = steps.next_record(patience_s)
         assert back is not None

@@ -1,0 +1,200 @@
+"""The cluster's authority: its key, the tokens and the names, on the nodes that may admit others.
+
+One node uses it at a time: the one that writes the topology record and holds the key. Copies go only from that node,
+over ``frys/1`` (TLS 1.3 with ML-KEM, mutual certificates), to the members that its settings name and to a successor;
+they lie in the data directory like the original, readable by its owner alone. A copy is checked against the authority's
+certificate, which every member has, and stored with the identity last, so that a broken write leaves no half of one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import trio
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from frys_node.base.errors import FrysError, NotReady, SecurityError
+from frys_node.base.ports import Clock, Disk, Entropy
+from frys_node.base.types import NodeId
+from frys_node.channel.issuer import TOKENS_PATH, IssuerDesk
+from frys_node.channel.names import NAMES_PATH
+from frys_node.kernel.services.rpc import Method, Rpc
+from frys_node.secure.identity import Identity, save_identity
+from frys_node.secure.stored import read_secret
+from frys_node.wire.codec import Message
+
+SPREAD_EVERY_S = 20.0
+"""Pause between looks whether the standby members hold what the issuer holds."""
+
+log = logging.getLogger(__name__)
+
+
+class Authority(Message, frozen=True):
+    """All that it takes to admit nodes. Never logged, never stored but in ``identity`` and ``issuer`` files."""
+
+    key: bytes
+    """The authority's Ed25519 private key, 32 bytes."""
+    tokens: bytes
+    names: bytes
+
+
+class Entrusted(Message, frozen=True):
+    """The copy is durable."""
+
+
+ENTRUST: Method[Authority, Entrusted] = Method("channel.entrust", Authority, Entrusted)
+
+
+class AuthorityHolder:
+    """This node's copy, if it has one, and the desk while it is in use here."""
+
+    def __init__(
+        self, identity: Identity, disk: Disk, entropy: Entropy, clock: Clock, *, issuer: Callable[[], NodeId]
+    ) -> None:
+        self._identity = identity
+        self._disk = disk
+        self._entropy = entropy
+        self._clock = clock
+        self._issuer = issuer
+        self._desk: IssuerDesk | None = None
+        self._is_lost: Callable[[NodeId], bool] = lambda _node: False
+
+    @property
+    def can_admit(self) -> bool:
+        """True if this node could admit nodes as the issuer."""
+        return self._identity.ca_key is not None
+
+    @property
+    def issuer(self) -> NodeId:
+        """The node that writes the topology record."""
+        return self._issuer()
+
+    @property
+    def is_issuer(self) -> bool:
+        """True if this node writes the topology record."""
+        return self.issuer == self._identity.node_id
+
+    @property
+    def desk(self) -> IssuerDesk | None:
+        """The issuer's desk, None on a node that is not the issuer or has no key."""
+        if not self.can_admit or not self.is_issuer:
+            # Another node's desk may change the tables meanwhile; they are read again when the role comes back.
+            self._desk = None
+        elif self._desk is None:
+            self._desk = IssuerDesk(self._identity, self._disk, self._entropy, self._clock)
+            self._desk.is_lost = self._is_lost
+        return self._desk
+
+    def ask_lost(self, is_lost: Callable[[NodeId], bool]) -> None:
+        """Learn how to tell whether a node has been dead for so long that its name may be taken over."""
+        self._is_lost = is_lost
+        if self._desk is not None:
+            self._desk.is_lost = is_lost
+
+    def export(self) -> Authority:
+        """Return the copy to give away.
+
+        Raises:
+            NotReady: This node has none.
+        """
+        key = self._identity.ca_key
+        if key is None:
+            raise NotReady("this node does not hold the authority's key")
+        raw = key.private_bytes(
+            serialization.Encoding.Raw, serialization.PrivateFormat.Raw, serialization.NoEncryption()
+        )
+        tokens, names = read_secret(self._disk, TOKENS_PATH), self._disk.read(NAMES_PATH)
+        return Authority(raw, tokens or b"", names or b"")
+
+    def take(self, copy: Authority) -> None:
+        """Keep a copy durably.
+
+        Raises:
+            SecurityError: The key is not that of this cluster's authority. Nothing was changed.
+            StorageError: The disk refused; what was stored before stands.
+        """
+        if len(copy.key) != 32:
+            raise SecurityError("the authority's key has a wrong length")
+        key = Ed25519PrivateKey.from_private_bytes(copy.key)
+        if key.public_key() != self._identity.ca_certificate.public_key():
+            raise SecurityError("the key is not that of this cluster's authority")
+        for path, data in ((TOKENS_PATH, copy.tokens), (NAMES_PATH, copy.names)):
+            if data and self._disk.read(path) != data:
+                self._disk.write(path, data)
+        if self._identity.ca_key is None:
+            self._identity.ca_key = key
+            save_identity(self._disk, self._identity)
+
+    def drop(self) -> None:
+        """Forget the key, durably: this node leaves the cluster and has handed its role over."""
+        if self._identity.ca_key is not None:
+            self._identity.ca_key = None
+            save_identity(self._disk, self._identity)
+
+
+class AuthorityDriver:
+    """Gives copies to a successor and to the standby members, and takes them from the issuer."""
+
+    def __init__(
+        self,
+        holder: AuthorityHolder,
+        rpc: Rpc,
+        *,
+        standby: Sequence[str],
+        members: Callable[[], Sequence[tuple[NodeId, str]]],
+    ) -> None:
+        """`members` returns ids and names of the members that live."""
+        self._holder = holder
+        self._rpc = rpc
+        self._names = tuple(standby)
+        self._members = members
+        self._held: dict[NodeId, Authority] = {}
+
+    def serve(self) -> None:
+        """Take copies from the issuer."""
+        self._rpc.serve(ENTRUST, self._serve_entrust)
+
+    async def _serve_entrust(self, caller: NodeId, request: Authority) -> Entrusted:
+        await trio.lowlevel.checkpoint()
+        if caller != self._holder.issuer:
+            raise SecurityError("only the issuer entrusts the authority's key")
+        self._holder.take(request)
+        log.info("channel.authority_kept", extra={"peer": caller})
+        return Entrusted()
+
+    async def entrust(self, node: NodeId) -> None:
+        """Give a member a copy; nothing to give is no error, the successor then cannot admit nodes either."""
+        if self._holder.can_admit:
+            copy = self._holder.export()
+            await self._rpc.call(node, ENTRUST, copy)
+            self._held[node] = copy
+
+    def standby(self) -> list[str]:
+        """Return the names of the living members that were given what this node holds now."""
+        if not self._holder.can_admit:
+            return []
+        copy = self._holder.export()
+        return [name for node, name in self._members() if self._held.get(node) == copy]
+
+    async def run(self) -> None:
+        """While this node is the issuer, keep the standby members' copies as its own."""
+        while True:
+            if self._holder.is_issuer and self._holder.can_admit:
+                await self.spread()
+            else:
+                self._held.clear()
+            await trio.sleep(SPREAD_EVERY_S)
+
+    async def spread(self) -> None:
+        """Give each living standby member a copy, unless it holds it."""
+        copy = self._holder.export()
+        for node, name in self._members():
+            if name not in self._names or node == self._rpc.self_id or self._held.get(node) == copy:
+                continue
+            try:
+                with trio.fail_after(SPREAD_EVERY_S):
+                    await self.entrust(node)
+            except (FrysError, trio.TooSlowError) as error:
+                log.warning("channel.authority_not_given", extra={"peer": name, "error": str(error)})

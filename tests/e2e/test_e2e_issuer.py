@@ -1,0 +1,74 @@
+"""Real processes: the issuer leaves, its successor admits a node and dies, another is promoted, the dead is removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from frys_node.demo.cluster import NodeProcess
+from tests.e2e.test_e2e_cluster import frys, wait
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = {"FRYS_CLUSTER_PARTITIONS": "8"}
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[dict[str, NodeProcess]]:
+    """Four nodes, of which `d` is not started; the state of this user's nodes is the test's own."""
+    settings = SETTINGS | {"XDG_STATE_HOME": str(tmp_path / "state")}
+    made = {name: NodeProcess(name, tmp_path / name, settings=settings) for name in "abcd"}
+    made["a"].start()
+    wait("a ready", lambda: made["a"].is_ready)
+    token = (made["a"].data_dir / "join-token").read_text()
+    for node in made.values():
+        node._settings["FRYS_TOKEN"] = token.strip()
+    for name in "bc":
+        made[name].start([made["a"].bind])
+    wait("a ring of three", lambda: ring(made["a"]) == {"a": 1.0, "b": 1.0, "c": 1.0})
+    try:
+        yield made
+    finally:
+        for node in made.values():
+            node.stop()
+
+
+def ring(node: NodeProcess) -> dict[str, float] | None:
+    """Return weights by name while the record is stable."""
+    body = node.call("GET", "/v1/ring")
+    return {member["name"]: member["weight"] for member in body["members"]} if body["phase"] == "stable" else None
+
+
+def run(node: NodeProcess, *arguments: str) -> Any:
+    """Run a verb against a node; returns the finished process."""
+    done = frys(*arguments, "--data-dir", str(node.data_dir), cwd=node.home)
+    assert done.returncode == 0, (done, node.log_tail(30))
+    return done
+
+
+def test_the_role_moves_by_a_leave_and_by_promotion_and_the_dead_are_replaced(nodes: dict[str, NodeProcess]) -> None:
+    """A token of the first issuer admits at its successor; what was written at first is read at the end."""
+    nodes["a"].call("PUT", "/v1/cache/default/k", b"v")
+    run(nodes["a"], "leave")
+    shown = nodes["b"].call("GET", "/v1/issuer")
+    assert (shown["term"], shown["can_admit"]) == (2, True)
+    issuer = nodes[shown["name"]]
+    (other,) = (node for name, node in nodes.items() if name in "bc" and node is not issuer)
+    nodes["d"].start([issuer.bind])
+    wait("d on the ring", lambda: ring(other) == {"b": 1.0, "c": 1.0, "d": 1.0})
+    issuer.kill()
+    wait("its death known", lambda: other.statuses().get(issuer.name) == "dead")
+    promoted = run(other, "issuer", "promote").stdout
+    assert promoted.startswith(f"{other.name} writes the topology record: term 3")
+    assert "no node can join" in promoted
+    run(nodes["d"], "node", "remove", issuer.name, "--accept-loss", "--yes")
+    wait("it is off the ring", lambda: ring(nodes["d"]) == {other.name: 1.0, "d": 1.0})
+    assert nodes["d"].call("GET", "/v1/cache/default/k?consistency=quorum") == b"v"
+    issuer.start()
+    wait("it stops by itself", lambda: not issuer.is_running)
+    again = frys("start", "--data-dir", str(issuer.data_dir), cwd=issuer.home)
+    assert again.returncode == 1
+    assert f"node '{issuer.name}' was removed from cluster 'frys' for good [node.has_left]" in again.stderr

@@ -38,7 +38,7 @@ RECENT_S = 2.0
 """A receiver that asked within this has a part of the rate."""
 
 WAIT_SHOWN_S = 0.5
-"""A source that is to be left alone for longer is the reason why a move is slow."""
+"""A pace that is taken for longer is the reason why a move is slow."""
 
 
 class Throttle:
@@ -166,9 +166,10 @@ class Throttle:
         if self.governor.why:
             state = "paused" if self.governor.is_paused(self._clock.now_s()) else "slowed"
             return f"{state}: {self.governor.why}"
-        pace = self._sources.get(source)
-        is_held = pace is not None and pace.busy_s(self._clock.now_s()) > WAIT_SHOWN_S
-        return "the source has requests to serve" if is_held else ""
+        now_s, pace = self._clock.now_s(), self._sources.get(source)
+        if pace is not None and pace.busy_s(now_s) > WAIT_SHOWN_S:
+            return "the source has requests to serve"
+        return f"held to {self._in.rate_bytes_s / 1024:.0f} KiB/s" if self._in.busy_s(now_s) > WAIT_SHOWN_S else ""
 
 
 def _bounded(rate_bytes_s: float, bound_bytes_s: int) -> float:

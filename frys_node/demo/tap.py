@@ -43,6 +43,8 @@ class Tap:
         self._tcp = socket.create_server(("127.0.0.1", port), backlog=64)
         self._udp = socket.socket(type=socket.SOCK_DGRAM)
         self._udp.bind(("127.0.0.1", port))
+        # What made a socket readable may be gone by the time that it is read: an error that a send met first.
+        self._udp.setblocking(False)
         self._upstreams: dict[tuple[str, int], socket.socket] = {}
         self._selector.register(self._udp, selectors.EVENT_READ, self._from_outside)
         self._threads = [
@@ -121,19 +123,23 @@ class Tap:
                 key.data(key.fileobj)
 
     def _from_outside(self, sock: socket.socket) -> None:
-        payload, peer = sock.recvfrom(READ_BYTES)
+        try:
+            payload, peer = sock.recvfrom(READ_BYTES)
+        except OSError:
+            return
         self._keep(payload)
         upstream = self._upstreams.get(peer)
         if upstream is None:
             upstream = self._upstreams[peer] = socket.socket(type=socket.SOCK_DGRAM)
             upstream.connect(self._target)
+            upstream.setblocking(False)
             self._selector.register(upstream, selectors.EVENT_READ, lambda s, peer=peer: self._from_node(s, peer))
         self._send(upstream.send, payload)
 
     def _from_node(self, sock: socket.socket, peer: tuple[str, int]) -> None:
         try:
             payload = sock.recv(READ_BYTES)
-        except ConnectionRefusedError:
+        except OSError:
             return
         self._keep(payload)
         self._send(lambda data: self._udp.sendto(data, peer), payload)

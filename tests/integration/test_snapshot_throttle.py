@@ -102,7 +102,9 @@ async def test_settings_bound_what_a_node_takes_and_what_it_gives(autojump_clock
             a = await cluster.add(A, SnapshotsConfig(send_rate_bytes_s_max=giver))
             b = await cluster.add(B, SnapshotsConfig(rate_bytes_s_max=taker))
             a.blobs.held[UNIT] = _data(40 * CHUNK_BYTES)
-            spent_s = await pull(b, [])
+            seen: list[MoveProgress] = []
+            spent_s = await pull(b, seen)
+            assert ("held to 512 KiB/s" in {move.held_back for move in seen}) == (taker > 0)
             assert spent_s >= 0.7 * 40 * CHUNK_BYTES / bound
             unbound = await cluster.add(NodeId("c"), SnapshotsConfig(p99_ratio_max=0))
             a.snapshots.configure(SnapshotsConfig(p99_ratio_max=0))

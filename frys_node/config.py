@@ -32,10 +32,10 @@ RESERVED_ENV = frozenset({"FRYS_TOKEN", "FRYS_DATA_DIR", "FRYS_COMPILE", "FRYS_K
 """Variables with a meaning of their own."""
 
 COMPONENTS = {"membership": "membership.config", "snapshots": "snapshots.config"}
+COMPONENTS["replication"] = "frys_node.replication.config"
 """Sections of ``[plugins.*]`` that belong to supervised components below the plugins: section -> module."""
 
 FILE_BYTES_MAX = 1 << 20
-
 KEPT = ("network.bind", "network.advertise", "plugins.network.http")
 """Settings that a node keeps when a later start does not give them: others know it by them."""
 KEPT_ORIGIN = "an earlier start"

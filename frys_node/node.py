@@ -89,6 +89,7 @@ class Composition:
             executor=kernel.executor,
             metrics=kernel.metrics,
             snapshots=self.snapshots,
+            settings=self._config.components["replication"],
         )
         self.operations = Operations(
             kernel=kernel,

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import trio
 
 from balancer.placement import Placement
-from frys_node.base.errors import FrysError, MalformedFrame, NotReady, Overloaded, StorageError, UsageError
+from frys_node.base.errors import FrysError, MalformedFrame, NotReady, Overloaded, StorageError
 from frys_node.base.ports import Clock, Disk, Entropy, Executor
 from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
 from frys_node.kernel.services.members import Members
@@ -21,22 +21,28 @@ from frys_node.observe.log import describe
 from frys_node.observe.metrics import Metrics
 from frys_node.replication import effects as fx
 from frys_node.replication.alone import LoneStamps
+from frys_node.replication.batches import split
 from frys_node.replication.bulk import BulkPuller
 from frys_node.replication.commit import GroupCommit
+from frys_node.replication.config import ReplicationConfig
 from frys_node.replication.coordinator import CoordinatorConfig, CoordinatorMachine
 from frys_node.replication.hlc import HybridClock
+from frys_node.replication.knobs import knobs_of
 from frys_node.replication.log import CHECKPOINT_BYTES, Log, Recovered, dump_unit
 from frys_node.replication.messages import (
-    ITEMS_BYTES_MAX,
     MESSAGES,
-    VALUE_BYTES_MAX,
+    Batch,
     CoordinatorReply,
     LogRecord,
     ReplicationMessage,
 )
+from frys_node.replication.outbox import Outbox
+from frys_node.replication.renewals import Renewals
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine, kind_of
+from frys_node.replication.reports import Reports
 from frys_node.replication.requests import Requests
 from frys_node.replication.snapshot import PageMerger, ReplicatedSource
+from frys_node.replication.witness import is_log_lost
 
 NOTE = "replication"
 REQUESTS_MAX = 16_384
@@ -44,6 +50,12 @@ REQUESTS_MAX = 16_384
 
 DEFAULT_DEADLINE_S = 5.0
 """How long a request may take when its caller sets no deadline."""
+
+SETTINGS = ReplicationConfig()
+"""The default."""
+
+BOOT_SHIFT = 32
+"""A boot id is the count of starts, then so many random bits."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +79,10 @@ class RecordKeeper(Protocol):
         """Ask a node that works under a newer record for it."""
         ...
 
+    async def renew(self, epoch: Epoch) -> None:
+        """Have the issuer write a record after that one, with the same content if need be."""
+        ...
+
 
 class ReplicationComponent:
     """The `Replication` service of one node."""
@@ -86,6 +102,7 @@ class ReplicationComponent:
         executor: Executor,
         metrics: Metrics,
         snapshots: Snapshots | None = None,
+        settings: ReplicationConfig = SETTINGS,
         replica_config: ReplicaConfig | None = None,
         coordinator_config: CoordinatorConfig | None = None,
         checkpoint_bytes: int = CHECKPOINT_BYTES,
@@ -97,13 +114,16 @@ class ReplicationComponent:
         self._clock = clock
         self._executor = executor
         self._snapshots = snapshots
-        config = replica_config or ReplicaConfig(bulk_by_messages=snapshots is None)
+        config = replica_config or knobs_of(settings, bulk_by_messages=snapshots is None)
         hlc = HybridClock(self.node, boot)
+        self._disk = disk
         self.replica = ReplicaMachine(
             self.node,
             entropy.rng("replication.replica"),
             config,
-            lambda: hlc.stamp(clock.unix_ns() // 1_000_000),
+            lambda: hlc.stamp(self._wall_ms()),
+            wall_ms=self._wall_ms,
+            boot=boot >> BOOT_SHIFT,
         )
         self.coordinator = CoordinatorMachine(
             self.node,
@@ -119,6 +139,7 @@ class ReplicationComponent:
         self._effects: deque[fx.Effect] = deque()
         self._is_performing = False
         self._timer_wake = trio.Event()
+        self._renewals = Renewals(keeper.renew, lambda: self.replica.epoch)
         self._sleeping_until_s = 0.0
         self._commits = GroupCommit(
             self.log, executor, self._persisted, self._disk_changed, self._checkpoint_groups, checkpoint_bytes
@@ -131,17 +152,9 @@ class ReplicationComponent:
         self._dropped = metrics.counter(
             "frys_replication_messages_dropped_total", "Junk and unsendable notes", ("why",)
         )
-        metrics.gauge("frys_replication_hints", "Hints kept", source=lambda: float(len(self.coordinator.hints)))
-        metrics.gauge(
-            "frys_replication_log_bytes",
-            "Bytes in the log behind the last checkpoint",
-            source=lambda: float(self.log.size_bytes),
-        )
-        metrics.gauge(
-            "frys_replication_disk_refuses",
-            "1 while the disk takes no writes and durable units are only read, else 0",
-            source=lambda: float(self._commits.refusal is not None),
-        )
+        self._outbox = Outbox(rpc, NOTE, self._dropped)
+        self.reports = Reports(metrics, members, self.replica, self.coordinator)
+        self.reports.watch(metrics, self._outbox, self.log, self._commits)
 
     # ------------------------------------------------------------------ the component
 
@@ -158,6 +171,8 @@ class ReplicationComponent:
                 hint="look for disk errors in the kernel log, mend the disk, then restart the node",
             )
         self._has_run = True
+        if await self._executor.run(is_log_lost, self._disk, self.log):
+            self.replica.regain.lose_all()
         self._recovered = await self._executor.run(self.log.replay)
         self._is_ready = True
         for kind in list(self.replica.kinds):
@@ -168,6 +183,8 @@ class ReplicationComponent:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._commits.run)
                 nursery.start_soon(self._run_timers)
+                nursery.start_soon(self._outbox.run)
+                nursery.start_soon(self._renewals.run)
                 nursery.start_soon(self._bulks.run)
                 task_status.started()
         except Exception as error:
@@ -193,7 +210,14 @@ class ReplicationComponent:
     def _load(self, kind: str) -> None:
         for unit in [unit for unit in self._recovered if kind_of(unit) == kind]:
             found = self._recovered.pop(unit)
-            self.replica.load(unit, found.entries.values(), complete=found.complete, join_key=found.join_key)
+            self.replica.load(
+                unit,
+                found.entries.values(),
+                complete=found.complete,
+                join_key=found.join_key,
+                lost=found.lost,
+                floors=(found.write_floor, found.purge_floor),
+            )
 
     def _adopt(self, placement: Placement) -> None:
         now_s = self._clock.now_s()
@@ -237,27 +261,29 @@ class ReplicationComponent:
                 self._keeper.finished("bulk", effect.unit, effect.epoch)
             case fx.PassFinished():
                 self._keeper.finished("pass", effect.unit, effect.epoch)
-            case fx.StartedEmpty():
-                _log.debug("replication.unit_started_empty", extra={"unit": effect.unit})
-            case fx.Corrupted():
-                _log.error(
-                    "replication.version_has_two_values",
-                    extra={"unit": effect.unit, "key": effect.key.hex(), "version": str(effect.version)},
-                )
+            case fx.NeedRecord():
+                self._renewals.ask()
+            case fx.StartedEmpty() | fx.Corrupted() | fx.UnitLost():
+                self.reports.tell(effect)
 
     def _send(self, effect: fx.Send) -> None:
         if effect.to == self.node:
             self._effects.extend(self._receive(self.node, effect.message))
-        elif not self._rpc.note(effect.to, NOTE, MESSAGES.encode(effect.message)):
-            self._dropped.inc("unsent")
+        else:
+            self._outbox.add(effect.to, effect.message)
 
     def _on_note(self, source: NodeId, payload: bytes) -> None:
         try:
-            message = MESSAGES.decode(payload)
+            found = MESSAGES.decode(payload)
+            parts = [MESSAGES.decode(part) for part in found.parts] if isinstance(found, Batch) else [found]
         except MalformedFrame:
             self._dropped.inc("malformed")
             return
-        self._perform(self._receive(source, message))
+        effects: list[fx.Effect] = []
+        for message in parts:
+            if not isinstance(message, Batch):
+                effects += self._receive(source, message)
+        self._perform(effects)
 
     def _receive(self, source: NodeId, message: ReplicationMessage) -> list[fx.Effect]:
         now_s = self._clock.now_s()
@@ -281,7 +307,7 @@ class ReplicationComponent:
             Overloaded: Too many requests are in flight here. Nothing was done.
             UsageError: A key and value are over VALUE_BYTES_MAX. Nothing was done.
         """
-        batches = _split(list(dict(items).items()))
+        batches = split(list(dict(items).items()))
         if len(batches) == 1:
             return await self._write(unit, batches[0], consistency)
         versions: list[Version] = []
@@ -306,7 +332,7 @@ class ReplicationComponent:
 
     def stamp_alone(self, kind: str) -> Version | None:
         """Return a version above all that is held of a kind, if it lives in memory on this node alone; else None."""
-        return self._lone.stamp(kind, self._clock.unix_ns() // 1_000_000) if self._is_ready else None
+        return self._lone.stamp(kind, self._wall_ms()) if self._is_ready else None
 
     async def _write(self, unit: UnitId, items: list[tuple[bytes, bytes | None]], consistency: Consistency) -> Version:
         self._check(unit)
@@ -316,7 +342,7 @@ class ReplicationComponent:
             consistency,
             deadline_s=self._deadline_s(),
             now_s=self._clock.now_s(),
-            wall_ms=self._clock.unix_ns() // 1_000_000,
+            wall_ms=self._wall_ms(),
         )
         done: fx.WriteDone = await self._wait("write", request, effects)
         return done.version
@@ -422,6 +448,9 @@ class ReplicationComponent:
             now_s = self._clock.now_s()
             self._perform([*self.replica.advance(now_s), *self.coordinator.advance(now_s)])
 
+    def _wall_ms(self) -> int:
+        return self._clock.unix_ns() // 1_000_000
+
     def _persisted(self, token: int) -> None:
         self._perform(self.replica.persisted(token, self._clock.now_s()))
 
@@ -437,31 +466,12 @@ class ReplicationComponent:
         groups: list[list[LogRecord]] = []
         for unit, held in self.replica.table.units.items():
             if held.durable:
-                groups += dump_unit(unit, list(held.store.entries()), held.complete, held.join_key)
+                groups += dump_unit(unit, held, list(held.store.entries()))
         for unit, found in self._recovered.items():
-            groups += dump_unit(unit, list(found.entries.values()), found.complete, found.join_key)
+            groups += dump_unit(unit, found, list(found.entries.values()))
         return groups
 
     def _restore(self, unit: UnitId, entries: Sequence[Entry], then: Callable[[float], list[fx.Effect]]) -> bool:
         effects = self.replica.restore(unit, entries, then, self._clock.now_s())
         self._perform(effects or [])
         return effects is not None
-
-
-def _split(items: list[tuple[bytes, bytes | None]]) -> list[list[tuple[bytes, bytes | None]]]:
-    """Cut items into batches of at most ITEMS_BYTES_MAX, one item at least."""
-    batches: list[list[tuple[bytes, bytes | None]]] = [[]]
-    size_bytes = 0
-    for key, value in items:
-        item_bytes = len(key) + len(value or b"") + 16
-        if item_bytes > VALUE_BYTES_MAX:
-            raise UsageError(
-                f"a key and value of {item_bytes} bytes are over the limit of {VALUE_BYTES_MAX}",
-                hint="store big values elsewhere and keep a reference",
-            )
-        if batches[-1] and size_bytes + item_bytes > ITEMS_BYTES_MAX:
-            batches.append([])
-            size_bytes = 0
-        batches[-1].append((key, value))
-        size_bytes += item_bytes
-    return batches

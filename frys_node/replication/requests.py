@@ -12,6 +12,7 @@ from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import Members
 from frys_node.observe.metrics import Metrics
 from frys_node.replication.effects import ReadDone, RequestFailed, ScanDone, WriteDone
+from frys_node.replication.errors import ClockDrift
 
 
 class _Waiter:
@@ -46,6 +47,7 @@ class Requests:
         Raises:
             NoReplica: Too few replicas answered in time; a write may still appear.
             StorageError: The disks of too many replicas take no writes; it may appear once they do.
+            ClockDrift: This node's clock is too far ahead of too many replicas' clocks; the write may still appear.
             NotReady: Replication has stopped on this node; a write may have been kept by others.
         """
         waiter = self._waiters[request] = _Waiter()
@@ -85,6 +87,11 @@ class Requests:
         )
 
     def _error(self, failed: RequestFailed) -> FrysError:
+        if failed.code == ClockDrift.code:
+            return ClockDrift(
+                f"the clock of this node is too far ahead of those of {self._names(failed.refused)}",
+                hint="set the clocks right with NTP (`chronyc tracking` shows the offset); reads go on",
+            )
         disks = f"the disk of {self._names(failed.refused)} takes no writes" if failed.refused else ""
         if failed.code:
             return error_from_code(

@@ -49,6 +49,11 @@ class DictStore:
         for entry in entries:
             self.held[entry.key] = entry
 
+    def drop(self, keys: Sequence[bytes]) -> None:
+        """Forget entries."""
+        for key in keys:
+            self.held.pop(key, None)
+
     def entries(self) -> Iterable[Entry]:
         """Return every entry in the order of first writes."""
         return list(self.held.values())

@@ -26,6 +26,9 @@ CROWDED_EVERY = 16
 CROWD_UNITS = 96
 """Units in memory of a crowded seed: at factor 3 a node asks for twice as many refills as pulls may be under way."""
 
+WEAKER = 50.0
+"""Weak anti-entropy works at 2 % of its rate."""
+
 BUSY_UNITS_MAX = 3
 """Units in memory that clients use; the others only take part in restarts and moves."""
 
@@ -58,6 +61,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     cuts_restarts: float
     """Chance that a restart is followed at once by a cut around another node: units in memory refill without it."""
     steps_year: bool
+    drift_max_s: float
+    """Clocks further ahead than this are refused."""
+    gc_min_age_s: float
+    gc_interval_s: float
+    """Pause between looks for tombstones to free."""
+    loses_log: bool
+    """One node loses the log of its durable units once, and keeps the rest of its disk."""
     ends_dark: bool
     """The last fault is an outage of the whole cluster, so that nothing but recovery follows it."""
 
@@ -83,15 +93,19 @@ def draw_plan(nodes: int, seed: int) -> Plan:
             replication_factor=rng.choice((1, 2, 3, 3, 3, 4)),
             keeps_hints=not is_weak and rng.random() < 0.7,
             repairs_reads=not is_weak and rng.random() < 0.7,
-            sync_interval_s=math.inf if is_weak else rng.choice((0.5, 5.0, 50.0)),
+            sync_interval_s=rng.choice((0.5, 5.0, 50.0)) * (WEAKER if is_weak else 1.0),
             fsync_s=rng.choice((0.005, 0.05, 0.3)),
             catches_up=not is_weak and seed % 2 == 0,
-            operation_s=rng.uniform(0.05, 0.2),
+            operation_s=rng.uniform(0.03, 0.12),
             change_s=rng.uniform(1.5, 6.0),
             directed=rng.choice((0.0, 0.0, 0.5, 1.0)),
             cuts_restarts=0.0,
             steps_year=rng.random() < 0.1,
             ends_dark=False,
+            drift_max_s=60.0,
+            gc_min_age_s=math.inf,
+            gc_interval_s=math.inf,
+            loses_log=False,
         ),
     )
 
@@ -106,7 +120,20 @@ def _with_memory(seed: int, plan: Plan) -> Plan:
         ends_dark=rng.random() < 0.25,
         cuts_restarts=rng.choice((0.0, 0.0, 0.5)),
     )
+    plan = _with_floors(seed, plan)
     return crowded(plan) if seed % CROWDED_EVERY == 1 else plan
+
+
+def _with_floors(seed: int, plan: Plan) -> Plan:
+    """Add clocks that are refused, the freeing of tombstones, and a lost log."""
+    rng = random.Random(f"{seed}/plan/floors")
+    return msgspec.structs.replace(
+        plan,
+        drift_max_s=rng.choice((2.0, 20.0, 60.0)),
+        gc_min_age_s=rng.choice((0.3, 1.0, 4.0)),
+        gc_interval_s=rng.choice((0.3, 1.0, 3.0, math.inf)),
+        loses_log=rng.random() < 0.2,
+    )
 
 
 def crowded(plan: Plan) -> Plan:
@@ -139,6 +166,9 @@ def targeted(plan: Plan) -> Plan:
         operation_s=0.04,
         change_s=1.0,
         directed=1.0,
+        drift_max_s=60.0,
+        gc_interval_s=math.inf,
+        loses_log=False,
     )
 
 
@@ -158,6 +188,9 @@ def forgetful(plan: Plan) -> Plan:
         operation_s=0.04,
         cuts_restarts=1.0,
         directed=0.0,
+        drift_max_s=60.0,
+        gc_interval_s=math.inf,
+        loses_log=False,
     )
 
 

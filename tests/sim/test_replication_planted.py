@@ -24,7 +24,7 @@ from frys_node.replication.effects import Effect, PassFinished
 from frys_node.replication.hlc import HybridClock
 from frys_node.replication.operation import Operation
 from frys_node.replication.quorum import count_in, majority
-from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
+from frys_node.replication.replica import ReplicaMachine
 from frys_node.replication.unit import Continuation, HeldUnit, UnitTable
 from frys_node.testing.replication_node import ReplicationNode, placement_of
 from frys_node.testing.replication_plan import targeted
@@ -119,8 +119,7 @@ class _Replica(ReplicaMachine):
 
     @classmethod
     def of(cls, node: ReplicationNode) -> ReplicaMachine:
-        config = ReplicaConfig(sync_interval_s=node.knobs.sync_interval_s, sync_units=2, bulk_by_messages=True)
-        return cls(node.name, node.rng("replica"), config)
+        return node.new_replica(cls, ReplicationNode.make_replica(node).config)
 
 
 class SourceDropsEarly(_Replica):
@@ -163,7 +162,7 @@ class AckBeforeSync(_Replica):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.table = self._puller._table = _EagerTable()
+        self.table = self._puller._table = self.serving._table = self.purger._table = self.sync._table = _EagerTable()
 
 
 class _NoJoint(Steps):

@@ -50,6 +50,10 @@ class UnitStore(Protocol):
         """Apply entries. The engine has dropped those that are not newer than what is held."""
         ...
 
+    def drop(self, keys: Sequence[bytes]) -> None:
+        """Forget entries as if they had never been here: their tombstones are needed no more (rule 16)."""
+        ...
+
     def entries(self) -> Iterable[Entry]:
         """Every entry held, tombstones included, in a stable order."""
         ...

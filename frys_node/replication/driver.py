@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import trio
 
 from balancer.placement import Placement
-from frys_node.base.errors import FrysError, MalformedFrame, NotReady, Overloaded, StorageError
+from frys_node.base.errors import MalformedFrame, NotReady, Overloaded, StorageError
 from frys_node.base.ports import Clock, Disk, Entropy, Executor
 from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
 from frys_node.kernel.services.members import Members
@@ -307,45 +307,38 @@ class ReplicationComponent:
             Overloaded: Too many requests are in flight here. Nothing was done.
             UsageError: A key and value are over VALUE_BYTES_MAX. Nothing was done.
         """
-        batches = split(list(dict(items).items()))
-        if len(batches) == 1:
-            return await self._write(unit, batches[0], consistency)
-        versions: list[Version] = []
+        return (await self.write_units({unit: items}, consistency))[unit]
 
-        async def write_one(batch: list[tuple[bytes, bytes | None]]) -> None:
-            versions.append(await self._write(unit, batch, consistency))
+    async def write_units(
+        self,
+        parts: Mapping[UnitId, Sequence[tuple[bytes, bytes | None]]],
+        consistency: Consistency = Consistency.QUORUM,
+    ) -> dict[UnitId, Version]:
+        """Write keys of many units side by side; returns the (highest) version of each unit. Raises as `write` does.
 
-        failures: list[FrysError] = []
-
-        async def guarded(batch: list[tuple[bytes, bytes | None]]) -> None:
-            try:
-                await write_one(batch)
-            except FrysError as error:
-                failures.append(error)
-
-        async with trio.open_nursery() as nursery:
-            for batch in batches:
-                nursery.start_soon(guarded, batch)
-        if failures:
-            raise failures[0]
-        return max(versions)
+        What goes to one replica goes in one message. After a failure some units may be written.
+        """
+        jobs = [(unit, batch) for unit, items in parts.items() for batch in split(list(dict(items).items()))]
+        for unit in parts:
+            self._check(unit, len(jobs))
+        deadline_s, now_s, wall_ms = self._deadline_s(), self._clock.now_s(), self._wall_ms()
+        requests: list[int] = []
+        effects: list[fx.Effect] = []
+        for unit, batch in jobs:
+            request, found = self.coordinator.write(
+                unit, batch, consistency, deadline_s=deadline_s, now_s=now_s, wall_ms=wall_ms
+            )
+            requests.append(request)
+            effects += found
+        done: list[fx.WriteDone] = await self._wait_all("write", requests, effects)
+        versions: dict[UnitId, Version] = {}
+        for (unit, _), one in zip(jobs, done, strict=True):
+            versions[unit] = max(versions.get(unit, one.version), one.version)
+        return versions
 
     def stamp_alone(self, kind: str) -> Version | None:
         """Return a version above all that is held of a kind, if it lives in memory on this node alone; else None."""
         return self._lone.stamp(kind, self._wall_ms()) if self._is_ready else None
-
-    async def _write(self, unit: UnitId, items: list[tuple[bytes, bytes | None]], consistency: Consistency) -> Version:
-        self._check(unit)
-        request, effects = self.coordinator.write(
-            unit,
-            items,
-            consistency,
-            deadline_s=self._deadline_s(),
-            now_s=self._clock.now_s(),
-            wall_ms=self._wall_ms(),
-        )
-        done: fx.WriteDone = await self._wait("write", request, effects)
-        return done.version
 
     async def read(
         self, unit: UnitId, keys: Sequence[bytes], consistency: Consistency = Consistency.ONE
@@ -411,14 +404,14 @@ class ReplicationComponent:
         sets = self.replica.placement.sets(unit)
         return store if sets.phase != "joint" and sets.current == (self.node,) else None
 
-    def _check(self, unit: UnitId) -> None:
+    def _check(self, unit: UnitId, count: int = 1) -> None:
         placement = self.replica.placement
         if not self._is_ready:
             raise self._requests.unready("replication does not run on this node")
         if placement is None:
             raise NotReady("this node has no topology record yet", hint="wait until it has joined")
         placement.sets(unit)
-        if len(self._requests) >= REQUESTS_MAX:
+        if len(self._requests) + count > REQUESTS_MAX:
             raise Overloaded(f"{REQUESTS_MAX} requests are in flight on this node")
 
     def _deadline_s(self) -> float:
@@ -430,10 +423,14 @@ class ReplicationComponent:
         return now_s + max(0.0, left_s - min(0.05, left_s / 10))
 
     async def _wait(self, kind: str, request: int, effects: list[fx.Effect]) -> Any:
+        return (await self._wait_all(kind, [request], effects))[0]
+
+    async def _wait_all(self, kind: str, requests: list[int], effects: list[fx.Effect]) -> list[Any]:
         try:
-            return await self._requests.wait(kind, request, lambda: self._perform(effects))
+            return await self._requests.wait_all(kind, requests, lambda: self._perform(effects))
         except BaseException:
-            self.coordinator.abandon(request)
+            for request in requests:
+                self.coordinator.abandon(request)
             raise
 
     # ------------------------------------------------------------------ time and snapshots

@@ -6,7 +6,7 @@ versions, quorums, the log on disk (for durable kinds), repair and moves; the st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -80,6 +80,17 @@ class Replication(Protocol):
 
         Raises:
             NoReplica: Not enough answered before the caller's deadline; the write may still appear.
+        """
+        ...
+
+    async def write_units(
+        self,
+        parts: Mapping[UnitId, Sequence[tuple[bytes, bytes | None]]],
+        consistency: Consistency = Consistency.QUORUM,
+    ) -> dict[UnitId, Version]:
+        """Write keys of many units side by side, each unit under a version; raises as `write` does.
+
+        What goes to one replica goes in one message. After a failure some units may be written.
         """
         ...
 

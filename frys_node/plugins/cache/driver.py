@@ -28,10 +28,6 @@ from frys_node.plugins.cache.memory import CacheMemory
 NAMESPACES_MAX = 64
 """Namespaces that have metrics of their own; the others share the label ``other``."""
 
-UNITS_AT_ONCE_MAX = 8
-"""Units that one pipeline or batch writes at a time: many pipelines with many units each would wait longer for one
-another than the engine waits before it asks again, and drown in what it asks."""
-
 HERE_CHECK_S = 0.1
 """How often is looked whether this node has come to hold every unit."""
 
@@ -230,12 +226,6 @@ class CacheService:
 
         With a prefix all are values of that namespace, and counted at once.
         """
-        versions: dict[bytes, Version] = {}
-
-        async def write(unit: UnitId, keys: list[bytes]) -> None:
-            version = await self._replication.write(unit, [(key, items[key]) for key in keys], consistency)
-            versions.update(dict.fromkeys(keys, version))
-
         self.part(items)
         if prefix:
             self._operations.inc("put", self.label(prefix), by=len(items))
@@ -245,12 +235,14 @@ class CacheService:
         if version is not None:
             self.memory.put(version, items, self.unit_of)
             return dict.fromkeys(items, version)
+        groups = self._by_unit(items)
         try:
-            jobs = [partial(write, unit, keys) for unit, keys in self._by_unit(items).items()]
-            await run_all(jobs, UNITS_AT_ONCE_MAX)
+            done = await self._replication.write_units(
+                {unit: [(key, items[key]) for key in keys] for unit, keys in groups.items()}, consistency
+            )
         finally:
             self.part(items)
-        return versions
+        return {key: done[unit] for unit, keys in groups.items() for key in keys}
 
     def part(self, keys: Mapping[bytes, object] | Sequence[bytes]) -> None:
         """Let no read that is asked for from now on share one that began before."""

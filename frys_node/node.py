@@ -97,6 +97,7 @@ class Composition:
             membership=self.membership,
             balancer=self.balancer,
             snapshots=self.snapshots,
+            replication=self.replication,
             settings=self._config.settings,
         )
 

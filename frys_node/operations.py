@@ -27,6 +27,7 @@ from frys_node.kernel.services.members import MemberChanged, Status
 from frys_node.kernel.services.rpc import Method
 from frys_node.kernel.services.topology import TopologyChanged
 from frys_node.observe.log import get_logger
+from frys_node.replication.driver import ReplicationComponent
 from frys_node.secure.stored import LEFT_PATH
 from frys_node.secure.token import TokenInfo
 from frys_node.transport.disk import DirectoryDisk
@@ -121,6 +122,7 @@ class Operations:
         membership: MembershipDriver,
         balancer: BalancerComponent,
         snapshots: SnapshotComponent,
+        replication: ReplicationComponent,
         settings: Callable[[], list[dict[str, Any]]],
     ) -> None:
         self._kernel = kernel
@@ -128,6 +130,7 @@ class Operations:
         self._membership = membership
         self._balancer = balancer
         self._snapshots = snapshots
+        self._replication = replication
         self._settings = settings
         if channel.desk is not None:
             channel.desk.is_lost = membership.is_lost
@@ -184,6 +187,7 @@ class Operations:
         http.route("GET", "/v1/leave", self._show_leave, scope="read")
         http.route("GET", "/v1/moves", self._moves, scope="read")
         http.route("GET", "/v1/topology", self._topology, scope="read")
+        http.route("GET", "/v1/replication", self._replicas, scope="read")
         http.route("GET", "/v1/config", self._config, scope="admin")
         http.route("GET", "/v1/snapshots", self._list_snapshots, scope="admin")
         http.route("POST", "/v1/snapshots", self._save, scope="admin")
@@ -289,6 +293,10 @@ class Operations:
 
     async def _moves(self, request: HttpRequest) -> HttpResponse:
         return HttpResponse.json({"moves": list(self._snapshots.moves())})
+
+    async def _replicas(self, _request: HttpRequest) -> HttpResponse:
+        await trio.lowlevel.checkpoint()
+        return HttpResponse.json(self._replication.reports.view())
 
     async def _topology(self, request: HttpRequest) -> HttpResponse:
         return HttpResponse.json(await self._balancer.describe())

@@ -352,7 +352,8 @@ class CoordinatorMachine:
         self._operations.pop(operation.request, None)
         if operation.kind is Kind.SCAN:
             return [self._scan_done(operation, [entry for entry in result if entry is not None]), *effects]
-        return [ReadDone(operation.request, result, [], operation.up_to_date()), *effects]
+        is_of_one = operation.consistency is Consistency.ONE and len(operation.replies) == 1
+        return [ReadDone(operation.request, result, [], operation.up_to_date(), is_of_one), *effects]
 
     def _repair_first(self, operation: Operation) -> list[Effect]:
         """Return the result once a quorum holds it, so that nobody reads anything older afterwards."""

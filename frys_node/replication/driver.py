@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
@@ -16,6 +16,7 @@ from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
 from frys_node.kernel.services.members import Members
 from frys_node.kernel.services.replication import Entry, Stamp, UnitStore, Version
 from frys_node.kernel.services.rpc import Rpc
+from frys_node.kernel.services.sessions import SESSION
 from frys_node.kernel.services.snapshots import Snapshots
 from frys_node.observe.log import describe
 from frys_node.observe.metrics import Metrics
@@ -27,6 +28,7 @@ from frys_node.replication.commit import GroupCommit
 from frys_node.replication.config import ReplicationConfig
 from frys_node.replication.coordinator import CoordinatorConfig, CoordinatorMachine
 from frys_node.replication.hlc import HybridClock
+from frys_node.replication.keeper import RecordKeeper
 from frys_node.replication.knobs import knobs_of
 from frys_node.replication.log import CHECKPOINT_BYTES, Log, Recovered, dump_unit
 from frys_node.replication.messages import (
@@ -58,30 +60,6 @@ BOOT_SHIFT = 32
 """A boot id is the count of starts, then so many random bits."""
 
 _log = logging.getLogger(__name__)
-
-
-class RecordKeeper(Protocol):
-    """What this component needs of the balancer."""
-
-    def attach(self, adopt: Callable[[Placement], None], settled: Callable[[Epoch], None]) -> None:
-        """Call `adopt` at every adoption (at once if a record is held) and `settled` when that is known."""
-        ...
-
-    def finished(self, what: str, unit: UnitId, epoch: Epoch) -> None:
-        """A piece of this node's work is done."""
-        ...
-
-    def share(self, node: NodeId) -> None:
-        """Send the record to a node that works under an older one."""
-        ...
-
-    def want(self, node: NodeId) -> None:
-        """Ask a node that works under a newer record for it."""
-        ...
-
-    async def renew(self, epoch: Epoch) -> None:
-        """Have the issuer write a record after that one, with the same content if need be."""
-        ...
 
 
 class ReplicationComponent:
@@ -332,8 +310,11 @@ class ReplicationComponent:
             effects += found
         done: list[fx.WriteDone] = await self._wait_all("write", requests, effects)
         versions: dict[UnitId, Version] = {}
+        session = SESSION.get()
         for (unit, _), one in zip(jobs, done, strict=True):
             versions[unit] = max(versions.get(unit, one.version), one.version)
+            if session is not None:
+                session.note(unit, one.seqs)
         return versions
 
     def stamp_alone(self, kind: str) -> Version | None:
@@ -344,14 +325,29 @@ class ReplicationComponent:
         self, unit: UnitId, keys: Sequence[bytes], consistency: Consistency = Consistency.ONE
     ) -> list[Entry | None]:
         """Return the newest entries among the replicas asked, tombstones included; without a socket if it can."""
-        store = self._local_store(unit, consistency)
+        session = SESSION.get()
+        least = None if session is None else session.places(unit)
+        store = self._local_store(unit, consistency, least)
         if store is not None:
+            if session is not None:
+                session.note_read(unit, self.node, self.replica.table.units[unit].seq)
             return store.get(keys)
         self._check(unit)
         request, effects = self.coordinator.read(
-            unit, keys, consistency, deadline_s=self._deadline_s(), now_s=self._clock.now_s()
+            unit,
+            keys,
+            consistency,
+            deadline_s=self._deadline_s(),
+            now_s=self._clock.now_s(),
+            least=least,
+            waits_repair=session is not None and session.waits_repair,
         )
         done: fx.ReadDone = await self._wait("read", request, effects)
+        if session is not None and done.is_of_one:
+            ((node, seq),) = done.seqs.items()
+            session.note_read(unit, node, seq)
+        elif session is not None:
+            session.note(unit, done.seqs)
         return done.entries
 
     async def versions(
@@ -397,12 +393,21 @@ class ReplicationComponent:
     def _has_better(self, unit: UnitId) -> bool:
         return any(node != self.node for node in self.replicas(unit))
 
-    def _local_store(self, unit: UnitId, consistency: Consistency) -> UnitStore | None:
+    def _local_store(
+        self, unit: UnitId, consistency: Consistency, least: Mapping[NodeId, int] | None
+    ) -> UnitStore | None:
         store = self.local(unit)
+        if least is not None and consistency is Consistency.ONE and not self._has_come_to(unit, least):
+            return None
         if store is None or consistency is Consistency.ONE or self.replica.placement is None:
             return store
         sets = self.replica.placement.sets(unit)
         return store if sets.phase != "joint" and sets.current == (self.node,) else None
+
+    def _has_come_to(self, unit: UnitId, least: Mapping[NodeId, int]) -> bool:
+        """True if this node is known to hold all that a session has seen of a unit."""
+        held = self.replica.local(unit)
+        return held is not None and not held.is_behind and least.get(self.node, held.seq + 1) <= held.seq
 
     def _check(self, unit: UnitId, count: int = 1) -> None:
         placement = self.replica.placement

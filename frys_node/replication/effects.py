@@ -105,6 +105,8 @@ class ReadDone(NamedTuple):
     stamps: list[Stamp | None]
     seqs: Mapping[NodeId, int] = {}
     """Replicas that gave this very result, with how far they had come in the unit."""
+    is_of_one: bool = False
+    """One replica was asked, and has come as far as the session had."""
 
 
 class ScanDone(NamedTuple):

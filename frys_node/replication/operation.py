@@ -90,11 +90,14 @@ class Operation:
         self.retry_s = 0.0
         self.sets: UnitSets | None = None
         self.targets: tuple[NodeId, ...] = ()
-        self.reset()
+        self._forget()
 
     def reset(self) -> None:
-        """Begin another attempt: replies to earlier ones no longer count (rule 6)."""
+        """Begin another attempt, or the first: replies to earlier ones no longer count (rule 6)."""
         self.attempt += 1
+        self._forget()
+
+    def _forget(self) -> None:
         self.acked: dict[NodeId, int] = {}
         """Who has acknowledged, each with its place among the changes of the unit."""
         self.refused: dict[NodeId, str] = {}

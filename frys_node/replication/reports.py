@@ -32,6 +32,7 @@ class Reports:
         )
         self._lost = metrics.counter("frys_replication_units_lost_total", "Durable units that were found to lack state")
         serving, purger, hints = replica.serving, replica.purger, coordinator.hints
+        self._hints = hints
 
         def gauge(name: str, text: str, value: object) -> None:
             metrics.gauge(f"frys_replication_{name}", text, source=value)  # type: ignore[arg-type]
@@ -100,6 +101,19 @@ class Reports:
                 "replication.version_has_two_values",
                 extra={"unit": effect.unit, "key": effect.key.hex(), "version": str(effect.version)},
             )
+
+    def view(self) -> dict[str, object]:
+        """Return the state of this node's replicas, as ``GET /v1/replication`` shows it."""
+        units, serving, purger = self._replica.table.units, self._replica.serving, self._replica.purger
+        return {
+            "units": len(units),
+            "incomplete": sorted(unit for unit, held in units.items() if not held.complete),
+            "lost": sorted(unit for unit, held in units.items() if held.lost is not None),
+            "hints": len(self._hints),
+            "writes_refused": dict(sorted(serving.refused.items())),
+            "tombstones_freed": purger.freed_count,
+            "tombstones_wait_for": self.purge_waits_for(),
+        }
 
     def purge_waits_for(self) -> list[str]:
         """Say for people which members stop tombstones from being freed, one line each; empty when nobody does."""

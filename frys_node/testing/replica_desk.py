@@ -72,12 +72,12 @@ class Desk:
         for name in self.names:
             self.boot(name)
 
-    def boot(self, name: str) -> ReplicaMachine:
+    def boot(self, name: str, boot: int = 1) -> ReplicaMachine:
         """Put a new, empty replica and coordinator in the place of a node's."""
         node = NodeId(name)
-        clock = HybridClock(node, 1)
+        clock = HybridClock(node, boot)
         rng = random.Random(name)
-        replica = ReplicaMachine(node, rng, self.config, wall_ms=lambda: self.wall_ms[node], boot=1)
+        replica = ReplicaMachine(node, rng, self.config, wall_ms=lambda: self.wall_ms[node], boot=boot)
         replica.declare("cache", lambda _unit: DictStore(), durable=self.durable)
         self.replicas[node] = replica
         self.coordinators[node] = CoordinatorMachine(node, clock, rng, CoordinatorConfig(repairs_reads=False))
@@ -87,17 +87,18 @@ class Desk:
         """Have nodes (all of them by default) adopt a record, and let everything settle."""
         for name in names or self.names:
             node = NodeId(name)
-            self._take(node, self.replicas[node].adopt(placement, self.now_s))
-            self._take(node, self.coordinators[node].adopt(placement, self.now_s))
+            self.take(node, self.replicas[node].adopt(placement, self.now_s))
+            self.take(node, self.coordinators[node].adopt(placement, self.now_s))
         self.run()
 
-    def _take(self, node: NodeId, effects: Iterable[fx.Effect]) -> None:
+    def take(self, node: NodeId, effects: Iterable[fx.Effect]) -> None:
+        """Carry out what a machine of a node wants."""
         for effect in effects:
             if isinstance(effect, fx.Send):
                 self._mail.append((node, effect.to, effect.message))
             elif isinstance(effect, fx.Persist):
                 self.logs[node] += effect.records
-                self._take(node, self.replicas[node].persisted(effect.token, self.now_s))
+                self.take(node, self.replicas[node].persisted(effect.token, self.now_s))
             elif isinstance(effect, fx.WriteDone | fx.ReadDone | fx.ScanDone | fx.RequestFailed):
                 self.done[effect.request] = effect
             else:
@@ -115,9 +116,9 @@ class Desk:
             found = MESSAGES.decode(MESSAGES.encode(message))
             assert not isinstance(found, Batch)
             if isinstance(found, CoordinatorReply):
-                self._take(target, self.coordinators[target].receive(source, found, self.now_s))
+                self.take(target, self.coordinators[target].receive(source, found, self.now_s))
             else:
-                self._take(target, self.replicas[target].receive(source, found, self.now_s))
+                self.take(target, self.replicas[target].receive(source, found, self.now_s))
 
     def release(self) -> None:
         """Deliver what was kept back."""
@@ -133,8 +134,8 @@ class Desk:
             self.now_s += 0.5
             for node in self.names:
                 self.wall_ms[node] += 500
-                self._take(node, self.replicas[node].advance(self.now_s))
-                self._take(node, self.coordinators[node].advance(self.now_s))
+                self.take(node, self.replicas[node].advance(self.now_s))
+                self.take(node, self.coordinators[node].advance(self.now_s))
             self.run()
 
     # ------------------------------------------------------------------ clients
@@ -152,7 +153,7 @@ class Desk:
             now_s=self.now_s,
             wall_ms=self.wall_ms[node],
         )
-        self._take(node, effects)
+        self.take(node, effects)
         self.run()
         return self.done.get(request)
 
@@ -162,7 +163,7 @@ class Desk:
         request, effects = self.coordinators[node].read(
             UNIT, [key], consistency, deadline_s=self.now_s + 5.0, now_s=self.now_s
         )
-        self._take(node, effects)
+        self.take(node, effects)
         self.run()
         done = self.done[request]
         assert isinstance(done, fx.ReadDone), done

@@ -19,6 +19,7 @@ from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
 from frys_node.base.units import SLOTS, slot_of
 from frys_node.kernel.parallel import run_all
 from frys_node.kernel.services.replication import Entry, Replication, Version
+from frys_node.kernel.services.sessions import SESSION
 from frys_node.kernel.services.topology import Topology
 from frys_node.observe.metrics import Metrics
 from frys_node.plugins.cache.cache import CacheTooLarge, CacheValue, InvalidCacheRequest, full_key, unpack
@@ -177,7 +178,8 @@ class CacheService:
 
     async def entries(self, keys: Sequence[bytes], consistency: Consistency) -> list[Entry | None]:
         """Return the newest entries, tombstones included, in the order of the full keys; counts nothing."""
-        if self.is_alone() or (consistency is Consistency.ONE and self.is_all_here()):
+        is_free = consistency is Consistency.ONE and SESSION.get() is None
+        if self.is_alone() or (is_free and self.is_all_here()):
             return self.memory.read(keys)
         found: dict[bytes, Entry | None] = {}
         jobs = [partial(self._read, unit, wanted, consistency, found) for unit, wanted in self._by_unit(keys).items()]
@@ -187,7 +189,8 @@ class CacheService:
     async def _read(
         self, unit: UnitId, keys: list[bytes], consistency: Consistency, found: dict[bytes, Entry | None]
     ) -> None:
-        if consistency is not Consistency.ONE or self._replication.local(unit) is not None:
+        is_free = consistency is Consistency.ONE and SESSION.get() is None
+        if not is_free or self._replication.local(unit) is not None:
             found.update(zip(keys, await self._replication.read(unit, keys, consistency), strict=True))
             return
         shared = {key: flight for key in keys if (flight := self._flights.get(key)) is not None}

@@ -106,7 +106,7 @@ class Pull:
         Whatever is held there and the source lacks is dead; whatever it has older is what all had agreed on (rule 18).
         """
         floor = self.purge_floor
-        if floor is None or not self.purpose.is_exempt or self.leaves is None:
+        if floor is None or not held.durable or not self.purpose.is_exempt or self.leaves is None:
             return [], []
         if self.strays is None:
             leaves = frozenset(self.leaves)

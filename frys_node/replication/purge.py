@@ -36,6 +36,12 @@ RESEND_S = 1.0
 ROUNDS_MAX = 8
 """Units under way at a time at one leader."""
 
+AGAIN_SHARE = 0.25
+"""A unit has its next round after this share of `gc_min_age_s`: each costs every member a pass over all it holds."""
+
+AGAIN_MAX_S = 30.0
+"""The same after a round that did not end in a purge, at most."""
+
 UNITS_PER_TURN = 16
 """Units looked at in one turn."""
 
@@ -119,6 +125,7 @@ class Purger:
         self._placement: Placement | None = None
         self._rounds: dict[UnitId, Round] = {}
         self._turn: list[UnitId] = []
+        self._not_before_s: dict[UnitId, float] = {}
         self._turn_at_s = math.inf
         self.stopped: dict[UnitId, tuple[NodeId, ...]] = {}
         """Units led here whose last round was given up, with the members that did not answer."""
@@ -127,6 +134,7 @@ class Purger:
         """Work under a record from now on: rounds are bound to the one under which they began."""
         self._placement = placement
         self._rounds.clear()
+        self._not_before_s.clear()
         self.stopped.clear()
         if self._turn_at_s == math.inf and self._interval_s < math.inf:
             self._turn_at_s = now_s + self._interval_s
@@ -203,6 +211,7 @@ class Purger:
             found.is_purging = True
             found.answered.clear()
             self.outcomes["agreed"] += 1
+            self._not_before_s[found.unit] = now_s + AGAIN_SHARE * self._min_age_s
             return found.ask()
         self.outcomes["differed"] += 1
         del self._rounds[found.unit]
@@ -265,9 +274,12 @@ class Purger:
         if held is None or placement is None or unit not in placement or unit in self._rounds or not held.complete:
             return []
         sets = placement.sets(unit)
-        if sets.current[0] != self.node or not held.tombstones_below(floor):
+        if sets.current[0] != self.node or now_s < self._not_before_s.get(unit, 0.0):
+            return []
+        if not held.tombstones_below(floor):
             self.stopped.pop(unit, None)
             return []
+        self._not_before_s[unit] = now_s + min(AGAIN_SHARE * self._min_age_s, AGAIN_MAX_S)
         self._next_request += 1
         found = self._rounds[unit] = Round(self._next_request, unit, sets.epoch, sets.current, floor, now_s)
         found.purged = held.purge_floor

@@ -180,6 +180,8 @@ class ReplicaMachine:
         Not complete, and no joiner under the record in force: some of it was lost, and it is refilled through the
         register (rule 14). What is left of it is kept.
         """
+        if not self._kinds[kind_of(unit)].durable:
+            return  # a lost log names the units of every kind; those in memory are refilled anyway
         held = self._hold(unit, complete=complete, join_key=join_key)
         held.put(list(entries))
         held.raise_floors(*floors)
@@ -337,9 +339,9 @@ class ReplicaMachine:
             if self.table.units.get(held.unit) is not held or held.join_key != join_key:
                 return []
             held.raise_floors(*floors)
+            held.drop_strays()
             held.complete = True
-            held.lost = held.waits_since_s = None
-            held.is_behind = False
+            held.lost, held.waits_since_s, held.is_behind = None, None, False
             return [PassFinished(held.unit, epoch)] if epoch == self.epoch else []
 
         records: tuple[LogRecord, ...] = (CompletedRecord(held.unit),)
@@ -364,6 +366,7 @@ class ReplicaMachine:
             held.raise_floors(refill.write_floor, refill.purge_floor)
             held.complete = True
             held.waits_since_s = None
+            held.drop_strays()
             self.table.note_floor(held)
             if len(refill.done) >= fence(len(sets.current)):
                 return []
@@ -427,6 +430,8 @@ class ReplicaMachine:
         if isinstance(message, Seal | Purge):
             if self.serving.is_refused_by_disk(held):
                 return []  # the leader asks again
+            if isinstance(message, Purge):
+                self._puller.cancel_sync(message.unit)
             return self.purger.answer(source, held, message, now_s)
         return self.serving.answer(source, held, message, now_s)
 

@@ -90,6 +90,8 @@ class Serving:
         if refusal is not None:
             self.refused[refusal[0]] += 1
             return [Send(source, WriteRefused(*answer, *refusal))]
+        if not held.durable and not held.complete:
+            held.early.update((key, version) for key, _value in message.items)
         return self._table.take(
             held,
             [Entry(key, version, value) for key, value in message.items],

@@ -141,6 +141,12 @@ class Puller:
         self._takeovers.pop(unit, None)
         self._pulls = {token: pull for token, pull in self._pulls.items() if pull.unit != unit}
 
+    def cancel_sync(self, unit: UnitId) -> None:
+        """End the exchanges of one unit: what is on its way was read before all agreed to free what hid it."""
+        self._pulls = {
+            token: pull for token, pull in self._pulls.items() if pull.unit != unit or pull.purpose is not Purpose.SYNC
+        }
+
     def start(self, takeover: Takeover, now_s: float) -> list[Effect]:
         """Begin a takeover; finished at once when no source is needed."""
         if takeover.needed <= 0:

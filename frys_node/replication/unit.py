@@ -39,6 +39,7 @@ class HeldUnit:
         "_tree",
         "complete",
         "durable",
+        "early",
         "floor",
         "is_behind",
         "join_key",
@@ -73,6 +74,8 @@ class HeldUnit:
         """All members agreed on what lies below, and tombstones there are gone: what is not here is dead (rule 16)."""
         self.lost: Epoch | None = None
         """The record in force when it was found that some of a durable unit was lost (rule 14); None: nothing was."""
+        self.early: dict[bytes, Version] = {}
+        """What coordinators wrote to a unit in memory before it was complete; see `drop_strays`."""
         self.seq = 0
         """Counts changes; it begins higher at every boot, so that session tokens of earlier ones are kept too."""
         self._tombstones: dict[bytes, Version] = {}
@@ -145,6 +148,7 @@ class HeldUnit:
         self.floor = self.write_floor = self.purge_floor = self.lost = None
         self.complete = False
         self.join_key = join_key
+        self.early.clear()
 
     # ------------------------------------------------------------------ floors (rules 16 to 18)
 
@@ -164,12 +168,27 @@ class HeldUnit:
             self.put(put_back)
 
     def alive(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """Return the entries less those that are dead: below the purge floor, and not held here."""
+        """Return the entries less those that are dead: below the purge floor, and not held here.
+
+        Of a unit in memory none is: its members agreed on tombstones only, and a value that one lacks another may have.
+        """
         floor = self.purge_floor
-        if floor is None or not any(entry.version < floor for entry in entries):
+        if floor is None or not self.durable or not any(entry.version < floor for entry in entries):
             return entries
         held = self.store.get([entry.key for entry in entries])
         return [entry for entry, mine in zip(entries, held, strict=True) if entry.version >= floor or mine is not None]
+
+    def drop_strays(self) -> None:
+        """A unit in memory is complete: drop what was written too early to be refused, and is below its floor now.
+
+        Nobody else may hold it, and the tombstone above it may have been freed. An entry of a cache may vanish.
+        """
+        early, self.early = self.early, {}
+        old = [key for key, version in early.items() if self.is_too_old(version)]
+        held = self.store.get(old)
+        strays = [key for key, entry in zip(old, held, strict=True) if entry and entry.version == early[key]]
+        if strays:
+            self.drop(strays)
 
     def raise_floors(self, write_floor: Version | None, purge_floor: Version | None) -> int:
         """Raise both floors as far as given and free the tombstones below the purge floor; returns how many."""

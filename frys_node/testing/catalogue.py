@@ -146,7 +146,25 @@ SCENARIOS: dict[str, Scenario] = {
         faults="chaos",
     ),
     "replication": Scenario(
-        module="replication_scenario", claim="no acknowledged write is lost and replicas agree", faults="chaos"
+        module="replication_scenario",
+        claim="no acknowledged write is lost, no delete comes back, and all replicas agree in the end",
+        faults="chaos",
+        must_reach=(
+            "aborted",
+            "clock_far_off",
+            "ended_dark",
+            "log_removed",
+            "purge_agreed",
+            "refused_by_epoch",
+            "refused_clock_drift",
+            "refused_too_old",
+            "restamped",
+            "signed_joint",
+            "tombstones_freed",
+            "unit_lost",
+        ),
+        reach_seeds=200,
+        sums=("acked", "reads", "scans", "failed"),
     ),
     "swarm": Scenario(
         module="swarm_scenario", claim="the simulator itself: durable counters that gossip", faults="chaos"
@@ -185,6 +203,6 @@ PLAN = (
     Entry("leave", 100, 120.0),
     Entry("join", 50, 60.0),
     Entry("gossip", 50, 600.0),
-    Entry("replication", 1_000, 3_600.0),
+    Entry("replication", 10_000, 7_200.0, nodes=7, seconds=20.0),
 )
 """What `make sim` runs, with the seconds after which a batch begins no further seed."""

@@ -80,7 +80,9 @@ class Desk:
         replica = ReplicaMachine(node, rng, self.config, wall_ms=lambda: self.wall_ms[node], boot=boot)
         replica.declare("cache", lambda _unit: DictStore(), durable=self.durable)
         self.replicas[node] = replica
-        self.coordinators[node] = CoordinatorMachine(node, clock, rng, CoordinatorConfig(repairs_reads=False))
+        self.coordinators[node] = CoordinatorMachine(
+            node, clock, rng, CoordinatorConfig(repairs_reads=False, keeps_hints=False)
+        )
         return replica
 
     def adopt(self, placement: Placement, *names: str) -> None:

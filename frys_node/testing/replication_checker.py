@@ -175,10 +175,11 @@ class Checker:
         if floor is None or (entry is not None and entry.version >= floor.version):
             return
         is_miss = entry is None or entry.value is None
-        if entry is None and self._is_freed((request.unit, key), floor):
+        is_memory = request.unit in self._memory
+        # In memory one that started empty answers with its floor.
+        is_nothing = entry is None or (is_miss and is_memory)
+        if is_nothing and (self._is_freed((request.unit, key), floor) or (is_memory and floor.value is None)):
             return
-        if floor.value is None and is_miss and request.unit in self._memory:
-            return  # one that started empty answers with its floor
         if is_miss and self._may_be_missing(request.unit, floor):
             self.counts["missed"] += 1
             return

@@ -73,7 +73,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Shape = Callable[[Plan], Plan]
-"""Bends what a seed has drawn, so that an error of one sort shows sooner: `targeted`, `crowded` or `forgetful`."""
+"""Bends what a seed has drawn, so that an error of one sort shows sooner: `targeted`, `crowded`, `forgetful`, `purging`
+or `losing`."""
 
 
 def draw_plan(nodes: int, seed: int) -> Plan:
@@ -192,6 +193,36 @@ def forgetful(plan: Plan) -> Plan:
         gc_interval_s=math.inf,
         loses_log=False,
     )
+
+
+def purging(plan: Plan) -> Plan:
+    """Return the plan with one durable unit, tombstones freed as soon as may be, and nothing that repairs."""
+    return msgspec.structs.replace(
+        plan,
+        initial=max(plan.initial, min(3, len(plan.names))),
+        units=1,
+        memory_units=1,
+        memory_share=0.0,
+        keys=32,
+        replication_factor=3,
+        keeps_hints=False,
+        repairs_reads=False,
+        sync_interval_s=math.inf,
+        catches_up=False,
+        operation_s=0.03,
+        change_s=3.0,
+        cuts_restarts=0.0,
+        ends_dark=False,
+        drift_max_s=60.0,
+        gc_min_age_s=0.3,
+        gc_interval_s=0.3,
+        loses_log=False,
+    )
+
+
+def losing(plan: Plan) -> Plan:
+    """Return the plan of `purging` with a log that is removed, and nothing freed."""
+    return msgspec.structs.replace(purging(plan), gc_interval_s=math.inf, loses_log=True, change_s=30.0)
 
 
 def sharpened(profile: FaultProfile) -> FaultProfile:

@@ -316,6 +316,7 @@ class ReplicationRun:
             faults=dict(sorted(simulator.counts.items())),
             sometimes=dict(sorted(simulator.sometimes.items())),
             violations=[f"{text}; replay: {replay.command()}" for text in checker.violations],
+            figures={name: [float(checker.counts[name])] for name in ("acked", "reads", "scans", "failed")},
             summary={
                 **checker.counts,
                 "changes": self._changes,

@@ -237,7 +237,7 @@ def _with(base: type[ReplicationNode], planted: type) -> type[ReplicationNode]:
 
 
 PLANTED: dict[str, tuple[type[ReplicationNode], int, str]] = {
-    "joiner counts in W": (_with(CoordinatorNode, JoinerCounts), 0, "(a)"),
+    "joiner counts in W": (_with(CoordinatorNode, JoinerCounts), 3, "(a)"),
     "old set only in joint": (_with(CoordinatorNode, OldSetOnly), 18, "(c)"),
     "reads ask the old set only": (_with(CoordinatorNode, OldSetReads), 36, "(a)"),
     "new set only in joint": (_with(CoordinatorNode, NewSetOnly), 18, "(a)"),
@@ -246,8 +246,8 @@ PLANTED: dict[str, tuple[type[ReplicationNode], int, str]] = {
     "scan without verify": (_with(CoordinatorNode, ScanUnverified), 1, "(b)"),
     "source drops in joint": (_with(ReplicaNode, SourceDropsEarly), 18, "(a)"),
     "stale coordinator accepted": (_with(ReplicaNode, StaleAccepted), 36, "(a)"),
-    "no pass by stayers": (_with(ReplicaNode, NoPassByStayers), 197, "(a)"),
-    "ack before fsync": (_with(ReplicaNode, AckBeforeSync), 45, "(a)"),
+    "no pass by stayers": (_with(ReplicaNode, NoPassByStayers), 167, "(a)"),
+    "ack before fsync": (_with(ReplicaNode, AckBeforeSync), 40, "(a)"),
     "no joint": (_with(StepsNode, _NoJoint), 0, "and incomplete"),
     "joint does not wait": (_with(StepsNode, _NoWait), 0, "and incomplete"),
     "no boot id": (NoBootId, 4, "(d)"),

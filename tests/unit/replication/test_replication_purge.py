@@ -184,3 +184,35 @@ def test_a_source_with_a_purge_floor_that_fails_half_way_leaves_the_floor_behind
     assert held.purge_floor is not None
     assert desk.held("n4", b"live") is not None
     assert desk.held("n4") is None
+
+
+def test_a_unit_in_memory_keeps_values_that_another_member_lacks() -> None:
+    """Its members agree on tombstones only, so a value below the purge floor is not dead because one lacks it."""
+    desk = desk_of_3(durable=False)
+    desk.replicas[OTHERS[0]].table.units[UNIT].drop([b"live"])
+    desk.pass_time(14.0)
+    assert desk.held(OTHERS[0]) is None
+    assert purge_floor(desk, OTHERS[0]) is not None
+    desk.replicas[OTHERS[0]].sync_soon(desk.now_s)
+    desk.pass_time(1.0)
+    entry = desk.held(OTHERS[0], b"live")
+    assert entry is not None
+    assert entry.value == b"kept"
+
+
+def test_a_refilled_unit_in_memory_drops_what_was_written_too_early_to_be_refused() -> None:
+    """An old stamp that only the refilling replica took, before it knew the floor, does not outlive the refill."""
+    desk = desk_of_3(durable=False)
+    desk.pass_time(14.0)
+    gone = OTHERS[0]
+    replica = desk.boot(gone, boot=2)
+    desk.cut = {(name, gone) for name in desk.names if name != gone}
+    desk.adopt(STABLE_3, gone)
+    stray = Version(START_MS - 1, 0, N2, 1)
+    replica.receive(N2, Write(STABLE_3.record.epoch, UNIT, 5, 1, stray, [(b"k", b"ghost")]), desk.now_s)
+    assert desk.held(gone) is not None
+    desk.cut = set()
+    desk.pass_time(3.0)
+    assert replica.table.units[UNIT].complete
+    assert desk.held(gone) is None
+    assert desk.held(gone, b"live") is not None

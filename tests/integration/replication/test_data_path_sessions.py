@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from balancer.placement import cache_unit
 from frys_node.base.types import Consistency, NodeId
 from frys_node.kernel.services.sessions import SESSION, Session
+from frys_node.replication.config import ReplicationConfig
+from frys_node.replication.errors import ClockDrift
 from frys_node.replication.log import DIRECTORY
 from frys_node.testing.data_cluster import open_data_cluster
 
@@ -70,3 +73,37 @@ async def test_a_node_whose_log_was_removed_is_filled_again_and_says_so(autojump
         await cluster["n3"].kill()
         await cluster.restart("n3")
         assert cluster["n3"].replication.replica.local(UNIT) is not None
+
+
+async def test_a_node_whose_clock_is_ahead_is_told_to_set_it_right_and_still_reads(autojump_clock: MockClock) -> None:
+    """The error names the other nodes and the fix; what the others write through their own clocks is served."""
+    async with open_data_cluster(NAMES) as cluster:
+        await cluster.settle()
+        await cluster["n1"].replication.write(UNIT, [(b"k", b"v")], Consistency.ALL)
+        cluster["n1"].clock.step(61.0)
+        with pytest.raises(ClockDrift, match="n2") as caught:
+            await cluster["n1"].replication.write(UNIT, [(b"k", b"w")])
+        assert "NTP" in caught.value.hint
+        (entry,) = await cluster["n1"].replication.read(UNIT, [b"k"], Consistency.QUORUM)
+        assert entry is not None
+        assert cluster["n2"].replication.reports.view()["writes_refused"] == {ClockDrift.code: 1}
+        cluster["n1"].clock.step(-61.0)
+        await cluster["n1"].replication.write(UNIT, [(b"k", b"x")])
+
+
+async def test_tombstones_that_wait_for_a_node_name_it_and_go_once_it_is_back(autojump_clock: MockClock) -> None:
+    """Thirty seconds after the delete (`gc_min_age_s`) everything is ready but one member (rule 19)."""
+    async with open_data_cluster(NAMES, settings=ReplicationConfig(gc_min_age_s=30.0)) as cluster:
+        await cluster.settle()
+        await cluster["n1"].replication.write(UNIT, [(b"k", None)], Consistency.ALL)
+        await cluster["n3"].kill()
+        await trio.sleep(70)
+        lines = [line for name in ("n1", "n2") for line in cluster[name].replication.reports.purge_waits_for()]
+        leads = cluster["n1"].balancer.sets(UNIT).current[0] != "n3"
+        assert len(lines) == leads
+        assert all("n3" in line and "does not answer" in line for line in lines)
+        assert all(b"k" in store for store in cluster.stores(UNIT).values())
+        await cluster.restart("n3")
+        await trio.sleep(70)
+        assert [dict(store) for store in cluster.stores(UNIT).values()] == [{}, {}, {}]
+        assert all(cluster[name].replication.reports.purge_waits_for() == [] for name in NAMES)

@@ -13,8 +13,8 @@ import pytest
 from frys_node.testing.replication_scenario import run_scenario
 
 SEEDS_FILE = Path(__file__).with_name("seeds_replication.txt")
-SEEDS = 200
-"""Seeds of one gate, about 40 CPU-seconds; `make sim` runs 10,000."""
+SEEDS = 120
+"""Seeds of one gate, about 35 CPU-seconds; `make sim` runs 10,000."""
 
 SECONDS = 20.0
 SOMETIMES = (

@@ -32,8 +32,8 @@ test: $(DEV) ## install what is missing and run every check and test
 check: $(DEV) ## the static half: lint, format, layers, tidy, types
 	@$(BIN)/python .ci/gate.py check
 
-sim: $(RUNTIME) ## the long simulations: every scenario at its full size, with budgets and one table over all
-	@$(BIN)/frys-node sim --all --jobs $(SIM_JOBS)
+sim: $(RUNTIME) ## the long simulations: every scenario at its full size, one table over all; interrupted, it goes on
+	@$(BIN)/frys-node sim --all --jobs $(SIM_JOBS) --state .cache/sim
 
 fuzz: $(FUZZ) ## fuzz the decoders and the machines behind them under atheris, about half an hour on one core
 	@$(BIN)/python tests/fuzz/fuzz.py --inputs $(FUZZ_INPUTS) --seconds $(FUZZ_SECONDS) --least $(FUZZ_LEAST)

@@ -7,7 +7,17 @@ from typing import Protocol
 
 import trio
 
-from balancer.methods import CREATE, CURRENT, DELETE, Accepted, CreateCollection, DeleteCollection, Nothing
+from balancer.methods import (
+    CREATE,
+    CURRENT,
+    DELETE,
+    RENEW,
+    Accepted,
+    CreateCollection,
+    DeleteCollection,
+    Nothing,
+    RenewRecord,
+)
 from balancer.topology import TopologyMachine
 from frys_node.base.errors import AlreadyExists, FrysError, NotFound, NotReady, StorageError
 from frys_node.base.types import Epoch, NodeId
@@ -75,6 +85,7 @@ class Catalogue:
         self._rpc.serve(CREATE, self._serve_create)
         self._rpc.serve(DELETE, self._serve_delete)
         self._rpc.serve(CURRENT, self._serve_current)
+        self._rpc.serve(RENEW, self._serve_renew)
 
     async def create(self, collection: Collection) -> None:
         """Create a collection; returns when this node works under the record that has it.
@@ -100,6 +111,13 @@ class Catalogue:
         if accepted.epoch is not None:
             await self._keeper.wait_for(accepted.epoch)
 
+    async def renew(self, epoch: Epoch) -> None:
+        """Have a record written after that one; returns when this node works under it. Raises as `create` does."""
+        accepted = await self._keeper.ask_issuer(RENEW, RenewRecord(epoch))
+        if accepted.epoch is not None:
+            self._keeper.want(self._keeper.epoch.term.node)
+            await self._keeper.wait_for(accepted.epoch)
+
     async def refresh(self) -> None:
         """Catch up with the issuer's record; without an answer in time, what is known here has to do."""
         issuer = self._keeper.epoch.term.node
@@ -115,6 +133,14 @@ class Catalogue:
     async def _serve_current(self, caller: NodeId, request: Nothing) -> Accepted:
         del caller, request
         return Accepted(self._keeper.machine.epoch)
+
+    async def _serve_renew(self, caller: NodeId, request: RenewRecord) -> Accepted:
+        """Write the record in force once more under the next key, unless there is a later one already."""
+        del caller
+        epoch = self._keeper.machine.epoch
+        if epoch is not None and epoch > request.epoch:
+            return Accepted(epoch)
+        return await self._change(tuple)
 
     async def _serve_create(self, caller: NodeId, request: CreateCollection) -> Accepted:
         del caller

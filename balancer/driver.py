@@ -361,6 +361,10 @@ class BalancerComponent:
         """Ask a node that works under a newer record for it; also right after a connection was made."""
         self.perform(self.machine.compare(node))
 
+    async def renew(self, epoch: Epoch) -> None:
+        """Have the issuer write a record after that one, with the same content (replication rule 14)."""
+        await self.catalogue.renew(epoch)
+
     def change_catalogue(self, collections: tuple[CollectionInfo, ...]) -> bool:
         """At the issuer: propose a catalogue; False unless all is stable and settled."""
         effects = self.machine.change_catalogue(collections)

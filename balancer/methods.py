@@ -40,6 +40,12 @@ class DeleteCollection(Message, frozen=True):
     name: str
 
 
+class RenewRecord(Message, frozen=True):
+    """Write a record after this one: a replica that lost state is refilled under it (replication rule 14)."""
+
+    epoch: Epoch
+
+
 class Accepted(Message, frozen=True):
     """Done or queued; `epoch` is the key of the record that shows it, as far as it exists."""
 
@@ -90,5 +96,6 @@ JOIN_RING: Final[Method[JoinRing, Accepted]] = Method("topology.join", JoinRing,
 LEAVE_RING: Final[Method[LeaveRing, Accepted]] = Method("topology.leave", LeaveRing, Accepted)
 CREATE: Final[Method[CreateCollection, Accepted]] = Method("topology.create", CreateCollection, Accepted)
 DELETE: Final[Method[DeleteCollection, Accepted]] = Method("topology.delete", DeleteCollection, Accepted)
+RENEW: Final[Method[RenewRecord, Accepted]] = Method("topology.renew", RenewRecord, Accepted)
 CURRENT: Final[Method[Nothing, Accepted]] = Method("topology.current", Nothing, Accepted)
 STEP: Final[Method[Nothing, StepView]] = Method("topology.step", Nothing, StepView)

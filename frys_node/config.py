@@ -31,11 +31,15 @@ from frys_node.observe import log as observe_log
 RESERVED_ENV = frozenset("FRYS_" + n for n in ("ADMIN_TOKEN", "COMPILE", "DATA_DIR", "KAT_DIR", "SW_DIR", "TOKEN"))
 """Variables with a meaning of their own."""
 
-COMPONENTS = {"balancer": "balancer.config", "membership": "membership.config", "snapshots": "snapshots.config"}
+COMPONENTS = {
+    "balancer": "balancer.config",
+    "membership": "membership.config",
+    "replication": "frys_node.replication.config",
+    "snapshots": "snapshots.config",
+}
 """Sections of ``[plugins.*]`` that belong to supervised components below the plugins: section -> module."""
 
 FILE_BYTES_MAX = 1 << 20
-
 KEPT = ("network.bind", "network.advertise", "plugins.network.http")
 """Settings that a node keeps when a later start does not give them: others know it by them."""
 KEPT_ORIGIN = "an earlier start"

@@ -102,6 +102,7 @@ class Composition:
             executor=kernel.executor,
             metrics=kernel.metrics,
             snapshots=self.snapshots,
+            settings=self._config.components["replication"],
         )
         self.operations = Operations(
             kernel=kernel,
@@ -109,6 +110,7 @@ class Composition:
             membership=self.membership,
             balancer=self.balancer,
             snapshots=self.snapshots,
+            replication=self.replication,
             settings=self._config.settings,
             standby=self._config.components["balancer"].standby,
         )

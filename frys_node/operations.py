@@ -30,6 +30,7 @@ from frys_node.kernel.services.members import MemberChanged, Status
 from frys_node.kernel.services.rpc import Method
 from frys_node.kernel.services.topology import TopologyChanged
 from frys_node.observe.log import get_logger
+from frys_node.replication.driver import ReplicationComponent
 from frys_node.ring_routes import RingRoutes
 from frys_node.secure.stored import LEFT_PATH, REMOVED
 from frys_node.secure.token import TokenInfo
@@ -126,6 +127,7 @@ class Operations:
         membership: MembershipDriver,
         balancer: BalancerComponent,
         snapshots: SnapshotComponent,
+        replication: ReplicationComponent,
         settings: Callable[[], list[dict[str, Any]]],
         standby: Sequence[str] = (),
     ) -> None:
@@ -134,6 +136,7 @@ class Operations:
         self._membership = membership
         self._balancer = balancer
         self._snapshots = snapshots
+        self._replication = replication
         self._settings = settings
         channel.authority.ask_lost(membership.is_lost)
         self._authority = AuthorityDriver(channel.authority, channel, standby=standby, members=self._live)
@@ -217,6 +220,7 @@ class Operations:
         http.route("POST", "/v1/leave", self._start_leave, scope="admin")
         http.route("GET", "/v1/leave", self._show_leave, scope="read")
         http.route("GET", "/v1/topology", self._topology, scope="read")
+        http.route("GET", "/v1/replication", self._replicas, scope="read")
         http.route("GET", "/v1/config", self._config, scope="admin")
         http.route("GET", "/v1/snapshots", self._list_snapshots, scope="admin")
         http.route("POST", "/v1/snapshots", self._save, scope="admin")
@@ -326,6 +330,10 @@ class Operations:
         self._kernel.request_stop("left the cluster")
 
     # Topology, settings.
+
+    async def _replicas(self, _request: HttpRequest) -> HttpResponse:
+        await trio.lowlevel.checkpoint()
+        return HttpResponse.json(self._replication.reports.view())
 
     async def _topology(self, request: HttpRequest) -> HttpResponse:
         return HttpResponse.json(await self._balancer.describe())

@@ -37,7 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--faults", metavar="PROFILE", help="fault profile (default: the scenario's)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes that share a batch (default 1)")
     parser.add_argument("--budget", type=float, metavar="S", help="begin no seed once a batch has run so many seconds")
-    parser.add_argument("--state", type=Path, metavar="FILE", help="remember finished seeds; run again to go on")
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="remember finished seeds; run again to go on (a directory with --all)",
+    )
     parser.add_argument("--list", action="store_true", help="name the scenarios and what each claims")
     parser.add_argument("--all", action="store_true", help="run every scenario, each within its budget")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -141,6 +146,7 @@ class Batch:
         self._key = f"{args.scenario}/{args.nodes}/{args.seconds:g}/{args.faults}"
         self._done: dict[str, dict[str, Any]] = {}
         self._failed: list[ScenarioResult] = []
+        self._save_at_s = 0.0
 
     def run(self) -> dict[str, Any]:
         """Run what is not done yet and return the report on all of it."""
@@ -158,8 +164,11 @@ class Batch:
                     _complain([result])
                 if time.perf_counter() - shown_s > PROGRESS_S:
                     shown_s = time.perf_counter()
-                    self._save()
                     self._show()
+                    if shown_s >= self._save_at_s:
+                        self._save()
+                        # A file of many seeds takes a while to write: never more than a twentieth of the time.
+                        self._save_at_s = time.perf_counter() + 20 * (time.perf_counter() - shown_s)
         finally:
             self._save()
             self._show(is_last=True)

@@ -49,6 +49,7 @@ def batch_report(
         "faults": total(result["faults"] for result in results),
         "sometimes": sometimes,
         "figures": {figure: _statistics(samples) for figure, samples in sorted(figures.items())},
+        "sums": list(scenario.sums),
         "targets": {target.name: target.verdict(figures) for target in scenario.targets},
     }
 
@@ -68,6 +69,9 @@ def batch_text(report: Mapping[str, Any]) -> str:
     shown = dict(report)
     figures = shown.pop("figures")
     targets = shown.pop("targets")
+    for name in shown.pop("sums"):
+        if name in figures:
+            shown[name] = f"{figures[name]['sum']:,.0f}"
     if shown["seeds"] < shown.pop("seeds_wanted"):
         shown["stopped"] = f"by its budget, {report['seeds_wanted']} seeds were wanted"
     lines = [table(shown)]

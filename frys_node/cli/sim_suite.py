@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from frys_node.testing.catalogue import Entry
 
 
 def run_all(args: argparse.Namespace) -> int:
@@ -19,6 +24,8 @@ def run_all(args: argparse.Namespace) -> int:
     for entry in PLAN:
         batch = argparse.Namespace(**{**vars(args), "scenario": entry.scenario, "seeds": entry.seeds, "state": None})
         batch.nodes, batch.seconds, batch.faults = entry.nodes, entry.seconds, entry.faults
+        if args.state is not None:
+            batch.state = _state_of(args.state, entry)
         batch.budget = entry.budget_s if args.budget is None else args.budget
         complete(batch, SCENARIOS[entry.scenario])
         report = Batch(batch).run()
@@ -38,6 +45,21 @@ def run_all(args: argparse.Namespace) -> int:
     return 1 if summary["failures"] else 0
 
 
+def _state_of(home: Path, entry: Entry) -> Path:
+    """Return the state file of a batch; what other code has run proves nothing about this one."""
+    import frys_node
+
+    root = Path(frys_node.__file__).parent.parent
+    code = hashlib.sha256()
+    for package in ("balancer", "frys_node", "membership", "snapshots"):
+        for path in sorted((root / package).rglob("*.py")):
+            code.update(path.read_bytes())
+    directory = home / code.hexdigest()[:12]
+    directory.mkdir(parents=True, exist_ok=True)
+    size = f"{entry.nodes or 'own'}-{entry.seconds or 'own'}-{entry.faults or 'own'}"
+    return directory / f"{entry.scenario}-{size}.json"
+
+
 def _line(report: dict[str, Any]) -> str:
     """One batch in one line, and one more for each target."""
     good = not report["failed_seeds"] and not report["missed"]
@@ -46,6 +68,8 @@ def _line(report: dict[str, Any]) -> str:
     cost = f"{report['node_hours']:>9,.1f} node-hours  {report['wall_s']:>6.1f} s"
     lines = [f"{'ok  ' if good else 'FAIL'}  {report['scenario']:<11} {size} {report['seeds']:>4} seeds{short}  {cost}"]
     lines += [f"      {name}: {verdict}" for name, verdict in report["targets"].items()]
+    sums = [f"{name} {report['figures'][name]['sum']:,.0f}" for name in report["sums"] if name in report["figures"]]
+    lines += [f"      {', '.join(sums)}"] if sums else []
     lines += [f"      MISSED: {text}" for text in report["missed"]]
     return "\n".join(lines)
 

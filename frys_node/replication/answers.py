@@ -12,15 +12,17 @@ from frys_node.replication.version import Stamp
 
 
 def answer_read(held: HeldUnit, message: Read) -> ReadReply:
-    """Return what is held of the keys: entries, or only their versions."""
+    """Return what is held of the keys: entries, or only their versions; nothing to a session that has seen more."""
     entries: list[Entry | None] = []
     stamps: list[Stamp | None] = []
-    if held.complete:
+    seq = held.seq if held.complete and not held.is_behind else 0
+    is_complete = held.complete and message.least <= seq
+    if is_complete:
         entries = held.get(message.keys)
         if message.versions_only:
             stamps = [None if entry is None else Stamp(entry.version, entry.value is None) for entry in entries]
             entries = []
-    return ReadReply(message.epoch, message.unit, message.request, message.attempt, held.complete, entries, stamps)
+    return ReadReply(message.epoch, message.unit, message.request, message.attempt, is_complete, entries, stamps, seq)
 
 
 def answer_scan(held: HeldUnit, message: Scan) -> ScanReply:

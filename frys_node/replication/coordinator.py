@@ -2,15 +2,15 @@
 
 Sans-I/O. Theory of operation. Each request is an `Operation` with an attempt number; a reply counts only for the
 attempt that asked (rule 6). A new record or a re-stamp begins another attempt with no votes. Lost messages are sent
-again to whoever has not answered, as long as the deadline lasts. A write that met a higher version in its first quorum
-is stamped above it once and written again (rule 4). A scan collects candidates at a read quorum and then reads them at
-one, tombstones included, before anyone sees them (rule 7). A write fails at once when the disks of too many targets
-take none.
+again to whoever has not answered, as long as the deadline lasts. A write that met a higher version in its first
+quorum is stamped above it once and written again (rule 4); one that replicas find too old is stamped above their
+floor (17). A scan collects candidates at a read quorum and then reads them at one, tombstones included, before anyone
+sees them (rule 7). A write fails at once when the disks of too many targets take none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random
 
 import msgspec
@@ -31,6 +31,7 @@ from frys_node.replication.effects import (
     WantRecord,
     WriteDone,
 )
+from frys_node.replication.errors import ClockDrift, TooOld
 from frys_node.replication.hints import Hint, HintStore
 from frys_node.replication.hlc import HybridClock
 from frys_node.replication.messages import (
@@ -108,6 +109,7 @@ class CoordinatorMachine:
         operation = self._open(Kind.WRITE, unit, consistency, deadline_s, now_s)
         operation.items = list(items)
         operation.version = self._clock.stamp(wall_ms)
+        operation.clock_ms = wall_ms
         return operation.request, self._attempt(operation, now_s)
 
     def read(
@@ -119,11 +121,22 @@ class CoordinatorMachine:
         deadline_s: float,
         now_s: float,
         versions_only: bool = False,
+        least: Mapping[NodeId, int] | None = None,
+        waits_repair: bool = False,
     ) -> tuple[int, list[Effect]]:
-        """Read keys, or only their versions."""
+        """Read keys, or only their versions.
+
+        With `least` a read of one asks only replicas that have come so far, and a quorum if none of them answers; an
+        empty mapping says that no single replica will do. With `waits_repair` a read above one returns only when a
+        quorum holds what it returns.
+        """
         kind = Kind.VERSIONS if versions_only else Kind.READ
+        if least is not None and not least and consistency is Consistency.ONE:
+            consistency = Consistency.QUORUM
         operation = self._open(kind, unit, consistency, deadline_s, now_s)
         operation.keys = list(keys)
+        operation.least = least or {}
+        operation.waits_repair = waits_repair and consistency is not Consistency.ONE and kind is Kind.READ
         return operation.request, self._attempt(operation, now_s)
 
     def scan(
@@ -173,6 +186,11 @@ class CoordinatorMachine:
         """Return whom a request asks: writes C + N; reads the same two quorums in ``joint``, else C (rule 7)."""
         if operation.kind is Kind.WRITE:
             return targets(sets)
+        if operation.consistency is Consistency.ONE and operation.least:
+            chosen = [node for node in self._best_first(operation.unit, sets) if node in operation.least][:1]
+            if chosen and operation.attempt == 1:
+                return tuple(chosen)
+            operation.consistency = Consistency.QUORUM
         if operation.consistency is Consistency.ONE:
             return self._best_first(operation.unit, sets)[: operation.attempt]
         return targets(sets) if sets.phase == "joint" else sets.current
@@ -183,14 +201,19 @@ class CoordinatorMachine:
         return tuple(sorted(sets.current, key=lambda node: (self._rank(node), (node == self.node) is is_behind)))
 
     def _ask(self, operation: Operation, nodes: Sequence[NodeId]) -> list[Effect]:
-        message: Write | Read | Scan
+        message: Write | Scan
         unit, request, attempt = operation.unit, operation.request, operation.attempt
         if operation.kind is Kind.WRITE:
-            message = Write(self._epoch, unit, request, attempt, operation.version, operation.items)
+            message = Write(self._epoch, unit, request, attempt, operation.version, operation.items, operation.clock_ms)
         elif operation.kind is Kind.SCAN and operation.pending_page is None:
             message = Scan(self._epoch, unit, request, attempt, operation.after, operation.limit)
         else:
-            message = Read(self._epoch, unit, request, attempt, operation.keys, operation.kind is Kind.VERSIONS)
+            is_bare = operation.kind is Kind.VERSIONS
+            least = operation.least if operation.consistency is Consistency.ONE else {}
+            return [
+                Send(node, Read(self._epoch, unit, request, attempt, operation.keys, is_bare, least.get(node, 0)))
+                for node in nodes
+            ]
         return [Send(node, message) for node in nodes]
 
     def adopt(self, placement: Placement, now_s: float) -> list[Effect]:
@@ -213,7 +236,7 @@ class CoordinatorMachine:
         """Count a reply; one to an earlier attempt, record or request is dropped."""
         if isinstance(reply, RepairAck):
             self.hints.acknowledge(reply.request, source)
-            return []
+            return self._take_repaired(source, reply)
         if isinstance(reply, Refused):
             return self._refused(source, reply)
         operation = self._operations.get(reply.request)
@@ -222,7 +245,7 @@ class CoordinatorMachine:
         if isinstance(reply, WriteAck):
             return self._take_ack(operation, source, reply, now_s)
         if isinstance(reply, WriteRefused):
-            return self._take_refusal(operation, source, reply)
+            return self._take_refusal(operation, source, reply, now_s)
         operation.answered[source] = None
         if reply.is_complete:
             operation.complete[source] = None
@@ -246,7 +269,7 @@ class CoordinatorMachine:
         return [WantRecord(source)] if reply.epoch > self._epoch else []
 
     def _take_ack(self, operation: Operation, source: NodeId, ack: WriteAck, now_s: float) -> list[Effect]:
-        operation.acked[source] = None
+        operation.acked[source] = ack.seq
         operation.refused.pop(source, None)
         operation.highest = max(operation.highest, ack.highest)
         if operation.is_done:
@@ -266,12 +289,25 @@ class CoordinatorMachine:
             self._operations.pop(operation.request, None)
         else:
             self._timers.push(now_s + self._config.hint_after_s, (operation.request, True))
-        return [WriteDone(operation.request, operation.version)]
+        return [WriteDone(operation.request, operation.version, dict(operation.acked))]
 
-    def _take_refusal(self, operation: Operation, source: NodeId, reply: WriteRefused) -> list[Effect]:
-        """Go on without a target whose disk takes no writes; fail as soon as the others cannot be enough."""
+    def _take_refusal(self, operation: Operation, source: NodeId, reply: WriteRefused, now_s: float) -> list[Effect]:
+        """Go on without a target that takes no such write; fail as soon as the others cannot be enough.
+
+        One that is too old is stamped anew above the floor (rule 17); that is not the one re-stamp of rule 4, which
+        may still be needed after it.
+        """
         if operation.is_done or source in operation.acked:
             return []
+        if reply.code == TooOld.code:
+            if reply.floor is None or reply.floor <= operation.version:
+                return []
+            self._clock.observe(reply.floor)
+            operation.version = self._clock.stamp(0)
+            self.restamp_count += 1
+            return self._attempt(operation, now_s)
+        if reply.code == ClockDrift.code:
+            self._clock.disown()
         assert operation.sets is not None
         operation.refused[source] = reply.code
         left = [node for node in operation.targets if node not in operation.refused]
@@ -296,12 +332,19 @@ class CoordinatorMachine:
             return []
         if reply.is_complete:
             operation.replies[source] = reply
+        if not reply.is_complete and operation.least and operation.consistency is Consistency.ONE:
+            # It has not come so far any more: no other single replica is known to have.
+            return self._attempt(operation, now_s)
         if not self._read_is_met(operation):
             return []
         if operation.kind is Kind.VERSIONS:
             self._operations.pop(operation.request, None)
             return [ReadDone(operation.request, [], operation.merged_stamps())]
-        result = operation.merged()
+        if operation.repairing:
+            return []
+        result = operation.result = operation.merged()
+        if operation.waits_repair:
+            return self._repair_first(operation)
         effects: list[Effect] = []
         if self._config.repairs_reads:
             for node, entries in repairs(result, operation.replies).items():
@@ -309,7 +352,36 @@ class CoordinatorMachine:
         self._operations.pop(operation.request, None)
         if operation.kind is Kind.SCAN:
             return [self._scan_done(operation, [entry for entry in result if entry is not None]), *effects]
-        return [ReadDone(operation.request, result, []), *effects]
+        is_of_one = operation.consistency is Consistency.ONE and len(operation.replies) == 1
+        return [ReadDone(operation.request, result, [], operation.up_to_date(), is_of_one), *effects]
+
+    def _repair_first(self, operation: Operation) -> list[Effect]:
+        """Return the result once a quorum holds it, so that nobody reads anything older afterwards."""
+        assert operation.sets is not None
+        operation.acked = operation.up_to_date()
+        operation.repairing = True
+        return self._repaired(operation) or self._ask_repairs(operation)
+
+    def _ask_repairs(self, operation: Operation) -> list[Effect]:
+        entries = [entry for entry in operation.result if entry is not None]
+        message = Repair(self._epoch, operation.unit, operation.request, entries)
+        assert operation.sets is not None
+        return [Send(node, message) for node in targets(operation.sets) if node not in operation.acked]
+
+    def _take_repaired(self, source: NodeId, reply: RepairAck) -> list[Effect]:
+        operation = self._operations.get(reply.request)
+        if operation is None or not operation.repairing or operation.sets is None or reply.epoch != self._epoch:
+            return []
+        operation.acked.setdefault(source, 0)
+        return self._repaired(operation)
+
+    def _repaired(self, operation: Operation) -> list[Effect]:
+        assert operation.sets is not None
+        is_nothing = not any(operation.result)
+        if not is_nothing and not write_is_met(operation.sets, Consistency.QUORUM, operation.acked):
+            return []
+        self._operations.pop(operation.request, None)
+        return [ReadDone(operation.request, operation.result, [], operation.up_to_date())]
 
     def _take_scan(self, operation: Operation, source: NodeId, reply: ScanReply, now_s: float) -> list[Effect]:
         if operation.pending_page is not None:
@@ -385,12 +457,14 @@ class CoordinatorMachine:
         if operation.sets is None or (operation.consistency is Consistency.ONE and operation.kind is not Kind.WRITE):
             # One that does not answer is no reason to wait for it: ask the next member too.
             return self._attempt(operation, now_s)
-        heard = operation.acked if operation.kind is Kind.WRITE else operation.complete
+        if operation.repairing:
+            return self._ask_repairs(operation)
+        heard: Collection[NodeId] = operation.acked if operation.kind is Kind.WRITE else operation.complete
         return self._ask(operation, [node for node in operation.targets if node not in heard])
 
     def _fail(self, operation: Operation, code: str = "") -> list[Effect]:
         self._operations.pop(operation.request, None)
-        heard = operation.acked if operation.kind is Kind.WRITE else operation.answered
+        heard: Collection[NodeId] = operation.acked if operation.kind is Kind.WRITE else operation.answered
         failed = RequestFailed(
             operation.request, operation.unit, tuple(heard), operation.targets, tuple(operation.refused), code
         )

@@ -4,40 +4,48 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import trio
 
 from balancer.placement import Placement
-from frys_node.base.errors import FrysError, MalformedFrame, NotReady, Overloaded, StorageError, UsageError
+from frys_node.base.errors import MalformedFrame, NotReady, Overloaded, StorageError
 from frys_node.base.ports import Clock, Disk, Entropy, Executor
 from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
 from frys_node.kernel.services.members import Members
 from frys_node.kernel.services.replication import Entry, Stamp, UnitStore, Version
 from frys_node.kernel.services.rpc import Rpc
+from frys_node.kernel.services.sessions import SESSION
 from frys_node.kernel.services.snapshots import Snapshots
 from frys_node.observe.log import describe
 from frys_node.observe.metrics import Metrics
 from frys_node.replication import effects as fx
 from frys_node.replication.alone import LoneStamps
+from frys_node.replication.batches import split
 from frys_node.replication.bulk import BulkPuller
 from frys_node.replication.bulk_pace import BulkPace
 from frys_node.replication.commit import GroupCommit
+from frys_node.replication.config import ReplicationConfig
 from frys_node.replication.coordinator import CoordinatorConfig, CoordinatorMachine
 from frys_node.replication.hlc import HybridClock
+from frys_node.replication.keeper import RecordKeeper
+from frys_node.replication.knobs import knobs_of
 from frys_node.replication.log import CHECKPOINT_BYTES, Log, Recovered, dump_unit
 from frys_node.replication.messages import (
-    ITEMS_BYTES_MAX,
     MESSAGES,
-    VALUE_BYTES_MAX,
+    Batch,
     CoordinatorReply,
     LogRecord,
     ReplicationMessage,
 )
+from frys_node.replication.outbox import Outbox
+from frys_node.replication.renewals import Renewals
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine, kind_of
+from frys_node.replication.reports import Reports
 from frys_node.replication.requests import Requests
 from frys_node.replication.snapshot import PageMerger, ReplicatedSource
+from frys_node.replication.witness import is_log_lost
 
 NOTE = "replication"
 REQUESTS_MAX = 16_384
@@ -46,27 +54,13 @@ REQUESTS_MAX = 16_384
 DEFAULT_DEADLINE_S = 5.0
 """How long a request may take when its caller sets no deadline."""
 
+SETTINGS = ReplicationConfig()
+"""The default."""
+
+BOOT_SHIFT = 32
+"""A boot id is the count of starts, then so many random bits."""
+
 _log = logging.getLogger(__name__)
-
-
-class RecordKeeper(Protocol):
-    """What this component needs of the balancer."""
-
-    def attach(self, adopt: Callable[[Placement], None], settled: Callable[[Epoch], None]) -> None:
-        """Call `adopt` at every adoption (at once if a record is held) and `settled` when that is known."""
-        ...
-
-    def finished(self, what: str, unit: UnitId, epoch: Epoch) -> None:
-        """A piece of this node's work is done."""
-        ...
-
-    def share(self, node: NodeId) -> None:
-        """Send the record to a node that works under an older one."""
-        ...
-
-    def want(self, node: NodeId) -> None:
-        """Ask a node that works under a newer record for it."""
-        ...
 
 
 class ReplicationComponent:
@@ -87,6 +81,7 @@ class ReplicationComponent:
         executor: Executor,
         metrics: Metrics,
         snapshots: Snapshots | None = None,
+        settings: ReplicationConfig = SETTINGS,
         replica_config: ReplicaConfig | None = None,
         coordinator_config: CoordinatorConfig | None = None,
         checkpoint_bytes: int = CHECKPOINT_BYTES,
@@ -98,13 +93,16 @@ class ReplicationComponent:
         self._clock = clock
         self._executor = executor
         self._snapshots = snapshots
-        config = replica_config or ReplicaConfig(bulk_by_messages=snapshots is None)
+        config = replica_config or knobs_of(settings, bulk_by_messages=snapshots is None)
         hlc = HybridClock(self.node, boot)
+        self._disk = disk
         self.replica = ReplicaMachine(
             self.node,
             entropy.rng("replication.replica"),
             config,
-            lambda: hlc.stamp(clock.unix_ns() // 1_000_000),
+            lambda: hlc.stamp(self._wall_ms()),
+            wall_ms=self._wall_ms,
+            boot=boot >> BOOT_SHIFT,
         )
         self.coordinator = CoordinatorMachine(
             self.node,
@@ -120,6 +118,7 @@ class ReplicationComponent:
         self._effects: deque[fx.Effect] = deque()
         self._is_performing = False
         self._timer_wake = trio.Event()
+        self._renewals = Renewals(keeper.renew, lambda: self.replica.epoch)
         self._sleeping_until_s = 0.0
         self._commits = GroupCommit(
             self.log, executor, self._persisted, self._disk_changed, self._checkpoint_groups, checkpoint_bytes
@@ -133,17 +132,9 @@ class ReplicationComponent:
         self._dropped = metrics.counter(
             "frys_replication_messages_dropped_total", "Junk and unsendable notes", ("why",)
         )
-        metrics.gauge("frys_replication_hints", "Hints kept", source=lambda: float(len(self.coordinator.hints)))
-        metrics.gauge(
-            "frys_replication_log_bytes",
-            "Bytes in the log behind the last checkpoint",
-            source=lambda: float(self.log.size_bytes),
-        )
-        metrics.gauge(
-            "frys_replication_disk_refuses",
-            "1 while the disk takes no writes and durable units are only read, else 0",
-            source=lambda: float(self._commits.refusal is not None),
-        )
+        self._outbox = Outbox(rpc, NOTE, self._dropped)
+        self.reports = Reports(metrics, members, self.replica, self.coordinator)
+        self.reports.watch(metrics, self._outbox, self.log, self._commits)
 
     # ------------------------------------------------------------------ the component
 
@@ -160,6 +151,8 @@ class ReplicationComponent:
                 hint="look for disk errors in the kernel log, mend the disk, then restart the node",
             )
         self._has_run = True
+        if await self._executor.run(is_log_lost, self._disk, self.log):
+            self.replica.regain.lose_all()
         self._recovered = await self._executor.run(self.log.replay)
         self._is_ready = True
         for kind in list(self.replica.kinds):
@@ -170,6 +163,8 @@ class ReplicationComponent:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._commits.run)
                 nursery.start_soon(self._run_timers)
+                nursery.start_soon(self._outbox.run)
+                nursery.start_soon(self._renewals.run)
                 nursery.start_soon(self._bulks.run)
                 task_status.started()
         except Exception as error:
@@ -195,7 +190,14 @@ class ReplicationComponent:
     def _load(self, kind: str) -> None:
         for unit in [unit for unit in self._recovered if kind_of(unit) == kind]:
             found = self._recovered.pop(unit)
-            self.replica.load(unit, found.entries.values(), complete=found.complete, join_key=found.join_key)
+            self.replica.load(
+                unit,
+                found.entries.values(),
+                complete=found.complete,
+                join_key=found.join_key,
+                lost=found.lost,
+                floors=(found.write_floor, found.purge_floor),
+            )
 
     def _adopt(self, placement: Placement) -> None:
         now_s = self._clock.now_s()
@@ -239,27 +241,29 @@ class ReplicationComponent:
                 self._keeper.finished("bulk", effect.unit, effect.epoch)
             case fx.PassFinished():
                 self._keeper.finished("pass", effect.unit, effect.epoch)
-            case fx.StartedEmpty():
-                _log.debug("replication.unit_started_empty", extra={"unit": effect.unit})
-            case fx.Corrupted():
-                _log.error(
-                    "replication.version_has_two_values",
-                    extra={"unit": effect.unit, "key": effect.key.hex(), "version": str(effect.version)},
-                )
+            case fx.NeedRecord():
+                self._renewals.ask()
+            case fx.StartedEmpty() | fx.Corrupted() | fx.UnitLost():
+                self.reports.tell(effect)
 
     def _send(self, effect: fx.Send) -> None:
         if effect.to == self.node:
             self._effects.extend(self._receive(self.node, effect.message))
-        elif not self._rpc.note(effect.to, NOTE, MESSAGES.encode(effect.message)):
-            self._dropped.inc("unsent")
+        else:
+            self._outbox.add(effect.to, effect.message)
 
     def _on_note(self, source: NodeId, payload: bytes) -> None:
         try:
-            message = MESSAGES.decode(payload)
+            found = MESSAGES.decode(payload)
+            parts = [MESSAGES.decode(part) for part in found.parts] if isinstance(found, Batch) else [found]
         except MalformedFrame:
             self._dropped.inc("malformed")
             return
-        self._perform(self._receive(source, message))
+        effects: list[fx.Effect] = []
+        for message in parts:
+            if not isinstance(message, Batch):
+                effects += self._receive(source, message)
+        self._perform(effects)
 
     def _receive(self, source: NodeId, message: ReplicationMessage) -> list[fx.Effect]:
         now_s = self._clock.now_s()
@@ -288,58 +292,69 @@ class ReplicationComponent:
             Overloaded: Too many requests are in flight here. Nothing was done.
             UsageError: A key and value are over VALUE_BYTES_MAX. Nothing was done.
         """
-        batches = _split(list(dict(items).items()))
-        if len(batches) == 1:
-            return await self._write(unit, batches[0], consistency)
-        versions: list[Version] = []
+        return (await self.write_units({unit: items}, consistency))[unit]
 
-        async def write_one(batch: list[tuple[bytes, bytes | None]]) -> None:
-            versions.append(await self._write(unit, batch, consistency))
+    async def write_units(
+        self,
+        parts: Mapping[UnitId, Sequence[tuple[bytes, bytes | None]]],
+        consistency: Consistency = Consistency.QUORUM,
+    ) -> dict[UnitId, Version]:
+        """Write keys of many units side by side; returns the (highest) version of each unit. Raises as `write` does.
 
-        failures: list[FrysError] = []
-
-        async def guarded(batch: list[tuple[bytes, bytes | None]]) -> None:
-            try:
-                await write_one(batch)
-            except FrysError as error:
-                failures.append(error)
-
-        async with trio.open_nursery() as nursery:
-            for batch in batches:
-                nursery.start_soon(guarded, batch)
-        if failures:
-            raise failures[0]
-        return max(versions)
+        What goes to one replica goes in one message. After a failure some units may be written.
+        """
+        jobs = [(unit, batch) for unit, items in parts.items() for batch in split(list(dict(items).items()))]
+        for unit in parts:
+            self._check(unit, len(jobs))
+        deadline_s, now_s, wall_ms = self._deadline_s(), self._clock.now_s(), self._wall_ms()
+        requests: list[int] = []
+        effects: list[fx.Effect] = []
+        for unit, batch in jobs:
+            request, found = self.coordinator.write(
+                unit, batch, consistency, deadline_s=deadline_s, now_s=now_s, wall_ms=wall_ms
+            )
+            requests.append(request)
+            effects += found
+        done: list[fx.WriteDone] = await self._wait_all("write", requests, effects)
+        versions: dict[UnitId, Version] = {}
+        session = SESSION.get()
+        for (unit, _), one in zip(jobs, done, strict=True):
+            versions[unit] = max(versions.get(unit, one.version), one.version)
+            if session is not None:
+                session.note(unit, one.seqs)
+        return versions
 
     def stamp_alone(self, kind: str) -> Version | None:
         """Return a version above all that is held of a kind, if it lives in memory on this node alone; else None."""
-        return self._lone.stamp(kind, self._clock.unix_ns() // 1_000_000) if self._is_ready else None
-
-    async def _write(self, unit: UnitId, items: list[tuple[bytes, bytes | None]], consistency: Consistency) -> Version:
-        self._check(unit)
-        request, effects = self.coordinator.write(
-            unit,
-            items,
-            consistency,
-            deadline_s=self._deadline_s(),
-            now_s=self._clock.now_s(),
-            wall_ms=self._clock.unix_ns() // 1_000_000,
-        )
-        done: fx.WriteDone = await self._wait("write", request, effects)
-        return done.version
+        return self._lone.stamp(kind, self._wall_ms()) if self._is_ready else None
 
     async def read(
         self, unit: UnitId, keys: Sequence[bytes], consistency: Consistency = Consistency.ONE
     ) -> list[Entry | None]:
         """Return the newest entries among the replicas asked, tombstones included; without a socket if it can."""
-        store = self._local_store(unit, consistency)
+        session = SESSION.get()
+        least = None if session is None else session.places(unit)
+        store = self._local_store(unit, consistency, least)
         if store is not None:
+            if session is not None:
+                session.note_read(unit, self.node, self.replica.table.units[unit].seq)
             return store.get(keys)
         self._check(unit)
         request, effects = self.coordinator.read(
-            unit, keys, consistency, deadline_s=self._deadline_s(), now_s=self._clock.now_s()
+            unit,
+            keys,
+            consistency,
+            deadline_s=self._deadline_s(),
+            now_s=self._clock.now_s(),
+            least=least,
+            waits_repair=session is not None and session.waits_repair,
         )
         done: fx.ReadDone = await self._wait("read", request, effects)
+        if session is not None and done.is_of_one:
+            ((node, seq),) = done.seqs.items()
+            session.note_read(unit, node, seq)
+        elif session is not None:
+            session.note(unit, done.seqs)
         return done.entries
 
     async def versions(
@@ -385,21 +400,30 @@ class ReplicationComponent:
     def _has_better(self, unit: UnitId) -> bool:
         return any(node != self.node for node in self.replicas(unit))
 
-    def _local_store(self, unit: UnitId, consistency: Consistency) -> UnitStore | None:
+    def _local_store(
+        self, unit: UnitId, consistency: Consistency, least: Mapping[NodeId, int] | None
+    ) -> UnitStore | None:
         store = self.local(unit)
+        if least is not None and consistency is Consistency.ONE and not self._has_come_to(unit, least):
+            return None
         if store is None or consistency is Consistency.ONE or self.replica.placement is None:
             return store
         sets = self.replica.placement.sets(unit)
         return store if sets.phase != "joint" and sets.current == (self.node,) else None
 
-    def _check(self, unit: UnitId) -> None:
+    def _has_come_to(self, unit: UnitId, least: Mapping[NodeId, int]) -> bool:
+        """True if this node is known to hold all that a session has seen of a unit."""
+        held = self.replica.local(unit)
+        return held is not None and not held.is_behind and least.get(self.node, held.seq + 1) <= held.seq
+
+    def _check(self, unit: UnitId, count: int = 1) -> None:
         placement = self.replica.placement
         if not self._is_ready:
             raise self._requests.unready("replication does not run on this node")
         if placement is None:
             raise NotReady("this node has no topology record yet", hint="wait until it has joined")
         placement.sets(unit)
-        if len(self._requests) >= REQUESTS_MAX:
+        if len(self._requests) + count > REQUESTS_MAX:
             raise Overloaded(f"{REQUESTS_MAX} requests are in flight on this node")
 
     def _deadline_s(self) -> float:
@@ -411,10 +435,14 @@ class ReplicationComponent:
         return now_s + max(0.0, left_s - min(0.05, left_s / 10))
 
     async def _wait(self, kind: str, request: int, effects: list[fx.Effect]) -> Any:
+        return (await self._wait_all(kind, [request], effects))[0]
+
+    async def _wait_all(self, kind: str, requests: list[int], effects: list[fx.Effect]) -> list[Any]:
         try:
-            return await self._requests.wait(kind, request, lambda: self._perform(effects))
+            return await self._requests.wait_all(kind, requests, lambda: self._perform(effects))
         except BaseException:
-            self.coordinator.abandon(request)
+            for request in requests:
+                self.coordinator.abandon(request)
             raise
 
     # ------------------------------------------------------------------ time and snapshots
@@ -428,6 +456,9 @@ class ReplicationComponent:
                 await self._timer_wake.wait()
             now_s = self._clock.now_s()
             self._perform([*self.replica.advance(now_s), *self.coordinator.advance(now_s)])
+
+    def _wall_ms(self) -> int:
+        return self._clock.unix_ns() // 1_000_000
 
     def _persisted(self, token: int) -> None:
         self._perform(self.replica.persisted(token, self._clock.now_s()))
@@ -444,31 +475,12 @@ class ReplicationComponent:
         groups: list[list[LogRecord]] = []
         for unit, held in self.replica.table.units.items():
             if held.durable:
-                groups += dump_unit(unit, list(held.store.entries()), held.complete, held.join_key)
+                groups += dump_unit(unit, held, list(held.store.entries()))
         for unit, found in self._recovered.items():
-            groups += dump_unit(unit, list(found.entries.values()), found.complete, found.join_key)
+            groups += dump_unit(unit, found, list(found.entries.values()))
         return groups
 
     def _restore(self, unit: UnitId, entries: Sequence[Entry], then: Callable[[float], list[fx.Effect]]) -> bool:
         effects = self.replica.restore(unit, entries, then, self._clock.now_s())
         self._perform(effects or [])
         return effects is not None
-
-
-def _split(items: list[tuple[bytes, bytes | None]]) -> list[list[tuple[bytes, bytes | None]]]:
-    """Cut items into batches of at most ITEMS_BYTES_MAX, one item at least."""
-    batches: list[list[tuple[bytes, bytes | None]]] = [[]]
-    size_bytes = 0
-    for key, value in items:
-        item_bytes = len(key) + len(value or b"") + 16
-        if item_bytes > VALUE_BYTES_MAX:
-            raise UsageError(
-                f"a key and value of {item_bytes} bytes are over the limit of {VALUE_BYTES_MAX}",
-                hint="store big values elsewhere and keep a reference",
-            )
-        if batches[-1] and size_bytes + item_bytes > ITEMS_BYTES_MAX:
-            batches.append([])
-            size_bytes = 0
-        batches[-1].append((key, value))
-        size_bytes += item_bytes
-    return batches

@@ -5,6 +5,7 @@ Sans-I/O. The simulator and the trio driver interpret the same vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from frys_node.base.types import Epoch, NodeId, UnitId
@@ -69,6 +70,18 @@ class Corrupted(NamedTuple):
     version: Version
 
 
+class UnitLost(NamedTuple):
+    """A durable unit lost state here; it counts for nothing until it is refilled through the register (rule 14)."""
+
+    unit: UnitId
+    is_for_good: bool = False
+    """True: nobody else holds it, so it starts empty."""
+
+
+class NeedRecord(NamedTuple):
+    """Ask the issuer for another record with the same content: a replica that lost state is refilled under it."""
+
+
 class StartedEmpty(NamedTuple):
     """A unit in memory found too few members to refill from: what lies below the floor is lost here."""
 
@@ -77,10 +90,11 @@ class StartedEmpty(NamedTuple):
 
 
 class WriteDone(NamedTuple):
-    """A write has its quorum under this version."""
+    """A write has its quorum under this version; `seqs` say where in the unit's changes the replicas had put it."""
 
     request: int
     version: Version
+    seqs: Mapping[NodeId, int] = {}
 
 
 class ReadDone(NamedTuple):
@@ -89,6 +103,10 @@ class ReadDone(NamedTuple):
     request: int
     entries: list[Entry | None]
     stamps: list[Stamp | None]
+    seqs: Mapping[NodeId, int] = {}
+    """Replicas that gave this very result, with how far they had come in the unit."""
+    is_of_one: bool = False
+    """One replica was asked, and has come as far as the session had."""
 
 
 class ScanDone(NamedTuple):
@@ -108,7 +126,7 @@ class RequestFailed(NamedTuple):
     answered: tuple[NodeId, ...]
     wanted: tuple[NodeId, ...]
     refused: tuple[NodeId, ...] = ()
-    """Their disks take no writes."""
+    """They take no such write."""
     code: str = ""
     """Why not, if these are so many that no quorum was left to wait for."""
 
@@ -123,6 +141,8 @@ Effect = (
     | PassFinished
     | Corrupted
     | StartedEmpty
+    | UnitLost
+    | NeedRecord
     | WriteDone
     | ReadDone
     | ScanDone

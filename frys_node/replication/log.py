@@ -17,16 +17,19 @@ from contextlib import suppress
 from frys_node.base.errors import CorruptData, MalformedFrame, StorageError
 from frys_node.base.ports import Disk
 from frys_node.base.types import Epoch, UnitId
-from frys_node.kernel.services.replication import Entry
+from frys_node.kernel.services.replication import Entry, Version
 from frys_node.replication.messages import (
     LOG_RECORDS,
     CompletedRecord,
     DroppedRecord,
     EntriesRecord,
+    FloorsRecord,
     LogRecord,
+    LostRecord,
+    RightedRecord,
     WipedRecord,
 )
-from frys_node.replication.unit import pages
+from frys_node.replication.unit import HeldUnit, highest, pages
 from frys_node.transport.errors import StorageFull, StorageReadOnly
 
 DIRECTORY = "replication"
@@ -40,14 +43,20 @@ _HEADER = struct.Struct(">4sIIQ")
 class Recovered:
     """What the log held of one unit."""
 
-    __slots__ = ("complete", "entries", "join_key")
+    __slots__ = ("complete", "entries", "join_key", "lost", "purge_floor", "write_floor")
 
     def __init__(self) -> None:
         self.entries: dict[bytes, Entry] = {}
         self.complete = True
         self.join_key: Epoch | None = None
+        self.lost: Epoch | None = None
+        self.write_floor: Version | None = None
+        self.purge_floor: Version | None = None
 
-    def apply(self, record: EntriesRecord | WipedRecord | CompletedRecord) -> None:
+    def apply(
+        self,
+        record: EntriesRecord | WipedRecord | CompletedRecord | FloorsRecord | RightedRecord | LostRecord,
+    ) -> None:
         """Replay one record."""
         if isinstance(record, EntriesRecord):
             for entry in record.entries:
@@ -58,8 +67,27 @@ class Recovered:
             self.entries.clear()
             self.complete = False
             self.join_key = record.join_key
+            self.lost = self.write_floor = self.purge_floor = None
+        elif isinstance(record, FloorsRecord):
+            self._raise_floors(record)
+        elif isinstance(record, RightedRecord):
+            for key in record.dropped:
+                self.entries.pop(key, None)
+            self.entries.update({entry.key: entry for entry in record.entries})
+        elif isinstance(record, LostRecord):
+            self.complete = False
+            self.lost = record.epoch
         else:
             self.complete = True
+            self.lost = None
+
+    def _raise_floors(self, record: FloorsRecord) -> None:
+        """Raise the floors, and free the tombstones that the purge floor freed."""
+        self.write_floor = highest(self.write_floor, record.write_floor)
+        floor = self.purge_floor = highest(self.purge_floor, record.purge_floor)
+        if floor is not None:
+            kept = self.entries.values()
+            self.entries = {e.key: e for e in kept if e.value is not None or e.version >= floor}
 
 
 def encode_frame(sequence: int, records: Sequence[LogRecord]) -> bytes:
@@ -231,12 +259,16 @@ def _apply(units: dict[UnitId, Recovered], group: Sequence[LogRecord]) -> None:
             units.setdefault(record.unit, Recovered()).apply(record)
 
 
-def dump_unit(unit: UnitId, entries: list[Entry], complete: bool, join_key: Epoch | None) -> list[list[LogRecord]]:
+def dump_unit(unit: UnitId, found: Recovered | HeldUnit, entries: list[Entry]) -> list[list[LogRecord]]:
     """Return the groups of a checkpoint that hold one unit."""
     groups: list[list[LogRecord]] = []
-    if join_key is not None:
-        groups.append([WipedRecord(unit, join_key)])
+    if found.join_key is not None:
+        groups.append([WipedRecord(unit, found.join_key)])
     groups += [[EntriesRecord(unit, page)] for page in pages(entries)]
-    if complete:
+    if found.write_floor is not None or found.purge_floor is not None:
+        groups.append([FloorsRecord(unit, found.write_floor, found.purge_floor)])
+    if found.complete:
         groups.append([CompletedRecord(unit)])
+    elif found.lost is not None:
+        groups.append([LostRecord(unit, found.lost)])
     return groups

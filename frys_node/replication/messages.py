@@ -35,6 +35,8 @@ class Write(Message, tag=1, frozen=True):
     attempt: int
     version: Version
     items: list[tuple[bytes, bytes | None]]
+    clock_ms: int = 0
+    """The coordinator's wall clock, in milliseconds since 1970; 0 from a node that does not say (rule 5)."""
 
 
 class WriteAck(Message, tag=2, frozen=True):
@@ -45,6 +47,8 @@ class WriteAck(Message, tag=2, frozen=True):
     request: int
     attempt: int
     highest: Version
+    seq: int = 0
+    """Place of this write among the changes of the unit at this replica; 0 from one that does not count them."""
 
 
 class Read(Message, tag=3, frozen=True):
@@ -56,6 +60,8 @@ class Read(Message, tag=3, frozen=True):
     attempt: int
     keys: list[bytes]
     versions_only: bool = False
+    least: int = 0
+    """A replica that has not come so far in its changes of the unit gives no data (session tokens)."""
 
 
 class ReadReply(Message, tag=4, frozen=True):
@@ -68,6 +74,8 @@ class ReadReply(Message, tag=4, frozen=True):
     is_complete: bool
     entries: list[Entry | None]
     stamps: list[Stamp | None]
+    seq: int = 0
+    """How far the replica had come in its changes of the unit; 0 while it does not know what it missed."""
 
 
 class Scan(Message, tag=5, frozen=True):
@@ -140,6 +148,10 @@ class Tree(Message, tag=11, frozen=True):
     """Below it the replica knows nothing: it is in memory, and had to start without a refill."""
     is_equal: bool = False
     """The roots are equal: there is nothing to take, and the leaves are left out."""
+    write_floor: Version | None = None
+    """The source takes no coordinator's write below this (rule 17)."""
+    purge_floor: Version | None = None
+    """Below this all members agreed, and the tombstones are gone (rule 16)."""
 
 
 class LeafAsk(Message, tag=12, frozen=True):
@@ -166,21 +178,70 @@ class LeafPage(Message, tag=13, frozen=True):
 
 
 class WriteRefused(Message, tag=14, frozen=True):
-    """The replica's disk takes no writes now, for the reason of the code. The write is not durable here."""
+    """The replica takes no such write now, for the reason of the code. The write is not durable here."""
 
     epoch: Epoch
     unit: UnitId
     request: int
     attempt: int
     code: str
+    floor: Version | None = None
+    """Too old: the version must be above this (rule 17)."""
 
 
-ReplicaRequest = Write | Read | Scan | Repair | TreeAsk | LeafAsk
+class Seal(Message, tag=15, frozen=True):
+    """Take no coordinator's write below the floor any more, durably, then say what is held below it (rule 16)."""
+
+    epoch: Epoch
+    unit: UnitId
+    request: int
+    floor: Version
+    purged: Version | None = None
+    """Tombstones below this, the highest purge floor heard of, are left out: some members have freed them already."""
+
+
+class Sealed(Message, tag=16, frozen=True):
+    """The floor is durable here; the digest is over what was held below it when it was raised."""
+
+    epoch: Epoch
+    unit: UnitId
+    request: int
+    is_ready: bool
+    """False: not complete, or the floor is ahead of this node's clock."""
+    digest: bytes = b""
+    purge_floor: Version | None = None
+
+
+class Purge(Message, tag=17, frozen=True):
+    """All members of the set hold the same below the floor: free the tombstones there (rule 16)."""
+
+    epoch: Epoch
+    unit: UnitId
+    request: int
+    floor: Version
+
+
+class Purged(Message, tag=18, frozen=True):
+    """The purge floor is durable here."""
+
+    epoch: Epoch
+    unit: UnitId
+    request: int
+
+
+class Batch(Message, tag=19, frozen=True):
+    """Several encoded messages of one turn for one node."""
+
+    parts: list[bytes]
+
+
+ReplicaRequest = Write | Read | Scan | Repair | TreeAsk | LeafAsk | Seal | Purge
 CoordinatorReply = WriteAck | WriteRefused | ReadReply | ScanReply | Refused | RepairAck
 PullReply = Tree | LeafPage
-ReplicationMessage = ReplicaRequest | CoordinatorReply | PullReply
+PurgeReply = Sealed | Purged
+ReplicationMessage = ReplicaRequest | CoordinatorReply | PullReply | PurgeReply
 
-MESSAGES: Final[Codec[ReplicationMessage]] = Codec(ReplicationMessage)
+MESSAGES: Final[Codec[ReplicationMessage | Batch]] = Codec(ReplicationMessage | Batch)
 
 
 class EntriesRecord(Message, tag=1, frozen=True):
@@ -209,5 +270,28 @@ class DroppedRecord(Message, tag=4, frozen=True):
     unit: UnitId
 
 
-LogRecord = EntriesRecord | WipedRecord | CompletedRecord | DroppedRecord
+class FloorsRecord(Message, tag=5, frozen=True):
+    """Log: the unit's floors; tombstones below the purge floor are gone (rules 16 to 18)."""
+
+    unit: UnitId
+    write_floor: Version | None
+    purge_floor: Version | None
+
+
+class RightedRecord(Message, tag=6, frozen=True):
+    """Log: below a source's purge floor the source was right (rule 18): keys dropped, entries put back as they are."""
+
+    unit: UnitId
+    dropped: list[bytes]
+    entries: list[Entry]
+
+
+class LostRecord(Message, tag=7, frozen=True):
+    """Log: this node lost some of what it held of the unit; only a pass under a later record ends that (rule 14)."""
+
+    unit: UnitId
+    epoch: Epoch
+
+
+LogRecord = EntriesRecord | WipedRecord | CompletedRecord | DroppedRecord | FloorsRecord | RightedRecord | LostRecord
 LOG_RECORDS: Final[Codec[list[LogRecord]]] = Codec(list[LogRecord])

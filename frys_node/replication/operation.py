@@ -5,6 +5,7 @@ Sans-I/O.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 
 from frys_node.base.types import Consistency, NodeId, UnitId
@@ -36,6 +37,7 @@ class Operation:
         "after",
         "answered",
         "attempt",
+        "clock_ms",
         "complete",
         "consistency",
         "deadline_s",
@@ -45,18 +47,22 @@ class Operation:
         "items",
         "keys",
         "kind",
+        "least",
         "limit",
         "pause_s",
         "pending_page",
         "refused",
+        "repairing",
         "replies",
         "request",
+        "result",
         "retry_s",
         "scans",
         "sets",
         "targets",
         "unit",
         "version",
+        "waits_repair",
     )
 
     def __init__(self, request: int, kind: Kind, unit: UnitId, consistency: Consistency, *, deadline_s: float) -> None:
@@ -69,6 +75,12 @@ class Operation:
         self.is_done = False
         self.is_restamped = False
         self.version = ZERO
+        self.clock_ms = 0
+        """The coordinator's wall clock when the write began (rule 5)."""
+        self.least: Mapping[NodeId, int] = {}
+        """How far replicas must have come to answer a read of one alone (a session's token); empty: any is as good."""
+        self.waits_repair = False
+        """A read ends only when what it returns is at a quorum."""
         self.items: list[tuple[bytes, bytes | None]] = []
         self.keys: list[bytes] = []
         self.after = b""
@@ -78,12 +90,16 @@ class Operation:
         self.retry_s = 0.0
         self.sets: UnitSets | None = None
         self.targets: tuple[NodeId, ...] = ()
-        self.reset()
+        self._forget()
 
     def reset(self) -> None:
-        """Begin another attempt: replies to earlier ones no longer count (rule 6)."""
+        """Begin another attempt, or the first: replies to earlier ones no longer count (rule 6)."""
         self.attempt += 1
-        self.acked: dict[NodeId, None] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self.acked: dict[NodeId, int] = {}
+        """Who has acknowledged, each with its place among the changes of the unit."""
         self.refused: dict[NodeId, str] = {}
         """Targets whose disk takes no writes, each with the code of the reason."""
         self.answered: dict[NodeId, None] = {}
@@ -91,6 +107,9 @@ class Operation:
         self.replies: dict[NodeId, ReadReply] = {}
         self.scans: dict[NodeId, ScanReply] = {}
         self.highest = ZERO
+        self.repairing = False
+        """The result of a read is known, and waits for the replicas that lacked it."""
+        self.result: list[Entry | None] = []
 
     def merged(self) -> list[Entry | None]:
         """Return the newest entry of each key among the complete replies (rule 8)."""
@@ -108,10 +127,23 @@ class Operation:
                 result = [_newer_stamp(mine, theirs) for mine, theirs in zip(result, reply.stamps, strict=True)]
         return result
 
+    def up_to_date(self) -> dict[NodeId, int]:
+        """Return whose reply to a read was the result itself, each with how far it had come in the unit."""
+        return {
+            node: reply.seq
+            for node, reply in self.replies.items()
+            if [entry and entry.version for entry in reply.entries]
+            == [entry and entry.version for entry in self.result]
+        }
+
     def entries_written(self) -> list[Entry]:
         """Return what a write has written, as entries."""
         version: Version = self.version
         return [Entry(key, version, value) for key, value in self.items]
+
+
+def _versions(entries: list[Entry | None]) -> list[Version | None]:
+    return [None if entry is None else entry.version for entry in entries]
 
 
 def _newer_stamp(first: Stamp | None, second: Stamp | None) -> Stamp | None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from enum import Enum
 
 from frys_node.base.types import Epoch, NodeId, UnitId
-from frys_node.kernel.services.replication import Entry
+from frys_node.kernel.services.replication import Entry, Version
 from frys_node.replication import hashtree
 from frys_node.replication.messages import LeafAsk, LeafPage, Tree, TreeAsk
 from frys_node.replication.unit import HeldUnit, pages
@@ -33,6 +33,11 @@ class Purpose(Enum):
     CATCH_UP = "catch_up"
     SYNC = "sync"
 
+    @property
+    def is_exempt(self) -> bool:
+        """True if the source's floors decide what is taken, and not this node's (rule 18)."""
+        return self in (Purpose.BULK, Purpose.FENCED, Purpose.REFILL)
+
 
 class Pull:
     """One taker's pull of one unit from one source."""
@@ -42,12 +47,15 @@ class Pull:
         "epoch",
         "is_first",
         "leaves",
+        "purge_floor",
         "purpose",
         "retry_s",
         "silent_count",
         "source",
+        "strays",
         "token",
         "unit",
+        "write_floor",
     )
 
     def __init__(self, token: int, unit: UnitId, source: NodeId, epoch: Epoch, purpose: Purpose) -> None:
@@ -61,6 +69,11 @@ class Pull:
         self.is_first = True
         self.retry_s = 0.0
         self.silent_count = 0
+        self.write_floor: Version | None = None
+        self.purge_floor: Version | None = None
+        """The source's floors, as its tree told them."""
+        self.strays: list[Entry] | None = None
+        """What is held here below the source's purge floor in the leaves that differ: there the source is right."""
 
     def request(self, held: HeldUnit | None) -> TreeAsk | LeafAsk:
         """Return the message that asks for what is missing next; sent again when no answer comes."""
@@ -69,12 +82,58 @@ class Pull:
             return TreeAsk(self.epoch, self.unit, self.token, root)
         return LeafAsk(self.epoch, self.unit, self.token, self.leaves, self.after, self.is_first)
 
+    def must_ask_again(self, held: HeldUnit, tree: Tree) -> bool:
+        """Take down the source's floors; True if what was compared may have changed below them meanwhile.
+
+        From now on this node refuses writes there too, so nothing older than the source's floor slips in unseen.
+        """
+        self.write_floor, self.purge_floor = tree.write_floor, tree.purge_floor
+        if not self.purpose.is_exempt or tree.write_floor is None or held.is_sealed_at(tree.write_floor):
+            return False
+        held.raise_floors(tree.write_floor, None)
+        return True
+
     def take_tree(self, held: HeldUnit, tree: Tree) -> bool:
         """Compare trees; True if nothing differs, so that the pull is finished."""
         if self.leaves is None:
             # Whatever came in here since the question was asked, the source has nothing beyond what was held then.
             self.leaves = b"" if tree.is_equal else hashtree.differing(held.tree(), tree.leaves)
         return not self.leaves
+
+    def righted(self, held: HeldUnit, page: LeafPage) -> tuple[list[bytes], list[Entry]]:
+        """Return the keys to drop and the entries to put back by this page: the source is right below its purge floor.
+
+        Whatever is held there and the source lacks is dead; whatever it has older is what all had agreed on (rule 18).
+        """
+        floor = self.purge_floor
+        if floor is None or not held.durable or not self.purpose.is_exempt or self.leaves is None:
+            return [], []
+        if self.strays is None:
+            leaves = frozenset(self.leaves)
+            found = (e for e in held.store.entries() if e.version < floor and hashtree.leaf_of(e.key) in leaves)
+            self.strays = sorted(found, key=lambda entry: entry.key, reverse=True)
+        theirs = {entry.key: entry for entry in page.entries}
+        last = page.entries[-1].key if page.has_more and page.entries else None
+        dropped: list[bytes] = []
+        put_back: list[Entry] = []
+        while self.strays and (last is None or self.strays[-1].key <= last):
+            mine = self.strays.pop()
+            right = theirs.get(mine.key)
+            if right is None:
+                dropped.append(mine.key)
+            elif right.version < mine.version:
+                put_back.append(right)
+        return dropped, put_back
+
+    def taken(self, held: HeldUnit, page: LeafPage) -> Sequence[Entry]:
+        """Return the entries of a page that may be taken: none that is dead by this node's own purge floor.
+
+        A source whose purge floor is as high as this node's knows of the same dead, so a pass takes all it has.
+        """
+        mine, theirs = held.purge_floor, self.purge_floor
+        if self.purpose.is_exempt and (mine is None or (theirs is not None and theirs >= mine)):
+            return page.entries
+        return held.alive(page.entries)
 
     def take_page(self, page: LeafPage) -> bool:
         """Move on past the page; True if it was the last. A page that was not asked for is not passed here."""

@@ -22,15 +22,12 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import NamedTuple
 
-import msgspec
-
 from balancer.placement import Placement
 from balancer.record import JOINING, JOINT
 from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.replication import Entry, UnitStore, Version
 from frys_node.kernel.services.topology import UnitSets
-from frys_node.replication import hashtree
-from frys_node.replication.answers import answer_read, answer_scan
+from frys_node.replication.antientropy import AntiEntropy
 from frys_node.replication.effects import (
     BulkFinished,
     BulkPull,
@@ -39,53 +36,49 @@ from frys_node.replication.effects import (
     Send,
     ShareRecord,
     StartedEmpty,
+    UnitLost,
     WantRecord,
 )
+from frys_node.replication.knobs import ReplicaConfig
 from frys_node.replication.messages import (
     CompletedRecord,
     DroppedRecord,
+    FloorsRecord,
     LeafAsk,
     LeafPage,
+    LogRecord,
+    LostRecord,
     PullReply,
+    Purge,
+    Purged,
+    PurgeReply,
     Read,
     Refused,
-    Repair,
-    RepairAck,
     ReplicaRequest,
     Scan,
+    Seal,
+    Sealed,
     Tree,
     TreeAsk,
     WipedRecord,
     Write,
-    WriteAck,
-    WriteRefused,
 )
-from frys_node.replication.pull import PullSource, Purpose
+from frys_node.replication.pull import Purpose
+from frys_node.replication.purge import Purger
 from frys_node.replication.quorum import fence, targets
+from frys_node.replication.regain import Regain
+from frys_node.replication.serving import Serving
 from frys_node.replication.takeover import Puller, Takeover
 from frys_node.replication.unit import HeldUnit, UnitTable
 from frys_node.replication.version import ZERO
 
+__all__ = ["ReplicaConfig", "ReplicaMachine", "kind_of"]
+
+Floors = tuple[Version | None, Version | None]
+"""Write floor and purge floor."""
+
 REFILL_CHECK_S = 0.5
 """Pause between looks at refills that are past their patience."""
-
-WAITING_MAX = 16_384
-"""Acknowledgements that may wait for the disk; writes beyond are dropped unread, and their coordinators ask again."""
-
-
-class ReplicaConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Knobs of a replica; none of them is needed for safety."""
-
-    sync_interval_s: float = 5.0
-    """Pause between rounds of anti-entropy; `math.inf` turns it off."""
-    sync_units: int = 8
-    """Units compared in a round."""
-    refill_patience_s: float = 3.0
-    """A restarted unit in memory looks so long for complete members before it starts empty."""
-    catches_up: bool = True
-    """Take what was missed from the other members right after a restart, instead of waiting for anti-entropy."""
-    bulk_by_messages: bool = False
-    """Copy the bulk by pulls too (simulator) instead of asking the host for a snapshot."""
 
 
 class Kind(NamedTuple):
@@ -109,25 +102,41 @@ class ReplicaMachine:
         rng: Random,
         config: ReplicaConfig | None = None,
         stamp: Callable[[], Version] = lambda: ZERO,
+        wall_ms: Callable[[], int] | None = None,
+        boot: int = 0,
     ) -> None:
         self.node = node
+        self._seq = boot << 40
         self._stamp = stamp
         self._born: Version | None = None
         """Stamped before the first refill: what this node has forgotten was written before."""
         self.table = UnitTable()
         self.placement: Placement | None = None
-        self.disk_refusal = ""
-        """Set by the host to the code of the reason while its disk takes no writes: what cannot become durable is not
-        merged, since memory and log would grow apart without bound. Reads go on."""
         self.refused_count = 0
-        self.overloaded_count = 0
         self._rng = rng
         self.config = config or ReplicaConfig()
+        self.serving = Serving(self.table, wall_ms, self.config.clock_drift_max_s)
         self._kinds: dict[str, Kind] = {}
-        self._source = PullSource()
         self._puller = Puller(node, self.table, rng)
+        self.sync = AntiEntropy(
+            node,
+            self.table,
+            lambda: self._puller,
+            rng,
+            interval_s=self.config.sync_interval_s,
+            units=self.config.sync_units,
+        )
+        self.regain = Regain(node)
+        self.purger = Purger(
+            node,
+            self.table,
+            rng,
+            wall_ms=wall_ms or (lambda: 0),
+            min_age_s=self.config.gc_min_age_s,
+            interval_s=self.config.gc_interval_s,
+            sync=self._sync_one,
+        )
         self._settled: Epoch | None = None
-        self._sync_at_s = math.inf
         self._refill_at_s = math.inf
 
     # ------------------------------------------------------------------ what is held
@@ -149,13 +158,35 @@ class ReplicaMachine:
         # What was loaded only now may belong to others since long.
         return effects + self.settled(self._settled, now_s) if self._settled else effects
 
-    def load(self, unit: UnitId, entries: Iterable[Entry], *, complete: bool, join_key: Epoch | None) -> None:
-        """Put back what the log held of a unit; call before `adopt`, after `declare` of its kind."""
+    def _hold(self, unit: UnitId, *, complete: bool, join_key: Epoch | None = None) -> HeldUnit:
         kind = self._kinds[kind_of(unit)]
         held = HeldUnit(unit, kind.factory(unit), durable=kind.durable, complete=complete, join_key=join_key)
-        held.store.put(list(entries))
-        held.is_behind = self.config.catches_up
+        held.seq = self._seq
         self.table.units[unit] = held
+        return held
+
+    def load(
+        self,
+        unit: UnitId,
+        entries: Iterable[Entry],
+        *,
+        complete: bool,
+        join_key: Epoch | None,
+        lost: Epoch | None = None,
+        floors: tuple[Version | None, Version | None] = (None, None),
+    ) -> None:
+        """Put back what the log held of a unit; call before `adopt`, after `declare` of its kind.
+
+        Not complete, and no joiner under the record in force: some of it was lost, and it is refilled through the
+        register (rule 14). What is left of it is kept.
+        """
+        if not self._kinds[kind_of(unit)].durable:
+            return  # a lost log names the units of every kind; those in memory are refilled anyway
+        held = self._hold(unit, complete=complete, join_key=join_key)
+        held.put(list(entries))
+        held.raise_floors(*floors)
+        held.lost = lost
+        held.is_behind = self.config.catches_up
 
     def local(self, unit: UnitId) -> HeldUnit | None:
         """Return the unit if this node is a complete member of its current set."""
@@ -177,9 +208,11 @@ class ReplicaMachine:
             return []
         self.placement = placement
         self._puller.cancel_all()
-        if self._sync_at_s == math.inf and self.config.sync_interval_s < math.inf:
-            self._sync_at_s = now_s + self.config.sync_interval_s * self._rng.uniform(0.5, 1.0)
-        effects = self._adopt_units(now_s)
+        self.purger.adopt(placement, now_s)
+        self.sync.adopt(placement, now_s)
+        lost = self.regain.adopt(placement)
+        effects = self.table.log(lost, lambda _at_s: []) if lost else []
+        effects += self._adopt_units(now_s)
         for unit, held in list(self.table.units.items()):
             if not held.complete and not self._is_holder(unit):
                 effects += self._drop(held, now_s)
@@ -223,10 +256,11 @@ class ReplicaMachine:
         is_member = self.node in sets.current
         effects: list[Effect] = []
         if held is None:
-            kind = self._kinds[kind_of(unit)]
-            is_born = is_member and kind.durable
-            held = HeldUnit(unit, kind.factory(unit), durable=kind.durable, complete=is_born, join_key=None)
-            self.table.units[unit] = held
+            held = self._hold(unit, complete=is_member and self._kinds[kind_of(unit)].durable)
+            held.lost = self.regain.lost_at(unit) if held.durable else None
+            held.complete &= held.lost is None
+        if is_member and held.durable and not held.complete and not self.regain.may_pass(held, record.epoch):
+            return effects + self._lose(held, sets, now_s)
         if not is_member:
             join_key = record.epoch if record.phase == JOINING else record.parent
             assert join_key is not None
@@ -234,13 +268,26 @@ class ReplicaMachine:
                 effects += self._wipe(held, join_key, now_s)
             if record.phase == JOINING:
                 return effects + self._start_bulk(held, sets, now_s)
-        if record.phase == JOINT and self.node in sets.next and set(sets.current) != set(sets.next):
+        is_changed = record.phase == JOINT and self.node in sets.next and set(sets.current) != set(sets.next)
+        if is_changed or (is_member and held.lost is not None):
             return effects + self._start_pass(held, sets, now_s)
         if is_member and not held.complete and not held.durable:
             return effects + self._start_refill(held, sets, now_s)
         if is_member and held.complete and held.is_behind:
             return effects + self._start_catch_up(held, sets, now_s)
         return effects
+
+    def _lose(self, held: HeldUnit, sets: UnitSets, now_s: float) -> list[Effect]:
+        """Some of a durable unit was lost before this record: incomplete until a pass under a later one (rule 14)."""
+        if sets.current == (self.node,):
+            held.complete, held.lost = True, None
+            effects = self.table.persist(held, (CompletedRecord(held.unit),), lambda _at_s: [], now_s)
+            return [*effects, UnitLost(held.unit, is_for_good=True)]
+        effects = []
+        if held.lost is None:
+            held.lost = sets.epoch
+            effects = self.table.persist(held, (LostRecord(held.unit, sets.epoch),), lambda _at_s: [], now_s)
+        return effects + self.regain.wait(held, now_s)
 
     def _wipe(self, held: HeldUnit, join_key: Epoch, now_s: float) -> list[Effect]:
         held.wipe(join_key)
@@ -276,31 +323,34 @@ class ReplicaMachine:
 
     def _start_pass(self, held: HeldUnit, sets: UnitSets, now_s: float) -> list[Effect]:
         counts_itself = self.node in sets.current and held.complete
-        return self._puller.start(
-            Takeover(
-                held.unit,
-                epoch=sets.epoch,
-                purpose=Purpose.FENCED,
-                sources=tuple(node for node in sets.current if node != self.node),
-                needed=fence(len(sets.current)) - counts_itself,
-                then=lambda at_s: self._complete(held, sets.epoch, at_s),
-                started_s=now_s,
-            ),
-            now_s,
+        takeover = Takeover(
+            held.unit,
+            epoch=sets.epoch,
+            purpose=Purpose.FENCED,
+            sources=tuple(node for node in sets.current if node != self.node),
+            needed=fence(len(sets.current)) - counts_itself,
+            then=lambda at_s: self._complete(held, sets.epoch, (takeover.write_floor, takeover.purge_floor), at_s),
+            started_s=now_s,
         )
+        return self._puller.start(takeover, now_s)
 
-    def _complete(self, held: HeldUnit, epoch: Epoch, now_s: float) -> list[Effect]:
+    def _complete(self, held: HeldUnit, epoch: Epoch, floors: Floors, now_s: float) -> list[Effect]:
+        """The unit is complete, and the sources' floors come into force with it, not before the data (rule 18)."""
         join_key = held.join_key
 
         def then(_at_s: float) -> list[Effect]:
             if self.table.units.get(held.unit) is not held or held.join_key != join_key:
                 return []
+            held.raise_floors(*floors)
+            held.drop_strays()
             held.complete = True
-            held.is_behind = False
-            held.waits_since_s = None
+            held.lost, held.waits_since_s, held.is_behind = None, None, False
             return [PassFinished(held.unit, epoch)] if epoch == self.epoch else []
 
-        return self.table.persist(held, (CompletedRecord(held.unit),), then, now_s)
+        records: tuple[LogRecord, ...] = (CompletedRecord(held.unit),)
+        if floors != (None, None):
+            records = (FloorsRecord(held.unit, *floors), *records)
+        return self.table.persist(held, records, then, now_s)
 
     def _start_refill(self, held: HeldUnit, sets: UnitSets, now_s: float) -> list[Effect]:
         """Fill a unit that lives in memory from members that still have it; too few of them: begin empty, and say so.
@@ -316,8 +366,11 @@ class ReplicaMachine:
         def then(_at_s: float) -> list[Effect]:
             if self.table.units.get(held.unit) is not held:
                 return []
+            held.raise_floors(refill.write_floor, refill.purge_floor)
             held.complete = True
             held.waits_since_s = None
+            held.drop_strays()
+            self.table.note_floor(held)
             if len(refill.done) >= fence(len(sets.current)):
                 return []
             held.raise_floor(floor)
@@ -357,38 +410,33 @@ class ReplicaMachine:
 
     # ------------------------------------------------------------------ requests
 
-    def receive(self, source: NodeId, message: ReplicaRequest | PullReply, now_s: float) -> list[Effect]:
-        """Answer a request of a coordinator or replica, or take the answer to an own pull."""
+    @property
+    def disk_refusal(self) -> str:
+        """Why the disk takes no writes now; empty while it does. Set by the host."""
+        return self.serving.disk_refusal
+
+    @disk_refusal.setter
+    def disk_refusal(self, code: str) -> None:
+        self.serving.disk_refusal = code
+
+    def receive(self, source: NodeId, message: ReplicaRequest | PullReply | PurgeReply, now_s: float) -> list[Effect]:
+        """Answer a request of a coordinator or replica, or take the answer to an own pull or purge."""
         held = self.table.units.get(message.unit)
-        is_refused = bool(self.disk_refusal) and held is not None and held.durable
         if isinstance(message, Tree | LeafPage):
+            is_refused = held is not None and self.serving.is_refused_by_disk(held)
             is_wanted = message.epoch == self.epoch and not is_refused
             return self._puller.receive(source, message, now_s) if is_wanted else []
+        if isinstance(message, Sealed | Purged):
+            return self.purger.receive(source, message, now_s) if message.epoch == self.epoch else []
         if held is None or not self._is_current(message.epoch) or not self._is_holder(message.unit):
             return self._refuse(source, message)
-        match message:
-            case Write() if is_refused:
-                answer = (message.epoch, message.unit, message.request, message.attempt)
-                return [Send(source, WriteRefused(*answer, self.disk_refusal))]
-            case Write():
-                return self._write(source, held, message, now_s)
-            case Read():
-                return [Send(source, answer_read(held, message))]
-            case Scan():
-                return [Send(source, answer_scan(held, message))]
-            case Repair() if is_refused:
-                return []  # a hint comes again
-            case Repair():
-                return self._repair(source, held, message, now_s)
-            case TreeAsk():
-                leaves = held.tree() if held.complete else b""
-                is_equal = held.complete and hashtree.root(leaves) == message.root
-                if is_equal:
-                    leaves = b""
-                tree = Tree(message.epoch, message.unit, message.pull, held.complete, leaves, held.floor, is_equal)
-                return [Send(source, tree)]
-            case LeafAsk():
-                return [Send(source, self._page(source, held, message))]
+        if isinstance(message, Seal | Purge):
+            if self.serving.is_refused_by_disk(held):
+                return []  # the leader asks again
+            if isinstance(message, Purge):
+                self._puller.cancel_sync(message.unit)
+            return self.purger.answer(source, held, message, now_s)
+        return self.serving.answer(source, held, message, now_s)
 
     def _is_current(self, epoch: Epoch) -> bool:
         """True if a request under that record is served (rule 6)."""
@@ -397,6 +445,8 @@ class ReplicaMachine:
     def _refuse(self, source: NodeId, message: ReplicaRequest) -> list[Effect]:
         self.refused_count += 1
         mine = self.epoch
+        if isinstance(message, Seal | Purge):
+            return []  # bound to the record: the leader begins anew
         request = 0 if isinstance(message, TreeAsk | LeafAsk) else message.request
         attempt = message.attempt if isinstance(message, Write | Read | Scan) else 0
         effects: list[Effect] = [Send(source, Refused(mine, message.unit, request, attempt))]
@@ -405,34 +455,6 @@ class ReplicaMachine:
         elif mine > message.epoch:
             effects.append(ShareRecord(source))
         return effects
-
-    def _write(self, source: NodeId, held: HeldUnit, message: Write, now_s: float) -> list[Effect]:
-        if self.table.waiting >= WAITING_MAX:
-            # The coordinator asks again; by then the disk may have caught up.
-            self.overloaded_count += 1
-            return []
-        version = message.version
-        entries = [Entry(key, version, value) for key, value in message.items]
-        return self.table.take(
-            held,
-            entries,
-            lambda highest, _at_s: [
-                Send(source, WriteAck(message.epoch, message.unit, message.request, message.attempt, highest))
-            ],
-            now_s,
-        )
-
-    def _repair(self, source: NodeId, held: HeldUnit, message: Repair, now_s: float) -> list[Effect]:
-        def then(_highest: object, _at_s: float) -> list[Effect]:
-            if not message.request:
-                return []
-            return [Send(source, RepairAck(message.epoch, message.unit, message.request))]
-
-        return self.table.take(held, message.entries, then, now_s)
-
-    def _page(self, source: NodeId, held: HeldUnit, ask: LeafAsk) -> LeafPage:
-        entries, has_more = self._source.page(held, source, ask) if held.complete else ([], False)
-        return LeafPage(ask.epoch, ask.unit, ask.pull, ask.after, held.complete, entries, has_more)
 
     # ------------------------------------------------------------------ log and time
 
@@ -443,7 +465,7 @@ class ReplicaMachine:
         held = self.table.units.get(unit)
         if held is None:
             return None
-        return self.table.take(held, entries, lambda _highest, at_s: then(at_s), now_s)
+        return self.table.take(held, held.alive(entries), lambda _top, at_s: then(at_s), now_s)
 
     def persisted(self, token: int, now_s: float) -> list[Effect]:
         """Continue what waited for the log."""
@@ -452,36 +474,30 @@ class ReplicaMachine:
     @property
     def next_deadline_s(self) -> float:
         """When `advance` has something to do."""
-        return min(self._sync_at_s, self._refill_at_s, self._puller.next_deadline_s)
+        return min(
+            self.sync.next_s,
+            self._refill_at_s,
+            self.regain.ask_at_s,
+            self._puller.next_deadline_s,
+            self.purger.next_deadline_s,
+        )
 
     def advance(self, now_s: float) -> list[Effect]:
         """Ask silent sources again, end refills that nobody can serve, start a round of anti-entropy."""
-        effects = self._puller.advance(now_s)
+        effects = self._puller.advance(now_s) + self.purger.advance(now_s)
         if now_s >= self._refill_at_s:
             before_s = now_s - self.config.refill_patience_s
             effects += self._puller.expire(Purpose.REFILL, before_s, now_s)
             waits = self._puller.has(Purpose.REFILL)
             self._refill_at_s = now_s + REFILL_CHECK_S if waits else math.inf
-        if now_s >= self._sync_at_s:
-            self._sync_at_s = now_s + self.config.sync_interval_s * self._rng.uniform(0.5, 1.0)
-            effects += self._sync_round(now_s)
-        return effects
+        return effects + self.sync.advance(now_s) + self.regain.advance(now_s)
 
     def sync_soon(self, now_s: float) -> None:
         """Begin a round of anti-entropy at the next `advance`: this node was away, or an operator asks."""
-        self._sync_at_s = now_s
+        self.sync.next_s = now_s
 
-    def _sync_round(self, now_s: float) -> list[Effect]:
-        """Compare some units with one other complete member each (rule 15)."""
-        if self.placement is None or not self.table.units:
+    def _sync_one(self, unit: UnitId, source: NodeId, epoch: Epoch, now_s: float) -> list[Effect]:
+        """Exchange a unit in which a purge found members to differ, unless anti-entropy is off."""
+        if self.sync.interval_s == math.inf or self._puller.busy_with(unit) is not None:
             return []
-        effects: list[Effect] = []
-        names = list(self.table.units)
-        for unit in self._rng.sample(names, min(self.config.sync_units, len(names))):
-            if unit not in self.placement or self._puller.busy_with(unit) is not None:
-                continue
-            sets = self.placement.sets(unit)
-            others = [node for node in targets(sets) if node != self.node]
-            if others and self._is_holder(unit):
-                effects += self._puller.sync(unit, self._rng.choice(others), sets.epoch, now_s)
-        return effects
+        return self._puller.sync(unit, source, epoch, now_s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import trio
@@ -12,6 +12,27 @@ from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import Members
 from frys_node.observe.metrics import Metrics
 from frys_node.replication.effects import ReadDone, RequestFailed, ScanDone, WriteDone
+from frys_node.replication.errors import ClockDrift
+
+
+class Countdown:
+    """Set once it has been set so often: many requests, one that waits."""
+
+    __slots__ = ("_event", "_left")
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+        self._event = trio.Event()
+
+    def set(self) -> None:
+        """Count one down."""
+        self._left -= 1
+        if self._left == 0:
+            self._event.set()
+
+    async def wait(self) -> None:
+        """Wait for the last."""
+        await self._event.wait()
 
 
 class _Waiter:
@@ -19,8 +40,8 @@ class _Waiter:
 
     __slots__ = ("event", "failure", "result")
 
-    def __init__(self) -> None:
-        self.event = trio.Event()
+    def __init__(self, event: trio.Event | Countdown) -> None:
+        self.event = event
         self.result: Any = None
         self.failure: RequestFailed | None = None
 
@@ -46,25 +67,39 @@ class Requests:
         Raises:
             NoReplica: Too few replicas answered in time; a write may still appear.
             StorageError: The disks of too many replicas take no writes; it may appear once they do.
+            ClockDrift: This node's clock is too far ahead of too many replicas' clocks; the write may still appear.
             NotReady: Replication has stopped on this node; a write may have been kept by others.
         """
-        waiter = self._waiters[request] = _Waiter()
+        return (await self.wait_all(kind, [request], begin))[0]
+
+    async def wait_all(self, kind: str, requests: Sequence[int], begin: Callable[[], None]) -> list[Any]:
+        """Begin requests and return their results in order once all are answered; see `wait`.
+
+        The first that failed is raised, and what became of the others is not told: writing all again is safe.
+        """
+        event = trio.Event() if len(requests) == 1 else Countdown(len(requests))
+        waiters = [_Waiter(event) for _ in requests]
+        self._waiters.update(zip(requests, waiters, strict=True))
         try:
             begin()
-            await waiter.event.wait()
+            await event.wait()
         finally:
-            del self._waiters[request]
-        self._counted.inc(kind, "ok" if waiter.result is not None else "failed")
-        if waiter.failure is not None:
-            raise self._error(waiter.failure)
-        if waiter.result is None:
+            for request in requests:
+                del self._waiters[request]
+        failures = [waiter for waiter in waiters if waiter.result is None]
+        self._counted.inc(kind, "ok", by=len(waiters) - len(failures))
+        if failures:
+            self._counted.inc(kind, "failed", by=len(failures))
+            failed = next((waiter.failure for waiter in failures if waiter.failure is not None), None)
+            if failed is not None:
+                raise self._error(failed)
             raise self.unready("replication has stopped on this node, others may have kept the write")
-        return waiter.result
+        return [waiter.result for waiter in waiters]
 
     def answer(self, effect: WriteDone | ReadDone | ScanDone | RequestFailed) -> None:
         """Wake whoever waits for the request."""
         waiter = self._waiters.get(effect.request)
-        if waiter is None:
+        if waiter is None or waiter.result is not None or waiter.failure is not None:
             return
         if isinstance(effect, RequestFailed):
             waiter.failure = effect
@@ -75,7 +110,8 @@ class Requests:
     def stop(self) -> None:
         """Wake everybody: nothing will be answered any more."""
         for waiter in self._waiters.values():
-            waiter.event.set()
+            if waiter.result is None and waiter.failure is None:
+                waiter.event.set()
 
     def unready(self, text: str) -> NotReady:
         """Return the error for a request while replication does not run here, with what stopped it."""
@@ -85,6 +121,11 @@ class Requests:
         )
 
     def _error(self, failed: RequestFailed) -> FrysError:
+        if failed.code == ClockDrift.code:
+            return ClockDrift(
+                f"the clock of this node is too far ahead of those of {self._names(failed.refused)}",
+                hint="set the clocks right with NTP (`chronyc tracking` shows the offset); reads go on",
+            )
         disks = f"the disk of {self._names(failed.refused)} takes no writes" if failed.refused else ""
         if failed.code:
             return error_from_code(

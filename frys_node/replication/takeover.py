@@ -13,10 +13,11 @@ from random import Random
 
 from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import Epoch, NodeId, UnitId
+from frys_node.kernel.services.replication import Version
 from frys_node.replication.effects import Effect, Send
-from frys_node.replication.messages import LeafPage, PullReply, Tree
+from frys_node.replication.messages import FloorsRecord, LeafPage, PullReply, RightedRecord, Tree
 from frys_node.replication.pull import Pull, Purpose
-from frys_node.replication.unit import HeldUnit, UnitTable
+from frys_node.replication.unit import HeldUnit, UnitTable, highest
 
 PULLS_MAX = 64
 """Pulls under way at once; the others wait in order."""
@@ -47,7 +48,20 @@ REFILL_SILENT_MAX = 2
 class Takeover:
     """One unit's takeover from several sources."""
 
-    __slots__ = ("done", "epoch", "heard_s", "needed", "purpose", "sources", "started_s", "then", "unasked", "unit")
+    __slots__ = (
+        "done",
+        "epoch",
+        "heard_s",
+        "needed",
+        "purge_floor",
+        "purpose",
+        "sources",
+        "started_s",
+        "then",
+        "unasked",
+        "unit",
+        "write_floor",
+    )
 
     def __init__(
         self,
@@ -69,6 +83,9 @@ class Takeover:
         self.started_s = started_s
         self.done: set[NodeId] = set()
         self.unasked = set(sources)
+        self.write_floor: Version | None = None
+        self.purge_floor: Version | None = None
+        """The highest floors of the sources that are done: they come into force together with the data (rule 18)."""
         self.heard_s = started_s
         """When a source was asked for the first time, or gave something, last."""
 
@@ -123,6 +140,12 @@ class Puller:
         """End the pulls of one unit."""
         self._takeovers.pop(unit, None)
         self._pulls = {token: pull for token, pull in self._pulls.items() if pull.unit != unit}
+
+    def cancel_sync(self, unit: UnitId) -> None:
+        """End the exchanges of one unit: what is on its way was read before all agreed to free what hid it."""
+        self._pulls = {
+            token: pull for token, pull in self._pulls.items() if pull.unit != unit or pull.purpose is not Purpose.SYNC
+        }
 
     def start(self, takeover: Takeover, now_s: float) -> list[Effect]:
         """Begin a takeover; finished at once when no source is needed."""
@@ -205,17 +228,46 @@ class Puller:
         if tree.floor is not None and pull.purpose is not Purpose.SYNC:
             # What the source had to forget below its floor nobody may bring back to this node either.
             held.raise_floor(tree.floor)
+        if pull.must_ask_again(held, tree):
+            # Under another number, so that no late copy of this answer is taken for the next.
+            del self._pulls[pull.token]
+            self._next_token += 1
+            pull.token = self._next_token
+            self._pulls[pull.token] = pull
+            return self._ask(pull, now_s)
+        effects = self._free_too(pull, held, tree, now_s)
         if pull.take_tree(held, tree):
-            return self._table.persist(held, (), lambda at_s: self._finished(pull, at_s), now_s)
-        return self._ask(pull, now_s)
+            return effects + self._table.persist(held, (), lambda at_s: self._finished(pull, at_s), now_s)
+        return effects + self._ask(pull, now_s)
+
+    def _free_too(self, pull: Pull, held: HeldUnit, tree: Tree, now_s: float) -> list[Effect]:
+        """Free the tombstones that all members had agreed on, if the word to do so never came here (rule 16).
+
+        Between complete members of one set, and only below what this one has sealed: it is as all agreed there.
+        """
+        floor, mine = tree.purge_floor, held.purge_floor
+        if floor is None or pull.purpose.is_exempt or not held.complete or not held.is_sealed_at(floor):
+            return []
+        if mine is not None and mine >= floor:
+            return []
+        held.raise_floors(None, floor)
+        record = FloorsRecord(held.unit, held.write_floor, held.purge_floor)
+        return self._table.persist(held, (record,), lambda _at_s: [], now_s)
 
     def _take_page(self, pull: Pull, held: HeldUnit, page: LeafPage, now_s: float) -> list[Effect]:
         if not pull.expects(page):
             return []
+        dropped, put_back = pull.righted(held, page)
+        entries = pull.taken(held, page)
         is_last = pull.take_page(page)
+        effects: list[Effect] = []
+        if dropped or put_back:
+            held.right(dropped, put_back)
+            record = RightedRecord(held.unit, dropped, put_back)
+            effects += self._table.persist(held, (record,), lambda _at_s: [], now_s)
         if not is_last:
-            return self._table.take(held, page.entries, lambda _highest, _at_s: [], now_s) + self._ask(pull, now_s)
-        return self._table.take(held, page.entries, lambda _highest, at_s: self._finished(pull, at_s), now_s)
+            return [*effects, *self._table.take(held, entries, lambda _top, _at_s: [], now_s), *self._ask(pull, now_s)]
+        return effects + self._table.take(held, entries, lambda _top, at_s: self._finished(pull, at_s), now_s)
 
     def _ask(self, pull: Pull, now_s: float) -> list[Effect]:
         pull.retry_s = now_s + RETRY_S * min(1 + pull.silent_count, RETRY_GROWTH_MAX)
@@ -234,6 +286,8 @@ class Puller:
         if takeover is None or takeover.purpose is not pull.purpose or takeover.epoch != pull.epoch:
             return effects
         takeover.done.add(pull.source)
+        takeover.write_floor = highest(takeover.write_floor, pull.write_floor)
+        takeover.purge_floor = highest(takeover.purge_floor, pull.purge_floor)
         if len(takeover.done) >= takeover.needed:
             self.cancel(pull.unit)
             effects += takeover.then(now_s) + self._start_queued(now_s)

@@ -24,10 +24,33 @@ class Merge(NamedTuple):
     corrupt: list[Entry]
 
 
+def highest(first: Version | None, second: Version | None) -> Version | None:
+    """Return the higher of two floors, None below every other."""
+    if first is None or second is None:
+        return second if first is None else first
+    return max(first, second)
+
+
 class HeldUnit:
     """A unit's data and what is known of its state."""
 
-    __slots__ = ("_tree", "complete", "durable", "floor", "is_behind", "join_key", "store", "unit", "waits_since_s")
+    __slots__ = (
+        "_tombstones",
+        "_tree",
+        "complete",
+        "durable",
+        "early",
+        "floor",
+        "is_behind",
+        "join_key",
+        "lost",
+        "purge_floor",
+        "seq",
+        "store",
+        "unit",
+        "waits_since_s",
+        "write_floor",
+    )
 
     def __init__(
         self, unit: UnitId, store: UnitStore, *, durable: bool, complete: bool, join_key: Epoch | None
@@ -45,6 +68,18 @@ class HeldUnit:
         miss, and nothing below it comes back, since a newer write or a delete may be what was lost."""
         self.waits_since_s: float | None = None
         """When a unit in memory began to look for members to refill from, whatever the record."""
+        self.write_floor: Version | None = None
+        """No coordinator's write, hint or read repair below this is taken (rule 17)."""
+        self.purge_floor: Version | None = None
+        """All members agreed on what lies below, and tombstones there are gone: what is not here is dead (rule 16)."""
+        self.lost: Epoch | None = None
+        """The record in force when it was found that some of a durable unit was lost (rule 14); None: nothing was."""
+        self.early: dict[bytes, Version] = {}
+        """What coordinators wrote to a unit in memory before it was complete; see `drop_strays`."""
+        self.seq = 0
+        """Counts changes; it begins higher at every boot, so that session tokens of earlier ones are kept too."""
+        self._tombstones: dict[bytes, Version] = {}
+        """Of a durable unit. Stores in memory expire and evict by themselves."""
         self._tree: bytes | None = None
 
     def get(self, keys: Sequence[bytes]) -> list[Entry | None]:
@@ -65,14 +100,33 @@ class HeldUnit:
         self.floor = floor
         kept = [entry for entry in self.store.entries() if entry.version > floor]
         self.store.clear()
-        self.store.put(kept)
+        self._tombstones.clear()
+        self.put(kept)
+
+    def put(self, entries: Sequence[Entry]) -> None:
+        """Put entries in the place of what is held under their keys."""
+        self.store.put(entries)
         self._tree = None
+        self.seq += 1
+        if self.durable:
+            for entry in entries:
+                if entry.value is None:
+                    self._tombstones[entry.key] = entry.version
+                else:
+                    self._tombstones.pop(entry.key, None)
+
+    def drop(self, keys: Sequence[bytes]) -> None:
+        """Forget entries as if they had never been here."""
+        self.store.drop(keys)
+        self._tree = None
+        for key in keys:
+            self._tombstones.pop(key, None)
 
     def merge(self, entries: Sequence[Entry]) -> Merge:
         """Keep the entries that are newer than what is held; keys are distinct."""
         taken: list[Entry] = []
         corrupt: list[Entry] = []
-        highest = ZERO
+        top = ZERO
         for entry, held in zip(entries, self.get([entry.key for entry in entries]), strict=True):
             version = entry.version
             if held is None or held.version < version:
@@ -81,19 +135,94 @@ class HeldUnit:
                 version = held.version
             elif held.value != entry.value:
                 corrupt.append(entry)
-            highest = max(highest, version)
+            top = max(top, version)
         if taken:
-            self.store.put(taken)
-            self._tree = None
-        return Merge(taken, highest, corrupt)
+            self.put(taken)
+        return Merge(taken, top, corrupt)
 
     def wipe(self, join_key: Epoch) -> None:
         """Forget everything: this node joins the unit anew (rule 12)."""
         self.store.clear()
+        self._tombstones.clear()
         self._tree = None
-        self.floor = None
+        self.floor = self.write_floor = self.purge_floor = self.lost = None
         self.complete = False
         self.join_key = join_key
+        self.early.clear()
+
+    # ------------------------------------------------------------------ floors (rules 16 to 18)
+
+    def is_too_old(self, version: Version) -> bool:
+        """True if no coordinator may write under that version any more."""
+        return self.write_floor is not None and version < self.write_floor
+
+    def is_sealed_at(self, floor: Version) -> bool:
+        """True if writes below that version are refused already."""
+        return self.write_floor is not None and self.write_floor >= floor
+
+    def right(self, dropped: Sequence[bytes], put_back: Sequence[Entry]) -> None:
+        """Drop keys, and put entries in the place of newer ones: below its purge floor a source is right (rule 18)."""
+        if dropped:
+            self.drop(dropped)
+        if put_back:
+            self.put(put_back)
+
+    def alive(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Return the entries less those that are dead: below the purge floor, and not held here.
+
+        Of a unit in memory none is: its members agreed on tombstones only, and a value that one lacks another may have.
+        """
+        floor = self.purge_floor
+        if floor is None or not self.durable or not any(entry.version < floor for entry in entries):
+            return entries
+        held = self.store.get([entry.key for entry in entries])
+        return [entry for entry, mine in zip(entries, held, strict=True) if entry.version >= floor or mine is not None]
+
+    def drop_strays(self) -> None:
+        """A unit in memory is complete: drop what was written too early to be refused, and is below its floor now.
+
+        Nobody else may hold it, and the tombstone above it may have been freed. An entry of a cache may vanish.
+        """
+        early, self.early = self.early, {}
+        old = [key for key, version in early.items() if self.is_too_old(version)]
+        held = self.store.get(old)
+        strays = [key for key, entry in zip(old, held, strict=True) if entry and entry.version == early[key]]
+        if strays:
+            self.drop(strays)
+
+    def raise_floors(self, write_floor: Version | None, purge_floor: Version | None) -> int:
+        """Raise both floors as far as given and free the tombstones below the purge floor; returns how many."""
+        self.write_floor = highest(self.write_floor, write_floor)
+        if purge_floor is None or (self.purge_floor is not None and purge_floor <= self.purge_floor):
+            return 0
+        self.purge_floor = purge_floor
+        freed = self.tombstones_below(purge_floor)
+        if freed:
+            self.drop(freed)
+        return len(freed)
+
+    def tombstones_below(self, floor: Version) -> list[bytes]:
+        """Return the keys whose tombstones are below a version."""
+        if self.durable:
+            return [key for key, version in self._tombstones.items() if version < floor]
+        return [entry.key for entry in self.store.entries() if entry.value is None and entry.version < floor]
+
+    def digest_below(self, floor: Version, purged: Version | None) -> bytes:
+        """Return 16 bytes over the entries below a floor, less the tombstones below the highest purge floor known.
+
+        Of a unit in memory only the tombstones count: which values it still has is each replica's own affair, and
+        dropping a tombstone is safe as soon as nobody holds anything older under its key.
+        """
+        purged = highest(purged, self.purge_floor)
+        return hashtree.root(
+            hashtree.build(
+                entry
+                for entry in self.store.entries()
+                if entry.version < floor
+                and (entry.value is None or self.durable)
+                and (entry.value is not None or purged is None or entry.version >= purged)
+            )
+        )
 
     def tree(self) -> bytes:
         """Return the leaves of the hash tree of what is held now."""
@@ -129,9 +258,14 @@ class UnitTable:
     def __init__(self) -> None:
         self.units: dict[UnitId, HeldUnit] = {}
         self.newest = ZERO
-        """No version that was merged into a unit in memory is above this."""
+        """No version that was merged into a unit in memory, and no write floor of one, is above this."""
         self._waiting: dict[int, Continuation] = {}
         self._token = 0
+
+    def note_floor(self, held: HeldUnit) -> None:
+        """What is stamped for units in memory without a message must be above their floors too."""
+        if not held.durable and held.write_floor is not None:
+            self.newest = max(self.newest, held.write_floor)
 
     @property
     def waiting(self) -> int:
@@ -140,8 +274,10 @@ class UnitTable:
 
     def persist(self, held: HeldUnit, records: tuple[LogRecord, ...], then: Continuation, now_s: float) -> list[Effect]:
         """Continue once the records, and all before them, are durable; at once for units that live in memory."""
-        if not held.durable:
-            return then(now_s)
+        return self.log(records, then) if held.durable else then(now_s)
+
+    def log(self, records: tuple[LogRecord, ...], then: Continuation) -> list[Effect]:
+        """Continue once the records, of whatever units, are durable."""
         self._token += 1
         self._waiting[self._token] = then
         return [Persist(self._token, records)]

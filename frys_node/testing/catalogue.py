@@ -170,8 +170,29 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "replication": Scenario(
         module="replication_scenario",
-        claim="no acknowledged write is lost, no two moves are made at once, and replicas agree",
+        claim="no acknowledged write is lost, no delete comes back, no two moves at once, and all replicas agree",
         faults="chaos",
+        must_reach=(
+            "aborted",
+            "asked_factor",
+            "asked_hand_over",
+            "asked_promote",
+            "asked_remove",
+            "clock_far_off",
+            "ended_dark",
+            "log_removed",
+            "purge_agreed",
+            "refused_by_epoch",
+            "refused_clock_drift",
+            "refused_too_old",
+            "restamped",
+            "signed_joint",
+            "taken_over",
+            "tombstones_freed",
+            "unit_lost",
+        ),
+        reach_seeds=200,
+        sums=("acked", "reads", "scans", "failed"),
     ),
     "swarm": Scenario(
         module="swarm_scenario", claim="the simulator itself: durable counters that gossip", faults="chaos"
@@ -211,6 +232,6 @@ PLAN = (
     Entry("leave", 100, 120.0),
     Entry("join", 50, 60.0),
     Entry("gossip", 50, 600.0),
-    Entry("replication", 1_000, 3_600.0),
+    Entry("replication", 10_000, 7_200.0, nodes=7, seconds=20.0),
 )
 """What `make sim` runs, with the seconds after which a batch begins no further seed."""

@@ -25,6 +25,7 @@ from frys_node.kernel.bus import Bus
 from frys_node.kernel.services.members import UNUSABLE, WELL, Condition, MemberView, Status
 from frys_node.kernel.services.replication import ENTRY_BYTES, Entry
 from frys_node.observe.metrics import Metrics
+from frys_node.replication.config import ReplicationConfig
 from frys_node.replication.driver import ReplicationComponent
 from frys_node.replication.log import CHECKPOINT_BYTES
 from frys_node.testing.clock import FakeClock
@@ -53,6 +54,11 @@ class DictStore:
     def size_bytes(self) -> int:
         """What the entries take when they travel."""
         return sum(ENTRY_BYTES + len(entry.key) + len(entry.value or b"") for entry in self.entries())
+
+    def drop(self, keys: Sequence[bytes]) -> None:
+        """Forget entries."""
+        for key in keys:
+            self.held.pop(key, None)
 
     def entries(self) -> Iterable[Entry]:
         """Return every entry in the order of first writes."""
@@ -124,11 +130,12 @@ class ClusterMembers:
 
 
 class DataNode:
-    """One node: its disk outlives its processes."""
+    """One node: its disk and its clock outlive its processes."""
 
     def __init__(self, cluster: DataCluster, name: NodeId, *, is_founder: bool) -> None:
         self.name = name
         self.disk = FakeDisk()
+        self.clock = FakeClock()
         self.boot = 0
         self.is_running = False
         self._cluster = cluster
@@ -146,7 +153,7 @@ class DataNode:
         self.boot += 1
         cluster, name = self._cluster, self.name
         rpc = cluster.network.node(name)
-        clock, executor, metrics = FakeClock(), InlineExecutor(), Metrics()
+        clock, executor, metrics = self.clock, InlineExecutor(), Metrics()
         entropy = FakeEntropy(f"{name}/{self.boot}")
         members = ClusterMembers(cluster, name)
         self.balancer = BalancerComponent(
@@ -182,6 +189,7 @@ class DataNode:
             metrics=metrics,
             snapshots=self.snapshots,
             checkpoint_bytes=cluster.checkpoint_bytes,
+            settings=cluster.settings,
         )
         for kind in cluster.kinds:
             if kind != "workflow":
@@ -233,8 +241,10 @@ class DataCluster:
         partitions: int,
         with_snapshots: bool = False,
         checkpoint_bytes: int = CHECKPOINT_BYTES,
+        settings: ReplicationConfig | None = None,
     ) -> None:
         self.network = network
+        self.settings = settings or ReplicationConfig()
         self.kinds = kinds
         self.durable_kinds = durable_kinds
         self.partitions = partitions
@@ -300,6 +310,7 @@ async def open_data_cluster(
     partitions: int = 4,
     with_snapshots: bool = False,
     checkpoint_bytes: int = CHECKPOINT_BYTES,
+    settings: ReplicationConfig | None = None,
 ) -> AsyncIterator[DataCluster]:
     """Run a cluster of these nodes; the first one founds it. By default every kind is durable, the cache too."""
     network = RpcNetwork(seed, delay_s=delay_s, note_loss=note_loss)
@@ -313,6 +324,7 @@ async def open_data_cluster(
             partitions=partitions,
             with_snapshots=with_snapshots,
             checkpoint_bytes=checkpoint_bytes,
+            settings=settings,
         )
         for name in names:
             await cluster.add(name)

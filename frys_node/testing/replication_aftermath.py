@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from balancer.placement import Placement
 from balancer.record import STABLE
 from frys_node.base.types import NodeId, UnitId
+from frys_node.kernel.services.replication import Version
+from frys_node.replication.unit import HeldUnit
 from frys_node.testing.replication_checker import Checker
 from frys_node.testing.replication_node import ReplicationNode
 from frys_node.testing.simulator import Simulator
@@ -25,6 +27,9 @@ LIVENESS_S = 60.0
 """Bound on settling and converging."""
 
 TICK_S = 1.0
+EVERYTHING = Version(1 << 62, 0, NodeId(""), 0)
+"""Above every version."""
+
 PROBE_PATIENCE_S = 3.0
 
 Send = Callable[[NodeId, str, UnitId, bytes, float], int]
@@ -155,17 +160,18 @@ class Aftermath:
 
     def _unequal(self, nodes: Mapping[NodeId, ReplicationNode], placement: Placement) -> str:
         for unit in self._durable:
-            trees = {}
+            held_by: dict[NodeId, HeldUnit] = {}
             for name in placement.sets(unit).current:
                 held = nodes[name].replica.table.units.get(unit)
                 if held is None or not held.complete:
                     return f"{name} has no complete {unit}"
-                trees[name] = held.tree()
+                held_by[name] = held
                 for key in self._keys:
                     entry = held.store.get([key])[0]
                     if not self._checker.is_superseded((unit, key), entry):
                         return f"{name} lacks an acknowledged write of {key!r} in {unit}"
-            if len(set(trees.values())) > 1:
+            purged = max((h.purge_floor for h in held_by.values() if h.purge_floor is not None), default=None)
+            if len({held.digest_below(EVERYTHING, purged) for held in held_by.values()}) > 1:
                 return f"the replicas of {unit} differ"
         for unit in self._memory:
             for name in placement.sets(unit).current:

@@ -69,6 +69,8 @@ class Checker:
         self._values: dict[tuple[UnitId, bytes, Version], bytes | None] = {}
         self._deletes: Counter[Place] = Counter()
         """Deletes begun of each key, acknowledged or not."""
+        self._freed: dict[Place, Version] = {}
+        """The highest tombstone freed of each key."""
         self._open: dict[int, OpenRequest] = {}
         self._records: dict[Epoch, bytes] = {}
         self._epochs: dict[str, Epoch] = {}
@@ -100,6 +102,25 @@ class Checker:
     def emptied(self, unit: UnitId, floor: Version) -> None:
         """A replica of a unit in memory started empty, below a floor."""
         self._empties[unit].append(floor)
+
+    def forget(self, unit: UnitId) -> None:
+        """The only replica of a unit lost its disk: what was acknowledged is gone, and nobody may ask for it."""
+        self.acked = {place: acked for place, acked in self.acked.items() if place[0] != unit}
+        for request in self._open.values():
+            if request.unit == unit:
+                request.floors = {}
+        self.counts["lost_for_good"] += 1
+
+    def freed(self, unit: UnitId, entry: Entry) -> None:
+        """A replica has freed a tombstone: from now on nothing at all may be read where it stood."""
+        place = (unit, entry.key)
+        held = self._freed.get(place)
+        self._freed[place] = entry.version if held is None else max(held, entry.version)
+
+    def _is_freed(self, place: Place, acked: Acked) -> bool:
+        """True if a tombstone at least as new as the write has been freed."""
+        freed = self._freed.get(place)
+        return freed is not None and freed >= acked.version
 
     def _may_be_missing(self, unit: UnitId, acked: Acked) -> bool:
         """True if a replica of a cache has started empty since, or with a floor that is ahead of the write."""
@@ -163,6 +184,11 @@ class Checker:
         if floor is None or (entry is not None and entry.version >= floor.version):
             return
         is_miss = entry is None or entry.value is None
+        is_memory = request.unit in self._memory
+        # In memory one that started empty answers with its floor.
+        is_nothing = entry is None or (is_miss and is_memory)
+        if is_nothing and (self._is_freed((request.unit, key), floor) or (is_memory and floor.value is None)):
+            return
         if is_miss and self._may_be_missing(request.unit, floor):
             self.counts["missed"] += 1
             return
@@ -216,9 +242,11 @@ class Checker:
         return found
 
     def is_superseded(self, place: Place, entry: Entry | None) -> bool:
-        """True if the entry is at least as new as every acknowledged write of its key."""
+        """True if the entry is at least as new as every acknowledged write of its key, or its tombstone was freed."""
         held = self.acked.get(place)
-        return held is None or (entry is not None and entry.version >= held.version)
+        if held is None or (entry is None and self._is_freed(place, held)):
+            return True
+        return entry is not None and entry.version >= held.version
 
 
 def _has_quorum(sets: UnitSets, adopters: Container[NodeId]) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 from balancer.placement import Placement
 from balancer.record import RECORD
@@ -28,15 +29,16 @@ from balancer.topology_effects import (
 from balancer.topology_messages import SIGNED_RECORD, TOPOLOGY_MESSAGES, Promise, RecordPush, SignedRecord
 from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import Consistency, Epoch, NodeId, Term, UnitId
-from frys_node.kernel.services.replication import Version
+from frys_node.kernel.services.replication import Entry, Version
 from frys_node.replication import effects as fx
 from frys_node.replication.commit import DISK_RETRY_S
 from frys_node.replication.coordinator import CoordinatorConfig, CoordinatorMachine
 from frys_node.replication.hlc import HybridClock
 from frys_node.replication.log import Log
-from frys_node.replication.messages import MESSAGES, CoordinatorReply, ReplicationMessage
+from frys_node.replication.messages import MESSAGES, Batch, CoordinatorReply, ReplicationMessage
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
-from frys_node.testing.data_cluster import DictStore
+from frys_node.replication.witness import is_log_lost
+from frys_node.testing.replication_store import WatchedStore
 from frys_node.testing.simulator import Packet, SimHost
 from frys_node.transport.errors import StorageFull
 from frys_node.wire.codec import Codec
@@ -65,8 +67,8 @@ class Command(NamedTuple):
 
     number: int
     kind: str
-    """``write``, ``read``, ``scan``; at the issuer ``join``, ``leave``, ``remove``, ``factor``, ``hand over``; anywhere
-    ``promote`` and ``give up``."""
+    """``write``, ``read``, ``scan``; at the issuer ``join``, ``leave``, ``remove``, ``factor``, ``hand over`` and
+    ``renew``; anywhere ``promote`` and ``give up``."""
     unit: UnitId = UnitId("")
     key: bytes = b""
     value: bytes | None = None
@@ -114,6 +116,18 @@ class Observer(Protocol):
         """A unit in memory found nobody to refill from."""
         ...
 
+    def lost(self, node: str, effect: fx.UnitLost) -> None:
+        """A durable unit of a node lost state."""
+        ...
+
+    def freed(self, unit: UnitId, entry: Entry) -> None:
+        """A replica has freed a tombstone."""
+        ...
+
+    def renew(self, node: str) -> None:
+        """A node needs another record, to refill what it lost."""
+        ...
+
 
 class Knobs(NamedTuple):
     """What a seed draws for all nodes."""
@@ -125,6 +139,12 @@ class Knobs(NamedTuple):
     fsync_s: float
     """Longest fsync."""
     catches_up: bool = False
+    clock_drift_max_s: float = 60.0
+    gc_min_age_s: float = 3_600.0
+    gc_interval_s: float = math.inf
+
+
+Replica = TypeVar("Replica", bound=ReplicaMachine)
 
 
 class ReplicationNode:
@@ -147,6 +167,8 @@ class ReplicationNode:
         self._syncing: list[fx.Persist] = []
         self._commands: dict[int, int] = {}
         self._records: deque[PersistRecord | PersistPromise | Propose | TakeOver] = deque()
+        self.next_deadline_s = math.inf
+        """The nearest timer of the machines, as of the last input."""
         self.refusals = 0
         """Groups of the log that the disk had no room for."""
 
@@ -163,12 +185,26 @@ class ReplicationNode:
             sync_units=2,
             bulk_by_messages=True,
             catches_up=self.knobs.catches_up,
+            clock_drift_max_s=self.knobs.clock_drift_max_s,
+            gc_min_age_s=self.knobs.gc_min_age_s,
+            gc_interval_s=self.knobs.gc_interval_s,
         )
-        return ReplicaMachine(self.name, self.rng("replica"), config, self.stamp)
+        return self.new_replica(ReplicaMachine, config)
+
+    def new_replica(self, kind: type[Replica], config: ReplicaConfig) -> Replica:
+        """Return a replica of that class with this node's clock, generator and boot."""
+        return kind(self.name, self.rng("replica"), config, self.stamp, wall_ms=self.wall_ms, boot=self.host.boot)
+
+    def _new_store(self, unit: UnitId) -> WatchedStore:
+        return WatchedStore(unit, self.observer.freed)
+
+    def wall_ms(self) -> int:
+        """Return this node's wall clock."""
+        return max(1, self.host.wall_ms())
 
     def stamp(self) -> Version:
         """Return a version of now."""
-        return self.clock.stamp(max(1, self.host.wall_ms()))
+        return self.clock.stamp(self.wall_ms())
 
     def make_coordinator(self) -> CoordinatorMachine:
         """Return the coordinator."""
@@ -201,17 +237,21 @@ class ReplicationNode:
 
     # ------------------------------------------------------------------ inputs
 
-    @property
-    def next_deadline_s(self) -> float:
-        """The nearest timer of the machines."""
-        return min(self.replica.next_deadline_s, self.coordinator.next_deadline_s, self.topology.next_deadline_s)
-
     def start(self, now_s: float) -> Sequence[Packet]:
         """Recover from the disk."""
-        self.replica.declare(DURABLE, lambda _unit: DictStore(), durable=True)
-        self.replica.declare(MEMORY, lambda _unit: DictStore(), durable=False)
+        self.replica.declare(DURABLE, self._new_store, durable=True)
+        self.replica.declare(MEMORY, self._new_store, durable=False)
+        if is_log_lost(self.host.disk, self.log):
+            self.replica.regain.lose_all()
         for unit, found in self.log.replay().items():
-            self.replica.load(unit, found.entries.values(), complete=found.complete, join_key=found.join_key)
+            self.replica.load(
+                unit,
+                found.entries.values(),
+                complete=found.complete,
+                join_key=found.join_key,
+                lost=found.lost,
+                floors=(found.write_floor, found.purge_floor),
+            )
         promised = self.host.disk.read(PROMISED_PATH)
         self.topology.load_promise(None if promised is None else _TERM.decode(promised))
         adopted = self.host.disk.read(ADOPTED_PATH)
@@ -229,7 +269,9 @@ class ReplicationNode:
         """Take a packet."""
         try:
             if payload[:1] == _DATA:
-                self._perform(self._deliver(NodeId(source), MESSAGES.decode(payload[1:]), now_s), now_s)
+                message = MESSAGES.decode(payload[1:])
+                assert not isinstance(message, Batch)
+                self._perform(self._deliver(NodeId(source), message, now_s), now_s)
             else:
                 self._take_topology(NodeId(source), payload[1:], now_s)
         except MalformedFrame:
@@ -274,7 +316,13 @@ class ReplicationNode:
 
     def _sent(self) -> list[Packet]:
         packets, self._packets = self._packets, []
+        self._plan()
         return packets
+
+    def _plan(self) -> None:
+        self.next_deadline_s = min(
+            self.replica.next_deadline_s, self.coordinator.next_deadline_s, self.topology.next_deadline_s
+        )
 
     # ------------------------------------------------------------------ effects
 
@@ -414,6 +462,12 @@ class ReplicationNode:
     def _on_emptied(self, effect: fx.StartedEmpty, _now_s: float) -> None:
         self.observer.emptied(effect)
 
+    def _on_lost(self, effect: fx.UnitLost, _now_s: float) -> None:
+        self.observer.lost(self.name, effect)
+
+    def _on_need_record(self, _effect: fx.NeedRecord, _now_s: float) -> None:
+        self.observer.renew(self.name)
+
     _HANDLERS: ClassVar[dict[type, Callable[..., None]]] = {
         fx.Send: _on_send,
         fx.Persist: _on_persist,
@@ -427,6 +481,8 @@ class ReplicationNode:
         fx.RequestFailed: _on_done,
         fx.Corrupted: _on_corrupted,
         fx.StartedEmpty: _on_emptied,
+        fx.UnitLost: _on_lost,
+        fx.NeedRecord: _on_need_record,
         SendTopology: _on_send_topology,
         PersistRecord: _on_slow_disk,
         PersistPromise: _on_slow_disk,
@@ -441,6 +497,11 @@ class ReplicationNode:
     def _command(self, command: Command, now_s: float) -> None:
         if command.kind in _TOPOLOGY_KINDS:
             self._change(command, now_s)
+            return
+        if command.kind == "renew":
+            record = self.topology.record
+            if record is not None:
+                self._perform(self.topology.change_catalogue(record.collections) or [], now_s)
             return
         if self.coordinator.placement is None:
             return
@@ -486,5 +547,6 @@ class ReplicationNode:
 
     def heal(self, now_s: float) -> None:
         """The faults are over: repair with full strength from now on."""
-        self.replica.config = ReplicaConfig(sync_interval_s=0.3, sync_units=8, bulk_by_messages=True)
+        self.replica.sync.interval_s, self.replica.sync.units = 0.3, 8
         self.replica.sync_soon(now_s)
+        self._plan()

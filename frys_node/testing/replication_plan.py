@@ -26,6 +26,9 @@ CROWDED_EVERY = 16
 CROWD_UNITS = 96
 """Units in memory of a crowded seed: at factor 3 a node asks for twice as many refills as pulls may be under way."""
 
+WEAKER = 50.0
+"""Weak anti-entropy works at 2 % of its rate."""
+
 BUSY_UNITS_MAX = 3
 """Units in memory that clients use; the others only take part in restarts and moves."""
 
@@ -60,12 +63,20 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     operator_s: float
     """Mean pause between an operator's acts: removals, other replication factors, takeovers by another issuer."""
     steps_year: bool
+    drift_max_s: float
+    """Clocks further ahead than this are refused."""
+    gc_min_age_s: float
+    gc_interval_s: float
+    """Pause between looks for tombstones to free."""
+    loses_log: bool
+    """One node loses the log of its durable units once, and keeps the rest of its disk."""
     ends_dark: bool
     """The last fault is an outage of the whole cluster, so that nothing but recovery follows it."""
 
 
 Shape = Callable[[Plan], Plan]
-"""Bends what a seed has drawn, so that an error of one sort shows sooner: `targeted`, `crowded` or `forgetful`."""
+"""Bends what a seed has drawn, so that an error of one sort shows sooner: `targeted`, `crowded`, `forgetful`, `purging`
+or `losing`."""
 
 
 def draw_plan(nodes: int, seed: int) -> Plan:
@@ -85,16 +96,20 @@ def draw_plan(nodes: int, seed: int) -> Plan:
             replication_factor=rng.choice((1, 2, 3, 3, 3, 4)),
             keeps_hints=not is_weak and rng.random() < 0.7,
             repairs_reads=not is_weak and rng.random() < 0.7,
-            sync_interval_s=math.inf if is_weak else rng.choice((0.5, 5.0, 50.0)),
+            sync_interval_s=rng.choice((0.5, 5.0, 50.0)) * (WEAKER if is_weak else 1.0),
             fsync_s=rng.choice((0.005, 0.05, 0.3)),
             catches_up=not is_weak and seed % 2 == 0,
-            operation_s=rng.uniform(0.05, 0.2),
+            operation_s=rng.uniform(0.03, 0.12),
             change_s=rng.uniform(1.5, 6.0),
             directed=rng.choice((0.0, 0.0, 0.5, 1.0)),
             cuts_restarts=0.0,
             operator_s=math.inf,
             steps_year=rng.random() < 0.1,
             ends_dark=False,
+            drift_max_s=60.0,
+            gc_min_age_s=math.inf,
+            gc_interval_s=math.inf,
+            loses_log=False,
         ),
     )
 
@@ -111,7 +126,20 @@ def _with_memory(seed: int, plan: Plan) -> Plan:
     )
     rng = random.Random(f"{seed}/plan/operator")
     plan = msgspec.structs.replace(plan, operator_s=rng.choice((math.inf, 2.0, 4.0, 8.0)))
+    plan = _with_floors(seed, plan)
     return crowded(plan) if seed % CROWDED_EVERY == 1 else plan
+
+
+def _with_floors(seed: int, plan: Plan) -> Plan:
+    """Add clocks that are refused, the freeing of tombstones, and a lost log."""
+    rng = random.Random(f"{seed}/plan/floors")
+    return msgspec.structs.replace(
+        plan,
+        drift_max_s=rng.choice((2.0, 20.0, 60.0)),
+        gc_min_age_s=rng.choice((0.3, 1.0, 4.0)),
+        gc_interval_s=rng.choice((0.3, 1.0, 3.0, math.inf)),
+        loses_log=rng.random() < 0.2,
+    )
 
 
 def crowded(plan: Plan) -> Plan:
@@ -145,6 +173,9 @@ def targeted(plan: Plan) -> Plan:
         change_s=1.0,
         operator_s=math.inf,
         directed=1.0,
+        drift_max_s=60.0,
+        gc_interval_s=math.inf,
+        loses_log=False,
     )
 
 
@@ -177,7 +208,40 @@ def forgetful(plan: Plan) -> Plan:
         operator_s=math.inf,
         cuts_restarts=1.0,
         directed=0.0,
+        drift_max_s=60.0,
+        gc_interval_s=math.inf,
+        loses_log=False,
     )
+
+
+def purging(plan: Plan) -> Plan:
+    """Return the plan with one durable unit, tombstones freed as soon as may be, and nothing that repairs."""
+    return msgspec.structs.replace(
+        plan,
+        initial=max(plan.initial, min(3, len(plan.names))),
+        units=1,
+        memory_units=1,
+        memory_share=0.0,
+        keys=32,
+        replication_factor=3,
+        keeps_hints=False,
+        repairs_reads=False,
+        sync_interval_s=math.inf,
+        catches_up=False,
+        operation_s=0.03,
+        change_s=3.0,
+        cuts_restarts=0.0,
+        ends_dark=False,
+        drift_max_s=60.0,
+        gc_min_age_s=0.3,
+        gc_interval_s=0.3,
+        loses_log=False,
+    )
+
+
+def losing(plan: Plan) -> Plan:
+    """Return the plan of `purging` with a log that is removed, and nothing freed."""
+    return msgspec.structs.replace(purging(plan), gc_interval_s=math.inf, loses_log=True, change_s=30.0)
 
 
 def sharpened(profile: FaultProfile) -> FaultProfile:

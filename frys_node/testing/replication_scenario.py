@@ -21,8 +21,10 @@ from balancer.placement import Placement
 from balancer.record import RECORD, STABLE, TopologyRecord
 from balancer.topology_messages import SIGNED_RECORD, SignedRecord
 from frys_node.base.types import Epoch, NodeId, UnitId
-from frys_node.kernel.services.replication import Version
+from frys_node.kernel.services.replication import Entry, Version
 from frys_node.replication import effects as fx
+from frys_node.replication.errors import ClockDrift, TooOld
+from frys_node.replication.log import DIRECTORY
 from frys_node.testing.faults import FaultProfile, FaultSchedule, draw_tear
 from frys_node.testing.replication_aftermath import Aftermath
 from frys_node.testing.replication_checker import Checker
@@ -67,6 +69,8 @@ class ReplicationRun:
         self._operator = random.Random(f"{seed}/operator")
         self._numbers = 0
         self._changes = 0
+        self._losers: set[NodeId] = set()
+        """Nodes whose log was removed: their units may be in a set and incomplete."""
         self._is_over = False
         named = FaultProfile.named(replay.faults)
         profile = sharpened(named).draw(seed)
@@ -85,7 +89,15 @@ class ReplicationRun:
             send=self._send,
         )
         self._knobs = Knobs(
-            plan.names, plan.keeps_hints, plan.repairs_reads, plan.sync_interval_s, plan.fsync_s, plan.catches_up
+            plan.names,
+            plan.keeps_hints,
+            plan.repairs_reads,
+            plan.sync_interval_s,
+            plan.fsync_s,
+            plan.catches_up,
+            plan.drift_max_s,
+            plan.gc_min_age_s,
+            plan.gc_interval_s,
         )
         first = SIGNED_RECORD.encode(SignedRecord(RECORD.encode(first_record(plan)), b""))
         for number, name in enumerate(plan.names):
@@ -155,6 +167,22 @@ class ReplicationRun:
         self.checker.emptied(effect.unit, effect.floor)
         self.simulator.reach("memory_started_empty")
 
+    def lost(self, node: str, effect: fx.UnitLost) -> None:
+        """A durable unit lost state; with nobody else to have it from, its acknowledged writes are gone."""
+        self.simulator.reach("unit_lost")
+        if effect.is_for_good:
+            self.checker.forget(effect.unit)
+
+    def freed(self, unit: UnitId, entry: Entry) -> None:
+        """A replica has freed a tombstone."""
+        self.checker.freed(unit, entry)
+
+    def renew(self, node: str) -> None:
+        """Hand the wish for another record to the issuer, as the driver's call does."""
+        found = self._issuer()
+        if found is not None:
+            self.simulator.inject(found[0], Command(0, "renew"))
+
     def adopted(self, node: ReplicationNode, signed: SignedRecord) -> None:
         """Check the record, and that no member of a stable set is incomplete."""
         placement = node.replica.placement
@@ -166,7 +194,8 @@ class ReplicationRun:
             return
         for unit in self.durable:
             held = node.replica.table.units.get(unit)
-            if node.name in placement.sets(unit).current and (held is None or not held.complete):
+            is_lost = node.name in self._losers
+            if node.name in placement.sets(unit).current and not is_lost and (held is None or not held.complete):
                 self.checker.violate(f"{node.name} is in the set of {unit} under {record.epoch} and incomplete")
 
     def signed(self, placement: Placement, before: Epoch) -> None:
@@ -273,6 +302,15 @@ class ReplicationRun:
         self.simulator.step_clock(name, self._rng.choice((YEAR_S, 30.0, -30.0)))
         self.simulator.reach("clock_far_off")
 
+    def _lose_log(self) -> None:
+        """Crash a node and remove the log of its durable units; its identity and its record stay."""
+        name = self._rng.choice(self.plan.names)
+        self._losers.add(name)
+        self.simulator.crash(name)
+        self.simulator.host(name).disk.remove(DIRECTORY)
+        self.simulator.reach("log_removed")
+        self.simulator.at(self.simulator.now_s + self._rng.uniform(0.05, 3.0), partial(self.simulator.restart, name))
+
     # ------------------------------------------------------------------ the run
 
     def run(self) -> None:
@@ -283,9 +321,14 @@ class ReplicationRun:
             self.simulator.at(self._operator.uniform(0.5, 3.0), self._operate_topology)
         if self.plan.steps_year:
             self.simulator.at(self.seconds * self._rng.uniform(0.1, 0.6), self._step_year)
+        if self.plan.loses_log:
+            self.simulator.at(self.seconds * self._rng.uniform(0.2, 0.9), self._lose_log)
         self.simulator.run_until(self.seconds)
         self._is_over = True
         self.simulator.make_whole()
+        for name in self.plan.names:
+            # Whoever ran ahead is refused for good, until somebody sets the clock right.
+            self.simulator.step_clock(name, -self.simulator.host(name).wall_offset_ms / 1_000)
         if self._ends_dark:
             self._black_out()
         if not self.checker.violations:
@@ -307,6 +350,11 @@ class ReplicationRun:
         simulator.sometimes["restamped"] += sum(node.coordinator.restamp_count for node in nodes)
         simulator.sometimes["refused_by_epoch"] += sum(node.replica.refused_count for node in nodes)
         simulator.sometimes["disk_refused"] += sum(node.refusals for node in nodes)
+        simulator.sometimes["purge_agreed"] += sum(node.replica.purger.outcomes["agreed"] for node in nodes)
+        simulator.sometimes["tombstones_freed"] += sum(node.replica.purger.freed_count for node in nodes)
+        for code in (ClockDrift.code, TooOld.code):
+            name = "refused_" + code.partition(".")[2]
+            simulator.sometimes[name] += sum(node.replica.serving.refused[code] for node in nodes)
         simulator.sometimes["aborted"] += sum(node.topology.steps.abort_count for node in nodes)
         replay = simulator.replay
         return ScenarioResult(
@@ -320,6 +368,7 @@ class ReplicationRun:
             faults=dict(sorted(simulator.counts.items())),
             sometimes=dict(sorted(simulator.sometimes.items())),
             violations=[f"{text}; replay: {replay.command()}" for text in checker.violations],
+            figures={name: [float(checker.counts[name])] for name in ("acked", "reads", "scans", "failed")},
             summary={
                 **checker.counts,
                 "changes": self._changes,

@@ -174,6 +174,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """Rare states that a batch of at least `reach_seeds` must have met, or it has proven nothing about them."""
     reach_seeds: int = 20
     targets: tuple[Target, ...] = ()
+    sums: tuple[str, ...] = ()
+    """Figures whose sum over the batch says how much was judged."""
 
     def missed(self, seeds: int, sometimes: Mapping[str, int], figures: Mapping[str, Sequence[float]]) -> list[str]:
         """Return why a batch of so many seeds fails as a whole: states not reached, figures missed."""

@@ -82,6 +82,14 @@ class FakeReplication:
         self._need(unit, len(live), len(members), consistency)
         return version
 
+    async def write_units(
+        self,
+        parts: Mapping[UnitId, Sequence[tuple[bytes, bytes | None]]],
+        consistency: Consistency = Consistency.QUORUM,
+    ) -> dict[UnitId, Version]:
+        """Write unit by unit."""
+        return {unit: await self.write(unit, items, consistency) for unit, items in parts.items()}
+
     def stamp_alone(self, kind: str) -> Version | None:
         """Return the next version if this node is the whole cluster."""
         is_alone = kind in self._factories and self._cluster.nodes == (self._node,)

@@ -23,18 +23,26 @@ from frys_node.kernel.services.replication import Entry, Stamp, Version
 from frys_node.replication import log
 from frys_node.replication.messages import (
     MESSAGES,
+    Batch,
     CompletedRecord,
     DroppedRecord,
     EntriesRecord,
+    FloorsRecord,
     LeafAsk,
     LeafPage,
+    LostRecord,
+    Purge,
+    Purged,
     Read,
     ReadReply,
     Refused,
     Repair,
     RepairAck,
+    RightedRecord,
     Scan,
     ScanReply,
+    Seal,
+    Sealed,
     Tree,
     TreeAsk,
     WipedRecord,
@@ -98,6 +106,24 @@ MESSAGES_2 = [
     Tree(EPOCH, UNIT, 9, True, b"", None, True),
     WriteRefused(EPOCH, UNIT, 5, 1, "storage.full"),
 ]
+MESSAGES_3 = [
+    *MESSAGES_2,
+    Write(EPOCH, UNIT, 5, 1, VERSION, [(b"key", b"value")], 1_750_000_000_120),
+    WriteAck(EPOCH, UNIT, 5, 1, VERSION, 9),
+    WriteRefused(EPOCH, UNIT, 5, 1, "replication.too_old", VERSION),
+    Read(EPOCH, UNIT, 6, 2, [b"key"], False, 9),
+    ReadReply(EPOCH, UNIT, 6, 2, True, [ENTRY], [], 10),
+    Tree(EPOCH, UNIT, 9, True, b"", None, True, VERSION, VERSION),
+    Seal(EPOCH, UNIT, 11, VERSION, VERSION),
+    Sealed(EPOCH, UNIT, 11, True, b"\x04" * 16, VERSION),
+    Purge(EPOCH, UNIT, 11, VERSION),
+    Purged(EPOCH, UNIT, 11),
+    Batch([b"one", b"two"]),
+]
+GROUPS_2 = [
+    *GROUPS_1,
+    [FloorsRecord(UNIT, VERSION, None), RightedRecord(UNIT, [b"gone"], [ENTRY]), LostRecord(UNIT, EPOCH)],
+]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +131,7 @@ MESSAGES_2 = [
     [
         ("replication-messages-1.hex", MESSAGES, MESSAGES_1),
         ("replication-messages-2.hex", MESSAGES, MESSAGES_2),
+        ("replication-messages-3.hex", MESSAGES, MESSAGES_3),
         ("topology-messages-1.hex", TOPOLOGY_MESSAGES, TOPOLOGY_1),
         ("topology-messages-2.hex", TOPOLOGY_MESSAGES, TOPOLOGY_2),
     ],
@@ -116,20 +143,21 @@ def test_messages_of_every_version_are_read(name: str, codec: Any, messages: lis
 
 @pytest.mark.parametrize(
     ("name", "codec", "messages"),
-    [("replication-messages-2.hex", MESSAGES, MESSAGES_2), ("topology-messages-2.hex", TOPOLOGY_MESSAGES, TOPOLOGY_2)],
+    [("replication-messages-3.hex", MESSAGES, MESSAGES_3), ("topology-messages-2.hex", TOPOLOGY_MESSAGES, TOPOLOGY_2)],
 )
 def test_messages_of_the_newest_version_are_written_unchanged(name: str, codec: Any, messages: list[Any]) -> None:
     """What is written today is the newest golden file, byte for byte."""
     assert [codec.encode(message) for message in messages] == lines(name)
 
 
-def test_a_log_of_the_first_version_is_read_and_written_unchanged() -> None:
+@pytest.mark.parametrize(("name", "wanted"), [("replication-log-1.bin", GROUPS_1), ("replication-log-2.bin", GROUPS_2)])
+def test_logs_of_every_version_are_read_and_written_unchanged(name: str, wanted: list[Any]) -> None:
     """The frames of a data directory made today are recovered by every later version."""
-    golden = (HERE / "replication-log-1.bin").read_bytes()
+    golden = (HERE / name).read_bytes()
     groups, size_bytes = log.read_frames("log", golden)
-    assert groups == GROUPS_1
+    assert groups == wanted
     assert size_bytes == len(golden)
-    assert b"".join(log.encode_frame(number, group) for number, group in enumerate(GROUPS_1, 1)) == golden
+    assert b"".join(log.encode_frame(number, group) for number, group in enumerate(wanted, 1)) == golden
 
 
 def test_an_adopted_record_of_the_first_version_is_read_and_written_unchanged() -> None:

@@ -24,7 +24,7 @@ from frys_node.replication.effects import Effect
 from frys_node.replication.hlc import HybridClock
 from frys_node.replication.operation import Operation
 from frys_node.replication.quorum import count_in, majority
-from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
+from frys_node.replication.replica import ReplicaMachine
 from frys_node.replication.unit import Continuation, HeldUnit, UnitTable
 from frys_node.testing.replication_node import ReplicationNode, placement_of
 from frys_node.testing.replication_plan import targeted
@@ -119,8 +119,7 @@ class _Replica(ReplicaMachine):
 
     @classmethod
     def of(cls, node: ReplicationNode) -> ReplicaMachine:
-        config = ReplicaConfig(sync_interval_s=node.knobs.sync_interval_s, sync_units=2, bulk_by_messages=True)
-        return cls(node.name, node.rng("replica"), config)
+        return node.new_replica(cls, ReplicationNode.make_replica(node).config)
 
 
 class SourceDropsEarly(_Replica):
@@ -154,7 +153,7 @@ class AckBeforeSync(_Replica):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.table = self._puller._table = _EagerTable()
+        self.table = self._puller._table = self.serving._table = self.purger._table = self.sync._table = _EagerTable()
 
 
 class _NoJoint(Steps):
@@ -229,7 +228,7 @@ def _with(base: type[ReplicationNode], planted: type) -> type[ReplicationNode]:
 
 
 PLANTED: dict[str, tuple[type[ReplicationNode], int, str]] = {
-    "joiner counts in W": (_with(CoordinatorNode, JoinerCounts), 0, "(a)"),
+    "joiner counts in W": (_with(CoordinatorNode, JoinerCounts), 3, "(a)"),
     "old set only in joint": (_with(CoordinatorNode, OldSetOnly), 18, "(c)"),
     "reads ask the old set only": (_with(CoordinatorNode, OldSetReads), 36, "(a)"),
     "new set only in joint": (_with(CoordinatorNode, NewSetOnly), 18, "(a)"),
@@ -237,8 +236,8 @@ PLANTED: dict[str, tuple[type[ReplicationNode], int, str]] = {
     "hints count": (_with(CoordinatorNode, HintsCount), 0, "(a)"),
     "scan without verify": (_with(CoordinatorNode, ScanUnverified), 1, "(b)"),
     "source drops in joint": (_with(ReplicaNode, SourceDropsEarly), 18, "(a)"),
-    "stale coordinator accepted": (_with(ReplicaNode, StaleAccepted), 10, "(a)"),
-    "ack before fsync": (_with(ReplicaNode, AckBeforeSync), 9, "(a)"),
+    "stale coordinator accepted": (_with(ReplicaNode, StaleAccepted), 36, "(a)"),
+    "ack before fsync": (_with(ReplicaNode, AckBeforeSync), 40, "(a)"),
     "no joint": (_with(StepsNode, _NoJoint), 0, "and incomplete"),
     "joint does not wait": (_with(StepsNode, _NoWait), 0, "and incomplete"),
     "no boot id": (NoBootId, 4, "(d)"),

@@ -116,8 +116,7 @@ class ReplicaNode(ReplicationNode):
     planted: type[ReplicaMachine]
 
     def make_replica(self) -> ReplicaMachine:
-        right = super().make_replica()
-        return self.planted(right.node, right._rng, right.config, self.stamp)
+        return self.new_replica(self.planted, super().make_replica().config)
 
 
 class TornGroup(ReplicationNode):

@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from frys_node.cli.main import main
+from frys_node.cli.sim_suite import _state_of
 from frys_node.testing import catalogue, swarm_scenario
+from frys_node.testing.catalogue import PLAN
 from frys_node.testing.scenario import ScenarioResult, Target
 
 SWARM = ["sim", "--scenario", "swarm", "--nodes", "5", "--seconds", "10"]
@@ -154,3 +156,11 @@ def test_all_runs_the_plan_and_fails_if_a_target_is_missed(
     assert "2 seeds" in text
     assert "node_hours" in text
     assert ("MISSED" in text) is bool(code)
+
+
+def test_everything_keeps_a_state_file_for_each_batch_and_never_counts_what_other_code_has_run(tmp_path: Path) -> None:
+    """Files are named by scenario and size, in a directory named by the code."""
+    found = {_state_of(tmp_path, entry) for entry in PLAN}
+    assert len(found) == len(PLAN)
+    assert len({path.parent for path in found}) == 1
+    assert next(iter(found)).parent.parent == tmp_path

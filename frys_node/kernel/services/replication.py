@@ -6,7 +6,7 @@ versions, quorums, the log on disk (for durable kinds), repair and moves; the st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -54,6 +54,10 @@ class UnitStore(Protocol):
         """Apply entries. The engine has dropped those that are not newer than what is held."""
         ...
 
+    def drop(self, keys: Sequence[bytes]) -> None:
+        """Forget entries as if they had never been here: their tombstones are needed no more (rule 16)."""
+        ...
+
     def entries(self) -> Iterable[Entry]:
         """Every entry held, tombstones included, in a stable order."""
         ...
@@ -84,6 +88,17 @@ class Replication(Protocol):
 
         Raises:
             NoReplica: Not enough answered before the caller's deadline; the write may still appear.
+        """
+        ...
+
+    async def write_units(
+        self,
+        parts: Mapping[UnitId, Sequence[tuple[bytes, bytes | None]]],
+        consistency: Consistency = Consistency.QUORUM,
+    ) -> dict[UnitId, Version]:
+        """Write keys of many units side by side, each unit under a version; raises as `write` does.
+
+        What goes to one replica goes in one message. After a failure some units may be written.
         """
         ...
 

@@ -21,6 +21,7 @@ from frys_node.base.errors import DeadlineExceeded, NoReplica, NotOwner, Overloa
 from frys_node.base.types import Consistency, NodeId, UnitId
 from frys_node.kernel.parallel import run_all
 from frys_node.kernel.services.rpc import Method, Rpc
+from frys_node.kernel.services.sessions import SESSION
 from frys_node.kernel.services.topology import Topology
 from frys_node.plugins.cache.cache import etag_of, pack, unpack
 from frys_node.plugins.cache.changes import Cell, Change, Outcome, apply_all
@@ -120,6 +121,10 @@ class Changer:
             self._service.part([change.key for change in changes])
         if len(reply.outcomes) != len(changes):
             raise NotOwner("the nodes do not agree on who makes this change", hint="retry")
+        session = SESSION.get()
+        if session is not None:
+            for change in changes:
+                session.note_elsewhere(self._service.unit_of(change.key))
         return list(reply.outcomes)
 
     async def answer(self, caller: NodeId, request: ChangeRequest) -> ChangeReply:

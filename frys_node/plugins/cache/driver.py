@@ -19,6 +19,7 @@ from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
 from frys_node.base.units import SLOTS, slot_of
 from frys_node.kernel.parallel import run_all
 from frys_node.kernel.services.replication import Entry, Replication, Version
+from frys_node.kernel.services.sessions import SESSION
 from frys_node.kernel.services.topology import Topology
 from frys_node.observe.metrics import Metrics
 from frys_node.plugins.cache.cache import CacheTooLarge, CacheValue, InvalidCacheRequest, full_key, unpack
@@ -27,10 +28,6 @@ from frys_node.plugins.cache.memory import CacheMemory
 
 NAMESPACES_MAX = 64
 """Namespaces that have metrics of their own; the others share the label ``other``."""
-
-UNITS_AT_ONCE_MAX = 8
-"""Units that one pipeline or batch writes at a time: many pipelines with many units each would wait longer for one
-another than the engine waits before it asks again, and drown in what it asks."""
 
 HERE_CHECK_S = 0.1
 """How often is looked whether this node has come to hold every unit."""
@@ -181,7 +178,8 @@ class CacheService:
 
     async def entries(self, keys: Sequence[bytes], consistency: Consistency) -> list[Entry | None]:
         """Return the newest entries, tombstones included, in the order of the full keys; counts nothing."""
-        if self.is_alone() or (consistency is Consistency.ONE and self.is_all_here()):
+        is_free = consistency is Consistency.ONE and SESSION.get() is None
+        if self.is_alone() or (is_free and self.is_all_here()):
             return self.memory.read(keys)
         found: dict[bytes, Entry | None] = {}
         jobs = [partial(self._read, unit, wanted, consistency, found) for unit, wanted in self._by_unit(keys).items()]
@@ -191,7 +189,8 @@ class CacheService:
     async def _read(
         self, unit: UnitId, keys: list[bytes], consistency: Consistency, found: dict[bytes, Entry | None]
     ) -> None:
-        if consistency is not Consistency.ONE or self._replication.local(unit) is not None:
+        is_free = consistency is Consistency.ONE and SESSION.get() is None
+        if not is_free or self._replication.local(unit) is not None:
             found.update(zip(keys, await self._replication.read(unit, keys, consistency), strict=True))
             return
         shared = {key: flight for key in keys if (flight := self._flights.get(key)) is not None}
@@ -230,12 +229,6 @@ class CacheService:
 
         With a prefix all are values of that namespace, and counted at once.
         """
-        versions: dict[bytes, Version] = {}
-
-        async def write(unit: UnitId, keys: list[bytes]) -> None:
-            version = await self._replication.write(unit, [(key, items[key]) for key in keys], consistency)
-            versions.update(dict.fromkeys(keys, version))
-
         self.part(items)
         if prefix:
             self._operations.inc("put", self.label(prefix), by=len(items))
@@ -245,12 +238,14 @@ class CacheService:
         if version is not None:
             self.memory.put(version, items, self.unit_of)
             return dict.fromkeys(items, version)
+        groups = self._by_unit(items)
         try:
-            jobs = [partial(write, unit, keys) for unit, keys in self._by_unit(items).items()]
-            await run_all(jobs, UNITS_AT_ONCE_MAX)
+            done = await self._replication.write_units(
+                {unit: [(key, items[key]) for key in keys] for unit, keys in groups.items()}, consistency
+            )
         finally:
             self.part(items)
-        return versions
+        return {key: done[unit] for unit, keys in groups.items() for key in keys}
 
     def part(self, keys: Mapping[bytes, object] | Sequence[bytes]) -> None:
         """Let no read that is asked for from now on share one that began before."""

@@ -6,11 +6,12 @@ say, else 412. ``POST /v1/cache/{namespace}/{key}?add=5`` counts. ``GET ...?leas
 loader: its 404 has ``X-Frys-Lease: granted``, the others' ``X-Frys-Lease: wait``, until the lease is over or the value
 is there.
 
-``POST /v1/cache/{namespace}`` is for batches:
-``{"delete": [keys], "put": [{"key", "value" | "base64", "ttl", "content_type"}], "get": [keys]}``, done in that order,
-answered by ``{"deleted": n, "put": [versions], "get": [entry | null]}``. An entry of a batch carries ``value`` when its
-bytes are UTF-8 text and ``base64`` otherwise. ``?consistency=one|quorum|all`` applies to the whole request; without it
-writes wait for a quorum and reads ask one replica.
+``POST /v1/cache/{namespace}`` is for batches: ``{"delete": [keys], "put": [{"key", "value" | "base64", "ttl",
+"content_type"}], "get": [keys]}``, done in that order, answered by ``{"deleted": n, "put": [versions], "get": [entry
+| null]}``. An entry of a batch carries ``value`` when its bytes are UTF-8 text and ``base64`` otherwise.
+``?consistency=one|quorum|all`` applies to the whole request; without it writes wait for a quorum and reads ask one
+replica. With the header ``Frys-Session`` (``new``, then what the last response said) a client reads its own writes
+and never older than it has read; ``?read_repair=wait`` makes a read above one return only what a quorum holds.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
 from frys_node.base.errors import UsageError
 from frys_node.base.types import Consistency
-from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
+from frys_node.kernel.services.http import Http, HttpHandler, HttpRequest, HttpResponse
+from frys_node.kernel.services.sessions import SESSION, in_session
 from frys_node.plugins.cache.cache import (
     OCTETS,
     CacheConflict,
@@ -106,12 +109,17 @@ class CacheHttp:
     def register(self, http: Http) -> None:
         """Add the routes."""
         entry = PREFIX + "/{namespace}/{key...}"
-        http.route("GET", entry, self.get, scope="read")
-        http.route("PUT", entry, self.put, scope="write", body_bytes_max=RAW_BODY_BYTES_MAX)
-        http.route("DELETE", entry, self.delete, scope="write")
-        http.route("POST", entry, self.add, scope="write")
         batch = PREFIX + "/{namespace}"
-        http.route("POST", batch, self.batch, scope="write", body_bytes_max=BATCH_BODY_BYTES_MAX)
+        routes: list[tuple[str, str, HttpHandler, str, int]] = [
+            ("GET", entry, self.get, "read", RAW_BODY_BYTES_MAX),
+            ("PUT", entry, self.put, "write", RAW_BODY_BYTES_MAX),
+            ("DELETE", entry, self.delete, "write", RAW_BODY_BYTES_MAX),
+            ("POST", entry, self.add, "write", RAW_BODY_BYTES_MAX),
+            ("POST", batch, self.batch, "write", BATCH_BODY_BYTES_MAX),
+        ]
+        for method, template, answer, scope, body_bytes_max in routes:
+            handler = partial(in_session, answer=answer)
+            http.route(method, template, handler, scope=scope, body_bytes_max=body_bytes_max)
 
     async def get(self, request: HttpRequest) -> HttpResponse:
         """Answer one value with its content type, ETag and remaining life; 304 when the client has it already."""
@@ -133,12 +141,15 @@ class CacheHttp:
         """Answer a miss; with ``?lease=`` say who shall load the value."""
         miss = CacheMiss(f"no entry '{request.params['key'][:80]}' in namespace '{request.params['namespace']}'")
         text = request.query.get("lease")
+        if text is None and SESSION.get() is not None:
+            # A miss was seen, too: the client must get its token.
+            return HttpResponse(status=404, body=_error_body(miss))
         if text is None:
             raise miss
         until_unix_ms = self._service.now_unix_ms() + parse_ttl_ms(text)
         lease = Change(LEASES + key[key.index(0) :], "set", [b"", OCTETS.encode(), until_unix_ms, b"nx", 0])
         (outcome,) = await self._changer.run([lease], Consistency.QUORUM)
-        body = msgspec.json.encode({"error": {"code": miss.code, "message": miss.message, "hint": ""}})
+        body = _error_body(miss)
         is_granted = outcome.result == 1
         headers = {"X-Frys-Lease": "granted" if is_granted else "wait"}
         return HttpResponse(status=404, body=body, headers=headers if is_granted else headers | {"Retry-After": "1"})
@@ -221,6 +232,10 @@ class CacheHttp:
         except (Base64Error, ValueError) as error:
             raise InvalidCacheRequest(f"the base64 of key '{item.key[:80]}' is not valid: {error}") from error
         return self._value(body, item.content_type, item.ttl)
+
+
+def _error_body(error: CacheMiss) -> bytes:
+    return msgspec.json.encode({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
 
 
 def _encode(key: str) -> bytes:

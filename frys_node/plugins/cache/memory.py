@@ -86,6 +86,13 @@ class CacheUnit:
             self.memory.keep(self, entry)
         self.memory.shrink()
 
+    def drop(self, keys: Sequence[bytes]) -> None:
+        """Forget entries as if they had never been here; no floor rises."""
+        for key in keys:
+            entry = self.held.pop(key, None)
+            if entry is not None:
+                self.memory.forget(entry)
+
     def entries(self) -> Iterable[Entry]:
         """Every entry held, by key; expired ones as tombstones."""
         self.memory.expire_due()

@@ -10,6 +10,7 @@ from frys_node.base.errors import NoReplica, NotFound
 from frys_node.base.types import Consistency
 from frys_node.kernel.parallel import run_all
 from frys_node.kernel.services.replication import Entry, Replication, Version
+from frys_node.kernel.services.sessions import SESSION
 from frys_node.kernel.services.topology import Collection, Topology
 from frys_node.observe.metrics import Metrics
 from frys_node.plugins.vector.collection import Distance, by_shard, decode_point, parse_payload, unit_of
@@ -167,6 +168,7 @@ class VectorService:
         self, collection: Collection, queries: Sequence[Query], consistency: Consistency, *, is_partial: bool = False
     ) -> list[Found]:
         """Answer queries with vectors; quorum and all verify each candidate's version before it is shown."""
+        consistency = self._level(collection, consistency)
         distance = Distance(collection.distance)
         self._queries.inc(consistency.value, by=len(queries))
         if consistency is Consistency.ONE:
@@ -188,6 +190,18 @@ class VectorService:
             partial(self._verified_search, collection, query, consistency, is_partial=is_partial) for query in queries
         ]
         return await run_all(jobs_verified, at_once_max=8)
+
+    def _level(self, collection: Collection, consistency: Consistency) -> Consistency:
+        """Return the level of a search: a session that has seen something of the collection searches at quorum.
+
+        Which replicas hold it is known by shard, but a search of one may ask any replica of each.
+        """
+        session = SESSION.get()
+        if session is None or consistency is not Consistency.ONE:
+            return consistency
+        units = [unit_of(collection, shard) for shard in range(collection.shard_number)]
+        has_seen = any(session.places(unit) is not None for unit in units)
+        return Consistency.QUORUM if has_seen else consistency
 
     async def _gather(
         self, collection: Collection, queries: Sequence[Query], consistency: Consistency, *, is_partial: bool | None
@@ -273,6 +287,7 @@ class VectorService:
         is_partial: bool | None = None,
     ) -> Found:
         """Return the first `limit` points by id from `start` on that a filter lets through, with their values."""
+        consistency = self._level(collection, consistency)
         hits: list[Hit] = []
         missing: set[int] = set()
         while len(hits) < limit:
@@ -292,6 +307,7 @@ class VectorService:
 
     async def count(self, collection: Collection, source: bytes, consistency: Consistency) -> int:
         """Count points, all of them or those that a filter lets through; verified one by one at quorum and all."""
+        consistency = self._level(collection, consistency)
         if consistency is Consistency.ONE:
             gathered = await self._gather(collection, [Query(b"", 0, source)], consistency, is_partial=None)
             return sum(part.matched for part in gathered.lists[0])

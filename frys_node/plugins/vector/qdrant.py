@@ -19,6 +19,7 @@ from frys_node.base.ports import Clock
 from frys_node.base.types import Consistency
 from frys_node.kernel.services.http import Http, HttpHandler, HttpRequest, HttpResponse
 from frys_node.kernel.services.replication import Entry, Version
+from frys_node.kernel.services.sessions import in_session
 from frys_node.kernel.services.topology import Collection
 from frys_node.plugins.vector import rest
 from frys_node.plugins.vector.collection import (
@@ -70,6 +71,16 @@ def parse_consistency(request: HttpRequest, default: Consistency) -> Consistency
     )
 
 
+def read_level(request: HttpRequest, collection: Collection) -> Consistency:
+    """Return the level of a read: the request's, the collection's default, or one."""
+    return parse_consistency(request, Consistency(collection.options.get("read_consistency", "one")))
+
+
+def write_level(request: HttpRequest, collection: Collection) -> Consistency:
+    """Return the level of a write: the request's, the collection's default, or a quorum."""
+    return parse_consistency(request, Consistency(collection.options.get("write_consistency", "quorum")))
+
+
 def parse_wait(request: HttpRequest) -> bool:
     """Return `wait`. It changes what the answer says, not what it means: every acknowledged write is durable."""
     text = request.query.get("wait", "false")
@@ -100,6 +111,11 @@ class Dialect:
         """Return a handler that puts an answer in the envelope, within the request's time."""
 
         async def handle(request: HttpRequest) -> HttpResponse:
+            found = self.service.find(request.params.get("collection", ""))
+            is_waiting = found is not None and found.options.get("read_repair") == "wait"
+            return await in_session(request, answer_it, waits_repair=is_waiting)
+
+        async def answer_it(request: HttpRequest) -> HttpResponse:
             began_s = self.clock.now_s()
             try:
                 with trio.fail_after(self._timeout_s(request)):
@@ -164,7 +180,7 @@ class PointRoutes:
     async def upsert(self, request: HttpRequest) -> Any:
         """Write points; all of them are checked before the first is written."""
         collection = await self._dialect.collection(request)
-        consistency, waits = parse_consistency(request, Consistency.QUORUM), parse_wait(request)
+        consistency, waits = write_level(request, collection), parse_wait(request)
         body = self._decode(request.body, rest.UpsertBody)
         rest.refuse(("shard_key", body.shard_key), ("update_filter", body.update_filter))
         if body.update_mode not in {None, "upsert"}:
@@ -185,7 +201,7 @@ class PointRoutes:
     async def delete(self, request: HttpRequest) -> Any:
         """Delete points by id or by filter."""
         collection = await self._dialect.collection(request)
-        consistency, waits = parse_consistency(request, Consistency.QUORUM), parse_wait(request)
+        consistency, waits = write_level(request, collection), parse_wait(request)
         body = self._decode(request.body, rest.SelectorBody)
         rest.refuse(("shard_key", body.shard_key))
         if body.points is not None and not rest.is_set(body.filter):
@@ -202,7 +218,7 @@ class PointRoutes:
         collection = await self._dialect.collection(request)
         text = request.params["id"]
         key = encode_id(int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else text)
-        (entry,) = await self._service.read(collection, [key], parse_consistency(request, Consistency.ONE))
+        (entry,) = await self._service.read(collection, [key], read_level(request, collection))
         if entry is None:
             raise UnknownPoint(f"Not found: Point with id {text[:64]} does not exists!")
         return _record(entry, with_payload=True, with_vector=True)
@@ -214,7 +230,7 @@ class PointRoutes:
         rest.refuse(("shard_key", body.shard_key))
         self._check_count("ids", len(body.ids), self._service.config.points_per_request_max)
         keys = list(dict.fromkeys(encode_id(point) for point in body.ids))
-        entries = await self._service.read(collection, keys, parse_consistency(request, Consistency.ONE))
+        entries = await self._service.read(collection, keys, read_level(request, collection))
         with_payload = True if body.with_payload is None else body.with_payload
         with_vector = _with_vector(body.with_vector, body.with_vectors)
         return [
@@ -226,7 +242,7 @@ class PointRoutes:
         collection = await self._dialect.collection(request)
         body = self._decode(request.body or b"{}", rest.CountBody)
         rest.refuse(("shard_key", body.shard_key))
-        consistency = parse_consistency(request, Consistency.ONE)
+        consistency = read_level(request, collection)
         return {"count": await self._service.count(collection, _filter(body.filter), consistency)}
 
     async def scroll(self, request: HttpRequest) -> Any:
@@ -237,7 +253,7 @@ class PointRoutes:
         limit = LIMIT_DEFAULT if body.limit is None else body.limit
         self._check_limit(limit, 0)
         start = b"" if body.offset is None else encode_id(body.offset)
-        consistency = parse_consistency(request, Consistency.ONE)
+        consistency = read_level(request, collection)
         hits = (await self._service.listing(collection, _filter(body.filter), start, limit + 1, consistency)).hits
         with_payload = True if body.with_payload is None else body.with_payload
         with_vector = _with_vector(body.with_vector, body.with_vectors)
@@ -275,7 +291,7 @@ class PointRoutes:
         self, request: HttpRequest, bodies: Sequence[rest.QueryBody]
     ) -> tuple[list[list[rest.PointOut]], list[int]]:
         collection = await self._dialect.collection(request)
-        consistency = parse_consistency(request, Consistency.ONE)
+        consistency = read_level(request, collection)
         is_partial = request.query.get("partial", "false") == "true"
         self._check_count("searches", len(bodies), self._service.config.queries_per_request_max)
         plans = [await self._plan(collection, body, consistency) for body in bodies]

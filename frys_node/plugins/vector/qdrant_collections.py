@@ -28,6 +28,7 @@ OPTIONS_BYTES_MAX = 16_384
 KEPT = ("hnsw_config", "optimizers_config", "wal_config", "metadata", "on_disk_payload", "write_consistency_factor")
 """Settings that are kept and shown. `hnsw_config` and the like tune Qdrant's storage, not this one."""
 
+LEVELS = ("read_consistency", "write_consistency", "read_repair")
 BODY_BYTES_MAX = 65_536
 METHODS = ("GET", "PUT", "POST", "PATCH", "DELETE")
 
@@ -126,6 +127,9 @@ class CollectionRoutes:
             "write_consistency_factor": options.get("write_consistency_factor") or 1,
             "on_disk_payload": bool(options.get("on_disk_payload")),
         }
+        levels = {key: options[key] for key in LEVELS if key in options}
+        if levels:
+            params["frys"] = levels
         config = {
             "params": params,
             "hnsw_config": hnsw,
@@ -175,6 +179,8 @@ class CollectionRoutes:
             if not 1 <= value <= most:
                 raise InvalidVectorRequest(f"{noun} {value} is not between 1 and {most}")
         options = {key: getattr(body, key) for key in KEPT if getattr(body, key) is not None}
+        if body.frys is not None:
+            options |= _numbers(msgspec.structs.asdict(body.frys))
         if len(msgspec.json.encode(options)) > OPTIONS_BYTES_MAX:
             raise InvalidVectorRequest(f"settings and metadata are over the limit of {OPTIONS_BYTES_MAX} bytes")
         return Collection(

@@ -6,7 +6,7 @@ What Qdrant has and frys has not yet is refused by its name.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -37,6 +37,14 @@ class VectorParams(_Body, frozen=True, kw_only=True):
     multivector_config: msgspec.Raw = msgspec.Raw(b"")
 
 
+class FrysOptions(_Body, frozen=True, kw_only=True):
+    """What frys has and Qdrant has not: the levels of requests that do not say one."""
+
+    read_consistency: Literal["one", "quorum", "all"] | None = None
+    write_consistency: Literal["one", "quorum", "all"] | None = None
+    read_repair: Literal["async", "wait"] | None = None
+
+
 class CreateCollection(_Body, frozen=True, kw_only=True):
     """``PUT /collections/{name}``."""
 
@@ -57,6 +65,7 @@ class CreateCollection(_Body, frozen=True, kw_only=True):
     sparse_vectors: dict[str, Any] | None = None
     strict_mode_config: msgspec.Raw = msgspec.Raw(b"")
     metadata: dict[str, Any] | None = None
+    frys: FrysOptions | None = None
 
 
 class PointStruct(_Body, frozen=True, kw_only=True):

@@ -108,6 +108,16 @@ class ShardStore:
             self._append(points)
         self._changed()
 
+    def drop(self, keys: Sequence[bytes]) -> None:
+        """Forget points and tombstones as if they had never been here."""
+        for key in keys:
+            self._tombs.pop(key, None)
+            row = self._rows.pop(key, None)
+            if row is not None and self._index is not None:
+                self._index.kill(row)
+                self._payloads[row], self._parsed[row] = b"", None
+        self._changed()
+
     def _decode(self, entry: Entry) -> StoredPoint:
         try:
             point = decode_point(entry.value or b"")

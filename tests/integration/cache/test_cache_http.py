@@ -221,3 +221,20 @@ async def test_a_hash_is_not_taken_for_bytes(caches: CacheCluster) -> None:
     assert msgspec.json.decode(batch.body)["get"] == [None]
     assert (await caches.http["d"].request("PUT", "/v1/cache/default/h", b"v")).status == 200
     assert (await caches.http["a"].request("GET", "/v1/cache/default/h")).body == b"v"
+
+
+async def test_a_session_header_is_answered_and_junk_in_it_is_refused(caches: CacheCluster) -> None:
+    """`new` begins a session, every answer carries the token, a miss too; without the header there is none."""
+    path = "/v1/cache/default/k"
+    put = await caches.http["a"].request("PUT", path, b"v", {"frys-session": "new"})
+    got = await caches.http["b"].request("GET", path, headers={"frys-session": put.headers["Frys-Session"]})
+    assert (got.status, got.body) == (200, b"v")
+    assert "Frys-Session" in got.headers
+    missed = await caches.http["b"].request("GET", path + "2", headers={"frys-session": "new"})
+    assert missed.status == 404
+    assert "Frys-Session" in missed.headers
+    assert "Frys-Session" not in (await caches.http["b"].request("GET", path)).headers
+    refused = await caches.http["a"].request("GET", path, headers={"frys-session": "junk!"})
+    assert refused.status == 400
+    assert b"request.invalid_session" in refused.body
+    assert (await caches.http["a"].request("GET", path + "?read_repair=never")).status == 400

@@ -140,7 +140,7 @@ async def test_a_damaged_log_stops_the_node_and_names_the_file(autojump_clock: M
         for number in range(3):
             await cluster["n1"].replication.write(UNIT, [(b"k%d" % number, b"v")])
         await cluster["n1"].kill()
-        cluster["n1"].disk.flip_bit("replication/log-00000000", 300)
+        cluster["n1"].disk.flip_bit("replication/log-00000000", 500)
         with pytest.raises(RuntimeError):
             await cluster.restart("n1")
         assert isinstance(cluster["n1"].failure, CorruptData)

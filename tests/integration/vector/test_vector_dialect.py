@@ -427,3 +427,17 @@ def test_importing_the_plugin_imports_neither_numpy_nor_usearch() -> None:
         "sys.exit(any(name in sys.modules for name in ('numpy', 'usearch')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+async def test_a_collection_has_levels_of_its_own_for_requests_that_say_none() -> None:
+    """`frys` in the definition sets them and is shown; a request's own level wins; an unknown one is refused."""
+    async with open_vector_cluster() as cluster:
+        levels = {"read_consistency": "quorum", "write_consistency": "all", "read_repair": "wait"}
+        await cluster.result("PUT", "/collections/c", FOUR | {"frys": levels})
+        info = await cluster.result("GET", "/collections/c")
+        assert info["config"]["params"]["frys"] == levels
+        points = {"points": [point(1, [1, 0, 0, 0])]}
+        await cluster.result("PUT", "/collections/c/points", points)
+        assert await cluster.result("POST", "/collections/c/points/count", {}) == {"count": 1}
+        bad = FOUR | {"frys": {"read_consistency": "two"}}
+        assert (await cluster.call("PUT", "/collections/d", bad))[0] == 400

@@ -1,0 +1,22 @@
+"""Errors of replicated data that a client may meet.
+
+Sans-I/O.
+"""
+
+from __future__ import annotations
+
+from frys_node.base.errors import FrysError, RoutingError
+
+
+class ClockDrift(RoutingError):
+    """This node's clock is too far ahead of the replicas' clocks. The write was not acknowledged; it may appear."""
+
+    code = "replication.clock_drift"
+
+
+class TooOld(FrysError):
+    """The version is below what may still be written. Replicas say so to coordinators, who stamp the write anew."""
+
+    code = "replication.too_old"
+    retryable = True
+    status = 409

@@ -1,0 +1,41 @@
+"""Knobs of the machines of this package.
+
+Sans-I/O.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from frys_node.replication.config import ReplicationConfig
+
+
+class ReplicaConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Knobs of a replica; none of them is needed for safety."""
+
+    sync_interval_s: float = 5.0
+    """Pause between rounds of anti-entropy; `math.inf` turns it off."""
+    sync_units: int = 8
+    """Units compared in a round."""
+    refill_patience_s: float = 3.0
+    """A restarted unit in memory looks so long for complete members before it starts empty."""
+    catches_up: bool = True
+    """Take what was missed from the other members right after a restart, instead of waiting for anti-entropy."""
+    bulk_by_messages: bool = False
+    """Copy the bulk by pulls too (simulator) instead of asking the host for a snapshot."""
+    clock_drift_max_s: float = 60.0
+    gc_min_age_s: float = 3_600.0
+    gc_interval_s: float = math.inf
+    """Pause between looks for tombstones to free; `math.inf` turns it off."""
+
+
+def knobs_of(settings: ReplicationConfig, *, bulk_by_messages: bool) -> ReplicaConfig:
+    """Return the knobs that a node's settings ask for."""
+    return ReplicaConfig(
+        bulk_by_messages=bulk_by_messages,
+        clock_drift_max_s=settings.max_clock_drift_s,
+        gc_min_age_s=settings.gc_min_age_s,
+        gc_interval_s=settings.gc_interval_s,
+    )

@@ -1,0 +1,129 @@
+"""What the replication of one node tells people: metrics, log lines, and who stops tombstones from being freed."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from frys_node.kernel.services.members import Members
+from frys_node.observe.metrics import Metrics
+from frys_node.replication import effects as fx
+
+if TYPE_CHECKING:
+    from frys_node.replication.commit import GroupCommit
+    from frys_node.replication.coordinator import CoordinatorMachine
+    from frys_node.replication.log import Log
+    from frys_node.replication.outbox import Outbox
+    from frys_node.replication.replica import ReplicaMachine
+
+_log = logging.getLogger(__name__)
+
+
+class Reports:
+    """Reads the machines; changes nothing."""
+
+    def __init__(
+        self, metrics: Metrics, members: Members, replica: ReplicaMachine, coordinator: CoordinatorMachine
+    ) -> None:
+        self._members = members
+        self._replica = replica
+        self._corrupt = metrics.counter(
+            "frys_replication_corruptions_total", "Keys found with two values under one version"
+        )
+        self._lost = metrics.counter("frys_replication_units_lost_total", "Durable units that were found to lack state")
+        serving, purger, hints = replica.serving, replica.purger, coordinator.hints
+        self._hints = hints
+
+        def gauge(name: str, text: str, value: object) -> None:
+            metrics.gauge(f"frys_replication_{name}", text, source=value)  # type: ignore[arg-type]
+
+        gauge("hints", "Hints kept", lambda: float(len(hints)))
+        gauge("hints_dropped", "Hints dropped for want of room since the start", lambda: float(hints.dropped_count))
+        gauge(
+            "writes_refused_clock_drift",
+            "Writes refused here since the start: their coordinator's clock is too far ahead of this node's",
+            lambda: float(serving.refused["replication.clock_drift"]),
+        )
+        gauge(
+            "writes_refused_too_old",
+            "Writes refused here since the start and stamped anew by their coordinators",
+            lambda: float(serving.refused["replication.too_old"]),
+        )
+        gauge("tombstones_freed", "Tombstones freed here since the start", lambda: float(purger.freed_count))
+        gauge(
+            "purge_stopped_units",
+            "Units led here whose tombstones cannot be freed: a member is down, incomplete, or its clock is behind",
+            lambda: float(len(purger.stopped)),
+        )
+        gauge(
+            "units_incomplete",
+            "Units of this node that take writes and give no data yet",
+            lambda: float(sum(not held.complete for held in replica.table.units.values())),
+        )
+
+    def watch(self, metrics: Metrics, outbox: Outbox, log: Log, commits: GroupCommit) -> None:
+        """Count what leaves this node, and watch its log."""
+        metrics.gauge(
+            "frys_replication_log_bytes",
+            "Bytes in the log behind the last checkpoint",
+            source=lambda: float(log.size_bytes),
+        )
+        metrics.gauge(
+            "frys_replication_disk_refuses",
+            "1 while the disk takes no writes and durable units are only read, else 0",
+            source=lambda: float(commits.refusal is not None),
+        )
+        metrics.gauge(
+            "frys_replication_messages_sent",
+            "Messages of replication sent since the start",
+            source=lambda: float(outbox.messages_count),
+        )
+        metrics.gauge(
+            "frys_replication_notes_sent",
+            "Notes that carried them: messages of one turn for one node go together",
+            source=lambda: float(outbox.notes_count),
+        )
+
+    def tell(self, effect: fx.StartedEmpty | fx.Corrupted | fx.UnitLost) -> None:
+        """Log what a human should know."""
+        if isinstance(effect, fx.StartedEmpty):
+            _log.debug("replication.unit_started_empty", extra={"unit": effect.unit})
+        elif isinstance(effect, fx.UnitLost):
+            self._lost.inc()
+            fix = "restore a snapshot of it" if effect.is_for_good else "none needed while enough other members answer"
+            _log.error(
+                "replication.unit_lost_for_good" if effect.is_for_good else "replication.unit_lost",
+                extra={"unit": effect.unit, "fix": fix},
+            )
+        else:
+            self._corrupt.inc()
+            _log.error(
+                "replication.version_has_two_values",
+                extra={"unit": effect.unit, "key": effect.key.hex(), "version": str(effect.version)},
+            )
+
+    def view(self) -> dict[str, object]:
+        """Return the state of this node's replicas, as ``GET /v1/replication`` shows it."""
+        units, serving, purger = self._replica.table.units, self._replica.serving, self._replica.purger
+        return {
+            "units": len(units),
+            "incomplete": sorted(unit for unit, held in units.items() if not held.complete),
+            "lost": sorted(unit for unit, held in units.items() if held.lost is not None),
+            "hints": len(self._hints),
+            "writes_refused": dict(sorted(serving.refused.items())),
+            "tombstones_freed": purger.freed_count,
+            "tombstones_wait_for": self.purge_waits_for(),
+        }
+
+    def purge_waits_for(self) -> list[str]:
+        """Say for people which members stop tombstones from being freed, one line each; empty when nobody does."""
+        lines = []
+        for node, units in sorted(self._replica.purger.waits_for().items()):
+            member = self._members.get(node)
+            name = node if member is None else member.name
+            why = "does not answer" if not self._members.is_usable(node) else "is not complete, or its clock is behind"
+            lines.append(
+                f"tombstones of {units} units wait for {name}, which {why}: they are kept until it is back,"
+                f" or removed from the ring"
+            )
+        return lines

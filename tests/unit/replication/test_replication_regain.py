@@ -1,0 +1,136 @@
+"""A durable replica that lost state counts for nothing until it was refilled through the register (rule 14)."""
+
+from __future__ import annotations
+
+from frys_node.base.types import NodeId
+from frys_node.replication import effects as fx
+from frys_node.replication.log import DIRECTORY, Log, Recovered
+from frys_node.replication.messages import CompletedRecord, LostRecord, WriteAck
+from frys_node.replication.witness import WITNESS_PATH, is_log_lost
+from frys_node.testing.disk import FakeDisk
+from frys_node.testing.replica_desk import UNIT, Desk, record_of
+
+RING = ["n1", "n2", "n3"]
+N3 = NodeId("n3")
+
+
+def lose(desk: Desk, seq: int) -> None:
+    """Restart n3 without its log, under the record of that number."""
+    desk.boot("n3").regain.lose_all()
+    desk.adopt(record_of(seq, RING), "n3")
+
+
+def test_a_lost_replica_gives_no_data_and_is_refilled_only_under_a_later_record() -> None:
+    """Under the record of the loss it asks for another one; under the next it takes a pass and is complete."""
+    desk = Desk(3)
+    desk.adopt(record_of(2, RING))
+    desk.write("n1", b"v")
+    lose(desk, 2)
+    held = desk.replicas[N3].table.units[UNIT]
+    assert not held.complete
+    assert (N3, fx.NeedRecord()) in desk.told
+    desk.pass_time(5.0)
+    assert not held.complete
+    assert desk.told.count((N3, fx.NeedRecord())) > 1
+    desk.adopt(record_of(3, RING))
+    assert held.complete
+    assert held.lost is None
+    entry = desk.held("n3")
+    assert entry is not None
+    assert entry.value == b"v"
+
+
+def test_an_acknowledgement_from_before_the_loss_is_not_worth_anything_after_the_refill() -> None:
+    """The write counts n3's ack of before its loss and n2's of after: n3 must have it, or it is on n2 alone.
+
+    Under the old record n2 takes it only after n3 was refilled from n1 and n2; under the new one n2 refuses it.
+    """
+    desk = Desk(3)
+    desk.adopt(record_of(2, RING))
+    desk.cut = {("n1", "n1")}
+    desk.keeps = lambda _a, target, message: target == "n2" and type(message).__name__ == "Write"
+    assert desk.write("n1", b"v") is None
+    lose(desk, 2)
+    desk.adopt(record_of(3, RING), "n2", "n3")
+    desk.keeps = lambda _a, target, message: isinstance(message, WriteAck)
+    desk.release()
+    desk.pass_time(3.0)
+    done = [effect for effect in desk.done.values() if isinstance(effect, fx.WriteDone)]
+    assert done == []
+
+
+def test_the_loss_is_remembered_over_a_second_restart_and_ends_with_completeness() -> None:
+    """The log keeps what is left, the record of the loss, and forgets it when the unit is complete again."""
+    found, record = Recovered(), record_of(4, RING).record
+    found.apply(LostRecord(UNIT, record.epoch))
+    assert (found.complete, found.lost) == (False, record.epoch)
+    found.apply(CompletedRecord(UNIT))
+    assert (found.complete, found.lost) == (True, None)
+
+
+def test_what_a_damaged_log_still_holds_is_kept_while_the_rest_is_fetched() -> None:
+    """A unit loaded as incomplete is lost from the record on that is in force then."""
+    desk = Desk(3)
+    desk.adopt(record_of(2, RING))
+    desk.write("n1", b"v")
+    entry = desk.held("n3")
+    assert entry is not None
+    replica = desk.boot("n3")
+    replica.load(UNIT, [entry], complete=False, join_key=None)
+    desk.adopt(record_of(2, RING), "n3")
+    assert [record for record in desk.logs[N3] if isinstance(record, LostRecord)] == [
+        LostRecord(UNIT, record_of(2, RING).record.epoch)
+    ]
+    assert replica.local(UNIT) is None
+    desk.adopt(record_of(3, RING))
+    assert replica.local(UNIT) is not None
+
+
+def test_a_set_of_one_that_lost_everything_starts_empty_and_says_that_it_is_for_good() -> None:
+    """Nobody else holds anything: refusing for ever would bring nothing back."""
+    desk = Desk(1)
+    desk.boot("n1").regain.lose_all()
+    desk.adopt(record_of(2, ["n1"]))
+    assert (NodeId("n1"), fx.UnitLost(UNIT, True)) in desk.told
+    assert desk.read("n1") is None
+
+
+def test_two_lost_replicas_of_three_stay_incomplete_and_the_third_is_no_quorum() -> None:
+    """Fewer complete members than a fence: acknowledged writes may be gone, so nothing pretends to be whole."""
+    desk = Desk(3)
+    desk.adopt(record_of(2, RING))
+    desk.write("n1", b"v")
+    lose(desk, 2)
+    desk.boot("n2").regain.lose_all()
+    desk.adopt(record_of(2, RING), "n2")
+    desk.adopt(record_of(3, RING))
+    desk.pass_time(5.0)
+    assert [desk.replicas[NodeId(name)].table.units[UNIT].complete for name in RING] == [True, False, False]
+
+
+def test_a_log_that_was_here_and_is_gone_is_told_from_one_that_never_was() -> None:
+    """First start: begun and witnessed. Log removed: lost. An old directory without witness: taken as it is."""
+    disk = FakeDisk()
+    assert not is_log_lost(disk, Log(disk))
+    assert disk.read(WITNESS_PATH) is not None
+    assert not is_log_lost(disk, Log(disk))
+    disk.remove(DIRECTORY)
+    assert is_log_lost(disk, Log(disk))
+    assert is_log_lost(disk, Log(disk)), "a crash before the loss is on the disk must not make it forgotten"
+    Log(disk).append([LostRecord(UNIT, record_of(2, RING).record.epoch)])
+    assert not is_log_lost(disk, Log(disk))
+    disk.remove(WITNESS_PATH)
+    assert not is_log_lost(disk, Log(disk))
+
+
+def test_a_unit_in_memory_is_never_lost_it_is_refilled_as_after_any_restart() -> None:
+    """A lost log names the units of every kind, since kinds may be declared later; memory has nothing to regain.
+
+    Found by seed 2108 of the simulator: the only replica of a cache unit waited for a pass from nobody.
+    """
+    desk = Desk(1, durable=False)
+    replica = desk.boot("n1")
+    replica.load(UNIT, [], complete=False, join_key=None, lost=record_of(1, ["n1"]).record.epoch)
+    desk.adopt(record_of(2, ["n1"]))
+    desk.pass_time(5.0)
+    assert replica.local(UNIT) is not None

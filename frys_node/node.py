@@ -7,6 +7,7 @@ they provide and require. The kernel stops them in reverse. `boot` has brought t
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -30,19 +31,27 @@ from frys_node.kernel.services.topology import TOPOLOGY
 from frys_node.operations import Operations
 from frys_node.plugins.network.access import is_loopback
 from frys_node.replication.driver import ReplicationComponent
+from frys_node.saves import SnapshotRoutes
 from frys_node.secure.identity import Identity
 from frys_node.secure.local import JOIN_FILE
 from frys_node.secure.packet import PacketSealer
 from frys_node.secure.signer import NodeSigner
+from frys_node.transport.disk import DirectoryDisk
+from frys_node.transport.executor import ThreadExecutor
 from frys_node.transport.network import SystemNetwork
 from membership.config import MembershipConfig, for_profile, packet_bytes_for
 from membership.driver import MembershipDriver, Ports
 from membership.effects import Peer
 from membership.member import make_attributes
+from snapshots.desk import Desk
 from snapshots.driver import SnapshotComponent
+from snapshots.places import Places
 
 UNIT_KINDS = ("cache", "vector", "workflow")
 """Plugins that hold units of the ring; one that is switched off on this node leaves its units to the others."""
+
+REMOTE_WORKERS_MAX = 8
+"""Requests to an object store at once."""
 
 READY_WAIT_S = 30.0
 READY_POLL_S = 0.02
@@ -96,6 +105,7 @@ class Composition:
             membership=self.membership,
             balancer=self.balancer,
             snapshots=self.snapshots,
+            saves=SnapshotRoutes(self._make_desk()),
             settings=self._config.settings,
         )
 
@@ -179,6 +189,31 @@ class Composition:
             bus=kernel.bus,
             metrics=kernel.metrics,
             proofs=CertifiedProofs(NodeSigner(self._identity, kernel.clock, self.channel.secrets.revoked)),
+        )
+
+    def _make_desk(self) -> Desk:
+        kernel = self._kernel
+        places = Places(
+            disk=kernel.disk,
+            executor=kernel.executor,
+            # Requests to an object store may hang: they have threads of their own.
+            remote=ThreadExecutor(REMOTE_WORKERS_MAX),
+            environ=os.environ,
+            open_directory=lambda path: DirectoryDisk(Path(path)),
+            own=str(self._arrival.data_dir),
+        )
+        return Desk(
+            self.snapshots,
+            rpc=self.channel,
+            topology=self.balancer,
+            members=self.membership,
+            clock=kernel.clock,
+            entropy=kernel.entropy,
+            executor=kernel.executor,
+            metrics=kernel.metrics,
+            places=places,
+            cluster_name=self._identity.cluster_name,
+            settings=self._config.settings,
         )
 
     async def start(self) -> None:

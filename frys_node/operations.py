@@ -7,15 +7,14 @@ can be shown: the ring first (everything this node holds moves away), then gossi
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import trio
 
 from balancer.driver import BalancerComponent
-from frys_node.base.errors import FrysError, NotReady, UsageError
-from frys_node.base.types import NodeId, UnitId
+from frys_node.base.errors import FrysError, NotReady
+from frys_node.base.types import NodeId
 from frys_node.channel.driver import Channel
 from frys_node.channel.issuer import IssuerDesk
 from frys_node.channel.keys import ROTATE_KEYS, KeySurvey, RotateKeys
@@ -27,13 +26,12 @@ from frys_node.kernel.services.members import MemberChanged, Status
 from frys_node.kernel.services.rpc import Method
 from frys_node.kernel.services.topology import TopologyChanged
 from frys_node.observe.log import get_logger
+from frys_node.saves import SnapshotRoutes
 from frys_node.secure.stored import LEFT_PATH
 from frys_node.secure.token import TokenInfo
-from frys_node.transport.disk import DirectoryDisk
 from frys_node.wire.codec import Message
 from membership.driver import MembershipDriver
 from snapshots.driver import SnapshotComponent
-from snapshots.library import Library
 
 log = get_logger(__name__)
 
@@ -56,18 +54,6 @@ class TokenWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     uses: int | None = 1
     """None: any number of times."""
     role: str = "node"
-
-
-class SnapshotWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of the snapshot routes."""
-
-    name: str
-    units: tuple[UnitId, ...] | None = None
-    """None: all."""
-    directory: str = ""
-    """Where snapshots are kept; empty: in the node's data directory."""
-    replace: bool = False
-    """Restoring may lose what happened since, in workflow partitions."""
 
 
 class CreateToken(Message, frozen=True):
@@ -121,6 +107,7 @@ class Operations:
         membership: MembershipDriver,
         balancer: BalancerComponent,
         snapshots: SnapshotComponent,
+        saves: SnapshotRoutes,
         settings: Callable[[], list[dict[str, Any]]],
     ) -> None:
         self._kernel = kernel
@@ -128,6 +115,7 @@ class Operations:
         self._membership = membership
         self._balancer = balancer
         self._snapshots = snapshots
+        self._saves = saves
         self._settings = settings
         if channel.desk is not None:
             channel.desk.is_lost = membership.is_lost
@@ -175,6 +163,7 @@ class Operations:
     def register(self, http: Http) -> None:
         """Add the routes."""
         InsightRoutes(self._membership).register(http)
+        self._saves.register(http)
         http.route("POST", "/v1/tokens", self._create_token, scope="admin")
         http.route("GET", "/v1/tokens", self._list_tokens, scope="admin")
         http.route("DELETE", "/v1/tokens/{id}", self._revoke_token, scope="admin")
@@ -185,11 +174,6 @@ class Operations:
         http.route("GET", "/v1/moves", self._moves, scope="read")
         http.route("GET", "/v1/topology", self._topology, scope="read")
         http.route("GET", "/v1/config", self._config, scope="admin")
-        http.route("GET", "/v1/snapshots", self._list_snapshots, scope="admin")
-        http.route("POST", "/v1/snapshots", self._save, scope="admin")
-        http.route("DELETE", "/v1/snapshots/{name}", self._delete_snapshot, scope="admin")
-        http.route("POST", "/v1/snapshots/verify", self._verify, scope="admin")
-        http.route("POST", "/v1/snapshots/restore", self._restore, scope="admin")
 
     # Tokens.
 
@@ -295,35 +279,3 @@ class Operations:
 
     async def _config(self, request: HttpRequest) -> HttpResponse:
         return HttpResponse.json({"settings": self._settings()})
-
-    # Snapshots.
-
-    def _library(self, directory: str) -> Library:
-        if not directory:
-            return self._snapshots.library()
-        if not Path(directory).is_absolute():
-            raise UsageError("the directory must be an absolute path", hint="the node's own directory is not yours")
-        return self._snapshots.library(DirectoryDisk(Path(directory)))
-
-    async def _list_snapshots(self, request: HttpRequest) -> HttpResponse:
-        found = await self._library(request.query.get("directory", "")).list()
-        return HttpResponse.json({"snapshots": found})
-
-    async def _save(self, request: HttpRequest) -> HttpResponse:
-        wanted = request.json(SnapshotWanted)
-        saved = await self._library(wanted.directory).create(wanted.name, wanted.units)
-        return HttpResponse.json(saved, 201)
-
-    async def _delete_snapshot(self, request: HttpRequest) -> HttpResponse:
-        name = request.params["name"]
-        await self._library(request.query.get("directory", "")).delete(name)
-        return HttpResponse.json({"deleted": name})
-
-    async def _verify(self, request: HttpRequest) -> HttpResponse:
-        wanted = request.json(SnapshotWanted)
-        return HttpResponse.json(await self._library(wanted.directory).verify(wanted.name))
-
-    async def _restore(self, request: HttpRequest) -> HttpResponse:
-        wanted = request.json(SnapshotWanted)
-        restored = await self._library(wanted.directory).restore(wanted.name, wanted.units, replace=wanted.replace)
-        return HttpResponse.json(restored)

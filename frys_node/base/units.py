@@ -39,3 +39,13 @@ def partition_of(run: str, partitions: int) -> int:
 def workflow_unit(partition: int) -> UnitId:
     """Name the unit of a workflow partition."""
     return UnitId(f"workflow/{partition}")
+
+
+def shard_of(key: bytes, shard_number: int) -> int:
+    """Return the shard of a point by its encoded id: a stable hash of it, modulo the number of shards."""
+    return int(mmh3.hash(key, seed=0x66727973, signed=False)) % shard_number
+
+
+def vector_unit(collection: str, shard: int) -> UnitId:
+    """Name the unit of a shard of a collection, by the collection's id."""
+    return UnitId(f"vector/{collection}/{shard}")

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
-import mmh3
 import msgspec
 
 from frys_node.base.types import UnitId
+from frys_node.base.units import shard_of, vector_unit
 from frys_node.kernel.services.replication import Version
 from frys_node.kernel.services.topology import Collection
 from frys_node.plugins.vector.errors import InvalidPointId, InvalidVectorRequest
@@ -84,14 +84,9 @@ def decode_id(key: bytes) -> PointId:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-def shard_of(key: bytes, shard_number: int) -> int:
-    """Return the shard of a point: a stable hash of its id, modulo the number of shards."""
-    return int(mmh3.hash(key, seed=0x66727973, signed=False)) % shard_number
-
-
 def unit_of(collection: Collection, shard: int) -> UnitId:
     """Return the unit of a shard."""
-    return UnitId(f"vector/{collection.id}/{shard}")
+    return vector_unit(collection.id, shard)
 
 
 def by_shard(keys: Sequence[bytes], shard_number: int) -> dict[int, list[int]]:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from frys_node.base.errors import StaleEpoch
 from frys_node.base.ports import Executor
 from frys_node.base.types import NodeId, UnitId
+from frys_node.base.units import shard_of
 from frys_node.kernel.services.replication import Replication
 from frys_node.kernel.services.topology import Collection, Topology
-from frys_node.plugins.vector.collection import Distance, shard_of, unit_of
+from frys_node.plugins.vector.collection import Distance, unit_of
 from frys_node.plugins.vector.config import VectorConfig
 from frys_node.plugins.vector.filters import Predicate, compile_filter
 from frys_node.plugins.vector.messages import (

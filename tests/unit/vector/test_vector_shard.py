@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from frys_node.base.errors import CorruptData
 from frys_node.base.types import NodeId, UnitId
+from frys_node.base.units import shard_of
 from frys_node.kernel.services.replication import Entry, Version
 from frys_node.plugins.vector.collection import (
     Distance,
@@ -19,7 +20,6 @@ from frys_node.plugins.vector.collection import (
     encode_id,
     encode_point,
     operation_number,
-    shard_of,
 )
 from frys_node.plugins.vector.errors import InvalidPointId
 from frys_node.plugins.vector.filters import compile_filter

@@ -194,7 +194,10 @@ class Restorer:
         contents = await self._shelf.open(index)
         async with trio.open_nursery() as nursery:
             try:
-                async with closing(provider.regroup(self._states(contents, copies), routing)) as pieces:
+                async with (
+                    closing(self._states(contents, copies)) as states,
+                    closing(provider.regroup(states, routing)) as pieces,
+                ):
                     async for piece in pieces:
                         if kind in self._replacing and not piece.items and piece.unit not in self._filled:
                             # Nothing replaces nothing: most of the hundreds of partitions are empty.

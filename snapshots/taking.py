@@ -12,7 +12,7 @@ import trio
 from frys_node.base.errors import NotReady, Overloaded, UsageError
 from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.snapshots import Snapshottable
-from snapshots.capture import provider_of
+from snapshots.capture import closing, provider_of
 from snapshots.messages import Surveyed, SurveyRequest, Taken, TakeRequest
 
 TRANSFERS_MAX: Final = 16
@@ -76,7 +76,8 @@ class Taking:
         transfer.parts.append(request.data)
         transfer.size_bytes += len(request.data)
         if request.is_last:
-            await provider.restore(request.unit, once(transfer.parts))
+            async with closing(once(transfer.parts)) as parts:
+                await provider.restore(request.unit, parts)
             return Taken()
         self._transfers[key] = transfer
         while len(self._transfers) > TRANSFERS_MAX:

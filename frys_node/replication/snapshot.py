@@ -16,6 +16,7 @@ from frys_node.kernel.services.snapshots import Captured, Piece, Rerouting, Save
 from frys_node.replication.effects import Effect
 from frys_node.replication.unit import UnitTable, pages
 from frys_node.wire.codec import Codec
+from snapshots.capture import closing
 
 _ENTRIES: Final[Codec[list[Entry]]] = Codec(list[Entry])
 _LENGTH = struct.Struct(">I")
@@ -58,6 +59,13 @@ def _encode_page(page: Sequence[Entry]) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
+def _decode_page(unit: UnitId, body: bytes | memoryview) -> list[Entry]:
+    try:
+        return _ENTRIES.decode(body)
+    except MalformedFrame as error:
+        raise CorruptData(f"the snapshot of '{unit}' cannot be read: {error.message}") from error
+
+
 async def _read_pages(unit: UnitId, parts: AsyncIterator[bytes]) -> AsyncIterator[list[Entry]]:
     """Yield the pages of a dump as soon as each is whole; `CorruptData` if it is none."""
     buffer = bytearray()
@@ -71,11 +79,7 @@ async def _read_pages(unit: UnitId, parts: AsyncIterator[bytes]) -> AsyncIterato
                 break
             body = bytes(memoryview(buffer)[_LENGTH.size : _LENGTH.size + length])
             del buffer[: _LENGTH.size + length]
-            try:
-                page = _ENTRIES.decode(body)
-            except MalformedFrame as error:
-                raise CorruptData(f"the snapshot of '{unit}' cannot be read: {error.message}") from error
-            yield page
+            yield _decode_page(unit, body)
     if buffer:
         raise CorruptData(f"the snapshot of '{unit}' ends in the middle of a page")
 
@@ -180,21 +184,23 @@ class ReplicatedSource:
         Raises:
             CorruptData: The bytes are not a dump of entries. What was merged before stays, which is harmless.
         """
-        async for page in _read_pages(unit, parts):
-            await self._merge(unit, page)
+        async with closing(_read_pages(unit, parts)) as found:
+            async for page in found:
+                await self._merge(unit, page)
 
     async def regroup(self, states: AsyncIterator[SavedState], routing: Rerouting) -> AsyncIterator[Piece]:
         """Yield the entries page by page, each with the unit that they belong to now."""
         async for state in states:
-            async for page in _read_pages(state.unit, state.parts):
-                groups: dict[UnitId, list[Entry]] = {}
-                for entry in page:
-                    unit = routing.unit_of(state.unit, entry.key)
-                    if unit is not None:
-                        groups.setdefault(unit, []).append(entry)
-                for unit, entries in groups.items():
-                    for part in pages(entries):
-                        yield Piece(unit, _encode_page(part), len(part))
+            async with closing(_read_pages(state.unit, state.parts)) as found:
+                async for page in found:
+                    groups: dict[UnitId, list[Entry]] = {}
+                    for entry in page:
+                        unit = routing.unit_of(state.unit, entry.key)
+                        if unit is not None:
+                            groups.setdefault(unit, []).append(entry)
+                    for unit, entries in groups.items():
+                        for part in pages(entries):
+                            yield Piece(unit, _encode_page(part), len(part))
 
     async def has_data(self, unit: UnitId) -> bool:
         """Return False: a merge loses nothing."""
@@ -210,7 +216,9 @@ class ReplicatedSource:
         """
         if self._writer is None:
             return None
-        entries = [entry for entry in await _sole_page(piece) if entry.value is not None]
+        # A piece of this source is one page.
+        body = memoryview(piece.data)[_LENGTH.size :]
+        entries = [entry for entry in _decode_page(piece.unit, body) if entry.value is not None]
         if not entries:
             return 0
         stamps = await self._writer.versions(
@@ -227,16 +235,3 @@ class ReplicatedSource:
         if wanted:
             await self._writer.write(piece.unit, wanted)
         return len(wanted)
-
-
-async def _sole_page(piece: Piece) -> list[Entry]:
-    """Return the entries of a piece, which is one page."""
-
-    async def parts() -> AsyncIterator[bytes]:
-        await trio.lowlevel.checkpoint()
-        yield piece.data
-
-    found: list[Entry] = []
-    async for page in _read_pages(piece.unit, parts()):
-        found += page
-    return found

@@ -228,8 +228,10 @@ class DataCluster:
         partitions: int,
         with_snapshots: bool = False,
         checkpoint_bytes: int = CHECKPOINT_BYTES,
+        disks: Mapping[str, FakeDisk] = {},
     ) -> None:
         self.network = network
+        self.disks = disks
         self.kinds = kinds
         self.durable_kinds = durable_kinds
         self.partitions = partitions
@@ -242,6 +244,7 @@ class DataCluster:
         """Start a new node; the first one founds the cluster."""
         node = NodeId(name)
         self.nodes[node] = DataNode(self, node, is_founder=not self.nodes)
+        self.nodes[node].disk = self.disks.get(name, self.nodes[node].disk)
         await self.nodes[node].start(self._nursery)
         return self.nodes[node]
 
@@ -295,8 +298,12 @@ async def open_data_cluster(
     partitions: int = 4,
     with_snapshots: bool = False,
     checkpoint_bytes: int = CHECKPOINT_BYTES,
+    disks: Mapping[str, FakeDisk] = {},
 ) -> AsyncIterator[DataCluster]:
-    """Run a cluster of these nodes; the first one founds it. By default every kind is durable, the cache too."""
+    """Run a cluster of these nodes; the first one founds it. By default every kind is durable, the cache too.
+
+    `disks` are what nodes start on, by name: those of an earlier cluster, say, whose process died.
+    """
     network = RpcNetwork(seed, delay_s=delay_s, note_loss=note_loss)
     async with trio.open_nursery() as nursery:
         await nursery.start(network.run)
@@ -308,6 +315,7 @@ async def open_data_cluster(
             partitions=partitions,
             with_snapshots=with_snapshots,
             checkpoint_bytes=checkpoint_bytes,
+            disks=disks,
         )
         for name in names:
             await cluster.add(name)

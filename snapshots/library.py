@@ -159,16 +159,17 @@ class Library:
             epoch = self._epoch()
             saved: list[SavedUnit] = []
             missing: list[Missing] = []
-            for unit in units:
-                provider = provider_of(self._providers, unit)
-                if provider.is_whole(unit):
-                    saved.append(await saver.save(provider, unit))
-                elif is_chosen:
-                    raise NotReady(
-                        f"unit '{unit}' is still on its way to this node", hint="see `frys-node snapshot moves`"
-                    )
-                elif unit in provider.units():
-                    missing.append(Missing(unit=unit, reason="it was still on its way to the node"))
+            async with saver.writing():
+                for unit in units:
+                    provider = provider_of(self._providers, unit)
+                    if provider.is_whole(unit):
+                        saved.append(await saver.save(provider, unit))
+                    elif is_chosen:
+                        raise NotReady(
+                            f"unit '{unit}' is still on its way to this node", hint="see `frys-node snapshot moves`"
+                        )
+                    elif unit in provider.units():
+                        missing.append(Missing(unit=unit, reason="it was still on its way to the node"))
             bundles = await saver.finish()
             if self._epoch() == epoch:
                 return Share(

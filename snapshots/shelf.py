@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 
 import msgspec
 import trio
 
-from frys_node.base.errors import NotFound
+from frys_node.base.errors import FrysError, NotFound
 from frys_node.base.ports import Executor
 from frys_node.base.types import UnitId
 from snapshots.bundle import Bundle, decode_bundle
-from snapshots.capture import check_unit
+from snapshots.capture import check_unit, closing
 from snapshots.chunking import verify_chunk
 from snapshots.errors import CorruptChunk, CorruptManifest, UnknownFormat
 from snapshots.index import (
@@ -29,6 +29,9 @@ from snapshots.index import (
 )
 from snapshots.manifest import ChunkRef, Manifest, decode_manifest, digest_of
 from snapshots.objects import Objects
+
+READS_MAX = 8
+"""Chunks that are fetched at once, of at most 1 MiB each."""
 
 MEND = "delete the snapshot, or save a new one: a save writes again what is missing"
 
@@ -118,6 +121,7 @@ class Shelf:
         copies = [saved for found in copies_of(index, units).values() for saved in found]
         problems: list[str] = []
         seen: set[ChunkRef] = set()
+        owners: dict[ChunkRef, UnitId] = {}
         try:
             contents = await self.open(index)
         except (CorruptManifest, UnknownFormat) as error:
@@ -128,13 +132,12 @@ class Shelf:
             except (CorruptManifest, UnknownFormat) as error:
                 problems.append(f"{saved.unit}: {error.message}")
                 continue
-            for chunk in manifest.chunks:
-                if chunk not in seen:
-                    seen.add(chunk)
-                    try:
-                        await contents.chunk(chunk)
-                    except CorruptChunk as error:
-                        problems.append(f"{saved.unit}: {error.message}")
+            fresh = [chunk for chunk in dict.fromkeys(manifest.chunks) if chunk not in seen]
+            seen.update(fresh)
+            owners.update(dict.fromkeys(fresh, saved.unit))
+        async for chunk, _, damage in contents.read(list(owners)):
+            if damage is not None:
+                problems.append(f"{owners[chunk]}: {damage.message}")
         return VerifyReport(
             name=index.name,
             units=len({saved.unit for saved in copies}),
@@ -184,6 +187,39 @@ class Contents:
 
     async def parts(self, manifest: Manifest) -> AsyncIterator[bytes]:
         """Yield the chunks of a unit in order, each checked."""
-        for chunk in manifest.chunks:
-            yield await self.chunk(chunk)
-            await trio.lowlevel.checkpoint()
+        async with closing(self.read(manifest.chunks)) as found:
+            async for _, data, error in found:
+                if error is not None:
+                    raise error
+                yield data
+
+    async def read(self, chunks: Sequence[ChunkRef]) -> AsyncIterator[tuple[ChunkRef, bytes, CorruptChunk | None]]:
+        """Yield chunks in order with their bytes, or with what is wrong with them; several are fetched at once."""
+        for start in range(0, len(chunks), READS_MAX):
+            batch = chunks[start : start + READS_MAX]
+            found: dict[int, bytes] = {}
+            damaged: dict[int, CorruptChunk] = {}
+            failed: list[FrysError] = []
+            async with trio.open_nursery() as nursery:
+                for number, chunk in enumerate(batch):
+                    nursery.start_soon(self._fetch, number, chunk, found, damaged, failed)
+            if failed:
+                raise failed[0]
+            for number, chunk in enumerate(batch):
+                yield chunk, found.pop(number, b""), damaged.get(number)
+
+    async def _fetch(
+        self,
+        number: int,
+        chunk: ChunkRef,
+        found: dict[int, bytes],
+        damaged: dict[int, CorruptChunk],
+        failed: list[FrysError],
+    ) -> None:
+        """Fetch one chunk of a batch; errors are kept, because a nursery wraps what leaves it into a group."""
+        try:
+            found[number] = await self.chunk(chunk)
+        except CorruptChunk as error:
+            damaged[number] = error
+        except FrysError as error:
+            failed.append(error)

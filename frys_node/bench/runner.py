@@ -28,6 +28,7 @@ SCENARIOS = {
     "request": "a 64-byte request over the node channel, against a blocking TCP echo",
     "cache": "hit ratios of the policies, and redis-benchmark against a node, against redis-server",
     "commit": "a durable journal commit, against one fsync",
+    "snapshot": "saving, checking and restoring a node, against plain writes, blake2b and requests before it",
     "membership": "kills, pauses, loss, partitions, joins and leaves of clusters in namespaces, against serf",
 }
 
@@ -50,8 +51,8 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines()
 
 
-def main(names: Sequence[str], *, json_output: bool, rounds: int) -> int:
-    """Run scenarios by name; without a name, list them."""
+def main(names: Sequence[str], *, json_output: bool, rounds: int, is_full: bool = False) -> int:
+    """Run scenarios by name, at full size those that have one; without a name, list them."""
     if not names:
         print(table(SCENARIOS.items(), ("SCENARIO", "MEASURES")))
         return 0
@@ -62,7 +63,8 @@ def main(names: Sequence[str], *, json_output: bool, rounds: int) -> int:
     for name in names:
         print(f"running {name}: {SCENARIOS[name]} ...", file=sys.stderr)
         module = importlib.import_module(f"frys_node.bench.{name}")
-        figures: list[Figure] = module.run(rounds)
+        scenario = getattr(module, "run_full", module.run) if is_full else module.run
+        figures: list[Figure] = scenario(rounds)
         results["scenarios"][name] = [figure.as_dict() for figure in figures]
         if not json_output:
             print(table([figure.as_row() for figure in figures], HEADER))

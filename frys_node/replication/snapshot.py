@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import trio
 
 from frys_node.base.errors import CorruptData, MalformedFrame, NotReady, StorageError, error_from_code
 from frys_node.base.types import Consistency, UnitId
-from frys_node.kernel.services.replication import Entry, Replication
+from frys_node.kernel.services.replication import Entry, Freezable, Replication
 from frys_node.kernel.services.snapshots import Captured, Piece, Rerouting, SavedState
 from frys_node.replication.effects import Effect
 from frys_node.replication.unit import UnitTable, pages
@@ -31,7 +31,7 @@ _NOBODY: Final = b"\x00frys.floor"
 """A key that nobody writes: what a read says of it is what it says of every key that is not held."""
 
 
-def stable_pages(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+def stable_pages(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
     """Cut sorted entries into pages that end where an entry's own key says so.
 
     An entry that is added, changed or removed alters its page and at most the next; all others are the same bytes as in
@@ -87,8 +87,8 @@ async def _read_pages(unit: UnitId, parts: AsyncIterator[bytes]) -> AsyncIterato
 class CapturedEntries:
     """The entries of a unit as they were, sorted by key, in length-prefixed pages."""
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        self._entries = sorted(entries, key=lambda entry: entry.key)
+    def __init__(self, entries: Iterable[Entry], *, is_sorted: bool = False) -> None:
+        self._entries = entries if is_sorted else sorted(entries, key=lambda entry: entry.key)
 
     async def parts(self) -> AsyncIterator[bytes]:
         """Yield the pages."""
@@ -176,7 +176,11 @@ class ReplicatedSource:
     async def capture(self, unit: UnitId) -> Captured:
         """Fix the entries held now; an incomplete or unknown unit has none."""
         held = self._table.units.get(unit)
-        return CapturedEntries([] if held is None or not held.complete else list(held.store.entries()))
+        if held is None or not held.complete:
+            return CapturedEntries([])
+        if isinstance(held.store, Freezable):
+            return CapturedEntries(held.store.freeze(), is_sorted=True)
+        return CapturedEntries(list(held.store.entries()))
 
     async def restore(self, unit: UnitId, parts: AsyncIterator[bytes]) -> None:
         """Merge the pages, each durable before the next is read.

@@ -23,7 +23,7 @@ from typing import Any
 
 from frys_node.base.errors import DeadlineExceeded
 from frys_node.bench.figure import Figure
-from frys_node.bench.runner import median, percentile
+from frys_node.bench.runner import cpu_s, median, percentile
 from frys_node.bench.startup import first_livez
 from frys_node.cli.admin import AdminClient
 from frys_node.demo.cluster import NodeProcess, free_port
@@ -74,6 +74,7 @@ def measure(rounds: int, items: int) -> list[Figure]:
     return [
         figure("create", "MB/s", "create", "write + fsync", write),
         figure("create, nothing changed", "MB/s", "again", "blake2b", hashed),
+        figure("the same, per CPU second", "MB/CPU-s", "again_cpu", "blake2b", hashed),
         figure("written, nothing changed", "MB", "again_bytes", "create", median(results["bytes"])),
         figure("written, 0.1 % changed", "MB", "changed_bytes", "create", median(results["bytes"])),
         figure("verify", "MB/s", "verify", "blake2b", hashed),
@@ -182,7 +183,11 @@ def _round(node: _Filled, home: Path, number: int) -> dict[str, float]:
     spent, saved = _timed(node.admin, "/v1/snapshots", {"name": "full", "store": store})
     busy_ms = busy.finish()
     size = sum(unit["size_bytes"] for unit in saved["units"])
+    assert node.process.process is not None
+    pid = node.process.process.pid
+    begun_s = cpu_s(pid)
     again_s, again = _timed(node.admin, "/v1/snapshots", {"name": "again", "store": store})
+    again_cpu_s = cpu_s(pid) - begun_s
     node.write(range(number, node.items, CHANGED_SHARE))
     _, changed = _timed(node.admin, "/v1/snapshots", {"name": "changed", "store": store})
     verify_s, report = _timed(node.admin, "/v1/snapshots/verify", {"name": "changed", "store": store})
@@ -193,6 +198,7 @@ def _round(node: _Filled, home: Path, number: int) -> dict[str, float]:
         "create": size / MB / spent,
         "bytes": saved["new_bytes"] / MB,
         "again": size / MB / again_s,
+        "again_cpu": size / MB / again_cpu_s,
         "again_bytes": again["new_bytes"] / MB,
         "changed_bytes": changed["new_bytes"] / MB,
         "verify": size / MB / verify_s,

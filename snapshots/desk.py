@@ -25,7 +25,7 @@ from snapshots.shelf import VerifyReport
 from snapshots.taking import Taking
 
 JOBS_MAX = 2
-"""Saves, checks and restores that an operator runs at once; more are refused, since each reads or writes all it can."""
+"""Saves, checks and restores that an operator runs at once; more wait, since each reads or writes all it can."""
 
 
 class Desk:

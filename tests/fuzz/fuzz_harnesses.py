@@ -15,6 +15,7 @@ from fuzz_machine import (
     rumour_seeds,
     sync_seeds,
 )
+from fuzz_saved import SavedHarness
 from fuzz_wire import ChannelHarness, FrameHarness, SealHarness
 
 
@@ -38,4 +39,5 @@ HARNESSES: dict[str, Harness] = {
     "seal": SealHarness(),
     "frames": FrameHarness(),
     "channel": ChannelHarness(),
+    "saved": SavedHarness(),
 }

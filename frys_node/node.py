@@ -50,8 +50,8 @@ from snapshots.places import Places
 UNIT_KINDS = ("cache", "vector", "workflow")
 """Plugins that hold units of the ring; one that is switched off on this node leaves its units to the others."""
 
-REMOTE_WORKERS_MAX = 8
-"""Requests to an object store at once."""
+SAVE_WORKERS_MAX = 6
+"""Chunks of saved snapshots that are written or read at once."""
 
 READY_WAIT_S = 30.0
 READY_POLL_S = 0.02
@@ -193,11 +193,11 @@ class Composition:
 
     def _make_desk(self) -> Desk:
         kernel = self._kernel
+        # A store may hang, and a disk under a save is slow: neither may take the threads that sync the journals.
+        workers = ThreadExecutor(SAVE_WORKERS_MAX)
         places = Places(
             disk=kernel.disk,
-            executor=kernel.executor,
-            # Requests to an object store may hang: they have threads of their own.
-            remote=ThreadExecutor(REMOTE_WORKERS_MAX),
+            executor=workers,
             environ=os.environ,
             open_directory=lambda path: DirectoryDisk(Path(path)),
             own=str(self._arrival.data_dir),
@@ -209,7 +209,7 @@ class Composition:
             members=self.membership,
             clock=kernel.clock,
             entropy=kernel.entropy,
-            executor=kernel.executor,
+            executor=workers,
             metrics=kernel.metrics,
             places=places,
             cluster_name=self._identity.cluster_name,

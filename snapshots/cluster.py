@@ -61,7 +61,7 @@ class ClusterSaver:
         self._check_epoch(request.epoch)
         async with library.locks.using(f"share for {caller[:12]}") as lock:
             assert lock is not None
-            share = await library.save_share(lock, library.choose(None), is_chosen=False)
+            share = await library.save_share(lock)
         self._check_epoch(request.epoch)
         return Shared(
             share.epoch,
@@ -173,7 +173,7 @@ class ClusterSaver:
 
     async def _one_share(self, library: Library, lock: Lock, place: str, node: NodeId, epoch: Epoch) -> Share:
         if node == self._rpc.self_id:
-            return await library.save_share(lock, library.choose(None), is_chosen=False)
+            return await library.save_share(lock)
         with trio.move_on_after(SHARE_S):
             shared = await self._rpc.call(node, SHARE, ShareRequest(place, lock.key, epoch))
             return Share(

@@ -111,10 +111,10 @@ class Library:
             StoreBusy, LockLost, RingMoved: As they say; try again.
         """
         await self.check_free(name)
-        chosen = self.choose(units)
+        self.choose(units)
         async with self.locks.using(f"save {name}") as lock:
             assert lock is not None
-            share = await self.save_share(lock, chosen, is_chosen=units is not None)
+            share = await self.save_share(lock, units)
             index = msgspec.structs.replace(
                 self._about(),
                 name=name,
@@ -151,7 +151,7 @@ class Library:
                 raise NotFound(f"unit '{unit}' is not held by this node", hint="`frys-node ring` shows who holds it")
         return sorted(held if units is None else set(units))
 
-    async def save_share(self, lock: Lock, units: Sequence[UnitId], *, is_chosen: bool) -> Share:
+    async def save_share(self, lock: Lock, chosen: Sequence[UnitId] | None = None) -> Share:
         """Write units' chunks and bundles, of one epoch or `RingMoved`; nothing is visible yet."""
         saver = Saver(self._objects, self._executor, self._node, lock)
         for _ in range(TRIES_MAX):
@@ -160,11 +160,11 @@ class Library:
             saved: list[SavedUnit] = []
             missing: list[Missing] = []
             async with saver.writing():
-                for unit in units:
+                for unit in self.choose(chosen):
                     provider = provider_of(self._providers, unit)
                     if provider.is_whole(unit):
                         saved.append(await saver.save(provider, unit))
-                    elif is_chosen:
+                    elif chosen is not None:
                         raise NotReady(
                             f"unit '{unit}' is still on its way to this node", hint="see `frys-node snapshot moves`"
                         )

@@ -29,15 +29,12 @@ class Places:
         *,
         disk: Disk,
         executor: Executor,
-        remote: Executor,
         environ: Mapping[str, str],
         open_directory: Callable[[str], Disk],
         own: str = "the data directory",
     ) -> None:
         self._disk = disk
         self._executor = executor
-        self._remote = remote
-        """For blocking requests over the network."""
         self._environ = environ
         self._open_directory = open_directory
         self._own = own
@@ -56,7 +53,7 @@ class Places:
                 self._disk, self._executor, place=f"{self._own}/{SAVED_DIRECTORY}", directory=SAVED_DIRECTORY
             )
         if text.startswith("s3://"):
-            return S3Objects(self.locate(text, config), self._remote)
+            return S3Objects(self.locate(text, config), self._executor)
         if "://" in text:
             raise UsageError(f"'{text}' is not a place for snapshots", hint="write s3://bucket/prefix or a directory")
         if not PurePosixPath(text).is_absolute():

@@ -276,7 +276,6 @@ class SavedNode:
             places=Places(
                 disk=self.disk,
                 executor=executor,
-                remote=executor,
                 environ={},
                 open_directory=lambda path: cluster.shared if path.startswith("/shared") else self.disk,
             ),

@@ -20,7 +20,7 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE), str(ROOT / "tests" / "unit" / "membership")]
 
 NAMES = ("packets", "syncs", "rumours", "catch_up", "seal", "frames", "channel", "saved")
-INSTRUMENTED = ["membership", "frys_node.wire", "frys_node.secure", "frys_node.channel", "frys_node.base"]
+INSTRUMENTED = ["membership", "frys_node.wire", "frys_node.secure", "frys_node.channel", "frys_node.base", "snapshots"]
 INPUT_BYTES_MAX = 16_384
 INPUT_SECONDS_MAX = 20
 """An input that takes longer is a hang."""

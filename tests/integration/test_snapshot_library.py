@@ -204,6 +204,9 @@ class _Moving(ByteUnits):
         if self.moves:
             self.moves -= 1
             self.seq += 1
+            # One unit has left with that move, and another has come.
+            if self.held.pop(UnitId("t/1"), None) is not None:
+                self.held[UnitId("t/9")] = b"came meanwhile"
         return await super().capture(unit)
 
     def epoch(self) -> Epoch:
@@ -230,6 +233,7 @@ async def test_a_snapshot_is_of_one_epoch_of_the_ring() -> None:
         saved = await library.create("s")
         assert saved.epoch is not None
         assert saved.epoch.seq == seq
+        assert [one.unit for one in saved.units] == ["t/0", "t/2", "t/3", "t/9"]
         assert saved.new_bytes > 1_000_000
         assert (await library.verify("s")).problems == ()
 

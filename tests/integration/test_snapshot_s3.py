@@ -218,9 +218,7 @@ async def test_half_an_object_is_found_and_mended(store: RunningStore) -> None:
 
 def _places(environ: dict[str, str], files: FakeDisk | None = None) -> Places:
     disk = files or FakeDisk()
-    return Places(
-        disk=disk, executor=InlineExecutor(), remote=InlineExecutor(), environ=environ, open_directory=lambda _: disk
-    )
+    return Places(disk=disk, executor=InlineExecutor(), environ=environ, open_directory=lambda _: disk)
 
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}

@@ -40,9 +40,7 @@ def _desk(cluster: DataCluster, name: str, shared: FakeDisk) -> Desk:
         entropy=FakeEntropy(f"desk of {name}"),
         executor=executor,
         metrics=Metrics(),
-        places=Places(
-            disk=node.disk, executor=executor, remote=executor, environ={}, open_directory=lambda _path: shared
-        ),
+        places=Places(disk=node.disk, executor=executor, environ={}, open_directory=lambda _path: shared),
         cluster_name="frys",
         settings=list,
     )

@@ -20,6 +20,7 @@ from frys_node.testing.disk import FakeDisk
 from frys_node.testing.entropy import FakeEntropy
 from frys_node.testing.executor import InlineExecutor
 from frys_node.testing.rpc import RpcNetwork
+from snapshots.config import SnapshotsConfig
 from snapshots.desk import Desk
 from snapshots.driver import SnapshotComponent
 from snapshots.errors import StoreUnreachable
@@ -260,7 +261,12 @@ class SavedNode:
         self.metrics = Metrics()
         rpc, clock, executor = cluster.network.node(node), FakeClock(), InlineExecutor()
         self.component = SnapshotComponent(
-            rpc=rpc, clock=clock, disk=self.disk, executor=executor, metrics=self.metrics
+            rpc=rpc,
+            clock=clock,
+            disk=self.disk,
+            executor=executor,
+            metrics=self.metrics,
+            config=cluster.config,
         )
         for kind, source in units.items():
             self.component.register(kind, source, replaces=kind in cluster.replacing)
@@ -276,7 +282,7 @@ class SavedNode:
             places=Places(
                 disk=self.disk,
                 executor=executor,
-                environ={},
+                environ=cluster.environ,
                 open_directory=lambda path: cluster.shared if path.startswith("/shared") else self.disk,
             ),
             cluster_name="frys",
@@ -296,8 +302,18 @@ class SavedNode:
 class SavedCluster:
     """Nodes with desks, in one process."""
 
-    def __init__(self, network: RpcNetwork, names: Sequence[str], partitions: int, replacing: Collection[str]) -> None:
+    def __init__(
+        self,
+        network: RpcNetwork,
+        names: Sequence[str],
+        partitions: int,
+        replacing: Collection[str],
+        config: SnapshotsConfig,
+        environ: Mapping[str, str],
+    ) -> None:
         self.network = network
+        self.config = config
+        self.environ = environ
         self.names = [NodeId(name) for name in names]
         self.ring = FixedRing(names, partitions=partitions)
         self.shared = FakeDisk()
@@ -315,12 +331,14 @@ async def open_saved_cluster(
     kinds: Sequence[str] = ("t",),
     partitions: int = 4,
     replacing: Collection[str] = (),
+    config: SnapshotsConfig | None = None,
+    environ: Mapping[str, str] = {},
 ) -> AsyncIterator[SavedCluster]:
-    """Run nodes that hold these units, by name."""
+    """Run nodes that hold these units, by name; all have the same settings and environment."""
     network = RpcNetwork()
     async with trio.open_nursery() as nursery:
         await nursery.start(network.run)
-        cluster = SavedCluster(network, list(held), partitions, replacing)
+        cluster = SavedCluster(network, list(held), partitions, replacing, config or SnapshotsConfig(), environ)
         for name, units in held.items():
             sources = {
                 kind: ByteUnits({unit: data for unit, data in units.items() if unit.startswith(f"{kind}/")})

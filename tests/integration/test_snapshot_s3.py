@@ -15,7 +15,7 @@ from frys_node.base.types import NodeId, UnitId
 from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import FakeDisk
 from frys_node.testing.executor import InlineExecutor
-from frys_node.testing.saved import ByteUnits, MemoryObjects
+from frys_node.testing.saved import ByteUnits, MemoryObjects, open_saved_cluster
 from frys_node.transport.executor import ThreadExecutor
 from snapshots import s3
 from snapshots.config import SnapshotsConfig
@@ -142,6 +142,24 @@ async def test_of_two_nodes_that_save_under_one_name_in_a_bucket_one_wins(store:
     library = _library(_objects(store, "race"), {})
     assert (await library.verify("s")).problems == ()
     assert (await library.shelf.get("s")).node == min(results)
+
+
+async def test_a_cluster_is_saved_into_a_bucket_and_restored_by_another(store: RunningStore) -> None:
+    """Each node writes its share with its own credentials; a cluster of one reads all of it."""
+    config = SnapshotsConfig(store=f"s3://{store.bucket}/cluster", s3_endpoint=store.endpoint)
+    environ = {"AWS_ACCESS_KEY_ID": store.access_key, "AWS_SECRET_ACCESS_KEY": store.secret_key}
+    held = {"a": {UnitId("workflow/0"): b"a" * 50_000}, "b": {UnitId("workflow/1"): b"b" * 50_000}}
+    kinds = ("workflow",)
+    async with open_saved_cluster(held, kinds=kinds, partitions=2, config=config, environ=environ) as cluster:
+        cluster.ring.members = {unit: (NodeId(node),) for node, units in held.items() for unit in units}
+        saved = await cluster["b"].desk.create("all", is_cluster=True)
+        assert [(one.unit, one.node) for one in saved.units] == [("workflow/0", "a"), ("workflow/1", "b")]
+    empty = {"n": {UnitId("workflow/0"): b"", UnitId("workflow/1"): b""}}
+    async with open_saved_cluster(empty, kinds=kinds, partitions=2, config=config, environ=environ) as cluster:
+        assert [one.name for one in (await cluster["n"].desk.list())[0]] == ["all"]
+        report = await cluster["n"].desk.restore("all")
+        assert (report.units, report.failed) == (2, ())
+        assert cluster["n"].units["workflow"].held == held["a"] | held["b"]
 
 
 @pytest.mark.slow

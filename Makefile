@@ -18,10 +18,10 @@ FUZZ_SECONDS ?= 300
 # Inputs of all harnesses together below which the run has failed.
 FUZZ_LEAST ?= 1000000
 
-.PHONY: help demo test check sim fuzz bench peers clean
+.PHONY: help demo test check sim fuzz bench s3 peers clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUNTIME) ## install the node and show a live cluster doing real work (KEEP=1 leaves it up)
 	@$(BIN)/frys-node demo
@@ -40,6 +40,9 @@ fuzz: $(FUZZ) ## fuzz the decoders and the machines behind them under atheris, a
 
 bench: $(RUNTIME) ## run the benchmark scenarios beside their peers
 	@for name in startup idle bus request commit; do $(BIN)/frys-node bench $$name; done
+
+s3: ## bring the S3-speaking server that the tests of object stores want into .cache
+	@.ci/s3
 
 peers: ## bring what benchmarks are compared with (serf, redis) into .cache
 	@.ci/peers

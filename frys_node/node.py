@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -37,19 +38,27 @@ from frys_node.kernel.services.topology import TOPOLOGY
 from frys_node.operations import Operations
 from frys_node.plugins.network.access import is_loopback
 from frys_node.replication.driver import ReplicationComponent
+from frys_node.saves import SnapshotRoutes
 from frys_node.secure.identity import Identity
 from frys_node.secure.local import JOIN_FILE
 from frys_node.secure.packet import PacketSealer
 from frys_node.secure.signer import NodeSigner
+from frys_node.transport.disk import DirectoryDisk
+from frys_node.transport.executor import ThreadExecutor
 from frys_node.transport.network import SystemNetwork
 from membership.config import MembershipConfig
 from membership.driver import MembershipDriver, Ports
 from membership.effects import Peer
 from membership.member import make_attributes
+from snapshots.desk import Desk
 from snapshots.driver import SnapshotComponent
+from snapshots.places import Places
 
 UNIT_KINDS = ("cache", "vector", "workflow")
 """Plugins that hold units of the ring; one that is switched off on this node leaves its units to the others."""
+
+SAVE_WORKERS_MAX = 6
+"""Chunks of saved snapshots that are written or read at once."""
 
 READY_WAIT_S = 30.0
 READY_POLL_S = 0.02
@@ -111,6 +120,7 @@ class Composition:
             balancer=self.balancer,
             snapshots=self.snapshots,
             replication=self.replication,
+            saves=SnapshotRoutes(self._make_desk()),
             settings=self._config.settings,
             standby=self._config.components["balancer"].standby,
         )
@@ -193,6 +203,31 @@ class Composition:
             bus=kernel.bus,
             metrics=kernel.metrics,
             proofs=CertifiedProofs(NodeSigner(self._identity, kernel.clock, self.channel.secrets.revoked)),
+        )
+
+    def _make_desk(self) -> Desk:
+        kernel = self._kernel
+        # A store may hang, and a disk under a save is slow: neither may take the threads that sync the journals.
+        workers = ThreadExecutor(SAVE_WORKERS_MAX)
+        places = Places(
+            disk=kernel.disk,
+            executor=workers,
+            environ=os.environ,
+            open_directory=lambda path: DirectoryDisk(Path(path)),
+            own=str(self._arrival.data_dir),
+        )
+        return Desk(
+            self.snapshots,
+            rpc=self.channel,
+            topology=self.balancer,
+            members=self.membership,
+            clock=kernel.clock,
+            entropy=kernel.entropy,
+            executor=workers,
+            metrics=kernel.metrics,
+            places=places,
+            cluster_name=self._identity.cluster_name,
+            settings=self._config.settings,
         )
 
     async def start(self) -> None:

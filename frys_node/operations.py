@@ -7,7 +7,6 @@ can be shown: the ring first (everything this node holds moves away), then gossi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,8 +15,8 @@ import trio
 from balancer.driver import BalancerComponent
 from balancer.issuer_methods import IssuerStanding
 from balancer.seat_driver import REJOIN_HINT
-from frys_node.base.errors import FrysError, NotReady, UsageError
-from frys_node.base.types import NodeId, UnitId
+from frys_node.base.errors import FrysError, NotReady
+from frys_node.base.types import NodeId
 from frys_node.channel.authority import AuthorityDriver
 from frys_node.channel.driver import Channel
 from frys_node.channel.issuer import IssuerDesk
@@ -32,14 +31,13 @@ from frys_node.kernel.services.topology import TopologyChanged
 from frys_node.observe.log import get_logger
 from frys_node.replication.driver import ReplicationComponent
 from frys_node.ring_routes import RingRoutes
+from frys_node.saves import SnapshotRoutes
 from frys_node.secure.stored import LEFT_PATH, REMOVED
 from frys_node.secure.token import TokenInfo
 from frys_node.topology_routes import TopologyRoutes
-from frys_node.transport.disk import DirectoryDisk
 from frys_node.wire.codec import Message
 from membership.driver import MembershipDriver
 from snapshots.driver import SnapshotComponent
-from snapshots.library import Library
 
 log = get_logger(__name__)
 
@@ -62,18 +60,6 @@ class TokenWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     uses: int | None = 1
     """None: any number of times."""
     role: str = "node"
-
-
-class SnapshotWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of the snapshot routes."""
-
-    name: str
-    units: tuple[UnitId, ...] | None = None
-    """None: all."""
-    directory: str = ""
-    """Where snapshots are kept; empty: in the node's data directory."""
-    replace: bool = False
-    """Restoring may lose what happened since, in workflow partitions."""
 
 
 class CreateToken(Message, frozen=True):
@@ -128,6 +114,7 @@ class Operations:
         balancer: BalancerComponent,
         snapshots: SnapshotComponent,
         replication: ReplicationComponent,
+        saves: SnapshotRoutes,
         settings: Callable[[], list[dict[str, Any]]],
         standby: Sequence[str] = (),
     ) -> None:
@@ -137,6 +124,7 @@ class Operations:
         self._balancer = balancer
         self._snapshots = snapshots
         self._replication = replication
+        self._saves = saves
         self._settings = settings
         channel.authority.ask_lost(membership.is_lost)
         self._authority = AuthorityDriver(channel.authority, channel, standby=standby, members=self._live)
@@ -212,6 +200,7 @@ class Operations:
             executor=self._kernel.executor,
         ).register(http)
         TopologyRoutes(self._balancer, self._membership, self._channel.revoke).register(http)
+        self._saves.register(http)
         http.route("POST", "/v1/tokens", self._create_token, scope="admin")
         http.route("GET", "/v1/tokens", self._list_tokens, scope="admin")
         http.route("DELETE", "/v1/tokens/{id}", self._revoke_token, scope="admin")
@@ -222,11 +211,6 @@ class Operations:
         http.route("GET", "/v1/topology", self._topology, scope="read")
         http.route("GET", "/v1/replication", self._replicas, scope="read")
         http.route("GET", "/v1/config", self._config, scope="admin")
-        http.route("GET", "/v1/snapshots", self._list_snapshots, scope="admin")
-        http.route("POST", "/v1/snapshots", self._save, scope="admin")
-        http.route("DELETE", "/v1/snapshots/{name}", self._delete_snapshot, scope="admin")
-        http.route("POST", "/v1/snapshots/verify", self._verify, scope="admin")
-        http.route("POST", "/v1/snapshots/restore", self._restore, scope="admin")
 
     # Tokens.
 
@@ -340,35 +324,3 @@ class Operations:
 
     async def _config(self, request: HttpRequest) -> HttpResponse:
         return HttpResponse.json({"settings": self._settings()})
-
-    # Snapshots.
-
-    def _library(self, directory: str) -> Library:
-        if not directory:
-            return self._snapshots.library()
-        if not Path(directory).is_absolute():
-            raise UsageError("the directory must be an absolute path", hint="the node's own directory is not yours")
-        return self._snapshots.library(DirectoryDisk(Path(directory)))
-
-    async def _list_snapshots(self, request: HttpRequest) -> HttpResponse:
-        found = await self._library(request.query.get("directory", "")).list()
-        return HttpResponse.json({"snapshots": found})
-
-    async def _save(self, request: HttpRequest) -> HttpResponse:
-        wanted = request.json(SnapshotWanted)
-        saved = await self._library(wanted.directory).create(wanted.name, wanted.units)
-        return HttpResponse.json(saved, 201)
-
-    async def _delete_snapshot(self, request: HttpRequest) -> HttpResponse:
-        name = request.params["name"]
-        await self._library(request.query.get("directory", "")).delete(name)
-        return HttpResponse.json({"deleted": name})
-
-    async def _verify(self, request: HttpRequest) -> HttpResponse:
-        wanted = request.json(SnapshotWanted)
-        return HttpResponse.json(await self._library(wanted.directory).verify(wanted.name))
-
-    async def _restore(self, request: HttpRequest) -> HttpResponse:
-        wanted = request.json(SnapshotWanted)
-        restored = await self._library(wanted.directory).restore(wanted.name, wanted.units, replace=wanted.replace)
-        return HttpResponse.json(restored)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import trio
 
@@ -15,12 +16,14 @@ from snapshots.errors import SnapshotError
 from snapshots.manifest import Manifest
 from snapshots.store import ChunkStore
 
+T = TypeVar("T")
+
 SHIELD_S = 5.0
 """How long clean-up may take after a cancel."""
 
 
 @asynccontextmanager
-async def closing(parts: AsyncIterator[bytes]) -> AsyncIterator[AsyncIterator[bytes]]:
+async def closing(parts: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
     """Close a generator of parts when its reader is done or has failed, instead of leaving it to the collector."""
     try:
         yield parts

@@ -1,14 +1,20 @@
 """Cutting a state into chunks of one size, and checking what comes back.
 
-Sans-I/O. Chunks are fixed in size: the states of units are sorted dumps, where content-defined cuts gain little until
-incremental snapshots exist, and cost a rolling hash in Python.
+Sans-I/O. There are two ways. A move cuts at every `CHUNK_BYTES`: its chunks live for one transfer. A saved snapshot
+cuts where the source cuts its parts, because the next snapshot shall find the same chunks again: a source of sorted
+entries ends its parts at places that depend on the entries there and on nothing else, so that one changed entry
+changes one chunk. A rolling hash over the bytes would do the same for any source, at 10 ns a byte in numpy and 500
+without.
 """
 
 from __future__ import annotations
 
 from frys_node.base.types import UnitId
 from snapshots.errors import CorruptChunk
-from snapshots.manifest import CHUNK_BYTES, ChunkRef, Manifest, build_manifest, digest_of
+from snapshots.manifest import CHUNK_BYTES, PART_BYTES_MAX, ChunkRef, Manifest, build_manifest, digest_of
+
+PART_BYTES_MIN = 32 * 1024
+"""Parts below this are put together: an object of its own for each would cost more than it saves."""
 
 
 class Chunker:
@@ -41,6 +47,32 @@ class Chunker:
         ref = ChunkRef(digest_of(data), len(data))
         self._refs.append(ref)
         return ref, data
+
+
+class PartChunker:
+    """Makes chunks of a state's parts as they are, except for very small and very large ones."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def push(self, part: bytes) -> list[bytes]:
+        """Add a part; returns the chunks that are now whole."""
+        if not self._buffer and PART_BYTES_MIN <= len(part) <= PART_BYTES_MAX:
+            return [part]
+        self._buffer += part
+        chunks: list[bytes] = []
+        while len(self._buffer) >= PART_BYTES_MIN:
+            chunks.append(bytes(self._buffer[:PART_BYTES_MAX]))
+            del self._buffer[:PART_BYTES_MAX]
+        return chunks
+
+    def finish(self) -> list[bytes]:
+        """End the state; returns the last chunk if there is one."""
+        rest = [bytes(self._buffer)] if self._buffer else []
+        self._buffer.clear()
+        return rest
 
 
 def verify_chunk(ref: ChunkRef, data: bytes) -> bytes:

@@ -7,6 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from frys_node.base.errors import ConfigError
+
 
 class SnapshotsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Bounds of snapshots and moves on this node."""
@@ -20,6 +22,23 @@ class SnapshotsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     p99_ratio_max: Annotated[float, Meta(ge=0, le=1_000, extra={"reload": "live"})] = 2.0
     """How many times the p99 of this node's requests from before a move is borne while units move, in or out; above it
     they are slowed down and then paused. 0: they are never held back."""
+
+    store: Annotated[str, Meta(extra={"reload": "live"})] = ""
+    """Where snapshots are saved: a directory, or ``s3://bucket/prefix`` (needs ``frys-node[s3]``). Empty: in the node's
+    data directory."""
+
+    s3_endpoint: Annotated[str, Meta(extra={"reload": "live"})] = ""
+    """``http(s)://host:port`` of an S3-compatible store. Empty: ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL``, or
+    Amazon's by region."""
+
+    s3_region: Annotated[str, Meta(extra={"reload": "live"})] = ""
+    """Region that requests are signed for. Empty: ``AWS_REGION``, or us-east-1."""
+
+    s3_path_style: Annotated[bool, Meta(extra={"reload": "live"})] = True
+    """True: the bucket is in the path of requests; false: in the host name, as Amazon prefers."""
+
+    s3_credentials_file: Annotated[str, Meta(extra={"reload": "live"})] = ""
+    """File with ``AWS_ACCESS_KEY_ID=`` and ``AWS_SECRET_ACCESS_KEY=`` lines. Empty: the node's environment has them."""
 
     pulls_max: Annotated[int, Meta(ge=1, le=64, extra={"reload": "restart"})] = 4
     """Units that move to this node at once; more wait."""
@@ -50,3 +69,11 @@ class SnapshotsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     chunk_timeout_s: Annotated[float, Meta(gt=0, le=600, extra={"reload": "live"})] = 15.0
     """How long one chunk may take before it is asked for again."""
+
+    def __post_init__(self) -> None:
+        if self.store and not self.store.startswith(("s3://", "/")):
+            raise ConfigError(f"store ({self.store}) is no place", hint="write s3://bucket/prefix or an absolute path")
+        if self.s3_endpoint and not self.s3_endpoint.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"s3_endpoint ({self.s3_endpoint}) is no URL", hint="write http://host:port or https://..."
+            )

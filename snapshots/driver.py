@@ -18,7 +18,6 @@ from frys_node.observe.metrics import Metrics
 from snapshots.capture import kind_of, provider_of
 from snapshots.config import SnapshotsConfig
 from snapshots.errors import TransferAborted
-from snapshots.library import Library
 from snapshots.messages import CHUNK, OFFER, REFS, RELEASE
 from snapshots.metrics import SnapshotMetrics
 from snapshots.pull import Pull
@@ -34,8 +33,6 @@ EXPIRE_INTERVAL_S = 5.0
 
 DRAIN_S = 2.0
 """How long a stopping node waits for moves before it gives them up."""
-
-SAVED_DIRECTORY = "snapshots/saved"
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +57,10 @@ class SnapshotComponent:
         self._clock = clock
         self._disk = disk
         self._executor = executor
-        self._providers: dict[str, Snapshottable] = {}
-        self._replacing: set[str] = set()
+        self.providers: dict[str, Snapshottable] = {}
+        """By kind; shared with whoever saves and restores (`desk`)."""
+        self.replacing: set[str] = set()
+        """Kinds whose restore replaces what is there."""
         self._metrics = SnapshotMetrics(metrics)
         self._store = ChunkStore(
             disk,
@@ -80,13 +79,13 @@ class SnapshotComponent:
         self._source = Source(
             store=self._store,
             clock=clock,
-            providers=self._providers,
+            providers=self.providers,
             config=self._config,
             metrics=self._metrics,
             throttle=self._throttle,
-            sealed_kinds=self._replacing,
+            sealed_kinds=self.replacing,
         )
-        self.survey = Survey(rpc, self._providers, self.moves)
+        self.survey = Survey(rpc, self.providers, self.moves)
         rpc.serve(OFFER, self._source.offer)
         rpc.serve(REFS, self._source.refs)
         rpc.serve(CHUNK, self._source.chunk)
@@ -134,6 +133,11 @@ class SnapshotComponent:
             self._idle = trio.Event()
             await self._idle.wait()
 
+    @property
+    def config(self) -> SnapshotsConfig:
+        """The settings in force."""
+        return self._config
+
     def configure(self, config: SnapshotsConfig) -> None:
         """Apply the live settings of a new configuration."""
         self._config = self._source.config = config
@@ -141,13 +145,13 @@ class SnapshotComponent:
 
     def register(self, kind: str, source: Snapshottable, *, replaces: bool = False) -> None:
         """Declare how units of a kind are captured and restored. A plugin that is reloaded declares its kind again."""
-        self._providers[kind] = source
+        self.providers[kind] = source
         if replaces:
-            self._replacing.add(kind)
+            self.replacing.add(kind)
 
     def unregister(self, kind: str) -> None:
         """Forget a kind: its plugin unloads."""
-        self._providers.pop(kind, None)
+        self.providers.pop(kind, None)
 
     async def pull(self, unit: UnitId, source: NodeId, progress: Callable[[MoveProgress], None] | None = None) -> int:
         """Copy a unit's state from a node; returns the bytes transferred. The state is captured after this call began.
@@ -161,7 +165,7 @@ class SnapshotComponent:
         """
         if not self._source.is_open:
             raise NotReady("the snapshot component is starting or stopping")
-        provider = provider_of(self._providers, unit)
+        provider = provider_of(self.providers, unit)
         pull = Pull(
             unit,
             source,
@@ -170,7 +174,7 @@ class SnapshotComponent:
             store=self._store,
             clock=self._clock,
             throttle=self._throttle,
-            is_sealed=kind_of(unit) in self._replacing,
+            is_sealed=kind_of(unit) in self.replacing,
             config=self._config,
             metrics=self._metrics,
             on_progress=progress,
@@ -221,15 +225,3 @@ class SnapshotComponent:
 
     def _under_way(self) -> list[MoveProgress]:
         return [pull.progress() for pull in self._active.values()]
-
-    def library(self, disk: Disk | None = None) -> Library:
-        """Saved snapshots in a directory: the node's own by default, or whatever a disk is rooted at."""
-        return Library(
-            disk or self._disk,
-            executor=self._executor,
-            clock=self._clock,
-            providers=self._providers,
-            replacing=self._replacing,
-            node=self._rpc.self_id,
-            directory=SAVED_DIRECTORY if disk is None else "",
-        )

@@ -57,3 +57,63 @@ class ChunkStoreFull(StorageError):
     """The chunk store is at its limit with chunks that are in use. The chunk was not kept."""
 
     code = "snapshots.store_full"
+
+
+class StoreBusy(SnapshotError):
+    """Unneeded chunks are being collected in that place, and took longer than was waited. Nothing was saved."""
+
+    code = "snapshots.store_busy"
+    retryable = True
+    status = 409
+
+
+class LockLost(SnapshotError):
+    """The work stood still so long that its chunks were collected. The snapshot is not visible."""
+
+    code = "snapshots.lock_lost"
+    retryable = True
+    status = 409
+
+
+class RingMoved(SnapshotError):
+    """Units moved while they were saved. No snapshot is visible; what was written is used by the next try."""
+
+    code = "snapshots.ring_moved"
+    retryable = True
+    status = 503
+
+
+class StoreRefused(StorageError):
+    """The object store does not accept the credentials, or they may not do that. Nothing was changed."""
+
+    code = "snapshots.store_refused"
+    status = 502
+
+
+class StoreUnreachable(StorageError):
+    """The object store did not answer in time, or with an error of its own. Whether a write was done is unknown."""
+
+    code = "snapshots.store_unreachable"
+    retryable = True
+    status = 502
+
+
+class NoBucket(StorageError):
+    """The object store has no such bucket. Nothing was changed."""
+
+    code = "snapshots.no_bucket"
+    status = 404
+
+
+class StoreUnfit(StorageError):
+    """The object store overwrites where it must refuse. Nothing was saved."""
+
+    code = "snapshots.store_unfit"
+    status = 501
+
+
+class NoStoreLibrary(StorageError):
+    """The library for object stores is not installed on the node. Nothing was changed."""
+
+    code = "snapshots.no_library"
+    status = 501

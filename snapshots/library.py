@@ -1,100 +1,103 @@
-"""Saved snapshots: a directory of named ones, each whole or invisible.
+"""Saved snapshots of one place: made, found, checked, deleted; each is whole or invisible.
 
-Layout of one: ``<name>/chunks/<digest>``, ``<name>/manifests/<root>``, and ``<name>/index.json``, which is written
-last and removed first, so that a crash at any instant leaves the old state of the directory or the new one. Restoring
-checks everything before it changes anything.
+Layout: ``_chunks/<digest>``, ``_bundles/<digest>`` and ``_snapshots/<name>.json``, the index, which is written last and
+removed first, so that a crash at any instant leaves the old state of the place or the new one. Chunks and bundles are
+shared by all snapshots; those that none names any more are collected under a lock that nobody else may hold (`locks`).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from typing import Annotated
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final
 
 import msgspec
-import trio
 
-from frys_node.base.errors import AlreadyExists, NotFound, UsageError
-from frys_node.base.ports import Clock, Disk, Executor
-from frys_node.base.types import NodeId, UnitId
+from frys_node.base.errors import AlreadyExists, NotFound, NotReady, UsageError
+from frys_node.base.ports import Clock, Executor
+from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.snapshots import Snapshottable
-from snapshots.capture import check_unit, closing, provider_of
-from snapshots.chunking import Chunker, verify_chunk
-from snapshots.errors import CorruptChunk, CorruptManifest, UnknownFormat, WouldReplace
-from snapshots.manifest import ChunkRef, Manifest, decode_manifest
+from snapshots.bundle import Bundle, chunks_of
+from snapshots.capture import provider_of
+from snapshots.errors import CorruptManifest, LockLost, RingMoved, UnknownFormat
+from snapshots.index import (
+    BUNDLES,
+    CHUNKS,
+    INDEX_SUFFIX,
+    Missing,
+    SavedEpoch,
+    SavedSnapshot,
+    SavedUnit,
+    chosen_to_prune,
+    index_key,
+)
+from snapshots.locks import Lock, Locks
+from snapshots.objects import Objects
+from snapshots.save import Saver
+from snapshots.shelf import Shelf, VerifyReport
 
-INDEX_FORMAT = 1
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+TRIES_MAX: Final = 3
+"""Times that a node is saved anew because its units moved meanwhile."""
+
+REMOVE_BATCH: Final = 256
 
 
-class SavedUnit(msgspec.Struct, frozen=True, kw_only=True):
-    """One unit of a saved snapshot. `root` is hex."""
+class Share(msgspec.Struct, frozen=True, kw_only=True):
+    """What one node saved."""
 
-    unit: UnitId
-    root: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-    size_bytes: int
-    chunks: int
-
-
-class SavedSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """A saved snapshot: what `create` returns, `list` shows and ``index.json`` holds."""
-
-    name: str
-    node: NodeId
-    """Who saved it."""
-    created_unix_ns: int
     units: tuple[SavedUnit, ...]
-    format: int = INDEX_FORMAT
+    bundles: tuple[str, ...]
+    missing: tuple[Missing, ...]
+    new_bytes: int
+    reused_bytes: int
+    epoch: Epoch | None = None
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all units' states."""
-        return sum(unit.size_bytes for unit in self.units)
 
+class PruneReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What `prune` did."""
 
-class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What `verify` found; the snapshot is good if `problems` is empty."""
-
-    name: str
-    units: int
+    deleted: tuple[str, ...]
+    kept: int
     chunks: int
+    """Chunks that nobody named, and that are gone."""
     size_bytes: int
-    problems: tuple[str, ...]
-
-
-class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What `restore` did."""
-
-    name: str
-    units: int
-    """Units restored."""
-    size_bytes: int
-    elsewhere: tuple[UnitId, ...]
-    """Units of the snapshot that other nodes hold now: nothing was done with them."""
+    """What they and lists of units took."""
+    waits_for: str = ""
+    """Why no chunks were collected; the next prune does it."""
 
 
 class Library:
-    """The saved snapshots of one directory."""
+    """The saved snapshots of one place, as one node uses them."""
 
     def __init__(
         self,
-        disk: Disk,
+        objects: Objects,
         *,
         executor: Executor,
         clock: Clock,
         providers: Mapping[str, Snapshottable],
         node: NodeId,
-        replacing: Collection[str] = (),
-        directory: str = "",
+        process: str = "",
+        about: Callable[[], SavedSnapshot] | None = None,
+        epoch: Callable[[], Epoch | None] = lambda: None,
     ) -> None:
-        self._disk = disk
+        self.shelf = Shelf(objects, executor)
+        self.locks = Locks(objects, clock, node, process)
+        self._objects = objects
         self._executor = executor
         self._clock = clock
         self._providers = providers
         self._node = node
-        self._replacing = replacing
-        """Kinds whose restore replaces what is there; the others merge, and what is newer stands."""
-        self._directory = directory
+        self._about = about or self._nothing_known
+        """What is known of the node and its cluster: an index without units."""
+        self._epoch = epoch
+
+    @property
+    def kinds(self) -> Collection[str]:
+        """Kinds of units that this node has."""
+        return self._providers.keys()
+
+    def _nothing_known(self) -> SavedSnapshot:
+        return SavedSnapshot(name="", node=self._node, created_unix_ns=0, units=())
 
     async def create(self, name: str, units: Sequence[UnitId] | None = None) -> SavedSnapshot:
         """Save units of this node under a name: the given ones, or all that are held here.
@@ -103,203 +106,179 @@ class Library:
             UsageError: The name is not one.
             AlreadyExists: There is a snapshot of that name. It stands.
             NotFound: A unit is not of a kind known here, or not held here.
-            StorageError: The disk refused. No snapshot of that name is visible.
+            NotReady: A unit that was asked for is still on its way to this node.
+            StorageError: The place refused. No snapshot of that name is visible.
+            StoreBusy, LockLost, RingMoved: As they say; try again.
         """
-        base = self._path(name)
-        if await self._executor.run(self._disk.read, f"{base}/index.json") is not None:
-            raise AlreadyExists(f"a snapshot '{name}' exists", hint="choose another name or delete it")
-        chosen = self._choose(units)
-        # Leftovers of a save that a crash ended; without an index they were never visible.
-        await self._executor.run(self._disk.remove, base)
-        saved: list[SavedUnit] = []
-        written: set[bytes] = set()
-        for unit in chosen:
-            manifest = await self._save_unit(base, unit, written)
-            saved.append(
-                SavedUnit(
-                    unit=unit,
-                    root=manifest.root.hex(),
-                    size_bytes=manifest.size_bytes,
-                    chunks=len(manifest.chunks),
-                )
+        await self.check_free(name)
+        self.choose(units)
+        async with self.locks.using(f"save {name}") as lock:
+            assert lock is not None
+            share = await self.save_share(lock, units)
+            index = msgspec.structs.replace(
+                self._about(),
+                name=name,
+                scope="node" if units is None else "units",
+                created_unix_ns=self._clock.unix_ns(),
+                units=share.units,
+                bundles=share.bundles,
+                missing=share.missing,
+                epoch=None if share.epoch is None else SavedEpoch.of(share.epoch),
+                new_bytes=share.new_bytes,
+                reused_bytes=share.reused_bytes,
             )
-        index = SavedSnapshot(name=name, node=self._node, created_unix_ns=self._clock.unix_ns(), units=tuple(saved))
-        await self._executor.run(self._disk.write, f"{base}/index.json", msgspec.json.encode(index))
+            await self.publish(lock, index)
         return index
 
-    def _held(self) -> set[UnitId]:
-        return {unit for provider in self._providers.values() for unit in provider.units()}
+    async def check_free(self, name: str) -> None:
+        """Refuse a name that is taken (`AlreadyExists`)."""
+        index_key(name)
+        try:
+            await self.shelf.get(name)
+        except NotFound:
+            return
+        except (CorruptManifest, UnknownFormat):
+            # Damaged or newer: it is somebody's all the same.
+            pass
+        raise AlreadyExists(f"a snapshot '{name}' exists", hint="choose another name or delete it")
 
-    def _choose(self, units: Sequence[UnitId] | None) -> list[UnitId]:
-        held = self._held()
-        if units is None:
-            return sorted(held)
-        for unit in units:
+    def choose(self, units: Sequence[UnitId] | None) -> list[UnitId]:
+        """Return the units to save, in order; `NotFound` if one is not held here."""
+        held = {unit for provider in self._providers.values() for unit in provider.units()}
+        for unit in units or ():
             provider_of(self._providers, unit)
             if unit not in held:
                 raise NotFound(f"unit '{unit}' is not held by this node", hint="`frys-node ring` shows who holds it")
-        return sorted(set(units))
+        return sorted(held if units is None else set(units))
 
-    async def _save_unit(self, base: str, unit: UnitId, written: set[bytes]) -> Manifest:
-        captured = await provider_of(self._providers, unit).capture(unit)
-        chunker = Chunker(unit)
-        async with closing(captured.parts()) as parts:
-            async for part in parts:
-                for chunk, data in chunker.push(part):
-                    await self._write_chunk(base, chunk, data, written)
-        rest, manifest = chunker.finish()
-        for chunk, data in rest:
-            await self._write_chunk(base, chunk, data, written)
-        path = f"{base}/manifests/{manifest.root.hex()}"
-        await self._executor.run(self._disk.write, path, manifest.encode())
-        return manifest
+    async def save_share(self, lock: Lock, chosen: Sequence[UnitId] | None = None) -> Share:
+        """Write units' chunks and bundles, of one epoch or `RingMoved`; nothing is visible yet."""
+        saver = Saver(self._objects, self._executor, self._node, lock)
+        for _ in range(TRIES_MAX):
+            await saver.look()
+            epoch = self._epoch()
+            saved: list[SavedUnit] = []
+            missing: list[Missing] = []
+            async with saver.writing():
+                for unit in self.choose(chosen):
+                    provider = provider_of(self._providers, unit)
+                    if provider.is_whole(unit):
+                        saved.append(await saver.save(provider, unit))
+                    elif chosen is not None:
+                        raise NotReady(
+                            f"unit '{unit}' is still on its way to this node", hint="see `frys-node snapshot moves`"
+                        )
+                    elif unit in provider.units():
+                        missing.append(Missing(unit=unit, reason="it was still on its way to the node"))
+            bundles = await saver.finish()
+            if self._epoch() == epoch:
+                return Share(
+                    bundles=bundles,
+                    units=tuple(saved),
+                    missing=tuple(missing),
+                    new_bytes=saver.new_bytes,
+                    reused_bytes=saver.reused_bytes,
+                    epoch=epoch,
+                )
+        raise RingMoved(
+            "units moved between nodes while they were saved",
+            hint="wait until `frys-node ring` is stable, and try again",
+        )
 
-    async def _write_chunk(self, base: str, chunk: ChunkRef, data: bytes, written: set[bytes]) -> None:
-        if chunk.digest not in written:
-            written.add(chunk.digest)
-            await self._executor.run(self._disk.write, f"{base}/chunks/{chunk.digest.hex()}", data)
-
-    async def list(self) -> Sequence[SavedSnapshot]:
-        """Every whole snapshot, by name; damaged indexes are left out (`verify` names what is wrong with them)."""
-        found: list[SavedSnapshot] = []
-        for name in await self._executor.run(self._disk.list, self._directory):
-            if _NAME.fullmatch(name):
-                try:
-                    found.append(await self.get(name))
-                except (NotFound, CorruptManifest, UnknownFormat):
-                    continue
-        return found
-
-    async def get(self, name: str) -> SavedSnapshot:
-        """One snapshot's index.
+    async def publish(self, lock: Lock, index: SavedSnapshot) -> None:
+        """Make a snapshot visible.
 
         Raises:
-            NotFound: There is none.
-            CorruptManifest: Its index cannot be read.
-            UnknownFormat: A newer version wrote it.
+            AlreadyExists: Somebody was faster with that name; theirs stands.
+            LockLost: This node stood still so long that others may have collected its chunks. It is not visible.
         """
-        data = await self._executor.run(self._disk.read, f"{self._path(name)}/index.json")
-        if data is None:
-            raise NotFound(f"there is no snapshot '{name}'", hint="`frys-node snapshot list` shows them")
-        try:
-            index = msgspec.json.decode(data, type=SavedSnapshot)
-        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
-            raise CorruptManifest(f"the index of snapshot '{name}' cannot be read: {error}") from error
-        if index.format != INDEX_FORMAT:
-            raise UnknownFormat(
-                f"snapshot '{name}' has format {index.format}, this version reads {INDEX_FORMAT}",
-                hint="use a newer frys-node",
-            )
-        return index
+        if not await lock.is_held():
+            raise LockLost(f"saving '{index.name}' stood still for too long", hint="try again")
+        data = msgspec.json.encode(index)
+        if not await self._objects.create(index_key(index.name), data):
+            # A request that is tried again after its answer was lost meets its own work.
+            if await self._objects.get(index_key(index.name)) == data:
+                return
+            raise AlreadyExists(f"a snapshot '{index.name}' exists", hint="choose another name or delete it")
+        if await lock.is_held():
+            return
+        report = await self.shelf.verify(index)
+        if report.problems:
+            await self._objects.remove([index_key(index.name)])
+            raise LockLost(f"saving '{index.name}' stood still for too long", hint="try again")
 
     async def verify(self, name: str) -> VerifyReport:
         """Read everything of a snapshot and report what is missing or wrong. Nothing is changed."""
-        index = await self.get(name)
-        problems: list[str] = []
-        chunks = 0
-        for saved in index.units:
-            try:
-                manifest = await self._manifest(name, saved)
-            except (CorruptManifest, UnknownFormat) as error:
-                problems.append(f"{saved.unit}: {error.message}")
-                continue
-            for chunk in dict.fromkeys(manifest.chunks):
-                chunks += 1
-                try:
-                    await self._chunk(name, chunk)
-                except CorruptChunk as error:
-                    problems.append(f"{saved.unit}: {error.message}")
-        return VerifyReport(
-            name=name,
-            units=len(index.units),
-            chunks=chunks,
-            size_bytes=index.size_bytes,
-            problems=tuple(problems),
-        )
+        async with self.locks.using(f"verify {name}", may_fail=True):
+            return await self.shelf.verify(await self.shelf.get(name))
 
-    async def restore(
-        self, name: str, units: Sequence[UnitId] | None = None, *, replace: bool = False
-    ) -> RestoreReport:
-        """Restore the given units, or all that this node holds.
+    async def delete(self, name: str) -> PruneReport:
+        """Remove a snapshot; `NotFound` if there is none. It is invisible first, then what only it named goes.
 
-        Raises:
-            NotFound: No such snapshot, unit or kind, or a unit that is not held here. Nothing was changed.
-            WouldReplace: A unit would lose what happened since, and `replace` does not ask for that. Nothing was
-                changed.
-            CorruptChunk, CorruptManifest: The snapshot is damaged. Nothing was changed.
-            FrysError: What a unit's own `restore` said; units before it, in order, are restored.
+        One that is damaged or of a newer version can be deleted too.
         """
-        index = await self.get(name)
-        wanted = {saved.unit: saved for saved in index.units}
-        held = self._held()
-        chosen = sorted(held & wanted.keys() if units is None else set(units))
-        for unit in chosen:
-            if unit not in wanted:
-                raise NotFound(f"snapshot '{name}' has no unit '{unit}'")
-            provider_of(self._providers, unit)
-        foreign = [unit for unit in chosen or sorted(wanted) if unit not in held]
-        if foreign:
-            raise NotFound(
-                f"unit '{foreign[0]}' of snapshot '{name}' is not held by this node",
-                hint="restore it on a node that holds it: `frys-node ring owner --unit` names them",
-            )
-        self._check_replaced(name, chosen, is_wanted=replace)
-        manifests = [await self._manifest(name, wanted[unit]) for unit in chosen]
-        for manifest in manifests:
-            for chunk in dict.fromkeys(manifest.chunks):
-                await self._chunk(name, chunk)
-        for manifest in manifests:
-            async with closing(self._parts(name, manifest)) as parts:
-                await provider_of(self._providers, manifest.unit).restore(manifest.unit, parts)
-        return RestoreReport(
-            name=name,
-            units=len(chosen),
-            size_bytes=sum(manifest.size_bytes for manifest in manifests),
-            elsewhere=tuple(sorted(wanted.keys() - held)) if units is None else (),
+        if name not in await self.shelf.names():
+            await self.shelf.get(name)
+        await self._remove_index(name)
+        return await self._collect((name,))
+
+    async def _remove_index(self, name: str) -> None:
+        await self._objects.remove([index_key(name)])
+        if name in await self._objects.folders():
+            await self._objects.remove([f"{name}/index{INDEX_SUFFIX}", name])
+
+    async def prune(self, *, keep: int | None = None, older_than_s: float | None = None) -> PruneReport:
+        """Delete old snapshots, all but the newest `keep`, those older than `older_than_s`, or what fits both.
+
+        Without a rule nothing is deleted. In any case what no snapshot names is collected then, unless somebody is
+        saving or restoring there.
+        """
+        if (keep is not None and keep < 0) or (older_than_s is not None and older_than_s < 0):
+            raise UsageError("--keep and --older-than cannot be negative")
+        indexes, _ = await self.shelf.list()
+        chosen = chosen_to_prune(indexes, self._clock.unix_ns(), keep=keep, older_than_s=older_than_s)
+        for index in chosen:
+            await self._remove_index(index.name)
+        return await self._collect(tuple(index.name for index in chosen))
+
+    async def _collect(self, deleted: tuple[str, ...]) -> PruneReport:
+        """Remove chunks and bundles that no snapshot names, if nobody uses the place."""
+        removed = size_bytes = 0
+        waits_for = ""
+        async with self.locks.collecting("prune") as (lock, other):
+            if other is not None:
+                waits_for = (
+                    f"node {other.node} is at work there ({other.purpose}): unneeded chunks go with the next prune"
+                )
+            indexes, problems = await self.shelf.list()
+            if problems:
+                waits_for = f"nothing is collected while a snapshot cannot be read: {problems[0]}"
+            if not waits_for:
+                removed, size_bytes, waits_for = await self._sweep(lock, indexes)
+        return PruneReport(
+            deleted=deleted, kept=len(indexes), chunks=removed, size_bytes=size_bytes, waits_for=waits_for
         )
 
-    def _check_replaced(self, name: str, chosen: Sequence[UnitId], *, is_wanted: bool) -> None:
-        """Refuse to lose what happened since a snapshot, unless that is wanted."""
-        replaced = [unit for unit in chosen if unit.split("/", 1)[0] in self._replacing]
-        if replaced and not is_wanted:
-            raise WouldReplace(
-                f"restoring '{name}' replaces {len(replaced)} units such as {replaced[0]}: what happened in them since"
-                " is lost",
-                hint="choose other units with --unit, or accept that with --replace",
-            )
+    async def _sweep(self, lock: Lock, indexes: Sequence[SavedSnapshot]) -> tuple[int, int, str]:
+        bundles: dict[str, Bundle] = {}
+        for index in indexes:
+            for name in index.bundles:
+                try:
+                    bundles[name] = bundles.get(name) or await self.shelf.bundle(name)
+                except (CorruptManifest, UnknownFormat) as error:
+                    return 0, 0, f"nothing is collected while snapshot '{index.name}' is damaged: {error.message}"
+        needed = {digest.hex() for digest in chunks_of(list(bundles.values()))}
+        there = await self._objects.list(CHUNKS)
+        unneeded = [name for name in there if name not in needed]
+        await self._remove_all(lock, [f"{CHUNKS}/{name}" for name in unneeded])
+        lists = await self._objects.list(BUNDLES)
+        stale = [name for name in lists if name not in bundles]
+        await self._remove_all(lock, [f"{BUNDLES}/{name}" for name in stale])
+        return len(unneeded), sum(there[name] for name in unneeded) + sum(lists[name] for name in stale), ""
 
-    async def delete(self, name: str) -> None:
-        """Remove a snapshot; `NotFound` if there is none. It is invisible first, then its bytes go."""
-        await self.get(name)
-        base = self._path(name)
-        await self._executor.run(self._disk.remove, f"{base}/index.json")
-        await self._executor.run(self._disk.remove, base)
-
-    async def _manifest(self, name: str, saved: SavedUnit) -> Manifest:
-        data = await self._executor.run(self._disk.read, f"{self._path(name)}/manifests/{saved.root}")
-        if data is None:
-            raise CorruptManifest(f"the manifest of '{saved.unit}' is missing")
-        manifest = decode_manifest(data)
-        check_unit(manifest, saved.unit)
-        if manifest.root.hex() != saved.root:
-            raise CorruptManifest(f"the manifest of '{saved.unit}' is not the one that the index names")
-        return manifest
-
-    async def _chunk(self, name: str, chunk: ChunkRef) -> bytes:
-        data = await self._executor.run(self._disk.read, f"{self._path(name)}/chunks/{chunk.digest.hex()}")
-        if data is None:
-            raise CorruptChunk(f"chunk {chunk.digest.hex()[:16]} is missing")
-        return verify_chunk(chunk, data)
-
-    async def _parts(self, name: str, manifest: Manifest) -> AsyncIterator[bytes]:
-        for chunk in manifest.chunks:
-            yield await self._chunk(name, chunk)
-            await trio.lowlevel.checkpoint()
-
-    def _path(self, name: str) -> str:
-        if not _NAME.fullmatch(name):
-            raise UsageError(
-                f"'{name}' is not a name for a snapshot",
-                hint="use lower-case letters, digits, '.', '_' and '-', 63 at most",
-            )
-        return f"{self._directory}/{name}" if self._directory else name
+    async def _remove_all(self, lock: Lock, keys: Sequence[str]) -> None:
+        for start in range(0, len(keys), REMOVE_BATCH):
+            await lock.keep()
+            if not await lock.is_held():
+                raise LockLost("collecting unneeded chunks stood still for too long", hint="prune again")
+            await self._objects.remove(keys[start : start + REMOVE_BATCH])

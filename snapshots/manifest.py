@@ -18,11 +18,19 @@ from frys_node.base.types import UnitId
 from frys_node.wire.codec import Codec
 from snapshots.errors import CorruptManifest, UnknownFormat
 
-FORMAT: Final = 1
-"""Version of the manifest's layout and of the root digest."""
+FIXED: Final = 1
+"""Format of moves, and of snapshots saved until November 2026: every chunk but the last has one size."""
+
+FORMAT: Final = 2
+"""Format of saved snapshots: chunks are cut where the state's parts end. The layout is that of format 1."""
 
 CHUNK_BYTES: Final = 256 * 1024
-"""Size of every chunk but the last."""
+"""Size of every chunk but the last in format 1."""
+
+PART_BYTES_MAX: Final = 1 << 20
+"""Size of the largest chunk in format 2."""
+
+_CHUNK_BYTES_MAX: Final = {FIXED: CHUNK_BYTES, FORMAT: PART_BYTES_MAX}
 
 DIGEST_BYTES: Final = 32
 CHUNKS_MAX: Final = 1 << 18
@@ -47,7 +55,7 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
     chunk_bytes: int
     chunks: tuple[ChunkRef, ...]
     root: bytes
-    format: int = FORMAT
+    format: int = FIXED
 
     def encode(self) -> bytes:
         """Return the manifest's bytes: magic, format, body."""
@@ -62,18 +70,20 @@ def digest_of(data: bytes | memoryview) -> bytes:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
-def root_of(unit: UnitId, size_bytes: int, chunk_bytes: int, chunks: Sequence[ChunkRef]) -> bytes:
+def root_of(unit: UnitId, size_bytes: int, chunk_bytes: int, chunks: Sequence[ChunkRef], version: int = FIXED) -> bytes:
     """Return the digest over everything that a manifest says."""
     root = hashlib.blake2b(digest_size=DIGEST_BYTES, person=b"frys-manifest")
     name = unit.encode()
-    root.update(_ROOT_HEAD.pack(FORMAT, chunk_bytes, size_bytes, len(name)) + name)
+    root.update(_ROOT_HEAD.pack(version, chunk_bytes, size_bytes, len(name)) + name)
     for chunk in chunks:
         root.update(chunk.digest + chunk.size_bytes.to_bytes(4, "big"))
     return root.digest()
 
 
-def build_manifest(unit: UnitId, chunks: Sequence[ChunkRef], chunk_bytes: int = CHUNK_BYTES) -> Manifest:
-    """Return the manifest of a unit from its chunks in order.
+def build_manifest(
+    unit: UnitId, chunks: Sequence[ChunkRef], chunk_bytes: int = CHUNK_BYTES, version: int = FIXED
+) -> Manifest:
+    """Return the manifest of a unit from its chunks in order; `chunk_bytes` is the size of the largest.
 
     Raises:
         UnknownFormat: There are more chunks than the format holds. Nothing was made.
@@ -84,7 +94,8 @@ def build_manifest(unit: UnitId, chunks: Sequence[ChunkRef], chunk_bytes: int = 
             hint="spread the data over more units (shards)",
         )
     size_bytes = sum(chunk.size_bytes for chunk in chunks)
-    return Manifest(unit, size_bytes, chunk_bytes, tuple(chunks), root_of(unit, size_bytes, chunk_bytes, chunks))
+    root = root_of(unit, size_bytes, chunk_bytes, chunks, version)
+    return Manifest(unit, size_bytes, chunk_bytes, tuple(chunks), root, version)
 
 
 def check_manifest(manifest: Manifest) -> Manifest:
@@ -94,22 +105,27 @@ def check_manifest(manifest: Manifest) -> Manifest:
         UnknownFormat: Another version. Nothing of it is used.
         CorruptManifest: It contradicts itself. Nothing of it is used.
     """
-    if manifest.format != FORMAT:
+    largest = _CHUNK_BYTES_MAX.get(manifest.format)
+    if largest is None:
         raise UnknownFormat(
-            f"the snapshot of '{manifest.unit}' has format {manifest.format}, this version reads {FORMAT}",
+            f"the snapshot of '{manifest.unit}' has format {manifest.format}, this version reads up to {FORMAT}",
             hint="restore it with a newer frys-node",
         )
     chunks = manifest.chunks
-    if not 0 < manifest.chunk_bytes <= CHUNK_BYTES or len(chunks) > CHUNKS_MAX:
+    if not 0 < manifest.chunk_bytes <= largest or len(chunks) > CHUNKS_MAX:
         raise CorruptManifest(f"the manifest of '{manifest.unit}' is outside its limits")
     for index, chunk in enumerate(chunks):
         is_last = index == len(chunks) - 1
-        whole = chunk.size_bytes == manifest.chunk_bytes or (is_last and 0 < chunk.size_bytes < manifest.chunk_bytes)
+        may_be_short = is_last or manifest.format != FIXED
+        whole = chunk.size_bytes == manifest.chunk_bytes or (
+            may_be_short and 0 < chunk.size_bytes < manifest.chunk_bytes
+        )
         if len(chunk.digest) != DIGEST_BYTES or not whole:
             raise CorruptManifest(f"chunk {index} of '{manifest.unit}' has an impossible size or digest")
     if sum(chunk.size_bytes for chunk in chunks) != manifest.size_bytes:
         raise CorruptManifest(f"the chunks of '{manifest.unit}' do not add up to {manifest.size_bytes} bytes")
-    if root_of(manifest.unit, manifest.size_bytes, manifest.chunk_bytes, chunks) != manifest.root:
+    root = root_of(manifest.unit, manifest.size_bytes, manifest.chunk_bytes, chunks, manifest.format)
+    if root != manifest.root:
         raise CorruptManifest(f"the manifest of '{manifest.unit}' does not match its root digest")
     return manifest
 
@@ -125,11 +141,15 @@ def decode_manifest(data: bytes) -> Manifest:
     if not data.startswith(_MAGIC) or len(data) < head:
         raise CorruptManifest("these bytes are not a frys snapshot manifest")
     (version,) = struct.unpack_from(">H", data, len(_MAGIC))
-    if version != FORMAT:
+    if version not in _CHUNK_BYTES_MAX:
         raise UnknownFormat(
-            f"a snapshot of format {version}, this version reads {FORMAT}", hint="restore it with a newer frys-node"
+            f"a snapshot of format {version}, this version reads up to {FORMAT}",
+            hint="restore it with a newer frys-node",
         )
     try:
-        return check_manifest(_CODEC.decode(memoryview(data)[head:]))
+        manifest = check_manifest(_CODEC.decode(memoryview(data)[head:]))
     except MalformedFrame as error:
         raise CorruptManifest(f"a manifest that cannot be read: {error.message}") from error
+    if manifest.format != version:
+        raise CorruptManifest(f"the manifest of '{manifest.unit}' is of two formats")
+    return manifest

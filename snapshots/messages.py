@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from frys_node.base.types import UnitId
+from frys_node.base.types import Epoch, UnitId
 from frys_node.kernel.services.rpc import Method
 from frys_node.kernel.services.snapshots import MoveProgress
 from snapshots.manifest import ChunkRef
@@ -101,6 +101,65 @@ class Released(msgspec.Struct, frozen=True, array_like=True):
     """So be it."""
 
 
+class ShareRequest(msgspec.Struct, frozen=True, array_like=True):
+    """Save everything that you hold into that place; another node makes it visible."""
+
+    place: str
+    lock: str
+    """Key of the asker's lock: who does not find it looks at another place."""
+    epoch: Epoch
+
+
+class ShareUnit(msgspec.Struct, frozen=True, array_like=True):
+    """A unit that was saved; `root` is hex."""
+
+    unit: UnitId
+    root: str
+    size_bytes: int
+    chunks: int
+
+
+class Shared(msgspec.Struct, frozen=True, array_like=True):
+    """What a node has saved."""
+
+    epoch: Epoch | None
+    units: list[ShareUnit]
+    missing: list[tuple[UnitId, str]]
+    bundles: list[str]
+    new_bytes: int
+    reused_bytes: int
+
+
+class TakeRequest(msgspec.Struct, frozen=True, array_like=True):
+    """A part of a saved state for a unit that the receiver holds; with the last part it is restored."""
+
+    unit: UnitId
+    transfer: int
+    """Number of the state among those of the sender."""
+    index: int
+    is_last: bool
+    data: bytes
+
+
+class Taken(msgspec.Struct, frozen=True, array_like=True):
+    """It is here; after the last part, it is restored durably."""
+
+
+class SurveyRequest(msgspec.Struct, frozen=True, array_like=True):
+    """Which of these units would lose something if they were replaced?"""
+
+    units: list[UnitId]
+
+
+class Surveyed(msgspec.Struct, frozen=True, array_like=True):
+    """Those that would."""
+
+    units: list[UnitId]
+
+
+SHARE: Final[Method[ShareRequest, Shared]] = Method("snapshots.share", ShareRequest, Shared)
+TAKE: Final[Method[TakeRequest, Taken]] = Method("snapshots.take", TakeRequest, Taken)
+SURVEY: Final[Method[SurveyRequest, Surveyed]] = Method("snapshots.survey", SurveyRequest, Surveyed)
 OFFER: Final[Method[OfferRequest, Offer]] = Method("snapshots.offer", OfferRequest, Offer)
 REFS: Final[Method[RefsRequest, Refs]] = Method("snapshots.refs", RefsRequest, Refs)
 CHUNK: Final[Method[ChunkRequest, Chunk]] = Method("snapshots.chunk", ChunkRequest, Chunk)

@@ -156,6 +156,13 @@ class Disk(Protocol):
         """
         ...
 
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a file durably if there is none of that name; False, with nothing changed, if there is one.
+
+        Of several writers that create one name at once, also from several processes, exactly one is told True.
+        """
+        ...
+
     def append(self, path: str, data: bytes) -> None:
         """Append without syncing; created when missing."""
         ...

@@ -62,3 +62,8 @@ def point_key(point: object) -> bytes | None:
 def shard_of(key: bytes, shard_number: int) -> int:
     """Return the shard of a point's key: a stable hash of it, modulo the number of shards."""
     return int(mmh3.hash(key, seed=0x66727973, signed=False)) % shard_number
+
+
+def vector_unit(collection: str, shard: int) -> UnitId:
+    """Name the unit of a shard of a collection, by the collection's id."""
+    return UnitId(f"vector/{collection}/{shard}")

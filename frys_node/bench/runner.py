@@ -31,6 +31,7 @@ SCENARIOS = {
     "client": "three nodes through the client, straight to owners, against through any node",
     "commit": "a durable journal commit, against one fsync",
     "move": "a leave and a join of a cluster with data under load, against the same load before",
+    "snapshot": "saving, checking and restoring a node, against plain writes, blake2b and requests before it",
     "membership": "kills, pauses, loss, partitions, joins and leaves of clusters in namespaces, against serf",
 }
 
@@ -53,8 +54,8 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines()
 
 
-def main(names: Sequence[str], *, json_output: bool, rounds: int) -> int:
-    """Run scenarios by name; without a name, list them."""
+def main(names: Sequence[str], *, json_output: bool, rounds: int, is_full: bool = False) -> int:
+    """Run scenarios by name, at full size those that have one; without a name, list them."""
     if not names:
         print(table(SCENARIOS.items(), ("SCENARIO", "MEASURES")))
         return 0
@@ -65,7 +66,8 @@ def main(names: Sequence[str], *, json_output: bool, rounds: int) -> int:
     for name in names:
         print(f"running {name}: {SCENARIOS[name]} ...", file=sys.stderr)
         module = importlib.import_module(f"frys_node.bench.{name}")
-        figures: list[Figure] = module.run(rounds)
+        scenario = getattr(module, "run_full", module.run) if is_full else module.run
+        figures: list[Figure] = scenario(rounds)
         results["scenarios"][name] = [figure.as_dict() for figure in figures]
         if not json_output:
             print(table([figure.as_row() for figure in figures], HEADER))

@@ -16,7 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--rounds", type=int, help="interleaved rounds (default 5; membership has its own)")
     group = parser.add_argument_group("membership", "ours beside serf, in namespaces (root or user namespaces)")
-    group.add_argument("--full", action="store_true", help="every scenario with all its rounds; hours; needs --out")
+    group.add_argument(
+        "--full",
+        action="store_true",
+        help="every scenario with all its rounds; hours; needs --out. With snapshot: 100,000 items of a kind",
+    )
     group.add_argument("--out", metavar="FILE", type=Path, help="keep every round here; a later run goes on from it")
     group.add_argument("--only", metavar="A,B", help="only these scenarios, or those that begin so (kill,leave)")
     group.add_argument(
@@ -35,4 +39,5 @@ def run(arguments: argparse.Namespace) -> int:
         return membership.main(arguments)
     from frys_node.bench.runner import main
 
-    return main(arguments.names, json_output=arguments.json, rounds=arguments.rounds or ROUNDS)
+    rounds = arguments.rounds or ROUNDS
+    return main(arguments.names, json_output=arguments.json, rounds=rounds, is_full=arguments.full)

@@ -1,30 +1,52 @@
-"""Save, verify and restore a node's units, and watch units that move between nodes."""
+"""Save, verify and restore a node's units or the whole cluster, and watch units that move between nodes."""
 
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
+from frys_node.base.errors import UsageError
 from frys_node.cli import arguments as given
 from frys_node.cli import moves
 from frys_node.cli.admin import AdminClient, add_common, bytes_text, show, table
+
+JOB_S = 3_600.0
+"""How long a save, check or restore may take, unless --timeout says otherwise."""
+
+NAMED_MAX = 5
+"""Units of which each is named; more are counted."""
+
+WHERE = (
+    "where snapshots are: a directory or s3://bucket/prefix (default: plugins.snapshots.store, or the data directory)"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     actions = parser.add_subparsers(dest="action", required=True)
-    create = actions.add_parser("create", help="save this node's units under a name")
+    create = actions.add_parser(
+        "create",
+        help="save this node's units, or the whole cluster, under a name",
+        description="Requests go on meanwhile. What earlier snapshots in the same place have is not written again.",
+    )
     verify = actions.add_parser("verify", help="read a snapshot back and check every byte")
     restore = actions.add_parser(
         "restore",
-        help="bring a snapshot's units back into the node",
+        help="bring a snapshot back into the cluster, also into another one",
         description="Vectors and cache entries are merged: what is newer, deletions included, stands. Workflow "
         "partitions are replaced: runs started since the snapshot are lost, and those that went on go back.",
     )
     delete = actions.add_parser("delete", help="delete a saved snapshot")
-    listing = actions.add_parser("list", help="list saved snapshots")
+    prune = actions.add_parser(
+        "prune",
+        help="delete old snapshots, and chunks that none needs",
+        description="With both rules, what is old goes unless it is among the newest N. With neither, leftovers go.",
+    )
+    listing = actions.add_parser("list", help="list saved snapshots, newest first")
     moving = actions.add_parser(
         "moves", help="units on their way between nodes, with rate, ETA and what holds them back"
     )
@@ -32,12 +54,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         sub.add_argument("name", type=given.name)
     for sub in (create, restore):
         sub.add_argument("--unit", action="append", help="only this unit, such as workflow/17; repeatable")
-    restore.add_argument("--replace", action="store_true", help="also replace workflow partitions")
-    for sub in (create, verify, restore, delete, listing):
-        sub.add_argument(
-            "--directory", metavar="D", default="", help="where snapshots are (default: in the data directory)"
-        )
+    create.add_argument(
+        "--cluster", action="store_true", help="every node saves its share, into a place that all reach"
+    )
+    create.add_argument("--partial", action="store_true", help="with --cluster: leave out what silent nodes hold")
+    restore.add_argument("--replace", action="store_true", help="also replace workflow partitions that have runs")
+    prune.add_argument("--keep", type=int, metavar="N", help="keep the newest N")
+    prune.add_argument(
+        "--older-than", type=given.duration, metavar="T", help="delete what is older: 12h, 30d, or seconds"
+    )
+    for sub in (create, verify, restore, delete, prune, listing):
+        sub.add_argument("--store", "--directory", metavar="PLACE", default="", help=WHERE)
         add_common(sub)
+        sub.set_defaults(timeout=JOB_S)
     moves.add_arguments(moving)
 
 
@@ -46,33 +75,98 @@ def run(arguments: argparse.Namespace) -> int:
     client = AdminClient(arguments)
     if arguments.action == "moves":
         return moves.run(client, arguments)
-    directory = str(Path(arguments.directory).resolve()) if arguments.directory else ""
+    store = _place(arguments.store)
     if arguments.action == "list":
-        body = client.call("GET", f"/v1/snapshots?directory={quote(directory, safe='')}")
-        rows = [
-            (s["name"], len(s["units"]), bytes_text(sum(u["size_bytes"] for u in s["units"])))
-            for s in body["snapshots"]
-        ]
-        return show(arguments, body, table(rows, ("NAME", "UNITS", "SIZE")))
+        body = client.call("GET", f"/v1/snapshots?{urlencode({'store': store})}")
+        return show(arguments, body, _list_text(body))
     if arguments.action == "delete":
-        path = f"/v1/snapshots/{quote(arguments.name, safe='')}?directory={quote(directory, safe='')}"
-        return show(arguments, client.call("DELETE", path), f"deleted {arguments.name}")
-    wanted: dict[str, Any] = {"name": arguments.name, "directory": directory}
+        body = client.call("DELETE", f"/v1/snapshots/{quote(arguments.name, safe='')}?{urlencode({'store': store})}")
+        return show(arguments, body, _pruned_text(body))
+    if arguments.action == "prune":
+        rules = {"store": store, "keep": arguments.keep, "older_than_s": arguments.older_than}
+        body = client.call("POST", "/v1/snapshots/prune", rules)
+        return show(arguments, body, _pruned_text(body))
+    wanted: dict[str, Any] = {"name": arguments.name, "store": store}
     if getattr(arguments, "unit", None):
         wanted["units"] = arguments.unit
     if arguments.action == "create":
-        body = client.call("POST", "/v1/snapshots", wanted)
-        size = bytes_text(sum(unit["size_bytes"] for unit in body["units"]))
-        return show(arguments, body, f"saved {arguments.name}: {len(body['units'])} units, {size}")
+        body = client.call(
+            "POST", "/v1/snapshots", wanted | {"cluster": arguments.cluster, "partial": arguments.partial}
+        )
+        return show(arguments, body, _created_text(body))
     if arguments.action == "restore":
         body = client.call("POST", "/v1/snapshots/restore", wanted | {"replace": arguments.replace})
-        text = f"restored {arguments.name}: {body['units']} units, {bytes_text(body['size_bytes'])}"
-        if body["elsewhere"]:
-            text += f"\nheld by other nodes now, and left alone: {len(body['elsewhere'])} units"
-        return show(arguments, body, text)
+        show(arguments, body, _restored_text(body))
+        return 1 if body["failed"] else 0
     body = client.call("POST", "/v1/snapshots/verify", wanted)
-    good = (
-        f"{arguments.name} is whole: {body['units']} units, {body['chunks']} chunks, {bytes_text(body['size_bytes'])}"
-    )
+    size = bytes_text(body["size_bytes"])
+    good = f"{arguments.name} is whole: {body['units']} units, {body['chunks']} chunks, {size}"
     show(arguments, body, "\n".join(body["problems"]) or good)
     return 1 if body["problems"] else 0
+
+
+def _place(text: str) -> str:
+    """Return a place as the node understands it, which has another working directory."""
+    if text.startswith("s3://") or not text:
+        return text
+    if "://" in text:
+        raise UsageError(f"--store {text} is not a place for snapshots", hint="write s3://bucket/prefix or a directory")
+    return str(Path(text).resolve())
+
+
+def _created_text(body: Mapping[str, Any]) -> str:
+    units = len({unit["unit"] for unit in body["units"]})
+    size = bytes_text(sum(unit["size_bytes"] for unit in body["units"]))
+    nodes = f" of {len(body['nodes'])} nodes" if body["scope"] == "cluster" else ""
+    lines = [
+        f"saved {body['name']}: {units} units{nodes}, {size}",
+        f"written {bytes_text(body['new_bytes'])}, reused {bytes_text(body['reused_bytes'])} of earlier snapshots",
+    ]
+    return "\n".join(lines + _missing_text("not saved", body["missing"]))
+
+
+def _missing_text(title: str, missing: Sequence[Mapping[str, str]]) -> list[str]:
+    lines = [f"{title}: {one['unit']}: {one['reason']}" for one in missing[:NAMED_MAX]]
+    if len(missing) > NAMED_MAX:
+        lines.append(f"{title}: {len(missing) - NAMED_MAX} more units (--json names them)")
+    return lines
+
+
+def _restored_text(body: Mapping[str, Any]) -> str:
+    size = bytes_text(body["size_bytes"])
+    lines = [f"restored {body['name']}: {body['items']} items into {body['units']} units, {size} read"]
+    if body["collections"]:
+        lines.append(f"made collections: {', '.join(body['collections'])}")
+    lines += _missing_text("skipped", body["skipped"])
+    return "\n".join(lines + _missing_text("failed", body["failed"]))
+
+
+def _pruned_text(body: Mapping[str, Any]) -> str:
+    deleted = ", ".join(body["deleted"]) or "no snapshot"
+    lines = [f"deleted {deleted}; {body['kept']} kept; {body['chunks']} chunks, {bytes_text(body['size_bytes'])} freed"]
+    return "\n".join([*lines, *([body["waits_for"]] if body["waits_for"] else [])])
+
+
+def _list_text(body: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            one["name"],
+            one["scope"],
+            _age_text(time.time() - one["created_unix_ns"] / 1e9),
+            len({unit["unit"] for unit in one["units"]}),
+            bytes_text(sum(unit["size_bytes"] for unit in one["units"])),
+            bytes_text(one["new_bytes"]) if one["format"] > 1 else None,
+            f"{one['epoch']['term']}.{one['epoch']['seq']}" if one["epoch"] else None,
+            ", ".join(sorted(one["nodes"].values())) or one["node"][:12],
+        )
+        for one in body["snapshots"]
+    ]
+    header = ("NAME", "SCOPE", "AGE", "UNITS", "SIZE", "NEW", "EPOCH", "NODES")
+    return "\n".join([table(rows, header) if rows else "there are no snapshots", *body["problems"]])
+
+
+def _age_text(seconds: float) -> str:
+    for size, unit in ((86_400.0, "d"), (3_600.0, "h"), (60.0, "m")):
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{max(0.0, seconds):.0f}s"

@@ -182,7 +182,8 @@ class ReplicationComponent:
         """Declare a kind; its recovered units are loaded and its units under the record opened."""
         self.replica.declare(kind, factory, durable=durable)
         if self._snapshots is not None:
-            self._snapshots.register(kind, ReplicatedSource(kind, self.replica.table, self._pages.merge))
+            writer = None if durable else self
+            self._snapshots.register(kind, ReplicatedSource(kind, self.replica.table, self._pages.merge, writer))
         if self._is_ready:
             self._load(kind)
             self._perform(self.replica.open_kind(kind, self._clock.now_s()))

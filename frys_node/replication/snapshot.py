@@ -3,35 +3,98 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import trio
 
 from frys_node.base.errors import CorruptData, MalformedFrame, NotReady, StorageError, error_from_code
-from frys_node.base.types import UnitId
-from frys_node.kernel.services.replication import Entry
-from frys_node.kernel.services.snapshots import Captured
+from frys_node.base.types import Consistency, UnitId
+from frys_node.kernel.services.replication import Entry, Freezable, Replication
+from frys_node.kernel.services.snapshots import Captured, Piece, Rerouting, SavedState
 from frys_node.replication.effects import Effect
 from frys_node.replication.unit import UnitTable, pages
 from frys_node.wire.codec import Codec
+from snapshots.capture import closing
 
 _ENTRIES: Final[Codec[list[Entry]]] = Codec(list[Entry])
 _LENGTH = struct.Struct(">I")
 _PAGE_BYTES_MAX = 2 * 1024 * 1024
 
+CUT_BYTES_MIN: Final = 64 * 1024
+CUT_BYTES_MEAN: Final = 192 * 1024
+"""How many bytes further a page ends on average, once it has `CUT_BYTES_MIN`."""
+CUT_BYTES_MAX: Final = 768 * 1024
+
+_NOBODY: Final = b"\x00frys.floor"
+"""A key that nobody writes: what a read says of it is what it says of every key that is not held."""
+
+
+def stable_pages(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Cut sorted entries into pages that end where an entry's own key says so.
+
+    An entry that is added, changed or removed alters its page and at most the next; all others are the same bytes as in
+    the snapshot before, and need not be saved again. The larger an entry, the likelier a page ends with it, so that
+    pages have the same size on average whatever the entries are.
+    """
+    page: list[Entry] = []
+    size_bytes = 0
+    for entry in entries:
+        entry_bytes = 96 + len(entry.key) + len(entry.value or b"")
+        if page and size_bytes + entry_bytes > CUT_BYTES_MAX:
+            yield page
+            page, size_bytes = [], 0
+        page.append(entry)
+        size_bytes += entry_bytes
+        if size_bytes >= CUT_BYTES_MIN and zlib.crc32(entry.key) * CUT_BYTES_MEAN < entry_bytes << 32:
+            yield page
+            page, size_bytes = [], 0
+    if page:
+        yield page
+
+
+def _encode_page(page: Sequence[Entry]) -> bytes:
+    body = _ENTRIES.encode(list(page))
+    return _LENGTH.pack(len(body)) + body
+
+
+def _decode_page(unit: UnitId, body: bytes | memoryview) -> list[Entry]:
+    try:
+        return _ENTRIES.decode(body)
+    except MalformedFrame as error:
+        raise CorruptData(f"the snapshot of '{unit}' cannot be read: {error.message}") from error
+
+
+async def _read_pages(unit: UnitId, parts: AsyncIterator[bytes]) -> AsyncIterator[list[Entry]]:
+    """Yield the pages of a dump as soon as each is whole; `CorruptData` if it is none."""
+    buffer = bytearray()
+    async for part in parts:
+        buffer += part
+        while len(buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(buffer)
+            if length > _PAGE_BYTES_MAX:
+                raise CorruptData(f"a page of {length} bytes in the snapshot of '{unit}'")
+            if len(buffer) < _LENGTH.size + length:
+                break
+            body = bytes(memoryview(buffer)[_LENGTH.size : _LENGTH.size + length])
+            del buffer[: _LENGTH.size + length]
+            yield _decode_page(unit, body)
+    if buffer:
+        raise CorruptData(f"the snapshot of '{unit}' ends in the middle of a page")
+
 
 class CapturedEntries:
     """The entries of a unit as they were, sorted by key, in length-prefixed pages."""
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        self._entries = sorted(entries, key=lambda entry: entry.key)
+    def __init__(self, entries: Iterable[Entry], *, is_sorted: bool = False) -> None:
+        self._entries = entries if is_sorted else sorted(entries, key=lambda entry: entry.key)
 
     async def parts(self) -> AsyncIterator[bytes]:
         """Yield the pages."""
-        for page in pages(self._entries):
-            body = _ENTRIES.encode(page)
-            yield _LENGTH.pack(len(body)) + body
+        for page in stable_pages(self._entries):
+            await trio.lowlevel.checkpoint()
+            yield _encode_page(page)
 
 
 class _Page:
@@ -89,11 +152,17 @@ class ReplicatedSource:
     """`Snapshottable` of one replicated kind."""
 
     def __init__(
-        self, kind: str, table: UnitTable, merge: Callable[[UnitId, Sequence[Entry]], Awaitable[None]]
+        self,
+        kind: str,
+        table: UnitTable,
+        merge: Callable[[UnitId, Sequence[Entry]], Awaitable[None]],
+        writer: Replication | None = None,
     ) -> None:
         self._prefix = f"{kind}/"
         self._table = table
         self._merge = merge
+        self._writer = writer
+        """Given for kinds in memory: see `revive`."""
 
     def units(self) -> Sequence[UnitId]:
         """Return the units of the kind that are held here."""
@@ -109,10 +178,19 @@ class ReplicatedSource:
             await trio.lowlevel.checkpoint()
         return found
 
+    def is_whole(self, unit: UnitId) -> bool:
+        """False while the unit's bulk is on its way here."""
+        held = self._table.units.get(unit)
+        return held is not None and held.complete
+
     async def capture(self, unit: UnitId) -> Captured:
         """Fix the entries held now; an incomplete or unknown unit has none."""
         held = self._table.units.get(unit)
-        return CapturedEntries([] if held is None or not held.complete else list(held.store.entries()))
+        if held is None or not held.complete:
+            return CapturedEntries([])
+        if isinstance(held.store, Freezable):
+            return CapturedEntries(held.store.freeze(), is_sorted=True)
+        return CapturedEntries(list(held.store.entries()))
 
     async def restore(self, unit: UnitId, parts: AsyncIterator[bytes]) -> None:
         """Merge the pages, each durable before the next is read.
@@ -120,20 +198,54 @@ class ReplicatedSource:
         Raises:
             CorruptData: The bytes are not a dump of entries. What was merged before stays, which is harmless.
         """
-        buffer = bytearray()
-        async for part in parts:
-            buffer += part
-            while len(buffer) >= _LENGTH.size:
-                (length,) = _LENGTH.unpack_from(buffer)
-                if length > _PAGE_BYTES_MAX:
-                    raise CorruptData(f"a page of {length} bytes in the snapshot of '{unit}'")
-                if len(buffer) < _LENGTH.size + length:
-                    break
-                body = bytes(memoryview(buffer)[_LENGTH.size : _LENGTH.size + length])
-                del buffer[: _LENGTH.size + length]
-                try:
-                    await self._merge(unit, _ENTRIES.decode(body))
-                except MalformedFrame as error:
-                    raise CorruptData(f"the snapshot of '{unit}' cannot be read: {error.message}") from error
-        if buffer:
-            raise CorruptData(f"the snapshot of '{unit}' ends in the middle of a page")
+        async with closing(_read_pages(unit, parts)) as found:
+            async for page in found:
+                await self._merge(unit, page)
+
+    async def regroup(self, states: AsyncIterator[SavedState], routing: Rerouting) -> AsyncIterator[Piece]:
+        """Yield the entries page by page, each with the unit that they belong to now."""
+        async for state in states:
+            async with closing(_read_pages(state.unit, state.parts)) as found:
+                async for page in found:
+                    groups: dict[UnitId, list[Entry]] = {}
+                    for entry in page:
+                        unit = routing.unit_of(state.unit, entry.key)
+                        if unit is not None:
+                            groups.setdefault(unit, []).append(entry)
+                    for unit, entries in groups.items():
+                        for part in pages(entries):
+                            yield Piece(unit, _encode_page(part), len(part))
+
+    async def has_data(self, unit: UnitId) -> bool:
+        """Return False: a merge loses nothing."""
+        return False
+
+    async def revive(self, piece: Piece) -> int | None:
+        """Write entries of a kind in memory again, unless something newer is known; None for durable kinds.
+
+        A cache that started empty has a floor: whatever was written before the start is a miss, and a merge of older
+        versions is refused, since a delete may be what was lost. Here an operator says that what was saved is good.
+        Nothing newer is replaced, deletions that are still known included. A write of the same key by a client in the
+        same instant may be overtaken.
+        """
+        if self._writer is None:
+            return None
+        # A piece of this source is one page.
+        body = memoryview(piece.data)[_LENGTH.size :]
+        entries = [entry for entry in _decode_page(piece.unit, body) if entry.value is not None]
+        if not entries:
+            return 0
+        stamps = await self._writer.versions(
+            piece.unit, [*(entry.key for entry in entries), _NOBODY], Consistency.QUORUM
+        )
+        floor = stamps[-1].version if stamps[-1] is not None else None
+        wanted = [
+            (entry.key, entry.value)
+            for entry, stamp in zip(entries, stamps, strict=False)
+            if stamp is None
+            or stamp.version < entry.version
+            or (floor is not None and stamp.is_deleted and stamp.version <= floor)
+        ]
+        if wanted:
+            await self._writer.write(piece.unit, wanted)
+        return len(wanted)

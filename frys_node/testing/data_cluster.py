@@ -242,9 +242,11 @@ class DataCluster:
         with_snapshots: bool = False,
         checkpoint_bytes: int = CHECKPOINT_BYTES,
         settings: ReplicationConfig | None = None,
+        disks: Mapping[str, FakeDisk] = {},
     ) -> None:
         self.network = network
         self.settings = settings or ReplicationConfig()
+        self.disks = disks
         self.kinds = kinds
         self.durable_kinds = durable_kinds
         self.partitions = partitions
@@ -257,6 +259,7 @@ class DataCluster:
         """Start a new node; the first one founds the cluster."""
         node = NodeId(name)
         self.nodes[node] = DataNode(self, node, is_founder=not self.nodes)
+        self.nodes[node].disk = self.disks.get(name, self.nodes[node].disk)
         await self.nodes[node].start(self._nursery)
         return self.nodes[node]
 
@@ -311,8 +314,12 @@ async def open_data_cluster(
     with_snapshots: bool = False,
     checkpoint_bytes: int = CHECKPOINT_BYTES,
     settings: ReplicationConfig | None = None,
+    disks: Mapping[str, FakeDisk] = {},
 ) -> AsyncIterator[DataCluster]:
-    """Run a cluster of these nodes; the first one founds it. By default every kind is durable, the cache too."""
+    """Run a cluster of these nodes; the first one founds it. By default every kind is durable, the cache too.
+
+    `disks` are what nodes start on, by name: those of an earlier cluster, say, whose process died.
+    """
     network = RpcNetwork(seed, delay_s=delay_s, note_loss=note_loss)
     async with trio.open_nursery() as nursery:
         await nursery.start(network.run)
@@ -325,6 +332,7 @@ async def open_data_cluster(
             with_snapshots=with_snapshots,
             checkpoint_bytes=checkpoint_bytes,
             settings=settings,
+            disks=disks,
         )
         for name in names:
             await cluster.add(name)

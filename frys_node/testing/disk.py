@@ -177,6 +177,14 @@ class FakeDisk:
         self._files[path] = _File(data, is_named=durable)
         self._poisoned.discard(path)
 
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a file durably if there is none of that name; False if there is one."""
+        if check_path(path) in self._files:
+            return False
+        self._begin("create", path, len(data))
+        self._files[path] = _File(data, is_named=True)
+        return True
+
     def append(self, path: str, data: bytes) -> None:
         """Append without syncing; created when missing. A failed append leaves the file as it was."""
         self._check_poison(path)

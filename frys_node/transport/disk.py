@@ -153,6 +153,30 @@ class DirectoryDisk:
                 self._sync_directory(path, full)
             self._poisoned.discard(path)
 
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a file durably if there is none of that name; False, with nothing changed, if there is one."""
+        full = self._full(path)
+        with self._path_lock(path):
+            # A name of its own: another process, perhaps on another machine, may create the same file now.
+            temporary = f"{full}.{os.urandom(6).hex()}{_TEMPORARY}"
+            try:
+                fd = self._open_new(temporary, _REPLACE)
+                try:
+                    _write_all(fd, data)
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+                os.link(temporary, full)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                raise storage_failed("create", path, error) from error
+            finally:
+                with suppress(OSError):
+                    os.unlink(temporary)
+            self._sync_directory(path, full)
+            return True
+
     def append(self, path: str, data: bytes) -> None:
         """Append without syncing; created when missing. A failed append leaves the file as it was."""
         with self._path_lock(path):

@@ -37,6 +37,17 @@ def test_a_write_that_is_not_durable_is_still_whole(disk: Disk) -> None:
     assert disk.read("file") == b"shorter"
 
 
+def test_only_one_writer_creates_a_name(disk: Disk) -> None:
+    """The first is told True and its bytes stay; a removed name can be created again."""
+    assert disk.create("dir/file", b"first")
+    assert not disk.create("dir/file", b"second")
+    assert disk.read("dir/file") == b"first"
+    assert list(disk.list("dir")) == ["file"]
+    disk.remove("dir/file")
+    assert disk.create("dir/file", b"third")
+    assert disk.read("dir/file") == b"third"
+
+
 def test_appends_add_up_and_survive_a_sync(disk: Disk) -> None:
     """Appended bytes are read in order, before and after a sync."""
     disk.append("log", b"one")

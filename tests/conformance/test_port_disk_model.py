@@ -42,6 +42,10 @@ class TwoDisks(RuleBasedStateMachine):
         self._both("write", path, data, durable=durable)
 
     @rule(path=PATHS, data=DATA)
+    def create(self, path: str, data: bytes) -> None:
+        self._both("create", path, data)
+
+    @rule(path=PATHS, data=DATA)
     def append(self, path: str, data: bytes) -> None:
         self._both("append", path, data)
 

@@ -16,6 +16,7 @@ from fuzz_machine import (
     sync_seeds,
 )
 from fuzz_resp import RespHarness
+from fuzz_saved import SavedHarness
 from fuzz_wire import ChannelHarness, FrameHarness, SealHarness
 
 
@@ -40,4 +41,5 @@ HARNESSES: dict[str, Harness] = {
     "frames": FrameHarness(),
     "channel": ChannelHarness(),
     "resp": RespHarness(),
+    "saved": SavedHarness(),
 }

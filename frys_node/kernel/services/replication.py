@@ -6,8 +6,8 @@ versions, quorums, the log on disk (for durable kinds), repair and moves; the st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -68,6 +68,15 @@ class UnitStore(Protocol):
 
     def clear(self) -> None:
         """Forget everything (a joiner wipes first, rule 12)."""
+        ...
+
+
+@runtime_checkable
+class Freezable(Protocol):
+    """A `UnitStore` whose entries take long to make: a capture of all of them at once would hold the event loop."""
+
+    def freeze(self) -> Iterator[Entry]:
+        """Return the entries as they are now, tombstones included, sorted by key; each is made when it is asked for."""
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -19,6 +19,33 @@ class Captured(Protocol):
         ...
 
 
+class SavedState(NamedTuple):
+    """A unit's state as it was saved."""
+
+    unit: UnitId
+    parts: AsyncIterator[bytes]
+
+
+class Piece(NamedTuple):
+    """Bytes that a unit can restore by themselves; `items` is how many keys or runs they hold."""
+
+    unit: UnitId
+    data: bytes
+    items: int
+
+
+class Rerouting(Protocol):
+    """Where the keys of saved units belong under the record of now."""
+
+    def is_same(self, kind: str) -> bool:
+        """True if each key of that kind belongs to the unit that it was saved from."""
+        ...
+
+    def unit_of(self, unit: UnitId, key: bytes) -> UnitId | None:
+        """The unit of a key that was saved from `unit`; None if what it belonged to is gone."""
+        ...
+
+
 class Snapshottable(Protocol):
     """What a kind of unit offers so that its units can move and be saved."""
 
@@ -30,12 +57,34 @@ class Snapshottable(Protocol):
         """About how many bytes a copy of each unit held here takes, for plans and pictures."""
         ...
 
+    def is_whole(self, unit: UnitId) -> bool:
+        """False if the unit is not here, or not all of it yet: a save of it would lack data."""
+        ...
+
     async def capture(self, unit: UnitId) -> Captured:
         """Fix the state now and return it."""
         ...
 
     async def restore(self, unit: UnitId, parts: AsyncIterator[bytes]) -> None:
         """Merge (replicated kinds: newer versions win) or install (workflow partitions) verified bytes, durably."""
+        ...
+
+    def regroup(self, states: AsyncIterator[SavedState], routing: Rerouting) -> AsyncIterator[Piece]:
+        """Yield saved states, perhaps of another cluster, in pieces for the units that their keys belong to now.
+
+        A kind whose `restore` replaces yields one piece for each unit.
+        """
+        ...
+
+    async def has_data(self, unit: UnitId) -> bool:
+        """True if replacing the unit would lose something."""
+        ...
+
+    async def revive(self, piece: Piece) -> int | None:
+        """Bring a piece back by writes of this node; returns how many items were written.
+
+        None, and nothing was done, if the piece is to be given to the unit's members, who `restore` it.
+        """
         ...
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from frys_node.base.types import UnitId
-from frys_node.base.units import point_key, shard_of
+from frys_node.base.units import point_key, shard_of, vector_unit
 from frys_node.kernel.services.replication import Version
 from frys_node.kernel.services.topology import Collection
 from frys_node.plugins.vector.errors import InvalidPointId, InvalidVectorRequest
@@ -82,7 +82,7 @@ def decode_id(key: bytes) -> PointId:
 
 def unit_of(collection: Collection, shard: int) -> UnitId:
     """Return the unit of a shard."""
-    return UnitId(f"vector/{collection.id}/{shard}")
+    return vector_unit(collection.id, shard)
 
 
 def by_shard(keys: Sequence[bytes], shard_number: int) -> dict[int, list[int]]:

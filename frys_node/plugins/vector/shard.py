@@ -151,6 +151,23 @@ class ShardStore:
         """Every entry held, tombstones included, by key."""
         return self._entries(sorted([*self._rows, *self._tombs]))
 
+    def freeze(self) -> Iterator[Entry]:
+        """Every entry as it is now, by key, made when it is asked for: what is written meanwhile does not show."""
+        index = None if self._index is None else self._index.view()
+        keys, rows, tombs = sorted([*self._rows, *self._tombs]), dict(self._rows), dict(self._tombs)
+        versions, payloads = list(self._versions), list(self._payloads)
+
+        def entries() -> Iterator[Entry]:
+            for key in keys:
+                row = rows.get(key)
+                if row is None:
+                    yield Entry(key, tombs[key], None)
+                else:
+                    assert index is not None
+                    yield Entry(key, versions[row], encode_point(StoredPoint(index.vector(row), payloads[row])))
+
+        return entries()
+
     def _entries(self, keys: Sequence[bytes]) -> Iterator[Entry]:
         for key in keys:
             for entry in self.get([key]):

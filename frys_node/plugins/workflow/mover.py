@@ -10,10 +10,12 @@ from frys_node.base.errors import NotReady, StorageError
 from frys_node.base.types import NodeId, UnitId
 from frys_node.base.units import workflow_unit
 from frys_node.kernel.services.rpc import Rpc
-from frys_node.kernel.services.snapshots import Captured, Snapshots
+from frys_node.kernel.services.snapshots import Captured, Piece, Rerouting, SavedState, Snapshots
 from frys_node.kernel.services.topology import Topology
 from frys_node.plugins.workflow.driver import Engine
 from frys_node.plugins.workflow.messages import REQUEST, AskSealed, Envelope, partition_number
+from frys_node.storage.exchange import decode_partition, encode_partition
+from frys_node.storage.ports import Chunk, RunQuery, RunRow
 
 IMPORT_BYTES_MAX = 1 << 30
 """Largest partition that can be installed: it is held in memory until it is complete and checked."""
@@ -82,6 +84,51 @@ class PartitionMover:
         held = await self._engine.store.sizes()
         numbers = {unit: partition_number(unit) for unit in self.units()}
         return {unit: held.get(number, 0) for unit, number in numbers.items()}
+
+    def is_whole(self, unit: UnitId) -> bool:
+        """Return True if the partition is here: one that is on its way is not among them."""
+        number = partition_number(unit)
+        return number in self._engine.partitions or number in self._engine.sealed
+
+    async def has_data(self, unit: UnitId) -> bool:
+        """Return True if the partition has runs, ended ones included."""
+        query = RunQuery(partitions=(partition_number(unit),), limit=1)
+        return bool(await self._engine.store.query(query))
+
+    async def revive(self, piece: Piece) -> int | None:
+        """Return None: a partition is given to its owner."""
+        return None
+
+    async def regroup(self, states: AsyncIterator[SavedState], routing: Rerouting) -> AsyncIterator[Piece]:
+        """Yield whole partitions, with the runs that belong to each now.
+
+        Raises:
+            CorruptData: A partition cannot be read. Nothing was yielded for it.
+            StorageError: The cluster has another number of partitions than the saved one, and all runs together are
+                over `IMPORT_BYTES_MAX`.
+        """
+        is_same = routing.is_same("workflow")
+        gathered: dict[UnitId, list[tuple[RunRow, list[Chunk]]]] = {}
+        size_bytes = 0
+        async for state in states:
+            pieces = [bytes(part) async for part in state.parts]
+            content = decode_partition(partition_number(state.unit), pieces)
+            if is_same:
+                yield Piece(state.unit, b"".join(pieces), len(content.runs))
+                continue
+            size_bytes += sum(len(piece) for piece in pieces)
+            if size_bytes > IMPORT_BYTES_MAX:
+                raise StorageError(
+                    f"the saved runs have over {IMPORT_BYTES_MAX} bytes, too many to spread over other partitions",
+                    hint="restore into a cluster with the same cluster.partitions",
+                )
+            for row, chunks in content.runs:
+                unit = routing.unit_of(state.unit, row.id.encode())
+                if unit is not None:
+                    gathered.setdefault(unit, []).append((row, chunks))
+        for unit, runs in sorted(gathered.items()):
+            runs.sort(key=lambda run: run[0].id)
+            yield Piece(unit, b"".join(encode_partition(partition_number(unit), runs)), len(runs))
 
     async def capture(self, unit: UnitId) -> Captured:
         """Fix the partition's committed state as of now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,11 @@ import trio
 
 from frys_node.base.errors import ConfigError, NotReady
 from frys_node.base.types import NodeId, UnitId
-from frys_node.base.units import partition_of
+from frys_node.base.units import partition_of, workflow_unit
+from frys_node.kernel.services.snapshots import SavedState
 from frys_node.plugins.workflow.loading import load_workflows
+from frys_node.storage.exchange import decode_partition
+from snapshots.routing import Routing
 from tests.integration.workflow.workflow_rig import Rig, open_rig
 
 
@@ -374,3 +378,39 @@ async def test_a_saved_partition_is_restored_while_the_node_runs(tmp_path):
             await node.call("GET", f"/v1/runs/{later}", expect=404)
             again = await node.call("POST", "/v1/runs", body("doubling", 6, id=later, wait=True))
         assert again["output"] == 12
+
+
+async def test_saved_runs_go_to_the_partitions_of_another_cluster(tmp_path):
+    """Every run is in the partition that its id has among three, with its whole journal; empty ones say nothing."""
+    async with open_rig(tmp_path) as rig:
+        node, partitions = rig.nodes["n1"], rig.record.partitions
+        source = node.snapshots.sources["workflow"]
+        named = {f"run-{number}": partition_of(f"run-{number}", partitions) for number in range(60)}
+        runs = [run for run, number in named.items() if rig.record.owners[number] == "n1"]
+        with trio.fail_after(20):
+            for run in runs:
+                await node.call("POST", "/v1/runs", body("doubling", 4, id=run, wait=True))
+
+            async def states():
+                for unit in source.units():
+                    async with contextlib.aclosing((await source.capture(unit)).parts()) as parts:
+                        yield SavedState(unit, parts)
+
+            found = {}
+            for size in (3, partitions):
+                routing = Routing(saved_partitions=partitions, partitions=size, collections={}, saved_shards={})
+                async with (
+                    contextlib.aclosing(states()) as saved,
+                    contextlib.aclosing(source.regroup(saved, routing)) as pieces,
+                ):
+                    found = {piece.unit: piece async for piece in pieces}
+                seen = []
+                for unit, piece in found.items():
+                    content = decode_partition(int(unit.split("/")[1]), [piece.data])
+                    assert piece.items == len(content.runs)
+                    for row, chunks in content.runs:
+                        assert unit == workflow_unit(partition_of(row.id, size))
+                        assert sum(chunk.count for chunk in chunks) == row.seq > 0
+                        seen.append(row.id)
+                assert sorted(seen) == sorted(runs)
+            assert [await source.has_data(unit) for unit in found] == [bool(piece.items) for piece in found.values()]

@@ -75,7 +75,7 @@ def test_every_flipped_bit_and_every_cut_is_refused() -> None:
 def test_a_newer_format_says_so() -> None:
     """An old node names the cure instead of guessing."""
     data = bytearray(_golden().encode())
-    struct.pack_into(">H", data, 14, 2)
+    struct.pack_into(">H", data, 14, 3)
     with pytest.raises(UnknownFormat) as caught:
         decode_manifest(bytes(data))
     assert "newer" in caught.value.hint

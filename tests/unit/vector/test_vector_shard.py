@@ -169,6 +169,26 @@ def test_a_shard_is_a_map_of_points_whatever_its_index_does(
         assert sorted(found(store, Query(vector(1.0, 0.0), 100))) == live
 
 
+def test_what_is_frozen_stays_as_it_was() -> None:
+    """Writes, deletes, growth, a rewrite and a wipe afterwards do not show in it; it is read as late as that."""
+    store = new_store()
+    store.put([entry(n, 1, float(n), 1.0, payload=b'{"n":%d}' % n) for n in range(300)])
+    store.put([entry(n, 2) for n in range(0, 300, 2)])
+    before = list(store.entries())
+    frozen = [store.freeze() for _ in range(3)]
+    store.put([entry(n, 3, 0.5, 0.5) for n in range(1, 50)] + [entry(n, 3) for n in range(100, 200)])
+    assert list(frozen[0]) == before
+    due = store.next_job(64, 0.2)
+    assert due is not None
+    assert due[1].rows is not None
+    assert store.install(*due, build(due[1]))
+    store.put([entry(n, 4, 1.0, 1.0) for n in range(1_000, 1_600)])
+    assert list(frozen[1]) == before
+    store.clear()
+    assert list(frozen[2]) == before
+    assert list(store.freeze()) == []
+
+
 def test_a_rewrite_drops_dead_rows_and_keeps_what_came_meanwhile() -> None:
     """Points written and deleted while the rewrite was under way are as they should be."""
     store = new_store()

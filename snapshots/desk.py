@@ -1,0 +1,167 @@
+"""Saved snapshots as an operator asks for them: by name, in a place, of this node or of the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import trio
+
+from frys_node.base.errors import FrysError, UsageError
+from frys_node.base.ports import Clock, Entropy, Executor
+from frys_node.base.types import UnitId
+from frys_node.kernel.services.members import Members
+from frys_node.kernel.services.rpc import Rpc
+from frys_node.kernel.services.topology import Topology
+from frys_node.observe.metrics import Metrics
+from snapshots.cluster import ClusterSaver
+from snapshots.driver import SnapshotComponent
+from snapshots.index import SavedSnapshot, without_secrets
+from snapshots.library import Library, PruneReport
+from snapshots.messages import SHARE, SURVEY, TAKE
+from snapshots.places import Places
+from snapshots.restore import Restorer, RestoreReport
+from snapshots.shelf import VerifyReport
+from snapshots.taking import Taking
+
+JOBS_MAX = 2
+"""Saves, checks and restores that an operator runs at once; more wait, since each reads or writes all it can."""
+
+
+class Desk:
+    """Makes, shows, checks, restores and deletes saved snapshots for one node."""
+
+    def __init__(
+        self,
+        component: SnapshotComponent,
+        *,
+        rpc: Rpc,
+        topology: Topology,
+        members: Members,
+        clock: Clock,
+        entropy: Entropy,
+        executor: Executor,
+        metrics: Metrics,
+        places: Places,
+        cluster_name: str,
+        settings: Callable[[], list[dict[str, Any]]],
+    ) -> None:
+        self._component = component
+        self._rpc = rpc
+        self._topology = topology
+        self._members = members
+        self._clock = clock
+        self._entropy = entropy
+        self._executor = executor
+        self._places = places
+        self._cluster_name = cluster_name
+        self._settings = settings
+        self._process = str(clock.unix_ns())
+        self._jobs = trio.CapacityLimiter(JOBS_MAX)
+        self._taking = Taking(component.providers)
+        self._cluster = ClusterSaver(rpc=rpc, topology=topology, members=members, clock=clock, library=self._library)
+        self._saved = metrics.counter(
+            "frys_snapshots_saved_bytes_total",
+            "Bytes of saved snapshots, by what became of them (new, reused).",
+            ("how",),
+        )
+        self._done = metrics.counter(
+            "frys_snapshots_saves_total", "Snapshots that were asked for, by result (saved, failed).", ("result",)
+        )
+        rpc.serve(SHARE, self._cluster.share)
+        rpc.serve(TAKE, self._taking.take)
+        rpc.serve(SURVEY, self._taking.survey)
+
+    def _library(self, place: str) -> Library:
+        return Library(
+            self._places.open(place, self._component.config),
+            executor=self._executor,
+            clock=self._clock,
+            providers=self._component.providers,
+            node=self._rpc.self_id,
+            process=self._process,
+            about=self._describe,
+            epoch=lambda: self._topology.epoch,
+        )
+
+    def _describe(self) -> SavedSnapshot:
+        """What a snapshot says of this node and its cluster."""
+        node = self._rpc.self_id
+        view = self._members.get(node)
+        return SavedSnapshot(
+            name="",
+            node=node,
+            created_unix_ns=0,
+            units=(),
+            cluster=self._cluster_name,
+            nodes={node: view.name if view is not None else ""},
+            partitions=self._topology.partitions,
+            collections=tuple(self._topology.collections()),
+            settings=without_secrets(self._settings()),
+        )
+
+    async def create(
+        self,
+        name: str,
+        *,
+        place: str = "",
+        units: Sequence[UnitId] | None = None,
+        is_cluster: bool = False,
+        is_partial: bool = False,
+    ) -> SavedSnapshot:
+        """Save this node's units, some of them, or the whole cluster; see `Library` and `ClusterSaver`."""
+        if is_cluster and units is not None:
+            raise UsageError("--cluster saves every unit", hint="leave --unit away, or save units of one node")
+        if is_partial and not is_cluster:
+            raise UsageError("--partial is for --cluster: what a node holds is always here")
+        async with self._jobs:
+            library = self._library(place)
+            try:
+                if is_cluster:
+                    place = place or self._component.config.store
+                    index = await self._cluster.create(library, name, place, self._describe, is_partial=is_partial)
+                else:
+                    index = await library.create(name, units)
+            except FrysError:
+                self._done.inc("failed")
+                raise
+        self._done.inc("saved")
+        self._saved.inc("new", by=index.new_bytes)
+        self._saved.inc("reused", by=index.reused_bytes)
+        return index
+
+    async def list(self, place: str = "") -> tuple[list[SavedSnapshot], list[str]]:
+        """Snapshots of a place, newest first, and what is wrong with those that cannot be read."""
+        found, problems = await self._library(place).shelf.list()
+        return sorted(found, key=lambda index: (-index.created_unix_ns, index.name)), problems
+
+    async def verify(self, name: str, place: str = "") -> VerifyReport:
+        """Read a snapshot back and check every byte."""
+        async with self._jobs:
+            return await self._library(place).verify(name)
+
+    async def restore(
+        self, name: str, *, place: str = "", units: Sequence[UnitId] | None = None, replace: bool = False
+    ) -> RestoreReport:
+        """Bring a snapshot back; see `Restorer.restore`."""
+        async with self._jobs:
+            library = self._library(place)
+            restorer = Restorer(
+                library.shelf,
+                rpc=self._rpc,
+                topology=self._topology,
+                providers=self._component.providers,
+                replacing=self._component.replacing,
+                taking=self._taking,
+                new_id=lambda: self._entropy.token_bytes(8).hex(),
+            )
+            async with library.locks.using(f"restore {name}", may_fail=True):
+                return await restorer.restore(name, units, replace=replace)
+
+    async def delete(self, name: str, place: str = "") -> PruneReport:
+        """Delete a snapshot and what only it needed."""
+        return await self._library(place).delete(name)
+
+    async def prune(self, *, place: str = "", keep: int | None, older_than_s: float | None) -> PruneReport:
+        """Delete old snapshots and what only they needed; see `Library.prune`."""
+        return await self._library(place).prune(keep=keep, older_than_s=older_than_s)

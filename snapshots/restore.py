@@ -1,0 +1,263 @@
+"""Bringing a saved snapshot back, into the cluster that saved it or into another one.
+
+All of the snapshot is read and checked before anything changes. Then each key goes to the unit that it belongs to
+now, and each unit's piece to the members of its set: replicated kinds merge it (newer stands), a workflow partition
+is replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from typing import Final
+
+import msgspec
+import trio
+
+from frys_node.base.errors import CorruptData, FrysError, NodeUnreachable, NotFound, NotReady
+from frys_node.base.types import NodeId, UnitId
+from frys_node.kernel.services.rpc import Rpc
+from frys_node.kernel.services.snapshots import Piece, SavedState, Snapshottable
+from frys_node.kernel.services.topology import Collection as Definition
+from frys_node.kernel.services.topology import Topology, UnitSets
+from snapshots.capture import closing
+from snapshots.errors import CorruptChunk, WouldReplace
+from snapshots.index import Missing, SavedSnapshot, SavedUnit, copies_of
+from snapshots.messages import SURVEY, TAKE, SurveyRequest, TakeRequest
+from snapshots.routing import Routing, match_collections
+from snapshots.shelf import Contents, Shelf
+from snapshots.taking import Taking
+
+TAKE_S: Final = 120.0
+"""How long a member may take for one part."""
+
+TAKE_BYTES: Final = 512 * 1024
+"""Bytes of a part; a message holds 1 MiB."""
+
+PIECES_MAX: Final = 4
+"""Pieces on their way to members at once."""
+
+
+class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What `restore` did."""
+
+    name: str
+    units: int
+    """Units that something was brought back to."""
+    items: int
+    """Keys, points and runs in it. Those that are newer in the cluster, or deleted since, stand."""
+    size_bytes: int
+    """Bytes of the saved copies that were read."""
+    collections: tuple[str, ...]
+    """Names of the collections that were made."""
+    skipped: tuple[Missing, ...]
+    """Saved units that nothing was done with."""
+    failed: tuple[Missing, ...]
+    """Units that did not take all of it; restoring again is safe."""
+
+
+def kind_of(unit: UnitId) -> str:
+    """Return the kind of a unit."""
+    return unit.split("/", 1)[0]
+
+
+class Restorer:
+    """Restores into the cluster that this node belongs to."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        *,
+        rpc: Rpc,
+        topology: Topology,
+        providers: Mapping[str, Snapshottable],
+        replacing: Collection[str],
+        taking: Taking,
+        new_id: Callable[[], str],
+    ) -> None:
+        self._shelf = shelf
+        self._rpc = rpc
+        self._topology = topology
+        self._providers = providers
+        self._replacing = replacing
+        """Kinds whose restore replaces what is there; the others merge, and what is newer stands."""
+        self._taking = taking
+        self._new_id = new_id
+        self._unreachable: dict[NodeId, str] = {}
+        self._items = 0
+        self._filled: set[UnitId] = set()
+        self._touched: set[UnitId] = set()
+        self._failed: dict[UnitId, str] = {}
+
+    async def restore(
+        self, name: str, units: Sequence[UnitId] | None = None, *, replace: bool = False
+    ) -> RestoreReport:
+        """Restore the given units, or all of the snapshot.
+
+        Raises:
+            NotFound: No such snapshot, unit or kind. Nothing was changed.
+            WouldReplace: A workflow partition has runs, and `replace` does not ask to lose them. Nothing was changed.
+            CorruptChunk, CorruptManifest: The snapshot is damaged. Nothing was changed.
+            NotReady: Units are moving, so that a collection cannot be made. Nothing else was changed.
+        """
+        index = await self._shelf.get(name)
+        wanted = copies_of(index, units)
+        skipped = self._unknown(index, wanted, units)
+        report = await self._shelf.verify(index, list(wanted))
+        if report.problems:
+            more = f" (and {len(report.problems) - 1} more)" if len(report.problems) > 1 else ""
+            raise CorruptChunk(
+                f"snapshot '{name}' is damaged, nothing was restored: {report.problems[0]}{more}",
+                hint="`frys-node snapshot verify` lists the damage; restore the units that are whole with --unit",
+            )
+        found, to_make, homeless = match_collections(index.collections, self._topology.collections(), list(wanted))
+        skipped += homeless
+        for missing in homeless:
+            wanted.pop(missing.unit, None)
+        saved_shards = {one.id: one.shard_number for one in index.collections}
+        self._filled = await self._survey(name, index, list(wanted), is_wanted=replace)
+        for definition in to_make:
+            found[definition.id] = await self._make(definition)
+        routing = Routing(
+            saved_partitions=index.partitions,
+            partitions=self._topology.partitions,
+            collections=found,
+            saved_shards=saved_shards,
+        )
+        copies = [saved for group in wanted.values() for saved in group]
+        for kind in sorted({kind_of(unit) for unit in wanted}):
+            await self._restore_kind(kind, index, [saved for saved in copies if kind_of(saved.unit) == kind], routing)
+        return RestoreReport(
+            name=name,
+            units=len(self._touched - self._failed.keys()),
+            items=self._items,
+            size_bytes=sum(saved.size_bytes for saved in copies),
+            collections=tuple(sorted(one.name for one in to_make)),
+            skipped=tuple(skipped),
+            failed=tuple(Missing(unit=unit, reason=reason) for unit, reason in sorted(self._failed.items())),
+        )
+
+    def _unknown(
+        self, index: SavedSnapshot, wanted: dict[UnitId, list[SavedUnit]], units: Sequence[UnitId] | None
+    ) -> list[Missing]:
+        """Take units of unknown kinds out of what is wanted, or refuse those that were asked for by name."""
+        for unit in units or ():
+            if unit not in wanted:
+                raise NotFound(
+                    f"snapshot '{index.name}' has no unit '{unit}'",
+                    hint="`frys-node snapshot list --json` names its units",
+                )
+        known = ", ".join(sorted(self._providers)) or "none"
+        foreign = [unit for unit in wanted if kind_of(unit) not in self._providers]
+        if foreign and units is not None:
+            raise NotFound(f"this node has no units of kind '{kind_of(foreign[0])}'", hint=f"kinds here: {known}")
+        for unit in foreign:
+            del wanted[unit]
+        return [Missing(unit=unit, reason=f"no plugin here has such units; kinds here: {known}") for unit in foreign]
+
+    async def _make(self, saved: Definition) -> Definition:
+        """Make a collection as it was, under an id of its own: what still goes by the old id is left to end."""
+        definition = msgspec.structs.replace(saved, id=self._new_id())
+        await self._topology.create_collection(definition)
+        return next(one for one in self._topology.collections() if one.name == saved.name)
+
+    async def _survey(
+        self, name: str, index: SavedSnapshot, units: Sequence[UnitId], *, is_wanted: bool
+    ) -> set[UnitId]:
+        """Return the units with something that a restore would replace; refuse to lose it, unless that is wanted."""
+        replaced = [unit for unit in units if kind_of(unit) in self._replacing]
+        is_same_size = index.partitions in (0, self._topology.partitions)
+        if replaced and not is_same_size:
+            replaced = [UnitId(f"{kind_of(replaced[0])}/{number}") for number in range(self._topology.partitions)]
+        by_owner: dict[NodeId, list[UnitId]] = {}
+        for unit in replaced:
+            by_owner.setdefault(self._topology.sets(unit).current[0], []).append(unit)
+        lost: list[UnitId] = []
+        for owner, held in by_owner.items():
+            if owner == self._rpc.self_id:
+                lost += (await self._taking.survey(owner, SurveyRequest(held))).units
+            else:
+                lost += (await self._rpc.call(owner, SURVEY, SurveyRequest(held))).units
+        if lost and not is_wanted:
+            raise WouldReplace(
+                f"restoring '{name}' replaces {len(lost)} workflow partitions that have runs, such as {lost[0]}: what"
+                " happened in them since is lost",
+                hint="choose other units with --unit, or accept that with --replace",
+            )
+        return set(lost)
+
+    async def _restore_kind(
+        self, kind: str, index: SavedSnapshot, copies: Sequence[SavedUnit], routing: Routing
+    ) -> None:
+        provider = self._providers[kind]
+        room = trio.Semaphore(PIECES_MAX)
+        damage: CorruptData | None = None
+        contents = await self._shelf.open(index)
+        async with trio.open_nursery() as nursery:
+            try:
+                async with (
+                    closing(self._states(contents, copies)) as states,
+                    closing(provider.regroup(states, routing)) as pieces,
+                ):
+                    async for piece in pieces:
+                        if kind in self._replacing and not piece.items and piece.unit not in self._filled:
+                            # Nothing replaces nothing: most of the hundreds of partitions are empty.
+                            continue
+                        await room.acquire()
+                        nursery.start_soon(self._deliver, provider, piece, room)
+            except CorruptData as error:
+                # Caught here, because a nursery wraps what leaves it into a group.
+                damage = error
+        if damage is not None:
+            raise damage
+
+    async def _states(self, contents: Contents, copies: Sequence[SavedUnit]) -> AsyncIterator[SavedState]:
+        for saved in copies:
+            async with closing(contents.parts(await contents.manifest(saved))) as parts:
+                yield SavedState(saved.unit, parts)
+
+    async def _deliver(self, provider: Snapshottable, piece: Piece, room: trio.Semaphore) -> None:
+        """Give a piece to the members of its unit; what fails is noted, and the rest goes on."""
+        try:
+            if await provider.revive(piece) is None:
+                await self._to_members(piece, self._topology.sets(piece.unit))
+            self._items += piece.items
+            self._touched.add(piece.unit)
+        except FrysError as error:
+            self._touched.add(piece.unit)
+            self._failed.setdefault(piece.unit, error.message)
+        finally:
+            room.release()
+
+    async def _to_members(self, piece: Piece, sets: UnitSets) -> None:
+        done: set[NodeId] = set()
+        problem = ""
+        for member in dict.fromkeys((*sets.current, *sets.next)):
+            try:
+                if member in self._unreachable:
+                    problem = self._unreachable[member]
+                    continue
+                await self._give(member, piece)
+                done.add(member)
+            except FrysError as error:
+                problem = f"{member[:12]}: {error.message}"
+                if isinstance(error, NodeUnreachable):
+                    # It is not asked again for each of thousands of pieces; what it missed it gets by anti-entropy.
+                    self._unreachable[member] = problem
+        for members in (sets.current, sets.next):
+            taken = len(done & set(members))
+            if taken < len(members) // 2 + 1:
+                raise NotReady(f"{taken} of {len(members)} members took it, that is no quorum ({problem})")
+
+    async def _give(self, member: NodeId, piece: Piece) -> None:
+        transfer = self._taking.new_transfer()
+        starts = range(0, max(1, len(piece.data)), TAKE_BYTES)
+        for index, start in enumerate(starts):
+            part = piece.data[start : start + TAKE_BYTES]
+            request = TakeRequest(piece.unit, transfer, index, index == len(starts) - 1, part)
+            if member == self._rpc.self_id:
+                await self._taking.take(member, request)
+                continue
+            with trio.move_on_after(TAKE_S):
+                await self._rpc.call(member, TAKE, request)
+                continue
+            raise NotReady(f"no answer within {TAKE_S:.0f} s")

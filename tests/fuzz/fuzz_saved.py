@@ -1,0 +1,58 @@
+"""Saved snapshots under fuzz: what stands in a place that others may write to is read by these decoders first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from fuzz_machine import check
+
+from snapshots.bundle import bundle_name, decode_bundle
+from snapshots.errors import CorruptManifest, UnknownFormat
+from snapshots.index import copies_of, decode_index
+from snapshots.manifest import CHUNKS_MAX, PART_BYTES_MAX, Manifest, decode_manifest
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+
+
+class SavedHarness:
+    """Manifests, bundles and indexes: the first byte says which."""
+
+    MANIFEST, BUNDLE, INDEX = range(3)
+
+    def seeds(self) -> list[bytes]:
+        """The golden files of every format."""
+        places = (
+            (self.MANIFEST, "snapshot-manifest-1.bin"),
+            (self.MANIFEST, "snapshot-directory-1/before/manifests/*"),
+            (self.BUNDLE, "snapshot-directory-2/_bundles/*"),
+            (self.INDEX, "snapshot-directory-1/before/index.json"),
+            (self.INDEX, "snapshot-directory-2/_snapshots/before.json"),
+        )
+        return [bytes([kind]) + path.read_bytes() for kind, name in places for path in sorted(GOLDEN.glob(name))]
+
+    def run(self, data: bytes) -> None:
+        """Read one; a refusal is one of the two errors, and what is accepted keeps its bounds."""
+        kind, body = (data[0] % 3 if data else 0), data[1:]
+        try:
+            if kind == self.INDEX:
+                index = decode_index(body, "before")
+                check(index.format in (1, 2), "an index of an unknown format is taken")
+                check(all(copies_of(index).values()), "a unit without a copy")
+                again = decode_index(msgspec.json.encode(index), "before")
+                check(again == index, "what was read is not what is written")
+            elif kind == self.BUNDLE:
+                for manifest in decode_bundle(body, bundle_name(body)).manifests:
+                    self._bounds(manifest)
+            else:
+                manifest = decode_manifest(body)
+                self._bounds(manifest)
+                check(decode_manifest(manifest.encode()) == manifest, "what was read is not what is written")
+        except (CorruptManifest, UnknownFormat):
+            return
+
+    def _bounds(self, manifest: Manifest) -> None:
+        sizes = [chunk.size_bytes for chunk in manifest.chunks]
+        check(len(sizes) <= CHUNKS_MAX, "a manifest of too many chunks")
+        check(all(0 < size <= PART_BYTES_MAX for size in sizes), "a chunk outside its bounds")
+        check(sum(sizes) == manifest.size_bytes, "chunks that do not add up")

@@ -1,0 +1,71 @@
+"""`frys-node snapshot` against the node's own routes, in a process of its own."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from frys_node.base.types import UnitId
+from frys_node.saves import SnapshotRoutes
+from frys_node.testing.saved import open_saved_cluster
+from frys_node.testing.services import FakeHttp
+from tests.integration.cli.cli_rig import command_line
+
+
+async def test_a_snapshot_lives_from_the_command_line(tmp_path: Path) -> None:
+    """Saved, saved again for nothing, listed, checked, damaged, restored, pruned: texts, bodies and exit codes."""
+    held = {UnitId("t/1"): b"small", UnitId("t/2"): random.Random(1).randbytes(90_000)}
+    async with open_saved_cluster({"a": dict(held)}, replacing=["t"]) as cluster:
+        node, http = cluster["a"], FakeHttp()
+        SnapshotRoutes(node.desk).register(http)
+        async with command_line(tmp_path, http, "/v1/snapshots") as cli:
+            empty = await cli.run("snapshot", "list")
+            assert (empty.code, empty.out) == (0, "there are no snapshots\n")
+            first = await cli.run("snapshot", "create", "one")
+            assert (first.code, first.out.splitlines()[0]) == (0, "saved one: 2 units, 87.9 KiB"), first
+            again = await cli.run("snapshot", "create", "two")
+            assert "written 0 B, reused 88.1 KiB of earlier snapshots" in again.out
+            taken = await cli.run("snapshot", "create", "two")
+            assert (taken.code, "choose another name or delete it" in taken.err) == (1, True)
+            listed = await cli.run("snapshot", "list")
+            assert [line.split()[0] for line in listed.out.splitlines()] == ["NAME", "two", "one"]
+            body = (await cli.run("snapshot", "list", "--json")).json()
+            assert [one["name"] for one in body["snapshots"]] == ["two", "one"]
+            whole = await cli.run("snapshot", "verify", "one")
+            assert (whole.code, whole.out) == (0, "one is whole: 2 units, 2 chunks, 87.9 KiB\n")
+
+            refused = await cli.run("snapshot", "restore", "one")
+            assert (refused.code, "accept that with --replace" in refused.err) == (1, True)
+            node.units["t"].held[UnitId("t/2")] = b""
+            part = await cli.run("snapshot", "restore", "one", "--unit", "t/2")
+            assert part.out == "restored one: 1 items into 1 units, 87.9 KiB read\n"
+            assert node.units["t"].held == held
+
+            (chunk,) = node.disk.list("snapshots/saved/_chunks")
+            node.disk.flip_bit(f"snapshots/saved/_chunks/{chunk}", 100)
+            damaged = await cli.run("snapshot", "verify", "two")
+            assert (damaged.code, f"t/2: chunk {chunk[:16]}" in damaged.out) == (1, True)
+            unchanged = await cli.run("snapshot", "restore", "two", "--replace")
+            assert (unchanged.code, "nothing was restored" in unchanged.err) == (1, True)
+
+            pruned = await cli.run("snapshot", "prune", "--keep", "1", "--older-than", "0.001")
+            assert pruned.out.startswith("deleted one; 1 kept; 0 chunks, 0 B freed")
+            deleted = await cli.run("snapshot", "delete", "two", "--json")
+            assert (deleted.json()["deleted"], deleted.json()["chunks"]) == (["two"], 1)
+            assert node.disk.list("snapshots/saved/_chunks") == []
+
+
+async def test_places_are_named_as_the_node_understands_them(tmp_path: Path) -> None:
+    """A relative path is the command's, an unknown scheme is refused, and no credential is taken as an option."""
+    async with open_saved_cluster({"a": {UnitId("t/1"): b"x"}}) as cluster:
+        http = FakeHttp()
+        SnapshotRoutes(cluster["a"].desk).register(http)
+        async with command_line(tmp_path, http, "/v1/snapshots") as cli:
+            assert (await cli.run("snapshot", "create", "one", "--store", "backup")).code == 0
+            assert list(cluster["a"].disk.list("_snapshots")) == ["one.json"]
+            wrong = await cli.run("snapshot", "list", "--store", "ftp://x")
+            assert (wrong.code, "write s3://bucket/prefix or a directory" in wrong.err) == (2, True)
+            bucket = await cli.run("snapshot", "list", "--store", "s3://bucket/prefix")
+            assert (bucket.code, "set AWS_ACCESS_KEY_ID" in bucket.err) == (2, True), bucket
+            help_text = (await cli.run("snapshot", "create", "--help")).out
+            assert "secret" not in help_text.lower()

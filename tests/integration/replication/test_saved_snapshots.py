@@ -1,0 +1,189 @@
+"""Saved snapshots through the real replication: nothing newer is undone, and other clusters take every key."""
+
+from __future__ import annotations
+
+import random
+
+import trio
+import trio.testing
+
+from frys_node.base.types import Consistency, NodeId
+from frys_node.base.units import cache_unit_of, shard_of, vector_unit
+from frys_node.kernel.services.topology import Collection
+from frys_node.observe.metrics import Metrics
+from frys_node.testing.clock import FakeClock
+from frys_node.testing.data_cluster import ClusterMembers, DataCluster, open_data_cluster
+from frys_node.testing.disk import FakeDisk, PowerLost, Tear
+from frys_node.testing.entropy import FakeEntropy
+from frys_node.testing.executor import InlineExecutor
+from snapshots.desk import Desk
+from snapshots.messages import SHARE, SURVEY, TAKE
+from snapshots.places import Places
+
+PLACE = "/shared"
+NAMES = {"n1", "n2", "n3"}
+SOLE = {"durable_kinds": ("vector",), "with_snapshots": True}
+
+
+def _desk(cluster: DataCluster, name: str, shared: FakeDisk) -> Desk:
+    node = cluster[name]
+    assert node.snapshots is not None
+    executor, rpc = InlineExecutor(), cluster.network.node(name)
+    for method in (SHARE, TAKE, SURVEY):
+        rpc.unserve(method)
+    return Desk(
+        node.snapshots,
+        rpc=rpc,
+        topology=node.balancer,  # type: ignore[arg-type]  # its placement is there once a record is
+        members=ClusterMembers(cluster, NodeId(name)),
+        clock=FakeClock(),
+        entropy=FakeEntropy(f"desk of {name}"),
+        executor=executor,
+        metrics=Metrics(),
+        places=Places(disk=node.disk, executor=executor, environ={}, open_directory=lambda _path: shared),
+        cluster_name="frys",
+        settings=list,
+    )
+
+
+def _cache_key(number: int) -> bytes:
+    return b"default\x00key-%d" % number
+
+
+def _point(number: int) -> bytes:
+    return b"\x00" + number.to_bytes(8, "big")
+
+
+async def _fill(cluster: DataCluster, name: str, count: int) -> Collection:
+    node = cluster[name]
+    collection = Collection(name="c", id="one", dimension=2, distance="Dot", shard_number=3)
+    await node.balancer.create_collection(collection)
+    await cluster.settle()
+    for number in range(count):
+        key = _cache_key(number)
+        unit = cache_unit_of(key[key.index(0) + 1 :], cluster.partitions)
+        await node.replication.write(unit, [(key, b"value %d" % number)])
+        point = _point(number)
+        await node.replication.write(vector_unit("one", shard_of(point, 3)), [(point, b"point %d" % number)])
+    return collection
+
+
+async def _read(cluster: DataCluster, name: str, count: int) -> tuple[dict[int, bytes | None], dict[int, bytes | None]]:
+    """Return what a quorum says of every key and point."""
+    node = cluster[name]
+    collection = next(one for one in node.balancer.collections() if one.name == "c")
+    cached: dict[int, bytes | None] = {}
+    points: dict[int, bytes | None] = {}
+    for number in range(count):
+        key, point = _cache_key(number), _point(number)
+        unit = cache_unit_of(key[key.index(0) + 1 :], cluster.partitions)
+        (entry,) = await node.replication.read(unit, [key], Consistency.QUORUM)
+        cached[number] = entry.value if entry is not None else None
+        shard = vector_unit(collection.id, shard_of(point, collection.shard_number))
+        (entry,) = await node.replication.read(shard, [point], Consistency.QUORUM)
+        points[number] = entry.value if entry is not None else None
+    return cached, points
+
+
+async def test_a_cluster_restores_into_one_of_another_size(autojump_clock: trio.testing.MockClock) -> None:
+    """Three nodes with four units into two with seven: every key is where it belongs there."""
+    shared = FakeDisk()
+    async with open_data_cluster(["n1", "n2", "n3"], durable_kinds=("vector",), with_snapshots=True) as cluster:
+        await cluster.settle()
+        await _fill(cluster, "n1", 30)
+        desks = {name: _desk(cluster, name, shared) for name in sorted(NAMES)}
+        saved = await desks["n2"].create("all", place=PLACE, is_cluster=True)
+        assert (saved.scope, len(saved.nodes), saved.partitions) == ("cluster", 3, 4)
+    async with open_data_cluster(["m1", "m2"], durable_kinds=("vector",), partitions=7, with_snapshots=True) as cluster:
+        await cluster.settle()
+        desks = {name: _desk(cluster, name, shared) for name in ("m1", "m2")}
+        report = await desks["m2"].restore("all", place=PLACE)
+        assert (report.failed, report.skipped, report.collections) == ((), (), ("c",))
+        cached, points = await _read(cluster, "m1", 30)
+        assert cached == {number: b"value %d" % number for number in range(30)}
+        assert points == {number: b"point %d" % number for number in range(30)}
+        assert next(iter(cluster["m1"].balancer.collections())).id != "one"
+        again = await desks["m1"].restore("all", place=PLACE)
+        assert (again.failed, again.collections) == ((), ())
+        assert await _read(cluster, "m2", 30) == (cached, points)
+
+
+async def test_a_restore_undoes_nothing_that_is_newer(autojump_clock: trio.testing.MockClock) -> None:
+    """Values written and deleted since the snapshot stand, in the cache and in the collection."""
+    shared = FakeDisk()
+    async with open_data_cluster(["n1", "n2", "n3"], durable_kinds=("vector",), with_snapshots=True) as cluster:
+        await cluster.settle()
+        await _fill(cluster, "n1", 9)
+        desks = {name: _desk(cluster, name, shared) for name in sorted(NAMES)}
+        await desks["n1"].create("s", place=PLACE, is_cluster=True)
+        for number, value in ((1, None), (2, b"newer")):
+            key, point = _cache_key(number), _point(number)
+            unit = cache_unit_of(key[key.index(0) + 1 :], cluster.partitions)
+            await cluster["n2"].replication.write(unit, [(key, value)])
+            await cluster["n2"].replication.write(vector_unit("one", shard_of(point, 3)), [(point, value)])
+        before = await _read(cluster, "n3", 9)
+        report = await desks["n3"].restore("s", place=PLACE)
+        assert (report.failed, report.skipped) == ((), ())
+        assert await _read(cluster, "n3", 9) == before
+        assert [before[0][1], before[0][2], before[1][1], before[1][2]] == [None, b"newer", None, b"newer"]
+
+
+async def test_a_cache_that_started_empty_takes_what_was_saved(autojump_clock: trio.testing.MockClock) -> None:
+    """A sole node forgets its cache with its process; what was saved comes back although it is older than the floor."""
+    shared = FakeDisk()
+    async with open_data_cluster(["n1"], durable_kinds=("vector",), with_snapshots=True) as cluster:
+        await cluster.settle()
+        await _fill(cluster, "n1", 6)
+        await _desk(cluster, "n1", shared).create("s", place=PLACE)
+        await cluster["n1"].kill()
+        await cluster.restart("n1")
+        await cluster.settle()
+        await trio.sleep(30.0)
+        cached, points = await _read(cluster, "n1", 6)
+        assert set(cached.values()) == {None}
+        assert points[3] == b"point 3"
+        key = _cache_key(5)
+        unit = cache_unit_of(key[key.index(0) + 1 :], cluster.partitions)
+        await cluster["n1"].replication.write(unit, [(key, b"written after the start")])
+        await _desk(cluster, "n1", shared).restore("s", place=PLACE)
+        cached, _ = await _read(cluster, "n1", 6)
+        assert cached == {number: b"value %d" % number for number in range(5)} | {5: b"written after the start"}
+
+
+async def test_power_lost_at_any_disk_call_of_a_restore_loses_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    """What was acknowledged before is there after each crash, and restoring again brings all of the snapshot."""
+    shared, number = FakeDisk(), 0
+    async with open_data_cluster(["n1"], durable_kinds=("vector",), with_snapshots=True) as cluster:
+        await cluster.settle()
+        await _fill(cluster, "n1", 12)
+        await _desk(cluster, "n1", shared).create("s", place=PLACE)
+    while True:
+        number += 1
+        disk, died = FakeDisk(), False
+        try:
+            async with open_data_cluster(["m1"], disks={"m1": disk}, **SOLE) as cluster:  # type: ignore[arg-type]
+                await cluster.settle()
+                node = cluster["m1"]
+                await node.balancer.create_collection(
+                    Collection(name="c", id="two", dimension=2, distance="Dot", shard_number=3)
+                )
+                await cluster.settle()
+                own = vector_unit("two", shard_of(_point(99), 3))
+                await node.replication.write(own, [(_point(99), b"mine")])
+                disk.crash_call(disk.calls + number)
+                await _desk(cluster, "m1", shared).restore("s", place=PLACE)
+        except* PowerLost:
+            died = True
+        disk.crash(Tear.TORN, random.Random(number))
+        async with open_data_cluster(["m1"], disks={"m1": disk}, **SOLE) as cluster:  # type: ignore[arg-type]
+            await cluster.settle()
+            (mine,) = await cluster["m1"].replication.read(own, [_point(99)])
+            assert mine is not None
+            assert mine.value == b"mine"
+            report = await _desk(cluster, "m1", shared).restore("s", place=PLACE)
+            assert report.failed == ()
+            _, points = await _read(cluster, "m1", 12)
+            assert points == {count: b"point %d" % count for count in range(12)}
+        if not died:
+            break
+    assert number > 2

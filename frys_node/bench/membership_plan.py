@@ -72,6 +72,9 @@ IDLE = (
 )
 LOSS = (FALSE_DEATHS, Metric("suspicions", "suspicions written (serf: by the prober only)", ""))
 FLAP = (Metric("death_events", "deaths of the four announced", "", 76, 76), FALSE_DEATHS)
+# The four see few of each other's returns, and may announce each other once in 30 s.
+FLAP_CUT = (Metric("death_events", "deaths of the four announced", "", 76, 100), FALSE_DEATHS)
+CUT = Spec(80, is_cut=True)
 JOIN = (
     Metric("from_contact_s", "the last has met one to all know all", "s"),
     Metric("from_listen_s", "all listen to all know all", "s", 0.4),
@@ -107,6 +110,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("silence-20", "a host falls silent, 20 nodes", 20, 0, 20, 14, SILENCE, Spec(), deaths(5.0)),
     Scenario("idle-20", "nothing happens for 10 minutes, 20 nodes", 20, 0, 1, 610, rounds.idle, Spec(600), IDLE),
     Scenario("flap-20", "4 of 20 stop 8 s, run 0.5 s, for 80 s", 20, 0, 3, 90, rounds.flap, Spec(80), FLAP),
+    Scenario("flap-cut-20", "4 of 20 cut off 8 s, back 0.5 s, for 80 s", 20, 0, 3, 100, rounds.flap, CUT, FLAP_CUT),
     Scenario(
         "wan-5", "kill -9, 40 +- 20 ms apart", 5, 0, 5, 75, KILL, Spec(limit_s=120), deaths(None), "wan", (40.0, 20.0)
     ),

@@ -52,6 +52,8 @@ class Spec(NamedTuple):
     is_busy: bool = False
     event: bool = False
     """User events are read."""
+    is_cut: bool = False
+    """Flappers are cut off and run on; otherwise they are stopped, and their kernels answer."""
 
 
 Turn = Callable[[Arena, Side, random.Random, Spec], Sample]
@@ -290,16 +292,18 @@ def endure(arena: Arena, rng: random.Random, spec: Spec) -> Samples:
 
 
 def flap(arena: Arena, rng: random.Random, spec: Spec) -> Samples:
-    """A few nodes stop and run in turns for a while; counts the deaths that are announced."""
+    """A few nodes go and come in turns for a while (see `Spec.is_cut`); counts the deaths that are announced."""
     flappers = {side.label: rng.sample(side.nodes[1:], FLAPPERS) for side in arena.sides.values()}
     everybody = [node for nodes in flappers.values() for node in nodes]
     begun = time.monotonic()
     while time.monotonic() - begun < spec.seconds:
         for node in everybody:
-            node.signal(signal.SIGSTOP)
-        _pass(arena, "flapping", FLAP_OFF_S)
-        for node in everybody:
-            node.signal(signal.SIGCONT)
+            namespaces.isolate(node.name) if spec.is_cut else node.signal(signal.SIGSTOP)
+        try:
+            _pass(arena, "flapping", FLAP_OFF_S)
+        finally:
+            for node in everybody:
+                namespaces.forget(node.name, namespaces.CUT) if spec.is_cut else node.signal(signal.SIGCONT)
         time.sleep(FLAP_ON_S)
     samples: Samples = {}
     for side in arena.sides.values():

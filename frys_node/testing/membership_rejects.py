@@ -14,7 +14,7 @@ from frys_node.testing.scenario import ScenarioResult
 FILTER_S = 8.0
 """How long a filter stands: longer than a suspicion of a crash lasts, much longer than one of silence without acks."""
 
-QUICK_RESTARTS = 6
+QUICK_RESTARTS = 3
 RESTART_S_MAX = 0.3
 """Longest gap of a quick restart; each of them is drawn from its own part of that time."""
 
@@ -76,10 +76,24 @@ class _Acts:
         """The next life is met before the last one's end is proven."""
         for part in range(QUICK_RESTARTS):
             victim, _ = self._victim()
-            self._cluster.simulator.crash(victim)
-            self._cluster.run(RESTART_S_MAX * (part + self._cluster.rng.random()) / QUICK_RESTARTS)
-            self._cluster.simulator.restart(victim)
+            self._restart(victim, RESTART_S_MAX * (part + self._cluster.rng.random()) / QUICK_RESTARTS)
             self._whole()
+
+    def restart_unheard(self) -> None:
+        """The same, and its watchers hear none of its packets: they meet the next life by their connections alone."""
+        victim, others = self._victim()
+        watchers = others[: self._cluster.config.watchers]
+        cut = self._cluster.simulator.partition([victim], watchers)
+        self._lines.spare(watchers, victim)
+        self._restart(victim, self._cluster.rng.uniform(0.0, RESTART_S_MAX))
+        self._cluster.run(FILTER_S)
+        self._cluster.simulator.heal(cut)
+        self._whole()
+
+    def _restart(self, victim: str, gap_s: float) -> None:
+        self._cluster.simulator.crash(victim)
+        self._cluster.run(gap_s)
+        self._cluster.simulator.restart(victim)
 
     def end_many(self) -> None:
         """What so many have in common is no crash: judged as silence, and still known in time (M1)."""
@@ -116,6 +130,7 @@ def run_scenario(nodes: int, seconds: float, seed: int, faults: str) -> Scenario
             acts.spare_one_watcher,
             acts.refuse_all_watchers,
             acts.restart_quickly,
+            acts.restart_unheard,
             acts.end_many,
             count,
             cluster.merge_all,

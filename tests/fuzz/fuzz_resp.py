@@ -60,12 +60,11 @@ def agree(data: bytes, one: Reading, other: Reading) -> bool:
     """
     if one == other:
         return True
+    if _BARE_LF.search(data) is not None:
+        shorter, longer = sorted((one[0], other[0]), key=len)
+        return longer[: len(shorter)] == shorter
     waits, goes_on = (one, other) if one[2] else (other, one)
-    if not waits[2] or waits[1]:
-        return False
-    if waits[0] == goes_on[0] and goes_on[1]:
-        return True
-    return _BARE_LF.search(data) is not None and goes_on[0][: len(waits[0])] == waits[0]
+    return waits[2] and not waits[1] and bool(goes_on[1]) and waits[0] == goes_on[0]
 
 
 _BARE_LF = re.compile(rb"\$[^\r\n]*\n")

@@ -67,7 +67,7 @@ def agree(data: bytes, one: Reading, other: Reading) -> bool:
     return waits[2] and not waits[1] and bool(goes_on[1]) and waits[0] == goes_on[0]
 
 
-_BARE_LF = re.compile(rb"\$[^\r\n]*\n")
+_BARE_LF = re.compile(rb"\$(?:[^\n]*[^\r\n])?\n")
 
 
 class RespHarness:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import types
 
 from fuzz_machine import check
@@ -54,21 +53,14 @@ def read(data: bytes, cut: int, *, is_trusted: bool) -> Reading:
 def agree(data: bytes, one: Reading, other: Reading) -> bool:
     """True if two readings are the same, but for when the reader notices.
 
-    By hand a word that is no string is refused when it is seen, by hiredis when the whole request is there: one reading
-    may wait for the rest of what the other has refused. And behind an array hiredis takes ``$`` for the beginning of a
-    string, whose length ends with CR LF: a line that begins so and ends with LF alone waits there, and is read by hand.
+    By hand a word that is no string is refused when it is seen, by hiredis when the whole request is there. And behind
+    an array hiredis takes a line that begins with ``$`` for a string, and waits for it before it is read by hand. So
+    one reading may wait, without a complaint, for what the other went on with; what it has read has to be the same.
     """
     if one == other:
         return True
-    waits, goes_on = (one, other) if one[2] else (other, one)
-    if not waits[2] or waits[1]:
-        return False
-    if waits[0] == goes_on[0] and goes_on[1]:
-        return True
-    return _BARE_LF.search(data) is not None and goes_on[0][: len(waits[0])] == waits[0]
-
-
-_BARE_LF = re.compile(rb"\$[^\r\n]*\n")
+    waits, goes_on = sorted((one, other), key=lambda reading: (not reading[2], len(reading[0])))
+    return waits[2] and not waits[1] and b"$" in data and goes_on[0][: len(waits[0])] == waits[0]
 
 
 class RespHarness:

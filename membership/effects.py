@@ -201,7 +201,7 @@ class Tallies:
     The driver makes these dictionaries the values of its counters, so that counting costs nothing twice.
     """
 
-    __slots__ = ("dropped", "events", "packets", "rumours", "rumours_dropped")
+    __slots__ = ("dropped", "events", "oversized", "packets", "rumours", "rumours_dropped")
 
     def __init__(self) -> None:
         self.packets: Counts = {}
@@ -210,6 +210,8 @@ class Tallies:
         """By reason."""
         self.events: Counts = {}
         """By event: suspicions, confirmations, refutations, deaths, probes saved by a helper and the like."""
+        self.oversized: Counts = {}
+        """Claims that did not fit whole, by form."""
         self.rumours: Counts = {}
         """By direction and kind."""
         self.rumours_dropped: Counts = {}

@@ -28,6 +28,7 @@ from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import MemberView
 from membership.awareness import LAG_S
+from membership.briefs import unfold
 from membership.claims import Claims
 from membership.config import MembershipConfig
 from membership.departed import Departed
@@ -301,7 +302,11 @@ class Membership:
             self._unmet.met(self.node, source_address)
             self._drop("own")
             return self._turn(now_s)
-        for update in message.updates:
+        updates, is_wanting = unfold(message, self._table, self.node)
+        if is_wanting:
+            self.tallies.add(self.tallies.events, "brief_unknown")
+            self._introduce(source_node, source_address, now_s)
+        for update in updates:
             if self._claims.take(update, now_s):
                 self._reunion.hasten(now_s)
                 if update.node == source_node:

@@ -407,8 +407,8 @@ class MembershipDriver:
                 lifelines.nudge(node, boot, patience_s)
             case Reconnect(node, boot, address):
                 lifelines.reconnect(node, boot, address)
-            case TryPort(node, boot, address):
-                lifelines.try_port(node, boot, address)
+            case TryPort(node, boot, address, patience_s):
+                lifelines.try_port(node, boot, address, patience_s)
 
     def _send(self, effect: SendPacket) -> None:
         address = effect.address

@@ -132,7 +132,7 @@ class Nudge(NamedTuple):
     node: NodeId
     boot: int
     patience_s: float = 0.0
-    """How long the process may take to answer itself once its kernel has acknowledged."""
+    """How long the process may take to answer itself once its kernel has acknowledged, round trips not counted."""
 
 
 class Reconnect(NamedTuple):
@@ -144,11 +144,13 @@ class Reconnect(NamedTuple):
 
 
 class TryPort(NamedTuple):
-    """Look whether a port refuses, accepts or says nothing (`findings.Tried`); no greeting is meant."""
+    """Look whether a port refuses, accepts or says nothing, and who is behind it (`findings.Tried`)."""
 
     node: NodeId
     boot: int
     address: Address
+    patience_s: float | None = None
+    """How long whoever accepts may take to answer a greeting, round trips not counted; None: nobody is greeted."""
 
 
 class SendRefused(NamedTuple):

@@ -192,6 +192,10 @@ class Membership:
         """How gladly to send new work to a member; see `Members.rank`."""
         return self._claims.rank(node)
 
+    def trip_s(self, node: NodeId) -> float:
+        """What one round trip to a node takes at most, as far as that is known."""
+        return self._table.trip_s(node, self._config.ack_timeout_min_s)
+
     def peers(self) -> tuple[Peer, ...]:
         """Peers worth keeping for the next start."""
         return peers_to_keep(self.node, self._table, self._unmet, self._config.peers_max)

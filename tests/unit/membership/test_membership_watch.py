@@ -184,7 +184,7 @@ def test_a_nudge_that_nobody_reports_on_or_that_nobody_could_make_is_a_silence()
         if reports:
             live(m, now_s + 1.2, silent_from(B, 10.0))
             m.found(told(Response.UNKNOWN), now_s + 1.2)
-        live(m, now_s + 1.6, silent_from(B, 10.0))
+        live(m, now_s + 2.6, silent_from(B, 10.0))
         assert status(m, B) is Status.SUSPECT
         assert ("accused_gone",) not in m.tallies.events
         assert m.tallies.events[("accused_silent",)] == 1

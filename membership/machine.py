@@ -390,7 +390,7 @@ class Membership:
         if self._suspicion_at_s <= now_s:
             self._claims.end_suspicions(now_s)
         if self._damped_s <= now_s:
-            self._claims.release_damped(now_s)
+            self._claims.publishing.release(now_s)
         self._probing.advance(now_s)
         self._guard.advance(now_s)
         if self.talk.next_deadline_s <= now_s:
@@ -481,7 +481,7 @@ class Membership:
         if self._claims.is_peers_changed:
             self._claims.is_peers_changed = False
             self._timers.persist_s = min(self._timers.persist_s, now_s + config.persist_interval_s)
-        self._claims.settle_conditions()
+        self._claims.publishing.settle()
         self._suspicion_at_s = self._claims.suspicion_deadline_s
         self._damped_s = self._claims.damping.next_deadline_s
         due_s = min(

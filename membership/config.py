@@ -118,6 +118,11 @@ class MembershipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return self.packet_bytes_max - SEALING_BYTES
 
     @property
+    def pulse_s(self) -> float:
+        """How often a node asks somebody how it does, beats of the watch included; late by half of that, it stood still."""
+        return self.watch_interval_s if self.watchers else self.probe_interval_s
+
+    @property
     def nack_after_s(self) -> float:
         """How long a helper waits before it answers nack: early enough to arrive within the asker's interval."""
         return 0.8 * min(self.ack_timeout_s, self.probe_interval_s - self.ack_timeout_s)

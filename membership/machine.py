@@ -420,7 +420,7 @@ class Membership:
         if gap_s > LAG_S:
             self.tallies.add(self.tallies.events, "lag")
             self._claims.health.worsen()
-        if gap_s <= max(PAUSE_S, self._config.probe_interval_s / 2):
+        if gap_s <= max(PAUSE_S, self._config.pulse_s / 2):
             return
         self.tallies.add(self.tallies.events, "pause")
         self._probing.catch_up(now_s)

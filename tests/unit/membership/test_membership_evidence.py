@@ -23,8 +23,8 @@ from membership.messages import Beat, Evidence, Gossip, Ping, Standing, Sync, Up
 from membership.rumours import RUMOURS
 from membership.testimony import CrashReport, Vouch, VouchKind
 
-LAN = for_profile("lan", probe_interval_s=600.0, lha_probe=False)
-"""Without the probe loop, whose pings nobody answers here, and with time skipped, which is no lag."""
+LAN = for_profile("lan", probe_interval_s=600.0, watch_interval_s=600.0, lha_probe=False)
+"""Without the probe loop and beats, which nobody answers here, and with time skipped, which is no lag."""
 
 A, B, C, D, E, F, G, H = (NodeId(f"{letter:a>32}") for letter in "12345678")
 OTHERS = (A, B, C, D, E, F, G, H)
@@ -451,12 +451,12 @@ def test_two_nodes_need_one_observer() -> None:
 
 def test_switches() -> None:
     """`suspect-only` raises a suspicion of silence, `off` does not even dial."""
-    m = cluster(for_profile("lan", probe_interval_s=600.0, crash_evidence="suspect-only"))
+    m = cluster(for_profile("lan", probe_interval_s=600.0, watch_interval_s=600.0, crash_evidence="suspect-only"))
     lose(m)
     hear(m, report(A), A, 6.0)
     run_to(m, 8.0)
     assert status(m, H) is Status.SUSPECT
-    m = cluster(for_profile("lan", probe_interval_s=600.0, crash_evidence="off"))
+    m = cluster(for_profile("lan", probe_interval_s=600.0, watch_interval_s=600.0, crash_evidence="off"))
     effects = m.found(LifelineDown(H, BOOT, LifelineEnd.LOST), 6.0)
     assert [e for e in effects if isinstance(e, Reconnect)] == []
     hear(m, report(A), A, 6.0)

@@ -20,6 +20,9 @@ from membership.rumours import RUMOURS
 from membership.testimony import Vouch, VouchKind
 
 LAN = for_profile("lan", probe_interval_s=600.0)
+STILL = for_profile("lan", probe_interval_s=600.0, watch_interval_s=600.0)
+"""Without beats as well: to skip time is no pause."""
+
 NOBODY = NodeId(f"{'9':a>32}")
 
 
@@ -53,7 +56,7 @@ def test_a_large_cluster_that_stalls_as_a_whole_makes_no_echo_news() -> None:
 def test_more_words_than_there_can_be_are_not_taken() -> None:
     """Forgetting what was heard would make its echoes news; old words make room."""
     nodes = [NodeId(f"{index:032x}") for index in range(40)]
-    m = machine(config=LAN)
+    m = machine(config=STILL)
     found = [Update(n, BOOT, 0, Standing.ALIVE, make_attributes(n, Address("10.0.0.9", 7946))) for n in nodes]
     m.merge_sync(Sync(tuple(found)), nodes[0], 0.0)
     told = [(node, voucher) for node in nodes for voucher in nodes if node != voucher][:1_030]

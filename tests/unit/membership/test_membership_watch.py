@@ -432,3 +432,15 @@ def test_a_silence_of_one_is_not_taken_for_isolation() -> None:
     live(m, 16.0, lambda node, now_s: now_s < 10.0 or node == D)
     assert ("isolated",) not in m.tallies.events
     assert status(m, C) is not Status.ALIVE
+
+
+@pytest.mark.parametrize(
+    ("profile", "late_s", "is_pause"), [("lan", 0.6, True), ("wan", 0.9, False), ("wan", 1.1, True)]
+)
+def test_a_pause_is_measured_by_the_beats(profile: str, late_s: float, is_pause: bool) -> None:
+    """Half a beat, not half a probe: across an ocean these are five seconds apart, and a pause of two hides in them."""
+    m = machine(B, C, D, config=for_profile(profile))
+    live(m, 20.0)
+    before = m.tallies.events.get(("pause",), 0)
+    m.advance(m.next_deadline_s + late_s)
+    assert m.tallies.events.get(("pause",), 0) - before == is_pause

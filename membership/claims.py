@@ -318,6 +318,7 @@ class Claims:
         member = self.table.get(node)
         if member is not None and member.is_live and member.update.boot == boot:
             self.tallies.add(self.tallies.events, "stop_announced")
+            member.stopped_boot = boot
             member.tell(Entry(now_s, "stopped"))
 
     def observe_hush(self, hush_s: float, now_s: float) -> None:

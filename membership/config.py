@@ -120,7 +120,7 @@ class MembershipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     @property
     def pulse_s(self) -> float:
-        """How often a node asks somebody how it does, beats of the watch included; late by half of that, it stood still."""
+        """How often a node asks others how they do, beats included; late by half of that, it stood still."""
         return self.watch_interval_s if self.watchers else self.probe_interval_s
 
     @property

@@ -100,6 +100,7 @@ class Looks:
             and member is not None
             and suspicion is not None
             and suspicion.boot == boot
+            and not member.has_stopped
             and not claims.table.has_other_at(member)
         ):
             claims.tallies.add(claims.tallies.events, "vouch_port")

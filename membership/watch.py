@@ -370,7 +370,8 @@ class Watch:
 
     def _judge(self, subject: _Subject, response: Response, now_s: float) -> None:
         member = self._claims.table.get(subject.node)
-        if response is Response.ACKNOWLEDGED and member is not None and self._claims.table.has_other_at(member):
+        is_other = member is not None and (member.has_stopped or self._claims.table.has_other_at(member))
+        if response is Response.ACKNOWLEDGED and is_other:
             response = Response.UNKNOWN
         match response:
             case Response.ANSWERED:

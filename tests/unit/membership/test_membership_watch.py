@@ -434,6 +434,18 @@ def test_a_silence_of_one_is_not_taken_for_isolation() -> None:
     assert status(m, C) is not Status.ALIVE
 
 
+def test_the_port_of_a_process_that_announced_its_end_does_not_speak_for_it() -> None:
+    """Its next life has the port already and does not serve yet: an ordinary restart, and nobody stands still."""
+    m = machine(B, C, D, config=ALONE)
+    live(m, 9.9)
+    m.found(LifelineDown(B, BOOT, LifelineEnd.STOPPED), 9.9)
+    now_s = until_nudged(m, B)
+    live(m, now_s + 1.0, silent_from(B, 10.0))
+    m.found(told(Response.ACKNOWLEDGED), now_s + 1.0)
+    assert (status(m, B), condition(m)) == (Status.SUSPECT, Condition.SLOW)
+    assert ("vouch_kernel",) not in m.tallies.events
+
+
 @pytest.mark.parametrize(
     ("profile", "late_s", "is_pause"), [("lan", 0.6, True), ("wan", 0.9, False), ("wan", 1.1, True)]
 )

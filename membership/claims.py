@@ -13,25 +13,26 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from frys_node.base.types import Address, NodeId
-from frys_node.kernel.services.members import UNUSABLE, UNWELL, WELL, Condition, MemberChanged, MemberView, not_sole
+from frys_node.kernel.services.members import UNUSABLE, UNWELL, WELL, Condition, MemberView, not_sole
 from membership.awareness import Awareness
-from membership.conditions import Conditions, condition_of
+from membership.conditions import condition_of
 from membership.config import MembershipConfig
-from membership.damping import Damping
 from membership.dissemination import Dissemination
 from membership.edges import Edge, EdgeKind, Edges
-from membership.effects import Effect, Emit, SendRefused, Superseded, SuspicionEnded, Tallies, TryPort
+from membership.effects import Effect, SendRefused, Superseded, SuspicionEnded, Tallies, TryPort
+from membership.hearsay import attributed, weighed
 from membership.isolation import HOST_HEARD_S, NODES_MIN, Isolation
 from membership.member import Member, is_acceptable, view_of
 from membership.messages import Attributes, Evidence, Standing, Update, raised
 from membership.peers import Unmet
 from membership.probe import ProbeOrder
+from membership.publishing import Publishing
 from membership.refusals import Refusals
 from membership.rumours import Rumours
 from membership.story import Entry
 from membership.suspicions import Suspicions
 from membership.table import Merge, Table
-from membership.telling import strongest, turns
+from membership.telling import source_told, strongest, turns
 from membership.testimony import VouchKind
 
 HEADER_BYTES_MAX = 160
@@ -73,8 +74,9 @@ class Claims:
         self.suspicions = Suspicions(self.table, config, self.health)
         """Running suspicions of other members."""
         self._isolation = Isolation()
-        self._conditions = Conditions()
-        self.damping = Damping()
+        self.publishing = Publishing(self)
+        self.damping = self.publishing.damping
+        self._conditions = self.publishing.conditions
         self.edges = Edges()
         self.refusals = Refusals()
         """To whom this node's own system refuses to send."""
@@ -102,11 +104,11 @@ class Claims:
             return False
         if member is None and not self._is_welcome(update):
             return False
+        update = attributed(update, self.node)
         if member is not None and update.standing is Standing.SUSPECT:
             held = member.update
             if (held.boot, held.incarnation, held.standing) == (update.boot, update.incarnation, update.standing):
-                # That two have seen a crash is for their own reports to say; an update may be anybody's hearsay.
-                self._confirm(member, update.accuser, now_s, min(update.evidence, Evidence.GONE))
+                self._confirm(member, update.accuser, now_s, update.evidence, is_heard=True)
                 return False
         was_live = member is None or member.is_live
         merge = self.merge(update, now_s, is_heard=True)
@@ -170,37 +172,8 @@ class Claims:
             if old is None or old.attributes != update.attributes or old.standing != update.standing:
                 self.is_peers_changed = True
         old_view = None if old is None else self.view(old, member)
-        self._publish(old_view, self.view(update, member), now_s)
+        self.publishing.publish(old_view, self.view(update, member), now_s)
         return merge
-
-    def _publish(self, old: MemberView | None, new: MemberView, now_s: float) -> None:
-        """Hand out a change; what a flapping member does is not for subscribers."""
-        was_damped = self.damping.is_damped(new.id)
-        is_turn = old is None or old.status is not new.status
-        old, is_damped = self.damping.observe(old, new, now_s)
-        self.out.append(Emit(MemberChanged(old=old, new=new), is_damped, is_turn))
-        if is_damped:
-            self.tallies.add(self.tallies.events, "change_damped")
-        if self.damping.is_damped(new.id) and not was_damped:
-            self.tallies.add(self.tallies.events, "damped")
-            self.tell(new.id, Entry(now_s, "flaps"))
-            self._conditions.touch(new.id)
-
-    def release_damped(self, now_s: float) -> None:
-        """Publish what was held back of members that have come to rest."""
-        for node, known in self.damping.release(now_s):
-            member = self.table.get(node)
-            if member is None:
-                continue
-            new = self.view(member.update, member)
-            if known is not None and (known.status, known.incarnation, known.boot, known.tags) != (
-                new.status,
-                new.incarnation,
-                new.boot,
-                new.tags,
-            ):
-                self.out.append(Emit(MemberChanged(old=known, new=new)))
-            self._conditions.touch(node)
 
     def _tell_change(self, old: Update | None, member: Member, now_s: float, *, is_heard: bool) -> None:
         """Add what a claim that won means to the member's story."""
@@ -222,13 +195,16 @@ class Claims:
         ):
             member.tell(entry)
 
-    def _confirm(self, member: Member, accuser: NodeId, now_s: float, evidence: Evidence) -> None:
+    def _confirm(
+        self, member: Member, accuser: NodeId, now_s: float, evidence: Evidence, *, is_heard: bool = False
+    ) -> None:
         """Count an independent accuser of a suspect, and pass it on while it matters. Only members have a voice."""
         if accuser != self.node and accuser not in self.table.live:
             return
-        if self.suspicions.confirm(member.node, accuser, now_s, evidence):
+        if self.suspicions.confirm(member.node, accuser, now_s, weighed(evidence) if is_heard else evidence):
             self.tallies.add(self.tallies.events, "confirmation")
-            self.tell(member.node, Entry(now_s, "confirmed", accuser, evidence))
+            detail = source_told(evidence, is_heard=is_heard)
+            self.tell(member.node, Entry(now_s, "confirmed", accuser, evidence, detail))
             self.queue.put(replace(member.update, accuser=accuser, evidence=evidence))
 
     def accuse(
@@ -342,6 +318,7 @@ class Claims:
         member = self.table.get(node)
         if member is not None and member.is_live and member.update.boot == boot:
             self.tallies.add(self.tallies.events, "stop_announced")
+            member.stopped_boot = boot
             member.tell(Entry(now_s, "stopped"))
 
     def observe_hush(self, hush_s: float, now_s: float) -> None:
@@ -455,21 +432,6 @@ class Claims:
     def watchers(self, node: NodeId) -> list[NodeId]:
         """Return who watches a member."""
         return self.table.circle.watchers(node, self.config.watchers)
-
-    def settle_conditions(self) -> None:
-        """Publish what has changed about how members do; with the last voucher's time a stall ends without a word."""
-        if not self._conditions:
-            return
-        for node in self._conditions.watched():
-            member = self.table.get(node)
-            new = Condition.OK if member is None else condition_of(self, member)
-            old = self._conditions.settle(node, new)
-            if member is None or old is new:
-                continue
-            if member.is_live:
-                self.tell(node, Entry(self.now_s, new.value, detail=f"was {old.value}"))
-            view = self.view(member.update, member)
-            self.out.append(Emit(MemberChanged(old=replace(view, condition=old), new=view)))
 
     def about(self, node: NodeId) -> Sequence[Update]:
         """Return what a packet to a node must tell it about itself: a suspicion or a death to refute.

@@ -95,8 +95,9 @@ class MembershipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Shortest suspicion of a member whose kernel is silent too = this * max(1, log10 n) * `watch_interval_s`."""
     crash_evidence: Literal["on", "suspect-only", "off"] = "on"
     """`on`: a lost lifeline and refused connections at two observers shorten a suspicion to `crash_suspicion_s`.
-    `suspect-only`: they raise one and do not shorten it. `off`: lifelines say nothing; for nodes behind a proxy that
-    terminates TCP, which refuses and acknowledges in their name."""
+    `suspect-only`: they raise one and do not shorten it. `off`: lifelines say nothing; for clusters with a proxy that
+    terminates TCP, which refuses and acknowledges in the name of nodes behind it. Set it alike on every node: each
+    weighs what it finds out about others by its own setting."""
     crash_suspicion_s: Annotated[float, msgspec.Meta(ge=0.3, le=60)] = 0.5
     """Shortest suspicion of a crash that two observers testify; below 0.3 a refutation may come too late."""
     stall_max_s: Annotated[float, msgspec.Meta(gt=0, le=100)] = 30.0
@@ -116,6 +117,11 @@ class MembershipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     def payload_bytes_max(self) -> int:
         """Largest message before sealing."""
         return self.packet_bytes_max - SEALING_BYTES
+
+    @property
+    def pulse_s(self) -> float:
+        """How often a node asks others how they do, beats included; late by half of that, it stood still."""
+        return self.watch_interval_s if self.watchers else self.probe_interval_s
 
     @property
     def nack_after_s(self) -> float:

@@ -6,6 +6,7 @@ receives itself; random probes are not regular (ADR 0003).
 
 from __future__ import annotations
 
+from membership.patience import TRIP_MAX_S
 from membership.phi import Beats
 
 
@@ -28,6 +29,11 @@ class Vitals:
         """Return phi of the silence until now; None unless this node watches the member and has heard it."""
         beats = self.beats
         return max(0.0, beats.phi(now_s)) if beats is not None and beats.is_proven else None
+
+    def trip_s(self, unknown_s: float) -> float:
+        """Return what one round trip takes at most; `unknown_s` while none has been measured."""
+        usual_s = unknown_s if self.srtt_s is None else self.srtt_s + 4.0 * self.rttvar_s
+        return min(TRIP_MAX_S, usual_s)
 
     def observe_rtt(self, rtt_s: float) -> None:
         """Take one round trip in seconds, >= 0."""

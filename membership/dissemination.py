@@ -1,7 +1,8 @@
-"""The piggyback queue: which updates ride in the next packet.
+"""The piggyback queue: which updates ride in the next packet, and in which form.
 
 Sans-I/O. The least-sent update goes first and, among equals, the newest; a newer update about a node replaces the
 older one; each is sent `limit` times and then forgotten (SWIM's infection style, so O(log n) rounds reach everyone).
+One that no packet can hold whole goes without the member's attributes (`membership.briefs`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import math
 from bisect import bisect_left, insort
 
 from frys_node.base.types import NodeId
-from membership.messages import UPDATES, Update
+from membership.briefs import BRIEFS, brief_of
+from membership.messages import UPDATES, Brief, Update
 
 
 def transmit_limit(multiplier: int, live_count: int) -> int:
@@ -19,12 +21,12 @@ def transmit_limit(multiplier: int, live_count: int) -> int:
 
 
 class _Entry:
-    """A queued update, how large it is and how often it was sent."""
+    """A queued claim, how large it is and how often it was sent."""
 
-    __slots__ = ("key", "size_bytes", "update")
+    __slots__ = ("claim", "key", "size_bytes")
 
-    def __init__(self, update: Update, size_bytes: int, sequence: int) -> None:
-        self.update = update
+    def __init__(self, claim: Update | Brief, size_bytes: int, sequence: int) -> None:
+        self.claim = claim
         self.size_bytes = size_bytes
         self.key = (0, -sequence)
         """Transmits, then newest first; no two entries have the same."""
@@ -37,7 +39,7 @@ _Queued = tuple[tuple[int, int], _Entry]
 class Dissemination:
     """Updates waiting to be passed on, at most one per node."""
 
-    __slots__ = ("_by_node", "_queue", "_sequence", "_size_bytes_max", "_size_bytes_min", "oversized")
+    __slots__ = ("_by_node", "_queue", "_sequence", "_size_bytes_max", "_size_bytes_min")
 
     def __init__(self, size_bytes_max: int) -> None:
         self._by_node: dict[NodeId, _Entry] = {}
@@ -46,8 +48,6 @@ class Dissemination:
         self._size_bytes_max = size_bytes_max
         self._size_bytes_min = size_bytes_max
         """No update ever queued was smaller: with less room than this there is no need to look."""
-        self.oversized = 0
-        """Updates that fit into no packet; they travel by push-pull alone."""
 
     def __len__(self) -> int:
         return len(self._by_node)
@@ -55,13 +55,14 @@ class Dissemination:
     def put(self, update: Update) -> None:
         """Queue an update in place of any older one about the same node."""
         self._sequence += 1
+        claim: Update | Brief = update
         size_bytes = len(UPDATES.encode(update))
         self.drop(update.node)
         if size_bytes > self._size_bytes_max:
-            self.oversized += 1
-            return
+            claim = brief_of(update)
+            size_bytes = len(BRIEFS.encode(claim))
         self._size_bytes_min = min(self._size_bytes_min, size_bytes)
-        entry = self._by_node[update.node] = _Entry(update, size_bytes, self._sequence)
+        entry = self._by_node[update.node] = _Entry(claim, size_bytes, self._sequence)
         insort(self._queue, (entry.key, entry))
 
     def drop(self, node: NodeId) -> None:
@@ -70,8 +71,10 @@ class Dissemination:
         if old is not None:
             del self._queue[bisect_left(self._queue, (old.key,))]
 
-    def take(self, budget_bytes: int, limit: int, count_max: int, skip: tuple[NodeId, ...] = ()) -> list[Update]:
-        """Return the updates for one packet and count them as sent.
+    def take(
+        self, budget_bytes: int, limit: int, count_max: int, skip: tuple[NodeId, ...] = ()
+    ) -> list[Update | Brief]:
+        """Return the claims for one packet and count them as sent.
 
         Args:
             budget_bytes: Room in the packet.
@@ -88,7 +91,7 @@ class Dissemination:
                 break
             looked_at += 1
             entry = queued[1]
-            if entry.size_bytes <= budget_bytes and entry.update.node not in skip:
+            if entry.size_bytes <= budget_bytes and entry.claim.node not in skip:
                 budget_bytes -= entry.size_bytes
                 taken.append(entry)
             else:
@@ -99,8 +102,8 @@ class Dissemination:
         for entry in taken:
             transmits, age = entry.key
             if transmits + 1 >= limit:
-                del self._by_node[entry.update.node]
+                del self._by_node[entry.claim.node]
             else:
                 entry.key = (transmits + 1, age)
                 insort(self._queue, (entry.key, entry))
-        return [entry.update for entry in taken]
+        return [entry.claim for entry in taken]

@@ -178,7 +178,11 @@ class MembershipDriver:
         packets = metrics.counter("frys_membership_packets_total", "Gossip packets.", ("direction", "type"))
         dropped = metrics.counter("frys_membership_packets_dropped_total", "Gossip packets not used.", ("reason",))
         events = metrics.counter("frys_membership_events_total", "What the failure detector did.", ("event",))
+        oversized = metrics.counter(
+            "frys_membership_oversized_total", "Claims about members that no packet had room for, whole.", ("form",)
+        )
         # The machine's tallies are the counters' values, so that nothing is counted twice or copied.
+        oversized.values = tallies.oversized
         packets.values, dropped.values, events.values = tallies.packets, tallies.dropped, tallies.events
         self._rtt = metrics.histogram("frys_membership_probe_rtt_seconds", "Round trips of direct pings.")
         self._phi = metrics.histogram(
@@ -403,8 +407,8 @@ class MembershipDriver:
                 lifelines.nudge(node, boot, patience_s)
             case Reconnect(node, boot, address):
                 lifelines.reconnect(node, boot, address)
-            case TryPort(node, boot, address):
-                lifelines.try_port(node, boot, address)
+            case TryPort(node, boot, address, patience_s):
+                lifelines.try_port(node, boot, address, patience_s)
 
     def _send(self, effect: SendPacket) -> None:
         address = effect.address

@@ -4,13 +4,15 @@ Performs what `membership.watch` and `membership.evidence` ask for: keeps a conn
 when it breaks, looks whether a port refuses, and nudges. Attempts are raced because a lost SYN costs a second, and the
 reset that says "refused" is never sent twice. An attempt that is accepted and then broken met a process that is about
 to die, whose listener closes after its connections: it is repeated a few milliseconds later, and never in a tight loop,
-which would fill the backlog and be answered by silence.
+which would fill the backlog and be answered by silence. An open port proves nothing by itself: anybody may listen there
+by now. So whoever accepts is greeted as a member is; only one that says nothing at all is a kernel alone.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -36,6 +38,7 @@ from membership.findings import (
     Tried,
 )
 from membership.machine import Membership
+from membership.patience import RACE_LIMIT_S, acknowledged_within_s, greeted_within_s, nudge_limit_s, race_limit_s
 
 RACE_S = (0.0, 0.1, 0.2, 0.3, 0.4)
 """When the attempts of one race start."""
@@ -43,20 +46,14 @@ RACE_S = (0.0, 0.1, 0.2, 0.3, 0.4)
 REPEAT_S = (0.005, 0.01, 0.02, 0.04, 0.08)
 """Waits before an attempt that was accepted and then broken is repeated."""
 
-RACE_LIMIT_S = 1.2
-"""Longest race, greeting included."""
-
 HOLD_S = 0.03
-"""How long an accepted connection must stay open to speak for its process."""
+"""How long an accepted connection must stay open where nobody is greeted."""
 
 NUDGE_LOOK_S = 0.1
 """How often, after a nudge, it is looked what came of it."""
 
-ACKNOWLEDGED_WITHIN_S = 0.3
-"""How long the other kernel may take to acknowledge a nudge."""
-
-NUDGE_LIMIT_S = 1.4
-"""Longest nudge, looks at the port included; less than the watch waits (`membership.watch.NUDGE_TIMEOUT_S`)."""
+ASK_PATIENCE_S = 0.3
+"""How long a process that runs may take, at least, to answer a greeting where no connection stands to nudge it on."""
 
 REDIAL_FIRST_S = 0.2
 REDIAL_MAX_S = 5.0
@@ -152,27 +149,60 @@ async def _attempt(
     scope.cancel()
 
 
-async def try_port(network: Network, address: Address) -> PortState:
-    """Look whether a port refuses or accepts; accepted connections must stay open for `HOLD_S`."""
-    with trio.move_on_after(RACE_LIMIT_S):
+Greeting = Callable[[Stream], Awaitable[PortState | None]]
+"""Greets over a stream, and closes it unless it keeps it; None if the connection broke before anybody spoke."""
+
+
+async def try_port(
+    network: Network,
+    address: Address,
+    *,
+    limit_s: float = RACE_LIMIT_S,
+    greet: Greeting | None = None,
+    hold_s: float = HOLD_S,
+) -> PortState:
+    """Look what a port does, and who is behind it.
+
+    Args:
+        network: To dial by.
+        address: The port.
+        limit_s: Longest wait for somebody to accept or refuse.
+        greet: Asks whoever accepts who it is; None: nobody is asked.
+        hold_s: How long an accepted connection must stay open, and a greeting unanswered.
+    """
+    with trio.move_on_after(limit_s) as scope:
         for wait_s in (*REPEAT_S, None):
             state, stream = await race(network, address)
             if stream is None:
                 return state
-            try:
-                with trio.move_on_after(HOLD_S):
-                    # Whatever the other side says or does not say, only that it stays counts.
-                    await stream.receive_some()
-                    state = PortState.OTHER
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                state = PortState.OTHER
-            finally:
-                with trio.CancelScope(shield=True):
-                    await stream.aclose()
-            if state is PortState.OPEN or wait_s is None:
-                return state
+            scope.deadline = max(scope.deadline, trio.current_time() + hold_s + sum(REPEAT_S))
+            found = await _hold(stream, hold_s) if greet is None else await _ask(stream, hold_s, greet)
+            if found is not None:
+                return found
+            if wait_s is None:
+                return PortState.OTHER
             await trio.sleep(wait_s)
     return PortState.SILENT
+
+
+async def _hold(stream: Stream, hold_s: float) -> PortState | None:
+    """Return ACCEPTED if the connection stays open; None if it does not, or somebody speaks unasked."""
+    try:
+        with trio.move_on_after(hold_s) as scope:
+            await stream.receive_some()
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        return None
+    finally:
+        with trio.CancelScope(shield=True):
+            await stream.aclose()
+    return PortState.ACCEPTED if scope.cancelled_caught else None
+
+
+async def _ask(stream: Stream, hold_s: float, greet: Greeting) -> PortState | None:
+    """Return OPEN if nobody answers a greeting, else what came of it."""
+    with trio.move_on_after(hold_s):
+        return await greet(stream)
+    return PortState.OPEN
 
 
 class Lifelines:
@@ -253,24 +283,35 @@ class Lifelines:
         """Have a connection, by racing attempts; the first connect is raced like every other."""
         self._racing.add(node)
         try:
-            with trio.move_on_after(RACE_LIMIT_S):
+            with trio.move_on_after(race_limit_s(self._machine.trip_s(node))):
                 for wait_s in (*REPEAT_S, None):
                     state, stream = await race(self._network, address)
                     if stream is None:
                         return state
-                    try:
-                        await self._channel.greet(node, stream, address)
-                    except HandshakeRefused as error:
-                        if error.reason not in ("eof", "reset") or wait_s is None:
-                            return PortState.OTHER
-                        await trio.sleep(wait_s)
-                    except FrysError:
+                    found = await self._greet(node, address, stream)
+                    if found is not None:
+                        return found
+                    if wait_s is None:
                         return PortState.OTHER
-                    else:
-                        return PortState.OPEN
+                    await trio.sleep(wait_s)
             return PortState.SILENT
         finally:
             self._racing.discard(node)
+
+    async def _greet(self, node: NodeId, address: Address, stream: Stream) -> PortState | None:
+        """Greet over a stream: GREETED if the member answers, in whatever life; None if it broke before that."""
+        try:
+            await self._channel.greet(node, stream, address)
+        except HandshakeRefused as error:
+            return None if error.reason in ("eof", "reset") else PortState.OTHER
+        except FrysError:
+            return PortState.OTHER
+        return PortState.GREETED
+
+    def _as_life(self, node: NodeId, boot: int, state: PortState) -> PortState:
+        """Return what was found as it speaks for one life: another one that greets says nothing of it."""
+        is_other = state is PortState.GREETED and self._channel.lifeline(node, boot) is None
+        return PortState.OTHER if is_other else state
 
     # What the machine asks.
 
@@ -280,19 +321,31 @@ class Lifelines:
             self._racing.add(node)
 
     async def _reconnect(self, node: NodeId, boot: int, address: Address) -> None:
-        state = await self._dial(node, address)
+        state = self._as_life(node, boot, await self._dial(node, address))
         _LOG.info("membership.lifeline_lost", peer_id=node, boot=boot, found=state.value)
         self._found(Tried(node, boot, state))
         self._changed.set()
         self._changed = trio.Event()
 
-    def try_port(self, node: NodeId, boot: int, address: Address) -> None:
-        """Look at a port in the background and tell the machine what it does."""
-        self._errands.begin(self._try_port, node, boot, address)
+    def try_port(self, node: NodeId, boot: int, address: Address, patience_s: float | None = None) -> None:
+        """Look at a port in the background and tell the machine what it does, and who is there if that is asked."""
+        self._errands.begin(self._try_port, node, boot, address, patience_s)
 
-    async def _try_port(self, node: NodeId, boot: int, address: Address) -> None:
-        state = await try_port(self._network, address)
-        self._found(Tried(node, boot, state))
+    async def _try_port(self, node: NodeId, boot: int, address: Address, patience_s: float | None) -> None:
+        self._found(Tried(node, boot, await self._port_state(node, boot, address, patience_s)))
+
+    async def _port_state(self, node: NodeId, boot: int, address: Address, patience_s: float | None) -> PortState:
+        trip_s = self._machine.trip_s(node)
+        if patience_s is None:
+            return await try_port(self._network, address, limit_s=race_limit_s(trip_s))
+        state = await try_port(
+            self._network,
+            address,
+            limit_s=race_limit_s(trip_s),
+            greet=partial(self._greet, node, address),
+            hold_s=greeted_within_s(patience_s, trip_s),
+        )
+        return self._as_life(node, boot, state)
 
     def nudge(self, node: NodeId, boot: int, patience_s: float = 0.0) -> None:
         """Nudge in the background and tell the machine who answered; the process itself may take so long."""
@@ -300,14 +353,16 @@ class Lifelines:
 
     async def _nudge(self, node: NodeId, boot: int, patience_s: float) -> None:
         response = Response.UNKNOWN
-        with trio.move_on_after(NUDGE_LIMIT_S):
+        with trio.move_on_after(nudge_limit_s(self._machine.trip_s(node))):
             response = await self._response(node, boot, patience_s)
         self._found(Nudged(node, boot, response, patience_s))
 
     async def _response(self, node: NodeId, boot: int, patience_s: float) -> Response:
         line = self._channel.lifeline(node, boot)
         if line is None:
-            return await self._ask_port(node, boot)
+            return await self._ask_port(node, boot, patience_s)
+        trip_s = self._machine.trip_s(node)
+        enough_s = patience_s + trip_s if patience_s else 0.0
         start_s, reads, before = trio.current_time(), line.reads, line.unacknowledged_bytes()
         line.nudge()
         is_held = False
@@ -317,28 +372,28 @@ class Lifelines:
             if line.reads != reads:
                 return Response.ANSWERED
             if self._channel.lifeline(node, boot) is not line:
-                return await self._ask_port(node, boot)
+                return await self._ask_port(node, boot, patience_s)
             left = line.unacknowledged_bytes()
             is_held = is_held or left == 0
             if not is_held and (left is None or before):
                 # Not known on this system, or the process does not read and its window is full: then its port says.
-                state = await self._port_state(node)
-                if state is not PortState.OPEN:
+                address = self._channel.address(node)
+                state = PortState.OTHER if address is None else await self._port_state(node, boot, address, None)
+                if state is not PortState.ACCEPTED:
                     return Response.SILENT if state is PortState.SILENT else Response.UNKNOWN
                 is_held = True
-            elif not is_held and lasted_s >= ACKNOWLEDGED_WITHIN_S:
+            elif not is_held and lasted_s >= acknowledged_within_s(trip_s):
                 return Response.SILENT
-            if is_held and lasted_s >= patience_s:
+            if is_held and lasted_s >= enough_s:
                 return Response.ACKNOWLEDGED
 
-    async def _ask_port(self, node: NodeId, boot: int) -> Response:
-        """Ask where no connection stands: an open port has a kernel behind it, anything else may have many causes."""
-        state = await self._port_state(node)
+    async def _ask_port(self, node: NodeId, boot: int, patience_s: float) -> Response:
+        """Ask where no connection stands: a port that accepts and says nothing has a kernel behind it, and no more."""
+        address = self._channel.address(node)
+        if address is None:
+            return Response.UNKNOWN
+        state = await self._port_state(node, boot, address, max(ASK_PATIENCE_S, patience_s))
         if self._channel.lifeline(node, boot) is not None:
-            # Made meanwhile: somebody has greeted and was greeted.
+            # It has greeted and was greeted, here or by whoever dialled meanwhile.
             return Response.ANSWERED
         return Response.ACKNOWLEDGED if state is PortState.OPEN else Response.UNKNOWN
-
-    async def _port_state(self, node: NodeId) -> PortState:
-        address = self._channel.address(node)
-        return PortState.OTHER if address is None else await try_port(self._network, address)

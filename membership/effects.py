@@ -132,7 +132,7 @@ class Nudge(NamedTuple):
     node: NodeId
     boot: int
     patience_s: float = 0.0
-    """How long the process may take to answer itself once its kernel has acknowledged."""
+    """How long the process may take to answer itself once its kernel has acknowledged, round trips not counted."""
 
 
 class Reconnect(NamedTuple):
@@ -144,11 +144,13 @@ class Reconnect(NamedTuple):
 
 
 class TryPort(NamedTuple):
-    """Look whether a port refuses, accepts or says nothing (`findings.Tried`); no greeting is meant."""
+    """Look whether a port refuses, accepts or says nothing, and who is behind it (`findings.Tried`)."""
 
     node: NodeId
     boot: int
     address: Address
+    patience_s: float | None = None
+    """How long whoever accepts may take to answer a greeting, round trips not counted; None: nobody is greeted."""
 
 
 class SendRefused(NamedTuple):
@@ -201,7 +203,7 @@ class Tallies:
     The driver makes these dictionaries the values of its counters, so that counting costs nothing twice.
     """
 
-    __slots__ = ("dropped", "events", "packets", "rumours", "rumours_dropped")
+    __slots__ = ("dropped", "events", "oversized", "packets", "rumours", "rumours_dropped")
 
     def __init__(self) -> None:
         self.packets: Counts = {}
@@ -210,6 +212,8 @@ class Tallies:
         """By reason."""
         self.events: Counts = {}
         """By event: suspicions, confirmations, refutations, deaths, probes saved by a helper and the like."""
+        self.oversized: Counts = {}
+        """Claims that did not fit whole, by form."""
         self.rumours: Counts = {}
         """By direction and kind."""
         self.rumours_dropped: Counts = {}

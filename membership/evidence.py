@@ -51,6 +51,9 @@ TAINT_WINDOW_S = 1.0
 TAINT_SUBJECTS = 2
 """An observer that finds so many of its subjects refused within the window needs a third one to agree."""
 
+PATIENCE_S = 0.03
+"""How long a process that runs may take to answer a greeting: no longer, because a veto must come in time."""
+
 
 class CrashEvidence:
     """The evidence that one node has found and heard of."""
@@ -206,7 +209,7 @@ class CrashEvidence:
             self._nudging[node] = case.boot
             claims.out.append(Nudge(node, case.boot))
         else:
-            claims.out.append(TryPort(node, case.boot, member.address))
+            claims.out.append(TryPort(node, case.boot, member.address, PATIENCE_S))
 
     def take_vouch(self, vouch: Vouch, now_s: float) -> bool:
         """Take a member's word that this life has not ended; False if its own report has overtaken it."""

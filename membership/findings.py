@@ -16,12 +16,18 @@ class PortState(StrEnum):
 
     REFUSED = "refused"
     """ECONNREFUSED on a SYN: nobody listens there. The only outcome that testifies of a crash."""
+    GREETED = "greeted"
+    """The member greeted and was greeted, in the very life that was asked for."""
     OPEN = "open"
-    """A connection was accepted and stayed open."""
+    """A connection was accepted and stayed open, and nobody answered a greeting: a kernel, for a process that does not
+    run."""
+    ACCEPTED = "accepted"
+    """A connection was accepted and stayed open. Who is there was not asked: it may be anybody."""
     SILENT = "silent"
     """No answer in time."""
     OTHER = "other"
-    """Unreachable, not permitted, reset after it was accepted, or somebody else: says nothing either way."""
+    """Unreachable, not permitted, reset after it was accepted, or a process that runs and is not this life of the
+    member: says nothing either way."""
 
 
 class LifelineEnd(StrEnum):
@@ -64,11 +70,12 @@ class Response(StrEnum):
     ANSWERED = "answered"
     """The process itself sent something after it: it runs, whatever becomes of packets to it."""
     ACKNOWLEDGED = "acknowledged"
-    """Only its kernel did, or accepted a connection where none stood: the process exists and does not run."""
+    """Only its kernel did, or accepted a connection where none stood and nobody answered a greeting: the process exists
+    and does not run."""
     SILENT = "silent"
     """Neither, on a connection that stood: not even a kernel is there, or nothing gets through to it."""
     UNKNOWN = "unknown"
-    """There was no connection to ask on, and its port told nothing."""
+    """There was no connection to ask on, and its port told nothing, or a process answered that is somebody else."""
 
 
 class Nudged(NamedTuple):

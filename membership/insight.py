@@ -36,7 +36,7 @@ class Vote(msgspec.Struct, frozen=True, kw_only=True):
     accuser: Who
     evidence: str
     """``silence``, ``gone``, ``crash``; ``refused``: a closed port that it alone has seen; ``unproven``: several have,
-    and not enough for a crash."""
+    and not enough for a crash; ``hearsay``: a crash that others tell of, which counts as gone."""
 
 
 class SuspicionView(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,8 +2,9 @@
 
 Sans-I/O. A stopped process whose watchers have all lost their connections, and cannot dial it either, has nobody who
 could tell it from a dead one. Its helpers can: while a suspicion runs they look at its port, and one that accepts and
-holds a connection has a kernel that does so for a process. They vouch for it then, as a watcher does: it is stalled. A
-refused look is no evidence; whoever lost a lifeline asks for that by itself (`membership.evidence`).
+holds a connection, and leaves a greeting unanswered, has a kernel that does so for a process. They vouch for it then,
+as a watcher does: it is stalled. Somebody else who answers is neither evidence nor life. A refused look is no evidence;
+whoever lost a lifeline asks for that by itself (`membership.evidence`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from membership.testimony import Vouch, VouchKind
 
 LOOK_INTERVAL_S = 2.0
 """How often a suspect's port is looked at. Well below the time for which a voucher counts."""
+
+PATIENCE_S = 0.3
+"""How long a process that runs may take to answer a greeting."""
 
 
 class Looks:
@@ -81,7 +85,7 @@ class Looks:
             if due_s <= now_s and member is not None:
                 self._due_s[node] = now_s + LOOK_INTERVAL_S
                 self._asked[node] = member.update.boot
-                self._claims.out.append(TryPort(node, member.update.boot, member.address))
+                self._claims.out.append(TryPort(node, member.update.boot, member.address, PATIENCE_S))
         self.next_deadline_s = min(self._due_s.values(), default=math.inf)
 
     def tried(self, node: NodeId, boot: int, state: PortState, now_s: float) -> bool:
@@ -92,10 +96,11 @@ class Looks:
         claims = self._claims
         member, suspicion = claims.table.get(node), claims.suspicions.get(node)
         if (
-            state is PortState.OPEN
+            state in (PortState.OPEN, PortState.GREETED)
             and member is not None
             and suspicion is not None
             and suspicion.boot == boot
+            and not member.has_stopped
             and not claims.table.has_other_at(member)
         ):
             claims.tallies.add(claims.tallies.events, "vouch_port")

@@ -28,6 +28,7 @@ from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import MemberView
 from membership.awareness import LAG_S
+from membership.briefs import unfold
 from membership.claims import Claims
 from membership.config import MembershipConfig
 from membership.departed import Departed
@@ -191,6 +192,10 @@ class Membership:
         """How gladly to send new work to a member; see `Members.rank`."""
         return self._claims.rank(node)
 
+    def trip_s(self, node: NodeId) -> float:
+        """What one round trip to a node takes at most, as far as that is known."""
+        return self._table.trip_s(node, self._config.ack_timeout_min_s)
+
     def peers(self) -> tuple[Peer, ...]:
         """Peers worth keeping for the next start."""
         return peers_to_keep(self.node, self._table, self._unmet, self._config.peers_max)
@@ -301,7 +306,11 @@ class Membership:
             self._unmet.met(self.node, source_address)
             self._drop("own")
             return self._turn(now_s)
-        for update in message.updates:
+        updates, is_wanting = unfold(message, self._table, self.node)
+        if is_wanting:
+            self.tallies.add(self.tallies.events, "brief_unknown")
+            self._introduce(source_node, source_address, now_s)
+        for update in updates:
             if self._claims.take(update, now_s):
                 self._reunion.hasten(now_s)
                 if update.node == source_node:
@@ -381,7 +390,7 @@ class Membership:
         if self._suspicion_at_s <= now_s:
             self._claims.end_suspicions(now_s)
         if self._damped_s <= now_s:
-            self._claims.release_damped(now_s)
+            self._claims.publishing.release(now_s)
         self._probing.advance(now_s)
         self._guard.advance(now_s)
         if self.talk.next_deadline_s <= now_s:
@@ -411,7 +420,7 @@ class Membership:
         if gap_s > LAG_S:
             self.tallies.add(self.tallies.events, "lag")
             self._claims.health.worsen()
-        if gap_s <= max(PAUSE_S, self._config.probe_interval_s / 2):
+        if gap_s <= max(PAUSE_S, self._config.pulse_s / 2):
             return
         self.tallies.add(self.tallies.events, "pause")
         self._probing.catch_up(now_s)
@@ -472,7 +481,7 @@ class Membership:
         if self._claims.is_peers_changed:
             self._claims.is_peers_changed = False
             self._timers.persist_s = min(self._timers.persist_s, now_s + config.persist_interval_s)
-        self._claims.settle_conditions()
+        self._claims.publishing.settle()
         self._suspicion_at_s = self._claims.suspicion_deadline_s
         self._damped_s = self._claims.damping.next_deadline_s
         due_s = min(

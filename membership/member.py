@@ -82,7 +82,7 @@ def is_acceptable(update: Update) -> bool:
 class Member:
     """A member as this node knows it: the greatest claim, since when, and what its acks tell."""
 
-    __slots__ = ("_story", "acquainted_boot", "changed_s", "refused_s", "update", "vitals")
+    __slots__ = ("_story", "acquainted_boot", "changed_s", "refused_s", "stopped_boot", "update", "vitals")
 
     def __init__(self, update: Update, now_s: float) -> None:
         self.update = update
@@ -91,6 +91,8 @@ class Member:
         self._story: Story | None = None
         self.acquainted_boot: int | None = None
         """The boot of the member that has answered this node lately, so knows it."""
+        self.stopped_boot: int | None = None
+        """The boot of which it has announced to this node that its process is being stopped."""
         self.refused_s = -math.inf
         """When its port refused a connection from here last."""
 
@@ -108,6 +110,11 @@ class Member:
     def is_acquainted(self) -> bool:
         """True if the member as it runs now has answered this node, and no silence since has cast doubt on that."""
         return self.acquainted_boot == self.update.boot
+
+    @property
+    def has_stopped(self) -> bool:
+        """True if the process as it is known has announced its end: whoever is found on its port is another one."""
+        return self.stopped_boot == self.update.boot
 
     @property
     def is_live(self) -> bool:

@@ -106,12 +106,27 @@ class Update(Message, frozen=True, array_like=True, gc=False):
     """What a suspicion, or a death, rests on. Not part of the precedence."""
 
 
+class Brief(Message, frozen=True, array_like=True, gc=False):
+    """A claim without the member's attributes, in a packet that has no room for them (see `membership.briefs`)."""
+
+    node: _Id
+    boot: Annotated[int, msgspec.Meta(ge=0)]
+    incarnation: Annotated[int, msgspec.Meta(ge=0, le=INCARNATION_MAX)]
+    standing: Standing
+    mark: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+    """Stands for the attributes that are meant."""
+    accuser: _IdOrNone = NodeId("")
+    age_s: Annotated[int, msgspec.Meta(ge=0)] = 0
+    evidence: Evidence = Evidence.SILENCE
+
+
 def raised(update: Update, incarnation: int) -> Update:
     """Return an update that stands above an incarnation, if there is one above it."""
     return replace(update, incarnation=min(incarnation + 1, INCARNATION_MAX))
 
 
 _Updates = Annotated[tuple[Update, ...], msgspec.Meta(max_length=UPDATES_MAX)]
+_Briefs = Annotated[tuple[Brief, ...], msgspec.Meta(max_length=UPDATES_MAX)]
 _Rumours = Annotated[tuple[bytes, ...], msgspec.Meta(max_length=UPDATES_MAX)]
 """Each an encoded `membership.rumours.Rumour`: a kind that a node does not know costs it nothing but the bytes."""
 
@@ -122,6 +137,7 @@ class Ping(Message, frozen=True, array_like=True, gc=False, tag=1):
     sequence: _Sequence
     target: _IdOrNone
     updates: _Updates = ()
+    briefs: _Briefs = ()
 
 
 class Ack(Message, frozen=True, array_like=True, gc=False, tag=2):
@@ -134,6 +150,7 @@ class Ack(Message, frozen=True, array_like=True, gc=False, tag=2):
     node: _Id
     updates: _Updates = ()
     digest: Annotated[int, msgspec.Meta(ge=0)] = 0
+    briefs: _Briefs = ()
 
 
 class PingReq(Message, frozen=True, array_like=True, gc=False, tag=3):
@@ -144,6 +161,7 @@ class PingReq(Message, frozen=True, array_like=True, gc=False, tag=3):
     host: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
     port: _Port
     updates: _Updates = ()
+    briefs: _Briefs = ()
 
 
 class Nack(Message, frozen=True, array_like=True, gc=False, tag=4):
@@ -153,6 +171,7 @@ class Nack(Message, frozen=True, array_like=True, gc=False, tag=4):
     target: _Id
     updates: _Updates = ()
     reason: NackReason = NackReason.TIMEOUT
+    briefs: _Briefs = ()
 
 
 class Gossip(Message, frozen=True, array_like=True, gc=False, tag=5):
@@ -160,6 +179,7 @@ class Gossip(Message, frozen=True, array_like=True, gc=False, tag=5):
 
     updates: _Updates = ()
     rumours: _Rumours = ()
+    briefs: _Briefs = ()
 
 
 class Sync(Message, frozen=True, array_like=True, gc=False, tag=6):
@@ -181,6 +201,7 @@ class Beat(Message, frozen=True, array_like=True, gc=False, tag=7):
 
     sequence: _Sequence
     updates: _Updates = ()
+    briefs: _Briefs = ()
 
 
 class BeatAck(Message, frozen=True, array_like=True, gc=False, tag=8):
@@ -188,6 +209,7 @@ class BeatAck(Message, frozen=True, array_like=True, gc=False, tag=8):
 
     sequence: _Sequence
     updates: _Updates = ()
+    briefs: _Briefs = ()
 
 
 Packet = Ping | Ack | PingReq | Nack | Gossip | Beat | BeatAck

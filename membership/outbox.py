@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from frys_node.base.types import Address, NodeId
+from membership.briefs import BRIEFS, brief_of
 from membership.claims import Claims
 from membership.config import MembershipConfig
 from membership.dissemination import transmit_limit
 from membership.effects import SendPacket
-from membership.messages import PACKET_NAMES, PACKETS, UPDATES, UPDATES_MAX, Gossip, Packet, Update
+from membership.messages import PACKET_NAMES, PACKETS, UPDATES, UPDATES_MAX, Brief, Gossip, Packet, Update
 from membership.packing import pack
 
 ARRAY_BYTES = 3
-"""What a list of updates costs beyond an empty one, at most."""
+"""What a list costs beyond an empty one, at most."""
 
 
 class Outbox:
@@ -59,12 +60,15 @@ class Outbox:
         payload = PACKETS.encode(message)
         limit = transmit_limit(config.retransmit_multiplier, len(claims.table.live) + 1)
         if first or len(claims.queue):
-            budget = config.payload_bytes_max - len(payload) - ARRAY_BYTES
-            first, budget = _fitting(first, budget)
-            skip = tuple(update.node for update in first)
-            updates = (*first, *claims.queue.take(budget, limit, UPDATES_MAX - len(first), skip))
-            message = replace(message, updates=updates)
+            fitting, budget = self._fitting(first, config.payload_bytes_max - len(payload) - 2 * ARRAY_BYTES)
+            skip = tuple(claim.node for claim in fitting)
+            fitting += claims.queue.take(budget, limit, UPDATES_MAX - len(fitting), skip)
+            briefs = tuple(claim for claim in fitting if isinstance(claim, Brief))
+            updates = tuple(claim for claim in fitting if isinstance(claim, Update))
+            message = replace(message, updates=updates, briefs=briefs)
             payload = PACKETS.encode(message)
+            for _ in briefs:
+                claims.tallies.add(claims.tallies.oversized, "brief")
         if isinstance(message, Gossip) and not message.rumours and len(claims.rumours.queue):
             budget = config.payload_bytes_max - len(payload) - ARRAY_BYTES
             rumours = claims.rumours.queue.take(budget, limit, UPDATES_MAX)
@@ -72,13 +76,18 @@ class Outbox:
         claims.tallies.add(claims.tallies.packets, "sent", PACKET_NAMES[type(message)])
         claims.out.append(SendPacket(address, pack(payload, config.compress_above_bytes), is_short))
 
-
-def _fitting(updates: Sequence[Update], budget_bytes: int) -> tuple[list[Update], int]:
-    """Return the updates that fit, and what room is left; the others travel by the state exchange."""
-    fitting: list[Update] = []
-    for update in updates:
-        size_bytes = len(UPDATES.encode(update))
-        if size_bytes <= budget_bytes:
-            budget_bytes -= size_bytes
-            fitting.append(update)
-    return fitting, budget_bytes
+    def _fitting(self, updates: Sequence[Update], budget_bytes: int) -> tuple[list[Update | Brief], int]:
+        """Return the updates as they fit, whole or brief, and what room is left."""
+        fitting: list[Update | Brief] = []
+        for update in updates:
+            claim: Update | Brief = update
+            size_bytes = len(UPDATES.encode(update))
+            if size_bytes > budget_bytes:
+                claim = brief_of(update)
+                size_bytes = len(BRIEFS.encode(claim))
+            if size_bytes <= budget_bytes:
+                budget_bytes -= size_bytes
+                fitting.append(claim)
+            else:
+                self._claims.tallies.add(self._claims.tallies.oversized, "left_out")
+        return fitting, budget_bytes

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from frys_node.base.types import NodeId
 from membership.awareness import Awareness
 from membership.config import MembershipConfig
+from membership.hearsay import weighed
 from membership.messages import Evidence, Standing, Update
 from membership.suspicion import VETO_S, Floors, Suspicion, suspicion_floor_s
 from membership.table import Table
@@ -108,8 +109,8 @@ class Suspicions:
             self.forget(update.node)
             return False
         self._deadline = None
-        evidence = min(update.evidence, Evidence.GONE)
-        suspicion = Suspicion(update.boot, update.incarnation, update.accuser, now_s, self.floors(), evidence)
+        floors, evidence = self.floors(), weighed(update.evidence)
+        suspicion = Suspicion(update.boot, update.incarnation, update.accuser, now_s, floors, evidence)
         self._running[update.node] = suspicion
         self.ask_s = min(self.ask_s, suspicion.ask_s)
         self._apply_vouchers(update.node, suspicion, now_s)

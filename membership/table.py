@@ -120,6 +120,11 @@ class Table:
         """Return the member, or None if it is unknown."""
         return self._members.get(node)
 
+    def trip_s(self, node: NodeId, unknown_s: float) -> float:
+        """Return what one round trip to a node takes at most; `unknown_s` if none has been measured."""
+        member = self._members.get(node)
+        return unknown_s if member is None else member.vitals.trip_s(unknown_s)
+
     def has_other_at(self, member: Member) -> bool:
         """Return True if another one lives at the member's address by now: its port says nothing of the member."""
         return any(m.address == member.address and m.node != member.node and m.is_live for m in self)

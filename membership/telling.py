@@ -50,7 +50,8 @@ def turns(
     if old is None or old.boot < update.boot:
         yield Entry(now_s, "met" if old is None else "restarted", detail=standing.name.lower())
     if standing is Standing.SUSPECT:
-        yield Entry(now_s, "suspected", update.accuser, update.evidence)
+        detail = source_told(update.evidence, is_heard=is_heard)
+        yield Entry(now_s, "suspected", update.accuser, update.evidence, detail)
     elif old is None or old.standing == standing:
         return
     elif standing >= Standing.DEAD:
@@ -89,8 +90,16 @@ UNPROVEN = "unproven"
 """Beside the names of `Evidence`: what counts as silence, and is a closed port found by one observer, or by several who
 do not suffice for a crash."""
 
+HEARSAY = "hearsay"
+"""A crash that others only tell of: it counts as gone, until two observers have reported it themselves."""
+
 _BREAKS = frozenset({"met", "restarted", "refuted", "vouched", "dead", "left", "replaced"})
 """Turns beyond which a refusal has no more to do with an accusation."""
+
+
+def source_told(evidence: Evidence, *, is_heard: bool) -> str:
+    """Return the detail of an accusation: of a crash it matters whether this node knows it or is told so."""
+    return AS_OTHERS_SAY if is_heard and evidence is Evidence.CRASH else ""
 
 
 def evidence_told(story: Sequence[Entry], index: int) -> str | None:
@@ -100,6 +109,8 @@ def evidence_told(story: Sequence[Entry], index: int) -> str | None:
         return None
     if entry.what not in ("suspected", "confirmed"):
         return entry.evidence.name.lower()
+    if entry.evidence is Evidence.CRASH and entry.detail == AS_OTHERS_SAY:
+        return HEARSAY
     start, end = index, index + 1
     while start and story[start - 1].what not in _BREAKS:
         start -= 1
@@ -118,6 +129,9 @@ def vote_told(story: Sequence[Entry], accuser: NodeId, evidence: Evidence) -> st
 
 
 def _told(accuser: NodeId, evidence: Evidence, turns_since: Sequence[Entry]) -> str:
+    told = [entry for entry in turns_since if entry.who == accuser and entry.evidence is Evidence.CRASH]
+    if evidence is Evidence.GONE and any(entry.detail == AS_OTHERS_SAY for entry in told):
+        return HEARSAY
     observers = {entry.who for entry in turns_since if entry.what == "refused"}
     if evidence is not Evidence.SILENCE or accuser not in observers:
         return evidence.name.lower()

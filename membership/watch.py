@@ -27,6 +27,7 @@ from membership.findings import Response
 from membership.member import Member
 from membership.messages import Beat, BeatAck, Evidence
 from membership.outbox import Outbox
+from membership.patience import nudge_timeout_s
 from membership.phi import Beats
 from membership.story import Entry
 from membership.testimony import Vouch, VouchKind
@@ -42,9 +43,6 @@ TRIES = 4
 
 REPEAT_MIN_S = 0.1
 """Shortest wait before a beat is repeated."""
-
-NUDGE_TIMEOUT_S = 1.5
-"""A nudge that nobody reports on says nothing."""
 
 ANSWER_S = 1.0
 """How long a process that nobody suspects may take to answer a nudge that its kernel acknowledges: it may be busy."""
@@ -353,10 +351,13 @@ class Watch:
             subject.suspect_s = now_s + VOUCH_INTERVAL_S
             return
         subject.state = _State.NUDGED
-        subject.suspect_s = now_s + NUDGE_TIMEOUT_S
+        subject.suspect_s = now_s + self._nudge_timeout_s(subject.node)
         # Whoever is suspect and has not refuted must be vouched for before it is buried.
         subject.patience_s = ANSWER_S if claims.suspicions.get(subject.node) is None else 0.0
         claims.out.append(Nudge(subject.node, subject.boot, subject.patience_s))
+
+    def _nudge_timeout_s(self, node: NodeId) -> float:
+        return nudge_timeout_s(self._claims.table.trip_s(node, self._config.ack_timeout_min_s))
 
     def nudged(self, node: NodeId, boot: int, response: Response, patience_s: float, now_s: float) -> None:
         """Hear what came of a nudge that this watch asked for, or of one that was as patient."""
@@ -369,7 +370,8 @@ class Watch:
 
     def _judge(self, subject: _Subject, response: Response, now_s: float) -> None:
         member = self._claims.table.get(subject.node)
-        if response is Response.ACKNOWLEDGED and member is not None and self._claims.table.has_other_at(member):
+        is_other = member is not None and (member.has_stopped or self._claims.table.has_other_at(member))
+        if response is Response.ACKNOWLEDGED and is_other:
             response = Response.UNKNOWN
         match response:
             case Response.ANSWERED:
@@ -475,7 +477,7 @@ class Watch:
                 if subject.beats.is_proven:
                     subject.expect()
             elif subject.suspect_s < math.inf:
-                subject.suspect_s = max(subject.suspect_s, now_s + NUDGE_TIMEOUT_S)
+                subject.suspect_s = max(subject.suspect_s, now_s + self._nudge_timeout_s(subject.node))
         self._arm()
 
     def _tell(self, event: str) -> None:

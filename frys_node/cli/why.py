@@ -20,6 +20,7 @@ EVIDENCE = {
     "refused": "refused: its port is closed; one observer, so a pause is not excluded",
     "unproven": "refused: its port is closed, and more observers must agree before that is a crash",
     "gone": "gone: it answered neither beats nor a nudge of its connection",
+    "hearsay": "crash, as others say: it counts as gone until two have reported it themselves",
     "crash": "crash: its connection ended and its port refuses new ones",
 }
 

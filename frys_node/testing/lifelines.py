@@ -3,11 +3,13 @@
 What Linux does, without a kernel: a process that dies ends its connections and refuses new ones, a paused one keeps its
 connections, has its bytes acknowledged and its backlog accept, and a cut link answers nothing. FINs are sent again when
 they are lost; the reset that says "refused" is not, but the racing attempts of a dial are several. Filters may refuse
-connections and let packets pass (`reject`), or stop packets and let connections pass (`spare`).
+connections and let packets pass (`reject`), or stop packets and let connections pass (`spare`). Where a process has
+died, another one that is no member may listen on its port (`occupy`).
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -24,14 +26,15 @@ from membership.findings import (
     Response,
     Tried,
 )
+from membership.patience import RESEND_S, acknowledged_within_s, greeted_within_s, race_limit_s
 
 RACE_S = (0.0, 0.1, 0.2, 0.3, 0.4)
-RACE_LIMIT_S = 1.2
 FIN_RESENDS_S = (0.0, 0.2, 0.6, 1.4, 3.0, 6.2)
 """When the kernel of a dead process sends its FIN; after the last one only a nudge finds out."""
 
 HOLD_S = 0.03
-NUDGE_LOOKS_S = (0.1, 0.3)
+ASK_PATIENCE_S = 0.3
+NUDGE_LOOK_S = 0.1
 REDIAL_FIRST_S = 0.2
 REDIAL_MAX_S = 5.0
 
@@ -65,6 +68,7 @@ class SimLifelines:
         self._goodbyes: set[str] = set()
         self._lines: dict[tuple[str, str], _Line] = {}
         self._wanted: dict[str, frozenset[str]] = {}
+        self._strangers: set[str] = set()
         self._rejected: set[tuple[str, str]] = set()
         self._spared: set[tuple[str, str]] = set()
         simulator.on_crash(self._crashed)
@@ -75,6 +79,11 @@ class SimLifelines:
         self._boots[name] = boot
         self._wanted[name] = frozenset()
         self._goodbyes.discard(name)
+        self._strangers.discard(name)
+
+    def occupy(self, name: str) -> None:
+        """Have a process that is no member listen on the port of a node that has ended, and answer everybody."""
+        self._strangers.add(name)
 
     def goodbye(self, name: str) -> None:
         """The process says that it goes: the end of its connections is announced."""
@@ -122,54 +131,67 @@ class SimLifelines:
         for subject in sorted(new):
             self._redial(watcher, subject, 0.0)
 
-    def reconnect(self, watcher: str, node: NodeId, boot: int) -> None:
-        """Race attempts and say what came of them."""
-        self._race(watcher, node, boot, is_greeting=True)
+    def reconnect(self, watcher: str, node: NodeId, boot: int, trip_s: float) -> None:
+        """Race attempts and say what came of them; `trip_s` is what the watcher takes a round trip for."""
+        self._race(watcher, node, boot, trip_s, math.inf)
 
-    def try_port(self, watcher: str, node: NodeId, boot: int) -> None:
-        """Look at a port."""
-        self._race(watcher, node, boot, is_greeting=False)
+    def try_port(self, watcher: str, node: NodeId, boot: int, trip_s: float, patience_s: float | None) -> None:
+        """Look at a port, and who is behind it if that is asked."""
+        self._race(watcher, node, boot, trip_s, patience_s)
 
-    def nudge(self, watcher: str, node: NodeId, boot: int, patience_s: float = 0.0) -> None:
+    def nudge(self, watcher: str, node: NodeId, boot: int, trip_s: float, patience_s: float = 0.0) -> None:
         """Send a byte and look who answers."""
-        subject = self._names[node]
 
         def tell(response: Response, delay_s: float) -> None:
             self._tell(watcher, Nudged(node, boot, response, patience_s), delay_s)
 
-        self._after(0.0, watcher, lambda: self._nudge(watcher, subject, boot, patience_s, tell))
+        self._after(0.0, watcher, lambda: self._nudge(watcher, node, boot, trip_s, patience_s, tell))
 
     def _nudge(
-        self, watcher: str, subject: str, boot: int, patience_s: float, tell: Callable[[Response, float], None]
+        self,
+        watcher: str,
+        node: NodeId,
+        boot: int,
+        trip_s: float,
+        patience_s: float,
+        tell: Callable[[Response, float], None],
     ) -> None:
+        subject = self._names[node]
         line = self._lines.get((watcher, subject))
         if line is None or line.told_boot != boot:
-            is_open = (watcher, subject) not in self._rejected and self._simulator.is_up(subject)
-            if is_open and any(self._is_through(watcher, subject) for _ in RACE_S):
-                tell(Response.ACKNOWLEDGED, self._delay_s(2) + HOLD_S)
-            else:
-                tell(Response.UNKNOWN, RACE_LIMIT_S)
+            responses = {PortState.GREETED: Response.ANSWERED, PortState.OPEN: Response.ACKNOWLEDGED}
+            self._look(
+                (watcher, subject, boot),
+                trip_s,
+                max(ASK_PATIENCE_S, patience_s),
+                lambda state, delay_s: tell(responses.get(state, Response.UNKNOWN), delay_s),
+            )
             return
         if (watcher, subject) in self._rejected:
             self.cut_line(watcher, subject)
-            tell(Response.UNKNOWN, NUDGE_LOOKS_S[0])
+            tell(Response.UNKNOWN, NUDGE_LOOK_S)
             return
-        for look_s in NUDGE_LOOKS_S:
+        within_s, sent_s, trip_taken_s = acknowledged_within_s(trip_s), 0.0, self._delay_s(2)
+        while sent_s + trip_taken_s <= within_s:
+            look_s = NUDGE_LOOK_S * max(1, math.ceil((sent_s + trip_taken_s) / NUDGE_LOOK_S))
+            # The kernel sends again what was lost.
+            sent_s += trip_taken_s + RESEND_S
             if not self._is_through(watcher, subject):
                 continue
             if not self._is_process(subject, line.subject_boot):
                 # Nobody has this connection any more: a reset comes back.
                 del self._lines[watcher, subject]
-                self._tell(watcher, LifelineDown(self._node(subject), boot, LifelineEnd.LOST), self._delay_s(2))
+                self._tell(watcher, LifelineDown(self._node(subject), boot, LifelineEnd.LOST), trip_taken_s)
                 tell(Response.UNKNOWN, look_s)
             elif self._runs(subject):
                 tell(Response.ANSWERED, look_s)
-            elif patience_s <= look_s:
+            elif not patience_s:
                 tell(Response.ACKNOWLEDGED, look_s)
             else:
-                self._after(patience_s, watcher, lambda: tell(self._late(subject, line), 0.0))
+                enough_s = max(look_s, patience_s + trip_s)
+                self._after(enough_s, watcher, lambda: tell(self._late(subject, line), 0.0))
             return
-        tell(Response.SILENT, NUDGE_LOOKS_S[-1])
+        tell(Response.SILENT, within_s)
 
     def _late(self, subject: str, line: _Line) -> Response:
         """What a process that stood still when it was nudged has done since."""
@@ -194,49 +216,78 @@ class SimLifelines:
         if subject not in self._wanted.get(watcher, ()) or (watcher, subject) in self._lines:
             return
         if not self._connect(watcher, subject):
-            if (watcher, subject) in self._rejected or not self._simulator.is_up(subject):
+            is_closed = not self._simulator.is_up(subject) and subject not in self._strangers
+            if (watcher, subject) in self._rejected or is_closed:
                 self._tell(watcher, Refused(self._node(subject)), self._delay_s(2))
             self._redial(watcher, subject, min(REDIAL_MAX_S, 2.0 * pause_s))
 
     def _connect(self, watcher: str, subject: str) -> bool:
         """Connect and greet if both processes run and somebody's packets pass."""
-        simulator = self._simulator
         if (watcher, subject) in self._rejected:
             return False
-        passes = any(self._passes(watcher, subject) and self._passes(subject, watcher) for _ in RACE_S)
-        if not passes or not simulator.is_up(subject) or simulator.is_paused(subject):
+        passes = any(self._is_through(watcher, subject) for _ in RACE_S)
+        return passes and self._greet(watcher, subject)
+
+    def _greet(self, watcher: str, subject: str) -> bool:
+        """Greet over a connection that was accepted."""
+        simulator = self._simulator
+        if not simulator.is_up(subject) or simulator.is_paused(subject):
             return False
         told = self._boots[subject]
         self._lines[watcher, subject] = _Line(simulator.host(watcher).boot, simulator.host(subject).boot, told)
         self._tell(watcher, LifelineUp(self._node(subject), told), self._delay_s(4))
         return True
 
-    def _race(self, watcher: str, node: NodeId, boot: int, *, is_greeting: bool) -> None:
+    def _look(
+        self,
+        whom: tuple[str, str, int],
+        trip_s: float,
+        patience_s: float | None,
+        tell: Callable[[PortState, float], None],
+    ) -> None:
+        """See what a port does, as who looks at whom in which life; `tell` hears it and in how long it is known."""
+        watcher, subject, boot = whom
+        simulator, trip_taken_s = self._simulator, self._delay_s(2)
+        is_up, is_strange = simulator.is_up(subject), subject in self._strangers
+        if (watcher, subject) in self._rejected or not (is_up or is_strange):
+            tell(PortState.REFUSED, trip_taken_s)
+        elif not any(self._is_through(watcher, subject) for _ in RACE_S):
+            tell(PortState.SILENT, race_limit_s(trip_s))
+        elif patience_s is None:
+            tell(PortState.ACCEPTED, trip_taken_s + HOLD_S)
+        elif is_strange:
+            tell(PortState.OTHER, 2 * trip_taken_s)
+        elif self._runs(subject) and 3 * trip_taken_s <= race_limit_s(trip_s) and self._greet(watcher, subject):
+            tell(PortState.GREETED if self._boots[subject] == boot else PortState.OTHER, 3 * trip_taken_s)
+        elif patience_s == math.inf:
+            tell(PortState.SILENT, race_limit_s(trip_s))
+        else:
+            life = simulator.host(subject).boot
+
+            def conclude() -> None:
+                # A process that ends meanwhile breaks the connection, and then its port refuses.
+                tell(PortState.OPEN if self._is_process(subject, life) else PortState.REFUSED, 0.0)
+
+            self._after(trip_taken_s + greeted_within_s(patience_s, trip_s), watcher, conclude)
+
+    def _race(self, watcher: str, node: NodeId, boot: int, trip_s: float, patience_s: float | None) -> None:
+        """Dial, and say what came of it; with endless patience for an answer it is a lifeline that is wanted."""
         subject = self._names[node]
         if (watcher, subject) in self._rejected:
             self._tell(watcher, Tried(node, boot, PortState.REFUSED), self._delay_s(2))
             return
-        for start_s in RACE_S:
-            if not self._passes(watcher, subject):
-                continue
-            arrives_s = start_s + self._delay_s(1)
-            self._after(arrives_s, watcher, lambda: self._syn(watcher, node, boot, is_greeting=is_greeting))
-            return
-        self._tell(watcher, Tried(node, boot, PortState.SILENT), RACE_LIMIT_S)
 
-    def _syn(self, watcher: str, node: NodeId, boot: int, *, is_greeting: bool) -> None:
-        """A SYN arrives."""
-        simulator, subject = self._simulator, self._names[node]
-        if not self._passes(subject, watcher):
-            self._tell(watcher, Tried(node, boot, PortState.SILENT), RACE_LIMIT_S)
-        elif not simulator.is_up(subject):
-            self._tell(watcher, Tried(node, boot, PortState.REFUSED), self._delay_s(1))
-        elif not is_greeting:
-            self._tell(watcher, Tried(node, boot, PortState.OPEN), self._delay_s(1) + HOLD_S)
-        elif self._connect(watcher, subject):
-            self._tell(watcher, Tried(node, boot, PortState.OPEN), self._delay_s(5))
-        else:
-            self._tell(watcher, Tried(node, boot, PortState.SILENT), RACE_LIMIT_S)
+        def tell(state: PortState, delay_s: float) -> None:
+            self._tell(watcher, Tried(node, boot, state), delay_s)
+
+        def arrive() -> None:
+            self._look((watcher, subject, boot), trip_s, patience_s, tell)
+
+        for start_s in RACE_S:
+            if self._passes(watcher, subject):
+                self._after(start_s + self._delay_s(1), watcher, arrive)
+                return
+        self._tell(watcher, Tried(node, boot, PortState.SILENT), race_limit_s(trip_s))
 
     # Ends.
 

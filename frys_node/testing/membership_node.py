@@ -286,10 +286,10 @@ class MembershipNode:
             case KeepLifelines(nodes):
                 lines.keep(name, nodes)
             case Nudge(node, boot, patience_s):
-                lines.nudge(name, node, boot, patience_s)
+                lines.nudge(name, node, boot, self.machine.trip_s(node), patience_s)
             case Reconnect(node, boot, _):
-                lines.reconnect(name, node, boot)
-            case TryPort(node, boot, _):
-                lines.try_port(name, node, boot)
+                lines.reconnect(name, node, boot, self.machine.trip_s(node))
+            case TryPort(node, boot, _, patience_s):
+                lines.try_port(name, node, boot, self.machine.trip_s(node), patience_s)
             case _:
                 pass

@@ -222,7 +222,9 @@ class FakeHost:
             raise AddressInUse(f"TCP port {key} on {self.name} is in use", hint="choose another port")
 
         def forget() -> None:
-            self.listeners.pop(key, None)
+            # A later one may have the port by now.
+            if self.listeners.get(key) is listener:
+                del self.listeners[key]
 
         listener = self.listeners[key] = FakeListener(address, forget)
         return listener

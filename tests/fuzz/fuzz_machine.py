@@ -321,7 +321,7 @@ def sessions_of(steps: list[tuple[int, int, int, bytes]]) -> list[bytes]:
 
 def packet_seeds() -> list[bytes]:
     """Every golden packet, plain and compressed, all of them in a row, and the rumours in packets."""
-    packets = [data for version in (1, 2, 3) for k, data in golden(f"membership-packets-{version}.hex").items()]
+    packets = [data for version in (1, 2, 3, 4) for k, data in golden(f"membership-packets-{version}.hex").items()]
     guard = golden("membership-guard-1.hex")
     packets += [data for key, data in guard.items() if key.startswith("beat")]
     told = rumours()
@@ -359,7 +359,7 @@ def rumour_seeds() -> list[bytes]:
 
 def sync_seeds() -> list[bytes]:
     """Golden state exchanges, a compressed one, and two in a row."""
-    syncs = [golden(f"membership-packets-{version}.hex")["sync"] for version in (1, 2, 3)]
+    syncs = [golden(f"membership-packets-{version}.hex")["sync"] for version in (1, 2, 3, 4)]
     heads = HEADS.encode(Heads((Head(B, BOOT, 3, 9, (4, 7)), Head(C, BOOT, 0, 2)), True))
     large = pack(SYNCS.encode(Sync(tuple(claim(NodeId(f"{n:032x}")) for n in range(20)), B, True, heads)), 64)
     return [*syncs, large, session_of((SYNC, 0, 10, large), (SYNC, 7, 900, syncs[2]), (HEADS_SAID, 1, 10, heads))]

@@ -11,7 +11,7 @@ from frys_node.cli import members, reachability, rtt
 from frys_node.cli.why import CONDITIONS, EVIDENCE, VOUCHERS, explain, phi_text, span
 from frys_node.kernel.services.members import Condition
 from membership.messages import Evidence
-from membership.telling import REFUSED, UNPROVEN
+from membership.telling import HEARSAY, REFUSED, UNPROVEN
 from membership.testimony import VouchKind
 
 
@@ -199,6 +199,6 @@ def test_why_tells_what_it_does_not_know_as_it_is() -> None:
 
 def test_why_has_words_for_all_that_members_can_say() -> None:
     """Each evidence, each kind of voucher and each condition of the protocol."""
-    assert set(EVIDENCE) == {evidence.name.lower() for evidence in Evidence} | {REFUSED, UNPROVEN}
+    assert set(EVIDENCE) == {evidence.name.lower() for evidence in Evidence} | {REFUSED, UNPROVEN, HEARSAY}
     assert set(VOUCHERS) == {kind.name.lower() for kind in VouchKind}
     assert set(CONDITIONS) == {condition.value for condition in Condition}

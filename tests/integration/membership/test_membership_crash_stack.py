@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
 import trio.testing
 
+from frys_node.base.ports import StreamListener
 from frys_node.base.types import Address, BootId, NodeId
 from frys_node.channel.bootstrap import create_cluster, join_cluster
 from frys_node.channel.driver import Channel
@@ -169,6 +171,32 @@ async def test_a_vanished_host_is_gone_and_not_crashed(autojump_clock: trio.test
         assert took_s >= 1.0
         took_s += await until(lambda: all(other.sees(node) is Status.DEAD for other in others), 20.0)
         assert took_s >= 2.5
+
+
+async def answer_as_a_web_server(listener: StreamListener) -> None:
+    """Answer whatever comes as one that does not know TLS, and close."""
+    while True:
+        stream, _ = await listener.accept()
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.receive_some()
+            await stream.send_all(b"HTTP/1.0 400 Bad request syntax\r\n\r\n")
+        await stream.aclose()
+
+
+async def test_a_stranger_on_the_port_of_a_killed_host_is_no_life(autojump_clock: trio.testing.MockClock) -> None:
+    """F17: nobody finds the port refusing, and nobody takes what listens there for a process that stands still."""
+    network = FakeNetwork()
+    async with stack(network, 5) as nodes, trio.open_nursery() as nursery:
+        *others, gone = nodes
+        node = gone.channel.self_id
+        gone.kill()
+        # At once: nobody has dialled a closed port.
+        nursery.start_soon(answer_as_a_web_server, gone.host._listen(PORT, gone.address))
+        took_s = await until(lambda: all(other.sees(node) is Status.DEAD for other in others), 10.0)
+        assert took_s >= 2.0
+        stories = [turn.what for other in others for turn in other.driver.insight.why("n5").story]
+        assert "stalled" not in stories
+        nursery.cancel_scope.cancel()
 
 
 class DeafMux:

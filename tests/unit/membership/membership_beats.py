@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from membership_hands import BOOT, B, C, D, address, hear, sent
+from membership_hands import BOOT, B, Timed, address, drive, sent
 
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import Condition
@@ -12,7 +12,7 @@ from membership.config import for_profile
 from membership.effects import Effect, Nudge
 from membership.findings import Nudged, Response
 from membership.machine import Membership
-from membership.messages import Ack, Beat, BeatAck, Gossip, Ping
+from membership.messages import Ack, Beat, BeatAck, Gossip, Packet, Ping
 from membership.rumours import RUMOURS
 from membership.testimony import Vouch
 from membership.watch import ANSWER_S
@@ -22,30 +22,17 @@ ALONE = for_profile("lan", probe_interval_s=600.0)
 """The watch without the probe loop, which would suspect a member that does not answer as well."""
 
 RTT_S = 0.001
-Timed = list[tuple[float, Effect]]
 
 
 def live(m: Membership, until_s: float, answers: Callable[[NodeId, float], bool] = lambda _node, _now_s: True) -> Timed:
     """Drive a machine whose neighbours answer pings and beats when `answers` says so; returns its effects."""
-    out: Timed = []
-    mail: list[tuple[float, NodeId, Ack | BeatAck]] = []
-    nodes = {address(node): node for node in (B, C, D, NodeId(f"{'4':a>32}"))}
-    while True:
-        now_s = min([m.next_deadline_s, *(at_s for at_s, _, _ in mail)])
-        if now_s > until_s:
-            return out
-        due = [letter for letter in mail if letter[0] <= now_s]
-        mail = [letter for letter in mail if letter[0] > now_s]
-        effects = [e for _, node, ack in due for e in hear(m, ack, node, now_s)] if due else m.advance(now_s)
-        out += [(now_s, effect) for effect in effects]
-        for where, packet in sent(effects):
-            node = nodes[where]
-            if not answers(node, now_s):
-                continue
-            if isinstance(packet, Ping):
-                mail.append((now_s + RTT_S, node, Ack(packet.sequence, node)))
-            elif isinstance(packet, Beat):
-                mail.append((now_s + RTT_S, node, BeatAck(packet.sequence)))
+
+    def answer(node: NodeId, message: Packet, now_s: float) -> Packet | None:
+        if isinstance(message, Beat) and answers(node, now_s):
+            return BeatAck(message.sequence)
+        return Ack(message.sequence, node) if isinstance(message, Ping) and answers(node, now_s) else None
+
+    return drive(m, until_s, answer, RTT_S)
 
 
 def beats(out: Timed, node: NodeId) -> list[float]:

@@ -84,12 +84,14 @@ def own(m: Membership) -> int:
 
 
 Answer = Callable[[NodeId, Packet], Packet | None]
+TimedAnswer = Callable[[NodeId, Packet, float], Packet | None]
+Timed = list[tuple[float, Effect]]
 
 
-def live(m: Membership, until_s: float, answer: Answer, latency_s: float = 0.0) -> list[tuple[float, NodeId, Packet]]:
-    """Drive the machine through its deadlines while others answer; returns what it sent, when and to whom."""
+def drive(m: Membership, until_s: float, answer: TimedAnswer, latency_s: float = 0.0) -> Timed:
+    """Drive the machine through its deadlines while others answer; returns its effects, and when they came."""
     nodes = {view.address: view.id for view in m.views()}
-    out: list[tuple[float, NodeId, Packet]] = []
+    out: Timed = []
     pending: list[tuple[float, NodeId, Packet]] = []
     while True:
         now_s = min([m.next_deadline_s, *(at_s for at_s, _, _ in pending)])
@@ -99,13 +101,19 @@ def live(m: Membership, until_s: float, answer: Answer, latency_s: float = 0.0) 
         pending = [item for item in pending if item[0] > now_s]
         effects = [e for _, source, reply in arrived for e in hear(m, reply, source, now_s)]
         effects += m.advance(now_s) if now_s >= m.next_deadline_s else []
+        out += [(now_s, effect) for effect in effects]
         for where, message in sent(effects):
             nodes = nodes if where in nodes else {view.address: view.id for view in m.views()}
-            node = nodes[where]
-            out.append((now_s, node, message))
-            reply = answer(node, message)
+            reply = answer(nodes[where], message, now_s)
             if reply is not None:
-                pending.append((now_s + latency_s, node, reply))
+                pending.append((now_s + latency_s, nodes[where], reply))
+
+
+def live(m: Membership, until_s: float, answer: Answer, latency_s: float = 0.0) -> list[tuple[float, NodeId, Packet]]:
+    """Drive the machine while others answer; returns what it sent, when and to whom."""
+    timed = drive(m, until_s, lambda node, message, _now_s: answer(node, message), latency_s)
+    nodes = {view.address: view.id for view in m.views()}
+    return [(at_s, nodes[where], message) for at_s, effect in timed for where, message in sent([effect])]
 
 
 def well(node: NodeId, message: Packet) -> Packet | None:

@@ -15,6 +15,7 @@ from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import Status
 from membership.config import MembershipConfig, for_profile
 from membership.effects import Effect, Nudge, Reconnect, TryPort
+from membership.evidence import PATIENCE_S
 from membership.findings import LifelineDown, LifelineEnd, LifelineUp, Nudged, PortState, Response, Tried
 from membership.machine import Membership
 from membership.member import make_attributes
@@ -22,8 +23,8 @@ from membership.messages import Beat, Evidence, Gossip, Ping, Standing, Sync, Up
 from membership.rumours import RUMOURS
 from membership.testimony import CrashReport, Vouch, VouchKind
 
-LAN = for_profile("lan", probe_interval_s=600.0, lha_probe=False)
-"""Without the probe loop, whose pings nobody answers here, and with time skipped, which is no lag."""
+LAN = for_profile("lan", probe_interval_s=600.0, watch_interval_s=600.0, lha_probe=False)
+"""Without the probe loop and beats, which nobody answers here, and with time skipped, which is no lag."""
 
 A, B, C, D, E, F, G, H = (NodeId(f"{letter:a>32}") for letter in "12345678")
 OTHERS = (A, B, C, D, E, F, G, H)
@@ -124,7 +125,7 @@ def test_a_member_far_away_needs_two_reports_as_well() -> None:
     assert status(m, C) is Status.ALIVE
 
 
-@pytest.mark.parametrize("state", [PortState.SILENT, PortState.OTHER, PortState.OPEN])
+@pytest.mark.parametrize("state", [PortState.SILENT, PortState.OTHER, PortState.ACCEPTED, PortState.GREETED])
 def test_only_a_refused_dial_counts(state: PortState) -> None:
     """F9, F12, F17: timeouts, full backlogs, resets after accept and strangers on the port prove nothing."""
     m = cluster()
@@ -315,7 +316,8 @@ def test_a_watcher_nudges_its_lifeline_when_another_one_reports() -> None:
 def test_a_helper_looks_for_itself_once() -> None:
     """E4: ME helps E, whose watchers are F, G and H; refused it is an observer, accepted it objects."""
     m = cluster()
-    assert [e for e in hear(m, report(F, E), F, 6.0) if isinstance(e, TryPort)] == [TryPort(E, BOOT, address(E))]
+    look = TryPort(E, BOOT, address(E), PATIENCE_S)
+    assert [e for e in hear(m, report(F, E), F, 6.0) if isinstance(e, TryPort)] == [look]
     assert [e for e in hear(m, report(G, E), G, 6.0) if isinstance(e, TryPort)] == []
     effects = m.found(Tried(E, BOOT, PortState.REFUSED), 6.1)
     assert (E, False) in {(r.node, r.is_lifeline_lost) for _, r in words(effects) if isinstance(r, CrashReport)}
@@ -331,7 +333,8 @@ def test_a_watcher_without_a_lifeline_looks_like_a_helper() -> None:
     """Killed before its lifelines were back: whoever should hold one tries the port instead."""
     m = machine(*OTHERS, config=LAN)
     run_to(m, 5.0)
-    assert [e for e in hear(m, report(A), A, 6.0) if isinstance(e, TryPort)] == [TryPort(H, BOOT, address(H))]
+    look = TryPort(H, BOOT, address(H), PATIENCE_S)
+    assert [e for e in hear(m, report(A), A, 6.0) if isinstance(e, TryPort)] == [look]
 
 
 def test_a_watcher_pings_the_accused_with_the_accusation() -> None:
@@ -448,12 +451,12 @@ def test_two_nodes_need_one_observer() -> None:
 
 def test_switches() -> None:
     """`suspect-only` raises a suspicion of silence, `off` does not even dial."""
-    m = cluster(for_profile("lan", probe_interval_s=600.0, crash_evidence="suspect-only"))
+    m = cluster(for_profile("lan", probe_interval_s=600.0, watch_interval_s=600.0, crash_evidence="suspect-only"))
     lose(m)
     hear(m, report(A), A, 6.0)
     run_to(m, 8.0)
     assert status(m, H) is Status.SUSPECT
-    m = cluster(for_profile("lan", probe_interval_s=600.0, crash_evidence="off"))
+    m = cluster(for_profile("lan", probe_interval_s=600.0, watch_interval_s=600.0, crash_evidence="off"))
     effects = m.found(LifelineDown(H, BOOT, LifelineEnd.LOST), 6.0)
     assert [e for e in effects if isinstance(e, Reconnect)] == []
     hear(m, report(A), A, 6.0)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from membership_hands import BOOT, ME, B, C, D, E, address, claim, hear, machine, run_to, sent
 from msgspec.structs import replace
 
 from frys_node.base.types import Address, NodeId
 from membership.config import for_profile
+from membership.effects import TryPort
 from membership.findings import LifelineDown, LifelineEnd, LifelineUp, PortState, Tried
+from membership.looks import PATIENCE_S
 from membership.machine import Membership
 from membership.member import make_attributes
 from membership.messages import Beat, Gossip, Ping, Standing, Sync, Update
@@ -17,6 +20,9 @@ from membership.rumours import RUMOURS
 from membership.testimony import Vouch, VouchKind
 
 LAN = for_profile("lan", probe_interval_s=600.0)
+STILL = for_profile("lan", probe_interval_s=600.0, watch_interval_s=600.0)
+"""Without beats as well: to skip time is no pause."""
+
 NOBODY = NodeId(f"{'9':a>32}")
 
 
@@ -50,7 +56,7 @@ def test_a_large_cluster_that_stalls_as_a_whole_makes_no_echo_news() -> None:
 def test_more_words_than_there_can_be_are_not_taken() -> None:
     """Forgetting what was heard would make its echoes news; old words make room."""
     nodes = [NodeId(f"{index:032x}") for index in range(40)]
-    m = machine(config=LAN)
+    m = machine(config=STILL)
     found = [Update(n, BOOT, 0, Standing.ALIVE, make_attributes(n, Address("10.0.0.9", 7946))) for n in nodes]
     m.merge_sync(Sync(tuple(found)), nodes[0], 0.0)
     told = [(node, voucher) for node in nodes for voucher in nodes if node != voucher][:1_030]
@@ -147,3 +153,18 @@ def test_what_waited_while_this_node_stood_still_is_no_news() -> None:
     m.advance(m.next_deadline_s + 20.0)
     hear(m, word(B, C, 4), D, m._claims.now_s)
     assert waiting(m) == 0
+
+
+@pytest.mark.parametrize("state", PortState)
+def test_a_helper_vouches_for_a_kernel_and_not_for_whoever_has_the_port(state: PortState) -> None:
+    """F17, the silence path: silence after a connection was accepted is a stopped process, any other answer is not."""
+    others = [NodeId(f"{letter:a>32}") for letter in "12345678"]
+    helped, accuser = others[4], others[5]
+    m = machine(*others, config=LAN)
+    run_to(m, 5.0)
+    hear(m, Gossip((claim(helped, Standing.SUSPECT, accuser=accuser),)), accuser, 6.0)
+    looks = [effect for effect in run_to(m, 8.0) if isinstance(effect, TryPort)]
+    assert looks == [TryPort(helped, BOOT, address(helped), PATIENCE_S)]
+    m.found(Tried(helped, BOOT, state), 8.0)
+    vouches = m.tallies.events.get(("vouch_port",), 0)
+    assert vouches == (state in (PortState.OPEN, PortState.GREETED))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from membership_hands import BOOT, CONFIG, ME, B, C, D, E, claim, dead, hear, live, machine
+from msgspec.structs import replace
 
 from frys_node.base.errors import NotFound
 from frys_node.base.types import NodeId
@@ -14,7 +15,7 @@ from membership.machine import Membership
 from membership.messages import Evidence, Gossip, Standing
 from membership.reachability import Answer, Reachability, Silence, judge
 from membership.rumours import RUMOURS
-from membership.testimony import Vouch, VouchKind
+from membership.testimony import CrashReport, Vouch, VouchKind
 
 QUIET = for_profile("lan", watchers=0, probe_interval_s=600.0)
 """Without probes that nobody answers here; silence between two packets is no pause either."""
@@ -44,6 +45,24 @@ def test_a_suspicion_is_told_with_votes_and_wall_clock_times() -> None:
         ("suspected", "2", 6_000_000_000),
         ("confirmed", "3", 4_000_000_000),
     ]
+
+
+def test_a_crash_that_others_tell_of_is_told_as_hearsay() -> None:
+    """Votes and turns say what was told, not `gone`, which nobody has claimed; then `crash`, once it was reported."""
+    m = machine(B, C, D, E, config=QUIET)
+    for accuser in (C, D):
+        told = replace(claim(B, Standing.SUSPECT, accuser=accuser), evidence=Evidence.CRASH)
+        hear(m, Gossip((told,)), accuser, 4.0)
+    why = m.insight.why("1", 4.0, NOW_NS)
+    assert why.suspicion is not None
+    assert [(vote.accuser.name, vote.evidence) for vote in why.suspicion.votes] == [("2", "hearsay"), ("3", "hearsay")]
+    assert [turn.evidence for turn in why.story] == [None, "hearsay", "hearsay"]
+    for observer in (C, D):
+        report = CrashReport(B, BOOT, 0, observer, is_lifeline_lost=True)
+        hear(m, Gossip((), (RUMOURS.encode(report),)), observer, 4.1)
+    why = m.insight.why("1", 4.1, NOW_NS)
+    assert why.suspicion is not None
+    assert [vote.evidence for vote in why.suspicion.votes] == ["crash", "crash"]
 
 
 def test_a_voucher_is_told_and_holds_death_off() -> None:

@@ -46,6 +46,9 @@ from membership.messages import (
     SYNC_UPDATES_MAX,
     SYNCS,
     Ack,
+    Beat,
+    BeatAck,
+    Brief,
     Evidence,
     Gossip,
     Nack,
@@ -346,6 +349,16 @@ PACKETS_2: dict[str, Packet] = PACKETS_1 | {
 }
 SYNC_3 = replace(SYNC, said=b"\x92\x90\xc3")
 PACKETS_3: dict[str, Packet] = PACKETS_2 | {"rumours": Gossip((), (b"\x93\x63one", b""))}
+BRIEF = Brief(C, BOOT, 2, Standing.SUSPECT, b"\x01\x02\x03\x04\x05\x06\x07\x08", D, 3, Evidence.GONE)
+PACKETS_4: dict[str, Packet] = PACKETS_3 | {
+    "ping_brief": Ping(1, B, (), (BRIEF,)),
+    "ack_brief": Ack(2, B, (), 0xFFFF_FFFF_FFFF_FFFF, (BRIEF,)),
+    "ping_req_brief": PingReq(3, C, "10.0.0.2", 7946, (), (BRIEF,)),
+    "nack_brief": Nack(4, C, (), NackReason.REFUSED, (BRIEF,)),
+    "gossip_brief": Gossip((claim(B),), (b"\x93\x63one",), (BRIEF,)),
+    "beat_brief": Beat(70_000, (), (BRIEF,)),
+    "beat_ack_brief": BeatAck(70_000, (), (BRIEF,)),
+}
 
 
 def golden_lines(version: int) -> dict[str, bytes]:
@@ -355,7 +368,8 @@ def golden_lines(version: int) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("version", "packets", "sync"), [(1, PACKETS_1, SYNC), (2, PACKETS_2, SYNC), (3, PACKETS_3, SYNC_3)]
+    ("version", "packets", "sync"),
+    [(1, PACKETS_1, SYNC), (2, PACKETS_2, SYNC), (3, PACKETS_3, SYNC_3), (4, PACKETS_4, SYNC_3)],
 )
 def test_golden_packets_decode_for_ever(version: int, packets: dict[str, Packet], sync: Sync) -> None:
     """Bytes that any version has written mean the same in every later one."""
@@ -366,9 +380,9 @@ def test_golden_packets_decode_for_ever(version: int, packets: dict[str, Packet]
 
 def test_packets_are_written_as_the_newest_golden_ones() -> None:
     """What is written today is the newest golden file, byte for byte."""
-    golden = golden_lines(3)
+    golden = golden_lines(4)
     assert golden.pop("sync") == SYNCS.encode(SYNC_3)
-    assert golden == {name: PACKETS.encode(packet) for name, packet in PACKETS_3.items()}
+    assert golden == {name: PACKETS.encode(packet) for name, packet in PACKETS_4.items()}
 
 
 def test_the_name_of_a_dead_member_may_be_taken_over() -> None:

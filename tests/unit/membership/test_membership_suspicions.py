@@ -135,6 +135,36 @@ def test_hearsay_of_a_crash_starts_no_short_clock() -> None:
     assert claims.suspicion_deadline_s > 11.0
 
 
+@pytest.mark.parametrize("is_first", [False, True])
+def test_its_own_voice_comes_back_to_a_node_as_silence_at_most(is_first: bool) -> None:
+    """A nack makes it an accuser; evidence that it never had is none because others say so."""
+    claims = make(B, C, D)
+    if not is_first:
+        claims.take(claim(B, Standing.SUSPECT, accuser=C), 10.0)
+    for evidence in (Evidence.CRASH, Evidence.GONE):
+        claims.take(claim(B, Standing.SUSPECT, accuser=ME, evidence=evidence), 10.1)
+    suspicion = claims.suspicions.get(B)
+    assert suspicion is not None
+    assert dict(suspicion.votes)[ME] is Evidence.SILENCE
+    member = claims.table.get(B)
+    assert member is not None
+    assert all(entry.evidence is Evidence.SILENCE for entry in member.story if entry.who == ME)
+    claims.accuse(B, ALIVE_B, (ME,), 10.2, Evidence.GONE)
+    assert dict(suspicion.votes)[ME] is Evidence.GONE
+
+
+def test_a_crash_that_is_told_is_passed_on_as_it_was_told() -> None:
+    """It counts as gone here; who hears of it must be able to see that nobody claimed a nudge went unanswered."""
+    claims = make(B, C, D)
+    claims.take(claim(B, Standing.SUSPECT, accuser=C), 10.0)
+    claims.take(claim(B, Standing.SUSPECT, accuser=D, evidence=Evidence.CRASH), 10.1)
+    (told,) = [update for update in claims.queue.take(1_000, 4, 9) if update.node == B]
+    assert (told.accuser, told.evidence) == (D, Evidence.CRASH)
+    suspicion = claims.suspicions.get(B)
+    assert suspicion is not None
+    assert dict(suspicion.votes)[D] is Evidence.GONE
+
+
 def test_crash_evidence_comes_on_top_of_a_silent_suspicion() -> None:
     """A running suspicion, its accusers complete, is shortened by two observers, never lengthened."""
     claims = make(B, C, D)

@@ -16,17 +16,17 @@ import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
 from frys_node.base.errors import ConfigError, ReloadRefused
-from frys_node.base.types import Address
 from frys_node.base.words import did_you_mean
-from frys_node.kernel.cell import LIVE, Change, diff, refuse_restart, reload_classes
+from frys_node.kernel.cell import Change, diff, refuse_restart, reload_classes
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.registry import BUILT_IN, PluginRejected, PluginSpec, find
 from frys_node.observe import log as observe_log
+from frys_node.sections import ClusterConfig, NetworkConfig, PluginSwitch, SystemConfig
 
 RESERVED_ENV = frozenset("FRYS_" + n for n in ("ADMIN_TOKEN", "COMPILE", "DATA_DIR", "KAT_DIR", "SW_DIR", "TOKEN"))
 """Variables with a meaning of their own."""
@@ -47,95 +47,6 @@ LOOPBACK_ORIGIN = "advertises loopback"
 
 # Kubernetes gives every pod these for a Service whose name starts with `frys`; they are not ours.
 _SERVICE_LINK = re.compile(r"FRYS(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT(_\d+_(TCP|UDP)(_[A-Z]+)?)?)")
-_NAME = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
-
-
-class SystemConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """This process."""
-
-    name: Annotated[str, msgspec.Meta(max_length=63)] = ""
-    """The node's name, unique in the cluster. Empty: the machine's host name."""
-    data_dir: str = ""
-    """Where the node keeps its identity and data. Empty: ``./frys-data/<name>``."""
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], msgspec.Meta(extra={"reload": LIVE})] = "info"
-    """The least severe event that is written."""
-    log_format: Annotated[Literal["auto", "json", "text"], msgspec.Meta(extra={"reload": LIVE})] = "auto"
-    """``auto`` writes text on a terminal, else one JSON object a line."""
-    grace_s: Annotated[float, msgspec.Meta(gt=0, le=3_600)] = 25.0
-    """Longest orderly stop; keep it a few seconds below the time after which the orchestrator kills."""
-
-
-class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The cluster port, TCP and UDP."""
-
-    bind: str = "0.0.0.0:7946"
-    """Address and port that other nodes reach. Only a default port that is busy moves up, at the first start."""
-    advertise: str = ""
-    """What other nodes are told to connect to; a name is resolved at the start. Empty: the bound address; bound to all,
-    the one by which the issuer reaches this node, for the first node that of the default route, else loopback."""
-
-    def __post_init__(self) -> None:
-        Address.parse(self.bind)
-        if self.advertise:
-            Address.parse(self.advertise, 0)
-
-
-MTU_MIN = 624
-"""The smallest gossip packet with its IPv6 and UDP headers."""
-
-
-class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The cluster that this node makes or belongs to."""
-
-    name: Annotated[str, msgspec.Meta(pattern=_NAME)] = "frys"
-    """Nodes of another name are refused. Lower-case letters, digits, dots and dashes."""
-    profile: Literal["lan", "wan", "local"] = "lan"
-    """Timings of membership: ``wan`` for links over 50 ms, ``local`` for nodes on one machine. A node that advertises
-    a loopback address runs ``local`` unless one is chosen here."""
-    seeds: tuple[str, ...] = ()
-    """``host:port``, DNS names or services (``_frys._tcp.example.org``, by SRV) asked at the start and whenever no
-    other member is known."""
-    mtu: Annotated[int, msgspec.Meta(ge=0, le=8_240)] = 0
-    """Smallest MTU of the links between nodes, from 624; gossip packets are made to fit. 0: 1,400 bytes a packet."""
-    replication_factor: Annotated[int, msgspec.Meta(ge=1, le=7)] = 3
-    """Copies of each unit, a target: never more than there are nodes. Read when the cluster is made."""
-    partitions: Annotated[int, msgspec.Meta(ge=1, le=4_096)] = 256
-    """Workflow partitions and cache units. Fixed when the cluster is made."""
-    allow: tuple[str, ...] = ()
-    """Networks (CIDR) of all members. Connections and packets of other addresses are dropped, and none goes there.
-    Empty: any; certificates still decide."""
-    zone: Annotated[str, msgspec.Meta(max_length=63)] = ""
-    """Failure domain: replicas of a unit are in as many zones as there are. Read when the node joins the ring."""
-    rack: Annotated[str, msgspec.Meta(max_length=63)] = ""
-    """Failure domain within a zone: replicas are spread over racks as far as loads stay even. Read at the join too."""
-    weight: Annotated[float, msgspec.Meta(gt=0, le=64)] = 1.0
-    """This node's share of the units, against the others'."""
-    tags: Annotated[dict[str, str], msgspec.Meta(max_length=32)] = {}
-    """Free labels that members see. Never put a secret here."""
-
-    def __post_init__(self) -> None:
-        for seed in self.seeds:
-            Address.parse(seed, 7946)
-        if 0 < self.mtu < MTU_MIN:
-            raise ConfigError(
-                f"cluster.mtu ({self.mtu}) is below {MTU_MIN}", hint="IPv6 guarantees 1280; 0 to not set it"
-            )
-        import ipaddress
-
-        for network in self.allow:
-            try:
-                ipaddress.ip_network(network)
-            except ValueError as error:
-                raise ConfigError(f"allow: {error}", hint="write a network such as 10.0.0.0/8") from None
-
-
-class PluginSwitch(msgspec.Struct, frozen=True, kw_only=True):
-    """The keys that every plugin's section has besides its own."""
-
-    enabled: bool = True
-    """False: the plugin is not loaded."""
-    module: str = ""
-    """The Python module of a plugin that is not built in; it must be importable."""
 
 
 class Setting(typing.NamedTuple):

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from balancer.placement import Placement
 from balancer.record import JOINING, JOINT
+from balancer.work import kind_of
 from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.replication import Entry, UnitStore, Version
 from frys_node.kernel.services.topology import UnitSets
@@ -86,11 +87,6 @@ class Kind(NamedTuple):
 
     factory: Callable[[UnitId], UnitStore]
     durable: bool
-
-
-def kind_of(unit: UnitId) -> str:
-    """Return the first part of a unit id."""
-    return unit.partition("/")[0]
 
 
 class ReplicaMachine:

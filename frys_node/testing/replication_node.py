@@ -7,10 +7,8 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import lru_cache
-from typing import ClassVar, NamedTuple, Protocol, TypeVar
+from typing import ClassVar, TypeVar
 
-from balancer.placement import Placement
 from balancer.record import RECORD
 from balancer.register import IssuerRegister
 from balancer.spread import RingMember
@@ -29,7 +27,7 @@ from balancer.topology_effects import (
 from balancer.topology_messages import SIGNED_RECORD, TOPOLOGY_MESSAGES, Promise, RecordPush, SignedRecord
 from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import Consistency, Epoch, NodeId, Term, UnitId
-from frys_node.kernel.services.replication import Entry, Version
+from frys_node.kernel.services.replication import Version
 from frys_node.replication import effects as fx
 from frys_node.replication.commit import DISK_RETRY_S
 from frys_node.replication.coordinator import CoordinatorConfig, CoordinatorMachine
@@ -38,6 +36,7 @@ from frys_node.replication.log import Log
 from frys_node.replication.messages import MESSAGES, Batch, CoordinatorReply, ReplicationMessage
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
 from frys_node.replication.witness import is_log_lost
+from frys_node.testing.replication_roles import Command, Knobs, Observer, placement_of
 from frys_node.testing.replication_store import WatchedStore
 from frys_node.testing.simulator import Packet, SimHost
 from frys_node.transport.errors import StorageFull
@@ -54,94 +53,6 @@ SYNCED, RETRY = "synced", "retry"
 
 _DATA, _TOPOLOGY = b"\x00", b"\x01"
 _TOPOLOGY_KINDS = ("join", "leave", "remove", "factor", "hand over", "promote", "give up")
-
-
-@lru_cache(maxsize=256)
-def placement_of(data: bytes) -> Placement:
-    """Return the placement of an encoded record; nodes of one process share it."""
-    return Placement(RECORD.decode(data))
-
-
-class Command(NamedTuple):
-    """A client's request to the node it is connected to."""
-
-    number: int
-    kind: str
-    """``write``, ``read``, ``scan``; at the issuer ``join``, ``leave``, ``remove``, ``factor``, ``hand over`` and
-    ``renew``; anywhere ``promote`` and ``give up``."""
-    unit: UnitId = UnitId("")
-    key: bytes = b""
-    value: bytes | None = None
-    node: NodeId = NodeId("")
-    patience_s: float = 3.0
-    factor: int = 0
-
-
-class Observer(Protocol):
-    """What watches the nodes of a run: the checker and the directed faults."""
-
-    def written(self, number: int, version: Version) -> None:
-        """A write was acknowledged."""
-        ...
-
-    def read(self, number: int, effect: fx.ReadDone) -> None:
-        """A read was answered."""
-        ...
-
-    def scanned(self, number: int, effect: fx.ScanDone) -> None:
-        """A scan was answered."""
-        ...
-
-    def failed(self, number: int) -> None:
-        """A request found no quorum in time."""
-        ...
-
-    def adopted(self, node: ReplicationNode, signed: SignedRecord) -> None:
-        """A node works under a record from now on."""
-        ...
-
-    def signed(self, placement: Placement, before: Epoch) -> None:
-        """The issuer's register has taken a record that was made from another one."""
-        ...
-
-    def dead(self) -> Sequence[NodeId]:
-        """Return who membership holds for dead, rightly or not."""
-        ...
-
-    def corrupted(self, node: str, effect: fx.Corrupted) -> None:
-        """A replica saw one version with two values."""
-        ...
-
-    def emptied(self, effect: fx.StartedEmpty) -> None:
-        """A unit in memory found nobody to refill from."""
-        ...
-
-    def lost(self, node: str, effect: fx.UnitLost) -> None:
-        """A durable unit of a node lost state."""
-        ...
-
-    def freed(self, unit: UnitId, entry: Entry) -> None:
-        """A replica has freed a tombstone."""
-        ...
-
-    def renew(self, node: str) -> None:
-        """A node needs another record, to refill what it lost."""
-        ...
-
-
-class Knobs(NamedTuple):
-    """What a seed draws for all nodes."""
-
-    names: tuple[NodeId, ...]
-    keeps_hints: bool
-    repairs_reads: bool
-    sync_interval_s: float
-    fsync_s: float
-    """Longest fsync."""
-    catches_up: bool = False
-    clock_drift_max_s: float = 60.0
-    gc_min_age_s: float = 3_600.0
-    gc_interval_s: float = math.inf
 
 
 Replica = TypeVar("Replica", bound=ReplicaMachine)

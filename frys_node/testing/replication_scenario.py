@@ -28,7 +28,7 @@ from frys_node.replication.log import DIRECTORY
 from frys_node.testing.faults import FaultProfile, FaultSchedule, draw_tear
 from frys_node.testing.replication_aftermath import Aftermath
 from frys_node.testing.replication_checker import Checker
-from frys_node.testing.replication_node import ADOPTED_PATH, Command, Knobs, ReplicationNode
+from frys_node.testing.replication_node import ADOPTED_PATH, ReplicationNode
 from frys_node.testing.replication_plan import (
     BUSY_UNITS_MAX,
     Shape,
@@ -38,6 +38,7 @@ from frys_node.testing.replication_plan import (
     memory_units,
     sharpened,
 )
+from frys_node.testing.replication_roles import Command, Knobs
 from frys_node.testing.scenario import Replay, ScenarioResult, SimulationFailed
 from frys_node.testing.simulator import SimHost, Simulator
 

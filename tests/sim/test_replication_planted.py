@@ -26,8 +26,9 @@ from frys_node.replication.operation import Operation
 from frys_node.replication.quorum import count_in, majority
 from frys_node.replication.replica import ReplicaMachine
 from frys_node.replication.unit import Continuation, HeldUnit, UnitTable
-from frys_node.testing.replication_node import ReplicationNode, placement_of
+from frys_node.testing.replication_node import ReplicationNode
 from frys_node.testing.replication_plan import targeted
+from frys_node.testing.replication_roles import placement_of
 from frys_node.testing.replication_scenario import run_scenario
 
 SECONDS = 30.0

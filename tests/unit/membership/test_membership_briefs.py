@@ -9,8 +9,8 @@ from membership_hands import ME, B, C, D, address, claim, hear, machine, own, ru
 from msgspec.structs import replace
 
 from frys_node.base.types import Address, NodeId
-from frys_node.config import MTU_MIN
 from frys_node.kernel.services.members import Status
+from frys_node.sections import MTU_MIN
 from membership.briefs import BRIEFS, brief_of, unfold, whole
 from membership.claims import HEADER_BYTES_MAX
 from membership.config import for_profile, packet_bytes_for

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from frys_node.base.errors import ConfigError, InvalidAddress
 from frys_node.base.types import Address, NodeId
-from frys_node.config import MTU_MIN
+from frys_node.sections import MTU_MIN
 from frys_node.secure.packet import OVERHEAD_BYTES, SHORT_OVERHEAD_BYTES
 from frys_node.testing.network import FakeNetwork
 from membership.briefs import BRIEFS, brief_of

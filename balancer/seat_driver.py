@@ -14,7 +14,7 @@ from balancer.record import STABLE, TopologyRecord
 from balancer.spread import RingMember
 from balancer.topology import TopologyMachine
 from frys_node.base.errors import FrysError, IssuerNeeded, NotReady, Overloaded, SecurityError
-from frys_node.base.types import NodeId
+from frys_node.base.types import Epoch, NodeId
 from frys_node.kernel.services.rpc import Method, Rep, Req, Rpc
 
 JOIN_RETRY_S = 1.0
@@ -92,19 +92,21 @@ class Seat:
             with trio.move_on_after(JOIN_RETRY_S if wants else 10 * JOIN_RETRY_S):
                 await self._keeper.changed()
 
-    async def _ask_issuer(self, record: TopologyRecord, *, joins: bool) -> None:
+    async def _ask_issuer(self, record: TopologyRecord, *, joins: bool) -> Epoch | None:
+        """Return the key of the newest record of the issuer when it took the wish, None if it did not."""
         try:
             with trio.move_on_after(JOIN_RETRY_S * 5):
                 if joins:
-                    await self._keeper.ask_issuer(JOIN_RING, JoinRing(self._member))
-                else:
-                    await self._keeper.ask_issuer(LEAVE_RING, LeaveRing(self._member.node))
-                    self.stage = "waiting for its turn"
+                    return (await self._keeper.ask_issuer(JOIN_RING, JoinRing(self._member))).epoch
+                taken = await self._keeper.ask_issuer(LEAVE_RING, LeaveRing(self._member.node))
+                self.stage = "waiting for its turn"
+                return taken.epoch
         except FrysError as error:
             issuer = record.epoch.term.node
             _log.info("balancer.issuer_did_not_answer", extra={"issuer": issuer, "code": error.code})
             self.stage = f"waiting: {error.message}"
             await trio.sleep(JOIN_RETRY_S)
+        return None
 
     async def leave(self) -> None:
         """Leave the ring: returns when every unit has moved away and that is settled. The caller's scope bounds it.
@@ -119,18 +121,25 @@ class Seat:
         if self._keeper.machine.is_issuer:
             await self._hand_over()
         self.stage = "asking the issuer"
+        # A wish to join that waits at the issuer would put this node on the ring when it is no longer there: the issuer
+        # has to know first, and what it was writing then has to be seen here.
+        since: Epoch | None = None
         try:
             while True:
                 record = self._keeper.machine.record
                 assert record is not None
                 is_gone = self._member.node not in record.members()
+                if is_gone and since is None:
+                    since = await self._ask_issuer(record, joins=False)
+                    continue
+                is_gone = is_gone and since is not None and record.epoch >= since
                 if is_gone and record.phase == STABLE and self._keeper.machine.settled == record.epoch:
                     return
                 if record.phase != STABLE:
                     is_mine = all(member.node != self._member.node for member in record.next_ring)
                     self.stage = "moving units to other nodes" if is_mine else "waiting for its turn"
                 elif not is_gone:
-                    await self._ask_issuer(record, joins=False)
+                    since = await self._ask_issuer(record, joins=False) or since
                 with trio.move_on_after(JOIN_RETRY_S):
                     await self._keeper.changed()
         except BaseException:
@@ -162,7 +171,7 @@ class Seat:
         if not self._keeper.machine.steps.request_join(request.member):
             raise Overloaded("too many joins and leaves wait at the issuer")
         self._keeper.wake()
-        return Accepted(self._keeper.machine.epoch)
+        return Accepted(self._keeper.machine.newest)
 
     async def _serve_leave(self, caller: NodeId, request: LeaveRing) -> Accepted:
         if request.node != caller:
@@ -171,7 +180,7 @@ class Seat:
         if not self._keeper.machine.steps.request_leave(request.node):
             raise Overloaded("too many joins and leaves wait at the issuer")
         self._keeper.wake()
-        return Accepted(self._keeper.machine.epoch)
+        return Accepted(self._keeper.machine.newest)
 
     async def _serve_step(self, caller: NodeId, request: Nothing) -> StepView:
         del caller, request

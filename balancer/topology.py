@@ -107,6 +107,11 @@ class TopologyMachine:
         return self.placement.record.epoch if self.placement else None
 
     @property
+    def newest(self) -> Epoch | None:
+        """Key of the newest record that this node knows of: one that it is writing, else the one in force."""
+        return self._proposing or self.epoch
+
+    @property
     def record(self) -> TopologyRecord | None:
         """The record in force."""
         return self.placement.record if self.placement else None

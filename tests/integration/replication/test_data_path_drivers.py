@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from balancer.placement import cache_unit
 from frys_node.base.errors import AlreadyExists, NoReplica, NotFound
-from frys_node.base.types import Consistency
+from frys_node.base.types import Consistency, NodeId
 from frys_node.kernel.services.topology import Collection
 from frys_node.testing.data_cluster import open_data_cluster
 
@@ -75,6 +75,23 @@ async def test_a_leave_moves_every_unit_away_first(autojump_clock: MockClock) ->
             await cluster.settle(["n1", "n2"])
         assert sorted(cluster.stores(UNIT)) == ["n1", "n2"]
         assert cluster["n3"].replication.replica.table.units == {}
+
+
+async def test_a_leave_withdraws_a_join_that_waits_at_the_issuer(autojump_clock: MockClock) -> None:
+    """A node that leaves before its turn has come is never put on the ring, where it would hold up every change."""
+    async with open_data_cluster(["n1", "n2"]) as cluster:
+        with trio.fail_after(60):
+            await cluster.settle()
+        issuer = cluster["n1"].balancer.machine.steps
+        newcomer = await cluster.add("n3")
+        with trio.fail_after(10):
+            while NodeId("n3") not in issuer.waiting:  # noqa: ASYNC110 -- the queue has no event
+                await trio.sleep(0.001)
+            await newcomer.balancer.leave()
+        await trio.sleep(30)
+        record = cluster["n1"].balancer.machine.record
+        assert record is not None
+        assert (record.phase, record.members(), issuer.waiting) == ("stable", (NodeId("n1"), NodeId("n2")), ())
 
 
 async def test_collections_are_created_and_deleted_through_any_node(autojump_clock: MockClock) -> None:

@@ -68,9 +68,9 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Networks (CIDR) of all members. Connections and packets of other addresses are dropped, and none goes there.
     Empty: any; certificates still decide."""
     zone: Annotated[str, msgspec.Meta(max_length=63)] = ""
-    """Failure domain: replicas of a unit are in as many zones as there are. Read when the node joins the ring."""
+    """Failure domain: replicas of a unit are in as many zones as there are. Another one moves units."""
     rack: Annotated[str, msgspec.Meta(max_length=63)] = ""
-    """Failure domain within a zone: replicas are spread over racks as far as loads stay even. Read at the join too."""
+    """Failure domain within a zone: spread over as far as loads stay even. Another one moves units."""
     weight: Annotated[float, msgspec.Meta(gt=0, le=64)] = 1.0
     """This node's share of the units, against the others'."""
     tags: Annotated[dict[str, str], msgspec.Meta(max_length=32)] = {}

@@ -27,7 +27,7 @@ class RemovalWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class FactorWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of ``PUT /v1/replication``."""
+    """Body of ``PUT /v1/replication/factor``."""
 
     replication_factor: int
     collection: str = CLUSTER
@@ -61,8 +61,8 @@ class TopologyRoutes:
         """Add the routes."""
         http.route("POST", "/v1/members/{name}/remove", self._remove, scope="admin")
         http.route("GET", "/v1/members/{name}/remove", self._removal, scope="read")
-        http.route("GET", "/v1/replication", self._replication, scope="read")
-        http.route("PUT", "/v1/replication", self._change_factor, scope="admin")
+        http.route("GET", "/v1/replication/factor", self._replication, scope="read")
+        http.route("PUT", "/v1/replication/factor", self._change_factor, scope="admin")
         http.route("GET", "/v1/issuer", self._issuer, scope="read")
         http.route("POST", "/v1/issuer/promote", self._promote, scope="admin")
         http.route("POST", "/v1/issuer/handover", self._hand_over, scope="admin")

@@ -18,10 +18,10 @@ def change(arguments: argparse.Namespace, client: AdminClient, collection: str) 
     """Ask for the factor and wait until it is in force; `collection` is empty for the cluster's own."""
     wanted = arguments.replication_factor
     deadline_s = time.monotonic() + arguments.timeout
-    client.call("PUT", "/v1/replication", {"collection": collection, "replication_factor": wanted})
+    client.call("PUT", "/v1/replication/factor", {"collection": collection, "replication_factor": wanted})
     print(f"copying for replication factor {wanted}", file=sys.stderr)
     while True:
-        body = client.call("GET", "/v1/replication")
+        body = client.call("GET", "/v1/replication/factor")
         held: dict[str, Any] = body["collections"].get(collection, {}) if collection else body
         if held.get("replication_factor") == wanted:
             name = f"collection {printable(collection)}" if collection else "the cluster"

@@ -129,9 +129,9 @@ async def test_a_factor_is_followed_until_it_is_in_force(tmp_path: Path) -> None
     answers = Answers()
     before = {"replication_factor": 3, "next": 1, "collections": {"c": {"replication_factor": 3, "next": 1}}}
     after = {"replication_factor": 1, "next": 1, "collections": {"c": {"replication_factor": 1, "next": 1}}}
-    answers.give("PUT", "/v1/replication", {})
-    answers.give("GET", "/v1/replication", before, after, before, after)
-    async with command_line(tmp_path, answers.routes, "/v1/replication") as cli:
+    answers.give("PUT", "/v1/replication/factor", {})
+    answers.give("GET", "/v1/replication/factor", before, after, before, after)
+    async with command_line(tmp_path, answers.routes, "/v1/replication/factor") as cli:
         done = await cli.run("collection", "update", "c", "--replication-factor", "1")
         assert (done.code, done.out) == (0, "collection c has replication factor 1\n")
         assert answers.asked[0][2] == {"collection": "c", "replication_factor": 1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from frys_node.config import MTU_MIN
+from frys_node.sections import MTU_MIN
 from frys_node.testing.faults import FaultProfile
 from frys_node.testing.membership_cluster import Cluster
 from membership.config import for_profile, packet_bytes_for

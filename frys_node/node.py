@@ -194,6 +194,7 @@ class Composition:
         services.provide(TOPOLOGY, self.balancer)
         services.provide(SNAPSHOTS, self.snapshots)
         services.provide(REPLICATION, self.replication)
+        kernel.control.add_status("replication", self.replication.status)
         components = (
             *(self.channel, self.membership, self.balancer),
             *(self.snapshots, self.replication, self.operations),

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import trio
 
 from balancer.placement import Placement
-from frys_node.base.errors import FrysError, MalformedFrame, NotReady, Overloaded, StorageError, UsageError
+from frys_node.base.errors import FrysError, MalformedFrame, NotReady, Overloaded, StorageError
 from frys_node.base.ports import Clock, Disk, Entropy, Executor
 from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
 from frys_node.kernel.services.members import Members
@@ -19,6 +19,7 @@ from frys_node.kernel.services.rpc import Rpc
 from frys_node.kernel.services.snapshots import Snapshots
 from frys_node.observe.log import describe
 from frys_node.observe.metrics import Metrics
+from frys_node.replication import damage
 from frys_node.replication import effects as fx
 from frys_node.replication.alone import LoneStamps
 from frys_node.replication.bulk import BulkPuller
@@ -28,15 +29,15 @@ from frys_node.replication.coordinator import CoordinatorConfig, CoordinatorMach
 from frys_node.replication.hlc import HybridClock
 from frys_node.replication.log import CHECKPOINT_BYTES, Log, Recovered, dump_unit
 from frys_node.replication.messages import (
-    ITEMS_BYTES_MAX,
+    EVERY_UNIT,
     MESSAGES,
-    VALUE_BYTES_MAX,
     CoordinatorReply,
+    DamagedRecord,
     LogRecord,
     ReplicationMessage,
 )
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine, kind_of
-from frys_node.replication.requests import Requests
+from frys_node.replication.requests import Requests, batches_of
 from frys_node.replication.snapshot import PageMerger, ReplicatedSource
 
 NOTE = "replication"
@@ -133,11 +134,19 @@ class ReplicationComponent:
         self._dropped = metrics.counter(
             "frys_replication_messages_dropped_total", "Junk and unsendable notes", ("why",)
         )
+        self._declare(metrics)
+
+    def _declare(self, metrics: Metrics) -> None:
         metrics.gauge("frys_replication_hints", "Hints kept", source=lambda: float(len(self.coordinator.hints)))
         metrics.gauge(
             "frys_replication_log_bytes",
             "Bytes in the log behind the last checkpoint",
             source=lambda: float(self.log.size_bytes),
+        )
+        metrics.gauge(
+            "frys_replication_units_damaged",
+            "Durable units whose log lost acknowledged records, until they are filled again",
+            source=lambda: float(sum(held.is_damaged for held in self.replica.table.units.values())),
         )
         metrics.gauge(
             "frys_replication_disk_refuses",
@@ -151,7 +160,7 @@ class ReplicationComponent:
         """Replay the log, attach to the balancer, then serve until cancelled.
 
         Raises:
-            CorruptData: Synced data of the log is damaged; the message names the file. Nothing was changed.
+            CorruptData: The log holds records of a newer version; the message names the file. Nothing was changed.
             StorageError: A sync failed. Nothing of it was acknowledged; only a new process may go on.
         """
         if self._has_run:
@@ -160,7 +169,7 @@ class ReplicationComponent:
                 hint="look for disk errors in the kernel log, mend the disk, then restart the node",
             )
         self._has_run = True
-        self._recovered = await self._executor.run(self.log.replay)
+        await self._recover()
         self._is_ready = True
         for kind in list(self.replica.kinds):
             self._load(kind)
@@ -179,6 +188,25 @@ class ReplicationComponent:
             self._is_ready = False
             self._requests.stop()
 
+    async def _recover(self) -> None:
+        """Replay the log. After damage all that is left goes to a new file: what is bad once may become worse."""
+        self._recovered = await self._executor.run(self.log.replay)
+        self.replica.table.is_anything_lost = self.log.is_anything_lost
+        damage.tell(self.log)
+        if self.log.holes:
+            await self._commits.checkpoint()
+
+    def status(self) -> dict[str, Any]:
+        """Return what an operator must know: a disk that refuses, units that lost something."""
+        return {
+            "disk_refuses": "" if self._commits.refusal is None else self._commits.refusal.message,
+            "damaged": damage.damaged_units(self.node, self.replica.table, self.replica.placement, self._name),
+        }
+
+    def _name(self, node: NodeId) -> str:
+        view = self._members.get(node)
+        return node if view is None else view.name
+
     async def drain(self) -> None:
         """Wait until everything that waits for the log is durable, unless the disk refuses it."""
         await self._commits.flush()
@@ -187,15 +215,19 @@ class ReplicationComponent:
         """Declare a kind; its recovered units are loaded and its units under the record opened."""
         self.replica.declare(kind, factory, durable=durable)
         if self._snapshots is not None:
-            self._snapshots.register(kind, ReplicatedSource(kind, self.replica.table, self._pages.merge))
+            self._snapshots.register(kind, self._source(kind))
         if self._is_ready:
             self._load(kind)
             self._perform(self.replica.open_kind(kind, self._clock.now_s()))
 
+    def _source(self, kind: str) -> ReplicatedSource:
+        return ReplicatedSource(kind, self.replica.table, self._pages.merge, self._restored)
+
     def _load(self, kind: str) -> None:
         for unit in [unit for unit in self._recovered if kind_of(unit) == kind]:
             found = self._recovered.pop(unit)
-            self.replica.load(unit, found.entries.values(), complete=found.complete, join_key=found.join_key)
+            held = self.replica.load(unit, found.entries.values(), complete=found.complete, join_key=found.join_key)
+            held.is_damaged = found.is_damaged
 
     def _adopt(self, placement: Placement) -> None:
         now_s = self._clock.now_s()
@@ -288,7 +320,7 @@ class ReplicationComponent:
             Overloaded: Too many requests are in flight here. Nothing was done.
             UsageError: A key and value are over VALUE_BYTES_MAX. Nothing was done.
         """
-        batches = _split(list(dict(items).items()))
+        batches = batches_of(list(dict(items).items()))
         if len(batches) == 1:
             return await self._write(unit, batches[0], consistency)
         versions: list[Version] = []
@@ -335,7 +367,7 @@ class ReplicationComponent:
         store = self._local_store(unit, consistency)
         if store is not None:
             return store.get(keys)
-        self._check(unit)
+        self._check_readable(unit)
         request, effects = self.coordinator.read(
             unit, keys, consistency, deadline_s=self._deadline_s(), now_s=self._clock.now_s()
         )
@@ -346,7 +378,7 @@ class ReplicationComponent:
         self, unit: UnitId, keys: Sequence[bytes], consistency: Consistency = Consistency.QUORUM
     ) -> list[Stamp | None]:
         """Return the newest versions among the replicas asked, tombstones included."""
-        self._check(unit)
+        self._check_readable(unit)
         request, effects = self.coordinator.read(
             unit, keys, consistency, deadline_s=self._deadline_s(), now_s=self._clock.now_s(), versions_only=True
         )
@@ -355,7 +387,7 @@ class ReplicationComponent:
 
     async def scan(self, unit: UnitId, *, after: bytes = b"", limit: int = 1_000) -> fx.ScanDone:
         """Return a page of live entries above a key, verified at quorum (rule 7)."""
-        self._check(unit)
+        self._check_readable(unit)
         request, effects = self.coordinator.scan(
             unit, after=after, limit=limit, deadline_s=self._deadline_s(), now_s=self._clock.now_s()
         )
@@ -391,6 +423,11 @@ class ReplicationComponent:
             return store
         sets = self.replica.placement.sets(unit)
         return store if sets.phase != "joint" and sets.current == (self.node,) else None
+
+    def _check_readable(self, unit: UnitId) -> None:
+        self._check(unit)
+        if self.replica.placement is not None:
+            damage.refuse_damaged(self.node, self.replica.table, self.replica.placement, unit)
 
     def _check(self, unit: UnitId) -> None:
         placement = self.replica.placement
@@ -442,11 +479,14 @@ class ReplicationComponent:
     def _checkpoint_groups(self) -> list[list[LogRecord]]:
         """Return everything durable that is held now, loaded or not yet asked for by its plugin."""
         groups: list[list[LogRecord]] = []
+        if self.replica.table.is_anything_lost:
+            groups.append([DamagedRecord(EVERY_UNIT)])
         for unit, held in self.replica.table.units.items():
             if held.durable:
-                groups += dump_unit(unit, list(held.store.entries()), held.complete, held.join_key)
+                entries = list(held.store.entries())
+                groups += dump_unit(unit, entries, held.complete, held.join_key, held.is_damaged)
         for unit, found in self._recovered.items():
-            groups += dump_unit(unit, list(found.entries.values()), found.complete, found.join_key)
+            groups += dump_unit(unit, list(found.entries.values()), found.complete, found.join_key, found.is_damaged)
         return groups
 
     def _restore(self, unit: UnitId, entries: Sequence[Entry], then: Callable[[float], list[fx.Effect]]) -> bool:
@@ -454,21 +494,6 @@ class ReplicationComponent:
         self._perform(effects or [])
         return effects is not None
 
-
-def _split(items: list[tuple[bytes, bytes | None]]) -> list[list[tuple[bytes, bytes | None]]]:
-    """Cut items into batches of at most ITEMS_BYTES_MAX, one item at least."""
-    batches: list[list[tuple[bytes, bytes | None]]] = [[]]
-    size_bytes = 0
-    for key, value in items:
-        item_bytes = len(key) + len(value or b"") + 16
-        if item_bytes > VALUE_BYTES_MAX:
-            raise UsageError(
-                f"a key and value of {item_bytes} bytes are over the limit of {VALUE_BYTES_MAX}",
-                hint="store big values elsewhere and keep a reference",
-            )
-        if batches[-1] and size_bytes + item_bytes > ITEMS_BYTES_MAX:
-            batches.append([])
-            size_bytes = 0
-        batches[-1].append((key, value))
-        size_bytes += item_bytes
-    return batches
+    async def _restored(self, unit: UnitId) -> None:
+        self._perform(self.replica.restored(unit, self._clock.now_s()))
+        await self._commits.flush()

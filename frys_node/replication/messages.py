@@ -209,5 +209,17 @@ class DroppedRecord(Message, tag=4, frozen=True):
     unit: UnitId
 
 
-LogRecord = EntriesRecord | WipedRecord | CompletedRecord | DroppedRecord
+EVERY_UNIT = UnitId("*")
+"""In a `DamagedRecord`."""
+
+
+class DamagedRecord(Message, tag=5, frozen=True):
+    """Log: acknowledged records of the unit could not be read any more; it is incomplete from here on (rule 14)."""
+
+    unit: UnitId
+    """`EVERY_UNIT`: nobody can tell which lost something, so each that the log does not hold is suspect too, until a
+    `CompletedRecord` of the same name says that they have been told one by one."""
+
+
+LogRecord = EntriesRecord | WipedRecord | CompletedRecord | DroppedRecord | DamagedRecord
 LOG_RECORDS: Final[Codec[list[LogRecord]]] = Codec(list[LogRecord])

@@ -145,17 +145,18 @@ class ReplicaMachine:
         """Open the units of a kind that was declared after the record was adopted."""
         if self.placement is None:
             return []
-        effects = self._adopt_units(now_s, only_kind=kind)
+        effects = self._adopt_units(now_s, only_kind=kind) + self._tell_lost()
         # What was loaded only now may belong to others since long.
         return effects + self.settled(self._settled, now_s) if self._settled else effects
 
-    def load(self, unit: UnitId, entries: Iterable[Entry], *, complete: bool, join_key: Epoch | None) -> None:
+    def load(self, unit: UnitId, entries: Iterable[Entry], *, complete: bool, join_key: Epoch | None) -> HeldUnit:
         """Put back what the log held of a unit; call before `adopt`, after `declare` of its kind."""
         kind = self._kinds[kind_of(unit)]
         held = HeldUnit(unit, kind.factory(unit), durable=kind.durable, complete=complete, join_key=join_key)
         held.store.put(list(entries))
         held.is_behind = self.config.catches_up
         self.table.units[unit] = held
+        return held
 
     def local(self, unit: UnitId) -> HeldUnit | None:
         """Return the unit if this node is a complete member of its current set."""
@@ -179,7 +180,7 @@ class ReplicaMachine:
         self._puller.cancel_all()
         if self._sync_at_s == math.inf and self.config.sync_interval_s < math.inf:
             self._sync_at_s = now_s + self.config.sync_interval_s * self._rng.uniform(0.5, 1.0)
-        effects = self._adopt_units(now_s)
+        effects = self._adopt_units(now_s) + self._tell_lost()
         for unit, held in list(self.table.units.items()):
             if not held.complete and not self._is_holder(unit):
                 effects += self._drop(held, now_s)
@@ -216,6 +217,9 @@ class ReplicaMachine:
                 effects += self._adopt_unit(unit, self.placement.sets(unit), now_s)
         return effects
 
+    def _tell_lost(self) -> list[Effect]:
+        return self.table.tell_lost() if any(kind.durable for kind in self._kinds.values()) else []
+
     def _adopt_unit(self, unit: UnitId, sets: UnitSets, now_s: float) -> list[Effect]:
         assert self.placement is not None
         record = self.placement.record
@@ -224,9 +228,8 @@ class ReplicaMachine:
         effects: list[Effect] = []
         if held is None:
             kind = self._kinds[kind_of(unit)]
-            is_born = is_member and kind.durable
-            held = HeldUnit(unit, kind.factory(unit), durable=kind.durable, complete=is_born, join_key=None)
-            self.table.units[unit] = held
+            held = HeldUnit(unit, kind.factory(unit), durable=kind.durable, complete=False, join_key=None)
+            effects += self.table.begin(held, is_member, now_s)
         if not is_member:
             join_key = record.epoch if record.phase == JOINING else record.parent
             assert join_key is not None
@@ -293,6 +296,7 @@ class ReplicaMachine:
             if self.table.units.get(held.unit) is not held or held.join_key != join_key:
                 return []
             held.complete = True
+            held.is_damaged = False
             held.is_behind = False
             held.waits_since_s = None
             return [PassFinished(held.unit, epoch)] if epoch == self.epoch else []
@@ -432,6 +436,14 @@ class ReplicaMachine:
         return LeafPage(ask.epoch, ask.unit, ask.pull, ask.after, held.complete, entries, has_more)
 
     # ------------------------------------------------------------------ log and time
+
+    def restored(self, unit: UnitId, now_s: float) -> list[Effect]:
+        """An operator brought back what there was of the unit: the only replica, damaged, serves again with that."""
+        held, placement = self.table.units.get(unit), self.placement
+        if held is None or not held.is_damaged or placement is None or unit not in placement:
+            return []
+        sets = placement.sets(unit)
+        return self._complete(held, sets.epoch, now_s) if targets(sets) == (self.node,) else []
 
     def restore(
         self, unit: UnitId, entries: Sequence[Entry], then: Callable[[float], list[Effect]], now_s: float

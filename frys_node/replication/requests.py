@@ -7,11 +7,12 @@ from typing import Any
 
 import trio
 
-from frys_node.base.errors import FrysError, NoReplica, NotReady, error_from_code
+from frys_node.base.errors import FrysError, NoReplica, NotReady, UsageError, error_from_code
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import Members
 from frys_node.observe.metrics import Metrics
 from frys_node.replication.effects import ReadDone, RequestFailed, ScanDone, WriteDone
+from frys_node.replication.messages import ITEMS_BYTES_MAX, VALUE_BYTES_MAX
 
 
 class _Waiter:
@@ -101,3 +102,22 @@ class Requests:
     def _names(self, nodes: tuple[NodeId, ...]) -> str:
         members = [self._members.get(node) for node in nodes]
         return ", ".join(node if member is None else member.name for node, member in zip(nodes, members, strict=True))
+
+
+def batches_of(items: list[tuple[bytes, bytes | None]]) -> list[list[tuple[bytes, bytes | None]]]:
+    """Cut items into batches of at most ITEMS_BYTES_MAX, one item at least."""
+    batches: list[list[tuple[bytes, bytes | None]]] = [[]]
+    size_bytes = 0
+    for key, value in items:
+        item_bytes = len(key) + len(value or b"") + 16
+        if item_bytes > VALUE_BYTES_MAX:
+            raise UsageError(
+                f"a key and value of {item_bytes} bytes are over the limit of {VALUE_BYTES_MAX}",
+                hint="store big values elsewhere and keep a reference",
+            )
+        if batches[-1] and size_bytes + item_bytes > ITEMS_BYTES_MAX:
+            batches.append([])
+            size_bytes = 0
+        batches[-1].append((key, value))
+        size_bytes += item_bytes
+    return batches

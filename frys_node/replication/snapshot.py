@@ -12,6 +12,7 @@ from frys_node.base.errors import CorruptData, MalformedFrame, NotReady, Storage
 from frys_node.base.types import UnitId
 from frys_node.kernel.services.replication import Entry
 from frys_node.kernel.services.snapshots import Captured
+from frys_node.replication.damage import UnitDamaged
 from frys_node.replication.effects import Effect
 from frys_node.replication.unit import UnitTable, pages
 from frys_node.wire.codec import Codec
@@ -89,11 +90,16 @@ class ReplicatedSource:
     """`Snapshottable` of one replicated kind."""
 
     def __init__(
-        self, kind: str, table: UnitTable, merge: Callable[[UnitId, Sequence[Entry]], Awaitable[None]]
+        self,
+        kind: str,
+        table: UnitTable,
+        merge: Callable[[UnitId, Sequence[Entry]], Awaitable[None]],
+        restored: Callable[[UnitId], Awaitable[None]],
     ) -> None:
         self._prefix = f"{kind}/"
         self._table = table
         self._merge = merge
+        self._restored = restored
 
     def units(self) -> Sequence[UnitId]:
         """Return the units of the kind that are held here."""
@@ -110,8 +116,17 @@ class ReplicatedSource:
         return found
 
     async def capture(self, unit: UnitId) -> Captured:
-        """Fix the entries held now; an incomplete or unknown unit has none."""
+        """Fix the entries held now; an incomplete or unknown unit has none.
+
+        Raises:
+            UnitDamaged: What is held lacks acknowledged records: it is no copy to keep, nor to give away.
+        """
         held = self._table.units.get(unit)
+        if held is not None and held.is_damaged:
+            raise UnitDamaged(
+                f"this node's copy of '{unit}' lost part of its log to damage on the disk",
+                hint="see `frys-node status`; take it from another node that holds it, or choose units with --unit",
+            )
         return CapturedEntries([] if held is None or not held.complete else list(held.store.entries()))
 
     async def restore(self, unit: UnitId, parts: AsyncIterator[bytes]) -> None:
@@ -137,3 +152,4 @@ class ReplicatedSource:
                     raise CorruptData(f"the snapshot of '{unit}' cannot be read: {error.message}") from error
         if buffer:
             raise CorruptData(f"the snapshot of '{unit}' ends in the middle of a page")
+        await self._restored(unit)

@@ -12,7 +12,14 @@ from frys_node.base.types import Epoch, UnitId
 from frys_node.kernel.services.replication import Entry, UnitStore, Version
 from frys_node.replication import hashtree
 from frys_node.replication.effects import Corrupted, Effect, Persist
-from frys_node.replication.messages import PAGE_BYTES_MAX, EntriesRecord, LogRecord
+from frys_node.replication.messages import (
+    EVERY_UNIT,
+    PAGE_BYTES_MAX,
+    CompletedRecord,
+    DamagedRecord,
+    EntriesRecord,
+    LogRecord,
+)
 from frys_node.replication.version import ZERO
 
 
@@ -27,7 +34,18 @@ class Merge(NamedTuple):
 class HeldUnit:
     """A unit's data and what is known of its state."""
 
-    __slots__ = ("_tree", "complete", "durable", "floor", "is_behind", "join_key", "store", "unit", "waits_since_s")
+    __slots__ = (
+        "_tree",
+        "complete",
+        "durable",
+        "floor",
+        "is_behind",
+        "is_damaged",
+        "join_key",
+        "store",
+        "unit",
+        "waits_since_s",
+    )
 
     def __init__(
         self, unit: UnitId, store: UnitStore, *, durable: bool, complete: bool, join_key: Epoch | None
@@ -38,6 +56,8 @@ class HeldUnit:
         self.complete = complete
         self.join_key = join_key
         """Key of the ``joining`` record for which the unit was wiped last; None when it was here from its creation."""
+        self.is_damaged = False
+        """True if the log lost acknowledged records of the unit; it is incomplete until it was filled again."""
         self.is_behind = False
         """True from a restart until the other members have been asked what was missed: reads of one avoid it."""
         self.floor: Version | None = None
@@ -93,6 +113,7 @@ class HeldUnit:
         self._tree = None
         self.floor = None
         self.complete = False
+        self.is_damaged = False
         self.join_key = join_key
 
     def tree(self) -> bytes:
@@ -124,12 +145,14 @@ Continuation = Callable[[float], list[Effect]]
 class UnitTable:
     """The units of this node, and what waits for the log."""
 
-    __slots__ = ("_token", "_waiting", "newest", "units")
+    __slots__ = ("_token", "_waiting", "is_anything_lost", "newest", "units")
 
     def __init__(self) -> None:
         self.units: dict[UnitId, HeldUnit] = {}
         self.newest = ZERO
         """No version that was merged into a unit in memory is above this."""
+        self.is_anything_lost = False
+        """Set by the host if the log may have lost all that it held of a unit: one that seems new may be an old one."""
         self._waiting: dict[int, Continuation] = {}
         self._token = 0
 
@@ -138,13 +161,30 @@ class UnitTable:
         """Continuations that wait for the disk."""
         return len(self._waiting)
 
+    def begin(self, held: HeldUnit, is_member: bool, now_s: float) -> list[Effect]:
+        """Hold a unit that the log does not know: a member's durable one is born complete and empty, or it was lost."""
+        self.units[held.unit] = held
+        held.is_damaged = self.is_anything_lost and is_member and held.durable
+        held.complete = is_member and held.durable and not held.is_damaged
+        return self.persist(held, (DamagedRecord(held.unit),), lambda _at_s: [], now_s) if held.is_damaged else []
+
+    def tell_lost(self) -> list[Effect]:
+        """Each unit that was lost with all its records has been told by `begin`: from now on a new one is new."""
+        if not self.is_anything_lost:
+            return []
+        self.is_anything_lost = False
+        return [self._persist((CompletedRecord(EVERY_UNIT),), lambda _at_s: [])]
+
+    def _persist(self, records: tuple[LogRecord, ...], then: Continuation) -> Persist:
+        self._token += 1
+        self._waiting[self._token] = then
+        return Persist(self._token, records)
+
     def persist(self, held: HeldUnit, records: tuple[LogRecord, ...], then: Continuation, now_s: float) -> list[Effect]:
         """Continue once the records, and all before them, are durable; at once for units that live in memory."""
         if not held.durable:
             return then(now_s)
-        self._token += 1
-        self._waiting[self._token] = then
-        return [Persist(self._token, records)]
+        return [self._persist(records, then)]
 
     def persisted(self, token: int, now_s: float) -> list[Effect]:
         """Continue what waited for the token."""

@@ -186,7 +186,9 @@ class ReplicationNode:
         self.replica.declare(DURABLE, lambda _unit: DictStore(), durable=True)
         self.replica.declare(MEMORY, lambda _unit: DictStore(), durable=False)
         for unit, found in self.log.replay().items():
-            self.replica.load(unit, found.entries.values(), complete=found.complete, join_key=found.join_key)
+            loaded = self.replica.load(unit, found.entries.values(), complete=found.complete, join_key=found.join_key)
+            loaded.is_damaged = found.is_damaged
+        self.replica.table.is_anything_lost = self.log.is_anything_lost
         adopted = self.host.disk.read(ADOPTED_PATH)
         if adopted is not None:
             signed = SIGNED_RECORD.decode(adopted)

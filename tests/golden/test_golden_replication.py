@@ -10,10 +10,11 @@ import pytest
 from balancer.topology_messages import SIGNED_RECORD, TOPOLOGY_MESSAGES, RecordDigest, RecordPush, Report, SignedRecord
 from frys_node.base.types import Epoch, NodeId, Term, UnitId
 from frys_node.kernel.services.replication import Entry, Stamp, Version
-from frys_node.replication import log
+from frys_node.replication.frames import FrameWriter, LogReader, Taken, records_of
 from frys_node.replication.messages import (
     MESSAGES,
     CompletedRecord,
+    DamagedRecord,
     DroppedRecord,
     EntriesRecord,
     LeafAsk,
@@ -37,6 +38,7 @@ HERE = Path(__file__).parent
 NODE = NodeId("00112233445566778899aabbccddeeff")
 EPOCH = Epoch(Term(1, NODE), 42)
 UNIT = UnitId("vector/ab12/3")
+OTHER = UnitId("vector/FRL2/0")
 VERSION = Version(1_750_000_000_123, 7, NODE, 4_294_967_299)
 ENTRY = Entry(b"key", VERSION, b"value")
 GONE = Entry(b"gone", VERSION, None)
@@ -103,13 +105,31 @@ def test_messages_of_the_newest_version_are_written_unchanged(name: str, codec: 
     assert [codec.encode(message) for message in messages] == lines(name)
 
 
-def test_a_log_of_the_first_version_is_read_and_written_unchanged() -> None:
-    """The frames of a data directory made today are recovered by every later version."""
-    golden = (HERE / "replication-log-1.bin").read_bytes()
-    groups, size_bytes = log.read_frames("log", golden)
-    assert groups == GROUPS_1
-    assert size_bytes == len(golden)
-    assert b"".join(log.encode_frame(number, group) for number, group in enumerate(GROUPS_1, 1)) == golden
+def read_log(name: str) -> list[list[Any]]:
+    """Return the records of a golden log, section by section, none of them damaged or torn."""
+    golden = (HERE / name).read_bytes()
+    reader = LogReader([golden], 0)
+    found = [records_of(golden, step.section) for step in reader if isinstance(step, Taken)]
+    assert reader.ends == [len(golden)]
+    return found
+
+
+def test_a_log_of_the_first_version_is_read() -> None:
+    """The frames of the first data directories are recovered, a whole group each."""
+    assert read_log("replication-log-1.bin") == GROUPS_1
+
+
+def test_a_log_of_the_second_version_is_read_and_written_unchanged() -> None:
+    """The frames of a data directory made today, groups and marks, are recovered by every later version."""
+    assert read_log("replication-log-2.bin") == [*GROUPS_1, [DamagedRecord(OTHER)]]
+    writer, written = FrameWriter(), []
+    for group in (*GROUPS_1[:1], [*GROUPS_1[1], DamagedRecord(OTHER)]):
+        written.append(writer.group(group))
+        writer.wrote(written[-1], group)
+        written.append(writer.mark())
+        writer.wrote(written[-1])
+    written.append(writer.mark(covers=2))
+    assert b"".join(written) == (HERE / "replication-log-2.bin").read_bytes()
 
 
 def test_an_adopted_record_of_the_first_version_is_read_and_written_unchanged() -> None:

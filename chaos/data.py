@@ -73,7 +73,7 @@ class Faults:
         time.sleep(self._rng.uniform(*QUIET_S))
 
     def _victims(self) -> list[HurtNode]:
-        return [node for node in self._cluster.nodes if node.is_running and node is not self._turnover.leaving]
+        return [node for node in self._cluster.nodes if node.is_running and node not in self._turnover.leaving]
 
     def _kill(self) -> bool:
         victim = self._rng.choice(self._victims())
@@ -111,13 +111,13 @@ class Faults:
         for node in self._cluster.nodes:
             if not node.has_left:
                 self._cluster.start_again(node)
-        changing = [change.node for change in under_way]
+        changing = {change.node for change in under_way} | self._turnover.leaving
         for node in self._cluster.nodes:
             if node not in changing:
                 self._cluster.wait_ready(node)
         say("every node is back")
         for change in under_way:
-            change.finish()
+            self._turnover.finish(change)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -166,6 +166,7 @@ def injured(cluster: Cluster, arguments: argparse.Namespace) -> checker.Verdict:
         turnover.stop()
         history = load.stop()
     say(f"load ended: {len(history)} operations; waiting for agreement")
+    turnover.settle()
     cluster.wait_agreed()
     until("a stable ring of all nodes", cluster.is_stable, SETTLE_S_MAX)
     return judge(cluster, arguments, history, faults, turnover, begun_s)
@@ -193,7 +194,7 @@ def judge(
     verdict.violations += wrong
     verdict.violations += checker.check_members(cluster.views(), cluster.living())
     verdict.violations += [f"{name} ended by itself" for name in {n.name for n in cluster.nodes} - {*cluster.living()}]
-    verdict.violations += [f"{what} was not through after healing" for what in turnover.late]
+    verdict.violations += [f"{name} has not joined or left after healing" for name in turnover.stuck]
     kinds = Counter(violation.kind for violation in wrong)
     writes = [operation for operation in history if operation.kind == "write"]
     acked = [operation for operation in writes if operation.is_acknowledged]
@@ -203,6 +204,7 @@ def judge(
         **{f"events: {kind}": count for kind, count in sorted(faults.done.items())},
         "joins": turnover.joined,
         "leaves": turnover.left,
+        "changes_late": len(turnover.late),
         "slowest_change_s": round(turnover.slowest_s, 1),
         **{
             f"{store}_{what}_acknowledged": sum(o.store == store and o.is_delete is gone for o in acked)

@@ -17,7 +17,7 @@ from frys_node.base.errors import NodeUnreachable, NotFound, NotReady
 
 POLL_S = 0.5
 CHANGE_S_MAX = 120.0
-"""A change that is not through by then is reported and no longer waited for."""
+"""A change that is not through by then, under faults and load, gets as long again after healing."""
 
 
 class Change(NamedTuple):
@@ -39,10 +39,12 @@ class Turnover:
         self._thread = threading.Thread(target=self._run, name="turnover")
         self.joined = 0
         self.left = 0
-        self.late: list[str] = []
+        self.late: list[Change] = []
+        self.stuck: list[str] = []
+        """Not through after healing either."""
         self.slowest_s = 0.0
-        self.leaving: HurtNode | None = None
-        """It may end by itself at any moment, and must not be started again then."""
+        self.leaving: set[HurtNode] = set()
+        """They may end by themselves at any moment, and must not be started again then."""
 
     def start(self) -> None:
         """Begin with a join; then a leave and a join take turns."""
@@ -56,11 +58,21 @@ class Turnover:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self.join().finish()
+            self.finish(self.join())
             if self._stop.wait(self._every_s):
                 break
-            self.leave().finish()
+            self.finish(self.leave())
             self._stop.wait(self._every_s)
+
+    def finish(self, change: Change) -> None:
+        """Wait for a change; one that takes too long is taken up again by `settle`."""
+        if not change.finish():
+            say(f"{change.node.name} is not through yet")
+            self.late.append(change)
+
+    def settle(self) -> None:
+        """Wait for what was late, now that nothing hurts any more."""
+        self.stuck += [change.node.name for change in self.late if not change.finish()]
 
     @property
     def changes(self) -> list[Callable[[], Change]]:
@@ -89,9 +101,10 @@ class Turnover:
     def leave(self) -> Change:
         """Ask one node to leave, never the issuer: joins and leaves need it."""
         ring = [node for node in self._cluster.nodes[1:] if self._is_in_ring(node, wanted=True)]
-        node = self._rng.choice(ring or self._cluster.nodes[1:])
+        staying = [node for node in ring or self._cluster.nodes[1:] if node not in self.leaving]
+        node = self._rng.choice(staying)
         say(f"{node.name} leaves")
-        self.leaving = node
+        self.leaving.add(node)
         self._ask_to_leave(node)
         return Change(node, lambda: self._finish_leave(node))
 
@@ -102,7 +115,7 @@ class Turnover:
         if done:
             node.stop()
             self._cluster.nodes.remove(node)
-        self.leaving = None
+            self.leaving.discard(node)
         return done
 
     def _has_left(self, node: HurtNode) -> bool:
@@ -144,5 +157,4 @@ class Turnover:
                 say(f"{what} took {time.monotonic() - begun:.1f} s")
                 return True
             time.sleep(POLL_S)
-        self.late.append(what)
         return False

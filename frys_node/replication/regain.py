@@ -5,8 +5,8 @@ refill under the same record could miss a write that becomes acknowledged a mome
 cannot: no attempt of an older one completes once the sources of a pass have adopted it, and any majority that counts
 an acknowledgement from before the loss has one of those sources in it. So the unit is incomplete, durably, from the
 record on under which the loss was found; the issuer is asked for another record, with the same content; and under that
-one, or any other that comes first, the unit takes a pass over the fence of its set. Until then it takes writes and
-gives nothing (rule 8).
+one, or any other that comes first, the unit takes a pass over the fence of its set. Until then it takes writes without
+acknowledging any, and gives nothing: it counts for nothing.
 
 Fewer complete members than a fence are left: then acknowledged writes may be lost for good, and the unit stays as it is
 until they return. Of a set of one nobody else holds anything: reads of the unit are refused by name until an operator
@@ -91,6 +91,17 @@ class Regain:
         held.lost = self._lost.pop(held.unit, None) if held.durable else None
         held.is_damaged = held.lost is not None
         held.complete &= not held.is_damaged
+
+    def counts(self, held: HeldUnit, placement: Placement | None) -> bool:
+        """True if a write that is durable here may be acknowledged.
+
+        A lost member would say that it knows of nothing newer, and a quorum of such would put a write below one that
+        was acknowledged before it. An only replica has nobody to be contradicted by.
+        """
+        if not held.is_damaged or placement is None:
+            return True
+        sets = placement.sets(held.unit)
+        return self._node not in sets.current or is_lone(self._node, sets)
 
     def may_pass(self, held: HeldUnit, sets: UnitSets) -> bool:
         """True if the record in force is later than that under which the loss was found, and others hold the unit."""

@@ -420,7 +420,7 @@ class ReplicaMachine:
             if isinstance(message, Purge):
                 self._puller.cancel_sync(message.unit)
             return self.purger.answer(source, held, message, now_s)
-        return self.serving.answer(source, held, message, now_s)
+        return self.serving.answer(source, held, message, now_s, counts=self.regain.counts(held, self.placement))
 
     def _is_current(self, epoch: Epoch) -> bool:
         """True if a request under that record is served (rule 6)."""

@@ -69,6 +69,23 @@ def test_an_acknowledgement_from_before_the_loss_is_not_worth_anything_after_the
     assert done == []
 
 
+def test_a_lost_replica_takes_writes_and_acknowledges_none_before_it_is_whole() -> None:
+    """It has forgotten what is newer, so with it a quorum would put a write below one acknowledged before.
+
+    Found by seeds 35, 96 and 102 of the simulator with a log removed: a clock that is behind, and n1 not reached.
+    """
+    desk = Desk(3)
+    desk.adopt(record_of(2, RING))
+    desk.cut = {("n1", "n2"), ("n2", "n1")}
+    assert isinstance(desk.write("n1", b"new"), fx.WriteDone)
+    lose(desk, 2)
+    desk.cut |= {("n2", "n1"), ("n1", "n3"), ("n3", "n1")}
+    assert desk.write("n2", b"old") is None
+    entry = desk.held("n3")
+    assert entry is not None
+    assert entry.value == b"old"
+
+
 def test_the_loss_is_remembered_over_a_second_restart_and_ends_with_completeness() -> None:
     """The log keeps what is left, the record of the loss, and forgets it when the unit is complete again."""
     found, record = Recovered(), record_of(4, RING).record

@@ -191,7 +191,7 @@ def _frame_at(data: bytes, start: int) -> Frame | None:
     return Frame(start, end, number, tuple(sections), table) if end <= len(data) else None
 
 
-def _frames_of(data: bytes) -> Iterator[Frame]:
+def frames_of(data: bytes) -> Iterator[Frame]:
     """Yield every frame that can be found; what lies between two that do not touch cannot be read."""
     at = 0
     while at >= 0:
@@ -227,7 +227,7 @@ class LogReader:
         """Yield what can be read and what is damaged, in order; a torn end is neither."""
         for file, data in enumerate(self._files):
             at = 0
-            for frame in _frames_of(data):
+            for frame in frames_of(data):
                 self._skip(file, at, frame.start)
                 yield from self._take(file, frame)
                 at = frame.end

@@ -12,16 +12,18 @@ DEV := .venv/.installed-dev
 FUZZ := .venv/.installed-fuzz
 # Processes that share a batch of seeds.
 SIM_JOBS ?= 2
+# Kills, cuts and pauses of a chaos run.
+EVENTS ?= 100
 # Inputs of each fuzz harness, and its longest time.
 FUZZ_INPUTS ?= 250000
 FUZZ_SECONDS ?= 300
 # Inputs of all harnesses together below which the run has failed.
 FUZZ_LEAST ?= 1000000
 
-.PHONY: help demo test check sim fuzz bench s3 peers clean
+.PHONY: help demo test check sim chaos-data fuzz bench s3 peers clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUNTIME) ## install the node and show a live cluster doing real work (KEEP=1 leaves it up)
 	@$(BIN)/frys-node demo
@@ -34,6 +36,9 @@ check: $(DEV) ## the static half: lint, format, layers, tidy, types
 
 sim: $(RUNTIME) ## the long simulations: every scenario at its full size, one table over all; interrupted, it goes on
 	@$(BIN)/frys-node sim --all --jobs $(SIM_JOBS) --state .cache/sim
+
+chaos-data: $(RUNTIME) ## nodes killed, cut off, paused, joining and leaving under quorum writes, then the plug (EVENTS=100)
+	@$(BIN)/python -m chaos.data --events $(EVENTS)
 
 fuzz: $(FUZZ) ## fuzz the decoders and the machines behind them under atheris, about half an hour on one core
 	@$(BIN)/python tests/fuzz/fuzz.py --inputs $(FUZZ_INPUTS) --seconds $(FUZZ_SECONDS) --least $(FUZZ_LEAST)

@@ -5,7 +5,8 @@ Pure functions over plain data, so that planted violations can test the checker 
 1. *Nothing acknowledged is lost.* A point whose write was acknowledged is found by a quorum read, at that version or
    a newer one that somebody attempted. A write whose outcome is unknown may take effect at any later time (its request
    may sit in a paused node), so its version is allowed too, even over a newer one.
-2. *Reads do not go back.* A quorum read that began after an acknowledgement returns such a version.
+2. *Reads do not go back.* A quorum read that began after an acknowledgement returns such a version. What a delete took
+   away, and nobody wrote again, stays away.
 3. *Nothing is made up.* A value that nobody wrote never appears. For the cache this is the whole promise but one:
    entries may vanish, but an older value than an acknowledged one never comes back.
 4. *Everybody agrees who is here*, nobody who lives is called dead, and no process has ended by itself.
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 VIOLATIONS_SHOWN_MAX = 20
 
@@ -42,6 +44,28 @@ class Operation:
     ended_s: float
     is_acknowledged: bool
     node: str
+    is_delete: bool = False
+    """A write that takes the key away; its version says where it stands among the others."""
+
+
+class Violation(str):  # noqa: SLOT000 (a string that knows its kind)
+    """What is wrong, in words; `kind` is ``lost``, ``resurrected``, ``stale``, ``invented`` or ``unequal``."""
+
+    kind: str
+
+    def __new__(cls, kind: str, text: str) -> Self:
+        """Make one."""
+        made = super().__new__(cls, text)
+        made.kind = kind
+        return made
+
+    def __getnewargs__(self) -> tuple[str, str]:
+        """Say how to make the same again."""
+        return self.kind, str(self)
+
+    def at(self, where: str) -> Violation:
+        """Return the same, with where it was seen before it."""
+        return Violation(self.kind, f"{where}: {self}")
 
 
 @dataclass
@@ -77,12 +101,16 @@ class Ledger:
     def __init__(self, history: Iterable[Operation]) -> None:
         self._attempted: dict[Key, set[int]] = {}
         self._unknown: dict[Key, set[int]] = {}
+        self._deletes: dict[Key, dict[int, float]] = {}
         acknowledged: dict[Key, list[tuple[float, int]]] = {}
         for operation in history:
             if operation.kind != "write" or operation.version is None:
                 continue
             key = (operation.store, operation.key)
-            self._attempted.setdefault(key, set()).add(operation.version)
+            if operation.is_delete:
+                self._deletes.setdefault(key, {})[operation.version] = operation.begun_s
+            else:
+                self._attempted.setdefault(key, set()).add(operation.version)
             if not operation.is_acknowledged:
                 self._unknown.setdefault(key, set()).add(operation.version)
             else:
@@ -108,47 +136,96 @@ class Ledger:
         """True if nobody knows when, or whether, that write takes effect."""
         return version in self._unknown.get(key, ())
 
+    def is_delete(self, key: Key, version: int | None) -> bool:
+        """True if that version took the key away."""
+        return version in self._deletes.get(key, ())
+
+    def may_be_deleted(self, key: Key, wanted: int, until_s: float) -> bool:
+        """True if a delete may have taken effect by an instant: a later one, or one whose outcome nobody knows."""
+        unknown = self._unknown.get(key, ())
+        deletes = self._deletes.get(key, {}).items()
+        return any(begun_s <= until_s and (version > wanted or version in unknown) for version, begun_s in deletes)
+
+    def deleted_between(self, key: Key, older: int, newer: int) -> int | None:
+        """Return the highest acknowledged delete above one version and up to another."""
+        deletes = self._deletes.get(key, {}).keys() - self._unknown.get(key, set())
+        return max((version for version in deletes if older < version <= newer), default=None)
+
     def is_attempted(self, key: Key, version: int) -> bool:
         """True if somebody wrote that version, whatever the answer was."""
         return version in self._attempted.get(key, ())
 
 
-def judge_value(ledger: Ledger, key: Key, seen: int | None, before_s: float, *, may_vanish: bool) -> str | None:
-    """Say what is wrong with a value that was read, or None if nothing is."""
+def judge_value(
+    ledger: Ledger,
+    key: Key,
+    seen: int | None,
+    before_s: float,
+    *,
+    may_vanish: bool,
+    until_s: float = float("inf"),
+) -> Violation | None:
+    """Say what is wrong with a value that was read between two instants, or None if nothing is."""
     wanted = ledger.acknowledged(key, before_s)
     name = f"{key[0]} {key[1]}"
     if seen is None:
-        lost = wanted is not None and not may_vanish
-        return f"{name}: lost, version {wanted} was acknowledged" if lost else None
+        if wanted is None or may_vanish or ledger.is_delete(key, wanted):
+            return None
+        if ledger.may_be_deleted(key, wanted, until_s):
+            return None
+        return Violation("lost", f"{name}: lost, version {wanted} was acknowledged")
     if not ledger.is_attempted(key, seen):
-        return f"{name}: version {seen} was never written"
-    if wanted is not None and seen < wanted and not ledger.is_unknown(key, seen):
-        return f"{name}: version {seen} came back, {wanted} was acknowledged"
-    return None
+        return Violation("invented", f"{name}: version {seen} was never written")
+    if wanted is None or seen >= wanted or ledger.is_unknown(key, seen):
+        return None
+    deleted = ledger.deleted_between(key, seen, wanted)
+    if deleted is not None:
+        return Violation("resurrected", f"{name}: version {seen} came back, {deleted} had deleted it")
+    return Violation("stale", f"{name}: version {seen} came back, {wanted} was acknowledged")
 
 
-def check_reads(history: Sequence[Operation], ledger: Ledger) -> list[str]:
+def check_reads(history: Sequence[Operation], ledger: Ledger) -> list[Violation]:
     """Rules 2 and 3 over the reads that were made during the run."""
-    wrong = []
+    wrong: list[Violation] = []
     for operation in history:
         if operation.kind != "read" or not operation.is_acknowledged:
             continue
         key = (operation.store, operation.key)
-        fault = judge_value(ledger, key, operation.version, operation.begun_s, may_vanish=operation.store == "cache")
+        fault = judge_value(
+            ledger,
+            key,
+            operation.version,
+            operation.begun_s,
+            may_vanish=operation.store == "cache",
+            until_s=operation.ended_s,
+        )
         if fault:
-            wrong.append(f"read at {operation.node}, t={operation.begun_s:.3f}: {fault}")
+            wrong.append(fault.at(f"read at {operation.node}, t={operation.begun_s:.3f}"))
     return wrong
 
 
-def check_final(ledger: Ledger, store: str, answers: Mapping[str, Mapping[int, int]]) -> list[str]:
+def check_final(ledger: Ledger, store: str, answers: Mapping[str, Mapping[int, int]]) -> list[Violation]:
     """Rule 1 (and 3): the final quorum reads, by the node that answered them; a missing key is a miss."""
-    wrong = []
+    wrong: list[Violation] = []
     for node, found in sorted(answers.items()):
         for key in ledger.keys(store):
             fault = judge_value(ledger, (store, key), found.get(key), float("inf"), may_vanish=store == "cache")
             if fault:
-                wrong.append(f"final read at {node}: {fault}")
+                wrong.append(fault.at(f"final read at {node}"))
     return wrong
+
+
+def check_equal(roots: Mapping[str, Mapping[str, str]]) -> list[Violation]:
+    """After healing all replicas of a unit are equal.
+
+    Args:
+        roots: Unit -> name of each node that is to hold it -> hash of what it holds.
+    """
+    return [
+        Violation("unequal", f"{unit}: {len(set(by_node.values()))} different states: {dict(sorted(by_node.items()))}")
+        for unit, by_node in sorted(roots.items())
+        if len(set(by_node.values())) > 1
+    ]
 
 
 def check_members(views: Mapping[str, Mapping[str, str]], living: Iterable[str]) -> list[str]:
@@ -173,7 +250,7 @@ def check_members(views: Mapping[str, Mapping[str, str]], living: Iterable[str])
 
 def longest_gap_s(history: Sequence[Operation], started_s: float, ended_s: float) -> float:
     """Return the longest time without an acknowledgement between two instants."""
-    instants = sorted(op.ended_s for op in history if op.is_acknowledged and started_s <= op.ended_s <= ended_s)
+    instants = sorted({op.ended_s for op in history if op.is_acknowledged and started_s <= op.ended_s <= ended_s})
     points = [started_s, *instants, ended_s]
     return max(later - earlier for earlier, later in pairwise(points))
 

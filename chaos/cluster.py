@@ -75,6 +75,26 @@ class HurtNode(NodeProcess):
             line += ["--token-file", str(self.token_file)]
         return namespaces.inside(self.namespace, *line) if self.namespace else line
 
+    @property
+    def is_member(self) -> bool:
+        """True if its directory has an identity: then it is started and not joined."""
+        return (self.data_dir / "identity" / "identity.json").exists()
+
+    @property
+    def has_left(self) -> bool:
+        """True if the process has ended because the node left: its directory is not started again."""
+        return not self.is_running and (self.data_dir / "identity" / "left").exists()
+
+    def kill_soon(self) -> None:
+        """Send SIGKILL and do not wait for the end; `reap` does."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+
+    def reap(self) -> None:
+        """Wait for the end of a killed process."""
+        if self.process is not None:
+            self.process.wait()
+
     def pause(self) -> None:
         """Stop the process without ending it."""
         assert self.process is not None
@@ -95,9 +115,10 @@ class HurtNode(NodeProcess):
 class Cluster:
     """Nodes n1, n2, ...: n1 starts the cluster (and keeps its authority key), the others join it."""
 
-    def __init__(self, folder: Path, nodes: list[HurtNode]) -> None:
+    def __init__(self, folder: Path, nodes: list[HurtNode], subnet: namespaces.Subnet | None = None) -> None:
         self.folder = folder
         self.nodes = nodes
+        self._subnet = subnet
 
     @classmethod
     def on_loopback(cls, folder: Path, count: int) -> Cluster:
@@ -113,7 +134,19 @@ class Cluster:
             HurtNode(f"n{i}", folder / f"n{i}", namespace=subnet.namespace(i), host=subnet.host(i))
             for i in range(1, count + 1)
         ]
-        return cls(folder, nodes)
+        return cls(folder, nodes, subnet)
+
+    def add(self) -> HurtNode:
+        """Make one more node with a namespace of its own; it is not started."""
+        assert self._subnet is not None, "only clusters in namespaces grow"
+        number = self._subnet.count + 1
+        self._subnet.grow(number)
+        host, namespace = self._subnet.host(number), self._subnet.namespace(number)
+        node = HurtNode(f"n{number}", self.folder / f"n{number}", namespace=namespace, host=host)
+        node.admin_token = self.nodes[0].admin_token
+        node.token_file = self.nodes[0].data_dir / "join-token"
+        self.nodes.append(node)
+        return node
 
     @property
     def endpoints(self) -> list[Endpoint]:
@@ -126,7 +159,10 @@ class Cluster:
         say(f"starting {len(self.nodes)} nodes in {self.folder}")
         first.start()
         self.wait_ready(first)
+        token = (first.data_dir / "admin-token").read_text(encoding="utf-8").strip()
+        first.admin_token = token
         for node in others:
+            node.admin_token = token
             node.token_file = first.data_dir / "join-token"
             node.start([first.bind])
             self.wait_ready(node)
@@ -138,6 +174,16 @@ class Cluster:
         node.start()
         self.wait_ready(node)
         self.wait_agreed()
+
+    def start_again(self, node: HurtNode) -> None:
+        """Start a killed node; one that had not come so far as to have an identity joins anew."""
+        others = [other.bind for other in self.nodes if other is not node]
+        node.start(() if node.is_member else others)
+
+    def revive(self, node: HurtNode) -> None:
+        """Start a killed node and wait until it is ready, whatever the others think of it."""
+        self.start_again(node)
+        self.wait_ready(node)
 
     def wait_ready(self, node: HurtNode) -> None:
         """Wait for a node's `/readyz`.

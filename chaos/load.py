@@ -225,12 +225,14 @@ class Load:
             self._record([Operation("write", "cache", key, version, begun_s, ended_s, good, endpoint.name)])
 
     @staticmethod
-    def _timed(connection: Connection, endpoint: Endpoint, path: str, body: Any) -> tuple[bool | None, float, float]:
+    def _timed(
+        connection: Connection, endpoint: Endpoint, path: str, body: Any, method: str = "PUT"
+    ) -> tuple[bool | None, float, float]:
         """Write, and say whether it was acknowledged (None: it was never sent) and when it began and ended."""
         begun_s = time.monotonic()
         good: bool | None
         try:
-            good = connection.ask(endpoint, "PUT", path, body) is not None
+            good = connection.ask(endpoint, method, path, body) is not None
         except Unsent:
             good = None
         except Unanswered:

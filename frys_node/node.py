@@ -175,6 +175,8 @@ class Composition:
         """Return the settings of membership, with all seeds: its own, the cluster's, those of the command line."""
         config: MembershipConfig = self._config.components["membership"]
         seeds = [*config.seeds, *self._config.cluster.seeds, *self._launch.seeds]
+        # Whoever let it in, too: a newcomer that died before it had met and noted anybody would be alone for ever.
+        seeds += map(str, self._identity.seeds)
         return msgspec.structs.replace(config, seeds=tuple(dict.fromkeys(seeds)))
 
     def _make_balancer(self) -> BalancerComponent:
@@ -239,6 +241,7 @@ class Composition:
         services.provide(TOPOLOGY, self.balancer)
         services.provide(SNAPSHOTS, self.snapshots)
         services.provide(REPLICATION, self.replication)
+        kernel.control.add_status("replication", self.replication.status)
         components = (
             *(self.channel, self.membership, self.balancer),
             *(self.snapshots, self.replication, self.operations),

@@ -139,6 +139,8 @@ class TakeRequest(msgspec.Struct, frozen=True, array_like=True):
     index: int
     is_last: bool
     data: bytes
+    ends: bool = False
+    """No part, but word that all parts of the unit are in."""
 
 
 class Taken(msgspec.Struct, frozen=True, array_like=True):

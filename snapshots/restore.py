@@ -125,7 +125,12 @@ class Restorer:
         )
         copies = [saved for group in wanted.values() for saved in group]
         for kind in sorted({kind_of(unit) for unit in wanted}):
-            await self._restore_kind(kind, index, [saved for saved in copies if kind_of(saved.unit) == kind], routing)
+            mine = [saved for saved in copies if kind_of(saved.unit) == kind]
+            await self._restore_kind(kind, index, mine, routing)
+            if routing.is_same(kind):
+                await self._finish(kind, {saved.unit for saved in mine})
+            elif units is None:
+                await self._finish(kind, {unit for unit in self._touched if kind_of(unit) == kind})
         return RestoreReport(
             name=name,
             units=len(self._touched - self._failed.keys()),
@@ -228,6 +233,16 @@ class Restorer:
         finally:
             room.release()
 
+    async def _finish(self, kind: str, units: Collection[UnitId]) -> None:
+        """Tell only members that all is in: one that was damaged has nobody else to be filled from."""
+        for unit in () if kind in self._replacing else sorted(set(units) - self._failed.keys()):
+            try:
+                members = self._topology.sets(unit).current
+                if len(members) == 1:
+                    await self._send(members[0], TakeRequest(unit, self._taking.new_transfer(), 0, True, b"", True))
+            except FrysError as error:
+                self._failed[unit] = error.message
+
     async def _to_members(self, piece: Piece, sets: UnitSets) -> None:
         done: set[NodeId] = set()
         problem = ""
@@ -253,11 +268,13 @@ class Restorer:
         starts = range(0, max(1, len(piece.data)), TAKE_BYTES)
         for index, start in enumerate(starts):
             part = piece.data[start : start + TAKE_BYTES]
-            request = TakeRequest(piece.unit, transfer, index, index == len(starts) - 1, part)
-            if member == self._rpc.self_id:
-                await self._taking.take(member, request)
-                continue
-            with trio.move_on_after(TAKE_S):
-                await self._rpc.call(member, TAKE, request)
-                continue
-            raise NotReady(f"no answer within {TAKE_S:.0f} s")
+            await self._send(member, TakeRequest(piece.unit, transfer, index, index == len(starts) - 1, part))
+
+    async def _send(self, member: NodeId, request: TakeRequest) -> None:
+        if member == self._rpc.self_id:
+            await self._taking.take(member, request)
+            return
+        with trio.move_on_after(TAKE_S):
+            await self._rpc.call(member, TAKE, request)
+            return
+        raise NotReady(f"no answer within {TAKE_S:.0f} s")

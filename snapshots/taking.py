@@ -66,6 +66,9 @@ class Taking:
             Overloaded: Too much is on its way here. Nothing was changed.
         """
         provider = self._provider(request.unit)
+        if request.ends:
+            await provider.restored(request.unit)
+            return Taken()
         key = (caller, request.transfer)
         transfer = _Transfer() if request.index == 0 else self._transfers.pop(key, None)
         if transfer is None or len(transfer.parts) != request.index:

@@ -23,8 +23,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _lines(value: Any, indent: str = "") -> list[str]:
     lines = []
     for key, item in value.items():
-        if isinstance(item, dict) and item:
-            lines += [f"{indent}{key}:", *_lines(item, indent + "  ")]
+        if isinstance(item, dict):
+            inner = _lines(item, indent + "  ")
+            lines += [f"{indent}{key}:", *inner] if inner else []
         elif isinstance(item, list) and item and isinstance(item[0], dict):
             lines.append(f"{indent}{key}:")
             rows = [[None if cell == "" else cell for cell in entry.values()] for entry in item]

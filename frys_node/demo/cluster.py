@@ -53,6 +53,8 @@ class NodeProcess:
         self.http_host = "127.0.0.1"
         self.http_port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        self.admin_token = ""
+        """Sent with every request, for what only administrators may do over HTTP."""
         self._workflows = workflows
         self.advertise = advertise
         self._settings = dict(settings or {})
@@ -133,6 +135,8 @@ class NodeProcess:
         is_raw = isinstance(body, bytes)
         payload = body if is_raw or body is None else json.dumps(body).encode()
         sent = {"Content-Type": "application/octet-stream" if is_raw else "application/json"} if payload else {}
+        if self.admin_token:
+            sent["Authorization"] = f"Bearer {self.admin_token}"
         try:
             connection.request(method, path, payload, sent)
             response = connection.getresponse()

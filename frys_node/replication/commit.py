@@ -86,7 +86,7 @@ class GroupCommit:
             for persist in group:
                 self._on_durable(persist.token)
             if self._log.size_bytes > self._checkpoint_bytes:
-                await self._checkpoint()
+                await self.checkpoint()
 
     def _note(self, refusal: StorageError | None) -> None:
         """Tell when the disk begins to refuse, and when it takes writes again."""
@@ -104,7 +104,7 @@ class GroupCommit:
             )
         self._on_refusal(refusal)
 
-    async def _checkpoint(self) -> None:
+    async def checkpoint(self) -> None:
         """Replace the log by what is held now; commits wait meanwhile. One that finds no room is made later."""
         number = self._log.rotate()
         groups = self._dump()

@@ -10,16 +10,17 @@ from typing import Any
 import trio
 
 from balancer.placement import Placement
-from frys_node.base.errors import MalformedFrame, NotReady, Overloaded, StorageError
+from frys_node.base.errors import MalformedFrame, NotReady, Overloaded, StorageError, error_from_code
 from frys_node.base.ports import Clock, Disk, Entropy, Executor
 from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
 from frys_node.kernel.services.members import Members
-from frys_node.kernel.services.replication import Entry, Stamp, UnitStore, Version
+from frys_node.kernel.services.replication import Entry, Replication, Stamp, UnitStore, Version
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.kernel.services.sessions import SESSION
 from frys_node.kernel.services.snapshots import Snapshots
 from frys_node.observe.log import describe
 from frys_node.observe.metrics import Metrics
+from frys_node.replication import damage
 from frys_node.replication import effects as fx
 from frys_node.replication.alone import LoneStamps
 from frys_node.replication.batches import split
@@ -31,21 +32,20 @@ from frys_node.replication.coordinator import CoordinatorConfig, CoordinatorMach
 from frys_node.replication.hlc import HybridClock
 from frys_node.replication.keeper import RecordKeeper
 from frys_node.replication.knobs import knobs_of
-from frys_node.replication.log import CHECKPOINT_BYTES, Log, Recovered, dump_unit
+from frys_node.replication.log import CHECKPOINT_BYTES, Log
 from frys_node.replication.messages import (
     MESSAGES,
     Batch,
     CoordinatorReply,
-    LogRecord,
     ReplicationMessage,
 )
 from frys_node.replication.outbox import Outbox
+from frys_node.replication.recovery import Recovery
 from frys_node.replication.renewals import Renewals
-from frys_node.replication.replica import ReplicaConfig, ReplicaMachine, kind_of
+from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
 from frys_node.replication.reports import Reports
 from frys_node.replication.requests import Requests
 from frys_node.replication.snapshot import PageMerger, ReplicatedSource
-from frys_node.replication.witness import is_log_lost
 
 NOTE = "replication"
 REQUESTS_MAX = 16_384
@@ -114,14 +114,14 @@ class ReplicationComponent:
         )
         self._lone = LoneStamps(self.replica, hlc)
         self.log = Log(disk)
-        self._recovered: dict[UnitId, Recovered] = {}
+        self._recovery = Recovery(disk, self.log, self.replica)
         self._effects: deque[fx.Effect] = deque()
         self._is_performing = False
         self._timer_wake = trio.Event()
         self._renewals = Renewals(keeper.renew, lambda: self.replica.epoch)
         self._sleeping_until_s = 0.0
         self._commits = GroupCommit(
-            self.log, executor, self._persisted, self._disk_changed, self._checkpoint_groups, checkpoint_bytes
+            self.log, executor, self._persisted, self._disk_changed, self._recovery.dump, checkpoint_bytes
         )
         self._pages = PageMerger(self._restore)
         self._bulks = BulkPuller(snapshots, members, lambda: self.replica.epoch, self._bulk_finished)
@@ -142,7 +142,7 @@ class ReplicationComponent:
         """Replay the log, attach to the balancer, then serve until cancelled.
 
         Raises:
-            CorruptData: Synced data of the log is damaged; the message names the file. Nothing was changed.
+            CorruptData: The log holds records of a newer version; the message names the file. Nothing was changed.
             StorageError: A sync failed. Nothing of it was acknowledged; only a new process may go on.
         """
         if self._has_run:
@@ -151,12 +151,10 @@ class ReplicationComponent:
                 hint="look for disk errors in the kernel log, mend the disk, then restart the node",
             )
         self._has_run = True
-        if await self._executor.run(is_log_lost, self._disk, self.log):
-            self.replica.regain.lose_all()
-        self._recovered = await self._executor.run(self.log.replay)
+        await self._recover()
         self._is_ready = True
         for kind in list(self.replica.kinds):
-            self._load(kind)
+            self._recovery.load(kind)
         self._rpc.on_note(NOTE, self._on_note)
         self._keeper.attach(self._adopt, self._settled)
         try:
@@ -174,6 +172,25 @@ class ReplicationComponent:
             self._is_ready = False
             self._requests.stop()
 
+    async def _recover(self) -> None:
+        """Replay the log. After damage all that is left goes to a new file: what is bad once may become worse."""
+        await self._executor.run(self._recovery.read)
+        self._recovery.begin()
+        damage.tell(self.log)
+        if self.log.holes:
+            await self._commits.checkpoint()
+
+    def status(self) -> dict[str, Any]:
+        """Return what an operator must know: a disk that refuses, units that lost something."""
+        return {
+            "disk_refuses": "" if self._commits.refusal is None else self._commits.refusal.message,
+            "damaged": damage.damaged_units(self.node, self.replica.table, self.replica.placement, self._name),
+        }
+
+    def _name(self, node: NodeId) -> str:
+        view = self._members.get(node)
+        return node if view is None else view.name
+
     async def drain(self) -> None:
         """Wait until everything that waits for the log is durable, unless the disk refuses it."""
         await self._commits.flush()
@@ -182,23 +199,13 @@ class ReplicationComponent:
         """Declare a kind; its recovered units are loaded and its units under the record opened."""
         self.replica.declare(kind, factory, durable=durable)
         if self._snapshots is not None:
-            writer = None if durable else self
-            self._snapshots.register(kind, ReplicatedSource(kind, self.replica.table, self._pages.merge, writer))
+            self._snapshots.register(kind, self._source(kind, None if durable else self))
         if self._is_ready:
-            self._load(kind)
+            self._recovery.load(kind)
             self._perform(self.replica.open_kind(kind, self._clock.now_s()))
 
-    def _load(self, kind: str) -> None:
-        for unit in [unit for unit in self._recovered if kind_of(unit) == kind]:
-            found = self._recovered.pop(unit)
-            self.replica.load(
-                unit,
-                found.entries.values(),
-                complete=found.complete,
-                join_key=found.join_key,
-                lost=found.lost,
-                floors=(found.write_floor, found.purge_floor),
-            )
+    def _source(self, kind: str, writer: Replication | None) -> ReplicatedSource:
+        return ReplicatedSource(kind, self.replica.table, self._pages.merge, self._restored, writer)
 
     def _adopt(self, placement: Placement) -> None:
         now_s = self._clock.now_s()
@@ -340,7 +347,7 @@ class ReplicationComponent:
             if session is not None:
                 session.note_read(unit, self.node, self.replica.table.units[unit].seq)
             return store.get(keys)
-        self._check(unit)
+        self._check_readable(unit)
         request, effects = self.coordinator.read(
             unit,
             keys,
@@ -362,7 +369,7 @@ class ReplicationComponent:
         self, unit: UnitId, keys: Sequence[bytes], consistency: Consistency = Consistency.QUORUM
     ) -> list[Stamp | None]:
         """Return the newest versions among the replicas asked, tombstones included."""
-        self._check(unit)
+        self._check_readable(unit)
         request, effects = self.coordinator.read(
             unit, keys, consistency, deadline_s=self._deadline_s(), now_s=self._clock.now_s(), versions_only=True
         )
@@ -371,7 +378,7 @@ class ReplicationComponent:
 
     async def scan(self, unit: UnitId, *, after: bytes = b"", limit: int = 1_000) -> fx.ScanDone:
         """Return a page of live entries above a key, verified at quorum (rule 7)."""
-        self._check(unit)
+        self._check_readable(unit)
         request, effects = self.coordinator.scan(
             unit, after=after, limit=limit, deadline_s=self._deadline_s(), now_s=self._clock.now_s()
         )
@@ -411,6 +418,11 @@ class ReplicationComponent:
             return store
         sets = self.replica.placement.sets(unit)
         return store if sets.phase != "joint" and sets.current == (self.node,) else None
+
+    def _check_readable(self, unit: UnitId) -> None:
+        self._check(unit)
+        if self.replica.placement is not None:
+            damage.refuse_damaged(self.node, self.replica.table, self.replica.placement, unit)
 
     def _has_come_to(self, unit: UnitId, least: Mapping[NodeId, int]) -> bool:
         """True if this node is known to hold all that a session has seen of a unit."""
@@ -471,17 +483,14 @@ class ReplicationComponent:
     def _bulk_finished(self, bulk: fx.BulkPull) -> None:
         self._perform(self.replica.bulk_finished(bulk.unit, bulk.epoch, self._clock.now_s()))
 
-    def _checkpoint_groups(self) -> list[list[LogRecord]]:
-        """Return everything durable that is held now, loaded or not yet asked for by its plugin."""
-        groups: list[list[LogRecord]] = []
-        for unit, held in self.replica.table.units.items():
-            if held.durable:
-                groups += dump_unit(unit, held, list(held.store.entries()))
-        for unit, found in self._recovered.items():
-            groups += dump_unit(unit, found, list(found.entries.values()))
-        return groups
-
     def _restore(self, unit: UnitId, entries: Sequence[Entry], then: Callable[[float], list[fx.Effect]]) -> bool:
         effects = self.replica.restore(unit, entries, then, self._clock.now_s())
         self._perform(effects or [])
         return effects is not None
+
+    async def _restored(self, unit: UnitId) -> None:
+        self._perform(self.replica.restored(unit, self._clock.now_s()))
+        await self._commits.flush()
+        refusal = self._commits.refusal
+        if refusal is not None:
+            raise error_from_code(refusal.code, refusal.message, refusal.hint)

@@ -75,7 +75,7 @@ class UnitLost(NamedTuple):
 
     unit: UnitId
     is_for_good: bool = False
-    """True: nobody else holds it, so it starts empty."""
+    """True: nobody else holds it, so an operator has to restore what there is."""
 
 
 class NeedRecord(NamedTuple):

@@ -5,7 +5,7 @@ Sans-I/O.
 
 from __future__ import annotations
 
-from frys_node.base.errors import FrysError, RoutingError
+from frys_node.base.errors import FrysError, NoReplica, RoutingError
 
 
 class ClockDrift(RoutingError):
@@ -20,3 +20,9 @@ class TooOld(FrysError):
     code = "replication.too_old"
     retryable = True
     status = 409
+
+
+class UnitDamaged(NoReplica):
+    """This replica of the unit lost acknowledged records. What is left of it is kept, and not given away."""
+
+    code = "replication.unit_damaged"

@@ -1,26 +1,29 @@
-"""The write-ahead log of durable units: one per node, grouped commits, checkpoints.
+"""The write-ahead log of durable units: one per node, grouped commits, checkpoints. `frames` has the bytes.
 
-Frame: magic ``FRL1``, u32 length of the body, u32 CRC-32 of it, u64 sequence, body (MessagePack list of log records).
-A group of commits is one frame, appended and synced before the next is written. So a broken frame at the very end is a
-torn write that nobody was told about, and is cut; a broken frame with a whole one behind it had been synced, and is
-reported as `CorruptData`. A checkpoint is a file of the same frames that ends with an empty one; it holds every unit
-as it was after the logs below its number, and because merging is idempotent it may hold more.
+One log and not one per unit: a sync costs the same for one unit as for all, and there is one torn end to judge
+(ADR 0020). Damage is another matter: it costs the units that it hit, and these are told.
+
+A checkpoint is a file of the same frames, one unit each, that ends with a mark; it holds every unit as it was after the
+logs below its number, and because merging is idempotent it may hold more. Its end is written only when all before it is
+synced, and what it replaces is removed only when the end is. So one without an end does not count while the files below
+it are there, and is damaged when they are not.
 """
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from frys_node.base.errors import CorruptData, MalformedFrame, StorageError
 from frys_node.base.ports import Disk
 from frys_node.base.types import Epoch, UnitId
 from frys_node.kernel.services.replication import Entry, Version
+from frys_node.replication.frames import Damage, FrameWriter, LogReader, Taken, end_of, records_of
 from frys_node.replication.messages import (
-    LOG_RECORDS,
+    EVERY_UNIT,
     CompletedRecord,
+    DamagedRecord,
     DroppedRecord,
     EntriesRecord,
     FloorsRecord,
@@ -28,6 +31,7 @@ from frys_node.replication.messages import (
     LostRecord,
     RightedRecord,
     WipedRecord,
+    lost_records,
 )
 from frys_node.replication.unit import HeldUnit, highest, pages
 from frys_node.transport.errors import StorageFull, StorageReadOnly
@@ -36,50 +40,85 @@ DIRECTORY = "replication"
 CHECKPOINT_BYTES = 64 * 1024 * 1024
 """A log this long is replaced by a checkpoint."""
 
-_MAGIC = b"FRL1"
-_HEADER = struct.Struct(">4sIIQ")
+
+class Hole(NamedTuple):
+    """Synced bytes of a file that could not be read."""
+
+    path: str
+    start: int
+    size_bytes: int
+    units: tuple[UnitId, ...] | None
+    """The units that lost something; None: any may have."""
+
+
+class TornEnd(NamedTuple):
+    """The end of a file that had never been synced, and was cut."""
+
+    path: str
+    start: int
+    size_bytes: int
 
 
 class Recovered:
     """What the log held of one unit."""
 
-    __slots__ = ("complete", "entries", "join_key", "lost", "purge_floor", "write_floor")
+    __slots__ = ("_is_full", "_lacks", "entries", "is_damaged", "join_key", "lost", "purge_floor", "write_floor")
 
     def __init__(self) -> None:
         self.entries: dict[bytes, Entry] = {}
-        self.complete = True
         self.join_key: Epoch | None = None
+        self.is_damaged = False
+        """True if acknowledged records of the unit are lost, and it was not completed since."""
         self.lost: Epoch | None = None
+        """Under which record that was found (rule 14); None of damage that no record has been seen with yet."""
         self.write_floor: Version | None = None
         self.purge_floor: Version | None = None
+        self._is_full = True
+        self._lacks = False
+        """A hole was met since the unit was wiped, and no record tells that it was known."""
 
-    def apply(
-        self,
-        record: EntriesRecord | WipedRecord | CompletedRecord | FloorsRecord | RightedRecord | LostRecord,
-    ) -> None:
-        """Replay one record."""
-        if isinstance(record, EntriesRecord):
-            for entry in record.entries:
-                held = self.entries.get(entry.key)
-                if held is None or held.version < entry.version:
-                    self.entries[entry.key] = entry
-        elif isinstance(record, WipedRecord):
-            self.entries.clear()
-            self.complete = False
-            self.join_key = record.join_key
-            self.lost = self.write_floor = self.purge_floor = None
-        elif isinstance(record, FloorsRecord):
-            self._raise_floors(record)
-        elif isinstance(record, RightedRecord):
-            for key in record.dropped:
-                self.entries.pop(key, None)
-            self.entries.update({entry.key: entry for entry in record.entries})
-        elif isinstance(record, LostRecord):
-            self.complete = False
-            self.lost = record.epoch
-        else:
-            self.complete = True
-            self.lost = None
+    @property
+    def complete(self) -> bool:
+        """True if the unit held everything that its set had acknowledged, and still does."""
+        return self._is_full and not self._lacks
+
+    def lose(self) -> None:
+        """Note a hole: whatever later records say of completeness was said without knowing of it."""
+        self.is_damaged = self._lacks = True
+        # What was acknowledged under a later record than that of an earlier loss may be in the hole.
+        self.lost = None
+
+    def apply(self, record: LogRecord) -> None:
+        """Replay one record of the unit; that it was dropped is the caller's to know."""
+        match record:
+            case EntriesRecord():
+                for entry in record.entries:
+                    held = self.entries.get(entry.key)
+                    if held is None or held.version < entry.version:
+                        self.entries[entry.key] = entry
+            case WipedRecord():
+                self.entries.clear()
+                self._is_full = self._lacks = self.is_damaged = False
+                self.join_key = record.join_key
+                self.lost = self.write_floor = self.purge_floor = None
+            case FloorsRecord():
+                self._raise_floors(record)
+            case RightedRecord():
+                for key in record.dropped:
+                    self.entries.pop(key, None)
+                self.entries.update({entry.key: entry for entry in record.entries})
+            case DamagedRecord():
+                self._is_full = self._lacks = False
+                self.is_damaged = True
+                self.lost = None
+            case LostRecord():
+                self._is_full = False
+                self.is_damaged = True
+                self.lost = record.epoch
+            case CompletedRecord():
+                self._is_full = True
+                self.is_damaged = self._lacks
+                self.lost = None
 
     def _raise_floors(self, record: FloorsRecord) -> None:
         """Raise the floors, and free the tombstones that the purge floor freed."""
@@ -90,49 +129,62 @@ class Recovered:
             self.entries = {e.key: e for e in kept if e.value is not None or e.version >= floor}
 
 
-def encode_frame(sequence: int, records: Sequence[LogRecord]) -> bytes:
-    """Return one frame."""
-    body = LOG_RECORDS.encode(list(records))
-    return _HEADER.pack(_MAGIC, len(body), zlib.crc32(body), sequence) + body
+class _Replay:
+    """What the records say, one after the other."""
 
+    def __init__(self) -> None:
+        self.units: dict[UnitId, Recovered] = {}
+        self.is_anything_lost = False
+        self.touched: list[tuple[int, UnitId]] = []
 
-def _frame_at(data: bytes, offset: int) -> tuple[int, bytes] | None:
-    """Return sequence and body of the whole frame at the offset, or None."""
-    if offset + _HEADER.size > len(data):
-        return None
-    magic, length, crc, sequence = _HEADER.unpack_from(data, offset)
-    body = data[offset + _HEADER.size : offset + _HEADER.size + length]
-    if magic != _MAGIC or len(body) != length or zlib.crc32(body) != crc:
-        return None
-    return sequence, body
+    def take(self, paths: Sequence[str], files: Sequence[bytes], reader: LogReader) -> list[Hole]:
+        """Apply what is read; returns the holes, except those in which nothing lay but marks.
 
+        Raises:
+            CorruptData: A record of a version that this one does not know. Nothing was changed.
+        """
+        holes = []
+        for step in reader:
+            if isinstance(step, Damage):
+                self.lose(step.units)
+                if step.units != ():
+                    holes.append(Hole(paths[step.file], step.start, step.size_bytes, step.units))
+                continue
+            try:
+                records = records_of(files[step.file], step.section)
+            except MalformedFrame as error:
+                raise CorruptData(
+                    f"'{paths[step.file]}' holds a record of another version: {error.message}",
+                    hint="start the version that wrote it, or a newer one",
+                ) from error
+            for record in records:
+                self.apply(record)
+        return holes
 
-def read_frames(path: str, data: bytes) -> tuple[list[list[LogRecord]], int]:
-    """Return the groups of a log and how many bytes of it are whole.
+    def lose(self, units: tuple[UnitId, ...] | None) -> None:
+        """Note that units lost something; None: any may have, also those of which nothing was found yet."""
+        if units is None:
+            self.is_anything_lost = True
+            units = tuple(self.units)
+        for unit in units:
+            self._unit(unit).lose()
 
-    Raises:
-        CorruptData: A frame that had been synced is broken. Nothing was changed.
-    """
-    groups: list[list[LogRecord]] = []
-    offset = 0
-    while offset < len(data):
-        frame = _frame_at(data, offset)
-        if frame is None:
-            behind = data.find(_MAGIC, offset + 1)
-            while behind >= 0:
-                if _frame_at(data, behind) is not None:
-                    raise CorruptData(
-                        f"'{path}' is damaged at byte {offset}, before data that was synced",
-                        hint="remove this node from the ring and join it again with an empty data directory",
-                    )
-                behind = data.find(_MAGIC, behind + 1)
-            break
-        try:
-            groups.append(LOG_RECORDS.decode(frame[1]))
-        except MalformedFrame as error:
-            raise CorruptData(f"'{path}' holds a record of another version: {error.message}") from error
-        offset += _HEADER.size + len(frame[1])
-    return groups, offset
+    def apply(self, record: LogRecord) -> None:
+        """Replay one record."""
+        if record.unit == EVERY_UNIT:
+            self.is_anything_lost = isinstance(record, DamagedRecord)
+        elif isinstance(record, DroppedRecord):
+            self.units.pop(record.unit, None)
+        else:
+            self._unit(record.unit).apply(record)
+
+    def _unit(self, unit: UnitId) -> Recovered:
+        found = self.units.get(unit)
+        if found is None:
+            found = self.units[unit] = Recovered()
+            if self.is_anything_lost:
+                found.lose()
+        return found
 
 
 class Log:
@@ -142,8 +194,18 @@ class Log:
         self._disk = disk
         self._directory = directory
         self._number = 0
-        self._sequence = 0
-        self.size_bytes = 0
+        self._writer = FrameWriter()
+        self.holes: list[Hole] = []
+        """What `replay` could not read although it had been synced."""
+        self.torn: list[TornEnd] = []
+        """What `replay` cut."""
+        self.is_anything_lost = False
+        """True if units may have lost all that the log ever held of them."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in the log behind the last checkpoint."""
+        return self._writer.size_bytes
 
     def _path(self, kind: str, number: int) -> str:
         return f"{self._directory}/{kind}-{number:08d}"
@@ -154,39 +216,60 @@ class Log:
         return sorted(int(name[len(prefix) :]) for name in names if name.startswith(prefix))
 
     def replay(self) -> dict[UnitId, Recovered]:
-        """Read checkpoint and logs, cut a torn tail, and go on in the last log.
+        """Read checkpoint and logs, cut a torn end, and go on in the last log; `holes` and `torn` tell what was wrong.
 
         Raises:
-            CorruptData: Synced data is damaged; the message names the file. Nothing was changed.
+            CorruptData: A record of a version that this one does not know. Nothing was changed.
+            StorageError: The disk cannot be read, or not cut.
         """
-        units: dict[UnitId, Recovered] = {}
-        base = self._base(units)
+        replay = _Replay()
+        base, covered = self._base(replay)
         numbers = [number for number in self._numbers("log") if number >= base]
-        for number in numbers:
-            path = self._path("log", number)
-            data = self._disk.read(path) or b""
-            groups, whole_bytes = read_frames(path, data)
-            if whole_bytes < len(data):
-                if number != numbers[-1]:
-                    raise CorruptData(f"'{path}' ends in a broken frame although a later log exists")
-                self._disk.truncate(path, whole_bytes)
-            for group in groups:
-                self._sequence += 1
-                _apply(units, group)
-            self.size_bytes = whole_bytes
+        paths = [self._path("log", number) for number in numbers]
+        files = [self._disk.read(path) or b"" for path in paths]
+        reader = LogReader(files, covered)
+        self.holes += replay.take(paths, files, reader)
+        for path, data, end in zip(paths, files, reader.ends, strict=True):
+            if end < len(data):
+                self._disk.truncate(path, end)
+                self.torn.append(TornEnd(path, end, len(data) - end))
         self._number = numbers[-1] if numbers else base
-        return units
+        self._writer = reader.writer
+        self._writer.size_bytes = reader.ends[-1] if files else 0
+        self.is_anything_lost = replay.is_anything_lost
+        return replay.units
 
-    def _base(self, units: dict[UnitId, Recovered]) -> int:
-        """Read the newest whole checkpoint; return the number of the first log behind it."""
-        for number in reversed(self._numbers("checkpoint")):
+    def _base(self, replay: _Replay) -> tuple[int, int | None]:
+        """Read the newest checkpoint that counts; return the first log behind it and the last group that it covers."""
+        numbers = self._numbers("checkpoint")
+        for number in reversed(numbers):
             path = self._path("checkpoint", number)
-            groups, _whole_bytes = read_frames(path, self._disk.read(path) or b"")
-            if groups and not groups[-1]:
-                for group in groups:
-                    _apply(units, group)
-                return number
-        return 0
+            data = self._disk.read(path) or b""
+            end = end_of(data)
+            is_ended = _is_whole_first_version(data) if end is None else end.covers is not None
+            has_older = number != numbers[0] or any(log < number for log in self._numbers("log"))
+            if not is_ended and has_older:
+                continue
+            self.holes += replay.take([path], [data], LogReader([data], 0))
+            if not is_ended:
+                replay.lose(None)
+                self.holes.append(Hole(path, len(data), 0, None))
+            return number, None if end is None else end.covers
+        return 0, 0
+
+    def begin(self) -> StorageError | None:
+        """Let there be a log: one mark, synced, before anything is replayed or written.
+
+        Returns:
+            Why the disk takes no writes now: nothing was written.
+        """
+        path = self._path("log", self._number)
+        try:
+            self._disk.append(path, self._writer.mark())
+        except (StorageFull, StorageReadOnly) as refusal:
+            return refusal
+        self._disk.sync(path)
+        return None
 
     def append(self, records: Sequence[LogRecord]) -> StorageError | None:
         """Append one group and sync it; see `write`.
@@ -205,42 +288,54 @@ class Log:
         Returns:
             Why the disk takes no writes now: nothing was written, and the same group may be tried again.
         """
-        frame = encode_frame(self._sequence + 1, records)
+        frame = self._writer.group(records)
         try:
             self._disk.append(self._path("log", self._number), frame)
         except (StorageFull, StorageReadOnly) as refusal:
             return refusal
-        self._sequence += 1
-        self.size_bytes += len(frame)
+        self._writer.wrote(frame, records)
         return None
 
     def sync(self) -> None:
-        """Make what was written durable."""
-        self._disk.sync(self._path("log", self._number))
+        """Make what was written durable, and mark it so: the mark itself needs no sync to be believed."""
+        path = self._path("log", self._number)
+        self._disk.sync(path)
+        mark = self._writer.mark()
+        # Without it the group is only known to be synced once the next one stands behind it.
+        with suppress(StorageFull, StorageReadOnly):
+            self._disk.append(path, mark)
+            self._writer.wrote(mark)
 
     def rotate(self) -> int:
         """Go on in a new log and return its number; a checkpoint of that number may then be written."""
         self._number += 1
-        self.size_bytes = 0
+        self._writer.size_bytes = 0
         return self._number
 
     def write_checkpoint(
         self, number: int, groups: Iterator[list[LogRecord]] | Sequence[list[LogRecord]]
     ) -> StorageError | None:
-        """Write a checkpoint, then remove what it replaces; until its last frame is synced the old files count.
+        """Write a checkpoint, then remove what it replaces; until its end is synced the old files count.
 
         Returns:
             Why the disk has no room for it: the old files count on, and the next one may fit.
         """
         path = self._path("checkpoint", number)
         self._disk.remove(path)
+        writer = FrameWriter()
         try:
             for group in groups:
                 if group:
-                    self._disk.append(path, encode_frame(0, group))
-            self._disk.append(path, encode_frame(0, []))
+                    frame = writer.group(group)
+                    self._disk.append(path, frame)
+                    writer.wrote(frame, group)
+            self._disk.sync(path)
+            for _ in range(2):  # rot in one end must not make the whole look unfinished
+                end = writer.mark(covers=self._writer.number)
+                self._disk.append(path, end)
+                writer.wrote(end)
         except (StorageFull, StorageReadOnly) as refusal:
-            with suppress(StorageError):  # without its last frame it counts for nothing
+            with suppress(StorageError):  # without its end it counts for nothing
                 self._disk.remove(path)
             return refusal
         self._disk.sync(path)
@@ -251,12 +346,14 @@ class Log:
         return None
 
 
-def _apply(units: dict[UnitId, Recovered], group: Sequence[LogRecord]) -> None:
-    for record in group:
-        if isinstance(record, DroppedRecord):
-            units.pop(record.unit, None)
-        else:
-            units.setdefault(record.unit, Recovered()).apply(record)
+def _is_whole_first_version(data: bytes) -> bool:
+    """True for a checkpoint of the first version whose groups can all be read, up to the empty one at its end."""
+    final: Taken | None = None
+    for step in LogReader([data], None):
+        if isinstance(step, Damage):
+            return False
+        final = step
+    return final is not None and not final.section.unit and not records_of(data, final.section)
 
 
 def dump_unit(unit: UnitId, found: Recovered | HeldUnit, entries: list[Entry]) -> list[list[LogRecord]]:
@@ -264,11 +361,12 @@ def dump_unit(unit: UnitId, found: Recovered | HeldUnit, entries: list[Entry]) -
     groups: list[list[LogRecord]] = []
     if found.join_key is not None:
         groups.append([WipedRecord(unit, found.join_key)])
+    # Before the entries: what says that a loss was known must not stand for rot in what is written only now.
+    if not found.complete and (found.is_damaged or found.join_key is None):
+        groups.append([DamagedRecord(unit)] if found.lost is None else lost_records(unit, found.lost))
     groups += [[EntriesRecord(unit, page)] for page in pages(entries)]
     if found.write_floor is not None or found.purge_floor is not None:
         groups.append([FloorsRecord(unit, found.write_floor, found.purge_floor)])
     if found.complete:
         groups.append([CompletedRecord(unit)])
-    elif found.lost is not None:
-        groups.append([LostRecord(unit, found.lost)])
     return groups

@@ -293,5 +293,31 @@ class LostRecord(Message, tag=7, frozen=True):
     epoch: Epoch
 
 
-LogRecord = EntriesRecord | WipedRecord | CompletedRecord | DroppedRecord | FloorsRecord | RightedRecord | LostRecord
+EVERY_UNIT = UnitId("*")
+"""In a `DamagedRecord`, and in the `CompletedRecord` that ends it."""
+
+
+class DamagedRecord(Message, tag=8, frozen=True):
+    """Log: acknowledged records of the unit could not be read any more; it is incomplete from here on (rule 14)."""
+
+    unit: UnitId
+    """`EVERY_UNIT`: nobody can tell which lost something, so each that the log does not hold is suspect too, until a
+    `CompletedRecord` of the same name says that they have been told one by one."""
+
+
+LogRecord = (
+    EntriesRecord
+    | WipedRecord
+    | CompletedRecord
+    | DroppedRecord
+    | FloorsRecord
+    | RightedRecord
+    | LostRecord
+    | DamagedRecord
+)
 LOG_RECORDS: Final[Codec[list[LogRecord]]] = Codec(list[LogRecord])
+
+
+def lost_records(unit: UnitId, epoch: Epoch) -> list[LogRecord]:
+    """Return what the log is told of a loss that was found under a record: all holes before it are known by now."""
+    return [DamagedRecord(unit), LostRecord(unit, epoch)]

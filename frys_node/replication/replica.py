@@ -37,7 +37,6 @@ from frys_node.replication.effects import (
     Send,
     ShareRecord,
     StartedEmpty,
-    UnitLost,
     WantRecord,
 )
 from frys_node.replication.knobs import ReplicaConfig
@@ -48,7 +47,6 @@ from frys_node.replication.messages import (
     LeafAsk,
     LeafPage,
     LogRecord,
-    LostRecord,
     PullReply,
     Purge,
     Purged,
@@ -67,7 +65,7 @@ from frys_node.replication.messages import (
 from frys_node.replication.pull import Purpose
 from frys_node.replication.purge import Purger
 from frys_node.replication.quorum import fence, targets
-from frys_node.replication.regain import Regain
+from frys_node.replication.regain import Regain, is_lone
 from frys_node.replication.serving import Serving
 from frys_node.replication.takeover import Puller, Takeover
 from frys_node.replication.unit import HeldUnit, UnitTable
@@ -122,7 +120,7 @@ class ReplicaMachine:
             interval_s=self.config.sync_interval_s,
             units=self.config.sync_units,
         )
-        self.regain = Regain(node)
+        self.regain = Regain(node, self.table)
         self.purger = Purger(
             node,
             self.table,
@@ -168,20 +166,22 @@ class ReplicaMachine:
         *,
         complete: bool,
         join_key: Epoch | None,
+        is_damaged: bool = False,
         lost: Epoch | None = None,
-        floors: tuple[Version | None, Version | None] = (None, None),
+        floors: Floors = (None, None),
     ) -> None:
         """Put back what the log held of a unit; call before `adopt`, after `declare` of its kind.
 
         Not complete, and no joiner under the record in force: some of it was lost, and it is refilled through the
-        register (rule 14). What is left of it is kept.
+        register (rule 14). What is left of it is kept, but not its purge floor: of what lies below it some may be lost
+        and not dead, and what the others hold of that must be taken again.
         """
         if not self._kinds[kind_of(unit)].durable:
             return  # a lost log names the units of every kind; those in memory are refilled anyway
         held = self._hold(unit, complete=complete, join_key=join_key)
         held.put(list(entries))
-        held.raise_floors(*floors)
-        held.lost = lost
+        held.raise_floors(floors[0], floors[1] if complete else None)
+        held.is_damaged, held.lost = is_damaged, lost
         held.is_behind = self.config.catches_up
 
     def local(self, unit: UnitId) -> HeldUnit | None:
@@ -253,10 +253,9 @@ class ReplicaMachine:
         effects: list[Effect] = []
         if held is None:
             held = self._hold(unit, complete=is_member and self._kinds[kind_of(unit)].durable)
-            held.lost = self.regain.lost_at(unit) if held.durable else None
-            held.complete &= held.lost is None
-        if is_member and held.durable and not held.complete and not self.regain.may_pass(held, record.epoch):
-            return effects + self._lose(held, sets, now_s)
+            self.regain.opened(held)
+        if is_member and held.durable and not held.complete and not self.regain.may_pass(held, sets):
+            return effects + self.regain.lose(held, sets, now_s)
         if not is_member:
             join_key = record.epoch if record.phase == JOINING else record.parent
             assert join_key is not None
@@ -272,18 +271,6 @@ class ReplicaMachine:
         if is_member and held.complete and held.is_behind:
             return effects + self._start_catch_up(held, sets, now_s)
         return effects
-
-    def _lose(self, held: HeldUnit, sets: UnitSets, now_s: float) -> list[Effect]:
-        """Some of a durable unit was lost before this record: incomplete until a pass under a later one (rule 14)."""
-        if sets.current == (self.node,):
-            held.complete, held.lost = True, None
-            effects = self.table.persist(held, (CompletedRecord(held.unit),), lambda _at_s: [], now_s)
-            return [*effects, UnitLost(held.unit, is_for_good=True)]
-        effects = []
-        if held.lost is None:
-            held.lost = sets.epoch
-            effects = self.table.persist(held, (LostRecord(held.unit, sets.epoch),), lambda _at_s: [], now_s)
-        return effects + self.regain.wait(held, now_s)
 
     def _wipe(self, held: HeldUnit, join_key: Epoch, now_s: float) -> list[Effect]:
         held.wipe(join_key)
@@ -340,7 +327,8 @@ class ReplicaMachine:
             held.raise_floors(*floors)
             held.drop_strays()
             held.complete = True
-            held.lost, held.waits_since_s, held.is_behind = None, None, False
+            held.lost, held.waits_since_s = None, None
+            held.is_damaged = held.is_behind = False
             return [PassFinished(held.unit, epoch)] if epoch == self.epoch else []
 
         records: tuple[LogRecord, ...] = (CompletedRecord(held.unit),)
@@ -432,7 +420,7 @@ class ReplicaMachine:
             if isinstance(message, Purge):
                 self._puller.cancel_sync(message.unit)
             return self.purger.answer(source, held, message, now_s)
-        return self.serving.answer(source, held, message, now_s)
+        return self.serving.answer(source, held, message, now_s, counts=self.regain.counts(held, self.placement))
 
     def _is_current(self, epoch: Epoch) -> bool:
         """True if a request under that record is served (rule 6)."""
@@ -462,6 +450,14 @@ class ReplicaMachine:
         if held is None:
             return None
         return self.table.take(held, held.alive(entries), lambda _top, at_s: then(at_s), now_s)
+
+    def restored(self, unit: UnitId, now_s: float) -> list[Effect]:
+        """An operator brought back what there was of the unit: the only replica, damaged, serves again with that."""
+        held, placement = self.table.units.get(unit), self.placement
+        if held is None or not held.is_damaged or placement is None or unit not in placement:
+            return []
+        sets = placement.sets(unit)
+        return self._complete(held, sets.epoch, (None, None), now_s) if is_lone(self.node, sets) else []
 
     def persisted(self, token: int, now_s: float) -> list[Effect]:
         """Continue what waited for the log."""

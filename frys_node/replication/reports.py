@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from frys_node.kernel.services.members import Members
 from frys_node.observe.metrics import Metrics
 from frys_node.replication import effects as fx
+from frys_node.replication.damage import fix_of
 
 if TYPE_CHECKING:
     from frys_node.replication.commit import GroupCommit
@@ -69,6 +70,11 @@ class Reports:
             source=lambda: float(log.size_bytes),
         )
         metrics.gauge(
+            "frys_replication_units_damaged",
+            "Durable units that lost acknowledged records, until they are filled again or restored",
+            source=lambda: float(sum(held.is_damaged for held in self._replica.table.units.values())),
+        )
+        metrics.gauge(
             "frys_replication_disk_refuses",
             "1 while the disk takes no writes and durable units are only read, else 0",
             source=lambda: float(commits.refusal is not None),
@@ -90,7 +96,9 @@ class Reports:
             _log.debug("replication.unit_started_empty", extra={"unit": effect.unit})
         elif isinstance(effect, fx.UnitLost):
             self._lost.inc()
-            fix = "restore a snapshot of it" if effect.is_for_good else "none needed while enough other members answer"
+            fix = "none needed while enough other members answer"
+            if effect.is_for_good:
+                fix = fix_of(effect.unit, ())
             _log.error(
                 "replication.unit_lost_for_good" if effect.is_for_good else "replication.unit_lost",
                 extra={"unit": effect.unit, "fix": fix},

@@ -55,12 +55,18 @@ class Serving:
         return held.durable and bool(self.disk_refusal)
 
     def answer(
-        self, source: NodeId, held: HeldUnit, message: Write | Read | Scan | Repair | TreeAsk | LeafAsk, now_s: float
+        self,
+        source: NodeId,
+        held: HeldUnit,
+        message: Write | Read | Scan | Repair | TreeAsk | LeafAsk,
+        now_s: float,
+        *,
+        counts: bool = True,
     ) -> list[Effect]:
-        """Answer one request that was made under the record in force."""
+        """Answer one request that was made under the record in force; writes are taken in silence if none `counts`."""
         match message:
             case Write():
-                return self._write(source, held, message, now_s)
+                return self._write(source, held, message, now_s, counts=counts)
             case Read():
                 return [Send(source, answer_read(held, message))]
             case Scan():
@@ -80,7 +86,7 @@ class Serving:
             return ClockDrift.code, None
         return (TooOld.code, held.write_floor) if held.is_too_old(message.version) else None
 
-    def _write(self, source: NodeId, held: HeldUnit, message: Write, now_s: float) -> list[Effect]:
+    def _write(self, source: NodeId, held: HeldUnit, message: Write, now_s: float, *, counts: bool) -> list[Effect]:
         if self._table.waiting >= WAITING_MAX:
             # The coordinator asks again; by then the disk may have caught up.
             self.overloaded_count += 1
@@ -95,7 +101,7 @@ class Serving:
         return self._table.take(
             held,
             [Entry(key, version, value) for key, value in message.items],
-            lambda top, _at_s: [Send(source, WriteAck(*answer, top, held.seq))],
+            lambda top, _at_s: [Send(source, WriteAck(*answer, top, held.seq))] if counts else [],
             now_s,
         )
 

@@ -14,6 +14,7 @@ from frys_node.base.types import Consistency, UnitId
 from frys_node.kernel.services.replication import Entry, Freezable, Replication
 from frys_node.kernel.services.snapshots import Captured, Piece, Rerouting, SavedState
 from frys_node.replication.effects import Effect
+from frys_node.replication.errors import UnitDamaged
 from frys_node.replication.unit import UnitTable, pages
 from frys_node.wire.codec import Codec
 from snapshots.capture import closing
@@ -156,11 +157,13 @@ class ReplicatedSource:
         kind: str,
         table: UnitTable,
         merge: Callable[[UnitId, Sequence[Entry]], Awaitable[None]],
+        restored: Callable[[UnitId], Awaitable[None]],
         writer: Replication | None = None,
     ) -> None:
         self._prefix = f"{kind}/"
         self._table = table
         self._merge = merge
+        self._restored = restored
         self._writer = writer
         """Given for kinds in memory: see `revive`."""
 
@@ -184,8 +187,17 @@ class ReplicatedSource:
         return held is not None and held.complete
 
     async def capture(self, unit: UnitId) -> Captured:
-        """Fix the entries held now; an incomplete or unknown unit has none."""
+        """Fix the entries held now; an incomplete or unknown unit has none.
+
+        Raises:
+            UnitDamaged: What is held lacks acknowledged records: it is no copy to keep, nor to give away.
+        """
         held = self._table.units.get(unit)
+        if held is not None and held.is_damaged:
+            raise UnitDamaged(
+                f"this node's copy of '{unit}' lost part of what was acknowledged",
+                hint="see `frys-node status`; take it from another node that holds it, or choose units with --unit",
+            )
         if held is None or not held.complete:
             return CapturedEntries([])
         if isinstance(held.store, Freezable):
@@ -215,6 +227,14 @@ class ReplicatedSource:
                     for unit, entries in groups.items():
                         for part in pages(entries):
                             yield Piece(unit, _encode_page(part), len(part))
+
+    async def restored(self, unit: UnitId) -> None:
+        """All of a snapshot is merged: an only replica that was damaged serves again with that.
+
+        Raises:
+            StorageError: The disk takes no writes; the unit serves once it does.
+        """
+        await self._restored(unit)
 
     async def has_data(self, unit: UnitId) -> bool:
         """Return False: a merge loses nothing."""

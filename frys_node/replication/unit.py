@@ -42,6 +42,7 @@ class HeldUnit:
         "early",
         "floor",
         "is_behind",
+        "is_damaged",
         "join_key",
         "lost",
         "purge_floor",
@@ -61,6 +62,8 @@ class HeldUnit:
         self.complete = complete
         self.join_key = join_key
         """Key of the ``joining`` record for which the unit was wiped last; None when it was here from its creation."""
+        self.is_damaged = False
+        """True if this node lost acknowledged records of the unit: it is incomplete until it was filled again."""
         self.is_behind = False
         """True from a restart until the other members have been asked what was missed: reads of one avoid it."""
         self.floor: Version | None = None
@@ -146,7 +149,7 @@ class HeldUnit:
         self._tombstones.clear()
         self._tree = None
         self.floor = self.write_floor = self.purge_floor = self.lost = None
-        self.complete = False
+        self.complete = self.is_damaged = False
         self.join_key = join_key
         self.early.clear()
 

@@ -1,7 +1,7 @@
 """Whether the log of this node was ever here: a file beside it that outlives it.
 
 A data directory whose log has gone although the node has kept one must not be taken for a new, empty one: what it had
-acknowledged is missing (rule 14). The witness is written once the log's first group is on the disk, so a crash between
+acknowledged is missing (rule 14). The witness is written once the log's first mark is on the disk, so a crash between
 the two leaves a log without witness, which is well, and never the other way round.
 """
 
@@ -24,7 +24,7 @@ def is_log_lost(disk: Disk, log: Log) -> bool:
     if has_witness:
         # The log is begun again by the records that say what was lost, so a crash before them finds it lost again.
         return not has_log
-    if not has_log and log.append([]) is not None:
+    if not has_log and log.begin() is not None:
         return False  # no room: the next start begins it
     disk.write(WITNESS_PATH, b"1")
     return False

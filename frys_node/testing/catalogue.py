@@ -181,6 +181,7 @@ SCENARIOS: dict[str, Scenario] = {
             "clock_far_off",
             "ended_dark",
             "log_removed",
+            "log_rotted",
             "purge_agreed",
             "refused_by_epoch",
             "refused_clock_drift",

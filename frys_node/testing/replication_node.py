@@ -34,8 +34,8 @@ from frys_node.replication.coordinator import CoordinatorConfig, CoordinatorMach
 from frys_node.replication.hlc import HybridClock
 from frys_node.replication.log import Log
 from frys_node.replication.messages import MESSAGES, Batch, CoordinatorReply, ReplicationMessage
+from frys_node.replication.recovery import Recovery
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
-from frys_node.replication.witness import is_log_lost
 from frys_node.testing.replication_roles import Command, Knobs, Observer, placement_of
 from frys_node.testing.replication_store import WatchedStore
 from frys_node.testing.simulator import Packet, SimHost
@@ -71,6 +71,7 @@ class ReplicationNode:
         self.coordinator = self.make_coordinator()
         self.topology = self.make_topology()
         self.log = Log(host.disk)
+        self.recovery = Recovery(host.disk, self.log, self.replica)
         self.register = IssuerRegister(host.disk)
         self._packets: list[Packet] = []
         self._work: deque[fx.Effect | TopologyEffect] = deque()
@@ -152,17 +153,10 @@ class ReplicationNode:
         """Recover from the disk."""
         self.replica.declare(DURABLE, self._new_store, durable=True)
         self.replica.declare(MEMORY, self._new_store, durable=False)
-        if is_log_lost(self.host.disk, self.log):
-            self.replica.regain.lose_all()
-        for unit, found in self.log.replay().items():
-            self.replica.load(
-                unit,
-                found.entries.values(),
-                complete=found.complete,
-                join_key=found.join_key,
-                lost=found.lost,
-                floors=(found.write_floor, found.purge_floor),
-            )
+        self.recovery.read()
+        self.recovery.begin()
+        for kind in self.replica.kinds:
+            self.recovery.load(kind)
         promised = self.host.disk.read(PROMISED_PATH)
         self.topology.load_promise(None if promised is None else _TERM.decode(promised))
         adopted = self.host.disk.read(ADOPTED_PATH)
@@ -373,8 +367,11 @@ class ReplicationNode:
     def _on_emptied(self, effect: fx.StartedEmpty, _now_s: float) -> None:
         self.observer.emptied(effect)
 
-    def _on_lost(self, effect: fx.UnitLost, _now_s: float) -> None:
+    def _on_lost(self, effect: fx.UnitLost, now_s: float) -> None:
         self.observer.lost(self.name, effect)
+        if effect.is_for_good:
+            # Its operator has no snapshot, and makes do with what is left.
+            self._work.extend(self.replica.restored(effect.unit, now_s))
 
     def _on_need_record(self, _effect: fx.NeedRecord, _now_s: float) -> None:
         self.observer.renew(self.name)

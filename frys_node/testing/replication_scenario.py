@@ -24,7 +24,9 @@ from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.replication import Entry, Version
 from frys_node.replication import effects as fx
 from frys_node.replication.errors import ClockDrift, TooOld
+from frys_node.replication.frames import frames_of
 from frys_node.replication.log import DIRECTORY
+from frys_node.testing.disk import FakeDisk
 from frys_node.testing.faults import FaultProfile, FaultSchedule, draw_tear
 from frys_node.testing.replication_aftermath import Aftermath
 from frys_node.testing.replication_checker import Checker
@@ -304,12 +306,16 @@ class ReplicationRun:
         self.simulator.reach("clock_far_off")
 
     def _lose_log(self) -> None:
-        """Crash a node and remove the log of its durable units; its identity and its record stay."""
+        """Crash a node and remove the log of its durable units, or let it rot; its identity and its record stay."""
         name = self._rng.choice(self.plan.names)
         self._losers.add(name)
         self.simulator.crash(name)
-        self.simulator.host(name).disk.remove(DIRECTORY)
-        self.simulator.reach("log_removed")
+        disk = self.simulator.host(name).disk
+        if self._rng.random() < 0.5 or not _rot(disk, self._rng):
+            disk.remove(DIRECTORY)
+            self.simulator.reach("log_removed")
+        else:
+            self.simulator.reach("log_rotted")
         self.simulator.at(self.simulator.now_s + self._rng.uniform(0.05, 3.0), partial(self.simulator.restart, name))
 
     # ------------------------------------------------------------------ the run
@@ -396,3 +402,22 @@ def run_scenario(
     except SimulationFailed as failure:
         run.checker.violations.append(str(failure))
     return run.result()
+
+
+def _rot(disk: FakeDisk, rng: random.Random) -> bool:
+    """Flip a bit of the log, or zero a stretch of it; False if there is too little of it.
+
+    Never in the last group: rot there cannot be told from a torn end once its mark is gone.
+    """
+    path = f"{DIRECTORY}/{disk.list(DIRECTORY)[-1]}" if disk.list(DIRECTORY) else ""
+    data = disk.read(path) or b""
+    groups = [frame.start for frame in frames_of(data) if frame.sections]
+    if len(groups) < 2:
+        return False
+    at = rng.randrange(groups[-1])
+    if rng.random() < 0.5:
+        disk.flip_bit(path, at * 8 + rng.randrange(8))
+    else:
+        size = min(2 ** rng.randint(0, 13), groups[-1] - at)
+        disk.write(path, data[:at] + bytes(size) + data[at + size :])
+    return True

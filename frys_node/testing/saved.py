@@ -48,6 +48,8 @@ class ByteUnits:
     def __init__(self, held: dict[UnitId, bytes], *, part_bytes: int = 100_000) -> None:
         self.held = held
         self.incomplete: set[UnitId] = set()
+        self.whole: list[UnitId] = []
+        """Units of which a restore said that all is in."""
         self._part_bytes = part_bytes
 
     def units(self) -> Sequence[UnitId]:
@@ -83,6 +85,11 @@ class ByteUnits:
             unit = routing.unit_of(state.unit, b"")
             if unit is not None:
                 yield Piece(unit, b"".join([part async for part in state.parts]), 1)
+
+    async def restored(self, unit: UnitId) -> None:
+        """Note it."""
+        await trio.lowlevel.checkpoint()
+        self.whole.append(unit)
 
     async def revive(self, piece: Piece) -> int | None:
         """Leave it to the members."""

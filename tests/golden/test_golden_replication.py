@@ -20,17 +20,19 @@ from balancer.topology_messages import (
 )
 from frys_node.base.types import Epoch, NodeId, Term, UnitId
 from frys_node.kernel.services.replication import Entry, Stamp, Version
-from frys_node.replication import log
+from frys_node.replication.frames import FrameWriter, LogReader, Taken, records_of
 from frys_node.replication.messages import (
+    EVERY_UNIT,
     MESSAGES,
     Batch,
     CompletedRecord,
+    DamagedRecord,
     DroppedRecord,
     EntriesRecord,
     FloorsRecord,
     LeafAsk,
     LeafPage,
-    LostRecord,
+    LogRecord,
     Purge,
     Purged,
     Read,
@@ -49,12 +51,14 @@ from frys_node.replication.messages import (
     Write,
     WriteAck,
     WriteRefused,
+    lost_records,
 )
 
 HERE = Path(__file__).parent
 NODE = NodeId("00112233445566778899aabbccddeeff")
 EPOCH = Epoch(Term(1, NODE), 42)
 UNIT = UnitId("vector/ab12/3")
+OTHER = UnitId("vector/FRL2/0")
 VERSION = Version(1_750_000_000_123, 7, NODE, 4_294_967_299)
 ENTRY = Entry(b"key", VERSION, b"value")
 GONE = Entry(b"gone", VERSION, None)
@@ -88,7 +92,7 @@ TOPOLOGY_2 = [
     Promise(TERM, None),
     PromiseRefused(TERM, TERM),
 ]
-GROUPS_1 = [
+GROUPS_1: list[list[LogRecord]] = [
     [EntriesRecord(UNIT, [ENTRY, GONE])],
     [WipedRecord(UNIT, EPOCH), CompletedRecord(UNIT), DroppedRecord(UNIT)],
 ]
@@ -120,10 +124,12 @@ MESSAGES_3 = [
     Purged(EPOCH, UNIT, 11),
     Batch([b"one", b"two"]),
 ]
-GROUPS_2 = [
+GROUPS_2: list[list[LogRecord]] = [
     *GROUPS_1,
-    [FloorsRecord(UNIT, VERSION, None), RightedRecord(UNIT, [b"gone"], [ENTRY]), LostRecord(UNIT, EPOCH)],
+    [FloorsRecord(UNIT, VERSION, None), RightedRecord(UNIT, [b"gone"], [ENTRY]), *lost_records(UNIT, EPOCH)],
+    [CompletedRecord(EVERY_UNIT), DamagedRecord(OTHER)],
 ]
+"""Each group is one section but the last, which has one for each unit."""
 
 
 @pytest.mark.parametrize(
@@ -150,14 +156,39 @@ def test_messages_of_the_newest_version_are_written_unchanged(name: str, codec: 
     assert [codec.encode(message) for message in messages] == lines(name)
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("replication-log-1.bin", GROUPS_1), ("replication-log-2.bin", GROUPS_2)])
-def test_logs_of_every_version_are_read_and_written_unchanged(name: str, wanted: list[Any]) -> None:
-    """The frames of a data directory made today are recovered by every later version."""
+def read_log(name: str) -> list[list[Any]]:
+    """Return the records of a golden log, section by section, none of them damaged or torn."""
     golden = (HERE / name).read_bytes()
-    groups, size_bytes = log.read_frames("log", golden)
-    assert groups == wanted
-    assert size_bytes == len(golden)
-    assert b"".join(log.encode_frame(number, group) for number, group in enumerate(wanted, 1)) == golden
+    reader = LogReader([golden], 0)
+    found = [records_of(golden, step.section) for step in reader if isinstance(step, Taken)]
+    assert reader.ends == [len(golden)]
+    return found
+
+
+def test_a_log_of_the_first_version_is_read() -> None:
+    """The frames of the first data directories are recovered, a whole group each."""
+    assert read_log("replication-log-1.bin") == GROUPS_1
+
+
+def test_a_log_of_the_second_version_is_read_and_written_unchanged() -> None:
+    """The frames of a data directory made today, groups and marks, are recovered by every later version."""
+    assert read_log("replication-log-2.bin") == [*GROUPS_2[:-1], *([record] for record in GROUPS_2[-1])]
+    assert log_2() == (HERE / "replication-log-2.bin").read_bytes()
+
+
+def log_2() -> bytes:
+    """Return the log of the second version."""
+    writer = FrameWriter()
+    # The log of a new node begins with a mark.
+    written = [writer.mark()]
+    writer.wrote(written[-1])
+    for group in GROUPS_2:
+        written.append(writer.group(group))
+        writer.wrote(written[-1], group)
+        written.append(writer.mark())
+        writer.wrote(written[-1])
+    written.append(writer.mark(covers=len(GROUPS_2)))
+    return b"".join(written)
 
 
 def test_an_adopted_record_of_the_first_version_is_read_and_written_unchanged() -> None:

@@ -135,6 +135,18 @@ async def test_a_restore_that_reaches_no_quorum_is_told_and_the_rest_goes_on() -
         assert "1 of 3 members took it, that is no quorum (" in report.failed[0].reason
 
 
+async def test_an_only_member_hears_when_all_of_its_unit_is_in_and_several_need_not() -> None:
+    """Empty units too, wherever they live: one that was damaged has nobody else to be filled from."""
+    one, two, three = UnitId("t/1"), UnitId("t/2"), UnitId("t/3")
+    held = {one: b"one", two: b"", three: b"three"}
+    async with open_saved_cluster({"a": dict(held), "b": dict(held)}) as cluster:
+        cluster.ring.members = {one: (NodeId("a"),), two: (NodeId("b"),), three: (NodeId("a"), NodeId("b"))}
+        await cluster["a"].desk.create("s", place=PLACE)
+        report = await cluster["a"].desk.restore("s", place=PLACE)
+        assert report.failed == ()
+        assert [node.units["t"].whole for node in (cluster["a"], cluster["b"])] == [[one], [two]]
+
+
 async def test_parts_that_come_out_of_order_are_refused() -> None:
     """A receiver restores whole states only, and only of units that it holds."""
     from frys_node.base.errors import UsageError

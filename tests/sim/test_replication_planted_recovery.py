@@ -15,6 +15,7 @@ from frys_node.base.types import NodeId
 from frys_node.kernel.services.replication import Version
 from frys_node.kernel.services.topology import UnitSets
 from frys_node.replication.effects import Effect
+from frys_node.replication.frames import frames_of
 from frys_node.replication.messages import PullReply
 from frys_node.replication.pull import Purpose
 from frys_node.replication.replica import ReplicaMachine
@@ -125,9 +126,9 @@ class TornGroup(ReplicationNode):
     def start(self, now_s: float) -> Sequence[object]:  # type: ignore[override]
         path = self.log._path("log", 0)
         data = self.host.disk.read(path) or b""
-        last = data.rfind(b"FRL1")
-        if last > 0:
-            self.host.disk.truncate(path, last)
+        groups = [frame.start for frame in frames_of(data) if frame.sections]
+        if groups:
+            self.host.disk.truncate(path, groups[-1])
         return super().start(now_s)
 
 

@@ -80,6 +80,10 @@ class Snapshottable(Protocol):
         """True if replacing the unit would lose something."""
         ...
 
+    async def restored(self, unit: UnitId) -> None:
+        """All that a snapshot holds of the unit is in, by however many pieces; called at the only member of its set."""
+        ...
+
     async def revive(self, piece: Piece) -> int | None:
         """Bring a piece back by writes of this node; returns how many items were written.
 

@@ -31,6 +31,10 @@ VERIFY_SLACK = 8
 """Candidates beyond the limit that a verified search asks for at once."""
 
 
+UNIT_DAMAGED = "replication.unit_damaged"
+"""The only replica of a shard lost a part of it: nobody need wait, and the error names the command that helps."""
+
+
 class Found(NamedTuple):
     """Hits of one query, best first, and the shards that did not answer (only when the caller allowed that)."""
 
@@ -162,7 +166,8 @@ class VectorService:
 
         await run_all([partial(one, shard, positions) for shard, positions in parts])
         if failed:
-            raise _missing(collection, sorted(failed), hint) from next(iter(failed.values()))
+            damaged = [error.hint for error in failed.values() if error.code == UNIT_DAMAGED]
+            raise _missing(collection, sorted(failed), damaged[0] if damaged else hint) from next(iter(failed.values()))
 
     async def search(
         self, collection: Collection, queries: Sequence[Query], consistency: Consistency, *, is_partial: bool = False
@@ -341,7 +346,7 @@ def _missing(collection: Collection, shards: Sequence[int], hint: str) -> Missin
 
 def _retry_hint(consistency: Consistency) -> str:
     if consistency is Consistency.ONE:
-        return "wait for their nodes: `frys-node members` shows which are down"
+        return "`frys-node members` shows which nodes are down, `frys-node status` which shards are damaged on a node"
     return f"{consistency} was asked for: retry, or ask for consistency=one"
 
 

@@ -95,6 +95,9 @@ class PartitionMover:
         query = RunQuery(partitions=(partition_number(unit),), limit=1)
         return bool(await self._engine.store.query(query))
 
+    async def restored(self, unit: UnitId) -> None:
+        """A partition is installed whole: nothing is left to be done."""
+
     async def revive(self, piece: Piece) -> int | None:
         """Return None: a partition is given to its owner."""
         return None

@@ -133,20 +133,6 @@ async def test_memory_that_nobody_has_any_more_starts_empty(autojump_clock: Mock
         await cluster["n2"].replication.write(UNIT, [(b"k", b"again")])
 
 
-async def test_a_damaged_log_stops_the_node_and_names_the_file(autojump_clock: MockClock) -> None:
-    """Rot in synced data is never read past: the component ends with CorruptData."""
-    async with open_data_cluster(["n1"]) as cluster:
-        await settled(cluster)
-        for number in range(3):
-            await cluster["n1"].replication.write(UNIT, [(b"k%d" % number, b"v")])
-        await cluster["n1"].kill()
-        cluster["n1"].disk.flip_bit("replication/log-00000000", 500)
-        with pytest.raises(RuntimeError):
-            await cluster.restart("n1")
-        assert isinstance(cluster["n1"].failure, CorruptData)
-        assert "replication/log-00000000" in cluster["n1"].failure.message
-
-
 async def test_damaged_topology_files_are_named_or_asked_for_again(autojump_clock: MockClock) -> None:
     """A record that cannot be read stops the node with the file's name; what was settled is only asked for again."""
     async with open_data_cluster(["n1"]) as cluster:

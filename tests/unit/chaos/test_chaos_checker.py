@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chaos.checker import Ledger, Operation, check_final, check_members, check_reads, judge, longest_gap_s
+from chaos.checker import Ledger, Operation, check_equal, check_final, check_members, check_reads, judge, longest_gap_s
 
 
 def write(key: int, version: int, at_s: float, *, good: bool = True, store: str = "point") -> Operation:
@@ -171,3 +171,56 @@ def test_dropping_any_acknowledged_key_is_always_found(writes: list[tuple[int, b
     assert check_final(ledger, "point", {"n1": state}) == []
     for key in ledger.keys("point"):
         assert len(check_final(ledger, "point", {"n1": {k: v for k, v in state.items() if k != key}})) == 1
+
+
+def delete(key: int, version: int, at_s: float, *, good: bool = True, store: str = "point") -> Operation:
+    """A delete that took a tenth of a second."""
+    return Operation("write", store, key, version, at_s - 0.1, at_s, good, "n1", is_delete=True)
+
+
+def test_a_deleted_point_may_be_gone_until_it_is_written_again() -> None:
+    """After an acknowledged delete nothing is there; after a later write it must be."""
+    history = [write(1, 1, 1.0), delete(1, 2, 2.0)]
+    assert check_final(Ledger(history), "point", {"n1": {}}) == []
+    assert check_final(Ledger([*history, write(1, 3, 3.0)]), "point", {"n1": {}}) == [
+        "final read at n1: point 1: lost, version 3 was acknowledged"
+    ]
+
+
+def test_a_deleted_value_that_came_back_is_found_and_told_from_a_stale_one() -> None:
+    """Planted, in both stores: the older version has been deleted, or only overwritten."""
+    for store in ("point", "cache"):
+        history = [write(1, 1, 1.0, store=store), delete(1, 2, 2.0, store=store), write(1, 3, 3.0, store=store)]
+        (fault,) = check_final(Ledger(history), store, {"n1": {1: 1}})
+        assert (fault, fault.kind) == (
+            f"final read at n1: {store} 1: version 1 came back, 2 had deleted it",
+            "resurrected",
+        )
+        (fault,) = check_final(Ledger([*history, write(1, 4, 4.0, store=store)]), store, {"n1": {1: 3}})
+        assert (fault, fault.kind) == (f"final read at n1: {store} 1: version 3 came back, 4 was acknowledged", "stale")
+        assert check_reads([read(1, 1, 1.95, store=store)], Ledger(history)) == []
+        assert [fault.kind for fault in check_reads([read(1, 1, 2.05, store=store)], Ledger(history))] == [
+            "resurrected"
+        ]
+
+
+def test_a_delete_of_unknown_outcome_may_take_effect_at_any_time() -> None:
+    """Its request may sit in a paused node: a miss is no loss, and the value before it is no resurrection."""
+    ledger = Ledger([write(1, 1, 1.0), delete(1, 2, 2.0, good=False), write(1, 3, 3.0)])
+    assert check_final(ledger, "point", {"n1": {}, "n2": {1: 3}}) == []
+    assert [fault.kind for fault in check_final(ledger, "point", {"n1": {1: 1}})] == ["stale"]
+
+
+def test_replicas_that_differ_are_found() -> None:
+    """Planted: one of three replicas of a unit has another hash."""
+    roots = {"vector/a/0": {"n1": "x", "n2": "x", "n3": "x"}, "vector/a/1": {"n1": "x", "n2": "y", "n3": "x"}}
+    (fault,) = check_equal(roots)
+    assert fault.kind == "unequal"
+    assert fault.startswith("vector/a/1: 2 different states")
+
+
+def test_a_read_beside_a_delete_may_miss_and_one_before_it_may_not() -> None:
+    """The delete was acknowledged later than the read ended, and may have taken effect before."""
+    ledger = Ledger([write(1, 1, 1.0), delete(1, 2, 2.0)])
+    assert check_reads([read(1, None, 1.85)], ledger) == []
+    assert [fault.kind for fault in check_reads([read(1, None, 1.5)], ledger)] == ["lost"]

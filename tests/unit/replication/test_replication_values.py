@@ -156,12 +156,15 @@ def test_a_write_travels_unchanged() -> None:
 
 async def test_a_unit_survives_capture_and_restore_and_damage_is_refused() -> None:
     """The dump is the same for equal data in another order, merges newer-wins, and is refused when cut."""
-    table, taken = UnitTable(), []
+    table, taken, restored = UnitTable(), [], []
 
     async def merge(unit: UnitId, found: Sequence[Entry]) -> None:
         taken.extend(found)
 
-    source = ReplicatedSource("cache", table, merge)
+    async def is_restored(unit: UnitId) -> None:
+        restored.append(unit)
+
+    source = ReplicatedSource("cache", table, merge, is_restored)
     data = [Entry(f"k{i}".encode(), Version(i, 0, N1, 1), b"v" * 1000 if i % 3 else None) for i in range(900)]
     dumps = []
     for order in (data, data[::-1]):
@@ -179,6 +182,9 @@ async def test_a_unit_survives_capture_and_restore_and_damage_is_refused() -> No
     async with aclosing(parts(dumps[0])) as whole:
         await source.restore(UNIT, whole)
     assert sorted(taken, key=lambda entry: entry.key) == sorted(data, key=lambda entry: entry.key)
+    assert restored == []
+    await source.restored(UNIT)
+    assert restored == [UNIT]
     for damaged in (dumps[0][:-1], b"\xff" * 40):
         async with aclosing(parts(damaged)) as broken:
             with pytest.raises(CorruptData):

@@ -175,7 +175,7 @@ PLANTED = {
     "promise not kept": Planted(_machine(PromiseNotKept), contested, 2),
     "dead node removed at once": Planted(_stepping(RemovedAtOnce), contested, 1),
     "factor changed at once": Planted(_stepping(FactorAtOnce), operated, 2),
-    "the dead need not be asked": Planted(_stepping(VerdictVotes), contested, 6),
+    "the dead need not be asked": Planted(_stepping(VerdictVotes), contested, 15),
     "no pass by stayers": Planted(StayersNode, operated, 14),
 }
 

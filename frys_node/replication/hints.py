@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.replication import Entry
+from frys_node.replication.version import sent_bytes
 
 HINT_BYTES_MAX = 16 * 1024 * 1024
 """Bytes of hints that a node keeps; beyond it the oldest are dropped and counted."""
@@ -29,7 +30,7 @@ class Hint:
         self.target = target
         self.unit = unit
         self.entries = entries
-        self.size_bytes = sum(96 + len(entry.key) + len(entry.value or b"") for entry in entries)
+        self.size_bytes = sum(sent_bytes(entry) for entry in entries)
 
 
 class HintStore:

@@ -16,6 +16,7 @@ from frys_node.kernel.services.snapshots import Captured, Piece, Rerouting, Save
 from frys_node.replication.effects import Effect
 from frys_node.replication.errors import UnitDamaged
 from frys_node.replication.unit import UnitTable, pages
+from frys_node.replication.version import sent_bytes
 from frys_node.wire.codec import Codec
 from snapshots.capture import closing
 
@@ -42,7 +43,7 @@ def stable_pages(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
     page: list[Entry] = []
     size_bytes = 0
     for entry in entries:
-        entry_bytes = 96 + len(entry.key) + len(entry.value or b"")
+        entry_bytes = sent_bytes(entry)
         if page and size_bytes + entry_bytes > CUT_BYTES_MAX:
             yield page
             page, size_bytes = [], 0

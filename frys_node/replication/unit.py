@@ -13,7 +13,7 @@ from frys_node.kernel.services.replication import Entry, UnitStore, Version
 from frys_node.replication import hashtree
 from frys_node.replication.effects import Corrupted, Effect, Persist
 from frys_node.replication.messages import PAGE_BYTES_MAX, EntriesRecord, LogRecord
-from frys_node.replication.version import ZERO
+from frys_node.replication.version import ZERO, sent_bytes
 
 
 class Merge(NamedTuple):
@@ -240,7 +240,7 @@ def pages(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
     page: list[Entry] = []
     size_bytes = 0
     for entry in entries:
-        entry_bytes = 96 + len(entry.key) + len(entry.value or b"")
+        entry_bytes = sent_bytes(entry)
         if page and size_bytes + entry_bytes > PAGE_BYTES_MAX:
             yield page
             page, size_bytes = [], 0

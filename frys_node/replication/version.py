@@ -31,3 +31,8 @@ def digest(entry: Entry) -> int:
     value_hash = -1 if entry.value is None else mmh3.hash64(entry.value, signed=False)[0]
     text = f"{version.hlc_ms}.{version.counter}.{version.node}.{version.boot}.{value_hash}".encode()
     return int(mmh3.hash64(entry.key + b"\0" + text, signed=False)[0])
+
+
+def sent_bytes(entry: Entry) -> int:
+    """Return what an entry takes in a message at most: its bytes, its version, and the codec's marks."""
+    return 96 + len(entry.key) + len(entry.value or b"")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import trio
 from cryptography import x509
@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from frys_node.base.errors import FrysError, MalformedFrame, SecurityError, UnsupportedVersion, error_from_code
 from frys_node.base.ports import Clock, Network
 from frys_node.base.types import Address, ClusterId, NodeId
-from frys_node.channel.authority import AuthorityHolder
 from frys_node.channel.issuer import wrong_cluster
 from frys_node.channel.join_messages import (
     JOIN_BYTES_MAX,
@@ -35,6 +34,9 @@ from frys_node.secure.tls import ALPN_JOIN, EXPORTER_JOIN, TlsStream, connect_tl
 from frys_node.secure.token import JoinToken, proof, proofs_match
 from frys_node.wire.frame import Frame, FrameReader, encode_frame
 from frys_node.wire.version import PROTOCOL_MAX, PROTOCOL_MIN, negotiate
+
+if TYPE_CHECKING:
+    from frys_node.channel.authority import AuthorityHolder
 
 
 class _JoinPipe:

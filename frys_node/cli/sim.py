@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PROGRESS_S = 1.0
 NODES_MAX = 5_000
 JOBS_MAX = 256
+SEEDS_AHEAD = 4
+"""Seeds given out at once for each process of a batch."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -189,7 +191,9 @@ class Batch:
 
         with multiprocessing.get_context("spawn").Pool(min(args.jobs, len(seeds))) as pool:
             waiting = [(args, seed) for seed in reversed(seeds)]
-            running = [pool.apply_async(_work, (waiting.pop(),)) for _ in range(min(args.jobs, len(seeds)))]
+            # Results are taken in order of seeds: a process that is done early must find the next seed in the queue.
+            ahead = min(SEEDS_AHEAD * args.jobs, len(seeds))
+            running = [pool.apply_async(_work, (waiting.pop(),)) for _ in range(ahead)]
             while running:
                 yield running.pop(0).get()
                 if waiting and time.perf_counter() < end_s:

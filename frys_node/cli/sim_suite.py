@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
@@ -46,18 +45,17 @@ def run_all(args: argparse.Namespace) -> int:
 
 
 def _state_of(home: Path, entry: Entry) -> Path:
-    """Return the state file of a batch; what other code has run proves nothing about this one."""
-    import frys_node
+    """Return the state file of a batch; what other code has shown proves nothing about this one.
 
-    root = Path(frys_node.__file__).parent.parent
-    code = hashlib.sha256()
-    for package in ("balancer", "frys_node", "membership", "snapshots"):
-        for path in sorted((root / package).rglob("*.py")):
-            code.update(path.read_bytes())
-    directory = home / code.hexdigest()[:12]
-    directory.mkdir(parents=True, exist_ok=True)
+    Only code that the scenario can load counts: a mend elsewhere must not cost the hours that a long batch took.
+    """
+    from frys_node.testing.catalogue import SCENARIOS
+    from frys_node.testing.provenance import code_digest
+
+    home.mkdir(parents=True, exist_ok=True)
     size = f"{entry.nodes or 'own'}-{entry.seconds or 'own'}-{entry.faults or 'own'}"
-    return directory / f"{entry.scenario}-{size}.json"
+    code = code_digest(f"frys_node.testing.{SCENARIOS[entry.scenario].module}")
+    return home / f"{entry.scenario}-{size}-{code[:12]}.json"
 
 
 def _line(report: dict[str, Any]) -> str:

@@ -28,39 +28,31 @@ from balancer.work import kind_of
 from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.replication import Entry, UnitStore, Version
 from frys_node.kernel.services.topology import UnitSets
+from frys_node.replication.admission import Admission
 from frys_node.replication.antientropy import AntiEntropy
 from frys_node.replication.effects import (
     BulkFinished,
     BulkPull,
     Effect,
     PassFinished,
-    Send,
-    ShareRecord,
     StartedEmpty,
-    WantRecord,
 )
 from frys_node.replication.knobs import ReplicaConfig
 from frys_node.replication.messages import (
     CompletedRecord,
     DroppedRecord,
     FloorsRecord,
-    LeafAsk,
     LeafPage,
     LogRecord,
     PullReply,
     Purge,
     Purged,
     PurgeReply,
-    Read,
-    Refused,
     ReplicaRequest,
-    Scan,
     Seal,
     Sealed,
     Tree,
-    TreeAsk,
     WipedRecord,
-    Write,
 )
 from frys_node.replication.pull import Purpose
 from frys_node.replication.purge import Purger
@@ -106,7 +98,7 @@ class ReplicaMachine:
         """Stamped before the first refill: what this node has forgotten was written before."""
         self.table = UnitTable()
         self.placement: Placement | None = None
-        self.refused_count = 0
+        self.admission = Admission()
         self._rng = rng
         self.config = config or ReplicaConfig()
         self.serving = Serving(self.table, wall_ms, self.config.clock_drift_max_s)
@@ -212,6 +204,8 @@ class ReplicaMachine:
         for unit, held in list(self.table.units.items()):
             if not held.complete and not self._is_holder(unit):
                 effects += self._drop(held, now_s)
+        for source, message in self.admission.take(placement.record.epoch):
+            effects += self.receive(source, message, now_s)
         return effects
 
     def settled(self, epoch: Epoch, now_s: float) -> list[Effect]:
@@ -413,7 +407,7 @@ class ReplicaMachine:
         if isinstance(message, Sealed | Purged):
             return self.purger.receive(source, message, now_s) if message.epoch == self.epoch else []
         if held is None or not self._is_current(message.epoch) or not self._is_holder(message.unit):
-            return self._refuse(source, message)
+            return self.admission.refuse(source, message, self.epoch)
         if isinstance(message, Seal | Purge):
             if self.serving.is_refused_by_disk(held):
                 return []  # the leader asks again
@@ -425,20 +419,6 @@ class ReplicaMachine:
     def _is_current(self, epoch: Epoch) -> bool:
         """True if a request under that record is served (rule 6)."""
         return self.placement is not None and epoch == self.placement.record.epoch
-
-    def _refuse(self, source: NodeId, message: ReplicaRequest) -> list[Effect]:
-        self.refused_count += 1
-        mine = self.epoch
-        if isinstance(message, Seal | Purge):
-            return []  # bound to the record: the leader begins anew
-        request = 0 if isinstance(message, TreeAsk | LeafAsk) else message.request
-        attempt = message.attempt if isinstance(message, Write | Read | Scan) else 0
-        effects: list[Effect] = [Send(source, Refused(mine, message.unit, request, attempt))]
-        if mine is None or mine < message.epoch:
-            effects.append(WantRecord(source))
-        elif mine > message.epoch:
-            effects.append(ShareRecord(source))
-        return effects
 
     # ------------------------------------------------------------------ log and time
 

@@ -355,7 +355,8 @@ class ReplicationRun:
         simulator, checker = self.simulator, self.checker
         nodes = self.aftermath.nodes().values()
         simulator.sometimes["restamped"] += sum(node.coordinator.restamp_count for node in nodes)
-        simulator.sometimes["refused_by_epoch"] += sum(node.replica.refused_count for node in nodes)
+        simulator.sometimes["refused_by_epoch"] += sum(node.replica.admission.refused_count for node in nodes)
+        simulator.sometimes["served_early"] += sum(node.replica.admission.early_count for node in nodes)
         simulator.sometimes["disk_refused"] += sum(node.refusals for node in nodes)
         simulator.sometimes["purge_agreed"] += sum(node.replica.purger.outcomes["agreed"] for node in nodes)
         simulator.sometimes["tombstones_freed"] += sum(node.replica.purger.freed_count for node in nodes)

@@ -12,6 +12,7 @@ from frys_node.base.types import ClusterId, Consistency, Epoch, NodeId, Term, Un
 from frys_node.kernel.services.replication import Entry, Version
 from frys_node.replication import effects as fx
 from frys_node.replication import hashtree
+from frys_node.replication.admission import EARLY_BYTES_MAX, EARLY_MAX, Admission
 from frys_node.replication.coordinator import CoordinatorMachine
 from frys_node.replication.hlc import HybridClock
 from frys_node.replication.messages import (
@@ -121,6 +122,35 @@ def test_requests_under_another_record_are_refused_both_ways() -> None:
     held = bench.machine.local(UNIT)
     assert held is not None
     assert list(held.store.entries()) == []
+
+
+def test_a_write_that_came_before_its_record_is_served_as_soon_as_that_is_adopted() -> None:
+    """Its writer does not wait for its own retry; one under an older record stays refused, and none is served twice."""
+    bench = Bench()
+    bench.adopt(record(4, STABLE, [N1, N2]))
+    for seq in (3, 5, 6):
+        bench.receive(N2, write(seq, seq))
+    assert bench.sync() == []
+    bench.adopt(record(5, STABLE, [N1, N2]))
+    assert [ack.message.request for ack in sent(bench.sync(), WriteAck)] == [5]  # type: ignore[union-attr]
+    bench.adopt(record(6, STABLE, [N1, N2]))
+    assert [ack.message.request for ack in sent(bench.sync(), WriteAck)] == [6]  # type: ignore[union-attr]
+    bench.adopt(record(7, STABLE, [N1, N2]))
+    assert bench.sync() == []
+
+
+def test_early_requests_are_bounded_in_number_and_in_bytes() -> None:
+    """A node that stays behind forgets the first of them: their senders ask again."""
+    admission = Admission()
+    for number in range(EARLY_MAX + 10):
+        admission.refuse(N2, write(9, number), key(1))
+    assert len(admission) == EARLY_MAX
+    big = Write(key(9), UNIT, 1, 1, Version(1, 0, N2, 1), [(b"k", bytes(EARLY_BYTES_MAX // 4))])
+    for _ in range(10):
+        admission.refuse(N2, big, key(1))
+    assert len(admission) == 3
+    assert len(admission.take(key(9))) == 3
+    assert len(admission) == 0
 
 
 def test_an_incomplete_replica_takes_writes_and_gives_no_data() -> None:

@@ -1,7 +1,9 @@
 """A flat hash tree of one unit: 256 leaves, each the xor of its entries' digests.
 
-Sans-I/O. Built only when somebody asks and the unit has changed since, so that writes pay nothing for it.
-Two replicas compare roots, then 2 KiB of leaves, and then exchange only the leaves that differ (rule 15).
+Sans-I/O. Two replicas compare roots, then 2 KiB of leaves, and then exchange only the leaves that differ (rule 15). The
+leaves of a durable unit are kept as its entries change (`LiveTree`): a shard may have many thousands of them, and to
+read them all when a move or a round of anti-entropy asks would hold the event loop. A unit in memory has few, and
+builds its tree when somebody asks and it has changed since.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Collection, Iterable
+from itertools import chain
 
 import mmh3
 
@@ -18,6 +21,7 @@ from frys_node.replication.version import digest
 
 LEAF_COUNT = 256
 _LEAVES = struct.Struct(f">{LEAF_COUNT}Q")
+_HALF = _LEAVES.size // 2
 
 
 def leaf_of(key: bytes) -> int:
@@ -35,7 +39,10 @@ def build(entries: Iterable[Entry]) -> bytes:
 
 def root(leaves: bytes) -> bytes:
     """Return the 16 bytes that stand for all leaves."""
-    return hashlib.blake2b(leaves, digest_size=16).digest()
+    # hashlib gives up the interpreter lock for 2,048 bytes and more, and a thread that computes keeps it for 5 ms.
+    found = hashlib.blake2b(leaves[:_HALF], digest_size=16)
+    found.update(leaves[_HALF:])
+    return found.digest()
 
 
 def differing(mine: bytes, theirs: bytes) -> bytes:
@@ -52,7 +59,35 @@ def differing(mine: bytes, theirs: bytes) -> bytes:
     return bytes(index for index, (left, right) in enumerate(pairs) if left != right)
 
 
-def keys_in(entries: Iterable[Entry], leaves: Collection[int]) -> list[bytes]:
-    """Return the sorted keys of the entries that fall into the leaves."""
+def keys_in(keys: Iterable[bytes], leaves: Collection[int]) -> list[bytes]:
+    """Return the keys that fall into the leaves, sorted."""
     wanted = frozenset(leaves)
-    return sorted(entry.key for entry in entries if leaf_of(entry.key) in wanted)
+    return sorted(key for key in keys if leaf_of(key) in wanted)
+
+
+class LiveTree:
+    """The leaves of a unit, kept as its entries change."""
+
+    __slots__ = ("_leaves", "_packed")
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Nothing is held any more."""
+        self._leaves = [0] * LEAF_COUNT
+        self._packed: bytes | None = None
+
+    def change(self, before: Iterable[Entry | None], after: Iterable[Entry | None]) -> None:
+        """Take out entries that were held and put in those that are held instead; None: nothing."""
+        leaves = self._leaves
+        for entry in chain(before, after):
+            if entry is not None:
+                leaves[leaf_of(entry.key)] ^= digest(entry)
+        self._packed = None
+
+    def pack(self) -> bytes:
+        """Return the leaves as `build` would over all that is held."""
+        if self._packed is None:
+            self._packed = _LEAVES.pack(*self._leaves)
+        return self._packed

@@ -109,8 +109,8 @@ class Pull:
         if floor is None or not held.durable or not self.purpose.is_exempt or self.leaves is None:
             return [], []
         if self.strays is None:
-            leaves = frozenset(self.leaves)
-            found = (e for e in held.store.entries() if e.version < floor and hashtree.leaf_of(e.key) in leaves)
+            keys = hashtree.keys_in(held.store.keys(), self.leaves)
+            found = (entry for entry in held.store.get(keys) if entry is not None and entry.version < floor)
             self.strays = sorted(found, key=lambda entry: entry.key, reverse=True)
         theirs = {entry.key: entry for entry in page.entries}
         last = page.entries[-1].key if page.has_more and page.entries else None
@@ -163,7 +163,7 @@ class PullSource:
         session = (taker, ask.pull)
         keys = None if ask.is_first else self._sessions.get(session)
         if keys is None:
-            keys = hashtree.keys_in(held.store.entries(), ask.leaves)
+            keys = hashtree.keys_in(held.store.keys(), ask.leaves)
             self._sessions[session] = keys
             if len(self._sessions) > SESSIONS_MAX:
                 self._sessions.popitem(last=False)

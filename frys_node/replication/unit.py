@@ -12,6 +12,7 @@ from frys_node.base.types import Epoch, UnitId
 from frys_node.kernel.services.replication import Entry, UnitStore, Version
 from frys_node.replication import hashtree
 from frys_node.replication.effects import Corrupted, Effect, Persist
+from frys_node.replication.hashtree import LiveTree
 from frys_node.replication.messages import PAGE_BYTES_MAX, EntriesRecord, LogRecord
 from frys_node.replication.version import ZERO, sent_bytes
 
@@ -35,6 +36,7 @@ class HeldUnit:
     """A unit's data and what is known of its state."""
 
     __slots__ = (
+        "_built",
         "_tombstones",
         "_tree",
         "complete",
@@ -83,7 +85,9 @@ class HeldUnit:
         """Counts changes; it begins higher at every boot, so that session tokens of earlier ones are kept too."""
         self._tombstones: dict[bytes, Version] = {}
         """Of a durable unit. Stores in memory expire and evict by themselves."""
-        self._tree: bytes | None = None
+        self._tree = LiveTree() if durable else None
+        self._built = (-1, b"")
+        """Of a unit in memory: its leaves, and the count of changes for which they were built."""
 
     def get(self, keys: Sequence[bytes]) -> list[Entry | None]:
         """Return what is held of the keys; what is not held reads as a tombstone at the floor, if there is one."""
@@ -102,14 +106,26 @@ class HeldUnit:
             return
         self.floor = floor
         kept = [entry for entry in self.store.entries() if entry.version > floor]
+        self.clear()
+        self.put(kept)
+
+    def clear(self) -> None:
+        """Forget every entry."""
         self.store.clear()
         self._tombstones.clear()
-        self.put(kept)
+        if self._tree is not None:
+            self._tree.clear()
 
     def put(self, entries: Sequence[Entry]) -> None:
         """Put entries in the place of what is held under their keys."""
-        self.store.put(entries)
-        self._tree = None
+        if self._tree is None:
+            self.store.put(entries)
+        else:
+            keys = [entry.key for entry in entries]
+            before = self.store.get(keys)
+            self.store.put(entries)
+            # As the store has them: it may keep a value in another form than it came in.
+            self._tree.change(before, self.store.get(keys))
         self.seq += 1
         if self.durable:
             for entry in entries:
@@ -120,8 +136,9 @@ class HeldUnit:
 
     def drop(self, keys: Sequence[bytes]) -> None:
         """Forget entries as if they had never been here."""
+        if self._tree is not None:
+            self._tree.change(self.store.get(keys), ())
         self.store.drop(keys)
-        self._tree = None
         for key in keys:
             self._tombstones.pop(key, None)
 
@@ -145,9 +162,7 @@ class HeldUnit:
 
     def wipe(self, join_key: Epoch) -> None:
         """Forget everything: this node joins the unit anew (rule 12)."""
-        self.store.clear()
-        self._tombstones.clear()
-        self._tree = None
+        self.clear()
         self.floor = self.write_floor = self.purge_floor = self.lost = None
         self.complete = self.is_damaged = False
         self.join_key = join_key
@@ -229,10 +244,13 @@ class HeldUnit:
 
     def tree(self) -> bytes:
         """Return the leaves of the hash tree of what is held now."""
-        if self._tree is None or not self.durable:
-            # A memory store evicts and expires by itself, so its tree is never kept.
-            self._tree = hashtree.build(self.store.entries())
-        return self._tree
+        if self._tree is not None:
+            return self._tree.pack()
+        # A store in memory evicts and expires by itself, and a node alone writes into it directly.
+        changes = self.store.changes
+        if self._built[0] != changes:
+            self._built = (changes, hashtree.build(self.store.entries()))
+        return self._built[1]
 
 
 def pages(entries: Sequence[Entry]) -> Iterator[list[Entry]]:

@@ -41,6 +41,7 @@ class DictStore:
 
     def __init__(self) -> None:
         self.held: dict[bytes, Entry] = {}
+        self.changes = 0
 
     def get(self, keys: Sequence[bytes]) -> list[Entry | None]:
         """Return the entries held."""
@@ -48,8 +49,13 @@ class DictStore:
 
     def put(self, entries: Sequence[Entry]) -> None:
         """Apply entries."""
+        self.changes += 1
         for entry in entries:
             self.held[entry.key] = entry
+
+    def keys(self) -> Iterable[bytes]:
+        """Return every key held."""
+        return list(self.held)
 
     def size_bytes(self) -> int:
         """What the entries take when they travel."""
@@ -57,6 +63,7 @@ class DictStore:
 
     def drop(self, keys: Sequence[bytes]) -> None:
         """Forget entries."""
+        self.changes += 1
         for key in keys:
             self.held.pop(key, None)
 
@@ -66,6 +73,7 @@ class DictStore:
 
     def clear(self) -> None:
         """Forget everything."""
+        self.changes += 1
         self.held.clear()
 
 

@@ -131,8 +131,7 @@ class SourceDropsEarly(_Replica):
         if placement.record.phase == JOINT:
             for unit, held in list(self.table.units.items()):
                 if unit in placement and self.node not in placement.sets(unit).next:
-                    held.store.clear()
-                    held._tree = None
+                    held.clear()
         return effects
 
 

@@ -62,6 +62,15 @@ class UnitStore(Protocol):
         """Every entry held, tombstones included, in a stable order."""
         ...
 
+    def keys(self) -> Iterable[bytes]:
+        """The key of every entry held, tombstones included, in any order; much cheaper than the entries."""
+        ...
+
+    @property
+    def changes(self) -> int:
+        """Another number than before whenever `entries` would return something else, whoever changed it."""
+        ...
+
     def size_bytes(self) -> int:
         """About how many bytes the entries take when they travel; cheap, for plans and pictures."""
         ...

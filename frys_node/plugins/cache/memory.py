@@ -53,7 +53,7 @@ class Pool:
 class CacheUnit:
     """What this node holds of one unit (a `UnitStore`)."""
 
-    __slots__ = ("floor", "held", "memory", "unit")
+    __slots__ = ("edits", "floor", "held", "memory", "unit")
 
     def __init__(self, unit: UnitId, memory: CacheMemory) -> None:
         self.unit = unit
@@ -63,6 +63,8 @@ class CacheUnit:
         """Just above the newest version evicted since the unit was empty."""
         self.held: dict[bytes, Entry] = {}
         """Entries by key; an expired one is a tombstone only after `expire_due`."""
+        self.edits = 0
+        """Counts what was put, dropped or evicted, or has expired."""
 
     def __len__(self) -> int:
         return len(self.held)
@@ -92,6 +94,17 @@ class CacheUnit:
             entry = self.held.pop(key, None)
             if entry is not None:
                 self.memory.forget(entry)
+        self.edits += 1
+
+    def keys(self) -> Iterable[bytes]:
+        """The key of every entry held."""
+        return list(self.held)
+
+    @property
+    def changes(self) -> int:
+        """Another number whenever `entries` would return something else."""
+        self.memory.expire_due()
+        return self.edits
 
     def entries(self) -> Iterable[Entry]:
         """Every entry held, by key; expired ones as tombstones."""
@@ -108,10 +121,12 @@ class CacheUnit:
             self.memory.forget(entry)
         self.held.clear()
         self.floor = None
+        self.edits += 1
 
     def evict(self, key: bytes) -> Entry:
         """Drop an entry for want of memory and raise the floor above it; its pool has forgotten it already."""
         entry = self.held.pop(key)
+        self.edits += 1
         floor = just_above(entry.version)
         self.floor = floor if self.floor is None else max(self.floor, floor)
         return entry
@@ -254,6 +269,7 @@ class CacheMemory:
             if self._lifetimes:
                 self._lifetimes.pop(key, None)
         unit.held[key] = entry
+        unit.edits += 1
         pool.total_bytes += size_bytes
         self.total_bytes += size_bytes
         pool.policy.add(key)
@@ -295,9 +311,10 @@ class CacheMemory:
     def _expire(self, key: bytes) -> None:
         del self._lifetimes[key]
         self.replies.pop(key, None)
-        held = self.homes[key].held
-        old = held[key]
-        held[key] = Entry(key, just_above(old.version), None)
+        unit = self.homes[key]
+        old = unit.held[key]
+        unit.held[key] = Entry(key, just_above(old.version), None)
+        unit.edits += 1
         freed_bytes = self._cost(old.value)
         self._pool(key).total_bytes -= freed_bytes
         self.total_bytes -= freed_bytes

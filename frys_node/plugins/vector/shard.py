@@ -147,6 +147,10 @@ class ShardStore:
         tombs = len(self._tombs) * ENTRY_BYTES + sum(map(len, self._tombs))
         return points + sum(map(len, self._payloads)) + tombs
 
+    def keys(self) -> Iterable[bytes]:
+        """The key of every point and tombstone."""
+        return [*self._rows, *self._tombs]
+
     def entries(self) -> Iterable[Entry]:
         """Every entry held, tombstones included, by key."""
         return self._entries(sorted([*self._rows, *self._tombs]))

@@ -242,3 +242,31 @@ def test_the_accounts_of_the_memory_never_drift(
             for key, value in live.items()
             if cost(held[key].value) > len(held[key].value or b"")
         }
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abcd"), st.sampled_from(["put", "brief", "drop", "wait", "clear"])), max_size=20
+    )
+)
+def test_whatever_changes_a_unit_changes_its_count_too(steps: list[tuple[str, str]]) -> None:
+    """Writes, lifetimes that end, evictions: a hash tree is built again whenever the entries are others."""
+    now = Now()
+    held = memory(2, now)
+    units = [held.open(UnitId(f"cache/{number}")) for number in range(2)]
+    for at, (key, what) in enumerate(steps, 1):
+        unit = units[ord(key) % 2]
+        before = [(list(unit.entries()), unit.changes) for unit in units]
+        match what:
+            case "put":
+                unit.put([entry(key, at)])
+            case "brief":
+                unit.put([entry(key, at, expires_unix_ms=now.unix_ms + 5)])
+            case "drop":
+                unit.drop([key.encode()])
+            case "wait":
+                now.unix_ms += 10
+            case "clear":
+                unit.clear()
+        for unit, (entries, changes) in zip(units, before, strict=True):
+            assert unit.changes != changes or list(unit.entries()) == entries

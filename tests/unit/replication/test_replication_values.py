@@ -95,6 +95,32 @@ def test_replicas_that_took_the_same_entries_in_any_order_have_equal_trees(found
     assert hashtree.differing(one.tree(), two.tree()) == b""
 
 
+steps = st.one_of(
+    st.tuples(st.just("merge"), st.lists(entries, max_size=3, unique_by=lambda entry: entry.key)),
+    st.tuples(st.just("drop"), st.lists(st.sampled_from([b"a", b"b", b"c"]), max_size=2, unique=True)),
+    st.tuples(st.just("floor"), versions),
+    st.tuples(st.just("wipe"), st.none()),
+)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+@given(found=st.lists(steps, max_size=12))
+def test_a_tree_that_is_kept_is_the_tree_of_what_is_held(durable: bool, found: list[tuple[str, object]]) -> None:
+    """Whatever came, went or was overwritten, and whenever somebody asked."""
+    unit = HeldUnit(UNIT, DictStore(), durable=durable, complete=True, join_key=None)
+    for what, value in found:
+        match what:
+            case "merge":
+                unit.merge(value)  # type: ignore[arg-type]
+            case "drop":
+                unit.drop(value)  # type: ignore[arg-type]
+            case "floor":
+                unit.raise_floor(value)  # type: ignore[arg-type]
+            case "wipe":
+                unit.wipe(EPOCH)
+        assert unit.tree() == hashtree.build(unit.store.entries())
+
+
 def test_a_differing_leaf_is_named_and_junk_is_refused() -> None:
     """Only the leaf of the changed key differs; a tree of another size is malformed."""
     held = Entry(b"a", Version(1, 0, N1, 1), b"x")

@@ -21,6 +21,7 @@ class Intake:
         self._cluster = cluster
         self._proofs = proofs
         self._dropped = dropped
+        self._believed: tuple[SignedRecord, TopologyRecord] | None = None
 
     def verified(self, signed: SignedRecord) -> TopologyRecord | None:
         """Return the record, or None if it is another cluster's, of another format, or not signed by its term's issuer.
@@ -28,6 +29,9 @@ class Intake:
         Raises:
             MalformedFrame: It cannot be decoded.
         """
+        if self._believed is not None and self._believed[0] == signed:
+            # Everybody pushes a new record, and a signature takes milliseconds.
+            return self._believed[1]
         record = RECORD.decode(signed.data)
         if record.cluster != self._cluster:
             self._dropped("cluster")
@@ -36,6 +40,7 @@ class Intake:
         elif not self._proofs.is_proof_of(record.epoch.term.node, signed.data, signed.proof):
             self._dropped("signature")
         else:
+            self._believed = signed, record
             return record
         return None
 

@@ -10,6 +10,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+def load() -> None:
+    """Import what `render` needs: 40 ms the first time, so in a worker."""
+    import prometheus_client.core
+    import prometheus_client.openmetrics.exposition  # noqa: F401
+
+
 def render(metrics: Metrics, *, openmetrics: bool = False) -> tuple[bytes, str]:
     """Return every metric as text and its content type; OpenMetrics 1.0 or Prometheus text 0.0.4."""
     from prometheus_client import CollectorRegistry, exposition

@@ -18,7 +18,7 @@ from frys_node.kernel.services.http import HttpRequest, HttpResponse
 from frys_node.kernel.services.members import MEMBERS, MemberView
 from frys_node.kernel.services.node import NODE, Check
 from frys_node.kernel.services.topology import TOPOLOGY, Topology, UnitSets
-from frys_node.observe.exposition import render
+from frys_node.observe.exposition import load, render
 from frys_node.plugins.network.events import EventStream
 from frys_node.plugins.network.router import Router
 
@@ -30,6 +30,7 @@ class NodeRoutes:
         self._context = context
         self._node = context.service(NODE)
         self._events = EventStream(context.bus)
+        self._can_render = False
         build = context.metrics.gauge("frys_build_info", "Always 1; the labels say what runs", ("version", "python"))
         build.set(1, frys_node.__version__, platform.python_version())
 
@@ -56,6 +57,9 @@ class NodeRoutes:
 
     async def metrics(self, request: HttpRequest) -> HttpResponse:
         """Prometheus or OpenMetrics text."""
+        if not self._can_render:
+            await self._context.executor.run(load)
+            self._can_render = True
         is_open = "application/openmetrics-text" in request.headers.get("accept", "")
         body, content_type = render(self._context.metrics, openmetrics=is_open)
         return HttpResponse(body=body, content_type=content_type)

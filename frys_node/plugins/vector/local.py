@@ -41,6 +41,7 @@ class LocalShards:
         self._replication = replication
         self._topology = topology
         self._executor = executor
+        self._has_index = False
 
     def open(self, unit: UnitId) -> ShardStore:
         """Return a new, empty store of a shard: the factory that replication is given."""
@@ -141,6 +142,10 @@ class LocalShards:
 
     async def maintain(self) -> bool:
         """Do one piece of index work that is due, in a worker; False when there is none."""
+        if not self._has_index and self.stores():
+            # Not with the first vector: numpy takes 100 ms and more, and the event loop would stand still for them.
+            await self._executor.run(_load_index)
+            self._has_index = True
         for store in self.stores():
             due = store.next_job(self.config.index_rows_min, self.config.dead_ratio_max)
             if due is not None:
@@ -152,6 +157,10 @@ class LocalShards:
                 store.install(generation, job, graph)
                 return True
         return False
+
+
+def _load_index() -> None:
+    import frys_node.plugins.vector.index  # noqa: F401
 
 
 def _merged(query: Query, found: Sequence[QueryHits], distance: Distance) -> list[Hit]:

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace, *, seeds: list[str] | None, token_file: s
     config = read()
     name_chosen = bool(config.system.name)
     name = config.system.name or host_name()
-    data_dir = choose_data_dir(config.system.data_dir, name, joining=seeds is not None)
+    data_dir = choose_data_dir(config.system.data_dir, name, name_chosen=name_chosen, joining=seeds is not None)
     kept = read_kept(data_dir)
     is_restart = data_dir is not None and (data_dir / IDENTITY).exists()
     launch = Launch(
@@ -105,18 +105,30 @@ def host_name() -> str:
     return name[:48] or "node"
 
 
-def choose_data_dir(given: str, name: str, *, joining: bool) -> Path | None:
-    """Return the data directory: given, the only one under ./frys-data, or a new one (None: named by the issuer).
+def choose_data_dir(given: str, name: str, *, name_chosen: bool, joining: bool) -> Path | None:
+    """Return the data directory: given, the one of that name or the only one here, or a new one.
+
+    None is a new one that is named when the issuer has said the node's name.
 
     Raises:
-        UsageError: Several nodes live here and none was picked.
+        UsageError: Several nodes live here and none was picked, or a cluster would be founded beside another's node.
     """
     if given:
         return Path(given)
     found = sorted(path.parent.parent for path in HOME.glob(f"*/{IDENTITY}"))
+    if name_chosen and HOME / name in found:
+        return HOME / name
+    if name_chosen and joining:
+        return None
+    listed = ", ".join(map(str, found))
+    if found and name_chosen:
+        raise UsageError(
+            f"another node lives here: {listed}, and none is named '{name}'",
+            hint=f"start that one: frys-node start --data-dir {found[0]}; have '{name}' join it: frys-node join --name"
+            f" {name} --seed HOST:PORT; or found another cluster: frys-node start --data-dir {HOME / name}",
+        )
     if len(found) > 1:
-        listed = ", ".join(map(str, found))
-        raise UsageError(f"several nodes live here: {listed}", hint="pick one with --data-dir")
+        raise UsageError(f"several nodes live here: {listed}", hint="pick one with --name or --data-dir")
     if found:
         return found[0]
     return None if joining else HOME / name

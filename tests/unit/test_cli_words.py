@@ -161,20 +161,39 @@ def test_a_directory_where_no_node_answers_is_told_for_what_it_is(
     assert "another user's" in unreachable(node, PermissionError()).message
 
 
+def _identity(home: Path, name: str) -> None:
+    """Make a directory look like a node's."""
+    identity = home / "frys-data" / name / "identity"
+    identity.mkdir(parents=True)
+    (identity / "identity.json").touch()
+
+
 def test_a_start_takes_the_sole_identity_here_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --data-dir an existing identity is reused; a joiner without one waits for the name it is given."""
     monkeypatch.chdir(tmp_path)
-    assert choose_data_dir("", "n", joining=False) == Path("frys-data/n")
-    assert choose_data_dir("", "n", joining=True) is None
-    for name in ("a", "b"):
-        identity = tmp_path / "frys-data" / name / "identity"
-        identity.mkdir(parents=True)
-        (identity / "identity.json").touch()
-        if name == "a":
-            assert choose_data_dir("", "n", joining=True) == Path("frys-data/a")
+    assert choose_data_dir("", "n", name_chosen=False, joining=False) == Path("frys-data/n")
+    assert choose_data_dir("", "n", name_chosen=False, joining=True) is None
+    _identity(tmp_path, "a")
+    assert choose_data_dir("", "n", name_chosen=False, joining=True) == Path("frys-data/a")
+    _identity(tmp_path, "b")
     with pytest.raises(UsageError, match="several"):
-        choose_data_dir("", "n", joining=False)
+        choose_data_dir("", "n", name_chosen=False, joining=False)
     assert re.fullmatch(r"[a-z0-9-]{1,48}", host_name())
+
+
+def test_a_name_picks_its_own_directory_and_never_another_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`join --name b` beside a node named a is a new node; `start --name b` there is refused with what to do."""
+    monkeypatch.chdir(tmp_path)
+    _identity(tmp_path, "a")
+    assert choose_data_dir("", "b", name_chosen=True, joining=True) is None
+    with pytest.raises(UsageError, match="frys-data/a, and none is named 'b'") as caught:
+        choose_data_dir("", "b", name_chosen=True, joining=False)
+    assert "frys-node start --data-dir frys-data/a" in caught.value.hint
+    _identity(tmp_path, "b")
+    for joining in (True, False):
+        assert choose_data_dir("", "b", name_chosen=True, joining=joining) == Path("frys-data/b")
 
 
 def test_the_banner_holds_the_exact_join_line() -> None:

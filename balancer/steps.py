@@ -275,8 +275,11 @@ class Steps:
                 at_s = min(at_s, max(self.dead[node], self._entered_s) + self.config.dead_patience_s)
             if node not in self._reports and is_joining:
                 at_s = min(at_s, self._entered_s + self.config.adopt_patience_s)
-        if self.dead and unfenced_among(self._placement, self._changed, self.dead):
-            at_s = min(at_s, max(*self.dead.values(), self._entered_s) + self.config.dead_patience_s)
+        # Whoever has left or was removed is dead as well, and no set waits for it: this is asked at every turn.
+        members = record.members()
+        dead = {node: since_s for node, since_s in self.dead.items() if node in members}
+        if dead and unfenced_among(self._placement, self._changed, dead):
+            at_s = min(at_s, max(*dead.values(), self._entered_s) + self.config.dead_patience_s)
         return at_s
 
     def _doubtful(self, record: TopologyRecord) -> list[NodeId]:

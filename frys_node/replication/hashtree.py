@@ -1,9 +1,9 @@
 """A flat hash tree of one unit: 256 leaves, each the xor of its entries' digests.
 
 Sans-I/O. Two replicas compare roots, then 2 KiB of leaves, and then exchange only the leaves that differ (rule 15). The
-leaves of a durable unit are kept as its entries change (`LiveTree`): a shard may have many thousands of them, and to
-read them all when a move or a round of anti-entropy asks would hold the event loop. A unit in memory has few, and
-builds its tree when somebody asks and it has changed since.
+leaves of a durable unit are kept as its entries change (`LiveTree`), and those of a unit in memory when
+somebody asks, for what its store says has changed: a unit may have thousands of entries, and to read them all whenever
+a move or a round of anti-entropy asks would hold the event loop.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ class LiveTree:
         self._leaves = [0] * LEAF_COUNT
         self._packed: bytes | None = None
 
-    def change(self, before: Iterable[Entry | None], after: Iterable[Entry | None]) -> None:
+    def change(self, pairs: Iterable[tuple[Entry | None, Entry | None]]) -> None:
         """Take out entries that were held and put in those that are held instead; None: nothing."""
         leaves = self._leaves
-        for entry in chain(before, after):
+        for entry in chain.from_iterable(pairs):
             if entry is not None:
                 leaves[leaf_of(entry.key)] ^= digest(entry)
         self._packed = None

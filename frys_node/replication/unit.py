@@ -36,7 +36,6 @@ class HeldUnit:
     """A unit's data and what is known of its state."""
 
     __slots__ = (
-        "_built",
         "_tombstones",
         "_tree",
         "complete",
@@ -85,9 +84,8 @@ class HeldUnit:
         """Counts changes; it begins higher at every boot, so that session tokens of earlier ones are kept too."""
         self._tombstones: dict[bytes, Version] = {}
         """Of a durable unit. Stores in memory expire and evict by themselves."""
-        self._tree = LiveTree() if durable else None
-        self._built = (-1, b"")
-        """Of a unit in memory: its leaves, and the count of changes for which they were built."""
+        self._tree = LiveTree()
+        """Of a durable unit always true, of one in memory after `tree`."""
 
     def get(self, keys: Sequence[bytes]) -> list[Entry | None]:
         """Return what is held of the keys; what is not held reads as a tombstone at the floor, if there is one."""
@@ -113,31 +111,29 @@ class HeldUnit:
         """Forget every entry."""
         self.store.clear()
         self._tombstones.clear()
-        if self._tree is not None:
-            self._tree.clear()
+        self._tree.clear()
 
     def put(self, entries: Sequence[Entry]) -> None:
         """Put entries in the place of what is held under their keys."""
-        if self._tree is None:
-            self.store.put(entries)
-        else:
-            keys = [entry.key for entry in entries]
-            before = self.store.get(keys)
-            self.store.put(entries)
-            # As the store has them: it may keep a value in another form than it came in.
-            self._tree.change(before, self.store.get(keys))
         self.seq += 1
-        if self.durable:
-            for entry in entries:
-                if entry.value is None:
-                    self._tombstones[entry.key] = entry.version
-                else:
-                    self._tombstones.pop(entry.key, None)
+        if not self.durable:
+            self.store.put(entries)
+            return
+        keys = [entry.key for entry in entries]
+        before = self.store.get(keys)
+        self.store.put(entries)
+        # As the store has them: it may keep a value in another form than it came in.
+        self._tree.change(zip(before, self.store.get(keys), strict=True))
+        for entry in entries:
+            if entry.value is None:
+                self._tombstones[entry.key] = entry.version
+            else:
+                self._tombstones.pop(entry.key, None)
 
     def drop(self, keys: Sequence[bytes]) -> None:
         """Forget entries as if they had never been here."""
-        if self._tree is not None:
-            self._tree.change(self.store.get(keys), ())
+        if self.durable:
+            self._tree.change((entry, None) for entry in self.store.get(keys))
         self.store.drop(keys)
         for key in keys:
             self._tombstones.pop(key, None)
@@ -244,13 +240,12 @@ class HeldUnit:
 
     def tree(self) -> bytes:
         """Return the leaves of the hash tree of what is held now."""
-        if self._tree is not None:
-            return self._tree.pack()
-        # A store in memory evicts and expires by itself, and a node alone writes into it directly.
-        changes = self.store.changes
-        if self._built[0] != changes:
-            self._built = (changes, hashtree.build(self.store.entries()))
-        return self._built[1]
+        if not self.durable:
+            changes = self.store.changed()
+            if changes.is_all:
+                self._tree.clear()
+            self._tree.change(changes.pairs)
+        return self._tree.pack()
 
 
 def pages(entries: Sequence[Entry]) -> Iterator[list[Entry]]:

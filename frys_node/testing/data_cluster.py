@@ -23,7 +23,7 @@ from frys_node.base.errors import FrysError
 from frys_node.base.types import Address, ClusterId, NodeId, UnitId
 from frys_node.kernel.bus import Bus
 from frys_node.kernel.services.members import UNUSABLE, WELL, Condition, MemberView, Status
-from frys_node.kernel.services.replication import ENTRY_BYTES, Entry
+from frys_node.kernel.services.replication import ENTRY_BYTES, Changes, Entry
 from frys_node.observe.metrics import Metrics
 from frys_node.replication.config import ReplicationConfig
 from frys_node.replication.driver import ReplicationComponent
@@ -41,7 +41,6 @@ class DictStore:
 
     def __init__(self) -> None:
         self.held: dict[bytes, Entry] = {}
-        self.changes = 0
 
     def get(self, keys: Sequence[bytes]) -> list[Entry | None]:
         """Return the entries held."""
@@ -49,7 +48,6 @@ class DictStore:
 
     def put(self, entries: Sequence[Entry]) -> None:
         """Apply entries."""
-        self.changes += 1
         for entry in entries:
             self.held[entry.key] = entry
 
@@ -57,13 +55,16 @@ class DictStore:
         """Return every key held."""
         return list(self.held)
 
+    def changed(self) -> Changes:
+        """Return everything."""
+        return Changes(True, [(None, entry) for entry in self.held.values()])
+
     def size_bytes(self) -> int:
         """What the entries take when they travel."""
         return sum(ENTRY_BYTES + len(entry.key) + len(entry.value or b"") for entry in self.entries())
 
     def drop(self, keys: Sequence[bytes]) -> None:
         """Forget entries."""
-        self.changes += 1
         for key in keys:
             self.held.pop(key, None)
 
@@ -73,7 +74,6 @@ class DictStore:
 
     def clear(self) -> None:
         """Forget everything."""
-        self.changes += 1
         self.held.clear()
 
 

@@ -43,6 +43,14 @@ ENTRY_BYTES = 56
 """What an entry takes beside its key and value when it travels: its version, and lengths."""
 
 
+class Changes(NamedTuple):
+    """What was held, and what is held now, under some keys of a unit; None is nothing."""
+
+    is_all: bool
+    """These are all keys held, and nothing is said to have been held before."""
+    pairs: Iterable[tuple[Entry | None, Entry | None]]
+
+
 class UnitStore(Protocol):
     """A unit's data in memory. Called on the node's thread, synchronously, one call at a time."""
 
@@ -66,9 +74,11 @@ class UnitStore(Protocol):
         """The key of every entry held, tombstones included, in any order; much cheaper than the entries."""
         ...
 
-    @property
-    def changes(self) -> int:
-        """Another number than before whenever `entries` would return something else, whoever changed it."""
+    def changed(self) -> Changes:
+        """What changed since the last call, whoever changed it, or all that is held if that is not known.
+
+        Asked of stores of a kind in memory, which evict and expire by themselves: their hash tree follows from it.
+        """
         ...
 
     def size_bytes(self) -> int:

@@ -20,7 +20,7 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from frys_node.base.types import UnitId
-from frys_node.kernel.services.replication import ENTRY_BYTES, Entry, Version
+from frys_node.kernel.services.replication import ENTRY_BYTES, Changes, Entry, Version
 from frys_node.plugins.cache.cache import decode_value, just_above, plain_body
 from frys_node.plugins.cache.policy import Policy, PolicyName, make_policy
 
@@ -34,6 +34,9 @@ REPLY_BYTES_MAX = 288
 """Values that take no more than this, packed, have their answer ready if they are strings."""
 
 _REPLY_HEADS = tuple(b"$%d\r\n" % length for length in range(REPLY_BYTES_MAX))
+
+CHANGES_MAX = 1_024
+"""Changed keys of a unit that are remembered for its hash tree; of more it is built anew."""
 
 DUE_LEFT_MAX = 1_024
 """Lifetimes that no longer hold and stay in the heap, beside one for each that does."""
@@ -53,7 +56,7 @@ class Pool:
 class CacheUnit:
     """What this node holds of one unit (a `UnitStore`)."""
 
-    __slots__ = ("edits", "floor", "held", "memory", "unit")
+    __slots__ = ("floor", "held", "memory", "unit", "was")
 
     def __init__(self, unit: UnitId, memory: CacheMemory) -> None:
         self.unit = unit
@@ -63,8 +66,8 @@ class CacheUnit:
         """Just above the newest version evicted since the unit was empty."""
         self.held: dict[bytes, Entry] = {}
         """Entries by key; an expired one is a tombstone only after `expire_due`."""
-        self.edits = 0
-        """Counts what was put, dropped or evicted, or has expired."""
+        self.was: dict[bytes, Entry | None] | None = None
+        """What was held under the keys that changed since somebody asked; None: nobody has, or too many changed."""
 
     def __len__(self) -> int:
         return len(self.held)
@@ -94,17 +97,27 @@ class CacheUnit:
             entry = self.held.pop(key, None)
             if entry is not None:
                 self.memory.forget(entry)
-        self.edits += 1
+                self.note(key, entry)
 
     def keys(self) -> Iterable[bytes]:
         """The key of every entry held."""
         return list(self.held)
 
-    @property
-    def changes(self) -> int:
-        """Another number whenever `entries` would return something else."""
+    def changed(self) -> Changes:
+        """What changed since the last call; everything when that was too long ago."""
         self.memory.expire_due()
-        return self.edits
+        was, self.was = self.was, {}
+        if was is None:
+            return Changes(True, [(None, entry) for entry in self.held.values()])
+        return Changes(False, [(before, self.held.get(key)) for key, before in was.items()])
+
+    def note(self, key: bytes, before: Entry | None) -> None:
+        """Take down what is held under a key that changes now."""
+        was = self.was
+        if was is not None and key not in was:
+            was[key] = before
+            if len(was) > CHANGES_MAX:
+                self.was = None
 
     def entries(self) -> Iterable[Entry]:
         """Every entry held, by key; expired ones as tombstones."""
@@ -120,13 +133,12 @@ class CacheUnit:
         for entry in self.held.values():
             self.memory.forget(entry)
         self.held.clear()
-        self.floor = None
-        self.edits += 1
+        self.floor = self.was = None
 
     def evict(self, key: bytes) -> Entry:
         """Drop an entry for want of memory and raise the floor above it; its pool has forgotten it already."""
         entry = self.held.pop(key)
-        self.edits += 1
+        self.note(key, entry)
         floor = just_above(entry.version)
         self.floor = floor if self.floor is None else max(self.floor, floor)
         return entry
@@ -269,7 +281,8 @@ class CacheMemory:
             if self._lifetimes:
                 self._lifetimes.pop(key, None)
         unit.held[key] = entry
-        unit.edits += 1
+        if unit.was is not None:
+            unit.note(key, old)
         pool.total_bytes += size_bytes
         self.total_bytes += size_bytes
         pool.policy.add(key)
@@ -314,7 +327,7 @@ class CacheMemory:
         unit = self.homes[key]
         old = unit.held[key]
         unit.held[key] = Entry(key, just_above(old.version), None)
-        unit.edits += 1
+        unit.note(key, old)
         freed_bytes = self._cost(old.value)
         self._pool(key).total_bytes -= freed_bytes
         self.total_bytes -= freed_bytes

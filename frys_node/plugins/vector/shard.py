@@ -14,7 +14,7 @@ import msgspec
 
 from frys_node.base.errors import CorruptData
 from frys_node.base.types import UnitId
-from frys_node.kernel.services.replication import ENTRY_BYTES, Entry, Version
+from frys_node.kernel.services.replication import ENTRY_BYTES, Changes, Entry, Version
 from frys_node.plugins.vector.collection import Distance, StoredPoint, decode_point, encode_point, parse_payload
 from frys_node.plugins.vector.filters import Predicate
 from frys_node.plugins.vector.messages import Hit, Query, QueryHits
@@ -150,6 +150,10 @@ class ShardStore:
     def keys(self) -> Iterable[bytes]:
         """The key of every point and tombstone."""
         return [*self._rows, *self._tombs]
+
+    def changed(self) -> Changes:
+        """Everything: the engine, which alone changes a durable shard, keeps its tree by itself."""
+        return Changes(True, ((None, entry) for entry in self.entries()))
 
     def entries(self) -> Iterable[Entry]:
         """Every entry held, tombstones included, by key."""

@@ -13,19 +13,30 @@ from frys_node.base.units import cache_unit_of, slot_of
 from frys_node.kernel.services.replication import Entry, Version
 from frys_node.plugins.cache import cache
 from frys_node.plugins.cache.cache import CacheValue, InvalidCacheRequest, pack
-from frys_node.plugins.cache.memory import ENTRY_OVERHEAD_BYTES, REPLY_BYTES_MAX, REPLY_OVERHEAD_BYTES, CacheMemory
+from frys_node.plugins.cache.memory import (
+    CHANGES_MAX,
+    ENTRY_OVERHEAD_BYTES,
+    REPLY_BYTES_MAX,
+    REPLY_OVERHEAD_BYTES,
+    CacheMemory,
+)
 from frys_node.plugins.cache.policy import PolicyName
+from frys_node.replication import hashtree
+from frys_node.replication.unit import HeldUnit
 
 NODE = NodeId("a" * 32)
+UNIT = UnitId("cache/0")
 
 
 class Now:
-    """A wall clock that stands still until it is moved."""
+    """A wall clock that stands still until it is moved, or goes on by a step whenever it is read."""
 
     def __init__(self) -> None:
         self.unix_ms = 1_000_000
+        self.step_ms = 0
 
     def __call__(self) -> int:
+        self.unix_ms += self.step_ms
         return self.unix_ms
 
 
@@ -246,17 +257,22 @@ def test_the_accounts_of_the_memory_never_drift(
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from("abcd"), st.sampled_from(["put", "brief", "drop", "wait", "clear"])), max_size=20
-    )
+        st.tuples(st.sampled_from("abcd"), st.sampled_from(["put", "brief", "drop", "wait", "clear", "ask"])),
+        max_size=30,
+    ),
+    st.integers(0, 2),
 )
-def test_whatever_changes_a_unit_changes_its_count_too(steps: list[tuple[str, str]]) -> None:
-    """Writes, lifetimes that end, evictions: a hash tree is built again whenever the entries are others."""
+def test_the_tree_of_a_unit_follows_writes_evictions_and_lifetimes(steps: list[tuple[str, str]], step_ms: int) -> None:
+    """Whenever somebody asks, it is that of the entries held then, also when lifetimes end while it is asked for."""
     now = Now()
-    held = memory(2, now)
-    units = [held.open(UnitId(f"cache/{number}")) for number in range(2)]
+    now.step_ms = step_ms
+    bound = memory(2, now)
+    units = [
+        HeldUnit(unit, bound.open(unit), durable=False, complete=True, join_key=None)
+        for unit in (UnitId("cache/0"), UnitId("cache/1"))
+    ]
     for at, (key, what) in enumerate(steps, 1):
         unit = units[ord(key) % 2]
-        before = [(list(unit.entries()), unit.changes) for unit in units]
         match what:
             case "put":
                 unit.put([entry(key, at)])
@@ -268,5 +284,19 @@ def test_whatever_changes_a_unit_changes_its_count_too(steps: list[tuple[str, st
                 now.unix_ms += 10
             case "clear":
                 unit.clear()
-        for unit, (entries, changes) in zip(units, before, strict=True):
-            assert unit.changes != changes or list(unit.entries()) == entries
+            case "ask":
+                unit.tree()
+    now.step_ms = 0
+    for unit in units:
+        assert unit.tree() == hashtree.build(unit.store.entries())
+
+
+def test_a_unit_remembers_only_so_many_changes() -> None:
+    """Beyond that its tree is built from all entries, and is right again."""
+    store = memory(10_000).open(UNIT)
+    unit = HeldUnit(UNIT, store, durable=False, complete=True, join_key=None)
+    unit.tree()
+    unit.put([entry(f"key:{number}", number) for number in range(CHANGES_MAX + 1)])
+    assert store.was is None
+    unit.put([entry("key:1", 10_000)])
+    assert unit.tree() == hashtree.build(unit.store.entries())

@@ -49,6 +49,9 @@ from membership.machine import Membership
 from membership.member import STATUS, make_attributes
 from membership.messages import Attributes
 
+ALERTED = ("false_suspicion", "false_death", "isolated", "crash_mass", "crash_doubted", "edge_down")
+"""Events that have a count of 0 from the start: a rule over a series that is not there yet misses its first step."""
+
 PHI_BUCKETS = (0.01, 0.1, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0)
 """Bounds of the distribution of phi; 5 and 8 are the watch's thresholds."""
 
@@ -184,6 +187,8 @@ class MembershipDriver:
         # The machine's tallies are the counters' values, so that nothing is counted twice or copied.
         oversized.values = tallies.oversized
         packets.values, dropped.values, events.values = tallies.packets, tallies.dropped, tallies.events
+        for event in ALERTED:
+            tallies.events.setdefault((event,), 0)
         self._rtt = metrics.histogram("frys_membership_probe_rtt_seconds", "Round trips of direct pings.")
         self._phi = metrics.histogram(
             "frys_membership_phi", "Phi of watched members when a beat came or a threshold was crossed.", PHI_BUCKETS

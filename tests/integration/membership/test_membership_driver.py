@@ -12,6 +12,7 @@ import trio
 from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import MemberChanged, Status
 from membership.config import for_profile
+from membership.driver import ALERTED
 from membership.effects import Emit, Peer
 from membership.errors import JoinFailed, LeaveUnacknowledged, MemberAlive, TagsTooLarge
 
@@ -61,6 +62,13 @@ async def test_members_with_other_settings_are_told_with_both_values(
         "watchers is 1 there and 3 here",
         "watchers is 3 there and 1 here",
     }
+
+
+async def test_what_is_worth_an_alert_is_counted_from_the_start(cluster: Any, autojump_clock: Any) -> None:
+    """A rule over the increase of a series that begins at 1 never sees that first step."""
+    node = await cluster.start("n1")
+    (events,) = [metric for metric in node.metrics if metric.name == "frys_membership_events_total"]
+    assert {name for (name,), count in events.values.items() if count == 0} >= set(ALERTED)
 
 
 async def test_local_profile_declares_a_kill_sooner(cluster: Any, autojump_clock: Any) -> None:

@@ -47,6 +47,7 @@ def _run(short: Short, seed: int) -> ScenarioResult:
     return result
 
 
+@pytest.mark.seeds
 @pytest.mark.slow
 @pytest.mark.parametrize("short", SHORT, ids=lambda short: f"{short.scenario}-{short.faults}")
 def test_a_short_batch_keeps_its_claim(short: Short) -> None:

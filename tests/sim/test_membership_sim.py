@@ -57,6 +57,7 @@ def test_the_batches_of_a_commit_can_be_begun_again(monkeypatch: pytest.MonkeyPa
     assert first_seed() == first_seed()
 
 
+@pytest.mark.seeds
 @pytest.mark.parametrize(("nodes", "seconds", "seed", "faults"), committed_seeds())
 def test_seed_that_once_failed_passes(nodes: int, seconds: float, seed: int, faults: str) -> None:
     """Each bug that the simulator ever found stays fixed."""
@@ -89,6 +90,7 @@ def test_another_seed_is_another_run() -> None:
     assert run_scenario(3, 20.0, 1, "chaos").digest != run_scenario(3, 20.0, 2, "chaos").digest
 
 
+@pytest.mark.seeds
 @pytest.mark.slow
 def test_rotating_batch_of_small_clusters_holds_every_invariant_and_meets_rare_states() -> None:
     """7 nodes under each profile: M1-M9 hold, and the batch reached every state that it must reach."""
@@ -100,6 +102,7 @@ def test_rotating_batch_of_small_clusters_holds_every_invariant_and_meets_rare_s
     assert SCENARIOS["membership"].missed(SMALL_SEEDS, reached, {}) == []
 
 
+@pytest.mark.seeds
 @pytest.mark.slow
 def test_rotating_batch_of_large_clusters_holds_every_invariant() -> None:
     """100 nodes: the same, where gossip needs several rounds and packets fill up."""

@@ -57,6 +57,7 @@ FAULTS = (
 )
 
 
+@pytest.mark.seeds
 def test_a_batch_of_seeds_keeps_every_rule_and_reaches_every_rare_state() -> None:
     """Nothing acknowledged is lost or comes back, no fork, all converge; and the batch did hit what it is there for."""
     sometimes: Counter[str] = Counter()

@@ -21,6 +21,9 @@ BIN = Path(sys.executable).parent
 REPORT = ROOT / ".cache" / "gate"
 GATE_SECONDS_MAX = 20 * 60
 CODE = ["frys_node", "membership", "balancer", "snapshots", "tests", "chaos", "deploy", ".ci"]
+SEEDS_CPU_S_MAX = 480.0
+"""What all batches of seeds may cost: they are to share four CPU-minutes, and a machine may be half as fast."""
+SEEDS_CPU = re.compile(r"^seeds took ([0-9.]+) CPU-s$", re.MULTILINE)
 COUNTS = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
 KNOWN_ANSWERS = {
     "FRYS_KAT_DIR": ROOT.parent / "shared" / "kat",
@@ -132,6 +135,23 @@ def judge(stage: Stage, outcome: Outcome, totals: dict[str, int], skipped: list[
     return good
 
 
+def seeds_cpu_s(output: str) -> float:
+    """Return what the batches of seeds in a test run cost, as it says."""
+    return sum(float(found) for found in SEEDS_CPU.findall(output))
+
+
+def too_costly(cpu_s: float) -> list[str]:
+    """Say what the seeds took; name a failure if that is too much."""
+    if not cpu_s:
+        return []
+    print(f"\nseeds took {cpu_s:.0f} CPU-s, limit {SEEDS_CPU_S_MAX:.0f}")
+    if cpu_s <= SEEDS_CPU_S_MAX:
+        return []
+    return [
+        f"seeds: {cpu_s:.0f} CPU-s, over {SEEDS_CPU_S_MAX:.0f}: make a batch in tests/sim smaller, or a machine faster"
+    ]
+
+
 def main(arguments: list[str]) -> int:
     """Run the half that was asked for and say how it went."""
     if arguments not in (["check"], ["test"]):
@@ -141,6 +161,7 @@ def main(arguments: list[str]) -> int:
     totals = {"passed": 0, "failed": 0, "skipped": 0}
     skipped: list[str] = []
     failures: list[str] = []
+    cpu_s = 0.0
     answers = missing_answers()
     if answers and os.environ.get("CI"):
         failures += answers
@@ -150,10 +171,13 @@ def main(arguments: list[str]) -> int:
             left = GATE_SECONDS_MAX - (time.monotonic() - started)
             if sys.stdout.isatty():
                 print(f"....  {stage.name}", end="\r", flush=True)
-            if not judge(stage, run(stage, max(1.0, min(stage.seconds_max, left))), totals, skipped):
+            outcome = run(stage, max(1.0, min(stage.seconds_max, left)))
+            cpu_s += seeds_cpu_s(outcome.output)
+            if not judge(stage, outcome, totals, skipped):
                 failures.append(stage.name)
         if failures:
             break
+    failures += too_costly(cpu_s)
     REPORT.mkdir(parents=True, exist_ok=True)
     (REPORT / "skipped.txt").write_text("".join(f"{line}\n" for line in skipped), encoding="utf-8")
     if skipped:

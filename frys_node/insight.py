@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import trio
 from msgspec.structs import replace
 
 from frys_node.base.errors import NotFound, UsageError
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
-from frys_node.kernel.services.members import Status
+from frys_node.kernel.services.members import Status, member_body
 from frys_node.observe.log import get_logger
 from membership.driver import MembershipDriver
 from membership.driver_insight import Rtt
@@ -42,7 +43,8 @@ class InsightRoutes:
 
     async def _why(self, request: HttpRequest) -> HttpResponse:
         await trio.lowlevel.checkpoint()
-        return HttpResponse.json(self._membership.insight.why(request.params["name"]))
+        why = self._membership.insight.why(request.params["name"])
+        return HttpResponse.json({**msgspec.to_builtins(why), "member": member_body(why.member)})
 
     async def _force_leave(self, request: HttpRequest) -> HttpResponse:
         await trio.lowlevel.checkpoint()
@@ -53,7 +55,7 @@ class InsightRoutes:
         if view is None:
             raise NotFound(f"there is no member '{name}' any more")
         log.info("operations.force_left", peer=view.name, peer_id=view.id)
-        return HttpResponse.json({"member": view})
+        return HttpResponse.json({"member": member_body(view)})
 
     async def _rtt(self, request: HttpRequest) -> HttpResponse:
         a = request.query.get("a", "")
@@ -62,4 +64,6 @@ class InsightRoutes:
         return HttpResponse.json(_of_the_living(await self._membership.insight.rtt(a, request.query.get("b", ""))))
 
     async def _reachability(self, request: HttpRequest) -> HttpResponse:
-        return HttpResponse.json(await self._membership.insight.reachability())
+        found = await self._membership.insight.reachability()
+        members = [member_body(member) for member in found.members]
+        return HttpResponse.json({**msgspec.to_builtins(found), "members": members})

@@ -35,6 +35,7 @@ from frys_node.bench.membership_observer import (
 )
 from frys_node.bench.namespaces import Subnet, Unavailable
 from frys_node.demo.console import Console
+from frys_node.testing.provenance import code_digest
 
 OURS, SERF = "ours", "serf"
 PORT = 7946
@@ -46,6 +47,8 @@ STOP_S_MAX = 5.0
 LISTEN_POLL_S = 0.01
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+CODE = ("frys_node.cli.start", "frys_node.bench.membership")
+"""What runs as a node, and what measures it: two states of one commit that was edited are two versions."""
 
 
 class Usage(NamedTuple):
@@ -382,7 +385,9 @@ def versions(labels: Sequence[str]) -> dict[str, str]:
     if OURS in labels:
         root = Path(frys_node.__file__).resolve().parents[1]
         commit = _said(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"])
-        found[OURS] = " ".join([_said([sys.executable, "-m", "frys_node", "--version"]), commit]).strip()
+        said = _said([sys.executable, "-m", "frys_node", "--version"])
+        code = ".".join(code_digest(module)[:12] for module in CODE)
+        found[OURS] = " ".join(part for part in (said, commit, f"code {code}") if part)
     if SERF in labels:
         program = Path(find_serf())
         package = program.parents[2] / "serf.version"

@@ -89,9 +89,12 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "clocks": Scenario(
         module="membership_clocks",
-        claim="wall clocks that step by up to a day change nothing",
+        claim="wall clocks that step change nothing; who restarts with a clock stepped back is believed after a minute",
         nodes=10,
-        targets=(Target("false_deaths", "max", 0.0),),
+        must_reach=("edge_refused_after_step_back", "edge_after_step_back", "edge_forgotten_after_step_back"),
+        reach_seeds=2,
+        # `membership.edges.EDGE_TTL_S`, and 15 s for probes and gossip.
+        targets=(Target("false_deaths", "max", 0.0), Target("edge_settled_s", "max", 75.0)),
     ),
     "idle": Scenario(
         module="membership_idle",

@@ -53,6 +53,7 @@ def test_the_run_depends_on_the_seed_alone() -> None:
     assert outputs[0].rstrip().endswith("[]")
 
 
+@pytest.mark.seeds
 @pytest.mark.slow
 def test_a_batch_holds_every_invariant_and_meets_rare_states() -> None:
     """7 nodes, many seeds and profiles."""
@@ -64,6 +65,7 @@ def test_a_batch_holds_every_invariant_and_meets_rare_states() -> None:
     assert [state for state in MUST_REACH if not reached[state]] == []
 
 
+@pytest.mark.seeds
 @pytest.mark.slow
 def test_a_hundred_nodes_hear_each_event_once_with_a_fifth_of_the_packets_lost() -> None:
     """Where gossip needs several rounds and packets fill up."""

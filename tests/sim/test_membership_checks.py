@@ -116,7 +116,9 @@ def test_the_lifeguard_table_has_every_variant_and_swim_is_worse_than_lifeguard(
     for variant in VARIANTS:
         for column in ("FP", "FP-", "own verdicts", "messages", "bytes", "first_s", "all_s"):
             assert result.figures[f"{variant}/{column}"], f"{variant}/{column}"
-    assert result.figures["swim/FP"][0] >= result.figures["lifeguard/FP"][0]
+    # A cell without false verdicts, or with as many, shows nothing.
+    assert result.figures["swim/FP"][0] > 0
+    assert result.figures["lifeguard/FP"][0] < result.figures["swim/FP"][0]
 
 
 def test_a_batch_that_never_reached_a_state_says_which_one() -> None:

@@ -31,6 +31,7 @@ def agreed_after_s(run: Cluster) -> float:
     return simulator.now_s - start_s
 
 
+@pytest.mark.seeds
 @pytest.mark.slow
 def test_an_even_partition_heals_within_a_second() -> None:
     """5 of 10 on either side for 40 s, each side calls the other dead: p50 <= 1 s, all <= 5 s after the cut is gone."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import os
-import zlib
 from typing import NamedTuple
 
 import pytest
+from sim_seeds import first_seed
 
 from frys_node.testing.catalogue import PLAN, SCENARIOS
 from frys_node.testing.scenario import ScenarioResult, total
@@ -48,17 +47,12 @@ def _run(short: Short, seed: int) -> ScenarioResult:
     return result
 
 
-def _first_seed() -> int:
-    """Return where this commit's batch begins."""
-    base = os.environ.get("FRYS_SEED_BASE") or os.environ.get("SIM_SEED_BASE") or "0"
-    return int(base) % 1_000_000 if base.isdigit() else zlib.crc32(base.encode()) % 1_000_000
-
-
+@pytest.mark.seeds
 @pytest.mark.slow
 @pytest.mark.parametrize("short", SHORT, ids=lambda short: f"{short.scenario}-{short.faults}")
 def test_a_short_batch_keeps_its_claim(short: Short) -> None:
     """No invariant breaks, no enforced figure is missed, and every state that the claim is about was reached."""
-    start = _first_seed()
+    start = first_seed()
     results = [_run(short, seed) for seed in range(start, start + short.seeds)]
     assert [violation for result in results for violation in result.violations] == []
     figures: dict[str, list[float]] = {}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import pytest
+from sim_seeds import SEED_BASE, first_seed
 
 from frys_node.testing import membership_scenario
 from frys_node.testing.catalogue import SCENARIOS
@@ -37,21 +37,27 @@ def committed_seeds() -> list[tuple[int, float, int, str]]:
     return [(int(nodes), float(seconds), int(seed), faults) for nodes, seconds, seed, faults in lines]
 
 
-def first_seed() -> int:
-    """Return where this commit's batch begins: other seeds with each commit, the same ones within one."""
-    base = os.environ.get("FRYS_SEED_BASE")
-    if base is None:
-        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-        base = git.stdout.strip() or "no git"
-    return int(base) if base.isdigit() else zlib.crc32(base.encode()) % 1_000_000
-
-
 def batch(count: int) -> Iterator[tuple[int, str]]:
     """Yield seeds with their profiles in turn."""
     start = first_seed()
     return ((seed, PROFILES[seed % len(PROFILES)]) for seed in range(start, start + count))
 
 
+def test_the_batches_of_a_commit_can_be_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One variable for all of them, the gate's; without it the commit says where, and what is no number is refused."""
+    gate = (ROOT / ".ci" / "gate.py").read_text()
+    assert f'"{SEED_BASE}": os.environ.get("{SEED_BASE}", seed)' in gate
+    monkeypatch.setenv(SEED_BASE, "12000345")
+    assert first_seed() == 345
+    assert next(batch(1))[0] == 345
+    monkeypatch.setenv(SEED_BASE, "b8c9363")
+    with pytest.raises(ValueError, match="SIM_SEED_BASE=123456"):
+        first_seed()
+    monkeypatch.delenv(SEED_BASE)
+    assert first_seed() == first_seed()
+
+
+@pytest.mark.seeds
 @pytest.mark.parametrize(("nodes", "seconds", "seed", "faults"), committed_seeds())
 def test_seed_that_once_failed_passes(nodes: int, seconds: float, seed: int, faults: str) -> None:
     """Each bug that the simulator ever found stays fixed."""
@@ -84,6 +90,7 @@ def test_another_seed_is_another_run() -> None:
     assert run_scenario(3, 20.0, 1, "chaos").digest != run_scenario(3, 20.0, 2, "chaos").digest
 
 
+@pytest.mark.seeds
 @pytest.mark.slow
 def test_rotating_batch_of_small_clusters_holds_every_invariant_and_meets_rare_states() -> None:
     """7 nodes under each profile: M1-M9 hold, and the batch reached every state that it must reach."""
@@ -95,6 +102,7 @@ def test_rotating_batch_of_small_clusters_holds_every_invariant_and_meets_rare_s
     assert SCENARIOS["membership"].missed(SMALL_SEEDS, reached, {}) == []
 
 
+@pytest.mark.seeds
 @pytest.mark.slow
 def test_rotating_batch_of_large_clusters_holds_every_invariant() -> None:
     """100 nodes: the same, where gossip needs several rounds and packets fill up."""

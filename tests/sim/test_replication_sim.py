@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from sim_seeds import first_seed
 
 from frys_node.testing.replication_scenario import run_scenario
 
@@ -56,18 +57,13 @@ FAULTS = (
 )
 
 
-def _base() -> int:
-    """Return the first seed of the batch: another one for every commit, the same for one commit."""
-    text = os.environ.get("SIM_SEED_BASE") or os.environ.get("FRYS_SEED_BASE") or "0"
-    return int(text) % 1_000_000
-
-
+@pytest.mark.seeds
 def test_a_batch_of_seeds_keeps_every_rule_and_reaches_every_rare_state() -> None:
     """Nothing acknowledged is lost or comes back, no fork, all converge; and the batch did hit what it is there for."""
     sometimes: Counter[str] = Counter()
     faults: Counter[str] = Counter()
     failed: list[str] = []
-    for seed in range(_base(), _base() + SEEDS):
+    for seed in range(first_seed(), first_seed() + SEEDS):
         result = run_scenario(7, SECONDS, seed, "chaos")
         sometimes.update(result.sometimes)
         faults.update(result.faults)

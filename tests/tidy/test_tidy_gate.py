@@ -55,6 +55,17 @@ def test_counts_and_skips_of_a_test_run_are_collected(gate: ModuleType, capsys: 
     assert "FAIL  unit" in capsys.readouterr().out
 
 
+def test_seeds_that_cost_too_much_fail_the_gate(gate: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their CPU seconds are read from each run, where they are told above its last line, and held to one limit."""
+    text = "...\nseeds took 123.4 CPU-s\n3 passed in 200.00s\n"
+    assert gate.seeds_cpu_s(text) + gate.seeds_cpu_s("1 passed in 1.00s\n") == 123.4
+    assert gate.too_costly(gate.SEEDS_CPU_S_MAX) == []
+    assert "seeds took 480 CPU-s, limit 480" in capsys.readouterr().out
+    (failure,) = gate.too_costly(gate.SEEDS_CPU_S_MAX + 20.0)
+    assert failure.startswith("seeds: 500 CPU-s, over 480")
+    assert gate.too_costly(0.0) == []
+
+
 def test_missing_known_answers_are_named(gate: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each missing folder is named with the variable that points elsewhere; one that exists is not."""
     monkeypatch.setenv("FRYS_KAT_DIR", str(tmp_path))

@@ -102,6 +102,18 @@ def test_every_decision_record_is_numbered_and_linked(checkout: Checkout) -> Non
     assert [(n, h) for n in records for h in headings if f"\n{h}\n" not in checkout.text(n)] == []
 
 
+def test_no_blank_line_cuts_a_table_in_two(checkout: Checkout) -> None:
+    """Rows below one are shown as text, unless a head of their own follows."""
+    cut = re.compile(r"^\|.*\|\n\n(\|.*\|)\n(?!\|[-:| ]+\|$)", re.MULTILINE)
+    found = [
+        f"{name}: {row.group(1)[:60]}"
+        for name in checkout.files
+        if name.endswith(".md")
+        for row in cut.finditer(checkout.text(name))
+    ]
+    assert found == []
+
+
 def test_links_between_documents_lead_somewhere(checkout: Checkout) -> None:
     """A relative link in a document names a file of the checkout."""
     broken: list[str] = []

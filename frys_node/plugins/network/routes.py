@@ -15,7 +15,7 @@ from frys_node.base.types import NodeId, UnitId
 from frys_node.base.units import cache_unit_of, partition_of, workflow_unit
 from frys_node.kernel.context import PluginContext
 from frys_node.kernel.services.http import HttpRequest, HttpResponse
-from frys_node.kernel.services.members import MEMBERS, MemberView
+from frys_node.kernel.services.members import MEMBERS, MemberView, member_body
 from frys_node.kernel.services.node import NODE, Check
 from frys_node.kernel.services.topology import TOPOLOGY, Topology, UnitSets
 from frys_node.observe.exposition import load, render
@@ -68,7 +68,7 @@ class NodeRoutes:
         """Everybody that this node knows of."""
         service = self._context.services.find(MEMBERS)
         members: Sequence[MemberView] = service.all() if service is not None else ()
-        return HttpResponse.json({"members": [_member(member) for member in members]})
+        return HttpResponse.json({"members": [member_body(member) for member in members]})
 
     async def status(self, request: HttpRequest) -> HttpResponse:
         """What this node is and does; others contribute sections (`NodeControl.add_status`)."""
@@ -197,21 +197,6 @@ def _checks(checks: Sequence[Check], request: HttpRequest) -> HttpResponse:
     return HttpResponse(
         status=status, body=("\n".join(lines) + "\n").encode(), content_type="text/plain; charset=utf-8"
     )
-
-
-def _member(member: MemberView) -> dict[str, Any]:
-    return {
-        "name": member.name,
-        "id": member.id,
-        "address": str(member.address),
-        "status": member.status.value,
-        "condition": member.condition.value,
-        "incarnation": member.incarnation,
-        "tags": dict(member.tags),
-        "phi": member.phi,
-        "rtt_s": member.rtt_s,
-        "http": member.http,
-    }
 
 
 def _unit(query: Mapping[str, str], partitions: int) -> UnitId:

@@ -17,6 +17,7 @@ from membership.findings import PortState
 
 ABORT = Path("/proc/sys/net/ipv4/tcp_abort_on_overflow")
 FILLERS = 8
+WAITING = 128
 
 
 @contextlib.contextmanager
@@ -49,3 +50,17 @@ async def test_a_closed_port_is_a_refusal() -> None:
         pass
     with trio.fail_after(10.0):
         assert await try_port(SystemNetwork(), address) is PortState.REFUSED
+
+
+async def test_a_node_that_is_busy_keeps_128_dials_waiting() -> None:
+    """F12: nobody accepts, and each of them stands: a burst of reconnections does not find the port silent."""
+    listener = await SystemNetwork().listen(Address("127.0.0.1", 0))
+    with contextlib.ExitStack() as stack:
+        dials = [stack.enter_context(socket.socket()) for _ in range(WAITING)]
+        for dial in dials:
+            dial.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                dial.connect((listener.address.host, listener.address.port))
+        # One that the kernel has dropped has no peer yet.
+        assert [dial.getpeername()[1] for dial in dials] == [listener.address.port] * WAITING
+    await listener.aclose()

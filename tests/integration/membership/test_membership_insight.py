@@ -130,7 +130,10 @@ async def command(*arguments: str) -> int:
 async def test_the_command_line_asks_about_members(
     cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """why, rtt, reachability and force-leave: texts for people, the HTTP body with --json, and their exit codes."""
+    """why, rtt, reachability and force-leave: texts for people, the HTTP body with --json, and their exit codes.
+
+    A member looks alike in all of them and in `members`, its address as ``host:port``.
+    """
     monkeypatch.setenv("FRYS_DATA_DIR", str(tmp_path))
     async with served(cluster, tmp_path) as (nodes, _, _):
         await cluster.until(lambda: all(view.rtt_s for view in nodes[0].driver.all()[1:]))
@@ -162,7 +165,14 @@ async def test_the_command_line_asks_about_members(
         assert "n3 did not answer n1: " in capsys.readouterr().out
         await cluster.until(lambda: nodes[0].status(nodes[2].node) is Status.DEAD)
         assert await command("reachability", "--json") == 1
-        assert {p["kind"] for p in json.loads(capsys.readouterr().out)["problems"]} >= {"dead"}
+        body = json.loads(capsys.readouterr().out)
+        assert {p["kind"] for p in body["problems"]} >= {"dead"}
+        shown = body["members"]
+        assert [member["address"] for member in shown] == [f"10.0.0.{number}:7946" for number in (1, 2, 3)]
+        for arguments in (("members",), ("why", "n2")):
+            assert await command(*arguments, "--json") == 0
+            body = json.loads(capsys.readouterr().out)
+            shown += body.get("members") or [body["member"]]
         assert await command("why", "n3") == 0
         out = capsys.readouterr().out
         assert "  accused by " in out
@@ -178,7 +188,9 @@ async def test_the_command_line_asks_about_members(
         assert await command("force-leave", "n3") == 0
         assert capsys.readouterr().out == f"n3 ({nodes[2].node}) counts as left\n"
         assert await command("force-leave", "n3", "--json") == 0
-        assert json.loads(capsys.readouterr().out)["member"]["status"] == "left"
+        shown.append(json.loads(capsys.readouterr().out)["member"])
+        assert shown[-1]["status"] == "left"
+        assert {(tuple(member), type(member["address"])) for member in shown} == {(tuple(shown[0]), str)}
     assert await command("why", "n2") == 3
 
 

@@ -192,7 +192,7 @@ async def test_metrics_are_prometheus_text_that_a_parser_accepts(tmp_path: Path)
 
 
 async def test_members_have_the_documented_shape(tmp_path: Path) -> None:
-    """Name, id, address, status, condition, incarnation, tags, phi, rtt_s, for everyone."""
+    """Name, id, address, status, condition, incarnation, boot, tags, phi, rtt_s, since when, and where HTTP is."""
     async with serving(tmp_path) as (kernel, http), client(http) as c:
         assert (await c.get("/v1/members")).json() == {"members": []}
         kernel.services.provide(MEMBERS, TwoMembers())
@@ -204,9 +204,11 @@ async def test_members_have_the_documented_shape(tmp_path: Path) -> None:
             "status": "alive",
             "condition": "ok",
             "incarnation": 3,
+            "boot": 1,
             "tags": {"zone": "x"},
             "phi": None,
             "rtt_s": None,
+            "changed_unix_ns": 0,
             "http": "127.0.0.1:8080",
         }
         assert second["status"] == "suspect"

@@ -12,8 +12,10 @@ import pytest
 from frys_node.base.errors import UsageError
 from frys_node.bench import membership
 from frys_node.bench import membership_report as report
+from frys_node.bench import membership_rig as rig
 from frys_node.bench.membership_plan import SCENARIOS
 from frys_node.bench.membership_report import Metric, Results, Spread
+from frys_node.testing import provenance
 
 VERSIONS = {"ours": "frys-node 0.1.0 abc", "serf": "serf 0.9.4"}
 DEAD_ALL = Metric("all_dead_s", "dead at all survivors", "s", 0.7, 1.2)
@@ -102,6 +104,31 @@ def test_figures_of_two_versions_are_never_mixed(tmp_path: Path) -> None:
     report.write(path, results_of([0.5], [6.0]))
     with pytest.raises(report.ResultsDiffer, match=r"0\.1\.0 abc.*0\.1\.0 def"):
         report.read(path, {**VERSIONS, "ours": "frys-node 0.1.0 def"})
+
+
+def test_two_edited_states_of_one_commit_are_two_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Git calls both dirty; what a node and the measurement load tells them apart."""
+    digests = {module: module[-1] * 32 for module in rig.CODE}
+    monkeypatch.setattr(rig, "code_digest", digests.__getitem__)
+    before = rig.versions(["ours"])
+    path = tmp_path / "results.json"
+    report.write(path, Results(versions=before))
+    assert report.read(path, rig.versions(["ours"])) is not None
+    for module in rig.CODE:
+        with monkeypatch.context() as edited:
+            edited.setitem(digests, module, "0" * 32)
+            with pytest.raises(report.ResultsDiffer):
+                report.read(path, rig.versions(["ours"]))
+
+
+def test_what_names_the_code_reaches_all_of_a_node_and_of_the_measurement() -> None:
+    """The detector, its drivers, the channel, the composition root, the rounds and the rig."""
+    reached = {name for module in rig.CODE for name in provenance._reached(module)}
+    assert reached >= {
+        *("membership.machine", "membership.driver", "membership.driver_lifelines"),
+        *("frys_node.channel.driver", "frys_node.node", "frys_node.bench.membership_rounds"),
+        "frys_node.bench.membership_rig",
+    }
 
 
 def test_scenarios_are_chosen_by_how_they_begin() -> None:

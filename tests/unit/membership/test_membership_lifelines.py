@@ -12,8 +12,11 @@ from frys_node.base.errors import NodeUnreachable
 from frys_node.base.types import Address
 from frys_node.channel.connection import Ending
 from frys_node.secure.errors import HandshakeRefused
+from frys_node.testing import lifelines as simulated
 from frys_node.testing.network import FakeNetwork
+from frys_node.testing.streams import FakeStream
 from frys_node.transport.network import SystemNetwork
+from membership import driver_lifelines
 from membership.driver_lifelines import HOLD_S, race, try_port
 from membership.effects import Nudge, Reconnect
 from membership.findings import (
@@ -38,6 +41,34 @@ async def test_a_closed_port_refuses_at_once(autojump_clock: trio.testing.MockCl
     assert await race(here(network), SUBJECT) == (PortState.REFUSED, None)
     assert trio.current_time() - start_s < 0.05
     assert await try_port(here(network), SUBJECT) is PortState.REFUSED
+
+
+async def test_two_lost_attempts_do_not_hide_a_refusal(autojump_clock: trio.testing.MockClock) -> None:
+    """A reset that is lost is not sent again: the third attempt, at 0.2 s, is the one that hears it."""
+    network = FakeNetwork()
+    network.host(SUBJECT.host)
+    host = network.host("10.0.0.1")
+    original, attempts = host.connect, list[float]()
+
+    async def connect(address: Address) -> FakeStream:
+        attempts.append(trio.current_time())
+        if len(attempts) <= 2:
+            await trio.sleep_forever()
+        return await original(address)
+
+    host.connect = connect  # type: ignore[method-assign]
+    start_s = trio.current_time()
+    assert await try_port(here(network), SUBJECT) is PortState.REFUSED
+    assert trio.current_time() - start_s == pytest.approx(0.2, abs=0.05)
+    assert [at_s - start_s for at_s in attempts] == pytest.approx([0.0, 0.1, 0.2])
+
+
+@pytest.mark.parametrize(
+    "name", ["RACE_S", "HOLD_S", "ASK_PATIENCE_S", "NUDGE_LOOK_S", "REDIAL_FIRST_S", "REDIAL_MAX_S"]
+)
+def test_simulated_lifelines_keep_the_times_of_real_ones(name: str) -> None:
+    """What the simulator shows holds for nodes only so: its lifelines have copies, for the driver is no pure module."""
+    assert getattr(simulated, name) == getattr(driver_lifelines, name)
 
 
 async def test_an_open_port_must_stay_open(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:

@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 from frys_node.base.errors import NotFound, UsageError
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
-from frys_node.kernel.services.members import Status, member_body
+from frys_node.kernel.services.member_bodies import member_body
+from frys_node.kernel.services.members import Status
 from frys_node.observe.log import get_logger
 from membership.driver import MembershipDriver
 from membership.driver_insight import Rtt

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -59,11 +59,6 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     changed_unix_ns: int = 0
     http: str = ""
     """``host:port`` of the member's HTTP listener, empty if it has none."""
-
-
-def member_body(view: MemberView) -> dict[str, Any]:
-    """Return a member as every HTTP body shows it: all of the view, the address as ``host:port``."""
-    return {**msgspec.to_builtins(view), "address": str(view.address)}
 
 
 CANDIDATES_MAX = 16

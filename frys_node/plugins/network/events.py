@@ -19,6 +19,7 @@ from frys_node.kernel.lifecycle import ComponentChanged
 from frys_node.kernel.plugins import ConfigChanged
 from frys_node.kernel.services.gossip import ClusterEvent, StateChanged
 from frys_node.kernel.services.http import HttpRequest, HttpResponse
+from frys_node.kernel.services.member_bodies import change_body
 from frys_node.kernel.services.members import MemberChanged
 from frys_node.kernel.services.topology import TopologyChanged
 from frys_node.plugins.network.gossip import change_view, event_view
@@ -39,7 +40,7 @@ TOPICS: dict[str, type] = {
     "state": StateChanged,
 }
 
-VIEWS: dict[str, Callable[[Any], Any]] = {"user": event_view, "state": change_view}
+VIEWS: dict[str, Callable[[Any], Any]] = {"member": change_body, "user": event_view, "state": change_view}
 """How an event is shown, where it is not as it is."""
 
 

@@ -15,7 +15,8 @@ from frys_node.base.types import NodeId, UnitId
 from frys_node.base.units import cache_unit_of, partition_of, workflow_unit
 from frys_node.kernel.context import PluginContext
 from frys_node.kernel.services.http import HttpRequest, HttpResponse
-from frys_node.kernel.services.members import MEMBERS, MemberView, member_body
+from frys_node.kernel.services.member_bodies import member_body
+from frys_node.kernel.services.members import MEMBERS, MemberView
 from frys_node.kernel.services.node import NODE, Check
 from frys_node.kernel.services.topology import TOPOLOGY, Topology, UnitSets
 from frys_node.observe.exposition import load, render

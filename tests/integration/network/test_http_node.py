@@ -293,6 +293,7 @@ async def test_events_are_streamed_and_chosen_by_type(tmp_path: Path) -> None:
         kernel.bus.publish(MemberChanged(old=None, new=_view(B, "node-b")))
         text = await c.until(b"\n\n\r\n")
         assert b'event: member\ndata: {"old":null,"new":{"name":"node-b"' in text
+        assert b'"address":"' in text
 
 
 async def test_plugins_are_listed_for_all_and_changed_by_administrators_only(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from frys_node.replication.effects import (
     WantRecord,
     WriteDone,
 )
-from frys_node.replication.errors import ClockDrift, TooOld
+from frys_node.replication.errors import ClockDrift, NotRepaired, TooOld
 from frys_node.replication.hints import Hint, HintStore
 from frys_node.replication.hlc import HybridClock
 from frys_node.replication.messages import (
@@ -386,9 +386,18 @@ class CoordinatorMachine:
         return [Send(node, message) for node in targets(operation.sets) if node not in operation.acked]
 
     def _take_repaired(self, source: NodeId, reply: RepairAck, now_s: float) -> list[Effect]:
+        """Count who holds the result now.
+
+        Who must refuse what is too old is asked again: anti-entropy, which may bring it, does so before the deadline if
+        it can. To write the value anew is no way out: it would go above a write that was acknowledged meanwhile.
+        """
         operation = self._operations.get(reply.request)
         if operation is None or not operation.repairing or operation.sets is None or reply.epoch != self._epoch:
             return []
+        if not reply.is_held:
+            operation.refused[source] = NotRepaired.code
+            return []
+        operation.refused.pop(source, None)
         operation.acked.setdefault(source, 0)
         return self._part_done(operation, now_s) if self._is_repaired(operation) else []
 
@@ -448,7 +457,7 @@ class CoordinatorMachine:
             if operation.is_done:
                 effects += self._hint(operation) if is_end else []
             elif now_s >= operation.deadline_s:
-                effects += self._fail(operation)
+                effects += self._fail(operation, NotRepaired.code if operation.repairing and operation.refused else "")
             elif not is_end and now_s >= operation.retry_s:
                 self._arm(operation, now_s)
                 effects += self._retry(operation, now_s)

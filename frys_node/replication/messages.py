@@ -139,6 +139,8 @@ class RepairAck(Message, tag=9, frozen=True):
     epoch: Epoch
     unit: UnitId
     request: int
+    is_held: bool = True
+    """All of them are held in that version or a newer one; False: some are too old to be taken (rule 17)."""
 
 
 class TreeAsk(Message, tag=10, frozen=True):

@@ -13,7 +13,7 @@ from frys_node.kernel.services.members import Members
 from frys_node.observe.log import describe
 from frys_node.observe.metrics import Metrics
 from frys_node.replication.effects import ReadDone, RequestFailed, ScanDone, WriteDone
-from frys_node.replication.errors import ClockDrift
+from frys_node.replication.errors import ClockDrift, NotRepaired
 
 
 def _is_of_disk(error: BaseException) -> bool:
@@ -75,6 +75,7 @@ class Requests:
             NoReplica: Too few replicas answered in time; a write may still appear.
             StorageError: The disks of too many replicas take no writes; it may appear once they do.
             ClockDrift: This node's clock is too far ahead of too many replicas' clocks; the write may still appear.
+            NotRepaired: What a read that waits for repair found could not be put on a quorum in time.
             NotReady: Replication has stopped on this node; a write may have been kept by others.
         """
         return (await self.wait_all(kind, [request], begin))[0]
@@ -143,6 +144,12 @@ class Requests:
             return ClockDrift(
                 f"the clock of this node is too far ahead of those of {self._names(failed.refused)}",
                 hint="set the clocks right with NTP (`chronyc tracking` shows the offset); reads go on",
+            )
+        if failed.code == NotRepaired.code:
+            return NotRepaired(
+                f"what was read of '{failed.unit}' is held by too few replicas, and too old to be written to"
+                f" {self._names(failed.refused)}",
+                hint="try again: members exchange it in the background; or read without read_repair=wait",
             )
         disks = f"the disk of {self._names(failed.refused)} takes no writes" if failed.refused else ""
         if failed.code:

@@ -127,6 +127,7 @@ MESSAGES_3 = [
 MESSAGES_4 = [
     *MESSAGES_3,
     Read(EPOCH, UNIT, 6, 2, [b"key", b"more"], False, 9, True),
+    RepairAck(EPOCH, UNIT, 8, False),
 ]
 GROUPS_2: list[list[LogRecord]] = [
     *GROUPS_1,

@@ -15,11 +15,12 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
+from itertools import islice
 from typing import Final
 
 import msgspec
 
-from frys_node.base.errors import MalformedFrame, UsageError
+from frys_node.base.errors import FrysError, MalformedFrame, UsageError
 from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.http import HttpRequest, HttpResponse
 from frys_node.wire.codec import Codec, Message
@@ -28,6 +29,10 @@ UNITS_MAX = 32
 """Units that a token names; reads of all others that the client may have seen ask a quorum from then on."""
 
 TOKEN_CHARS_MAX = 8_192
+"""Characters of a token; what does not fit is forgotten, and read at a quorum."""
+
+PLACES_MIN = 2
+"""Replicas that a token names of each unit at least, if so many are known, before it forgets a unit."""
 
 HEADER = "Frys-Session"
 
@@ -48,6 +53,10 @@ class Token(Message, frozen=True):
 
 
 _TOKEN: Final[Codec[Token]] = Codec(Token)
+
+
+def _text(units: dict[UnitId, dict[NodeId, int]], *, is_full: bool) -> str:
+    return urlsafe_b64encode(_TOKEN.encode(Token(units, is_full))).decode()
 
 
 class Session:
@@ -77,8 +86,23 @@ class Session:
             raise InvalidSession("the session token cannot be read", hint=hint) from error
 
     def encode(self) -> str:
-        """Return the token for the client to send with its next request."""
-        return urlsafe_b64encode(_TOKEN.encode(Token(self._units, self._is_full))).decode()
+        """Return the token for the client to send with its next request: one that `decode` takes.
+
+        Too long, it first forgets replicas (those that it names still hold everything), and then units, the one used
+        longest ago first: those are read at a quorum from then on.
+        """
+        text = _text(self._units, is_full=self._is_full)
+        most = max(map(len, self._units.values()), default=0)
+        while len(text) > TOKEN_CHARS_MAX and most > PLACES_MIN:
+            most -= 1
+            for unit, places in self._units.items():
+                self._units[unit] = dict(islice(places.items(), most))
+            text = _text(self._units, is_full=self._is_full)
+        while len(text) > TOKEN_CHARS_MAX:
+            del self._units[next(iter(self._units))]
+            self._is_full = True
+            text = _text(self._units, is_full=True)
+        return text
 
     def places(self, unit: UnitId) -> Mapping[NodeId, int] | None:
         """Return who holds all that was seen of a unit; empty: no single replica; None: nothing was seen."""
@@ -94,11 +118,13 @@ class Session:
         if unit not in self._units and len(self._units) >= UNITS_MAX:
             self._is_full = True
             return
+        self._units.pop(unit, None)
         self._units[unit] = known
 
     def note_read(self, unit: UnitId, node: NodeId, place: int) -> None:
         """Take down that one replica answered, which had come as far as was asked: the others may be behind."""
         if unit in self._units or len(self._units) < UNITS_MAX:
+            self._units.pop(unit, None)
             self._units[unit] = {node: place}
         else:
             self._is_full = True
@@ -119,6 +145,8 @@ async def in_session(
 ) -> HttpResponse:
     """Answer a request within its client's session, and hand the token on; without header nothing is kept.
 
+    An error carries the token too: what was seen or written before it counts, and to begin anew would forget it.
+
     Raises:
         InvalidSession: The header is not a token.
         UsageError: ``?read_repair=`` is neither ``async`` nor ``wait``.
@@ -135,6 +163,10 @@ async def in_session(
     before = SESSION.set(session)
     try:
         response = await answer(request)
+    except FrysError as error:
+        if text is not None:
+            error.answer_headers = {**error.answer_headers, HEADER: session.encode()}
+        raise
     finally:
         SESSION.reset(before)
     if text is None:

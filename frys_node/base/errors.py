@@ -6,6 +6,7 @@ and in the HTTP body. Packages add their own leaves; codes are unique (a tidy te
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 _BY_CODE: dict[str, type[FrysError]] = {}
@@ -22,6 +23,8 @@ class FrysError(Exception):
     def __init__(self, message: str = "", *, hint: str = "") -> None:
         super().__init__(message or (self.__doc__ or self.code).splitlines()[0])
         self.hint = hint
+        self.answer_headers: Mapping[str, str] = {}
+        """Headers of the HTTP answer that carries the error, beside those of its kind."""
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)

@@ -207,8 +207,7 @@ class Mux:
         Raises:
             FrameTooLarge: The body is over `BODY_BYTES_MAX`. Nothing was queued.
         """
-        _check_body(body)
-        _check_name(name)
+        check_note(name, body)
         if self.is_draining or self._queued_bytes > self._limit_bytes:
             return False
         self._push(Note(name, body))
@@ -250,6 +249,12 @@ class Mux:
         frame = _HEADER.pack(len(body) + 1, KIND_CHANNEL) + body
         self._queue.append(frame)
         self._queued_bytes += len(frame)
+
+
+def check_note(name: str, body: bytes) -> None:
+    """Refuse a note that no connection takes (`FrameTooLarge`, `UsageError`)."""
+    _check_body(body)
+    _check_name(name)
 
 
 def _check_body(body: bytes) -> None:

@@ -16,6 +16,7 @@ import trio
 from frys_node.base.errors import FrysError, NodeUnreachable
 from frys_node.base.types import Address, NodeId
 from frys_node.channel.connection import Connection
+from frys_node.channel.mux import check_note
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 5.0
@@ -110,7 +111,12 @@ class Peers:
         return connection
 
     def note(self, node: NodeId, name: str, body: bytes) -> bool:
-        """Send a note on the connection, or queue it behind a dial; False (and counted) when neither is possible."""
+        """Send a note on the connection, or queue it behind a dial; False (and counted) when neither is possible.
+
+        Raises:
+            FrameTooLarge: The body is over `BODY_BYTES_MAX`. Said here, since behind a dial nobody hears it any more.
+        """
+        check_note(name, body)
         connection = self.find(node)
         if connection is not None:
             if connection.mux.note(name, body):

@@ -20,6 +20,7 @@ from frys_node.client import cache, vectors, workflows
 from frys_node.client.bound import Blocked, Blocker, Handle
 from frys_node.client.calls import Ask, Loss, Plan, Result, Steps, raised, together
 from frys_node.client.core import Core
+from frys_node.client.memory import Memory
 from frys_node.client.pipeline import Queue
 from frys_node.client.pool import CONNECT_S, CONNECTIONS_MAX, Pool
 from frys_node.client.run import Flight, Run
@@ -27,6 +28,7 @@ from frys_node.client.settings import DEFAULT_URL, TIMEOUT_S, addresses_of, find
 from frys_node.client.stream import Conversation
 from frys_node.transport.blocking import Poller, Wire, now_s
 from frys_node.transport.entropy import SystemEntropy
+from frys_node.wire.sessions import NEW
 
 T = TypeVar("T")
 
@@ -203,6 +205,7 @@ class SyncEngine:
         self.token = token
         self.timeout_s = timeout_s
         self.connections_max = connections_max
+        self.memory: Memory | None = None
         self.pool: Pool[Wire] = Pool(Wire.close, Wire.is_quiet)
         self.poller = Poller()
         self._lock = threading.Lock()
@@ -211,6 +214,12 @@ class SyncEngine:
         """Return an engine with another time limit, over the same connections."""
         other = copy.copy(self)
         other.timeout_s = timeout_s
+        return other
+
+    def remembering(self, memory: Memory) -> SyncEngine:
+        """Return an engine whose operations are those of a session, over the same connections."""
+        other = copy.copy(self)
+        other.memory = memory
         return other
 
     def carry_out(self, plan: Plan[T]) -> T:
@@ -227,7 +236,8 @@ class SyncEngine:
 
     def _results(self, ask: Ask, began_s: float) -> list[Result]:
         limit_s = self.timeout_s if ask.timeout_s is None else ask.timeout_s
-        return _Flights(self, Run(self.core, ask.calls, began_s + limit_s, now_s() + ask.pause_s)).perform()
+        run = Run(self.core, ask.calls, began_s + limit_s, now_s() + ask.pause_s, self.memory)
+        return _Flights(self, run).perform()
 
     def close(self) -> None:
         """Close what is idle; what is done afterwards begins anew."""
@@ -280,6 +290,22 @@ class SyncServices:
     def within(self, timeout_s: float) -> SyncServices:
         """Return the same services, over the same connections, with another limit on what an operation may take."""
         return SyncServices(self._engine.within(timeout_s))
+
+    def session(self, token: str = NEW, *, read_repair: str = "async") -> SyncServices:
+        """Return the same services for one session: reads at ``one`` show its own writes and go never back.
+
+        With ``read_repair="wait"`` reads at ``quorum`` return only what a quorum holds. `session_token` of what is
+        returned, kept and given here, goes on with a session elsewhere.
+
+        Raises:
+            InvalidSession: Not a token.
+        """
+        return SyncServices(self._engine.remembering(Memory(token, read_repair=read_repair)))
+
+    @property
+    def session_token(self) -> str | None:
+        """What the session has seen; None outside of one."""
+        return None if self._engine.memory is None else self._engine.memory.token
 
 
 class SyncClient(SyncServices):

@@ -20,6 +20,7 @@ from frys_node.client import cache, vectors, workflows
 from frys_node.client.bound import Awaited, Handle, Waiter
 from frys_node.client.calls import Ask, Loss, Outcome, Plan, Result, Steps, raised, together
 from frys_node.client.core import Core
+from frys_node.client.memory import Memory
 from frys_node.client.pipeline import Queue
 from frys_node.client.pool import CONNECT_S, CONNECTIONS_MAX, Pool
 from frys_node.client.run import Flight, Run
@@ -29,6 +30,7 @@ from frys_node.transport.blocking import is_quiet
 from frys_node.transport.entropy import SystemEntropy
 from frys_node.transport.network import SystemNetwork
 from frys_node.transport.stream import SocketStream
+from frys_node.wire.sessions import NEW
 
 T = TypeVar("T")
 
@@ -94,13 +96,20 @@ class Engine:
         self._timeout_s = timeout_s
         self._connections_max = connections_max
         self._network = network or SystemNetwork()
+        self.memory: Memory | None = None
         self._pool: Pool[Stream] = Pool(_close, _is_quiet)
         self._turns: dict[Address, trio.CapacityLimiter] = {}
 
     def within(self, timeout_s: float) -> Engine:
         """Return an engine with another time limit, over the same connections."""
         other = Engine(self.core, self._token, timeout_s, self._connections_max, self._network)
-        other._pool, other._turns = self._pool, self._turns
+        other._pool, other._turns, other.memory = self._pool, self._turns, self.memory
+        return other
+
+    def remembering(self, memory: Memory) -> Engine:
+        """Return an engine whose operations are those of a session, over the same connections."""
+        other = self.within(self._timeout_s)
+        other.memory = memory
         return other
 
     async def carry_out(self, plan: Plan[T]) -> T:
@@ -116,9 +125,8 @@ class Engine:
 
     async def _results(self, ask: Ask, began_s: float) -> list[Result]:
         limit_s = self._timeout_s if ask.timeout_s is None else ask.timeout_s
-        return await self._perform(
-            Run(self.core, ask.calls, began_s + limit_s, trio.current_time() + ask.pause_s if ask.pause_s else 0.0)
-        )
+        not_before_s = trio.current_time() + ask.pause_s if ask.pause_s else 0.0
+        return await self._perform(Run(self.core, ask.calls, began_s + limit_s, not_before_s, self.memory))
 
     async def _perform(self, run: Run) -> list[Result]:
         flights = run.begin(trio.current_time())
@@ -252,6 +260,15 @@ class Services:
     def within(self, timeout_s: float) -> Services:
         """Return the same services, over the same connections, with another limit on what an operation may take."""
         return Services(self._engine.within(timeout_s))
+
+    def session(self, token: str = NEW, *, read_repair: str = "async") -> Services:
+        """Return the same services for one session; see `SyncServices.session`."""
+        return Services(self._engine.remembering(Memory(token, read_repair=read_repair)))
+
+    @property
+    def session_token(self) -> str | None:
+        """What the session has seen; None outside of one."""
+        return None if self._engine.memory is None else self._engine.memory.token
 
 
 class Client(Services):

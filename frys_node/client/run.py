@@ -17,6 +17,7 @@ from frys_node.base.errors import DeadlineExceeded, FrysError, NodeUnreachable, 
 from frys_node.base.types import Address
 from frys_node.client.calls import Answer, Call, Failure, Loss, Outcome, Result
 from frys_node.client.core import Core
+from frys_node.client.memory import Memory
 
 PIPELINE_MAX = 64
 """Calls in one flight: a node queues twice as many of a connection."""
@@ -78,8 +79,16 @@ class _Way:
 class Run:
     """One `Ask` on its way."""
 
-    def __init__(self, core: Core, calls: Sequence[Call], deadline_s: float, not_before_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        core: Core,
+        calls: Sequence[Call],
+        deadline_s: float,
+        not_before_s: float = 0.0,
+        memory: Memory | None = None,
+    ) -> None:
         self._core = core
+        self._memory = memory
         self._calls = calls
         self._deadline_s = deadline_s
         self._not_before_s = not_before_s
@@ -113,6 +122,8 @@ class Run:
         for position, outcome in zip(flight.positions, outcomes, strict=True):
             if isinstance(outcome, Answer):
                 self._core.heard(outcome)
+                if self._memory is not None:
+                    self._memory.heard(outcome)
                 result = self._judge(position, flight.address, outcome)
                 pause_s = RETRY_PAUSE_S if result is None else pause_s
             else:
@@ -190,8 +201,12 @@ class Run:
                 deadline_s = min(deadline_s, now_s + PATIENCE_S)
             for start in range(0, len(members), PIPELINE_MAX):
                 part = members[start : start + PIPELINE_MAX]
-                flights.append(Flight(address, part, [self._calls[p] for p in part], deadline_s, not_before_s))
+                flights.append(Flight(address, part, [self._dressed(p) for p in part], deadline_s, not_before_s))
         return flights
+
+    def _dressed(self, position: int) -> Call:
+        call = self._calls[position]
+        return call if self._memory is None else self._memory.dress(call)
 
     def _pick(self, call: Call, way: _Way, now_s: float) -> Address | None:
         if now_s >= self._deadline_s and way.tried:

@@ -1,20 +1,44 @@
-"""Cutting writes of many keys into messages that fit a frame.
+"""Cutting what has many keys into messages that fit a frame.
 
 Sans-I/O.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
 from frys_node.base.errors import UsageError
-from frys_node.replication.messages import ITEMS_BYTES_MAX, VALUE_BYTES_MAX
+from frys_node.kernel.services.replication import Entry
+from frys_node.replication.messages import (
+    ITEMS_BYTES_MAX,
+    KEY_BYTES_MAX,
+    KEYS_BYTES_MAX,
+    READ_BYTES_MAX,
+    VALUE_BYTES_MAX,
+)
+from frys_node.replication.version import sent_bytes
+
+T = TypeVar("T")
+
+HEAD_BYTES = 5
+"""What MessagePack puts in front of a key, or of a part of a batch."""
 
 
 def split(items: list[tuple[bytes, bytes | None]]) -> list[list[tuple[bytes, bytes | None]]]:
-    """Cut items into batches of at most ITEMS_BYTES_MAX, one item at least."""
+    """Cut items into batches of at most ITEMS_BYTES_MAX, one item at least.
+
+    Raises:
+        UsageError: A key is over KEY_BYTES_MAX, or a key and its value over VALUE_BYTES_MAX.
+    """
     batches: list[list[tuple[bytes, bytes | None]]] = [[]]
     size_bytes = 0
     for key, value in items:
         item_bytes = len(key) + len(value or b"") + 16
+        if len(key) > KEY_BYTES_MAX:
+            raise UsageError(
+                f"a key of {len(key)} bytes is over the limit of {KEY_BYTES_MAX}", hint="use a shorter key"
+            )
         if item_bytes > VALUE_BYTES_MAX:
             raise UsageError(
                 f"a key and value of {item_bytes} bytes are over the limit of {VALUE_BYTES_MAX}",
@@ -26,3 +50,22 @@ def split(items: list[tuple[bytes, bytes | None]]) -> list[list[tuple[bytes, byt
         batches[-1].append((key, value))
         size_bytes += item_bytes
     return batches
+
+
+def first_keys(keys: Sequence[bytes]) -> Sequence[bytes]:
+    """Return the first keys that fit in KEYS_BYTES_MAX, one at least."""
+    return _first(keys, (HEAD_BYTES + len(key) for key in keys), KEYS_BYTES_MAX)
+
+
+def first_entries(entries: Sequence[Entry | None]) -> Sequence[Entry | None]:
+    """Return the first entries that fit in READ_BYTES_MAX, one at least."""
+    return _first(entries, (1 if entry is None else sent_bytes(entry) for entry in entries), READ_BYTES_MAX)
+
+
+def _first(items: Sequence[T], sizes: Iterable[int], bytes_max: int) -> Sequence[T]:
+    size_bytes = 0
+    for count, item_bytes in enumerate(sizes):
+        size_bytes += item_bytes
+        if size_bytes > bytes_max:
+            return items[: max(count, 1)]
+    return items

@@ -19,7 +19,6 @@ from balancer.placement import Placement
 from frys_node.base.deadlines import DeadlineQueue
 from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
 from frys_node.kernel.services.members import UNUSABLE, WELL
-from frys_node.kernel.services.replication import Entry
 from frys_node.kernel.services.topology import UnitSets
 from frys_node.replication.effects import (
     Effect,
@@ -31,7 +30,7 @@ from frys_node.replication.effects import (
     WantRecord,
     WriteDone,
 )
-from frys_node.replication.errors import ClockDrift, TooOld
+from frys_node.replication.errors import ClockDrift, NotRepaired, TooOld
 from frys_node.replication.hints import Hint, HintStore
 from frys_node.replication.hlc import HybridClock
 from frys_node.replication.messages import (
@@ -51,6 +50,7 @@ from frys_node.replication.messages import (
 from frys_node.replication.operation import RETRY_MAX_S, Kind, Operation
 from frys_node.replication.quorum import read_is_met, targets, write_is_met
 from frys_node.replication.repair import repairs
+from frys_node.replication.unit import pages
 
 
 class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,18 +187,25 @@ class CoordinatorMachine:
         if operation.kind is Kind.WRITE:
             return targets(sets)
         if operation.consistency is Consistency.ONE and operation.least:
-            chosen = [node for node in self._best_first(operation.unit, sets) if node in operation.least][:1]
-            if chosen and operation.attempt == 1:
+            chosen = [node for node in self._best_first(operation, sets) if node in operation.least][:1]
+            if chosen and operation.tries == 1:
                 return tuple(chosen)
             operation.consistency = Consistency.QUORUM
         if operation.consistency is Consistency.ONE:
-            return self._best_first(operation.unit, sets)[: operation.attempt]
+            return self._best_first(operation, sets)[: operation.tries]
         return targets(sets) if sets.phase == "joint" else sets.current
 
-    def _best_first(self, unit: UnitId, sets: UnitSets) -> tuple[NodeId, ...]:
-        """The well members first, of those this node itself, or last while it does not know what it missed."""
-        is_behind = self._is_behind(unit)
-        return tuple(sorted(sets.current, key=lambda node: (self._rank(node), (node == self.node) is is_behind)))
+    def _best_first(self, operation: Operation, sets: UnitSets) -> tuple[NodeId, ...]:
+        """The well members first, of those this node itself, or last while it does not know what it missed.
+
+        Whoever answered a part is asked for the next one: what one replica has seen another may lack.
+        """
+        is_behind, readers = self._is_behind(operation.unit), operation.readers
+
+        def place(node: NodeId) -> tuple[bool, int, bool]:
+            return node not in readers, self._rank(node), (node == self.node) is is_behind
+
+        return tuple(sorted(sets.current, key=place))
 
     def _ask(self, operation: Operation, nodes: Sequence[NodeId]) -> list[Effect]:
         message: Write | Scan
@@ -210,8 +217,9 @@ class CoordinatorMachine:
         else:
             is_bare = operation.kind is Kind.VERSIONS
             least = operation.least if operation.consistency is Consistency.ONE else {}
+            keys = list(operation.asked)
             return [
-                Send(node, Read(self._epoch, unit, request, attempt, operation.keys, is_bare, least.get(node, 0)))
+                Send(node, Read(self._epoch, unit, request, attempt, keys, is_bare, least.get(node, 0), True))
                 for node in nodes
             ]
         return [Send(node, message) for node in nodes]
@@ -236,7 +244,7 @@ class CoordinatorMachine:
         """Count a reply; one to an earlier attempt, record or request is dropped."""
         if isinstance(reply, RepairAck):
             self.hints.acknowledge(reply.request, source)
-            return self._take_repaired(source, reply)
+            return self._take_repaired(source, reply, now_s)
         if isinstance(reply, Refused):
             return self._refused(source, reply)
         operation = self._operations.get(reply.request)
@@ -258,7 +266,9 @@ class CoordinatorMachine:
     ) -> bool:
         if operation.sets is None or source not in operation.targets:
             return False
-        return reply.attempt == operation.attempt and reply.epoch == operation.sets.epoch
+        if reply.attempt != operation.attempt or reply.epoch != operation.sets.epoch:
+            return False
+        return not isinstance(reply, ReadReply) or not reply.is_complete or operation.is_of_part(reply)
 
     def _refused(self, source: NodeId, reply: Refused) -> list[Effect]:
         """Help whoever is behind to the newer record; the request is tried again by adoption or by the timer."""
@@ -337,30 +347,37 @@ class CoordinatorMachine:
             return self._attempt(operation, now_s)
         if not self._read_is_met(operation):
             return []
-        if operation.kind is Kind.VERSIONS:
-            self._operations.pop(operation.request, None)
-            return [ReadDone(operation.request, [], operation.merged_stamps())]
         if operation.repairing:
             return []
-        result = operation.result = operation.merged()
+        if operation.kind is Kind.VERSIONS:
+            return self._part_done(operation, now_s)
+        operation.result = operation.merged()
         if operation.waits_repair:
-            return self._repair_first(operation)
+            return self._repair_first(operation, now_s)
         effects: list[Effect] = []
         if self._config.repairs_reads:
-            for node, entries in repairs(result, operation.replies).items():
+            for node, entries in repairs(operation.result, operation.replies).items():
                 effects.append(Send(node, Repair(self._epoch, operation.unit, 0, entries)))
+        return self._part_done(operation, now_s) + effects
+
+    def _part_done(self, operation: Operation, now_s: float) -> list[Effect]:
+        """Go on with the keys that are left; a scan's page ends instead, and goes on where it ended."""
+        has_rest = operation.take_part()
+        if has_rest and operation.kind is not Kind.SCAN:
+            self._arm(operation, now_s)
+            return self._attempt(operation, now_s)
         self._operations.pop(operation.request, None)
         if operation.kind is Kind.SCAN:
-            return [self._scan_done(operation, [entry for entry in result if entry is not None]), *effects]
-        is_of_one = operation.consistency is Consistency.ONE and len(operation.replies) == 1
-        return [ReadDone(operation.request, result, [], operation.up_to_date(), is_of_one), *effects]
+            return [ScanDone(operation.request, *operation.page())]
+        seqs = operation.seqs or {}
+        is_of_one = operation.consistency is Consistency.ONE and len(operation.readers) == len(seqs) == 1
+        return [ReadDone(operation.request, operation.entries, operation.stamps, seqs, is_of_one)]
 
-    def _repair_first(self, operation: Operation) -> list[Effect]:
+    def _repair_first(self, operation: Operation, now_s: float) -> list[Effect]:
         """Return the result once a quorum holds it, so that nobody reads anything older afterwards."""
-        assert operation.sets is not None
         operation.acked = operation.up_to_date()
         operation.repairing = True
-        return self._repaired(operation) or self._ask_repairs(operation)
+        return self._part_done(operation, now_s) if self._is_repaired(operation) else self._ask_repairs(operation)
 
     def _ask_repairs(self, operation: Operation) -> list[Effect]:
         entries = [entry for entry in operation.result if entry is not None]
@@ -368,20 +385,26 @@ class CoordinatorMachine:
         assert operation.sets is not None
         return [Send(node, message) for node in targets(operation.sets) if node not in operation.acked]
 
-    def _take_repaired(self, source: NodeId, reply: RepairAck) -> list[Effect]:
+    def _take_repaired(self, source: NodeId, reply: RepairAck, now_s: float) -> list[Effect]:
+        """Count who holds the result now.
+
+        Who must refuse what is too old is asked again: anti-entropy, which may bring it, does so before the deadline if
+        it can. To write the value anew is no way out: it would go above a write that was acknowledged meanwhile.
+        """
         operation = self._operations.get(reply.request)
         if operation is None or not operation.repairing or operation.sets is None or reply.epoch != self._epoch:
             return []
+        if not reply.is_held:
+            operation.refused[source] = NotRepaired.code
+            return []
+        operation.refused.pop(source, None)
         operation.acked.setdefault(source, 0)
-        return self._repaired(operation)
+        return self._part_done(operation, now_s) if self._is_repaired(operation) else []
 
-    def _repaired(self, operation: Operation) -> list[Effect]:
+    def _is_repaired(self, operation: Operation) -> bool:
         assert operation.sets is not None
         is_nothing = not any(operation.result)
-        if not is_nothing and not write_is_met(operation.sets, Consistency.QUORUM, operation.acked):
-            return []
-        self._operations.pop(operation.request, None)
-        return [ReadDone(operation.request, operation.result, [], operation.up_to_date())]
+        return is_nothing or write_is_met(operation.sets, Consistency.QUORUM, operation.acked)
 
     def _take_scan(self, operation: Operation, source: NodeId, reply: ScanReply, now_s: float) -> list[Effect]:
         if operation.pending_page is not None:
@@ -390,11 +413,7 @@ class CoordinatorMachine:
             operation.scans[source] = reply
         if not self._read_is_met(operation):
             return []
-        # A page ends at the lowest last key of those that have more: beyond it some replica has not been heard.
-        ends = [scan.keys[-1] for scan in operation.scans.values() if scan.has_more and scan.keys]
-        end = min(ends) if ends else None
-        found = {key for scan in operation.scans.values() for key in scan.keys if end is None or key <= end}
-        return self._verify(operation, sorted(found), end is not None, now_s)
+        return self._verify(operation, *operation.candidates(), now_s)
 
     def _verify(self, operation: Operation, keys: list[bytes], has_more: bool, now_s: float) -> list[Effect]:
         """Read the candidates at quorum, tombstones included, before anyone sees them."""
@@ -404,12 +423,6 @@ class CoordinatorMachine:
         operation.keys = keys
         operation.pending_page = (keys, has_more)
         return self._attempt(operation, now_s)
-
-    def _scan_done(self, operation: Operation, entries: list[Entry]) -> ScanDone:
-        assert operation.pending_page is not None
-        keys, has_more = operation.pending_page
-        live = [entry for entry in entries if entry.value is not None]
-        return ScanDone(operation.request, [entry.key for entry in live], live, keys[-1] if has_more else None)
 
     # ------------------------------------------------------------------ hints and time
 
@@ -423,8 +436,9 @@ class CoordinatorMachine:
         members = targets(self.placement.sets(operation.unit))
         for node in operation.targets:
             if node not in operation.acked and node in members and node != self.node:
-                self._next_request += 1
-                self.hints.add(Hint(self._next_request, node, operation.unit, operation.entries_written()))
+                for page in pages(operation.entries_written()):
+                    self._next_request += 1
+                    self.hints.add(Hint(self._next_request, node, operation.unit, page))
         return []
 
     @property
@@ -443,7 +457,7 @@ class CoordinatorMachine:
             if operation.is_done:
                 effects += self._hint(operation) if is_end else []
             elif now_s >= operation.deadline_s:
-                effects += self._fail(operation)
+                effects += self._fail(operation, NotRepaired.code if operation.repairing and operation.refused else "")
             elif not is_end and now_s >= operation.retry_s:
                 self._arm(operation, now_s)
                 effects += self._retry(operation, now_s)

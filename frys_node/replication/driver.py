@@ -18,7 +18,6 @@ from frys_node.kernel.services.replication import Entry, Replication, Stamp, Uni
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.kernel.services.sessions import SESSION
 from frys_node.kernel.services.snapshots import Snapshots
-from frys_node.observe.log import describe
 from frys_node.observe.metrics import Metrics
 from frys_node.replication import damage
 from frys_node.replication import effects as fx
@@ -144,12 +143,10 @@ class ReplicationComponent:
         Raises:
             CorruptData: The log holds records of a newer version; the message names the file. Nothing was changed.
             StorageError: A sync failed. Nothing of it was acknowledged; only a new process may go on.
+            NotReady: Something else ended replication in this process; only a new one may go on.
         """
         if self._has_run:
-            raise StorageError(
-                f"replication has stopped on this node: {self._requests.stopped_by}",
-                hint="look for disk errors in the kernel log, mend the disk, then restart the node",
-            )
+            raise self._requests.stopped_for_good()
         self._has_run = True
         await self._recover()
         self._is_ready = True
@@ -166,7 +163,7 @@ class ReplicationComponent:
                 nursery.start_soon(self._bulks.run)
                 task_status.started()
         except Exception as error:
-            self._requests.stopped_by = describe(error)
+            self._requests.stopped = error
             raise
         finally:
             self._is_ready = False

@@ -22,6 +22,12 @@ class TooOld(FrysError):
     status = 409
 
 
+class NotRepaired(NoReplica):
+    """A read that waits for repair found what too few replicas hold and others may not take. Nothing was changed."""
+
+    code = "replication.not_repaired"
+
+
 class UnitDamaged(NoReplica):
     """This replica of the unit lost acknowledged records. What is left of it is kept, and not given away."""
 

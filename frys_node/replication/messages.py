@@ -16,8 +16,17 @@ from frys_node.wire.codec import Codec, Message
 ITEMS_BYTES_MAX = 512 * 1024
 """Writes above this are split; a note must stay below the frame limit of 1 MiB."""
 
+KEY_BYTES_MAX = 64 * 1024
+"""The largest key: a page has an entry beside a key."""
+
 VALUE_BYTES_MAX = 768 * 1024
-"""The largest key and value together."""
+"""The largest key and value together: one such entry always fits."""
+
+READ_BYTES_MAX = 512 * 1024
+"""Entries or versions in one answer to a read, one at least; the rest is asked for again."""
+
+KEYS_BYTES_MAX = 256 * 1024
+"""Keys in one read, and in one page of a scan, one at least."""
 
 PAGE_BYTES_MAX = 256 * 1024
 """Size of a page of a pass or an exchange, one entry at least."""
@@ -62,10 +71,15 @@ class Read(Message, tag=3, frozen=True):
     versions_only: bool = False
     least: int = 0
     """A replica that has not come so far in its changes of the unit gives no data (session tokens)."""
+    in_parts: bool = False
+    """The answer may be that of the first keys only. Without it a replica answers everything or gives no data."""
 
 
 class ReadReply(Message, tag=4, frozen=True):
-    """What is held, in the order of the keys; empty and not complete when the replica must give no data (rule 8)."""
+    """What is held, in the order of the keys; empty and not complete when the replica must give no data (rule 8).
+
+    Of a read in parts there are as many as fit in READ_BYTES_MAX, one at least.
+    """
 
     epoch: Epoch
     unit: UnitId
@@ -120,11 +134,13 @@ class Repair(Message, tag=8, frozen=True):
 
 
 class RepairAck(Message, tag=9, frozen=True):
-    """The entries of a hint are durable here."""
+    """What could be taken of the entries is durable here."""
 
     epoch: Epoch
     unit: UnitId
     request: int
+    is_held: bool = True
+    """All of them are held in that version or a newer one; False: some are too old to be taken (rule 17)."""
 
 
 class TreeAsk(Message, tag=10, frozen=True):

@@ -2,19 +2,25 @@
 
 A pipeline that writes many units asks the same few replicas once for each; sent one by one they cost a frame, a
 wake-up and a reply each. What one turn has produced goes out at the end of it, so nothing waits for a timer.
+
+Every message is built to fit a frame. One that does not all the same is dropped and told: whoever waits for it asks
+again and fails in the end, and the node goes on.
 """
 
 from __future__ import annotations
 
+import logging
+
 import trio
 
+from frys_node.base.errors import FrameTooLarge, FrysError
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.observe.metrics import Counter
+from frys_node.replication.batches import HEAD_BYTES
 from frys_node.replication.messages import ITEMS_BYTES_MAX, MESSAGES, Batch, ReplicationMessage
 
-PART_OVERHEAD_BYTES = 5
-"""What MessagePack puts in front of a part."""
+_log = logging.getLogger(__name__)
 
 
 class Outbox:
@@ -26,6 +32,8 @@ class Outbox:
         self._dropped = dropped
         self._parts: dict[NodeId, list[bytes]] = {}
         self._wake = trio.Event()
+        self._told: set[str] = set()
+        """Kinds of messages that were too large once: each is logged once."""
         self.messages_count = 0
         self.notes_count = 0
 
@@ -49,8 +57,24 @@ class Outbox:
                 self.messages_count += len(batch)
                 self.notes_count += 1
                 payload = batch[0] if len(batch) == 1 else MESSAGES.encode(Batch(batch))
-                if not self._rpc.note(node, self._note, payload):
+                try:
+                    if not self._rpc.note(node, self._note, payload):
+                        self._dropped.inc("unsent", by=len(batch))
+                except FrameTooLarge as error:
+                    self._dropped.inc("too_large", by=len(batch))
+                    self._tell(node, batch[0], error)
+                except FrysError:
                     self._dropped.inc("unsent", by=len(batch))
+
+    def _tell(self, node: NodeId, part: bytes, error: FrameTooLarge) -> None:
+        message = MESSAGES.decode(part)
+        kind = type(message).__name__
+        if kind not in self._told and not isinstance(message, Batch):
+            self._told.add(kind)
+            _log.error(
+                "replication.message_too_large",
+                extra={"kind": kind, "unit": message.unit, "to": node, "error": error.message, "is_told": "once"},
+            )
 
 
 def _cut(parts: list[bytes]) -> list[list[bytes]]:
@@ -62,5 +86,5 @@ def _cut(parts: list[bytes]) -> list[list[bytes]]:
             batches.append([])
             size_bytes = 0
         batches[-1].append(part)
-        size_bytes += len(part) + PART_OVERHEAD_BYTES
+        size_bytes += len(part) + HEAD_BYTES
     return batches

@@ -13,14 +13,15 @@ from frys_node.replication.messages import ReadReply
 
 
 def repairs(result: Sequence[Entry | None], replies: Mapping[NodeId, ReadReply]) -> dict[NodeId, list[Entry]]:
-    """Return, for each replica whose reply is behind the result, the entries that it lacks or has older."""
+    """Return, for each replica whose reply is behind the result, the entries that it lacks or has older.
+
+    A reply may go on beyond the result, of which all is known; what they are together fits in a message.
+    """
     wanted: dict[NodeId, list[Entry]] = {}
     for node, reply in replies.items():
-        if len(reply.entries) != len(result):
-            continue
         behind = [
             newest
-            for newest, held in zip(result, reply.entries, strict=True)
+            for newest, held in zip(result, reply.entries, strict=False)
             if newest is not None and (held is None or held.version < newest.version)
         ]
         if behind:

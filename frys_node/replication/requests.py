@@ -7,12 +7,19 @@ from typing import Any
 
 import trio
 
-from frys_node.base.errors import FrysError, NoReplica, NotReady, error_from_code
+from frys_node.base.errors import FrysError, NoReplica, NotReady, StorageError, error_from_code
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import Members
+from frys_node.observe.log import describe
 from frys_node.observe.metrics import Metrics
 from frys_node.replication.effects import ReadDone, RequestFailed, ScanDone, WriteDone
-from frys_node.replication.errors import ClockDrift
+from frys_node.replication.errors import ClockDrift, NotRepaired
+
+
+def _is_of_disk(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_is_of_disk, error.exceptions))
+    return isinstance(error, StorageError | OSError)
 
 
 class Countdown:
@@ -55,8 +62,8 @@ class Requests:
         self._counted = metrics.counter(
             "frys_replication_requests_total", "Requests coordinated here", ("kind", "result")
         )
-        self.stopped_by = ""
-        """What ended replication on this node; empty while it runs."""
+        self.stopped: Exception | None = None
+        """What ended replication on this node; None while it runs."""
 
     def __len__(self) -> int:
         return len(self._waiters)
@@ -68,6 +75,7 @@ class Requests:
             NoReplica: Too few replicas answered in time; a write may still appear.
             StorageError: The disks of too many replicas take no writes; it may appear once they do.
             ClockDrift: This node's clock is too far ahead of too many replicas' clocks; the write may still appear.
+            NotRepaired: What a read that waits for repair found could not be put on a quorum in time.
             NotReady: Replication has stopped on this node; a write may have been kept by others.
         """
         return (await self.wait_all(kind, [request], begin))[0]
@@ -116,15 +124,32 @@ class Requests:
     def unready(self, text: str) -> NotReady:
         """Return the error for a request while replication does not run here, with what stopped it."""
         return NotReady(
-            f"{text}: {self.stopped_by}" if self.stopped_by else text,
+            f"{text}: {describe(self.stopped)}" if self.stopped else text,
             hint="mend what stopped it (see the node's log), then restart the node",
         )
+
+    def stopped_for_good(self) -> FrysError:
+        """Return the error for a second run in one process: the disk is named only if it was the disk."""
+        text = "replication has stopped on this node"
+        if self.stopped is None:
+            return NotReady(text, hint="restart the node; its log says what ended first")
+        text += f": {describe(self.stopped)}"
+        if _is_of_disk(self.stopped):
+            hint = "look for disk errors in the kernel log, mend the disk, then restart the node"
+            return StorageError(text, hint=hint)
+        return NotReady(text, hint="restart the node, and report this with the node's log: it is a defect")
 
     def _error(self, failed: RequestFailed) -> FrysError:
         if failed.code == ClockDrift.code:
             return ClockDrift(
                 f"the clock of this node is too far ahead of those of {self._names(failed.refused)}",
                 hint="set the clocks right with NTP (`chronyc tracking` shows the offset); reads go on",
+            )
+        if failed.code == NotRepaired.code:
+            return NotRepaired(
+                f"what was read of '{failed.unit}' is held by too few replicas, and too old to be written to"
+                f" {self._names(failed.refused)}",
+                hint="try again: members exchange it in the background; or read without read_repair=wait",
             )
         disks = f"the disk of {self._names(failed.refused)} takes no writes" if failed.refused else ""
         if failed.code:

@@ -106,15 +106,21 @@ class Serving:
         )
 
     def _repair(self, source: NodeId, held: HeldUnit, message: Repair, now_s: float) -> list[Effect]:
-        """Take what is not too old, and acknowledge a hint all the same: it would be too old the next time as well."""
+        """Take what is not too old, and acknowledge a hint all the same: it would be too old the next time as well.
+
+        A read that waits must not count on what was left out: it is told whether that is held, or a newer version.
+        """
         if self.is_refused_by_disk(held):
             return []  # a hint comes again
         entries = [entry for entry in message.entries if not held.is_too_old(entry.version)]
+        is_held = len(entries) == len(message.entries) or held.has_all(
+            [entry for entry in message.entries if held.is_too_old(entry.version)]
+        )
 
         def then(_top: object, _at_s: float) -> list[Effect]:
             if not message.request:
                 return []
-            return [Send(source, RepairAck(message.epoch, message.unit, message.request))]
+            return [Send(source, RepairAck(message.epoch, message.unit, message.request, is_held))]
 
         return self._table.take(held, entries, then, now_s)
 

@@ -170,6 +170,16 @@ class HeldUnit:
         """True if no coordinator may write under that version any more."""
         return self.write_floor is not None and version < self.write_floor
 
+    def has_all(self, entries: Sequence[Entry]) -> bool:
+        """True if each entry is held in that version or a newer one, or is a tombstone that was freed here."""
+        floor = self.purge_floor
+        return all(
+            mine.version >= entry.version
+            if mine is not None
+            else entry.value is None and floor is not None and entry.version < floor
+            for entry, mine in zip(entries, self.get([entry.key for entry in entries]), strict=True)
+        )
+
     def is_sealed_at(self, floor: Version) -> bool:
         """True if writes below that version are refused already."""
         return self.write_floor is not None and self.write_floor >= floor

@@ -10,10 +10,13 @@ import mmh3
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.replication import Entry, Stamp, Version
 
-__all__ = ["ZERO", "Stamp", "digest", "newer"]
+__all__ = ["STAMP_BYTES", "ZERO", "Stamp", "digest", "newer", "sent_bytes"]
 
 ZERO = Version(0, 0, NodeId(""), 0)
 """Below every version that a clock stamps."""
+
+STAMP_BYTES = 96
+"""What a version takes in a message at most, with the codec's marks."""
 
 
 def newer(first: Entry | None, second: Entry | None) -> Entry | None:
@@ -35,4 +38,4 @@ def digest(entry: Entry) -> int:
 
 def sent_bytes(entry: Entry) -> int:
     """Return what an entry takes in a message at most: its bytes, its version, and the codec's marks."""
-    return 96 + len(entry.key) + len(entry.value or b"")
+    return STAMP_BYTES + len(entry.key) + len(entry.value or b"")

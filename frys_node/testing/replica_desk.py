@@ -21,6 +21,7 @@ from frys_node.replication.knobs import ReplicaConfig
 from frys_node.replication.messages import MESSAGES, Batch, CoordinatorReply, LogRecord, ReplicationMessage
 from frys_node.replication.replica import ReplicaMachine
 from frys_node.testing.data_cluster import DictStore
+from frys_node.testing.rpc import BODY_BYTES_MAX
 
 UNIT = cache_unit(0)
 START_MS = 1_000_000
@@ -52,11 +53,19 @@ def record_of(
 class Desk:
     """Nodes ``n1``.. that hold one unit, `UNIT`."""
 
-    def __init__(self, count: int, config: ReplicaConfig | None = None, *, durable: bool = True) -> None:
+    def __init__(
+        self,
+        count: int,
+        config: ReplicaConfig | None = None,
+        *,
+        durable: bool = True,
+        coordinating: CoordinatorConfig | None = None,
+    ) -> None:
         self.now_s = 0.0
         self.names = [NodeId(f"n{number}") for number in range(1, count + 1)]
         self.wall_ms = dict.fromkeys(self.names, START_MS)
         self.config = config or ReplicaConfig(bulk_by_messages=True, sync_interval_s=3_600.0, catches_up=False)
+        self.coordinating = coordinating or CoordinatorConfig(repairs_reads=False, keeps_hints=False)
         self.durable = durable
         self.replicas: dict[NodeId, ReplicaMachine] = {}
         self.coordinators: dict[NodeId, CoordinatorMachine] = {}
@@ -80,9 +89,7 @@ class Desk:
         replica = ReplicaMachine(node, rng, self.config, wall_ms=lambda: self.wall_ms[node], boot=boot)
         replica.declare("cache", lambda _unit: DictStore(), durable=self.durable)
         self.replicas[node] = replica
-        self.coordinators[node] = CoordinatorMachine(
-            node, clock, rng, CoordinatorConfig(repairs_reads=False, keeps_hints=False)
-        )
+        self.coordinators[node] = CoordinatorMachine(node, clock, rng, self.coordinating)
         return replica
 
     def adopt(self, placement: Placement, *names: str) -> None:
@@ -115,7 +122,9 @@ class Desk:
             if self.keeps(source, target, message):
                 self.kept.append((source, target, message))
                 continue
-            found = MESSAGES.decode(MESSAGES.encode(message))
+            data = MESSAGES.encode(message)
+            assert len(data) <= BODY_BYTES_MAX, (type(message), len(data))
+            found = MESSAGES.decode(data)
             assert not isinstance(found, Batch)
             if isinstance(found, CoordinatorReply):
                 self.take(target, self.coordinators[target].receive(source, found, self.now_s))

@@ -112,8 +112,14 @@ class RpcNetwork:
         self._changed = trio.Event()
 
     def send_note(self, source: NodeId, target: NodeId, name: str, payload: bytes) -> bool:
-        """Queue a note; False when there is no connection or the body is too large."""
-        if len(payload) > BODY_BYTES_MAX or not self.is_connected(source, target):
+        """Queue a note; False when there is no connection.
+
+        Raises:
+            FrameTooLarge: The body is over `BODY_BYTES_MAX`. Nothing was queued.
+        """
+        if len(payload) > BODY_BYTES_MAX:
+            raise FrameTooLarge(f"a note of {len(payload)} bytes is over the limit of {BODY_BYTES_MAX}")
+        if not self.is_connected(source, target):
             self.counts["unreachable"] += 1
             return False
         self.counts["notes"] += 1

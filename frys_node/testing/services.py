@@ -18,7 +18,7 @@ import trio
 
 from frys_node.base.errors import AlreadyExists, FrysError, NoReplica, NotFound
 from frys_node.base.types import Consistency, Epoch, NodeId, Term, UnitId
-from frys_node.kernel.services.http import ErrorShape, HttpRequest, HttpResponse
+from frys_node.kernel.services.http import ErrorShape, HttpRequest, HttpResponse, shaped
 from frys_node.kernel.services.replication import Entry, UnitStore, Version
 from frys_node.kernel.services.topology import Collection, Forward, Local, Route, Unavailable, UnitSets
 from frys_node.plugins.network.respond import error_response
@@ -230,4 +230,4 @@ class FakeHttp:
             )
             return await match.route.handler(request)
         except FrysError as error:
-            return shape(error)
+            return shaped(error, shape)

@@ -17,7 +17,7 @@ from balancer.record import JOINING, JOINT, STABLE, TopologyRecord
 from balancer.steps import Steps
 from balancer.topology import TopologyMachine
 from balancer.topology_effects import PersistRecord
-from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
+from frys_node.base.types import Consistency, Epoch, NodeId
 from frys_node.kernel.services.topology import UnitSets
 from frys_node.replication.coordinator import CoordinatorMachine
 from frys_node.replication.effects import Effect
@@ -111,7 +111,7 @@ class ScanUnverified(_Coordinator):
         operation.consistency = Consistency.ONE
         return super()._verify(operation, keys, has_more, now_s)
 
-    def _best_first(self, unit: UnitId, sets: UnitSets) -> tuple[NodeId, ...]:
+    def _best_first(self, operation: Operation, sets: UnitSets) -> tuple[NodeId, ...]:
         return sets.current
 
 

@@ -131,7 +131,7 @@ async def test_a_deadline_ends_a_call(autojump_clock: trio.testing.MockClock) ->
 
 
 async def test_notes_arrive_in_order_and_never_reenter_the_sender(autojump_clock: trio.testing.MockClock) -> None:
-    """A handler that notes back does not recurse; loss is counted."""
+    """A handler that notes back does not recurse; loss is counted; what no frame takes is refused, as it really is."""
     async with open_rpc_network(delay_s=0.5) as network:
         one, two = network.node(ONE), network.node(TWO)
         seen: list[tuple[NodeId, bytes]] = []
@@ -139,7 +139,9 @@ async def test_notes_arrive_in_order_and_never_reenter_the_sender(autojump_clock
         assert one.note(TWO, "n", b"1")
         assert one.note(TWO, "n", b"2")
         assert not one.note(NodeId("n3"), "n", b"x")
-        assert not one.note(TWO, "n", b"x" * (2 << 20))
+        for node in (TWO, NodeId("n3")):
+            with pytest.raises(FrameTooLarge):
+                one.note(node, "n", b"x" * (2 << 20))
         assert seen == []
         await trio.sleep(1)
         assert seen == [(ONE, b"1"), (ONE, b"2")]

@@ -56,6 +56,14 @@ class HttpResponse(msgspec.Struct, frozen=True, kw_only=True):
         return cls(status=status, body=msgspec.json.encode(value))
 
 
+def shaped(error: FrysError, shape: ErrorShape) -> HttpResponse:
+    """Return the answer that carries an error, with the headers that somebody gave it on the way."""
+    response = shape(error)
+    if not error.answer_headers:
+        return response
+    return msgspec.structs.replace(response, headers={**response.headers, **error.answer_headers})
+
+
 HttpHandler = Callable[[HttpRequest], Awaitable[HttpResponse]]
 ErrorShape = Callable[[FrysError], HttpResponse]
 

@@ -61,7 +61,11 @@ class Rpc(Protocol):
         ...
 
     def note(self, node: NodeId, name: str, payload: bytes) -> bool:
-        """Send a one-way note, best effort: False (and counted) when there is no connection or its queue is full."""
+        """Send a one-way note, best effort: False (and counted) when there is no connection or its queue is full.
+
+        Raises:
+            FrameTooLarge: The payload does not fit a frame. Nothing was sent.
+        """
         ...
 
     def is_connected(self, node: NodeId) -> bool:

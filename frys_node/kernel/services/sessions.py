@@ -1,112 +1,37 @@
-"""Sessions: what one client has seen, so that it never sees less at a replica that is behind.
+"""The session of a request, hung at the task that works for it.
 
-Sans-I/O. A token says, for each unit that the client has written or read, which replicas hold all of it: ``{unit:
-{replica: place}}``, a replica's own count of its changes. There is no leader whose count would do for all. A read of
-one asks one of those replicas, if it has come so far; otherwise a quorum. Two things follow: a client reads its own
-writes, and what it has read once it does not read older. Nothing is kept on any node.
-
-The token travels in the header ``Frys-Session`` (``new`` begins one). The layers between a request and replication need
-not know of it: it hangs at the task, and the tasks that it starts.
+Sans-I/O. The token travels in the header ``Frys-Session`` (``new`` begins one). The layers between a request and
+replication need not know of it: it hangs at the task, and the tasks that it starts.
 """
 
 from __future__ import annotations
 
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from binascii import Error as Base64Error
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Final
 
 import msgspec
 
-from frys_node.base.errors import MalformedFrame, UsageError
-from frys_node.base.types import NodeId, UnitId
+from frys_node.base.errors import FrysError, UsageError
 from frys_node.kernel.services.http import HttpRequest, HttpResponse
-from frys_node.wire.codec import Codec, Message
+from frys_node.wire.sessions import (
+    HEADER,
+    NEW,
+    TOKEN_CHARS_MAX,
+    UNITS_MAX,
+    InvalidSession,
+    Session,
+)
 
-UNITS_MAX = 32
-"""Units that a token names; reads of all others that the client may have seen ask a quorum from then on."""
-
-TOKEN_CHARS_MAX = 8_192
-
-HEADER = "Frys-Session"
-
-NEW = "new"
-
-
-class InvalidSession(UsageError):
-    """The session token cannot be read. Nothing was done."""
-
-    code = "request.invalid_session"
-
-
-class Token(Message, frozen=True):
-    """What the header carries, in base64url."""
-
-    units: dict[UnitId, dict[NodeId, int]]
-    is_full: bool = False
-
-
-_TOKEN: Final[Codec[Token]] = Codec(Token)
-
-
-class Session:
-    """What one client has seen; changed by every answer."""
-
-    def __init__(self, token: Token | None = None, *, waits_repair: bool = False) -> None:
-        self._units = {} if token is None else {unit: dict(places) for unit, places in token.units.items()}
-        self._is_full = token is not None and token.is_full
-        self.waits_repair = waits_repair
-        """Reads above one return only what a quorum holds (``read_repair=wait``)."""
-
-    @classmethod
-    def decode(cls, text: str) -> Session:
-        """Read a token, or ``new``.
-
-        Raises:
-            InvalidSession: Not a token of this version, or too long.
-        """
-        if text == NEW:
-            return cls()
-        hint = f"send the last {HEADER} that a response carried, as it was, or '{NEW}' to begin a session"
-        if len(text) > TOKEN_CHARS_MAX:
-            raise InvalidSession(f"a session token has up to {TOKEN_CHARS_MAX} characters, not {len(text)}", hint=hint)
-        try:
-            return cls(_TOKEN.decode(urlsafe_b64decode(text.encode("ascii"))))
-        except (Base64Error, UnicodeEncodeError, MalformedFrame) as error:
-            raise InvalidSession("the session token cannot be read", hint=hint) from error
-
-    def encode(self) -> str:
-        """Return the token for the client to send with its next request."""
-        return urlsafe_b64encode(_TOKEN.encode(Token(self._units, self._is_full))).decode()
-
-    def places(self, unit: UnitId) -> Mapping[NodeId, int] | None:
-        """Return who holds all that was seen of a unit; empty: no single replica; None: nothing was seen."""
-        found = self._units.get(unit)
-        return {} if found is None and self._is_full else found
-
-    def note(self, unit: UnitId, places: Mapping[NodeId, int]) -> None:
-        """Take down who held what was just written, or read: only who held everything before holds all of it now."""
-        known = {node: place for node, place in places.items() if place > 0}
-        before = self.places(unit)
-        if before is not None:
-            known = {node: place for node, place in known.items() if node in before and place >= before[node]}
-        if unit not in self._units and len(self._units) >= UNITS_MAX:
-            self._is_full = True
-            return
-        self._units[unit] = known
-
-    def note_read(self, unit: UnitId, node: NodeId, place: int) -> None:
-        """Take down that one replica answered, which had come as far as was asked: the others may be behind."""
-        if unit in self._units or len(self._units) < UNITS_MAX:
-            self._units[unit] = {node: place}
-        else:
-            self._is_full = True
-
-    def note_elsewhere(self, unit: UnitId) -> None:
-        """Another node coordinated a write, and it is not known who holds it: a quorum does."""
-        self.note(unit, {})
-
+__all__ = [
+    "HEADER",
+    "NEW",
+    "SESSION",
+    "TOKEN_CHARS_MAX",
+    "UNITS_MAX",
+    "InvalidSession",
+    "Session",
+    "in_session",
+]
 
 SESSION: ContextVar[Session | None] = ContextVar("frys_session", default=None)
 """The session of the request that this task works for."""
@@ -118,6 +43,8 @@ async def in_session(
     request: HttpRequest, answer: Callable[[HttpRequest], Awaitable[HttpResponse]], *, waits_repair: bool = False
 ) -> HttpResponse:
     """Answer a request within its client's session, and hand the token on; without header nothing is kept.
+
+    An error carries the token too: what was seen or written before it counts, and to begin anew would forget it.
 
     Raises:
         InvalidSession: The header is not a token.
@@ -135,6 +62,10 @@ async def in_session(
     before = SESSION.set(session)
     try:
         response = await answer(request)
+    except FrysError as error:
+        if text is not None:
+            error.answer_headers = {**error.answer_headers, HEADER: session.encode()}
+        raise
     finally:
         SESSION.reset(before)
     if text is None:

@@ -12,7 +12,7 @@ import trio
 
 from frys_node.base.errors import FrysError
 from frys_node.base.types import Address
-from frys_node.kernel.services.http import HttpRequest, HttpResponse
+from frys_node.kernel.services.http import HttpRequest, HttpResponse, shaped
 from frys_node.observe.log import get_logger
 from frys_node.plugins.network.access import Kind, authorise
 from frys_node.plugins.network.body import is_too_deep
@@ -166,7 +166,7 @@ class Connection:
         except Exception as error:  # noqa: BLE001 (answered, logged)
             log.failed("network.handler_failed", error, method=request.method, template=route.template)
             failure = InternalError("the node failed to answer", hint="its log says why")
-        return (route.error_shape or error_response)(failure)
+        return shaped(failure, route.error_shape or error_response)
 
     def _check_body(self, request: Request) -> None:
         depth = self._server.limits.json_depth

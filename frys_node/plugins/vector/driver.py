@@ -22,7 +22,7 @@ from frys_node.plugins.vector.query import is_within, merge_by_id, merge_top_k, 
 from frys_node.plugins.vector.scatter import Gathered, Scatter, Sizes, merged_hits
 
 READ_KEYS_MAX = 64
-"""Keys in one read: their values must fit in one frame."""
+"""Keys in one read; those of a longer list are read side by side."""
 
 WIDEN_ROUNDS_MAX = 3
 """How often a verified search looks further when too many of its candidates were out of date."""
@@ -31,8 +31,9 @@ VERIFY_SLACK = 8
 """Candidates beyond the limit that a verified search asks for at once."""
 
 
-UNIT_DAMAGED = "replication.unit_damaged"
-"""The only replica of a shard lost a part of it: nobody need wait, and the error names the command that helps."""
+SAYS_MORE = {"replication.unit_damaged", "replication.not_repaired"}
+"""The only replica of a shard lost a part of it, or what was read cannot be put on a quorum: the error's own hint is
+what helps."""
 
 
 class Found(NamedTuple):
@@ -166,8 +167,8 @@ class VectorService:
 
         await run_all([partial(one, shard, positions) for shard, positions in parts])
         if failed:
-            damaged = [error.hint for error in failed.values() if error.code == UNIT_DAMAGED]
-            raise _missing(collection, sorted(failed), damaged[0] if damaged else hint) from next(iter(failed.values()))
+            hint = next((error.hint for error in failed.values() if error.code in SAYS_MORE), hint)
+            raise _missing(collection, sorted(failed), hint) from next(iter(failed.values()))
 
     async def search(
         self, collection: Collection, queries: Sequence[Query], consistency: Consistency, *, is_partial: bool = False

@@ -234,6 +234,9 @@ async def test_a_session_header_is_answered_and_junk_in_it_is_refused(caches: Ca
     assert missed.status == 404
     assert "Frys-Session" in missed.headers
     assert "Frys-Session" not in (await caches.http["b"].request("GET", path)).headers
+    lost = await caches.http["b"].request("PUT", path, b"w", {"frys-session": "new", "if-none-match": "*"})
+    assert lost.status == 412
+    assert "Frys-Session" in lost.headers
     refused = await caches.http["a"].request("GET", path, headers={"frys-session": "junk!"})
     assert refused.status == 400
     assert b"request.invalid_session" in refused.body

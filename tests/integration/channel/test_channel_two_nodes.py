@@ -281,6 +281,18 @@ async def test_notes_sent_while_a_dial_is_under_way_arrive_in_order(pair: tuple[
     assert b.notes == [(a.id, bytes([number])) for number in range(100)]
 
 
+async def test_a_note_that_no_frame_takes_is_refused_before_it_waits_for_a_dial(pair: tuple[Node, Node]) -> None:
+    """Behind the dial nobody hears of it any more, and the channel would end with it."""
+    a, b = pair
+    assert a.channel.note(b.id, "n", b"1")
+    with pytest.raises(FrameTooLarge):
+        a.channel.note(b.id, "n", bytes(BODY_BYTES_MAX + 1))
+    assert a.channel.note(b.id, "n", b"2")
+    with trio.fail_after(10):
+        await b.until_notes(2)
+    assert b.notes == [(a.id, b"1"), (a.id, b"2")]
+
+
 async def test_a_draining_node_finishes_what_is_under_way(pair: tuple[Node, Node]) -> None:
     """`drain` lets the call end, takes no new ones, and no new connections."""
     a, b = pair

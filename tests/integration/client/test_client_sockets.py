@@ -14,12 +14,13 @@ import pytest
 import trio
 from http_fixtures import TOKEN, serving
 
-from frys_node.base.errors import DeadlineExceeded, FrysError, NodeUnreachable
-from frys_node.base.types import Address, Epoch, NodeId, Term
+from frys_node.base.errors import DeadlineExceeded, FrysError, NodeUnreachable, NoReplica
+from frys_node.base.types import Address, Epoch, NodeId, Term, UnitId
 from frys_node.client import Client, Entry, SyncClient
 from frys_node.client.pool import CONNECTIONS_MAX
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
+from frys_node.kernel.services.sessions import SESSION, InvalidSession, in_session
 from frys_node.kernel.services.topology import TOPOLOGY
 from frys_node.testing.services import ServiceCluster
 from frys_node.transport.network import SystemNetwork
@@ -150,6 +151,45 @@ async def test_errors_have_their_classes_and_the_token_is_sent(both: Both, tmp_p
 
         await both.run([url], refused)
         await both.run([url], taken, token=TOKEN)
+
+
+async def test_a_session_takes_its_token_along_and_others_have_none(both: Both, tmp_path: Path) -> None:
+    """Through real answers, errors among them; kept, the token goes on with the session in another client."""
+    seen: list[tuple[bool, int | None]] = []
+    unit = UnitId("cache/1")
+
+    async def get(request: HttpRequest) -> HttpResponse:
+        await trio.lowlevel.checkpoint()
+        session = SESSION.get()
+        if session is None:
+            seen.append((False, None))
+            return HttpResponse(body=b"v", headers={"ETag": '"1"'})
+        place = (session.places(unit) or {}).get(NodeId("n"))
+        seen.append((session.waits_repair, place))
+        session.note(unit, {NodeId("n"): 1 if place is None else place + 1})
+        if request.params["key"] == "lost":
+            raise NoReplica("nobody")
+        return HttpResponse(body=b"v", headers={"ETag": '"1"'})
+
+    async with serving(tmp_path) as (kernel, http):
+        provide_ring(kernel)
+        http.route("GET", "/v1/cache/{ns}/{key...}", partial(in_session, answer=get), scope="read")
+
+        async def work(client: Any, do: Any) -> None:
+            session = client.session()
+            assert client.session_token is None
+            await do(session.cache().get, "k")
+            with pytest.raises(NoReplica):
+                await do(session.within(5.0).cache().get, "lost")
+            await do(client.cache().get, "k")
+            again = client.session(session.session_token, read_repair="wait")
+            await do(again.cache().get, "k")
+            with pytest.raises(InvalidSession):
+                client.session("junk!")
+
+        await both.run([f"http://{http.address}"], work)
+    # The call that failed was sent twice.
+    assert seen == [(False, None), (False, 1), (False, 2), (False, None), (True, 3)]
 
 
 async def test_the_placement_names_the_record_and_every_answer_its_epoch(both: Both, tmp_path: Path) -> None:

@@ -328,4 +328,4 @@ def test_importing_the_client_loads_neither_trio_nor_a_node() -> None:
     assert not names & heavy
     ours = {name for name in names if name.startswith(("frys_node.", "membership", "balancer", "snapshots"))}
     rooms = {name.split(".")[1] for name in ours if "." in name}
-    assert rooms == {"base", "client", "transport"}
+    assert rooms == {"base", "client", "transport", "wire"}

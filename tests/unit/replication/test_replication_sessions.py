@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from frys_node.base.errors import NoReplica
 from frys_node.base.types import Consistency, NodeId, UnitId
-from frys_node.kernel.services.http import HttpRequest, HttpResponse
+from frys_node.kernel.services.http import HttpRequest, HttpResponse, shaped
 from frys_node.kernel.services.sessions import (
     HEADER,
     SESSION,
@@ -49,6 +50,60 @@ def test_a_token_is_bounded_and_what_it_forgets_is_read_at_a_quorum() -> None:
     assert session.places(UnitId("cache/999")) == {}
     assert len(session.encode()) < TOKEN_CHARS_MAX
     assert Session.decode(session.encode()).places(UnitId("cache/999")) == {}
+
+
+def test_every_token_that_was_given_is_accepted_and_forgets_nothing_silently() -> None:
+    """32 units of five replicas are more than 8 KiB: it names fewer replicas, and what it drops is read at a quorum."""
+    session = Session()
+    nodes = [NodeId(f"{number:x}" * 32) for number in range(1, 6)]
+    units = [UnitId(f"cache/{number}") for number in range(UNITS_MAX)]
+    for unit in units:
+        session.note(unit, {node: (1 << 60) + number for number, node in enumerate(nodes)})
+    text = session.encode()
+    assert 4_096 < len(text) <= TOKEN_CHARS_MAX
+    found = Session.decode(text)
+    assert found.encode() == text
+    for unit in units:
+        assert found.places(unit) == {node: (1 << 60) + number for number, node in enumerate(nodes[:4])}
+    assert found.places(UnitId("cache/999")) is None, "nothing was forgotten"
+
+
+def test_a_token_of_long_names_forgets_the_units_used_longest_ago() -> None:
+    """Those are read at a quorum from then on, and so is every unit that it does not name."""
+    session = Session()
+    units = [UnitId(f"vector/{'c' * 250}/{number}") for number in range(UNITS_MAX)]
+    for unit in units:
+        session.note_read(unit, NodeId("f" * 32), 1 << 60)
+    session.note_read(units[0], NodeId("f" * 32), 1 << 61)
+    text = session.encode()
+    assert len(text) <= TOKEN_CHARS_MAX
+    found = Session.decode(text)
+    assert found.places(units[0]) == {NodeId("f" * 32): 1 << 61}
+    assert found.places(units[1]) == {}
+    assert found.places(UnitId("cache/999")) == {}
+    found.note(units[1], {NodeId("a"): 1})
+    assert found.places(units[1]) == {}
+
+
+async def test_an_error_answer_carries_the_token_too() -> None:
+    """What was seen before the error counts; without the header an error has no token."""
+
+    async def answer(_request: HttpRequest) -> HttpResponse:
+        session = SESSION.get()
+        if session is not None:
+            session.note(UNIT, {N1: 3})
+        raise NoReplica("nobody")
+
+    for headers in ({"frys-session": "new"}, {}):
+        request = HttpRequest(method="GET", path="/", params={}, query={}, headers=headers, body=b"", principal="local")
+        with pytest.raises(NoReplica) as caught:
+            await in_session(request, answer)
+        response = shaped(caught.value, lambda error: HttpResponse(status=error.status, headers={"X": "1"}))
+        assert response.headers["X"] == "1"
+        if headers:
+            assert Session.decode(response.headers[HEADER]).places(UNIT) == {N1: 3}
+        else:
+            assert response.headers == {"X": "1"}
 
 
 @pytest.mark.parametrize("text", ["", "x", "a" * (TOKEN_CHARS_MAX + 1), "wqk=", "\u00e9", "AAAA"])

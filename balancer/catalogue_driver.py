@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import msgspec
 import trio
 
+from balancer.errors import CatalogueFull
 from balancer.methods import (
     CREATE,
     CURRENT,
@@ -18,6 +20,7 @@ from balancer.methods import (
     Nothing,
     RenewRecord,
 )
+from balancer.record import RECORD, RECORD_BYTES_MAX
 from balancer.topology import TopologyMachine
 from frys_node.base.errors import AlreadyExists, FrysError, NotFound, NotReady, StorageError
 from frys_node.base.types import Epoch, NodeId
@@ -92,6 +95,7 @@ class Catalogue:
 
         Raises:
             AlreadyExists: The name is taken. Nothing was changed.
+            CatalogueFull: There is no room for another. Nothing was changed.
             NotReady: A move is under way; retry. Nothing was changed.
             IssuerUnreachable: The issuer is down; retry when it is back.
             StorageError: The issuer's disk refused the record. Nothing was changed.
@@ -149,9 +153,21 @@ class Catalogue:
         def add(held: Sequence[Collection]) -> tuple[Collection, ...]:
             if any(collection.name == new.name or collection.id == new.id for collection in held):
                 raise AlreadyExists(f"there is a collection '{new.name}' already")
-            return tuple(sorted((*held, new), key=lambda collection: collection.name))
+            return self._bounded(tuple(sorted((*held, new), key=lambda collection: collection.name)))
 
         return await self._change(add)
+
+    def _bounded(self, collections: tuple[Collection, ...]) -> tuple[Collection, ...]:
+        """Refuse a catalogue that the record has no room for."""
+        record = self._keeper.machine.record
+        assert record is not None
+        size_bytes = len(RECORD.encode(msgspec.structs.replace(record, collections=collections)))
+        if size_bytes > RECORD_BYTES_MAX:
+            raise CatalogueFull(
+                f"{len(collections)} collections make a topology record of {size_bytes} bytes, over {RECORD_BYTES_MAX}",
+                hint="delete collections, or keep several kinds of points in one and tell them apart by payload",
+            )
+        return collections
 
     async def _serve_delete(self, caller: NodeId, request: DeleteCollection) -> Accepted:
         del caller

@@ -15,6 +15,13 @@ class LossNeeded(RoutingError):
     status = 409
 
 
+class CatalogueFull(RoutingError):
+    """The topology record, which names every collection, has no room for another. Nothing was changed."""
+
+    code = "routing.catalogue_full"
+    status = 409
+
+
 class MemberAlive(RoutingError):
     """A node that answers was to be removed. Nothing was changed."""
 

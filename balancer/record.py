@@ -70,6 +70,9 @@ class TopologyRecord(msgspec.Struct, frozen=True, array_like=True):
 REMOVED_MAX = 256
 """Removed nodes that a record remembers; an older one that comes back joins as new, which is as safe and less clear."""
 
+RECORD_BYTES_MAX = 768 << 10
+"""What a record may take for a collection to be added: it travels in one frame of 1 MiB, and members still may join."""
+
 RECORD: Codec[TopologyRecord] = Codec(TopologyRecord)
 
 

@@ -6,6 +6,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from balancer import catalogue_driver
+from balancer.errors import CatalogueFull
+from balancer.record import RECORD
 from frys_node.kernel.services.topology import Collection
 from frys_node.testing.data_cluster import DataCluster, open_data_cluster
 from frys_node.testing.disk import Failure
@@ -35,6 +38,25 @@ async def test_a_full_disk_refuses_a_collection_and_the_node_goes_on(autojump_cl
         await other.balancer.create_collection(POINTS)
         assert [made.name for made in issuer.balancer.collections()] == ["points"]
         assert issuer.failure is None
+
+
+async def test_a_catalogue_that_no_message_can_carry_is_refused(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one collection too many is refused at any node, and there is room again when another is deleted."""
+    async with open_data_cluster(["n1", "n2"]) as cluster:
+        await settled(cluster)
+        record = cluster["n1"].balancer.machine.record
+        assert record is not None
+        monkeypatch.setattr(catalogue_driver, "RECORD_BYTES_MAX", len(RECORD.encode(record)) + 500)
+        first, second = (Collection(name=name * 200, id=name, dimension=4, distance="Dot") for name in "ab")
+        await cluster["n2"].balancer.create_collection(first)
+        for node in (cluster["n1"], cluster["n2"]):
+            with pytest.raises(CatalogueFull, match="2 collections") as refusal:
+                await node.balancer.create_collection(second)
+            assert refusal.value.status == 409
+        await cluster["n1"].balancer.delete_collection(first.name)
+        await cluster["n2"].balancer.create_collection(second)
 
 
 @pytest.mark.parametrize("calls", range(1, 7))

@@ -9,9 +9,9 @@ change whose answer is lost may have been made. So these are counters and condit
 A node that is asked and sees another first member says so, once; who is asked in the second place makes the change if
 it is a member at all.
 
-A request and its reply are one frame each, and the reply may hold values that are gone by then (``GETDEL``). So requests
-are cut by bytes before anything is done, and who makes the changes stops, before the write, where the outcomes would not
-fit; the rest is asked for again.
+A request and its reply are one frame each, and the reply may hold values that are gone by then (``GETDEL``). So
+requests are cut by bytes before anything is done, and who makes the changes stops, before the write, where the outcomes
+would not fit; the rest is asked for again.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ LOCKS_MAX = 65_536
 """Keys that are being changed here at a time; more are refused."""
 
 CHANGES_BYTES_MAX = 960 * 1024
-"""The keys and arguments of the changes in one request, and the outcomes in one reply: with their marks they fit a frame
-of 1 MiB."""
+"""The keys and arguments of the changes in one request, and the outcomes in one reply: with their marks they fit into a
+frame of 1 MiB."""
 
 CHANGE_OVERHEAD_BYTES = 64
 """What a change, or its outcome, takes in a message beside its bytes."""
@@ -230,7 +230,7 @@ def _batches(changes: Sequence[Change]) -> Iterator[list[Change]]:
         size_bytes += sum(5 + len(arg) if isinstance(arg, bytes) else 9 for arg in change.args)
         if size_bytes > CHANGES_BYTES_MAX:
             raise CacheTooLarge(
-                f"a change of {size_bytes} bytes is over the limit of {CHANGES_BYTES_MAX} for one message between nodes",
+                f"a change of {size_bytes} bytes is over the limit of {CHANGES_BYTES_MAX} of a message between nodes",
                 hint="split it: see [plugins.cache] value_bytes_max for values",
             )
         if batch and total_bytes + size_bytes > CHANGES_BYTES_MAX:

@@ -180,7 +180,7 @@ def _get_expire(cell: Cell, expires_unix_ms: int) -> bytes | None:
     return old
 
 
-def _expire(cell: Cell, expires_unix_ms: int, condition: bytes) -> int:
+def _expire(cell: Cell, expires_unix_ms: int, *conditions: bytes) -> int:
     """Give another lifetime if there is none yet (``nx``), one (``xx``), a shorter (``gt``) or longer one (``lt``)."""
     value = cell.value
     if value is None:
@@ -192,7 +192,7 @@ def _expire(cell: Cell, expires_unix_ms: int, condition: bytes) -> int:
         b"gt": old == 0 or expires_unix_ms <= old,
         b"lt": old != 0 and expires_unix_ms >= old,
     }
-    if is_refused.get(condition, False):
+    if any(is_refused.get(condition, False) for condition in conditions):
         return 0
     # What has been over since before 1970 is over, not without end.
     cell.put(msgspec.structs.replace(value, expires_unix_ms=max(expires_unix_ms, 1)))

@@ -168,6 +168,18 @@ def test_a_tombstone_below_the_floor_is_not_kept() -> None:
     assert found.version > version(5)
 
 
+def test_a_unit_that_begins_empty_keeps_the_floor_of_its_store() -> None:
+    """A refill that found nobody drops what is old, and not what it knew of what it had to give up meanwhile."""
+    unit = opened(10)
+    held = HeldUnit(UNIT, unit, durable=False, complete=False, join_key=None)
+    held.put([value("old", 5), value("new", 60)])
+    unit.raise_floor(version(50))
+    held.raise_floor(version(10))
+    assert live(unit) == {b"new"}
+    assert held.merge([value("other", 30)]).taken == []
+    assert held.merge([value("other", 70)]).taken == [value("other", 70)]
+
+
 @given(
     st.lists(
         st.tuples(st.integers(0, 5), st.sampled_from(["put", "brief", "delete", "wait", "stale", "stand"])), max_size=60

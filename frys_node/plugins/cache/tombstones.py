@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import Enum
+from itertools import islice
 
 TOMBSTONES_SHARE = 1 / 8
 """Part of the memory that tombstones take at most."""
@@ -30,6 +31,10 @@ KEPT_MS = 10_000
 
 AGE_MS_MAX = 3_600_000
 """None is kept longer, whether or not all members have agreed to free it."""
+
+SETTLED_MAX = 4_096
+"""Tombstones of units that have been filled which count as others from one sweep on: most of them are given up then,
+and the event loop waits for that."""
 
 
 class Standing(Enum):
@@ -103,8 +108,8 @@ class Tombstones:
         return next(iter(self._whole or self._filling), None)
 
     def settle(self, is_filling: Callable[[bytes], bool], size: Callable[[bytes], int]) -> None:
-        """Let those whose units have been filled by now count as the others."""
-        for key in [key for key in self._filling if not is_filling(key)]:
+        """Let those whose units have been filled by now count as the others, up to `SETTLED_MAX` in one go."""
+        for key in list(islice((key for key in self._filling if not is_filling(key)), SETTLED_MAX)):
             size_bytes = size(key)
             self._whole[key] = self._filling.pop(key)
             self._filling_bytes -= size_bytes

@@ -19,5 +19,9 @@ class ReplicationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """Tombstones younger than this are kept. Older ones go only when all members of a unit's set agree; a writer whose
     clock is so far behind has its writes stamped anew, which costs them one round trip."""
 
+    memory_gc_min_age_s: Annotated[float, Meta(gt=0, le=31_536_000)] = 60.0
+    """The same for units in memory, those of the cache, which cannot afford to keep tombstones for long. Below
+    ``max_clock_drift_s`` a clock that is behind, but not refused, costs its writers that round trip."""
+
     gc_interval_s: Annotated[float, Meta(gt=0, le=86_400)] = 10.0
     """Pause between looks for tombstones to free, 16 units each."""

@@ -27,8 +27,15 @@ class ReplicaConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Copy the bulk by pulls too (simulator) instead of asking the host for a snapshot."""
     clock_drift_max_s: float = 60.0
     gc_min_age_s: float = 3_600.0
+    memory_gc_min_age_s: float | None = None
+    """The same for units in memory; None: as for the others."""
     gc_interval_s: float = math.inf
     """Pause between looks for tombstones to free; `math.inf` turns it off."""
+
+    @property
+    def memory_min_age_s(self) -> float:
+        """The least age of tombstones of units in memory that are freed."""
+        return self.gc_min_age_s if self.memory_gc_min_age_s is None else self.memory_gc_min_age_s
 
 
 def knobs_of(settings: ReplicationConfig, *, bulk_by_messages: bool) -> ReplicaConfig:
@@ -37,5 +44,6 @@ def knobs_of(settings: ReplicationConfig, *, bulk_by_messages: bool) -> ReplicaC
         bulk_by_messages=bulk_by_messages,
         clock_drift_max_s=settings.max_clock_drift_s,
         gc_min_age_s=settings.gc_min_age_s,
+        memory_gc_min_age_s=settings.memory_gc_min_age_s,
         gc_interval_s=settings.gc_interval_s,
     )

@@ -1,8 +1,9 @@
 """Freeing tombstones by agreement (rules 16 to 19): nothing is ever freed by its age alone.
 
 Sans-I/O. Theory of operation. The first member of a unit's set leads. In a ``stable`` record it asks all members,
-itself included, to *seal* the unit below G = its clock less `gc_min_age_s`: each takes no coordinator's write, hint
-or read repair below G from then on, durably, and answers a digest of what it holds there. The door is closed before
+itself included, to *seal* the unit below G = its clock less `gc_min_age_s` (`memory_gc_min_age_s` of one in memory):
+each takes no coordinator's write, hint or read repair below G from then on, durably, and answers a digest of what it
+holds there. The door is closed before
 the digest is taken, and whatever the digest covers is in the log before the answer leaves. If all digests are equal,
 everybody holds the same below G and nobody can come to hold anything else; so each may free its tombstones there and
 takes G as its *purge floor*: what all had and it does not have is dead. Otherwise leader and members exchange what
@@ -37,7 +38,7 @@ ROUNDS_MAX = 8
 """Units under way at a time at one leader."""
 
 AGAIN_SHARE = 0.25
-"""A unit has its next round after this share of `gc_min_age_s`: each costs every member a pass over all it holds."""
+"""A unit has its next round after this share of that least age: each costs every member a pass over all it holds."""
 
 AGAIN_MAX_S = 30.0
 """The same after a round that did not end in a purge, at most."""
@@ -109,6 +110,7 @@ class Purger:
         *,
         wall_ms: Callable[[], int],
         min_age_s: float,
+        memory_min_age_s: float,
         interval_s: float,
         sync: Sync,
     ) -> None:
@@ -119,6 +121,7 @@ class Purger:
         self._table = table
         self._wall_ms = wall_ms
         self._min_age_s = min_age_s
+        self._memory_min_age_s = memory_min_age_s
         self._interval_s = interval_s
         self._sync = sync
         self._next_request = rng.getrandbits(40) << 20
@@ -126,6 +129,7 @@ class Purger:
         self._rounds: dict[UnitId, Round] = {}
         self._turn: list[UnitId] = []
         self._not_before_s: dict[UnitId, float] = {}
+        """When a unit may have its next round; set when one begins and when one has agreed."""
         self._turn_at_s = math.inf
         self.stopped: dict[UnitId, tuple[NodeId, ...]] = {}
         """Units led here whose last round was given up, with the members that did not answer."""
@@ -211,7 +215,7 @@ class Purger:
             found.is_purging = True
             found.answered.clear()
             self.outcomes["agreed"] += 1
-            self._not_before_s[found.unit] = now_s + AGAIN_SHARE * self._min_age_s
+            self._not_before_s[found.unit] = now_s + AGAIN_SHARE * self._age_s(found.unit)
             return found.ask()
         self.outcomes["differed"] += 1
         del self._rounds[found.unit]
@@ -260,15 +264,20 @@ class Purger:
         if not self._is_stable:
             return []
         effects: list[Effect] = []
-        floor = floor_at(self._wall_ms(), self._min_age_s)
+        wall_ms = self._wall_ms()
         self._turn = self._turn or list(self._table.units)
         for _ in range(min(UNITS_PER_TURN, len(self._turn))):
             if len(self._rounds) >= ROUNDS_MAX:
                 break
-            effects += self._begin(self._turn.pop(), floor, now_s)
+            effects += self._begin(self._turn.pop(), wall_ms, now_s)
         return effects
 
-    def _begin(self, unit: UnitId, floor: Version, now_s: float) -> list[Effect]:
+    def _age_s(self, unit: UnitId) -> float:
+        """Return the age below which tombstones of a unit are kept."""
+        held = self._table.units.get(unit)
+        return self._memory_min_age_s if held is not None and not held.durable else self._min_age_s
+
+    def _begin(self, unit: UnitId, wall_ms: int, now_s: float) -> list[Effect]:
         """Begin a round if this node leads the unit and has something to free."""
         held, placement = self._table.units.get(unit), self._placement
         if held is None or placement is None or unit not in placement or unit in self._rounds or not held.complete:
@@ -276,10 +285,11 @@ class Purger:
         sets = placement.sets(unit)
         if sets.current[0] != self.node or now_s < self._not_before_s.get(unit, 0.0):
             return []
+        floor = floor_at(wall_ms, self._age_s(unit))
         if not held.tombstones_below(floor):
             self.stopped.pop(unit, None)
             return []
-        self._not_before_s[unit] = now_s + min(AGAIN_SHARE * self._min_age_s, AGAIN_MAX_S)
+        self._not_before_s[unit] = now_s + min(AGAIN_SHARE * self._age_s(unit), AGAIN_MAX_S)
         self._next_request += 1
         found = self._rounds[unit] = Round(self._next_request, unit, sets.epoch, sets.current, floor, now_s)
         found.purged = held.purge_floor

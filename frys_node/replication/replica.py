@@ -119,6 +119,7 @@ class ReplicaMachine:
             rng,
             wall_ms=wall_ms or (lambda: 0),
             min_age_s=self.config.gc_min_age_s,
+            memory_min_age_s=self.config.memory_min_age_s,
             interval_s=self.config.gc_interval_s,
             sync=self._sync_one,
         )

@@ -103,9 +103,8 @@ class HeldUnit:
         if self.floor is not None and floor <= self.floor:
             return
         self.floor = floor
-        kept = [entry for entry in self.store.entries() if entry.version > floor]
-        self.clear()
-        self.put(kept)
+        # Not by clearing: the store may have a floor of its own, which must stay.
+        self.drop([entry.key for entry in self.store.entries() if entry.version <= floor])
 
     def clear(self) -> None:
         """Forget every entry."""

@@ -20,10 +20,10 @@ CHANGES = [Change(b"default\0k", "set", [b"v", b"text/plain", 1_000, b"nx", 1]),
 FRAMES: list[tuple[Codec[Any], Any, str]] = [
     (
         CHANGE.request,
-        ChangeRequest(CHANGES, Consistency.QUORUM, is_last=True),
+        ChangeRequest(CHANGES, Consistency.QUORUM, is_last=True, may_stop=True),
         (
-            "939293c40964656661756c74006ba373657495c40176c40a746578742f706c61696ecd03e8c4026e780193c4096465666175"
-            "6c74006ea4696e637291fba671756f72756dc3"
+            "949293c40964656661756c74006ba373657495c40176c40a746578742f706c61696ecd03e8c4026e780193c4096465666175"
+            "6c74006ea4696e637291fba671756f72756dc3c3"
         ),
     ),
     (
@@ -48,6 +48,12 @@ def test_messages_of_the_first_version_are_read_and_written(codec: Codec[Any], m
     data = bytes.fromhex(frame)
     assert codec.encode(message) == data
     assert codec.encode(codec.decode(data)) == data
+
+
+def test_a_request_for_changes_of_the_first_version_wants_all_outcomes() -> None:
+    """Its three fields decode, and who sent it gets every outcome in one reply."""
+    old = bytes.fromhex("93" + FRAMES[0][2][2:-2])
+    assert CHANGE.request.decode(old) == ChangeRequest(CHANGES, Consistency.QUORUM, is_last=True)
 
 
 def test_stored_values_of_both_forms_are_read() -> None:

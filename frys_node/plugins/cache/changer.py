@@ -8,11 +8,15 @@ change whose answer is lost may have been made. So these are counters and condit
 
 A node that is asked and sees another first member says so, once; who is asked in the second place makes the change if
 it is a member at all.
+
+A request and its reply are one frame each, and the reply may hold values that are gone by then (``GETDEL``). So
+requests are cut by bytes before anything is done, and who makes the changes stops, before the write, where the outcomes
+would not fit; the rest is asked for again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import trio
@@ -23,8 +27,8 @@ from frys_node.kernel.parallel import run_all
 from frys_node.kernel.services.rpc import Method, Rpc
 from frys_node.kernel.services.sessions import SESSION
 from frys_node.kernel.services.topology import Topology
-from frys_node.plugins.cache.cache import etag_of, pack, unpack
-from frys_node.plugins.cache.changes import Cell, Change, Outcome, apply_all
+from frys_node.plugins.cache.cache import CacheTooLarge, etag_of, pack, unpack
+from frys_node.plugins.cache.changes import Cell, Change, Outcome, apply_within
 from frys_node.plugins.cache.driver import CacheService
 from frys_node.wire.codec import Message
 
@@ -34,13 +38,24 @@ CHANGE_S = 5.0
 LOCKS_MAX = 65_536
 """Keys that are being changed here at a time; more are refused."""
 
+CHANGES_BYTES_MAX = 960 * 1024
+"""The keys and arguments of the changes in one request, and the outcomes in one reply: with their marks they fit into a
+frame of 1 MiB."""
+
+CHANGE_OVERHEAD_BYTES = 64
+"""What a change, or its outcome, takes in a message beside its bytes."""
+
 
 class ChangeRequest(Message, frozen=True):
-    """Make these changes in their order. `is_last` after a redirect: no other node will be asked."""
+    """Make these changes in their order. `is_last` after a redirect: no other node will be asked.
+
+    `may_stop`: the reply may have the outcomes of the first of them only, then the others were not made.
+    """
 
     changes: list[Change]
     consistency: Consistency
     is_last: bool = False
+    may_stop: bool = False
 
 
 class ChangeReply(Message, frozen=True):
@@ -81,19 +96,23 @@ class Changer:
         Raises:
             NoReplica: Nobody of a unit's set is alive, or too few answered. What was written of the others stands.
             NodeUnreachable: The node that makes them went away; whether they were made is unknown.
-        DeadlineExceeded: It did not answer in time; whether they were made is unknown.
+            CacheTooLarge: One of them is too large for a message to the node that makes it; none was made.
+            DeadlineExceeded: It did not answer in time; whether they were made is unknown.
         """
         places: dict[NodeId, list[int]] = {}
         for position, change in enumerate(changes):
             places.setdefault(self._first(self._service.unit_of(change.key)), []).append(position)
-        outcomes: dict[int, Outcome] = {}
-
-        async def work(node: NodeId, positions: list[int]) -> None:
-            batch = [changes[position] for position in positions]
-            outcomes.update(zip(positions, await self._at(node, batch, consistency), strict=True))
-
         if list(places) == [self._rpc.self_id]:
             return await self.make(changes, consistency)
+        outcomes: dict[int, Outcome] = {}
+        batches = {
+            node: list(_batches([changes[position] for position in positions])) for node, positions in places.items()
+        }
+
+        async def work(node: NodeId, positions: list[int]) -> None:
+            made = [outcome for batch in batches[node] for outcome in await self._at(node, batch, consistency)]
+            outcomes.update(zip(positions, made, strict=True))
+
         with trio.move_on_after(CHANGE_S):
             await run_all([partial(work, node, positions) for node, positions in places.items()])
             return [outcomes[position] for position in range(len(changes))]
@@ -110,22 +129,27 @@ class Changer:
     async def _at(self, node: NodeId, changes: list[Change], consistency: Consistency) -> list[Outcome]:
         if node == self._rpc.self_id:
             return await self.make(changes, consistency)
+        outcomes: list[Outcome] = []
         self._service.part([change.key for change in changes])
         try:
-            reply = await self._rpc.call(node, CHANGE, ChangeRequest(changes, consistency))
-            if reply.ask is not None:
+            while len(outcomes) < len(changes):
+                rest = changes[len(outcomes) :]
+                reply = await self._rpc.call(node, CHANGE, ChangeRequest(rest, consistency, may_stop=True))
                 if reply.ask == self._rpc.self_id:
-                    return await self.make(changes, consistency)
-                reply = await self._rpc.call(reply.ask, CHANGE, ChangeRequest(changes, consistency, is_last=True))
+                    return outcomes + await self.make(rest, consistency)
+                if reply.ask is not None:
+                    insisted = ChangeRequest(rest, consistency, is_last=True, may_stop=True)
+                    reply = await self._rpc.call(reply.ask, CHANGE, insisted)
+                if not 1 <= len(reply.outcomes) <= len(rest):
+                    raise NotOwner("the nodes do not agree on who makes this change", hint="retry")
+                outcomes += reply.outcomes
         finally:
             self._service.part([change.key for change in changes])
-        if len(reply.outcomes) != len(changes):
-            raise NotOwner("the nodes do not agree on who makes this change", hint="retry")
         session = SESSION.get()
         if session is not None:
             for change in changes:
                 session.note_elsewhere(self._service.unit_of(change.key))
-        return list(reply.outcomes)
+        return outcomes
 
     async def answer(self, caller: NodeId, request: ChangeRequest) -> ChangeReply:
         """Make the changes of another node, or name the node that should."""
@@ -136,10 +160,13 @@ class Changer:
                 return ChangeReply(ask=first)
             if self._rpc.self_id not in self._topology.sets(unit).current:
                 raise NotOwner(f"'{unit}' is not held here", hint="retry")
-        return ChangeReply(await self.make(request.changes, request.consistency))
+        bytes_max = CHANGES_BYTES_MAX if request.may_stop else None
+        return ChangeReply(await self.make(request.changes, request.consistency, bytes_max))
 
-    async def make(self, changes: Sequence[Change], consistency: Consistency) -> list[Outcome]:
-        """Make changes here, on what a quorum knows."""
+    async def make(
+        self, changes: Sequence[Change], consistency: Consistency, bytes_max: int | None = None
+    ) -> list[Outcome]:
+        """Make changes here, on what a quorum knows: all, or the first ones whose outcomes fit, at least one."""
         keys = sorted({change.key for change in changes})
         if len(self._locks) + len(keys) > LOCKS_MAX:
             raise Overloaded(f"more than {LOCKS_MAX} keys are being changed on this node")
@@ -154,7 +181,7 @@ class Changer:
                 else:
                     lock.lock.acquire_nowait()
                 taken += 1
-            return await self._make(keys, changes, consistency)
+            return await self._make(keys, changes, consistency, bytes_max)
         finally:
             for lock in locks[:taken]:
                 lock.lock.release()
@@ -163,7 +190,9 @@ class Changer:
                 if not lock.users:
                     del self._locks[key]
 
-    async def _make(self, keys: list[bytes], changes: Sequence[Change], consistency: Consistency) -> list[Outcome]:
+    async def _make(
+        self, keys: list[bytes], changes: Sequence[Change], consistency: Consistency, bytes_max: int | None
+    ) -> list[Outcome]:
         service = self._service
         entries = await service.entries(keys, Consistency.QUORUM)
         now_unix_ms = service.now_unix_ms()
@@ -172,7 +201,7 @@ class Changer:
             value = unpack(entry, now_unix_ms)
             version = etag_of(entry.version) if entry is not None and value is not None else ""
             cells[key] = Cell(value, version, now_unix_ms, service.config.value_bytes_max)
-        outcomes = apply_all(cells, changes)
+        outcomes = apply_within(cells, changes, bytes_max, CHANGE_OVERHEAD_BYTES)
         items = {
             key: None if cell.value is None else pack(cell.value) for key, cell in cells.items() if cell.is_changed
         }
@@ -183,5 +212,31 @@ class Changer:
             Outcome(outcome.result, outcome.refusal, etag_of(versions[change.key]))
             if change.key in versions and not outcome.refusal
             else outcome
-            for change, outcome in zip(changes, outcomes, strict=True)
+            for change, outcome in zip(changes, outcomes, strict=False)
         ]
+
+
+def _batches(changes: Sequence[Change]) -> Iterator[list[Change]]:
+    """Cut changes into requests.
+
+    Raises:
+        CacheTooLarge: One of them fits no request.
+    """
+    batch: list[Change] = []
+    total_bytes = 0
+    for change in changes:
+        size_bytes = CHANGE_OVERHEAD_BYTES + len(change.key)
+        # A number takes up to nine bytes, a string its length and up to five.
+        size_bytes += sum(5 + len(arg) if isinstance(arg, bytes) else 9 for arg in change.args)
+        if size_bytes > CHANGES_BYTES_MAX:
+            raise CacheTooLarge(
+                f"a change of {size_bytes} bytes is over the limit of {CHANGES_BYTES_MAX} of a message between nodes",
+                hint="split it: see [plugins.cache] value_bytes_max for values",
+            )
+        if batch and total_bytes + size_bytes > CHANGES_BYTES_MAX:
+            yield batch
+            batch, total_bytes = [], 0
+        batch.append(change)
+        total_bytes += size_bytes
+    if batch:
+        yield batch

@@ -22,6 +22,9 @@ TOO_LONG = "ERR string exceeds maximum allowed size (proto-max-bulk-len)"
 
 INTEGER_MIN, INTEGER_MAX = -(1 << 63), (1 << 63) - 1
 
+VERSION_CHARS = 64
+"""A version as text has no more."""
+
 KEEP = -1
 """As the end of a lifetime: that of the value before."""
 
@@ -177,7 +180,7 @@ def _get_expire(cell: Cell, expires_unix_ms: int) -> bytes | None:
     return old
 
 
-def _expire(cell: Cell, expires_unix_ms: int, condition: bytes) -> int:
+def _expire(cell: Cell, expires_unix_ms: int, *conditions: bytes) -> int:
     """Give another lifetime if there is none yet (``nx``), one (``xx``), a shorter (``gt``) or longer one (``lt``)."""
     value = cell.value
     if value is None:
@@ -189,7 +192,7 @@ def _expire(cell: Cell, expires_unix_ms: int, condition: bytes) -> int:
         b"gt": old == 0 or expires_unix_ms <= old,
         b"lt": old != 0 and expires_unix_ms >= old,
     }
-    if is_refused.get(condition, False):
+    if any(is_refused.get(condition, False) for condition in conditions):
         return 0
     # What has been over since before 1970 is over, not without end.
     cell.put(msgspec.structs.replace(value, expires_unix_ms=max(expires_unix_ms, 1)))
@@ -298,6 +301,21 @@ def apply(cell: Cell, change: Change) -> Outcome:
         return Outcome(refusal=f"ERR '{change.operation}' does not take these arguments")
 
 
-def apply_all(cells: dict[bytes, Cell], changes: Sequence[Change]) -> list[Outcome]:
-    """Apply changes in their order."""
-    return [apply(cells[change.key], change) for change in changes]
+def apply_within(
+    cells: dict[bytes, Cell], changes: Sequence[Change], bytes_max: int | None, overhead_bytes: int
+) -> list[Outcome]:
+    """Apply changes in their order, at least one; stop before the one whose outcome does not fit beside the others."""
+    outcomes: list[Outcome] = []
+    total_bytes = 0
+    for change in changes:
+        cell = cells[change.key]
+        before = cell.value, cell.version, cell.is_changed
+        outcome = apply(cell, change)
+        if bytes_max is not None:
+            size_bytes = len(outcome.result) if isinstance(outcome.result, bytes) else 0
+            total_bytes += overhead_bytes + size_bytes + len(outcome.refusal) + VERSION_CHARS
+            if outcomes and total_bytes > bytes_max:
+                cell.value, cell.version, cell.is_changed = before
+                break
+        outcomes.append(outcome)
+    return outcomes

@@ -47,6 +47,8 @@ BATCH_BODY_BYTES_MAX = 16 * 1024 * 1024
 RAW_BODY_BYTES_MAX = 1 << 20
 """Largest body read at all; `value_bytes_max` is checked by name below it."""
 CONTENT_TYPE_CHARS_MAX = 128
+LEASE_S_MAX = 600
+"""Longest lease of a loader: those that wait for one that died wait no longer."""
 
 LEASES = b".lease"
 """Stands for the namespace in the keys of loaders' leases; no namespace has such a name."""
@@ -146,7 +148,13 @@ class CacheHttp:
             return HttpResponse(status=404, body=_error_body(miss))
         if text is None:
             raise miss
-        until_unix_ms = self._service.now_unix_ms() + parse_ttl_ms(text)
+        lease_ms = parse_ttl_ms(text)
+        if lease_ms > LEASE_S_MAX * 1_000:
+            raise InvalidCacheRequest(
+                f"a lease of '{text[:40]}' is over the limit of {LEASE_S_MAX} s",
+                hint="ask for as long as loading takes",
+            )
+        until_unix_ms = self._service.now_unix_ms() + lease_ms
         lease = Change(LEASES + key[key.index(0) :], "set", [b"", OCTETS.encode(), until_unix_ms, b"nx", 0])
         (outcome,) = await self._changer.run([lease], Consistency.QUORUM)
         body = _error_body(miss)
@@ -169,6 +177,8 @@ class CacheHttp:
         """Delete a key, whether or not it is there; with ``If-Match`` only if it is as that says."""
         consistency = parse_consistency(request, Consistency.QUORUM)
         key = self._key(request)
+        if "if-none-match" in request.headers:
+            raise UsageError("a DELETE takes no 'If-None-Match'", hint="use 'If-Match' with an ETag or '*', or neither")
         expected = _expected(request)
         if expected is None:
             return _written(request, etag_of((await self._service.put({key: None}, consistency))[key]))
@@ -253,9 +263,13 @@ def _expected(request: HttpRequest) -> str | None:
     """Return the version that a write demands: ``*`` any, empty none at all; None if it demands nothing.
 
     Raises:
-        UsageError: More than one tag, or ``If-None-Match`` with anything but ``*``.
+        UsageError: No tag or more than one, or ``If-None-Match`` with anything but ``*``.
     """
     match, none_match = _tags(request, "if-match"), _tags(request, "if-none-match")
+    for header, tags in (("if-match", match), ("if-none-match", none_match)):
+        if header in request.headers and not any(tag.strip('"') for tag in tags):
+            # To take it for none would make a write unconditional that somebody wanted conditional.
+            raise UsageError(f"the header '{header}' is empty", hint="send an ETag or '*', or leave the header out")
     if none_match:
         if match or none_match != ["*"]:
             raise UsageError("a write takes 'If-None-Match: *' alone", hint="or 'If-Match' with one ETag")

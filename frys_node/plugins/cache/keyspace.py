@@ -20,7 +20,7 @@ from frys_node.kernel.services.replication import Replication
 from frys_node.kernel.services.rpc import Method, Rpc
 from frys_node.plugins.cache.cache import decode_value
 from frys_node.plugins.cache.driver import CacheService
-from frys_node.plugins.cache.memory import CacheUnit
+from frys_node.plugins.cache.unit import CacheUnit
 from frys_node.wire.codec import Message
 
 HASHES = 1 << 32

@@ -6,6 +6,7 @@ data that may vanish (design D6, replication study section 4):
 * The unit is the hash of the key (or of its ``{tag}``) alone, never of the namespace (fine print 14).
 * An expired value reads as a tombstone that is newer than the value by the smallest step, not as an absence: otherwise
   an older value on a replica that missed the write would come back. Every replica derives the same tombstone.
+  `tombstones` says how long it is kept.
 * An eviction cannot afford a tombstone per key. It raises the unit's *floor* just above the evicted version, and a key
   that is not held reads as a tombstone at the floor. So anything older than the floor, wherever it comes from, is a
   miss, and repair cannot put it back. A miss is always legal, a stale hit is not.
@@ -17,12 +18,15 @@ strings have their Redis answer ready (`replies`), so that a pipeline of reads i
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from frys_node.base.types import UnitId
-from frys_node.kernel.services.replication import ENTRY_BYTES, Changes, Entry, Version
+from frys_node.kernel.services.replication import Entry, Version
 from frys_node.plugins.cache.cache import decode_value, just_above, plain_body
+from frys_node.plugins.cache.census import Census
 from frys_node.plugins.cache.policy import Policy, PolicyName, make_policy
+from frys_node.plugins.cache.tombstones import AGE_MS_MAX, KEPT_MS, Standing, Tombstones
+from frys_node.plugins.cache.unit import CacheUnit
 
 ENTRY_OVERHEAD_BYTES = 430
 """What one small entry costs beside its key and value in CPython: dict slots, entry, version and byte headers."""
@@ -35,15 +39,12 @@ REPLY_BYTES_MAX = 288
 
 _REPLY_HEADS = tuple(b"$%d\r\n" % length for length in range(REPLY_BYTES_MAX))
 
-CHANGES_MAX = 1_024
-"""Changed keys of a unit that are remembered for its hash tree; of more it is built anew."""
-
 DUE_LEFT_MAX = 1_024
 """Lifetimes that no longer hold and stay in the heap, beside one for each that does."""
 
 
 class Pool:
-    """Entries that share a bound: those of a namespace with a quota, or all others."""
+    """Values that share a bound: those of a namespace with a quota, or all others."""
 
     __slots__ = ("bytes_max", "policy", "total_bytes")
 
@@ -51,102 +52,6 @@ class Pool:
         self.policy: Policy = make_policy(policy)
         self.bytes_max = bytes_max
         self.total_bytes = 0
-
-
-class CacheUnit:
-    """What this node holds of one unit (a `UnitStore`)."""
-
-    __slots__ = ("floor", "held", "memory", "unit", "was")
-
-    def __init__(self, unit: UnitId, memory: CacheMemory) -> None:
-        self.unit = unit
-        self.memory = memory
-        """What bounds this unit together with the others of the node."""
-        self.floor: Version | None = None
-        """Just above the newest version evicted since the unit was empty."""
-        self.held: dict[bytes, Entry] = {}
-        """Entries by key; an expired one is a tombstone only after `expire_due`."""
-        self.was: dict[bytes, Entry | None] | None = None
-        """What was held under the keys that changed since somebody asked; None: nobody has, or too many changed."""
-
-    def __len__(self) -> int:
-        return len(self.held)
-
-    def get(self, keys: Sequence[bytes]) -> list[Entry | None]:
-        """The entries held, expired and evicted ones as tombstones, in the order of the keys."""
-        self.memory.expire_due()
-        found: list[Entry | None] = list(map(self.held.get, keys))
-        if None not in found:
-            self.memory.hit(keys)
-            return found
-        self.memory.hit([key for key, entry in zip(keys, found, strict=True) if entry is not None])
-        floor = self.floor
-        if floor is None:
-            return found
-        return [entry or Entry(key, floor, None) for key, entry in zip(keys, found, strict=True)]
-
-    def put(self, entries: Sequence[Entry]) -> None:
-        """Apply entries that are newer than what is held, then evict what no longer fits on the node."""
-        for entry in entries:
-            self.memory.keep(self, entry)
-        self.memory.shrink()
-
-    def drop(self, keys: Sequence[bytes]) -> None:
-        """Forget entries as if they had never been here; no floor rises."""
-        for key in keys:
-            entry = self.held.pop(key, None)
-            if entry is not None:
-                self.memory.forget(entry)
-                self.note(key, entry)
-
-    def keys(self) -> Iterable[bytes]:
-        """The key of every entry held."""
-        return list(self.held)
-
-    def changed(self) -> Changes:
-        """What changed since the last call; everything when that was too long ago."""
-        self.memory.expire_due()
-        was, self.was = self.was, {}
-        if was is None:
-            return Changes(True, [(None, entry) for entry in self.held.values()])
-        return Changes(False, [(before, self.held.get(key)) for key, before in was.items()])
-
-    def note(self, key: bytes, before: Entry | None) -> None:
-        """Take down what is held under a key that changes now."""
-        was = self.was
-        if was is not None and key not in was:
-            was[key] = before
-            if len(was) > CHANGES_MAX:
-                self.was = None
-
-    def entries(self) -> Iterable[Entry]:
-        """Every entry held, by key; expired ones as tombstones."""
-        self.memory.expire_due()
-        return [self.held[key] for key in sorted(self.held)]
-
-    def size_bytes(self) -> int:
-        """What the entries take when they travel."""
-        return sum(ENTRY_BYTES + len(key) + len(entry.value or b"") for key, entry in self.held.items())
-
-    def clear(self) -> None:
-        """Forget everything, the floor included: what was known of older data is gone with it (rule 12)."""
-        for entry in self.held.values():
-            self.memory.forget(entry)
-        self.held.clear()
-        self.floor = self.was = None
-
-    def evict(self, key: bytes) -> Entry:
-        """Drop an entry for want of memory and raise the floor above it; its pool has forgotten it already."""
-        entry = self.held.pop(key)
-        self.note(key, entry)
-        floor = just_above(entry.version)
-        self.floor = floor if self.floor is None else max(self.floor, floor)
-        return entry
-
-    def live(self, prefix: bytes) -> Iterator[bytes]:
-        """The keys of a namespace that have values, in no order."""
-        self.memory.expire_due()
-        return (key for key, entry in self.held.items() if entry.value is not None and key.startswith(prefix))
 
 
 class CacheMemory:
@@ -158,6 +63,7 @@ class CacheMemory:
         "_pools",
         "_shared",
         "bytes_max",
+        "census",
         "evicted",
         "expired",
         "homes",
@@ -165,6 +71,9 @@ class CacheMemory:
         "now_unix_ms",
         "policy",
         "replies",
+        "standing",
+        "tombstones",
+        "tombstones_evicted",
         "total_bytes",
         "units",
     )
@@ -182,12 +91,19 @@ class CacheMemory:
         self.units: dict[str, CacheUnit] = {}
         self.homes: dict[bytes, CacheUnit] = {}
         """The unit of each entry held."""
+        self.census = Census()
         self.replies: dict[bytes, bytes] = {}
         """Redis' answer to GET for the short strings among the entries, if `keeps_replies`."""
         self.keeps_replies = False
+        self.tombstones = Tombstones()
+        self.standing: Callable[[UnitId], Standing] = lambda _unit: Standing.WHOLE
+        """What this node is to a unit; the driver knows."""
         self.total_bytes = 0
+        """What all entries take; the pools and `tombstones` have their parts of it."""
         self.evicted = 0
-        """Entries evicted since the start."""
+        """Values evicted since the start."""
+        self.tombstones_evicted = 0
+        """Tombstones that gave way to a floor before all members had agreed to free them, since the start."""
         self.expired = 0
         """Values that expired here since the start."""
         self._shared = Pool(policy, bytes_max)
@@ -229,18 +145,20 @@ class CacheMemory:
         for key, unit in self.homes.items():
             entry = unit.held[key]
             size_bytes = self._size(entry)
-            pool = self._pool(key)
-            pool.policy.add(key)
-            pool.total_bytes += size_bytes
             self.total_bytes += size_bytes
-            self._read_value(entry)
+            if entry.value is not None:
+                pool = self._pool(key)
+                pool.policy.add(key)
+                pool.total_bytes += size_bytes
+                self._end_lifetime(key)
+                self._read_value(entry)
 
     def pool_bytes(self) -> dict[str, int]:
         """Bytes held of each namespace that has a quota."""
         return {name.decode(): pool.total_bytes for name, pool in self._pools.items()}
 
     def hit(self, keys: Sequence[bytes]) -> None:
-        """Note that entries that are held were read."""
+        """Note that values that are held were read."""
         if not self._pools:
             self._shared.policy.hit(keys)
             return
@@ -256,8 +174,9 @@ class CacheMemory:
         """Return the entries held under full keys, and note that they were read; what is not held is None."""
         self.expire_due()
         homes = self.homes
-        self.hit([key for key in keys if key in homes])
-        return [homes[key].held[key] if key in homes else None for key in keys]
+        found = [homes[key].held[key] if key in homes else None for key in keys]
+        self.hit([entry.key for entry in found if entry is not None and entry.value is not None])
+        return found
 
     def put(self, version: Version, items: Mapping[bytes, bytes | None], unit_of: Callable[[bytes], UnitId]) -> None:
         """Apply values, None for a deletion, under a version that is newer than all that is held."""
@@ -270,16 +189,22 @@ class CacheMemory:
     def keep(self, unit: CacheUnit, entry: Entry) -> None:
         """Put an entry in the place of the one held under its key; the caller lets `shrink` follow."""
         key = entry.key
-        pool = self._pool(key) if self._pools else self._shared
         old = unit.held.get(key)
+        if entry.value is None:
+            self._bury(unit, entry, old)
+            return
+        pool = self._pool(key) if self._pools else self._shared
         size_bytes = self._cost(entry.value)
-        if old is None:
-            self.homes[key] = unit
-            size_bytes += ENTRY_OVERHEAD_BYTES + len(key)
-        else:
+        if old is not None and old.value is not None:
             size_bytes -= self._cost(old.value)
             if self._lifetimes:
-                self._lifetimes.pop(key, None)
+                self._end_lifetime(key)
+        else:
+            if old is not None:
+                self._unbury(old)
+            self.homes[key] = unit
+            self.census.add(key)
+            size_bytes += ENTRY_OVERHEAD_BYTES + len(key)
         unit.held[key] = entry
         if unit.was is not None:
             unit.note(key, old)
@@ -289,22 +214,80 @@ class CacheMemory:
         if not self._read_value(entry):
             self.replies.pop(key, None)
 
+    def _bury(self, unit: CacheUnit, tombstone: Entry, old: Entry | None) -> None:
+        """Put a tombstone in the place of what is held, or raise the floor above it where nobody needs it."""
+        key = tombstone.key
+        if old is not None:
+            self.forget(old)
+        standing = self.standing(unit.unit)
+        if standing is Standing.ALONE or not unit.needs(tombstone):
+            unit.held.pop(key, None)
+            unit.raise_floor(tombstone.version)
+        else:
+            size_bytes = self._size(tombstone)
+            unit.held[key] = tombstone
+            self.homes[key] = unit
+            self.total_bytes += size_bytes
+            self.tombstones.add(key, size_bytes, self.now_unix_ms(), is_filling=standing is Standing.FILLING)
+        unit.note(key, old)
+
+    def _unbury(self, tombstone: Entry) -> None:
+        size_bytes = self._size(tombstone)
+        self.tombstones.remove(tombstone.key, size_bytes)
+        self.total_bytes -= size_bytes
+
     def forget(self, entry: Entry) -> None:
         """Take an entry out of every account but its unit's own."""
+        if entry.value is None:
+            self._unbury(entry)
+            del self.homes[entry.key]
+            return
         pool = self._pool(entry.key)
         pool.policy.remove(entry.key)
         self._gone(pool, entry)
 
     def shrink(self) -> None:
-        """Evict until every bound holds: first in namespaces over their quota, then among the others."""
+        """Give up until every bound holds: tombstones over their share, what is over a quota, then whatever is left.
+
+        Of that old tombstones go first, then what the policy says, and at last young tombstones.
+        """
+        self._shrink_tombstones()
         for pool in self._pools.values():
             while pool.total_bytes > pool.bytes_max and len(pool.policy):
                 self._evict(pool)
+        if self.total_bytes <= self.bytes_max:
+            return
+        kept_ms = self.now_unix_ms() - KEPT_MS
         while self.total_bytes > self.bytes_max and self.homes:
+            key = self.tombstones.before(kept_ms)
             pool = self._shared
-            if not len(pool.policy):
+            if not len(pool.policy) and self._pools:
                 pool = max(self._pools.values(), key=lambda other: other.total_bytes)
-            self._evict(pool)
+            if key is None and len(pool.policy):
+                self._evict(pool)
+            elif (key := key or self.tombstones.any()) is not None:
+                self._evict_tombstone(key)
+
+    def _shrink_tombstones(self) -> None:
+        while (key := self.tombstones.surplus(self.bytes_max)) is not None:
+            self._evict_tombstone(key)
+
+    def sweep(self) -> None:
+        """Do what only time asks for: end lifetimes, and give up tombstones that are too old to be kept."""
+        self.expire_due()
+        tombstones, found = self.tombstones, dict[UnitId, bool]()
+
+        def is_filling(key: bytes) -> bool:
+            unit = self.homes[key].unit
+            if unit not in found:
+                found[unit] = self.standing(unit) is Standing.FILLING
+            return found[unit]
+
+        tombstones.settle(is_filling, lambda key: ENTRY_OVERHEAD_BYTES + len(key))
+        at_ms = self.now_unix_ms() - AGE_MS_MAX
+        while (key := tombstones.before(at_ms)) is not None:
+            self._evict_tombstone(key)
+        self._shrink_tombstones()
 
     def expire_due(self) -> int:
         """Turn values whose lifetime is over into tombstones; returns how many."""
@@ -319,31 +302,36 @@ class CacheMemory:
                 self._expire(key)
                 count += 1
         self.expired += count
+        self._shrink_tombstones()
         return count
 
     def _expire(self, key: bytes) -> None:
-        del self._lifetimes[key]
-        self.replies.pop(key, None)
         unit = self.homes[key]
         old = unit.held[key]
-        unit.held[key] = Entry(key, just_above(old.version), None)
-        unit.note(key, old)
-        freed_bytes = self._cost(old.value)
-        self._pool(key).total_bytes -= freed_bytes
-        self.total_bytes -= freed_bytes
+        self._bury(unit, Entry(key, just_above(old.version), None), old)
 
     def _evict(self, pool: Pool) -> None:
         key = pool.policy.pop_victim()
         self._gone(pool, self.homes[key].evict(key))
         self.evicted += 1
 
+    def _evict_tombstone(self, key: bytes) -> None:
+        self.forget(self.homes[key].evict(key))
+        self.tombstones_evicted += 1
+
     def _gone(self, pool: Pool, entry: Entry) -> None:
         size_bytes = self._size(entry)
         pool.total_bytes -= size_bytes
         self.total_bytes -= size_bytes
         del self.homes[entry.key]
-        self._lifetimes.pop(entry.key, None)
+        self._end_lifetime(entry.key)
+        self.census.remove(entry.key)
         self.replies.pop(entry.key, None)
+
+    def _end_lifetime(self, key: bytes) -> None:
+        expires_unix_ms = self._lifetimes.pop(key, 0)
+        if expires_unix_ms:
+            self.census.end(key, expires_unix_ms)
 
     def _pool(self, key: bytes) -> Pool:
         return self._pools.get(key.partition(b"\0")[0], self._shared) if self._pools else self._shared
@@ -376,6 +364,7 @@ class CacheMemory:
             self.replies[entry.key] = b"$%d\r\n%b\r\n" % (len(value.body), value.body)
         if value.expires_unix_ms:
             self._lifetimes[entry.key] = value.expires_unix_ms
+            self.census.begin(entry.key, value.expires_unix_ms)
             heapq.heappush(self._due, (value.expires_unix_ms, entry.key))
             if len(self._due) > 2 * len(self._lifetimes) + DUE_LEFT_MAX:
                 self._due = sorted((at_ms, key) for key, at_ms in self._lifetimes.items())

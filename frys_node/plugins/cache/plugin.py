@@ -14,6 +14,7 @@ from frys_node.kernel.services.members import MEMBERS
 from frys_node.kernel.services.replication import REPLICATION, Replication
 from frys_node.kernel.services.rpc import RPC
 from frys_node.kernel.services.topology import TOPOLOGY, Topology
+from frys_node.observe.metrics import Metrics
 from frys_node.plugins.cache.config import CacheConfig
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class CachePlugin:
         from frys_node.plugins.cache.driver import CacheService
         from frys_node.plugins.cache.keyspace import Keyspace
         from frys_node.plugins.cache.memory import CacheMemory
+        from frys_node.plugins.cache.standing import Standings
 
         config: CacheConfig = context.config
         clock = context.clock
@@ -61,14 +63,12 @@ class CachePlugin:
 
         replication, topology = context.service(REPLICATION), context.service(TOPOLOGY)
         memory = _held(replication, topology) or CacheMemory(config.memory_bytes_max, now_unix_ms)
+        memory.standing = Standings(replication=replication, topology=topology, node=context.node)
         self._context, self._memory = context, memory
         self._configure(config)
         replication.register("cache", memory.open, durable=False)
         metrics = context.metrics
-        metrics.gauge("frys_cache_memory_bytes", "Bytes of entries held here.", source=lambda: memory.total_bytes)
-        metrics.gauge("frys_cache_entries", "Entries held here, tombstones included.", source=lambda: len(memory))
-        metrics.gauge("frys_cache_evicted_entries", "Entries evicted since the start.", source=lambda: memory.evicted)
-        metrics.gauge("frys_cache_expired_entries", "Values expired so far.", source=lambda: memory.expired)
+        _measure(metrics, memory)
         self._service = CacheService(
             replication=replication,
             topology=topology,
@@ -145,12 +145,28 @@ class CachePlugin:
     async def _sweep(memory: CacheMemory, interval_s: float) -> None:
         while True:
             await next_beat(interval_s)
-            memory.expire_due()
+            memory.sweep()
+
+
+def _measure(metrics: Metrics, memory: CacheMemory) -> None:
+    """Show what is held."""
+    metrics.gauge("frys_cache_memory_bytes", "Bytes of entries held here.", source=lambda: memory.total_bytes)
+    metrics.gauge("frys_cache_entries", "Entries held here, tombstones included.", source=lambda: len(memory))
+    metrics.gauge("frys_cache_evicted_entries", "Values evicted since the start.", source=lambda: memory.evicted)
+    metrics.gauge("frys_cache_expired_entries", "Values expired so far.", source=lambda: memory.expired)
+    tombstones = memory.tombstones
+    metrics.gauge("frys_cache_tombstones", "Deleted and expired keys held here.", source=lambda: len(tombstones))
+    metrics.gauge("frys_cache_tombstone_bytes", "Bytes of those.", source=lambda: tombstones.total_bytes)
+    metrics.gauge(
+        "frys_cache_evicted_tombstones",
+        "Tombstones that gave way to a floor since the start.",
+        source=lambda: memory.tombstones_evicted,
+    )
 
 
 def _held(replication: Replication, topology: Topology) -> CacheMemory | None:
     """Return the memory of units that an earlier load of this plugin left with replication."""
-    from frys_node.plugins.cache.memory import CacheUnit
+    from frys_node.plugins.cache.unit import CacheUnit
 
     for number in range(topology.partitions):
         store = replication.local(UnitId(f"cache/{number}"))

@@ -8,11 +8,12 @@ import pytest
 import trio
 
 from frys_node.base.errors import NoReplica
-from frys_node.base.types import Consistency
-from frys_node.plugins.cache.changer import CHANGE, ChangeRequest
+from frys_node.base.types import Consistency, NodeId
+from frys_node.plugins.cache.cache import CacheTooLarge, CacheValue, pack
+from frys_node.plugins.cache.changer import CHANGE, CHANGES_BYTES_MAX, ChangeRequest
 from frys_node.plugins.cache.changes import Change
 from frys_node.testing.rpc import open_rpc_network
-from tests.integration.cache.resp_rig import RespCluster
+from tests.integration.cache.resp_rig import RespCluster, command
 
 QUORUM = Consistency.QUORUM
 
@@ -87,6 +88,61 @@ async def test_the_next_member_goes_on_from_what_a_quorum_knows(cluster: RespClu
     cluster.cluster.down.add(second)
     with pytest.raises(NoReplica):
         await cluster.nodes[outsider].changer.run([Change(key, "incr", [1])], QUORUM)
+
+
+BIG = b"x" * 400_000
+
+
+def queued(*commands: tuple[bytes | str, ...]) -> bytes:
+    """Commands in a transaction, as one pipeline."""
+    return b"".join(command(*words) for words in [("MULTI",), *commands, ("EXEC",)])
+
+
+async def test_values_that_are_taken_away_all_arrive_however_large_they_are_together(cluster: RespCluster) -> None:
+    """Fourteen GETDEL of 400 kB: before, they were deleted and then did not fit into one reply between nodes."""
+    client = cluster.nodes["a"].client()
+    names = [f"big:{number}" for number in range(14)]
+    for name in names:
+        await client.do("SET", name, BIG)
+    got = await client.send(queued(*[("GETDEL", name) for name in names]))
+    expected = b"*14\r\n" + b"$400000\r\n%b\r\n" % BIG * 14
+    assert got == b"+OK\r\n" + b"+QUEUED\r\n" * 14 + expected
+    assert await client.do("EXISTS", *names) == b":0\r\n"
+
+
+async def test_a_batch_of_large_values_is_cut_into_requests(cluster: RespCluster) -> None:
+    """Fourteen SETNX of 400 kB, then as many SET ... GET: before, they were refused by the frame's limit."""
+    client = cluster.nodes["a"].client()
+    names = [f"big:{number}" for number in range(14)]
+    got = await client.send(queued(*[("SETNX", name, BIG) for name in names]))
+    assert got.endswith(b"*14\r\n" + b":1\r\n" * 14)
+    got = await client.send(queued(*[("SET", name, b"y", "GET") for name in names]))
+    assert got.endswith(b"*14\r\n" + b"$400000\r\n%b\r\n" % BIG * 14)
+    assert await client.do("MGET", *names) == b"*14\r\n" + b"$1\r\ny\r\n" * 14
+
+
+async def test_a_change_that_fits_no_message_is_refused_by_name_before_anything_is_done(cluster: RespCluster) -> None:
+    """The limit is in the error, and what stood beside it in the batch was not made either."""
+    keys = [b"default\0%d" % number for number in range(20)]
+    large = Change(keys[-1], "hset", [part for number in range(300) for part in (b"%d" % number, b"z" * 4_000)])
+    elsewhere = next(name for name in cluster.nodes if members(cluster, keys[-1])[0] != name)
+    with pytest.raises(CacheTooLarge, match=str(CHANGES_BYTES_MAX)):
+        await cluster.nodes[elsewhere].changer.run([*[Change(key, "incr", [1]) for key in keys], large], QUORUM)
+    assert await cluster.nodes["a"].service.get(keys, QUORUM) == [None] * 20
+
+
+async def test_a_node_that_does_not_know_of_partial_replies_gets_all_or_none(cluster: RespCluster) -> None:
+    """A request of the version before has all outcomes in its reply."""
+    keys = [b"default\0{t}%d" % number for number in range(3)]
+    first = members(cluster, keys[0])[0]
+    await cluster.nodes["a"].service.put({key: pack(CacheValue(0, "", BIG)) for key in keys}, QUORUM)
+    rpc = cluster.nodes[next(name for name in cluster.nodes if name != first)].rpc
+    changes = [Change(key, "getdel") for key in keys]
+    reply = await rpc.call(NodeId(first), CHANGE, ChangeRequest(changes, QUORUM, may_stop=True))
+    assert [outcome.result for outcome in reply.outcomes] == [BIG] * 2
+    assert [found is not None for found in await cluster.nodes["a"].service.get(keys, QUORUM)] == [False, False, True]
+    reply = await rpc.call(NodeId(first), CHANGE, ChangeRequest(changes, QUORUM))
+    assert [outcome.result for outcome in reply.outcomes] == [None, None, BIG]
 
 
 async def test_a_batch_of_changes_is_one_read_and_one_write(cluster: RespCluster) -> None:

@@ -60,6 +60,38 @@ async def caches() -> AsyncIterator[CacheCluster]:
         yield CacheCluster(network)
 
 
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+@pytest.mark.parametrize("header", ["if-match", "if-none-match"])
+@pytest.mark.parametrize("text", ["", " ", ",", '""'])
+async def test_a_condition_without_a_tag_is_refused_and_nothing_is_written(
+    caches: CacheCluster, method: str, header: str, text: str
+) -> None:
+    """An empty header would have made a conditional write unconditional."""
+    path = "/v1/cache/default/k"
+    node = caches.http["a"]
+    await node.request("PUT", path, b"kept")
+    assert (await node.request(method, path, b"new", {header: text})).status == 400
+    assert (await node.request("GET", path)).body == b"kept"
+
+
+async def test_a_delete_only_if_nothing_is_there_is_refused(caches: CacheCluster) -> None:
+    """It makes no sense, whatever is there."""
+    node = caches.http["a"]
+    for path in ("/v1/cache/default/k", "/v1/cache/default/none"):
+        await node.request("PUT", "/v1/cache/default/k", b"kept")
+        assert (await node.request("DELETE", path, headers={"if-none-match": "*"})).status == 400
+    assert (await node.request("GET", "/v1/cache/default/k")).body == b"kept"
+
+
+async def test_a_lease_has_a_limit_that_its_refusal_names(caches: CacheCluster) -> None:
+    """Ten minutes are granted, a moment more is not, and then nobody waits for it."""
+    node, path = caches.http["a"], "/v1/cache/default/page?lease="
+    refused = await node.request("GET", path + "600.001s")
+    assert refused.status == 400
+    assert b"over the limit of 600 s" in refused.body
+    assert (await node.request("GET", path + "10m")).headers["X-Frys-Lease"] == "granted"
+
+
 async def test_any_node_answers_what_another_took(caches: CacheCluster) -> None:
     """Bytes and content type come back unchanged from every node, with one ETag."""
     body = bytes(range(256))

@@ -8,17 +8,20 @@ import pytest
 import trio
 
 from frys_node.base.errors import ReloadRefused
-from frys_node.base.types import NodeId
+from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.bus import Bus
 from frys_node.kernel.context import PluginContext, Services
 from frys_node.kernel.services.http import HTTP
 from frys_node.kernel.services.members import MEMBERS
-from frys_node.kernel.services.replication import REPLICATION
+from frys_node.kernel.services.replication import REPLICATION, Entry, Version
 from frys_node.kernel.services.rpc import RPC
 from frys_node.kernel.services.topology import TOPOLOGY
 from frys_node.observe.metrics import Gauge, Metrics
 from frys_node.plugins.cache.config import CacheConfig
+from frys_node.plugins.cache.memory import CacheMemory
 from frys_node.plugins.cache.plugin import CachePlugin
+from frys_node.plugins.cache.tombstones import Standing
+from frys_node.plugins.cache.unit import CacheUnit
 from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import FakeDisk
 from frys_node.testing.entropy import FakeEntropy
@@ -83,6 +86,12 @@ class Node:
         """The status of a GET."""
         return (await self.http.request("GET", f"/v1/cache/default/{key}")).status
 
+    def memory(self) -> CacheMemory:
+        """What the loaded plugin holds."""
+        store = self.cluster.replication[NODE].local(UnitId("cache/0"))
+        assert isinstance(store, CacheUnit)
+        return store.memory
+
     def gauge(self, name: str) -> float:
         """A gauge's value now."""
         metric = next(metric for metric in self.metrics if metric.name == name)
@@ -110,6 +119,29 @@ async def test_a_reloaded_cache_serves_what_the_old_one_held() -> None:
         assert node.gauge("frys_cache_memory_bytes") <= 65_536
         assert await node.status("k0") == 404
         assert await node.status("k19") == 200
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_node_that_is_alone_keeps_no_tombstones_and_one_with_others_does() -> None:
+    """By the record: deleted keys leave nothing where there is no other replica, and a gauge shows those elsewhere."""
+    async with trio.open_nursery() as nursery:
+        node = Node(nursery)
+        await node.load(CacheConfig())
+        for number in range(20):
+            await node.http.request("PUT", f"/v1/cache/default/k{number}", b"v")
+            await node.http.request("DELETE", f"/v1/cache/default/k{number}")
+        assert node.gauge("frys_cache_entries") == node.gauge("frys_cache_tombstones") == 0
+        assert node.gauge("frys_cache_memory_bytes") == 0
+        node.cluster.nodes = (NODE, NodeId("b"))
+        node.cluster.replication_factor = 2
+        node.cluster.seq += 1
+        memory = node.memory()
+        store = memory.units["cache/7"]
+        store.put([Entry(b"default\0gone", Version(1 << 40, 0, NODE, 1), None)])
+        store.put([Entry(b"default\0old", Version(1 << 40, 1, NODE, 1), None)])
+        assert memory.standing(store.unit) is Standing.WHOLE
+        assert node.gauge("frys_cache_tombstones") == 2
+        assert node.gauge("frys_cache_tombstone_bytes") == node.gauge("frys_cache_memory_bytes") > 800
         nursery.cancel_scope.cancel()
 
 

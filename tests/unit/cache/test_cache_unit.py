@@ -13,14 +13,16 @@ from frys_node.base.units import cache_unit_of, slot_of
 from frys_node.kernel.services.replication import Entry, Version
 from frys_node.plugins.cache import cache
 from frys_node.plugins.cache.cache import CacheValue, InvalidCacheRequest, pack
+from frys_node.plugins.cache.census import Count
 from frys_node.plugins.cache.memory import (
-    CHANGES_MAX,
     ENTRY_OVERHEAD_BYTES,
     REPLY_BYTES_MAX,
     REPLY_OVERHEAD_BYTES,
     CacheMemory,
 )
 from frys_node.plugins.cache.policy import PolicyName
+from frys_node.plugins.cache.tombstones import AGE_MS_MAX, Standing
+from frys_node.plugins.cache.unit import CHANGES_MAX, CacheUnit
 from frys_node.replication import hashtree
 from frys_node.replication.unit import HeldUnit
 
@@ -208,7 +210,7 @@ class MemoryRun(NamedTuple):
 
 RUNS = st.builds(
     MemoryRun,
-    st.sampled_from(["put", "put", "put", "get", "delete", "wait", "clear"]),
+    st.sampled_from(["put", "put", "put", "get", "delete", "delete", "wait", "wait long", "clear", "stand"]),
     st.integers(0, 9),
     st.integers(0, 400),
     st.sampled_from([0, 0, 5, 50]),
@@ -219,10 +221,17 @@ RUNS = st.builds(
 def test_the_accounts_of_the_memory_never_drift(
     runs: list[MemoryRun], policy: PolicyName, quotas: dict[str, int]
 ) -> None:
-    """Totals, pools, homes and ready answers are those of what is held, whatever happened; bounds hold."""
+    """Totals, pools, homes, counts and ready answers are those of what is held, whatever happened; bounds hold."""
     now = Now()
-    holder = CacheMemory(4_000, now, policy, quotas)
-    holder.configure(4_000, policy, quotas, keeps_replies=True)
+
+    def is_whole(unit: CacheUnit) -> bool:
+        return standings[unit.unit] is Standing.WHOLE
+
+    bytes_max = 10_000
+    holder = CacheMemory(bytes_max, now, policy, quotas)
+    holder.configure(bytes_max, policy, quotas, keeps_replies=True)
+    standings = {UnitId(f"cache/{number}"): Standing.WHOLE for number in range(2)}
+    holder.standing = standings.__getitem__
     units = [holder.open(UnitId(f"cache/{number}")) for number in range(2)]
     for hlc_ms, run in enumerate(runs, 1):
         name = f"{'ab'[run.key % 3 == 0]}\0{run.key}"
@@ -236,17 +245,33 @@ def test_the_accounts_of_the_memory_never_drift(
             unit.get([name.encode(), b"b\0absent"])
         elif run.what == "wait":
             now.unix_ms += run.life_ms
+        elif run.what == "wait long":
+            now.unix_ms += 50
+            holder.sweep()
+            now.unix_ms += AGE_MS_MAX + 1
+            holder.sweep()
+            assert not any(item.value is None for other in units if is_whole(other) for item in other.held.values())
+        elif run.what == "stand":
+            standings[unit.unit] = list(Standing)[run.size_bytes % 3]
+            holder.sweep()
         else:
             unit.clear()
         holder.expire_due()
         held = {key: item for unit in units for key, item in unit.held.items()}
         sizes = {key: ENTRY_OVERHEAD_BYTES + len(key) + cost(item.value) for key, item in held.items()}
         assert set(holder.homes) == set(held)
-        assert holder.total_bytes == sum(sizes.values()) <= 4_000
-        for pool, total in holder.pool_bytes().items():
-            assert total == sum(size for key, size in sizes.items() if key.startswith(pool.encode() + b"\0"))
-            assert total <= quotas[pool]
+        assert holder.total_bytes == sum(sizes.values()) <= bytes_max
         live = {key: cache.decode_value(item.value) for key, item in held.items() if item.value is not None}
+        for pool, total in holder.pool_bytes().items():
+            assert total == sum(size for key, size in sizes.items() if key in live and key[:1] == pool.encode())
+            assert total <= quotas[pool]
+        assert {key for key in held if key in holder.tombstones} == set(held) - set(live)
+        assert holder.tombstones.total_bytes == sum(size for key, size in sizes.items() if key not in live)
+        for prefix in (b"a", b"b"):
+            values = [value for key, value in live.items() if key[:1] == prefix]
+            count = holder.census.counts.get(prefix, Count())
+            ends = [value.expires_unix_ms for value in values if value.expires_unix_ms]
+            assert (count.keys, count.brief, count.ends_unix_ms) == (len(values), len(ends), sum(ends))
         assert not any(value.is_expired(now.unix_ms) for value in live.values())
         assert holder.replies == {
             key: b"$%d\r\n%b\r\n" % (len(value.body), value.body)

@@ -11,13 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frys_node.base.types import Address, NodeId
+from frys_node.base.types import Address, NodeId, UnitId
+from frys_node.kernel.services.replication import Entry, Version
 from frys_node.plugins.cache.cache import CacheValue, decode_value, pack, pack_plain, plain_body
 from frys_node.plugins.cache.changes import Cell, Change, apply, parse_integer
 from frys_node.plugins.cache.config import CacheConfig
+from frys_node.plugins.cache.memory import CacheMemory
 from frys_node.plugins.cache.resp import about
 from frys_node.plugins.cache.resp.client import REDIS_VERSION
 from frys_node.plugins.cache.resp.glob import matches
+from frys_node.plugins.cache.resp.session import Limits, Session, Surroundings
 from frys_node.plugins.cache.resp.slots import Server, ranges
 from frys_node.plugins.cache.resp.table import COMMANDS
 
@@ -127,13 +130,44 @@ def test_a_change_of_another_version_is_refused_and_changes_nothing() -> None:
 def test_info_and_config_speak_of_what_tools_look_for() -> None:
     """Sections on demand; sizes and policies by Redis' names."""
     config = CacheConfig(memory_bytes_max=100_000)
-    facts = about.Facts("1", "n" * 32, 6_379, 90_000, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, config)
+    facts = about.Facts("1", "n" * 32, 6_379, 90_000, 1, 2, 3, 4, 5, 6, 7, 8, {0: (9, 0, 0)}, 10, 11, config)
     text = about.info(facts, [])
     for line in ("redis_version:" + REDIS_VERSION, "keyspace_hits:4", "evicted_keys:6", "cluster_enabled:1"):
         assert f"\n{line}\r\n" in text
     assert about.info(facts, [b"memory"]).splitlines()[0] == "# Memory"
     assert about.info(facts, [b"nothing"]) == ""
     assert about.settings(config, 1)["maxmemory"] == "100000"
+
+
+def test_info_counts_values_by_database_and_nothing_else() -> None:
+    """Neither tombstones nor namespaces that no database stands for; a database without keys is not named."""
+    now_unix_ms = 1_000
+    memory = CacheMemory(1 << 20, lambda: now_unix_ms)
+    unit = memory.open(UnitId("cache/0"))
+    for number, (key, end) in enumerate([("default\0a", 0), ("db3\0b", 3_000), ("db3\0c", 0), ("other\0d", 0)]):
+        version = Version(number + 1, 0, NodeId("n"), 1)
+        unit.put([Entry(key.encode(), version, pack(CacheValue(end, "", b"x")))])
+    unit.put([Entry(b"default\0a", Version(9, 0, NodeId("n"), 1), None)])
+    assert about.databases(memory.census.counts, now_unix_ms) == {3: (2, 1, 2_000)}
+    config = CacheConfig()
+    found = about.databases(memory.census.counts, now_unix_ms)
+    facts = about.Facts("1", "n" * 32, 6_379, 90_000, 1, 2, 3, 4, 5, 6, 7, 8, found, 10, 11, config)
+    assert about.info(facts, [b"keyspace"]) == "# Keyspace\r\ndb3:keys=2,expires=1,avg_ttl=2000\r\n"
+
+
+def test_client_list_names_those_that_are_asked_for() -> None:
+    """By number, or by what they do; nobody here is a replica."""
+    around = Surroundings({}, lambda: Limits(9, 9, 9, 9), lambda: 0, bool, lambda _key: None, dict, lambda _session: "")
+    plain, listening = Session(1, around, must_authenticate=False), Session(2, around, must_authenticate=False)
+    listening.channels[b"news"] = None
+    for words, expected in (
+        ([], [True, True]),
+        ([b"TYPE", b"NORMAL"], [True, False]),
+        ([b"TYPE", b"PUBSUB"], [False, True]),
+        ([b"TYPE", b"REPLICA"], [False, False]),
+        ([b"ID", b"2", b"7"], [False, True]),
+    ):
+        assert [about.is_wanted(session, words) for session in (plain, listening)] == expected
 
 
 def test_every_command_of_the_table_is_in_the_document_and_the_other_way_round() -> None:

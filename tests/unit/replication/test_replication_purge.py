@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from frys_node.base.types import Consistency, NodeId
 from frys_node.kernel.services.replication import Entry, Version
 from frys_node.replication import effects as fx
@@ -19,9 +21,9 @@ LEADER = STABLE_3.sets(UNIT).current[0]
 OTHERS = [name for name in (N1, N2, N3) if name != LEADER]
 
 
-def desk_of_3(*, durable: bool = True) -> Desk:
+def desk_of_3(*, durable: bool = True, config: ReplicaConfig = CONFIG) -> Desk:
     """Return three members with one deleted and one living key, written at the start."""
-    desk = Desk(3, CONFIG, durable=durable)
+    desk = Desk(3, config, durable=durable)
     desk.adopt(STABLE_3)
     desk.pass_time(4.0)  # a unit in memory looks for others first
     assert isinstance(desk.write("n1", b"old", consistency=Consistency.ALL), fx.WriteDone)
@@ -46,6 +48,17 @@ def test_a_tombstone_goes_once_it_is_old_enough_and_not_before() -> None:
         assert desk.read("n2", b"live") == b"kept"
         assert desk.read("n2") is None
         assert desk.replicas[LEADER].purger.outcomes["agreed"] == 1
+
+
+def test_units_in_memory_have_an_age_of_their_own() -> None:
+    """Those of the cache free their tombstones after `memory_gc_min_age_s`, durable ones keep theirs for longer."""
+    brief = msgspec.structs.replace(CONFIG, gc_min_age_s=100.0, memory_gc_min_age_s=10.0)
+    for durable in (True, False):
+        desk = desk_of_3(durable=durable, config=brief)
+        desk.pass_time(9.0)
+        assert [desk.held(name) is not None for name in desk.names] == [True] * 3
+        desk.pass_time(4.0)
+        assert [desk.held(name) is not None for name in desk.names] == [durable] * 3
 
 
 def test_the_floors_are_in_the_log_before_anybody_hears_of_them() -> None:

@@ -5,12 +5,13 @@ Sans-I/O.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from frys_node.plugins.cache.census import Count
 from frys_node.plugins.cache.config import CacheConfig
 from frys_node.plugins.cache.resp.client import REDIS_VERSION
-from frys_node.plugins.cache.resp.session import DATABASES, Session
+from frys_node.plugins.cache.resp.session import DATABASES, Session, database_prefix
 
 POLICIES = {"lru": "allkeys-lru", "lfu": "allkeys-lfu", "sieve": "allkeys-sieve"}
 """Redis' names of the policies; it has no `sieve`."""
@@ -31,7 +32,8 @@ class Facts(NamedTuple):
     evicted: int
     expired: int
     used_bytes: int
-    entries: int
+    databases: Mapping[int, tuple[int, int, int]]
+    """Of each that has some: its keys, those of them that have an end, and the mean time that these have left in ms."""
     channels: int
     patterns: int
     config: CacheConfig
@@ -68,8 +70,33 @@ def _sections(facts: Facts) -> dict[str, dict[str, object]]:
         },
         "Replication": {"role": "master", "connected_slaves": 0},
         "Cluster": {"cluster_enabled": 1},
-        "Keyspace": {"db0": f"keys={facts.entries},expires=0,avg_ttl=0"} if facts.entries else {},
+        "Keyspace": {
+            f"db{number}": f"keys={keys},expires={brief},avg_ttl={left_ms}"
+            for number, (keys, brief, left_ms) in facts.databases.items()
+        },
     }
+
+
+def databases(counts: Mapping[bytes, Count], now_unix_ms: int) -> dict[int, tuple[int, int, int]]:
+    """Return what INFO tells of each database, from what is held here of the namespaces."""
+    found = {}
+    for number in range(DATABASES):
+        count = counts.get(database_prefix(number)[:-1])
+        if count is not None:
+            left_ms = max(0, count.ends_unix_ms // count.brief - now_unix_ms) if count.brief else 0
+            found[number] = count.keys, count.brief, left_ms
+    return found
+
+
+def is_wanted(session: Session, words: Sequence[bytes]) -> bool:
+    """True if CLIENT LIST with these words names a session."""
+    match words[:1]:
+        case [b"ID"]:
+            return b"%d" % session.number in words[1:]
+        case [b"TYPE"]:
+            return words[1] == (b"PUBSUB" if session.subscriptions else b"NORMAL")
+        case _:
+            return True
 
 
 def info(facts: Facts, wanted: Sequence[bytes]) -> str:

@@ -18,6 +18,8 @@ SERVER = "redis"
 REDIS_VERSION = "7.0.15"
 """The version whose answers these are."""
 
+CURSOR_MAX = (1 << 64) - 1
+
 WRONGPASS = "WRONGPASS invalid username-password pair or user is disabled."
 
 
@@ -149,13 +151,30 @@ def client(session: Session, command: Command) -> None:
         case b"INFO", 0:
             session.say(encode.bulk(f"{session.around.describe(session)}\n".encode()))
         case b"LIST", _:
-            session.do("client_list")
+            session.do("client_list", _clients_wanted(rest))
         case ((b"NO-EVICT" | b"NO-TOUCH"), 1) if rest[0].upper() in (b"ON", b"OFF"):
             session.say(encode.OK)
         case ((b"NO-EVICT" | b"NO-TOUCH"), 1):
             raise CommandError(encode.SYNTAX)
         case _:
             raise CommandError(unknown_subcommand(command))
+
+
+CLIENT_TYPES = (b"NORMAL", b"MASTER", b"REPLICA", b"SLAVE", b"PUBSUB")
+
+
+def _clients_wanted(words: Command) -> list[bytes]:
+    """Return the words after CLIENT LIST: none, TYPE and one of `CLIENT_TYPES`, or ID and numbers."""
+    verb = words[0].upper() if words else b""
+    if verb == b"TYPE" and len(words) == 2:
+        if words[1].upper() not in CLIENT_TYPES:
+            raise CommandError(f"ERR Unknown client type '{words[1].decode(errors='replace')}'")
+    elif verb == b"ID" and len(words) > 1:
+        if any(parse_integer(word) is None for word in words[1:]):
+            raise CommandError("ERR Invalid client ID")
+    elif words:
+        raise CommandError(encode.SYNTAX)
+    return [word.upper() for word in words]
 
 
 def _set_info(session: Session, words: Command) -> None:
@@ -247,7 +266,7 @@ def cluster(session: Session, command: Command) -> None:
 
 def scan(session: Session, command: Command) -> None:
     """SCAN cursor [MATCH pattern] [COUNT number] [TYPE type]."""
-    if not command[1].isdigit() or len(command[1]) > 20:
+    if not command[1].isdigit() or len(command[1]) > 20 or int(command[1]) > CURSOR_MAX:
         raise CommandError("ERR invalid cursor")
     pattern, count, kind = b"", b"10", b""
     words = iter(command[2:])

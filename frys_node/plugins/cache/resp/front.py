@@ -149,7 +149,8 @@ class RespFront:
     def _text(self, verb: str, session: Session, args: Sequence[bytes]) -> str:
         assert self._server is not None
         if verb == "client_list":
-            return "".join(f"{self._describe(connection.session)}\n" for connection in self._server.connections)
+            sessions = [connection.session for connection in self._server.connections]
+            return "".join(f"{self._describe(each)}\n" for each in sessions if about.is_wanted(each, args))
         return about.info(self._facts(), args)
 
     def _facts(self) -> about.Facts:
@@ -170,7 +171,7 @@ class RespFront:
             evicted=memory.evicted,
             expired=memory.expired,
             used_bytes=memory.total_bytes,
-            entries=len(memory),
+            databases=about.databases(memory.census.counts, self._service.now_unix_ms()),
             channels=len(hub.channels),
             patterns=len(hub.patterns),
             config=self._service.config,

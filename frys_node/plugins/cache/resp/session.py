@@ -122,6 +122,11 @@ class Transaction:
         self.keys.update(keys)
 
 
+def database_prefix(number: int) -> bytes:
+    """Return what stands before each key of a database."""
+    return prefix_of(f"db{number}" if number else "default")
+
+
 class Session:
     """State of one connection."""
 
@@ -161,7 +166,7 @@ class Session:
     def select(self, database: int) -> None:
         """Choose a database."""
         self.database = database
-        self.prefix = prefix_of(f"db{database}" if database else "default")
+        self.prefix = database_prefix(database)
         self.choice = Choice(self.prefix, self.protocol)
 
     def speak(self, protocol: int) -> None:

@@ -5,10 +5,10 @@ Sans-I/O. Reads look at values; plain writes are blind; whatever depends on what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from frys_node.plugins.cache.cache import OCTETS, TTL_MS_MAX, CacheValue, pack_plain
-from frys_node.plugins.cache.changes import KEEP, TOO_LONG, Change, Outcome, parse_integer
+from frys_node.plugins.cache.cache import OCTETS, CacheValue, pack_plain
+from frys_node.plugins.cache.changes import INTEGER_MAX, INTEGER_MIN, KEEP, TOO_LONG, Change, Outcome, parse_integer
 from frys_node.plugins.cache.resp import encode
 from frys_node.plugins.cache.resp.reader import Command
 from frys_node.plugins.cache.resp.session import CommandError, Session
@@ -58,12 +58,22 @@ def expiry(session: Session, word: bytes, text: bytes, verb: str) -> int:
     if number <= 0:
         raise invalid
     number = number * 1_000 if word in (b"EX", b"EXAT") else number
-    now_unix_ms = session.around.now_unix_ms()
     if word in (b"EX", b"PX"):
-        number += now_unix_ms
-    if number > now_unix_ms + 10 * TTL_MS_MAX:
+        number += session.around.now_unix_ms()
+    if number > INTEGER_MAX:
         raise invalid
     return number
+
+
+ENDS = (b"EX", b"PX", b"EXAT", b"PXAT")
+
+
+def _next(words: Iterator[bytes]) -> bytes:
+    """Return the word after the one just read."""
+    word = next(words, None)
+    if word is None:
+        raise CommandError(encode.SYNTAX)
+    return word
 
 
 def _body(session: Session, body: bytes) -> bytes:
@@ -139,24 +149,21 @@ def ttl(session: Session, command: Command) -> None:
 def set_(session: Session, command: Command) -> None:
     """SET key value [NX | XX] [GET] [EX s | PX ms | EXAT s | PXAT ms | KEEPTTL]."""
     key, body = session.key(command[1]), _body(session, command[2])
-    when, wants_old, expires_unix_ms = b"", False, 0
-    has_end = False
+    when, wants_old = b"", False
+    end, text = b"", b""
     words = iter(command[3:])
     for raw in words:
         word = raw.upper()
-        if word in (b"NX", b"XX") and not when:
+        # As in Redis a word may come twice, and of two numbers the later counts.
+        if word in (b"NX", b"XX") and when in (b"", word.lower()):
             when = word.lower()
         elif word == b"GET":
             wants_old = True
-        elif word == b"KEEPTTL" and not has_end:
-            expires_unix_ms, has_end = KEEP, True
-        elif word in (b"EX", b"PX", b"EXAT", b"PXAT") and not has_end:
-            text = next(words, None)
-            if text is None:
-                raise CommandError(encode.SYNTAX)
-            expires_unix_ms, has_end = expiry(session, word, text, "set"), True
+        elif word in (b"KEEPTTL", *ENDS) and end in (b"", word):
+            end, text = word, b"" if word == b"KEEPTTL" else _next(words)
         else:
             raise CommandError(encode.SYNTAX)
+    expires_unix_ms = KEEP if end == b"KEEPTTL" else expiry(session, end, text, "set") if end else 0
     if not when and not wants_old and expires_unix_ms != KEEP:
         session.store({key: pack_plain(body, expires_unix_ms)}, encode.OK)
         return
@@ -213,35 +220,40 @@ def getdel(session: Session, command: Command) -> None:
 def getex(session: Session, command: Command) -> None:
     """GETEX key [EX s | PX ms | EXAT s | PXAT ms | PERSIST]."""
     key = session.key(command[1])
-    words = [word.upper() for word in command[2:3]]
-    if len(command) == 2:
+    end, text = b"", b""
+    words = iter(command[2:])
+    for raw in words:
+        word = raw.upper()
+        if word not in (b"PERSIST", *ENDS) or end not in (b"", word):
+            raise CommandError(encode.SYNTAX)
+        end, text = word, b"" if word == b"PERSIST" else _next(words)
+    if not end:
         session.get(key)
-    elif words == [b"PERSIST"] and len(command) == 3:
-        session.alter([Change(key, "getex", [0])], plain(session))
-    elif words[0] in (b"EX", b"PX", b"EXAT", b"PXAT") and len(command) == 4:
-        end = expiry(session, words[0], command[3], "getex")
-        session.alter([Change(key, "getex", [end])], plain(session))
-    else:
-        raise CommandError(encode.SYNTAX)
+        return
+    expires_unix_ms = 0 if end == b"PERSIST" else expiry(session, end, text, "getex")
+    session.alter([Change(key, "getex", [expires_unix_ms])], plain(session))
 
 
 def expire(session: Session, command: Command) -> None:
     """EXPIRE, PEXPIRE, EXPIREAT and PEXPIREAT key time [NX | XX | GT | LT]."""
     verb = command[0].lower().decode()
-    key, number = session.key(command[1]), number_of(command[2])
-    conditions = [word.upper() for word in command[3:]]
-    for raw, word in zip(command[3:], conditions, strict=True):
-        if word not in (b"NX", b"XX", b"GT", b"LT"):
+    key = session.key(command[1])
+    conditions = {raw.lower(): raw for raw in command[3:]}
+    for word, raw in conditions.items():
+        if word not in (b"nx", b"xx", b"gt", b"lt"):
             raise CommandError(f"ERR Unsupported option {raw.decode(errors='replace')}")
-    if len(conditions) > 1:
+    if b"nx" in conditions and len(conditions) > 1:
         raise CommandError("ERR NX and XX, GT or LT options at the same time are not compatible")
+    if b"gt" in conditions and b"lt" in conditions:
+        raise CommandError("ERR GT and LT options at the same time are not compatible")
+    number = number_of(command[2])
     at_ms = number if verb.startswith("p") else number * 1_000
+    is_outside = not INTEGER_MIN <= at_ms <= INTEGER_MAX
     if not verb.endswith("at"):
         at_ms += session.around.now_unix_ms()
-    if abs(at_ms) > 1 << 62:
+    if is_outside or at_ms > INTEGER_MAX:
         raise CommandError(f"ERR invalid expire time in '{verb}' command")
-    condition = conditions[0].lower() if conditions else b""
-    session.alter([Change(key, "expire", [at_ms, condition])], plain(session))
+    session.alter([Change(key, "expire", [at_ms, *(conditions or [b""])])], plain(session))
 
 
 def persist(session: Session, command: Command) -> None:

@@ -60,7 +60,8 @@ def _command(session: Session, command: Command) -> None:
         session.say(encode.integer(len(COMMANDS)))
     elif verb == b"INFO":
         wanted = [COMMANDS.get(name.upper()) for name in names] if names else [*COMMANDS.values()]
-        session.say(encode.array([encode.NULL_ARRAY_2 if spec is None else _details(spec) for spec in wanted]))
+        null = encode.null(session.protocol)
+        session.say(encode.array([null if spec is None else _details(spec) for spec in wanted]))
     elif verb == b"LIST" and not names:
         session.say(encode.bulks([spec.name.encode() for spec in COMMANDS.values()]))
     elif verb == b"DOCS":

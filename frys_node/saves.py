@@ -34,6 +34,8 @@ class PruneWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     store: str = ""
     keep: Annotated[int, msgspec.Meta(ge=0)] | None = None
     older_than_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    dry_run: bool = False
+    """Only say what would be deleted."""
 
 
 class SnapshotRoutes:
@@ -83,6 +85,7 @@ class SnapshotRoutes:
 
     async def _prune(self, request: HttpRequest) -> HttpResponse:
         wanted = request.json(PruneWanted)
-        return HttpResponse.json(
-            await self._desk.prune(place=wanted.store, keep=wanted.keep, older_than_s=wanted.older_than_s)
+        done = await self._desk.prune(
+            place=wanted.store, keep=wanted.keep, older_than_s=wanted.older_than_s, is_dry_run=wanted.dry_run
         )
+        return HttpResponse.json(done)

@@ -162,6 +162,8 @@ class Desk:
         """Delete a snapshot and what only it needed."""
         return await self._library(place).delete(name)
 
-    async def prune(self, *, place: str = "", keep: int | None, older_than_s: float | None) -> PruneReport:
+    async def prune(
+        self, *, place: str = "", keep: int | None, older_than_s: float | None, is_dry_run: bool = False
+    ) -> PruneReport:
         """Delete old snapshots and what only they needed; see `Library.prune`."""
-        return await self._library(place).prune(keep=keep, older_than_s=older_than_s)
+        return await self._library(place).prune(keep=keep, older_than_s=older_than_s, is_dry_run=is_dry_run)

@@ -227,16 +227,21 @@ class Library:
         if name in await self._objects.folders():
             await self._objects.remove([f"{name}/index{INDEX_SUFFIX}", name])
 
-    async def prune(self, *, keep: int | None = None, older_than_s: float | None = None) -> PruneReport:
+    async def prune(
+        self, *, keep: int | None = None, older_than_s: float | None = None, is_dry_run: bool = False
+    ) -> PruneReport:
         """Delete old snapshots, all but the newest `keep`, those older than `older_than_s`, or what fits both.
 
         Without a rule nothing is deleted. In any case what no snapshot names is collected then, unless somebody is
-        saving or restoring there.
+        saving or restoring there. A dry run says what would be deleted, and changes nothing.
         """
         if (keep is not None and keep < 0) or (older_than_s is not None and older_than_s < 0):
             raise UsageError("--keep and --older-than cannot be negative")
         indexes, _ = await self.shelf.list()
         chosen = chosen_to_prune(indexes, self._clock.unix_ns(), keep=keep, older_than_s=older_than_s)
+        if is_dry_run:
+            names = tuple(index.name for index in chosen)
+            return PruneReport(deleted=names, kept=len(indexes) - len(names), chunks=0, size_bytes=0)
         for index in chosen:
             await self._remove_index(index.name)
         return await self._collect(tuple(index.name for index in chosen))

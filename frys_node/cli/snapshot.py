@@ -13,12 +13,20 @@ from frys_node.base.errors import UsageError
 from frys_node.cli import arguments as given
 from frys_node.cli import moves
 from frys_node.cli.admin import AdminClient, add_common, bytes_text, show, table
+from frys_node.cli.confirm import add_yes, must_type
 
 JOB_S = 3_600.0
 """How long a save, check or restore may take, unless --timeout says otherwise."""
 
 NAMED_MAX = 5
 """Units of which each is named; more are counted."""
+
+GIVES_UP = (
+    "restoring '{name}' with --replace gives up runs: in the workflow partitions that it brings back, runs that were"
+    " started since it was saved are lost, and those that went on go back"
+)
+
+DELETES_ALL = "this deletes every snapshot in {place}: {names}"
 
 WHERE = (
     "where snapshots are: a directory or s3://bucket/prefix (default: plugins.snapshots.store, or the data directory)"
@@ -58,11 +66,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cluster", action="store_true", help="every node saves its share, into a place that all reach"
     )
     create.add_argument("--partial", action="store_true", help="with --cluster: leave out what silent nodes hold")
-    restore.add_argument("--replace", action="store_true", help="also replace workflow partitions that have runs")
+    text = "also replace workflow partitions that have runs, which are lost; asks to type the snapshot's name"
+    restore.add_argument("--replace", action="store_true", help=text)
+    add_yes(restore)
     prune.add_argument("--keep", type=int, metavar="N", help="keep the newest N")
     prune.add_argument(
         "--older-than", type=given.duration, metavar="T", help="delete what is older: 12h, 30d, or seconds"
     )
+    prune.add_argument("--dry-run", action="store_true", help="only say which snapshots would go")
+    add_yes(prune)
     for sub in (create, verify, restore, delete, prune, listing):
         sub.add_argument("--store", "--directory", metavar="PLACE", default="", help=WHERE)
         add_common(sub)
@@ -83,9 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         body = client.call("DELETE", f"/v1/snapshots/{quote(arguments.name, safe='')}?{urlencode({'store': store})}")
         return show(arguments, body, _pruned_text(body))
     if arguments.action == "prune":
-        rules = {"store": store, "keep": arguments.keep, "older_than_s": arguments.older_than}
-        body = client.call("POST", "/v1/snapshots/prune", rules)
-        return show(arguments, body, _pruned_text(body))
+        return _prune(arguments, client, store)
     wanted: dict[str, Any] = {"name": arguments.name, "store": store}
     if getattr(arguments, "unit", None):
         wanted["units"] = arguments.unit
@@ -95,6 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
         return show(arguments, body, _created_text(body))
     if arguments.action == "restore":
+        if arguments.replace:
+            must_type(arguments, GIVES_UP.format(name=arguments.name), arguments.name)
         body = client.call("POST", "/v1/snapshots/restore", wanted | {"replace": arguments.replace})
         show(arguments, body, _restored_text(body))
         return 1 if body["failed"] else 0
@@ -103,6 +115,20 @@ def run(arguments: argparse.Namespace) -> int:
     good = f"{arguments.name} is whole: {body['units']} units, {body['chunks']} chunks, {size}"
     show(arguments, body, "\n".join(body["problems"]) or good)
     return 1 if body["problems"] else 0
+
+
+def _prune(arguments: argparse.Namespace, client: AdminClient, store: str) -> int:
+    """Delete by the rules; if they would leave nothing, a person has to say so."""
+    rules = {"store": store, "keep": arguments.keep, "older_than_s": arguments.older_than}
+    if arguments.dry_run or not arguments.yes:
+        plan = client.call("POST", "/v1/snapshots/prune", rules | {"dry_run": True})
+        if arguments.dry_run:
+            return show(arguments, plan, _planned_text(plan))
+        if plan["deleted"] and not plan["kept"]:
+            place = store or "the node's own place"
+            must_type(arguments, DELETES_ALL.format(place=place, names=", ".join(plan["deleted"])), "all")
+    body = client.call("POST", "/v1/snapshots/prune", rules)
+    return show(arguments, body, _pruned_text(body))
 
 
 def _place(text: str) -> str:
@@ -139,6 +165,10 @@ def _restored_text(body: Mapping[str, Any]) -> str:
         lines.append(f"made collections: {', '.join(body['collections'])}")
     lines += _missing_text("skipped", body["skipped"])
     return "\n".join(lines + _missing_text("failed", body["failed"]))
+
+
+def _planned_text(body: Mapping[str, Any]) -> str:
+    return f"would delete {', '.join(body['deleted']) or 'no snapshot'}; {body['kept']} kept. Nothing was changed."
 
 
 def _pruned_text(body: Mapping[str, Any]) -> str:

@@ -36,6 +36,8 @@ async def test_a_snapshot_lives_from_the_command_line(tmp_path: Path) -> None:
 
             refused = await cli.run("snapshot", "restore", "one")
             assert (refused.code, "accept that with --replace" in refused.err) == (1, True)
+            asked = await cli.run("snapshot", "restore", "one", "--replace")
+            assert (asked.code, "gives up runs" in asked.err, "add --yes" in asked.err) == (2, True, True)
             node.units["t"].held[UnitId("t/2")] = b""
             part = await cli.run("snapshot", "restore", "one", "--unit", "t/2")
             assert part.out == "restored one: 1 items into 1 units, 87.9 KiB read\n"
@@ -45,7 +47,7 @@ async def test_a_snapshot_lives_from_the_command_line(tmp_path: Path) -> None:
             node.disk.flip_bit(f"snapshots/saved/_chunks/{chunk}", 100)
             damaged = await cli.run("snapshot", "verify", "two")
             assert (damaged.code, f"t/2: chunk {chunk[:16]}" in damaged.out) == (1, True)
-            unchanged = await cli.run("snapshot", "restore", "two", "--replace")
+            unchanged = await cli.run("snapshot", "restore", "two", "--replace", "--yes")
             assert (unchanged.code, "nothing was restored" in unchanged.err) == (1, True)
 
             pruned = await cli.run("snapshot", "prune", "--keep", "1", "--older-than", "0.001")
@@ -69,3 +71,28 @@ async def test_places_are_named_as_the_node_understands_them(tmp_path: Path) -> 
             assert (bucket.code, "set AWS_ACCESS_KEY_ID" in bucket.err) == (2, True), bucket
             help_text = (await cli.run("snapshot", "create", "--help")).out
             assert "secret" not in help_text.lower()
+
+
+async def test_a_prune_that_leaves_nothing_has_to_be_confirmed(tmp_path: Path) -> None:
+    """Whatever the rule is; one that keeps something needs no word, and a dry run only tells."""
+    async with open_saved_cluster({"a": {UnitId("t/1"): b"x"}}) as cluster:
+        desk, http = cluster["a"].desk, FakeHttp()
+        SnapshotRoutes(desk).register(http)
+        async with command_line(tmp_path, http, "/v1/snapshots") as cli:
+            for name in ("one", "two", "three"):
+                await desk.create(name)
+            for rule in (("--keep", "0"), ("--older-than", "0.000001ms")):
+                refused = await cli.run("snapshot", "prune", *rule)
+                assert (refused.code, "add --yes" in refused.err) == (2, True), refused
+                assert "deletes every snapshot in the node's own place: " in refused.err
+            told = await cli.run("snapshot", "prune", "--keep", "0", "--dry-run")
+            assert (told.code, "; 0 kept. Nothing was changed." in told.out) == (0, True)
+            assert len((await desk.list())[0]) == 3
+            planned = (await cli.run("snapshot", "prune", "--keep", "1", "--dry-run", "--json")).json()
+            assert (len(planned["deleted"]), planned["kept"]) == (2, 1)
+            some = await cli.run("snapshot", "prune", "--keep", "1")
+            assert (some.code, "; 1 kept; " in some.out) == (0, True)
+            everything = await cli.run("snapshot", "prune", "--keep", "0", "--yes")
+            assert (everything.code, "; 0 kept; " in everything.out) == (0, True)
+            nothing = await cli.run("snapshot", "prune", "--keep", "0")
+            assert (nothing.code, nothing.out) == (0, "deleted no snapshot; 0 kept; 0 chunks, 0 B freed\n")

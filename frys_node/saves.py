@@ -20,6 +20,8 @@ class SnapshotWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Where snapshots are kept; empty: where the node's settings say."""
     units: tuple[UnitId, ...] | None = None
     """None: all."""
+    kinds: tuple[str, ...] | None = None
+    """Only units of these kinds: ``cache``, ``vector``, ``workflow``. None: of all."""
     cluster: bool = False
     """Save every node's share."""
     partial: bool = False
@@ -64,6 +66,7 @@ class SnapshotRoutes:
             wanted.name,
             place=wanted.store,
             units=wanted.units,
+            kinds=wanted.kinds,
             is_cluster=wanted.cluster,
             is_partial=wanted.partial,
         )
@@ -80,7 +83,9 @@ class SnapshotRoutes:
         wanted = request.json(SnapshotWanted)
         if wanted.cluster:
             raise UsageError("a snapshot of a cluster is restored like any other", hint="leave 'cluster' away")
-        done = await self._desk.restore(wanted.name, place=wanted.store, units=wanted.units, replace=wanted.replace)
+        done = await self._desk.restore(
+            wanted.name, place=wanted.store, units=wanted.units, kinds=wanted.kinds, replace=wanted.replace
+        )
         return HttpResponse.json(done)
 
     async def _prune(self, request: HttpRequest) -> HttpResponse:

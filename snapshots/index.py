@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from frys_node.base.errors import UsageError
+from frys_node.base.errors import NotFound, UsageError
 from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.topology import Collection
 from snapshots.errors import CorruptManifest, UnknownFormat
@@ -91,6 +91,8 @@ class SavedSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The configuration of the node that saved it, without what looks like a secret."""
     missing: tuple[Missing, ...] = ()
     """Units that should be in it and are not."""
+    kinds: tuple[str, ...] = ()
+    """If it was made of some kinds of units only, which."""
     new_bytes: int = 0
     """What saving it wrote; the rest was there from earlier snapshots."""
     reused_bytes: int = 0
@@ -109,6 +111,14 @@ def check_name(name: str) -> str:
             hint="use lower-case letters, digits, '.', '_' and '-', 63 at most",
         )
     return name
+
+
+def check_kinds(kinds: Iterable[str], known: Iterable[str], who: str) -> None:
+    """Refuse a kind of units that is not among those known (`NotFound`); `who` is such as ``this node has``."""
+    there = sorted(known)
+    for kind in kinds:
+        if kind not in there:
+            raise NotFound(f"{who} no units of kind '{kind}'", hint=f"kinds there: {', '.join(there) or 'none'}")
 
 
 def is_name(text: str) -> bool:

@@ -27,6 +27,7 @@ from snapshots.index import (
     SavedEpoch,
     SavedSnapshot,
     SavedUnit,
+    check_kinds,
     chosen_to_prune,
     index_key,
 )
@@ -99,8 +100,10 @@ class Library:
     def _nothing_known(self) -> SavedSnapshot:
         return SavedSnapshot(name="", node=self._node, created_unix_ns=0, units=())
 
-    async def create(self, name: str, units: Sequence[UnitId] | None = None) -> SavedSnapshot:
-        """Save units of this node under a name: the given ones, or all that are held here.
+    async def create(
+        self, name: str, units: Sequence[UnitId] | None = None, kinds: Sequence[str] | None = None
+    ) -> SavedSnapshot:
+        """Save units of this node under a name: the given ones, those of some kinds, or all that are held here.
 
         Raises:
             UsageError: The name is not one.
@@ -111,10 +114,10 @@ class Library:
             StoreBusy, LockLost, RingMoved: As they say; try again.
         """
         await self.check_free(name)
-        self.choose(units)
+        self.choose(units, kinds)
         async with self.locks.using(f"save {name}") as lock:
             assert lock is not None
-            share = await self.save_share(lock, units)
+            share = await self.save_share(lock, units, kinds)
             index = msgspec.structs.replace(
                 self._about(),
                 name=name,
@@ -123,6 +126,7 @@ class Library:
                 units=share.units,
                 bundles=share.bundles,
                 missing=share.missing,
+                kinds=tuple(sorted(set(kinds or ()))),
                 epoch=None if share.epoch is None else SavedEpoch.of(share.epoch),
                 new_bytes=share.new_bytes,
                 reused_bytes=share.reused_bytes,
@@ -142,16 +146,20 @@ class Library:
             pass
         raise AlreadyExists(f"a snapshot '{name}' exists", hint="choose another name or delete it")
 
-    def choose(self, units: Sequence[UnitId] | None) -> list[UnitId]:
-        """Return the units to save, in order; `NotFound` if one is not held here."""
-        held = {unit for provider in self._providers.values() for unit in provider.units()}
+    def choose(self, units: Sequence[UnitId] | None, kinds: Sequence[str] | None = None) -> list[UnitId]:
+        """Return the units to save, in order; `NotFound` if one is not held here, or a kind not known."""
+        check_kinds(kinds or (), self._providers, "this node has")
+        chosen = self._providers if kinds is None else kinds
+        held = {unit for kind in chosen for unit in self._providers[kind].units()}
         for unit in units or ():
             provider_of(self._providers, unit)
             if unit not in held:
                 raise NotFound(f"unit '{unit}' is not held by this node", hint="`frys-node ring` shows who holds it")
         return sorted(held if units is None else set(units))
 
-    async def save_share(self, lock: Lock, chosen: Sequence[UnitId] | None = None) -> Share:
+    async def save_share(
+        self, lock: Lock, chosen: Sequence[UnitId] | None = None, kinds: Sequence[str] | None = None
+    ) -> Share:
         """Write units' chunks and bundles, of one epoch or `RingMoved`; nothing is visible yet."""
         saver = Saver(self._objects, self._executor, self._node, lock)
         for _ in range(TRIES_MAX):
@@ -160,7 +168,7 @@ class Library:
             saved: list[SavedUnit] = []
             missing: list[Missing] = []
             async with saver.writing():
-                for unit in self.choose(chosen):
+                for unit in self.choose(chosen, kinds):
                     provider = provider_of(self._providers, unit)
                     if provider.is_whole(unit):
                         saved.append(await saver.save(provider, unit))

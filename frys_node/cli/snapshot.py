@@ -19,7 +19,10 @@ JOB_S = 3_600.0
 """How long a save, check or restore may take, unless --timeout says otherwise."""
 
 NAMED_MAX = 5
-"""Units of which each is named; more are counted."""
+"""Units that are named for each reason; more are counted."""
+
+REASONS_MAX = 8
+"""Reasons that are told; --json has them all."""
 
 GIVES_UP = (
     "restoring '{name}' with --replace gives up runs: in the workflow partitions that it brings back, runs that were"
@@ -27,6 +30,8 @@ GIVES_UP = (
 )
 
 DELETES_ALL = "this deletes every snapshot in {place}: {names}"
+
+KINDS = ("cache", "vector", "workflow")
 
 WHERE = (
     "where snapshots are: a directory or s3://bucket/prefix (default: plugins.snapshots.store, or the data directory)"
@@ -61,7 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for sub in (create, verify, restore, delete):
         sub.add_argument("name", type=given.name)
     for sub in (create, restore):
-        sub.add_argument("--unit", action="append", help="only this unit, such as workflow/17; repeatable")
+        chosen = sub.add_mutually_exclusive_group()
+        chosen.add_argument("--unit", action="append", help="only this unit, such as workflow/17; repeatable")
+        chosen.add_argument(
+            "--kind", action="append", choices=KINDS, help="only units of this kind; repeatable", metavar="KIND"
+        )
     create.add_argument(
         "--cluster", action="store_true", help="every node saves its share, into a place that all reach"
     )
@@ -99,6 +108,8 @@ def run(arguments: argparse.Namespace) -> int:
     wanted: dict[str, Any] = {"name": arguments.name, "store": store}
     if getattr(arguments, "unit", None):
         wanted["units"] = arguments.unit
+    if getattr(arguments, "kind", None):
+        wanted["kinds"] = arguments.kind
     if arguments.action == "create":
         body = client.call(
             "POST", "/v1/snapshots", wanted | {"cluster": arguments.cluster, "partial": arguments.partial}
@@ -152,10 +163,18 @@ def _created_text(body: Mapping[str, Any]) -> str:
 
 
 def _missing_text(title: str, missing: Sequence[Mapping[str, str]]) -> list[str]:
-    lines = [f"{title}: {one['unit']}: {one['reason']}" for one in missing[:NAMED_MAX]]
-    if len(missing) > NAMED_MAX:
-        lines.append(f"{title}: {len(missing) - NAMED_MAX} more units (--json names them)")
-    return lines
+    """Name units with the reason that they share."""
+    by_reason: dict[str, list[str]] = {}
+    for one in missing:
+        by_reason.setdefault(one["reason"], []).append(one["unit"])
+    lines = [f"{title}: {_some(units)}: {reason}" for reason, units in list(by_reason.items())[:REASONS_MAX]]
+    rest = sum(len(units) for units in list(by_reason.values())[REASONS_MAX:])
+    return [*lines, f"{title}: {rest} more units (--json names them)"] if rest else lines
+
+
+def _some(units: Sequence[str]) -> str:
+    more = f" and {len(units) - NAMED_MAX} more" if len(units) > NAMED_MAX else ""
+    return ", ".join(units[:NAMED_MAX]) + more
 
 
 def _restored_text(body: Mapping[str, Any]) -> str:
@@ -163,8 +182,18 @@ def _restored_text(body: Mapping[str, Any]) -> str:
     lines = [f"restored {body['name']}: {body['items']} items into {body['units']} units, {size} read"]
     if body["collections"]:
         lines.append(f"made collections: {', '.join(body['collections'])}")
+    if body["standing"]:
+        count = len(body["standing"])
+        lines.append(f"{count} workflow partitions have all of their saved runs already: they stand as they are")
     lines += _missing_text("skipped", body["skipped"])
-    return "\n".join(lines + _missing_text("failed", body["failed"]))
+    if body["failed"]:
+        lines += _missing_text("failed", body["failed"])
+        count = len({one["unit"] for one in body["failed"]})
+        lines.append(
+            f"{count} units are not restored: bring their nodes back, or give up what only those hold (node remove"
+            " --accept-loss), and restore again; what is there by then stands"
+        )
+    return "\n".join(lines)
 
 
 def _planned_text(body: Mapping[str, Any]) -> str:

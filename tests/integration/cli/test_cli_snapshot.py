@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from frys_node.base.types import UnitId
+from frys_node.base.types import NodeId, UnitId
 from frys_node.saves import SnapshotRoutes
 from frys_node.testing.saved import open_saved_cluster
 from frys_node.testing.services import FakeHttp
@@ -34,10 +34,18 @@ async def test_a_snapshot_lives_from_the_command_line(tmp_path: Path) -> None:
             whole = await cli.run("snapshot", "verify", "one")
             assert (whole.code, whole.out) == (0, "one is whole: 2 units, 2 chunks, 87.9 KiB\n")
 
+            stands = await cli.run("snapshot", "restore", "one")
+            assert stands.out.splitlines() == [
+                "restored one: 0 items into 0 units, 87.9 KiB read",
+                "2 workflow partitions have all of their saved runs already: they stand as they are",
+            ]
+            node.units["t"].held[UnitId("t/1")] = b"other"
             refused = await cli.run("snapshot", "restore", "one")
             assert (refused.code, "accept that with --replace" in refused.err) == (1, True)
             asked = await cli.run("snapshot", "restore", "one", "--replace")
             assert (asked.code, "gives up runs" in asked.err, "add --yes" in asked.err) == (2, True, True)
+            assert node.units["t"].held[UnitId("t/1")] == b"other"
+            assert (await cli.run("snapshot", "restore", "one", "--replace", "--yes")).code == 0
             node.units["t"].held[UnitId("t/2")] = b""
             part = await cli.run("snapshot", "restore", "one", "--unit", "t/2")
             assert part.out == "restored one: 1 items into 1 units, 87.9 KiB read\n"
@@ -96,3 +104,31 @@ async def test_a_prune_that_leaves_nothing_has_to_be_confirmed(tmp_path: Path) -
             assert (everything.code, "; 0 kept; " in everything.out) == (0, True)
             nothing = await cli.run("snapshot", "prune", "--keep", "0")
             assert (nothing.code, nothing.out) == (0, "deleted no snapshot; 0 kept; 0 chunks, 0 B freed\n")
+
+
+async def test_what_was_not_restored_is_told_with_its_reason_and_an_exit_code(tmp_path: Path) -> None:
+    """Partitions of one dead owner are one line, the fix another; the body has each, and what was restored."""
+    owners = {UnitId(f"workflow/{number}"): "ab"[number % 2] for number in range(16)}
+    held: dict[str, dict[UnitId, bytes]] = {"a": {}, "b": {}}
+    for unit, owner in owners.items():
+        held[owner][unit] = b"runs"
+    async with open_saved_cluster(held, kinds=("workflow",), partitions=16, replacing=["workflow"]) as cluster:
+        cluster.ring.members = {unit: (NodeId(owner),) for unit, owner in owners.items()}
+        http = FakeHttp()
+        SnapshotRoutes(cluster["a"].desk).register(http)
+        await cluster["a"].desk.create("mon", place="/shared", is_cluster=True)
+        for node in cluster.nodes.values():
+            node.units["workflow"].held = dict.fromkeys(node.units["workflow"].held, b"")
+        cluster.network.stop("b")
+        async with command_line(tmp_path, http, "/v1/snapshots") as cli:
+            done = await cli.run("snapshot", "restore", "mon", "--store", "/shared", "--kind", "workflow")
+            head, failed, fix = done.out.splitlines()
+            assert (done.code, head) == (1, "restored mon: 8 items into 8 units, 64 B read")
+            first = "failed: workflow/1, workflow/11, workflow/13, workflow/15, workflow/3 and 3 more: its owner B does"
+            assert failed.startswith(first)
+            assert fix.startswith("8 units are not restored: bring their nodes back, or ")
+            again = await cli.run("snapshot", "restore", "mon", "--store", "/shared", "--json")
+            body = again.json()
+            assert (again.code, len(body["failed"]), len(body["standing"]), body["restored"]) == (1, 8, 8, [])
+            wrong = await cli.run("snapshot", "restore", "mon", "--kind", "vectors")
+            assert (wrong.code, "invalid choice: 'vectors'" in wrong.err) == (2, True)

@@ -17,7 +17,7 @@ from frys_node.testing.disk import FakeDisk, PowerLost, Tear
 from frys_node.testing.entropy import FakeEntropy
 from frys_node.testing.executor import InlineExecutor
 from snapshots.desk import Desk
-from snapshots.messages import SHARE, SURVEY, TAKE
+from snapshots.messages import HAS, SHARE, SURVEY, TAKE
 from snapshots.places import Places
 
 PLACE = "/shared"
@@ -29,7 +29,7 @@ def _desk(cluster: DataCluster, name: str, shared: FakeDisk) -> Desk:
     node = cluster[name]
     assert node.snapshots is not None
     executor, rpc = InlineExecutor(), cluster.network.node(name)
-    for method in (SHARE, TAKE, SURVEY):
+    for method in (SHARE, TAKE, SURVEY, HAS):
         rpc.unserve(method)
     return Desk(
         node.snapshots,

@@ -26,7 +26,12 @@ INDEXES: Final = "_snapshots"
 LOCKS: Final = "_locks"
 """Folders of a place. None of them can be a snapshot's name, so that folders of format 1 can stand beside them."""
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+FORMER_PARTS: Final = (f"index{INDEX_SUFFIX}", "manifests", "chunks")
+"""What a folder of format 1 has, in the order in which it is removed."""
+
+NAME_MAX: Final = 63
+
+_NAME = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{NAME_MAX - 1}}}")
 _SECRET = re.compile(r"(?:^|[._])(?:secret|password|passphrase|token|credential|api_?key|private_?key)s?$")
 HIDDEN: Final = "(left out)"
 
@@ -107,7 +112,7 @@ def check_name(name: str) -> str:
     """Return the name if it is one (`UsageError`)."""
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"'{name}' is not a name for a snapshot",
+            f"'{name[:NAME_MAX]}' is not a name for a snapshot",
             hint="use lower-case letters, digits, '.', '_' and '-', 63 at most",
         )
     return name

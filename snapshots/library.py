@@ -22,7 +22,7 @@ from snapshots.errors import CorruptManifest, LockLost, RingMoved, UnknownFormat
 from snapshots.index import (
     BUNDLES,
     CHUNKS,
-    INDEX_SUFFIX,
+    FORMER_PARTS,
     Missing,
     SavedEpoch,
     SavedSnapshot,
@@ -233,7 +233,10 @@ class Library:
     async def _remove_index(self, name: str) -> None:
         await self._objects.remove([index_key(name)])
         if name in await self._objects.folders():
-            await self._objects.remove([f"{name}/index{INDEX_SUFFIX}", name])
+            # Format 1. Whatever else somebody keeps in a folder of that name is not ours.
+            await self._objects.remove([f"{name}/{part}" for part in FORMER_PARTS])
+            if not await self._objects.list(name):
+                await self._objects.remove([name])
 
     async def prune(
         self, *, keep: int | None = None, older_than_s: float | None = None, is_dry_run: bool = False

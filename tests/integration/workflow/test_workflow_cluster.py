@@ -382,7 +382,7 @@ async def test_a_saved_partition_is_restored_while_the_node_runs(tmp_path):
 
 
 async def test_saved_runs_go_to_the_partitions_of_another_cluster(tmp_path):
-    """Every run is in the partition that its id has among three, with its whole journal; empty ones say nothing."""
+    """Every run is in the partition that its id has there, with its whole journal; empty partitions say nothing."""
     async with open_rig(tmp_path) as rig:
         node, partitions = rig.nodes["n1"], rig.record.partitions
         source = node.snapshots.sources["workflow"]
@@ -398,7 +398,7 @@ async def test_saved_runs_go_to_the_partitions_of_another_cluster(tmp_path):
                         yield SavedState(unit, parts)
 
             found = {}
-            for size in (3, partitions):
+            for size in (3, 2 * partitions + 1, partitions):
                 routing = Routing(saved_partitions=partitions, partitions=size, collections={}, saved_shards={})
                 async with (
                     contextlib.aclosing(states()) as saved,

@@ -34,6 +34,30 @@ async def test_a_snapshot_lives_from_the_command_line(tmp_path: Path) -> None:
             whole = await cli.run("snapshot", "verify", "one")
             assert (whole.code, whole.out) == (0, "one is whole: 2 units, 2 chunks, 87.9 KiB\n")
 
+            node.units["t"].held[UnitId("t/2")] = b""
+            part = await cli.run("snapshot", "restore", "one", "--unit", "t/2")
+            assert part.out == "restored one: 1 items into 1 units, 87.9 KiB read\n"
+            assert node.units["t"].held == held
+
+            (chunk,) = node.disk.list("snapshots/saved/_chunks")
+            node.disk.flip_bit(f"snapshots/saved/_chunks/{chunk}", 100)
+            damaged = await cli.run("snapshot", "verify", "two")
+            assert (damaged.code, f"t/2: chunk {chunk[:16]}" in damaged.out) == (1, True)
+            pruned = await cli.run("snapshot", "prune", "--keep", "1", "--older-than", "0.001")
+            assert pruned.out.startswith("deleted one; 1 kept; 0 chunks, 0 B freed")
+            deleted = await cli.run("snapshot", "delete", "two", "--json")
+            assert (deleted.json()["deleted"], deleted.json()["chunks"]) == (["two"], 1)
+            assert node.disk.list("snapshots/saved/_chunks") == []
+
+
+async def test_runs_are_replaced_only_when_that_is_asked_for_and_confirmed(tmp_path: Path) -> None:
+    """What has all that was saved stands; other runs are refused, then wanted typed; damage replaces nothing."""
+    held = {UnitId("t/1"): b"small", UnitId("t/2"): random.Random(1).randbytes(90_000)}
+    async with open_saved_cluster({"a": dict(held)}, replacing=["t"]) as cluster:
+        node, http = cluster["a"], FakeHttp()
+        SnapshotRoutes(node.desk).register(http)
+        await node.desk.create("one")
+        async with command_line(tmp_path, http, "/v1/snapshots") as cli:
             stands = await cli.run("snapshot", "restore", "one")
             assert stands.out.splitlines() == [
                 "restored one: 0 items into 0 units, 87.9 KiB read",
@@ -44,25 +68,14 @@ async def test_a_snapshot_lives_from_the_command_line(tmp_path: Path) -> None:
             assert (refused.code, "accept that with --replace" in refused.err) == (1, True)
             asked = await cli.run("snapshot", "restore", "one", "--replace")
             assert (asked.code, "gives up runs" in asked.err, "add --yes" in asked.err) == (2, True, True)
-            assert node.units["t"].held[UnitId("t/1")] == b"other"
-            assert (await cli.run("snapshot", "restore", "one", "--replace", "--yes")).code == 0
-            node.units["t"].held[UnitId("t/2")] = b""
-            part = await cli.run("snapshot", "restore", "one", "--unit", "t/2")
-            assert part.out == "restored one: 1 items into 1 units, 87.9 KiB read\n"
-            assert node.units["t"].held == held
-
             (chunk,) = node.disk.list("snapshots/saved/_chunks")
             node.disk.flip_bit(f"snapshots/saved/_chunks/{chunk}", 100)
-            damaged = await cli.run("snapshot", "verify", "two")
-            assert (damaged.code, f"t/2: chunk {chunk[:16]}" in damaged.out) == (1, True)
-            unchanged = await cli.run("snapshot", "restore", "two", "--replace", "--yes")
-            assert (unchanged.code, "nothing was restored" in unchanged.err) == (1, True)
-
-            pruned = await cli.run("snapshot", "prune", "--keep", "1", "--older-than", "0.001")
-            assert pruned.out.startswith("deleted one; 1 kept; 0 chunks, 0 B freed")
-            deleted = await cli.run("snapshot", "delete", "two", "--json")
-            assert (deleted.json()["deleted"], deleted.json()["chunks"]) == (["two"], 1)
-            assert node.disk.list("snapshots/saved/_chunks") == []
+            damaged = await cli.run("snapshot", "restore", "one", "--replace", "--yes")
+            assert (damaged.code, "nothing was restored" in damaged.err) == (1, True)
+            assert node.units["t"].held[UnitId("t/1")] == b"other"
+            node.disk.flip_bit(f"snapshots/saved/_chunks/{chunk}", 100)
+            assert (await cli.run("snapshot", "restore", "one", "--replace", "--yes")).code == 0
+            assert node.units["t"].held == held
 
 
 async def test_places_are_named_as_the_node_understands_them(tmp_path: Path) -> None:

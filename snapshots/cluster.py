@@ -20,8 +20,9 @@ from frys_node.base.units import vector_unit
 from frys_node.kernel.services.members import Members
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.kernel.services.topology import Topology
+from snapshots.capture import kind_of
 from snapshots.errors import RingMoved, SnapshotError
-from snapshots.index import Missing, SavedEpoch, SavedSnapshot, SavedUnit
+from snapshots.index import Missing, SavedEpoch, SavedSnapshot, SavedUnit, check_kinds
 from snapshots.library import Library, Share
 from snapshots.locks import Lock
 from snapshots.messages import SHARE, Shared, ShareRequest, ShareUnit
@@ -61,7 +62,7 @@ class ClusterSaver:
         self._check_epoch(request.epoch)
         async with library.locks.using(f"share for {caller[:12]}") as lock:
             assert lock is not None
-            share = await library.save_share(lock)
+            share = await library.save_share(lock, kinds=request.kinds or None)
         self._check_epoch(request.epoch)
         return Shared(
             share.epoch,
@@ -84,21 +85,29 @@ class ClusterSaver:
         return view.name if view is not None else node[:12]
 
     async def create(
-        self, library: Library, name: str, place: str, about: Callable[[], SavedSnapshot], *, is_partial: bool
+        self,
+        library: Library,
+        name: str,
+        place: str,
+        about: Callable[[], SavedSnapshot],
+        *,
+        is_partial: bool,
+        kinds: Sequence[str] | None = None,
     ) -> SavedSnapshot:
-        """Save the whole cluster under a name.
+        """Save the whole cluster, or its units of some kinds, under a name.
 
         Raises:
             AlreadyExists: There is a snapshot of that name. It stands.
+            NotFound: This node knows no such kind.
             SnapshotError: Units have too few live copies, and `is_partial` does not accept that; or a node found
-            another
-                place. Nothing is visible.
+                another place. Nothing is visible.
             RingMoved: Units move. Nothing is visible.
             FrysError: What a place or node said. Nothing is visible.
         """
         await library.check_free(name)
         epoch = self._topology.epoch
-        units = self._all_units(library.kinds)
+        check_kinds(kinds or (), library.kinds, "this node has")
+        units = self._all_units(library.kinds if kinds is None else kinds)
         if any(self._topology.sets(unit).phase != "stable" for unit in units):
             raise RingMoved(
                 "units are moving between nodes", hint="wait until `frys-node ring` is stable, and try again"
@@ -106,7 +115,9 @@ class ClusterSaver:
         holders = sorted({node for unit in units for node in self._topology.sets(unit).current})
         async with library.locks.using(f"save {name} of the cluster") as lock:
             assert lock is not None
-            shares, silent = await self._shares(library, lock, place, holders, epoch)
+            shares, silent = await self._shares(
+                library, lock, ShareRequest(place, lock.key, epoch, list(kinds or ())), holders
+            )
             missing = self._missing(units, shares, silent)
             if missing and not is_partial:
                 raise SnapshotError(
@@ -124,6 +135,7 @@ class ClusterSaver:
                 units=tuple(saved for share in shares.values() for saved in share.units),
                 bundles=tuple(dict.fromkeys(name for share in shares.values() for name in share.bundles)),
                 missing=tuple(missing),
+                kinds=tuple(sorted(set(kinds or ()))),
                 epoch=SavedEpoch.of(epoch),
                 new_bytes=sum(share.new_bytes for share in shares.values()),
                 reused_bytes=sum(share.reused_bytes for share in shares.values()),
@@ -141,7 +153,7 @@ class ClusterSaver:
         return [unit for unit in units if unit.split("/", 1)[0] in kinds]
 
     async def _shares(
-        self, library: Library, lock: Lock, place: str, holders: Sequence[NodeId], epoch: Epoch
+        self, library: Library, lock: Lock, request: ShareRequest, holders: Sequence[NodeId]
     ) -> tuple[dict[NodeId, Share], dict[NodeId, str]]:
         """Have every holder save its share, all at once; returns the shares, and why others have none."""
         shares: dict[NodeId, Share] = {}
@@ -150,7 +162,7 @@ class ClusterSaver:
 
         async def ask(node: NodeId) -> None:
             try:
-                shares[node] = await self._one_share(library, lock, place, node, epoch)
+                shares[node] = await self._one_share(library, lock, request, node)
             except (SnapshotError, DeadlineExceeded) as error:
                 fatal.append(error)
             except FrysError as error:
@@ -171,15 +183,18 @@ class ClusterSaver:
             raise fatal[0]
         return dict(sorted(shares.items())), silent
 
-    async def _one_share(self, library: Library, lock: Lock, place: str, node: NodeId, epoch: Epoch) -> Share:
+    async def _one_share(self, library: Library, lock: Lock, request: ShareRequest, node: NodeId) -> Share:
+        kinds = request.kinds or None
         if node == self._rpc.self_id:
-            return await library.save_share(lock)
+            return await library.save_share(lock, kinds=kinds)
         with trio.move_on_after(SHARE_S):
-            shared = await self._rpc.call(node, SHARE, ShareRequest(place, lock.key, epoch))
+            shared = await self._rpc.call(node, SHARE, request)
             return Share(
                 units=tuple(
                     SavedUnit(unit=one.unit, root=one.root, size_bytes=one.size_bytes, chunks=one.chunks, node=node)
                     for one in shared.units
+                    # A node of an earlier version saves all that it holds.
+                    if kinds is None or kind_of(one.unit) in kinds
                 ),
                 bundles=tuple(shared.bundles),
                 missing=tuple(Missing(unit=unit, reason=reason) for unit, reason in shared.missing),

@@ -9,7 +9,7 @@ import trio
 
 from frys_node.base.errors import FrysError, UsageError
 from frys_node.base.ports import Clock, Entropy, Executor
-from frys_node.base.types import UnitId
+from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.members import Members
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.kernel.services.topology import Topology
@@ -18,7 +18,7 @@ from snapshots.cluster import ClusterSaver
 from snapshots.driver import SnapshotComponent
 from snapshots.index import SavedSnapshot, without_secrets
 from snapshots.library import Library, PruneReport
-from snapshots.messages import SHARE, SURVEY, TAKE
+from snapshots.messages import HAS, SHARE, SURVEY, TAKE
 from snapshots.places import Places
 from snapshots.restore import Restorer, RestoreReport
 from snapshots.shelf import VerifyReport
@@ -71,6 +71,11 @@ class Desk:
         rpc.serve(SHARE, self._cluster.share)
         rpc.serve(TAKE, self._taking.take)
         rpc.serve(SURVEY, self._taking.survey)
+        rpc.serve(HAS, self._taking.has)
+
+    def _name_of(self, node: NodeId) -> str:
+        view = self._members.get(node)
+        return view.name if view is not None else node[:12]
 
     def _library(self, place: str) -> Library:
         return Library(
@@ -106,10 +111,12 @@ class Desk:
         *,
         place: str = "",
         units: Sequence[UnitId] | None = None,
+        kinds: Sequence[str] | None = None,
         is_cluster: bool = False,
         is_partial: bool = False,
     ) -> SavedSnapshot:
         """Save this node's units, some of them, or the whole cluster; see `Library` and `ClusterSaver`."""
+        _one_choice(units, kinds)
         if is_cluster and units is not None:
             raise UsageError("--cluster saves every unit", hint="leave --unit away, or save units of one node")
         if is_partial and not is_cluster:
@@ -119,9 +126,11 @@ class Desk:
             try:
                 if is_cluster:
                     place = place or self._component.config.store
-                    index = await self._cluster.create(library, name, place, self._describe, is_partial=is_partial)
+                    index = await self._cluster.create(
+                        library, name, place, self._describe, is_partial=is_partial, kinds=kinds
+                    )
                 else:
-                    index = await library.create(name, units)
+                    index = await library.create(name, units, kinds)
             except FrysError:
                 self._done.inc("failed")
                 raise
@@ -141,9 +150,16 @@ class Desk:
             return await self._library(place).verify(name)
 
     async def restore(
-        self, name: str, *, place: str = "", units: Sequence[UnitId] | None = None, replace: bool = False
+        self,
+        name: str,
+        *,
+        place: str = "",
+        units: Sequence[UnitId] | None = None,
+        kinds: Sequence[str] | None = None,
+        replace: bool = False,
     ) -> RestoreReport:
         """Bring a snapshot back; see `Restorer.restore`."""
+        _one_choice(units, kinds)
         async with self._jobs:
             library = self._library(place)
             restorer = Restorer(
@@ -154,14 +170,27 @@ class Desk:
                 replacing=self._component.replacing,
                 taking=self._taking,
                 new_id=lambda: self._entropy.token_bytes(8).hex(),
+                name_of=self._name_of,
             )
             async with library.locks.using(f"restore {name}", may_fail=True):
-                return await restorer.restore(name, units, replace=replace)
+                return await restorer.restore(name, units, kinds=kinds, replace=replace)
 
     async def delete(self, name: str, place: str = "") -> PruneReport:
         """Delete a snapshot and what only it needed."""
         return await self._library(place).delete(name)
 
-    async def prune(self, *, place: str = "", keep: int | None, older_than_s: float | None) -> PruneReport:
+    async def prune(
+        self, *, place: str = "", keep: int | None, older_than_s: float | None, is_dry_run: bool = False
+    ) -> PruneReport:
         """Delete old snapshots and what only they needed; see `Library.prune`."""
-        return await self._library(place).prune(keep=keep, older_than_s=older_than_s)
+        return await self._library(place).prune(keep=keep, older_than_s=older_than_s, is_dry_run=is_dry_run)
+
+
+def _one_choice(units: Sequence[UnitId] | None, kinds: Sequence[str] | None) -> None:
+    """Refuse a choice that is empty, or of both units and kinds."""
+    if units is not None and kinds is not None:
+        raise UsageError("units are chosen by name or by kind, not by both", hint="leave --kind or --unit away")
+    if units is not None and not units:
+        raise UsageError("no unit was chosen", hint="leave 'units' away for all of them")
+    if kinds is not None and not kinds:
+        raise UsageError("no kind was chosen", hint="leave 'kinds' away for all of them")

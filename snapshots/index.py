@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from frys_node.base.errors import UsageError
+from frys_node.base.errors import NotFound, UsageError
 from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.topology import Collection
 from snapshots.errors import CorruptManifest, UnknownFormat
@@ -26,7 +26,12 @@ INDEXES: Final = "_snapshots"
 LOCKS: Final = "_locks"
 """Folders of a place. None of them can be a snapshot's name, so that folders of format 1 can stand beside them."""
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+FORMER_PARTS: Final = (f"index{INDEX_SUFFIX}", "manifests", "chunks")
+"""What a folder of format 1 has, in the order in which it is removed."""
+
+NAME_MAX: Final = 63
+
+_NAME = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{NAME_MAX - 1}}}")
 _SECRET = re.compile(r"(?:^|[._])(?:secret|password|passphrase|token|credential|api_?key|private_?key)s?$")
 HIDDEN: Final = "(left out)"
 
@@ -91,6 +96,8 @@ class SavedSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The configuration of the node that saved it, without what looks like a secret."""
     missing: tuple[Missing, ...] = ()
     """Units that should be in it and are not."""
+    kinds: tuple[str, ...] = ()
+    """If it was made of some kinds of units only, which."""
     new_bytes: int = 0
     """What saving it wrote; the rest was there from earlier snapshots."""
     reused_bytes: int = 0
@@ -105,10 +112,18 @@ def check_name(name: str) -> str:
     """Return the name if it is one (`UsageError`)."""
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"'{name}' is not a name for a snapshot",
+            f"'{name[:NAME_MAX]}' is not a name for a snapshot",
             hint="use lower-case letters, digits, '.', '_' and '-', 63 at most",
         )
     return name
+
+
+def check_kinds(kinds: Iterable[str], known: Iterable[str], who: str) -> None:
+    """Refuse a kind of units that is not among those known (`NotFound`); `who` is such as ``this node has``."""
+    there = sorted(known)
+    for kind in kinds:
+        if kind not in there:
+            raise NotFound(f"{who} no units of kind '{kind}'", hint=f"kinds there: {', '.join(there) or 'none'}")
 
 
 def is_name(text: str) -> bool:

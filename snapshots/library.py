@@ -22,11 +22,12 @@ from snapshots.errors import CorruptManifest, LockLost, RingMoved, UnknownFormat
 from snapshots.index import (
     BUNDLES,
     CHUNKS,
-    INDEX_SUFFIX,
+    FORMER_PARTS,
     Missing,
     SavedEpoch,
     SavedSnapshot,
     SavedUnit,
+    check_kinds,
     chosen_to_prune,
     index_key,
 )
@@ -99,8 +100,10 @@ class Library:
     def _nothing_known(self) -> SavedSnapshot:
         return SavedSnapshot(name="", node=self._node, created_unix_ns=0, units=())
 
-    async def create(self, name: str, units: Sequence[UnitId] | None = None) -> SavedSnapshot:
-        """Save units of this node under a name: the given ones, or all that are held here.
+    async def create(
+        self, name: str, units: Sequence[UnitId] | None = None, kinds: Sequence[str] | None = None
+    ) -> SavedSnapshot:
+        """Save units of this node under a name: the given ones, those of some kinds, or all that are held here.
 
         Raises:
             UsageError: The name is not one.
@@ -111,10 +114,10 @@ class Library:
             StoreBusy, LockLost, RingMoved: As they say; try again.
         """
         await self.check_free(name)
-        self.choose(units)
+        self.choose(units, kinds)
         async with self.locks.using(f"save {name}") as lock:
             assert lock is not None
-            share = await self.save_share(lock, units)
+            share = await self.save_share(lock, units, kinds)
             index = msgspec.structs.replace(
                 self._about(),
                 name=name,
@@ -123,6 +126,7 @@ class Library:
                 units=share.units,
                 bundles=share.bundles,
                 missing=share.missing,
+                kinds=tuple(sorted(set(kinds or ()))),
                 epoch=None if share.epoch is None else SavedEpoch.of(share.epoch),
                 new_bytes=share.new_bytes,
                 reused_bytes=share.reused_bytes,
@@ -142,16 +146,20 @@ class Library:
             pass
         raise AlreadyExists(f"a snapshot '{name}' exists", hint="choose another name or delete it")
 
-    def choose(self, units: Sequence[UnitId] | None) -> list[UnitId]:
-        """Return the units to save, in order; `NotFound` if one is not held here."""
-        held = {unit for provider in self._providers.values() for unit in provider.units()}
+    def choose(self, units: Sequence[UnitId] | None, kinds: Sequence[str] | None = None) -> list[UnitId]:
+        """Return the units to save, in order; `NotFound` if one is not held here, or a kind not known."""
+        check_kinds(kinds or (), self._providers, "this node has")
+        chosen = self._providers if kinds is None else kinds
+        held = {unit for kind in chosen for unit in self._providers[kind].units()}
         for unit in units or ():
             provider_of(self._providers, unit)
             if unit not in held:
                 raise NotFound(f"unit '{unit}' is not held by this node", hint="`frys-node ring` shows who holds it")
         return sorted(held if units is None else set(units))
 
-    async def save_share(self, lock: Lock, chosen: Sequence[UnitId] | None = None) -> Share:
+    async def save_share(
+        self, lock: Lock, chosen: Sequence[UnitId] | None = None, kinds: Sequence[str] | None = None
+    ) -> Share:
         """Write units' chunks and bundles, of one epoch or `RingMoved`; nothing is visible yet."""
         saver = Saver(self._objects, self._executor, self._node, lock)
         for _ in range(TRIES_MAX):
@@ -160,7 +168,7 @@ class Library:
             saved: list[SavedUnit] = []
             missing: list[Missing] = []
             async with saver.writing():
-                for unit in self.choose(chosen):
+                for unit in self.choose(chosen, kinds):
                     provider = provider_of(self._providers, unit)
                     if provider.is_whole(unit):
                         saved.append(await saver.save(provider, unit))
@@ -225,18 +233,26 @@ class Library:
     async def _remove_index(self, name: str) -> None:
         await self._objects.remove([index_key(name)])
         if name in await self._objects.folders():
-            await self._objects.remove([f"{name}/index{INDEX_SUFFIX}", name])
+            # Format 1. Whatever else somebody keeps in a folder of that name is not ours.
+            await self._objects.remove([f"{name}/{part}" for part in FORMER_PARTS])
+            if not await self._objects.list(name):
+                await self._objects.remove([name])
 
-    async def prune(self, *, keep: int | None = None, older_than_s: float | None = None) -> PruneReport:
+    async def prune(
+        self, *, keep: int | None = None, older_than_s: float | None = None, is_dry_run: bool = False
+    ) -> PruneReport:
         """Delete old snapshots, all but the newest `keep`, those older than `older_than_s`, or what fits both.
 
         Without a rule nothing is deleted. In any case what no snapshot names is collected then, unless somebody is
-        saving or restoring there.
+        saving or restoring there. A dry run says what would be deleted, and changes nothing.
         """
         if (keep is not None and keep < 0) or (older_than_s is not None and older_than_s < 0):
             raise UsageError("--keep and --older-than cannot be negative")
         indexes, _ = await self.shelf.list()
         chosen = chosen_to_prune(indexes, self._clock.unix_ns(), keep=keep, older_than_s=older_than_s)
+        if is_dry_run:
+            names = tuple(index.name for index in chosen)
+            return PruneReport(deleted=names, kept=len(indexes) - len(names), chunks=0, size_bytes=0)
         for index in chosen:
             await self._remove_index(index.name)
         return await self._collect(tuple(index.name for index in chosen))

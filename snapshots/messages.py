@@ -108,6 +108,8 @@ class ShareRequest(msgspec.Struct, frozen=True, array_like=True):
     lock: str
     """Key of the asker's lock: who does not find it looks at another place."""
     epoch: Epoch
+    kinds: list[str] = []
+    """Only units of these kinds; none: of all."""
 
 
 class ShareUnit(msgspec.Struct, frozen=True, array_like=True):
@@ -141,6 +143,8 @@ class TakeRequest(msgspec.Struct, frozen=True, array_like=True):
     data: bytes
     ends: bool = False
     """No part, but word that all parts of the unit are in."""
+    only_empty: bool = False
+    """Replace nothing: refuse the state if the unit has something by now."""
 
 
 class Taken(msgspec.Struct, frozen=True, array_like=True):
@@ -157,11 +161,27 @@ class Surveyed(msgspec.Struct, frozen=True, array_like=True):
     """Those that would."""
 
     units: list[UnitId]
+    problems: list[tuple[UnitId, str]] = []
+    """Units that cannot say so, and why."""
+
+
+class HasRequest(msgspec.Struct, frozen=True, array_like=True):
+    """Does the unit have every one of these keys?"""
+
+    unit: UnitId
+    keys: list[bytes]
+
+
+class Has(msgspec.Struct, frozen=True, array_like=True):
+    """It does, or not."""
+
+    is_all: bool
 
 
 SHARE: Final[Method[ShareRequest, Shared]] = Method("snapshots.share", ShareRequest, Shared)
 TAKE: Final[Method[TakeRequest, Taken]] = Method("snapshots.take", TakeRequest, Taken)
 SURVEY: Final[Method[SurveyRequest, Surveyed]] = Method("snapshots.survey", SurveyRequest, Surveyed)
+HAS: Final[Method[HasRequest, Has]] = Method("snapshots.has", HasRequest, Has)
 OFFER: Final[Method[OfferRequest, Offer]] = Method("snapshots.offer", OfferRequest, Offer)
 REFS: Final[Method[RefsRequest, Refs]] = Method("snapshots.refs", RefsRequest, Refs)
 CHUNK: Final[Method[ChunkRequest, Chunk]] = Method("snapshots.chunk", ChunkRequest, Chunk)

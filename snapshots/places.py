@@ -20,6 +20,12 @@ SAVED_DIRECTORY: Final = "snapshots/saved"
 
 CREDENTIALS_BYTES_MAX: Final = 64 << 10
 
+PATH_BYTES_MAX: Final = 3_072
+"""Longest path of a directory: with the names in it, it stays below the 4,096 bytes that Linux takes."""
+
+PART_BYTES_MAX: Final = 255
+"""Longest name in a path, on every file system in use."""
+
 
 class Places:
     """Opens places for one node."""
@@ -56,8 +62,7 @@ class Places:
             return S3Objects(self.locate(text, config), self._executor)
         if "://" in text:
             raise UsageError(f"'{text}' is not a place for snapshots", hint="write s3://bucket/prefix or a directory")
-        if not PurePosixPath(text).is_absolute():
-            raise UsageError(f"'{text}' is not an absolute path", hint="the node's own working directory is not yours")
+        check_directory(text)
         return DirectoryObjects(self._open_directory(text), self._executor, place=text)
 
     def locate(self, text: str, config: SnapshotsConfig) -> S3Location:
@@ -92,6 +97,20 @@ class Places:
                 hint="write AWS_ACCESS_KEY_ID=... and AWS_SECRET_ACCESS_KEY=... into it, a line each, mode 0600",
             )
         return data.decode(errors="replace")
+
+
+def check_directory(text: str) -> None:
+    """Refuse a text that names no directory, or another one than it seems to (`UsageError`). Nothing is touched."""
+    shown = text if len(text) <= PART_BYTES_MAX else f"{text[:PART_BYTES_MAX]}..."
+    path = PurePosixPath(text)
+    if not path.is_absolute():
+        raise UsageError(f"'{shown}' is not an absolute path", hint="the node's own working directory is not yours")
+    parts = [len(part.encode(errors="surrogateescape")) for part in path.parts]
+    if "\0" in text or ".." in path.parts or sum(parts) + len(parts) > PATH_BYTES_MAX or max(parts) > PART_BYTES_MAX:
+        raise UsageError(
+            f"'{shown}' is not a path for snapshots",
+            hint=f"write one without '..' and zero bytes, of {PATH_BYTES_MAX} bytes at most",
+        )
 
 
 def _credentials(text: str) -> dict[str, str]:

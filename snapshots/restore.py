@@ -2,29 +2,38 @@
 
 All of the snapshot is read and checked before anything changes. Then each key goes to the unit that it belongs to
 now, and each unit's piece to the members of its set: replicated kinds merge it (newer stands), a workflow partition
-is replaced.
+is replaced. What cannot be reached costs its own units only: they are named, and restoring again brings them.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 import msgspec
 import trio
 
-from frys_node.base.errors import CorruptData, FrysError, NodeUnreachable, NotFound, NotReady
+from frys_node.base.errors import (
+    CorruptData,
+    DeadlineExceeded,
+    FrysError,
+    NodeUnreachable,
+    NotFound,
+    NotReady,
+)
 from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.kernel.services.snapshots import Piece, SavedState, Snapshottable
 from frys_node.kernel.services.topology import Collection as Definition
 from frys_node.kernel.services.topology import Topology, UnitSets
-from snapshots.capture import closing
+from snapshots.capture import closing, kind_of
 from snapshots.errors import CorruptChunk, WouldReplace
-from snapshots.index import Missing, SavedSnapshot, SavedUnit, copies_of
-from snapshots.messages import SURVEY, TAKE, SurveyRequest, TakeRequest
+from snapshots.index import Missing, SavedSnapshot, SavedUnit, check_kinds, copies_of
+from snapshots.messages import TAKE, TakeRequest
 from snapshots.routing import Routing, match_collections
 from snapshots.shelf import Contents, Shelf
+from snapshots.standing import Standing
 from snapshots.taking import Taking
 
 TAKE_S: Final = 120.0
@@ -32,6 +41,9 @@ TAKE_S: Final = 120.0
 
 TAKE_BYTES: Final = 512 * 1024
 """Bytes of a part; a message holds 1 MiB."""
+
+NAMED_MAX: Final = 3
+"""Units that an error names."""
 
 PIECES_MAX: Final = 4
 """Pieces on their way to members at once."""
@@ -53,11 +65,10 @@ class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):
     """Saved units that nothing was done with."""
     failed: tuple[Missing, ...]
     """Units that did not take all of it; restoring again is safe."""
-
-
-def kind_of(unit: UnitId) -> str:
-    """Return the kind of a unit."""
-    return unit.split("/", 1)[0]
+    restored: tuple[UnitId, ...] = ()
+    """Units that took all of it."""
+    standing: tuple[UnitId, ...] = ()
+    """Units that have everything already and may have gone on since: they were left as they are."""
 
 
 class Restorer:
@@ -73,6 +84,7 @@ class Restorer:
         replacing: Collection[str],
         taking: Taking,
         new_id: Callable[[], str],
+        name_of: Callable[[NodeId], str] = lambda node: node[:12],
     ) -> None:
         self._shelf = shelf
         self._rpc = rpc
@@ -82,26 +94,40 @@ class Restorer:
         """Kinds whose restore replaces what is there; the others merge, and what is newer stands."""
         self._taking = taking
         self._new_id = new_id
+        self._standing = Standing(rpc=rpc, topology=topology, taking=taking, name_of=name_of)
+        self._name_of = name_of
         self._unreachable: dict[NodeId, str] = {}
         self._items = 0
-        self._filled: set[UnitId] = set()
+        self._due: set[UnitId] = set()
+        """Units of replacing kinds that are to be replaced; all others of these kinds stand."""
+        self._only_empty = True
+        self._left: set[UnitId] = set()
+        """Units that have all of it already."""
+        self._skipped: list[Missing] = []
         self._touched: set[UnitId] = set()
         self._failed: dict[UnitId, str] = {}
 
     async def restore(
-        self, name: str, units: Sequence[UnitId] | None = None, *, replace: bool = False
+        self,
+        name: str,
+        units: Sequence[UnitId] | None = None,
+        *,
+        kinds: Sequence[str] | None = None,
+        replace: bool = False,
     ) -> RestoreReport:
-        """Restore the given units, or all of the snapshot.
+        """Restore the given units, those of some kinds, or all of the snapshot.
+
+        Units whose members or owner do not answer, or whose collection cannot be made, are `failed` in the report; the
+        others are restored.
 
         Raises:
             NotFound: No such snapshot, unit or kind. Nothing was changed.
             WouldReplace: A workflow partition has runs, and `replace` does not ask to lose them. Nothing was changed.
             CorruptChunk, CorruptManifest: The snapshot is damaged. Nothing was changed.
-            NotReady: Units are moving, so that a collection cannot be made. Nothing else was changed.
         """
         index = await self._shelf.get(name)
-        wanted = copies_of(index, units)
-        skipped = self._unknown(index, wanted, units)
+        wanted = self._chosen(index, units, kinds)
+        self._skipped = self._unknown(index, wanted, units)
         report = await self._shelf.verify(index, list(wanted))
         if report.problems:
             more = f" (and {len(report.problems) - 1} more)" if len(report.problems) > 1 else ""
@@ -110,36 +136,49 @@ class Restorer:
                 hint="`frys-node snapshot verify` lists the damage; restore the units that are whole with --unit",
             )
         found, to_make, homeless = match_collections(index.collections, self._topology.collections(), list(wanted))
-        skipped += homeless
+        self._skipped += homeless
         for missing in homeless:
             wanted.pop(missing.unit, None)
-        saved_shards = {one.id: one.shard_number for one in index.collections}
-        self._filled = await self._survey(name, index, list(wanted), is_wanted=replace)
-        for definition in to_make:
-            found[definition.id] = await self._make(definition)
         routing = Routing(
             saved_partitions=index.partitions,
             partitions=self._topology.partitions,
             collections=found,
-            saved_shards=saved_shards,
+            saved_shards={one.id: one.shard_number for one in index.collections},
         )
-        copies = [saved for group in wanted.values() for saved in group]
+        self._only_empty = not replace
+        for kind in sorted(self._replacing):
+            if mine := _of_kind(wanted, kind):
+                await self._ask_first(kind, index, mine, routing, replace=replace)
+        made = [definition.name for definition in to_make if await self._make(definition, found, wanted)]
         for kind in sorted({kind_of(unit) for unit in wanted}):
-            mine = [saved for saved in copies if kind_of(saved.unit) == kind]
+            mine = _of_kind(wanted, kind)
             await self._restore_kind(kind, index, mine, routing)
             if routing.is_same(kind):
                 await self._finish(kind, {saved.unit for saved in mine})
             elif units is None:
                 await self._finish(kind, {unit for unit in self._touched if kind_of(unit) == kind})
+        done = self._touched - self._failed.keys()
         return RestoreReport(
             name=name,
-            units=len(self._touched - self._failed.keys()),
+            units=len(done),
             items=self._items,
-            size_bytes=sum(saved.size_bytes for saved in copies),
-            collections=tuple(sorted(one.name for one in to_make)),
-            skipped=tuple(skipped),
+            size_bytes=sum(saved.size_bytes for group in wanted.values() for saved in group),
+            collections=tuple(sorted(made)),
+            skipped=tuple(self._skipped),
             failed=tuple(Missing(unit=unit, reason=reason) for unit, reason in sorted(self._failed.items())),
+            restored=tuple(sorted(done)),
+            standing=tuple(sorted(self._left)),
         )
+
+    def _chosen(
+        self, index: SavedSnapshot, units: Sequence[UnitId] | None, kinds: Sequence[str] | None
+    ) -> dict[UnitId, list[SavedUnit]]:
+        """Return the copies of what is to be restored (`NotFound` if there is no unit of a kind)."""
+        wanted = copies_of(index, units)
+        if kinds is None:
+            return wanted
+        check_kinds(kinds, {kind_of(unit) for unit in wanted}, f"snapshot '{index.name}' has")
+        return {unit: copies for unit, copies in wanted.items() if kind_of(unit) in kinds}
 
     def _unknown(
         self, index: SavedSnapshot, wanted: dict[UnitId, list[SavedUnit]], units: Sequence[UnitId] | None
@@ -159,36 +198,73 @@ class Restorer:
             del wanted[unit]
         return [Missing(unit=unit, reason=f"no plugin here has such units; kinds here: {known}") for unit in foreign]
 
-    async def _make(self, saved: Definition) -> Definition:
-        """Make a collection as it was, under an id of its own: what still goes by the old id is left to end."""
-        definition = msgspec.structs.replace(saved, id=self._new_id())
-        await self._topology.create_collection(definition)
-        return next(one for one in self._topology.collections() if one.name == saved.name)
+    async def _make(
+        self, saved: Definition, found: dict[str, Definition], wanted: dict[UnitId, list[SavedUnit]]
+    ) -> bool:
+        """Make a collection as it was, under an id of its own: what still goes by the old id is left to end.
 
-    async def _survey(
-        self, name: str, index: SavedSnapshot, units: Sequence[UnitId], *, is_wanted: bool
-    ) -> set[UnitId]:
-        """Return the units with something that a restore would replace; refuse to lose it, unless that is wanted."""
-        replaced = [unit for unit in units if kind_of(unit) in self._replacing]
-        is_same_size = index.partitions in (0, self._topology.partitions)
-        if replaced and not is_same_size:
-            replaced = [UnitId(f"{kind_of(replaced[0])}/{number}") for number in range(self._topology.partitions)]
-        by_owner: dict[NodeId, list[UnitId]] = {}
-        for unit in replaced:
-            by_owner.setdefault(self._topology.sets(unit).current[0], []).append(unit)
-        lost: list[UnitId] = []
-        for owner, held in by_owner.items():
-            if owner == self._rpc.self_id:
-                lost += (await self._taking.survey(owner, SurveyRequest(held))).units
+        If it cannot be made its units fail, and are wanted no more.
+        """
+        definition = msgspec.structs.replace(saved, id=self._new_id())
+        try:
+            await self._topology.create_collection(definition)
+            found[saved.id] = next(one for one in self._topology.collections() if one.name == saved.name)
+        except FrysError as error:
+            for unit in [unit for unit in wanted if unit.startswith(f"vector/{saved.id}/")]:
+                self._failed[unit] = f"its collection '{saved.name}' cannot be made: {error.message}"
+                del wanted[unit]
+            return False
+        return True
+
+    async def _ask_first(
+        self, kind: str, index: SavedSnapshot, copies: Sequence[SavedUnit], routing: Routing, *, replace: bool
+    ) -> None:
+        """Find out what may be replaced; refuse to lose anything, unless that is wanted.
+
+        A unit that is empty in the snapshot stands as it is; only with `replace` it is emptied.
+        """
+        weights: dict[UnitId, int] = {}
+        async with self._pieces(kind, index, copies, routing) as pieces:
+            async for piece in pieces:
+                weights[piece.unit] = max(piece.items, weights.get(piece.unit, 0))
+        full = {unit for unit, items in weights.items() if items}
+        filled, unknown = await self._standing.filled(sorted(weights if replace else full))
+        for unit, reason in unknown.items():
+            if unit in full:
+                self._failed[unit] = reason
             else:
-                lost += (await self._rpc.call(owner, SURVEY, SurveyRequest(held))).units
-        if lost and not is_wanted:
+                note = f"it is empty in the snapshot, and what it has now stands: {reason}"
+                self._skipped.append(Missing(unit=unit, reason=note))
+        self._due |= (full | filled) - unknown.keys()
+        if replace or not filled:
+            return
+        lost: set[UnitId] = set()
+        mine = [saved for saved in copies if saved.unit in filled or not routing.is_same(kind)]
+        async with self._pieces(kind, index, mine, routing) as pieces:
+            async for piece in pieces:
+                if piece.unit in filled and not await self._standing.has_all(piece.unit, piece.keys):
+                    lost.add(piece.unit)
+        if lost:
+            named = ", ".join(sorted(lost)[:NAMED_MAX]) + (", ..." if len(lost) > NAMED_MAX else "")
             raise WouldReplace(
-                f"restoring '{name}' replaces {len(lost)} workflow partitions that have runs, such as {lost[0]}: what"
-                " happened in them since is lost",
-                hint="choose other units with --unit, or accept that with --replace",
+                f"restoring '{index.name}' replaces {len(lost)} workflow partitions that have runs, such as {named}:"
+                " what happened in them since is lost",
+                hint="choose other units with --unit or --kind, or accept that with --replace",
             )
-        return set(lost)
+        self._left |= filled
+        self._due -= filled
+
+    @asynccontextmanager
+    async def _pieces(
+        self, kind: str, index: SavedSnapshot, copies: Sequence[SavedUnit], routing: Routing
+    ) -> AsyncIterator[AsyncIterator[Piece]]:
+        """Read saved copies of a kind, in pieces for the units of now."""
+        contents = await self._shelf.open(index)
+        async with (
+            closing(self._states(contents, copies)) as states,
+            closing(self._providers[kind].regroup(states, routing)) as pieces,
+        ):
+            yield pieces
 
     async def _restore_kind(
         self, kind: str, index: SavedSnapshot, copies: Sequence[SavedUnit], routing: Routing
@@ -196,15 +272,11 @@ class Restorer:
         provider = self._providers[kind]
         room = trio.Semaphore(PIECES_MAX)
         damage: CorruptData | None = None
-        contents = await self._shelf.open(index)
         async with trio.open_nursery() as nursery:
             try:
-                async with (
-                    closing(self._states(contents, copies)) as states,
-                    closing(provider.regroup(states, routing)) as pieces,
-                ):
+                async with self._pieces(kind, index, copies, routing) as pieces:
                     async for piece in pieces:
-                        if kind in self._replacing and not piece.items and piece.unit not in self._filled:
+                        if kind in self._replacing and piece.unit not in self._due:
                             # Nothing replaces nothing: most of the hundreds of partitions are empty.
                             continue
                         await room.acquire()
@@ -254,8 +326,8 @@ class Restorer:
                 await self._give(member, piece)
                 done.add(member)
             except FrysError as error:
-                problem = f"{member[:12]}: {error.message}"
-                if isinstance(error, NodeUnreachable):
+                problem = f"{self._name_of(member)}: {error.message}"
+                if isinstance(error, NodeUnreachable | DeadlineExceeded):
                     # It is not asked again for each of thousands of pieces; what it missed it gets by anti-entropy.
                     self._unreachable[member] = problem
         for members in (sets.current, sets.next):
@@ -268,7 +340,9 @@ class Restorer:
         starts = range(0, max(1, len(piece.data)), TAKE_BYTES)
         for index, start in enumerate(starts):
             part = piece.data[start : start + TAKE_BYTES]
-            await self._send(member, TakeRequest(piece.unit, transfer, index, index == len(starts) - 1, part))
+            is_last = index == len(starts) - 1
+            only_empty = self._only_empty and kind_of(piece.unit) in self._replacing
+            await self._send(member, TakeRequest(piece.unit, transfer, index, is_last, part, only_empty=only_empty))
 
     async def _send(self, member: NodeId, request: TakeRequest) -> None:
         if member == self._rpc.self_id:
@@ -277,4 +351,8 @@ class Restorer:
         with trio.move_on_after(TAKE_S):
             await self._rpc.call(member, TAKE, request)
             return
-        raise NotReady(f"no answer within {TAKE_S:.0f} s")
+        raise DeadlineExceeded(f"no answer within {TAKE_S:.0f} s")
+
+
+def _of_kind(wanted: Mapping[UnitId, Sequence[SavedUnit]], kind: str) -> list[SavedUnit]:
+    return [saved for unit, copies in wanted.items() if kind_of(unit) == kind for saved in copies]

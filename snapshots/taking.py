@@ -9,11 +9,11 @@ from typing import Final
 
 import trio
 
-from frys_node.base.errors import NotReady, Overloaded, UsageError
+from frys_node.base.errors import FrysError, NotReady, Overloaded, UsageError
 from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.snapshots import Snapshottable
 from snapshots.capture import closing, provider_of
-from snapshots.messages import Surveyed, SurveyRequest, Taken, TakeRequest
+from snapshots.messages import Has, HasRequest, Surveyed, SurveyRequest, Taken, TakeRequest
 
 TRANSFERS_MAX: Final = 16
 """States that are on their way here at once; the one that was unused longest goes first."""
@@ -40,7 +40,7 @@ async def once(parts: Sequence[bytes]) -> AsyncIterator[bytes]:
 
 
 class Taking:
-    """Answers ``snapshots.take`` and ``snapshots.survey`` of other nodes."""
+    """Answers ``snapshots.take``, ``snapshots.survey`` and ``snapshots.has`` of other nodes."""
 
     def __init__(self, providers: Mapping[str, Snapshottable]) -> None:
         self._providers = providers
@@ -64,6 +64,7 @@ class Taking:
             NotReady: The unit is not held here. Nothing was changed.
             UsageError: A part is missing. Nothing was changed; send the state again.
             Overloaded: Too much is on its way here. Nothing was changed.
+            AlreadyExists: The unit has something by now, and nothing was to be replaced. It stands.
         """
         provider = self._provider(request.unit)
         if request.ends:
@@ -80,7 +81,7 @@ class Taking:
         transfer.size_bytes += len(request.data)
         if request.is_last:
             async with closing(once(transfer.parts)) as parts:
-                await provider.restore(request.unit, parts)
+                await provider.restore(request.unit, parts, only_empty=request.only_empty)
             return Taken()
         self._transfers[key] = transfer
         while len(self._transfers) > TRANSFERS_MAX:
@@ -89,5 +90,17 @@ class Taking:
         return Taken()
 
     async def survey(self, caller: NodeId, request: SurveyRequest) -> Surveyed:
-        """Say which units would lose something."""
-        return Surveyed([unit for unit in request.units if await self._provider(unit).has_data(unit)])
+        """Say which units would lose something; one that cannot say so does not silence the others."""
+        found: list[UnitId] = []
+        problems: list[tuple[UnitId, str]] = []
+        for unit in request.units:
+            try:
+                if await self._provider(unit).has_data(unit):
+                    found.append(unit)
+            except FrysError as error:
+                problems.append((unit, error.message))
+        return Surveyed(found, problems)
+
+    async def has(self, caller: NodeId, request: HasRequest) -> Has:
+        """Say whether a unit has all of some keys (`NotReady` if it is not held here)."""
+        return Has(await self._provider(request.unit).has_keys(request.unit, request.keys))

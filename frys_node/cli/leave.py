@@ -8,13 +8,20 @@ import time
 
 from frys_node.base.errors import DeadlineExceeded, NodeUnreachable, error_from_code
 from frys_node.cli.admin import AdminClient, add_common, show
+from frys_node.cli.confirm import add_yes, must_type
 from frys_node.cli.terminal import printable
 
 LEAVE_TIMEOUT_S = 120.0
 
+LAST = (
+    "{name} is the last node of its cluster: nobody takes over what it holds. Its collections, cached values and runs"
+    " are given up, and its directory starts no more (snapshots that were saved in it stay there)"
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    add_yes(parser)
     add_common(parser)
     parser.set_defaults(timeout=LEAVE_TIMEOUT_S)
 
@@ -23,6 +30,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Ask for the leave and follow it until the node has stopped."""
     client = AdminClient(arguments)
     deadline = time.monotonic() + arguments.timeout
+    staying = [member for member in client.call("GET", "/v1/members")["members"] if member["status"] != "left"]
+    if len(staying) == 1:
+        name = staying[0]["name"]
+        must_type(arguments, LAST.format(name=name), name)
     body = client.call("POST", "/v1/leave")
     shown = ""
     while time.monotonic() < deadline:

@@ -14,6 +14,9 @@ from frys_node.cli import ring_picture as picture
 from frys_node.cli.admin import AdminClient, add_common, bytes_text, show, table
 from frys_node.cli.terminal import escaped, is_painted, print_painted
 
+PINNED_MAX = 4
+"""Units that wait for a silent owner's disk and are named; more are counted."""
+
 GAP = 3
 """Columns between the picture and what stands beside it."""
 
@@ -142,7 +145,10 @@ def _head(body: dict[str, Any]) -> list[str]:
     if body["queued"]:
         lines.append(f"queued: {', '.join(body['queued'])}")
     if body["pinned"]:
-        lines.append(f"waiting for their silent owner's disk: {', '.join(body['pinned'])}")
+        pinned = body["pinned"]
+        more = f" and {len(pinned) - PINNED_MAX} more (--json names them)" if len(pinned) > PINNED_MAX else ""
+        units = _count(len(pinned), "unit waits for its", "units wait for their")
+        lines.append(f"{units} silent owner's disk: {', '.join(pinned[:PINNED_MAX])}{more}")
     return lines
 
 

@@ -13,12 +13,25 @@ from frys_node.base.errors import UsageError
 from frys_node.cli import arguments as given
 from frys_node.cli import moves
 from frys_node.cli.admin import AdminClient, add_common, bytes_text, show, table
+from frys_node.cli.confirm import add_yes, must_type
 
 JOB_S = 3_600.0
 """How long a save, check or restore may take, unless --timeout says otherwise."""
 
 NAMED_MAX = 5
-"""Units of which each is named; more are counted."""
+"""Units that are named for each reason; more are counted."""
+
+REASONS_MAX = 8
+"""Reasons that are told; --json has them all."""
+
+GIVES_UP = (
+    "restoring '{name}' with --replace gives up runs: in the workflow partitions that it brings back, runs that were"
+    " started since it was saved are lost, and those that went on go back"
+)
+
+DELETES_ALL = "this deletes every snapshot in {place}: {names}"
+
+KINDS = ("cache", "vector", "workflow")
 
 WHERE = (
     "where snapshots are: a directory or s3://bucket/prefix (default: plugins.snapshots.store, or the data directory)"
@@ -53,16 +66,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for sub in (create, verify, restore, delete):
         sub.add_argument("name", type=given.name)
     for sub in (create, restore):
-        sub.add_argument("--unit", action="append", help="only this unit, such as workflow/17; repeatable")
+        chosen = sub.add_mutually_exclusive_group()
+        chosen.add_argument("--unit", action="append", help="only this unit, such as workflow/17; repeatable")
+        chosen.add_argument(
+            "--kind", action="append", choices=KINDS, help="only units of this kind; repeatable", metavar="KIND"
+        )
     create.add_argument(
         "--cluster", action="store_true", help="every node saves its share, into a place that all reach"
     )
     create.add_argument("--partial", action="store_true", help="with --cluster: leave out what silent nodes hold")
-    restore.add_argument("--replace", action="store_true", help="also replace workflow partitions that have runs")
+    text = "also replace workflow partitions that have runs, which are lost; asks to type the snapshot's name"
+    restore.add_argument("--replace", action="store_true", help=text)
+    add_yes(restore)
     prune.add_argument("--keep", type=int, metavar="N", help="keep the newest N")
     prune.add_argument(
         "--older-than", type=given.duration, metavar="T", help="delete what is older: 12h, 30d, or seconds"
     )
+    prune.add_argument("--dry-run", action="store_true", help="only say which snapshots would go")
+    add_yes(prune)
     for sub in (create, verify, restore, delete, prune, listing):
         sub.add_argument("--store", "--directory", metavar="PLACE", default="", help=WHERE)
         add_common(sub)
@@ -83,18 +104,20 @@ def run(arguments: argparse.Namespace) -> int:
         body = client.call("DELETE", f"/v1/snapshots/{quote(arguments.name, safe='')}?{urlencode({'store': store})}")
         return show(arguments, body, _pruned_text(body))
     if arguments.action == "prune":
-        rules = {"store": store, "keep": arguments.keep, "older_than_s": arguments.older_than}
-        body = client.call("POST", "/v1/snapshots/prune", rules)
-        return show(arguments, body, _pruned_text(body))
+        return _prune(arguments, client, store)
     wanted: dict[str, Any] = {"name": arguments.name, "store": store}
     if getattr(arguments, "unit", None):
         wanted["units"] = arguments.unit
+    if getattr(arguments, "kind", None):
+        wanted["kinds"] = arguments.kind
     if arguments.action == "create":
         body = client.call(
             "POST", "/v1/snapshots", wanted | {"cluster": arguments.cluster, "partial": arguments.partial}
         )
         return show(arguments, body, _created_text(body))
     if arguments.action == "restore":
+        if arguments.replace:
+            must_type(arguments, GIVES_UP.format(name=arguments.name), arguments.name)
         body = client.call("POST", "/v1/snapshots/restore", wanted | {"replace": arguments.replace})
         show(arguments, body, _restored_text(body))
         return 1 if body["failed"] else 0
@@ -103,6 +126,20 @@ def run(arguments: argparse.Namespace) -> int:
     good = f"{arguments.name} is whole: {body['units']} units, {body['chunks']} chunks, {size}"
     show(arguments, body, "\n".join(body["problems"]) or good)
     return 1 if body["problems"] else 0
+
+
+def _prune(arguments: argparse.Namespace, client: AdminClient, store: str) -> int:
+    """Delete by the rules; if they would leave nothing, a person has to say so."""
+    rules = {"store": store, "keep": arguments.keep, "older_than_s": arguments.older_than}
+    if arguments.dry_run or not arguments.yes:
+        plan = client.call("POST", "/v1/snapshots/prune", rules | {"dry_run": True})
+        if arguments.dry_run:
+            return show(arguments, plan, _planned_text(plan))
+        if plan["deleted"] and not plan["kept"]:
+            place = store or "the node's own place"
+            must_type(arguments, DELETES_ALL.format(place=place, names=", ".join(plan["deleted"])), "all")
+    body = client.call("POST", "/v1/snapshots/prune", rules)
+    return show(arguments, body, _pruned_text(body))
 
 
 def _place(text: str) -> str:
@@ -126,10 +163,18 @@ def _created_text(body: Mapping[str, Any]) -> str:
 
 
 def _missing_text(title: str, missing: Sequence[Mapping[str, str]]) -> list[str]:
-    lines = [f"{title}: {one['unit']}: {one['reason']}" for one in missing[:NAMED_MAX]]
-    if len(missing) > NAMED_MAX:
-        lines.append(f"{title}: {len(missing) - NAMED_MAX} more units (--json names them)")
-    return lines
+    """Name units with the reason that they share."""
+    by_reason: dict[str, list[str]] = {}
+    for one in missing:
+        by_reason.setdefault(one["reason"], []).append(one["unit"])
+    lines = [f"{title}: {_some(units)}: {reason}" for reason, units in list(by_reason.items())[:REASONS_MAX]]
+    rest = sum(len(units) for units in list(by_reason.values())[REASONS_MAX:])
+    return [*lines, f"{title}: {rest} more units (--json names them)"] if rest else lines
+
+
+def _some(units: Sequence[str]) -> str:
+    more = f" and {len(units) - NAMED_MAX} more" if len(units) > NAMED_MAX else ""
+    return ", ".join(units[:NAMED_MAX]) + more
 
 
 def _restored_text(body: Mapping[str, Any]) -> str:
@@ -137,8 +182,22 @@ def _restored_text(body: Mapping[str, Any]) -> str:
     lines = [f"restored {body['name']}: {body['items']} items into {body['units']} units, {size} read"]
     if body["collections"]:
         lines.append(f"made collections: {', '.join(body['collections'])}")
+    if body["standing"]:
+        count = len(body["standing"])
+        lines.append(f"{count} workflow partitions have all of their saved runs already: they stand as they are")
     lines += _missing_text("skipped", body["skipped"])
-    return "\n".join(lines + _missing_text("failed", body["failed"]))
+    if body["failed"]:
+        lines += _missing_text("failed", body["failed"])
+        count = len({one["unit"] for one in body["failed"]})
+        lines.append(
+            f"{count} units are not restored: bring their nodes back, or give up what only those hold (node remove"
+            " --accept-loss), and restore again; what is there by then stands"
+        )
+    return "\n".join(lines)
+
+
+def _planned_text(body: Mapping[str, Any]) -> str:
+    return f"would delete {', '.join(body['deleted']) or 'no snapshot'}; {body['kept']} kept. Nothing was changed."
 
 
 def _pruned_text(body: Mapping[str, Any]) -> str:

@@ -205,8 +205,8 @@ class ReplicatedSource:
             return CapturedEntries(held.store.freeze(), is_sorted=True)
         return CapturedEntries(list(held.store.entries()))
 
-    async def restore(self, unit: UnitId, parts: AsyncIterator[bytes]) -> None:
-        """Merge the pages, each durable before the next is read.
+    async def restore(self, unit: UnitId, parts: AsyncIterator[bytes], *, only_empty: bool = False) -> None:
+        """Merge the pages, each durable before the next is read; `only_empty` is for kinds that replace.
 
         Raises:
             CorruptData: The bytes are not a dump of entries. What was merged before stays, which is harmless.
@@ -240,6 +240,11 @@ class ReplicatedSource:
     async def has_data(self, unit: UnitId) -> bool:
         """Return False: a merge loses nothing."""
         return False
+
+    async def has_keys(self, unit: UnitId, keys: Sequence[bytes]) -> bool:
+        """Return True if every key is here, deleted ones included."""
+        held = self._table.units.get(unit)
+        return held is not None and None not in held.store.get(keys)
 
     async def revive(self, piece: Piece) -> int | None:
         """Write entries of a kind in memory again, unless something newer is known; None for durable kinds.

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import trio
 
-from frys_node.base.errors import NotFound
+from frys_node.base.errors import AlreadyExists, NotFound
 from frys_node.base.types import Address, Epoch, NodeId, Term, UnitId
 from frys_node.kernel.services.members import Condition, MemberView, Status
 from frys_node.kernel.services.snapshots import Captured, Piece, Rerouting, SavedState
@@ -75,16 +75,25 @@ class ByteUnits:
         await trio.lowlevel.checkpoint()
         return _Dump(self.held[unit], self._part_bytes)
 
-    async def restore(self, unit: UnitId, parts: AsyncIterator[bytes]) -> None:
+    async def has_keys(self, unit: UnitId, keys: Sequence[bytes]) -> bool:
+        """Return True if each key, which is the bytes of a state, is what the unit begins with: it went on since."""
+        await trio.lowlevel.checkpoint()
+        return all(self.held[unit].startswith(key) for key in keys)
+
+    async def restore(self, unit: UnitId, parts: AsyncIterator[bytes], *, only_empty: bool = False) -> None:
         """Replace the bytes, all at once."""
-        self.held[unit] = b"".join([part async for part in parts])
+        data = b"".join([part async for part in parts])
+        if only_empty and self.held.get(unit):
+            raise AlreadyExists(f"{unit} has something by now")
+        self.held[unit] = data
 
     async def regroup(self, states: AsyncIterator[SavedState], routing: Rerouting) -> AsyncIterator[Piece]:
         """Yield each unit as it was."""
         async for state in states:
             unit = routing.unit_of(state.unit, b"")
             if unit is not None:
-                yield Piece(unit, b"".join([part async for part in state.parts]), 1)
+                data = b"".join([part async for part in state.parts])
+                yield Piece(unit, data, 1 if data else 0, [data] if data else [])
 
     async def restored(self, unit: UnitId) -> None:
         """Note it."""

@@ -73,3 +73,15 @@ def test_each_letter_stands_on_its_members_colour() -> None:
     assert ring_picture.paint("A", 0) in text
     assert ring_picture.paint("M", 12) in text
     assert ring_picture.paint("A", 0)[:-5] == ring_picture.paint("M", 12)[:-5]
+
+
+def test_units_that_wait_for_a_disk_are_counted_and_a_few_are_named() -> None:
+    """A dead node holds dozens of partitions: they are one short line, and one of them is one unit."""
+    units = [f"workflow/{number}" for number in range(75)]
+    many, one = (
+        ring.ring_text(body() | {"pinned": pinned}, width=80, height=30, with_colours=False)
+        for pinned in (units, units[:1])
+    )
+    named = "workflow/0, workflow/1, workflow/2, workflow/3 and 71 more (--json names them)"
+    assert f"75 units wait for their silent owner's disk: {named}" in many.split("\n")
+    assert "1 unit waits for its silent owner's disk: workflow/0" in one.split("\n")

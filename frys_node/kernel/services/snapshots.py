@@ -32,6 +32,8 @@ class Piece(NamedTuple):
     unit: UnitId
     data: bytes
     items: int
+    keys: Sequence[bytes] = ()
+    """Which ones; told by kinds whose `restore` replaces."""
 
 
 class Rerouting(Protocol):
@@ -65,8 +67,11 @@ class Snapshottable(Protocol):
         """Fix the state now and return it."""
         ...
 
-    async def restore(self, unit: UnitId, parts: AsyncIterator[bytes]) -> None:
-        """Merge (replicated kinds: newer versions win) or install (workflow partitions) verified bytes, durably."""
+    async def restore(self, unit: UnitId, parts: AsyncIterator[bytes], *, only_empty: bool = False) -> None:
+        """Merge (replicated kinds: newer versions win) or install (workflow partitions) verified bytes, durably.
+
+        With `only_empty` a kind that replaces refuses (`AlreadyExists`) a unit that has something by now.
+        """
         ...
 
     def regroup(self, states: AsyncIterator[SavedState], routing: Rerouting) -> AsyncIterator[Piece]:
@@ -78,6 +83,10 @@ class Snapshottable(Protocol):
 
     async def has_data(self, unit: UnitId) -> bool:
         """True if replacing the unit would lose something."""
+        ...
+
+    async def has_keys(self, unit: UnitId, keys: Sequence[bytes]) -> bool:
+        """True if the unit has every one of these: then a saved state brings it nothing that it lacks."""
         ...
 
     async def restored(self, unit: UnitId) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 
-from frys_node.base.errors import NotReady, StorageError
+from frys_node.base.errors import AlreadyExists, NotReady, StorageError
 from frys_node.base.types import NodeId, UnitId
 from frys_node.base.units import workflow_unit
 from frys_node.kernel.services.rpc import Rpc
@@ -95,6 +95,14 @@ class PartitionMover:
         query = RunQuery(partitions=(partition_number(unit),), limit=1)
         return bool(await self._engine.store.query(query))
 
+    async def has_keys(self, unit: UnitId, keys: Sequence[bytes]) -> bool:
+        """Return True if the partition has every one of these runs, whatever became of them."""
+        partitions = (partition_number(unit),)
+        for key in keys:
+            if not await self._engine.store.query(RunQuery(run=key.decode(), partitions=partitions, limit=1)):
+                return False
+        return True
+
     async def restored(self, unit: UnitId) -> None:
         """A partition is installed whole: nothing is left to be done."""
 
@@ -117,7 +125,8 @@ class PartitionMover:
             pieces = [bytes(part) async for part in state.parts]
             content = decode_partition(partition_number(state.unit), pieces)
             if is_same:
-                yield Piece(state.unit, b"".join(pieces), len(content.runs))
+                keys = [row.id.encode() for row, _ in content.runs]
+                yield Piece(state.unit, b"".join(pieces), len(keys), keys)
                 continue
             size_bytes += sum(len(piece) for piece in pieces)
             if size_bytes > IMPORT_BYTES_MAX:
@@ -131,17 +140,19 @@ class PartitionMover:
                     gathered.setdefault(unit, []).append((row, chunks))
         for unit, runs in sorted(gathered.items()):
             runs.sort(key=lambda run: run[0].id)
-            yield Piece(unit, b"".join(encode_partition(partition_number(unit), runs)), len(runs))
+            data = b"".join(encode_partition(partition_number(unit), runs))
+            yield Piece(unit, data, len(runs), [row.id.encode() for row, _ in runs])
 
     async def capture(self, unit: UnitId) -> Captured:
         """Fix the partition's committed state as of now."""
         return _Export(await self._engine.store.export(partition_number(unit)))
 
-    async def restore(self, unit: UnitId, parts: AsyncIterator[bytes]) -> None:
+    async def restore(self, unit: UnitId, parts: AsyncIterator[bytes], *, only_empty: bool = False) -> None:
         """Replace the partition by the bytes, atomically; one that is served here stands still meanwhile.
 
         Raises:
             StorageError: The copy is too large or damaged. Nothing was changed.
+            AlreadyExists: It has runs, and `only_empty` wants none of them lost. Nothing was changed.
         """
         number = partition_number(unit)
         pieces: list[bytes] = []
@@ -156,6 +167,9 @@ class PartitionMover:
             # An operator brings a saved state back: its runs are replaced, so nothing may be written meanwhile.
             await self._engine.seal(number)
         try:
+            # Asked while it stands still: a run that is started later finds the partition sealed, and is not lost.
+            if only_empty and await self.has_data(unit):
+                raise AlreadyExists(f"{unit} got runs meanwhile", hint="restore again; --replace gives those runs up")
             await self._engine.install(number, pieces)
         finally:
             if is_served:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from balancer.errors import LossNeeded, PromotionFailed
+from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.http import HttpRequest, HttpResponse
+from frys_node.kernel.services.members import MEMBERS, Condition, MemberView, Status
 from frys_node.testing.services import FakeHttp
 from tests.integration.cli.cli_rig import command_line
 
@@ -137,3 +139,45 @@ async def test_a_factor_is_followed_until_it_is_in_force(tmp_path: Path) -> None
         assert answers.asked[0][2] == {"collection": "c", "replication_factor": 1}
         done = await cli.run("ring", "set", "--replication-factor", "1")
         assert (done.code, done.out) == (0, "the cluster has replication factor 1\n")
+
+
+class _Table:
+    """A member table that a test writes."""
+
+    def __init__(self, **statuses: Status) -> None:
+        self.statuses = statuses
+
+    def all(self) -> list[MemberView]:
+        """Everybody."""
+        address = Address("127.0.0.1", 7946)
+        return [
+            MemberView(
+                name=name,
+                id=NodeId(name * 32),
+                address=address,
+                status=status,
+                condition=Condition.OK,
+                incarnation=1,
+                boot=1,
+                tags={},
+            )
+            for name, status in self.statuses.items()
+        ]
+
+
+async def test_the_last_node_of_a_cluster_leaves_only_when_that_is_typed(tmp_path: Path) -> None:
+    """Nobody takes over what it holds; with another member, even a dead one, the node itself decides."""
+    answers, table = Answers(), _Table(a=Status.LEFT, b=Status.ALIVE)
+    answers.give("POST", "/v1/leave", {"name": "b"})
+    answers.give("GET", "/v1/leave", {"state": "", "error": "it waits", "code": "routing.error", "hint": ""})
+    async with command_line(tmp_path, answers.routes, "/v1/leave") as cli:
+        cli.kernel.services.provide(MEMBERS, table)  # type: ignore[arg-type]
+        refused = await cli.run("leave")
+        assert (refused.code, "b is the last node of its cluster" in refused.err) == (2, True), refused
+        assert answers.asked == []
+        confirmed = await cli.run("leave", "--yes")
+        assert (confirmed.code, "b cannot leave: it waits" in confirmed.err) == (1, True), confirmed
+        assert ("POST", "/v1/leave", None) in answers.asked
+        table.statuses["c"] = Status.DEAD
+        several = await cli.run("leave")
+        assert (several.code, "b cannot leave: it waits" in several.err) == (1, True), several

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 import trio
 import trio.testing
 
@@ -17,7 +18,7 @@ from frys_node.testing.disk import FakeDisk, PowerLost, Tear
 from frys_node.testing.entropy import FakeEntropy
 from frys_node.testing.executor import InlineExecutor
 from snapshots.desk import Desk
-from snapshots.messages import SHARE, SURVEY, TAKE
+from snapshots.messages import HAS, SHARE, SURVEY, TAKE
 from snapshots.places import Places
 
 PLACE = "/shared"
@@ -29,7 +30,7 @@ def _desk(cluster: DataCluster, name: str, shared: FakeDisk) -> Desk:
     node = cluster[name]
     assert node.snapshots is not None
     executor, rpc = InlineExecutor(), cluster.network.node(name)
-    for method in (SHARE, TAKE, SURVEY):
+    for method in (SHARE, TAKE, SURVEY, HAS):
         rpc.unserve(method)
     return Desk(
         node.snapshots,
@@ -85,24 +86,48 @@ async def _read(cluster: DataCluster, name: str, count: int) -> tuple[dict[int, 
     return cached, points
 
 
-async def test_a_cluster_restores_into_one_of_another_size(autojump_clock: trio.testing.MockClock) -> None:
-    """Three nodes with four units into two with seven: every key is where it belongs there."""
+@pytest.mark.parametrize(
+    ("before", "after", "partitions"),
+    [
+        (["n1", "n2", "n3"], ["m1", "m2"], 7),
+        (["n1", "n2"], ["m1", "m2", "m3", "m4", "m5"], 4),
+        (["n1"], ["m1", "m2", "m3"], 9),
+        (["n1", "n2", "n3", "n4"], ["m1", "m2"], 3),
+    ],
+    ids=["smaller", "larger", "larger_finer", "smaller_coarser"],
+)
+async def test_a_cluster_restores_into_one_of_another_size(
+    before: list[str], after: list[str], partitions: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Fewer nodes or more, fewer units or more: every key is where it belongs there, at as many members."""
     shared = FakeDisk()
-    async with open_data_cluster(["n1", "n2", "n3"], durable_kinds=("vector",), with_snapshots=True) as cluster:
+    async with open_data_cluster(before, durable_kinds=("vector",), with_snapshots=True) as cluster:
         await cluster.settle()
         await _fill(cluster, "n1", 30)
-        desks = {name: _desk(cluster, name, shared) for name in sorted(NAMES)}
-        saved = await desks["n2"].create("all", place=PLACE, is_cluster=True)
-        assert (saved.scope, len(saved.nodes), saved.partitions) == ("cluster", 3, 4)
-    async with open_data_cluster(["m1", "m2"], durable_kinds=("vector",), partitions=7, with_snapshots=True) as cluster:
+        desks = {name: _desk(cluster, name, shared) for name in before}
+        saved = await desks[before[-1]].create("all", place=PLACE, is_cluster=True)
+        assert (saved.scope, len(saved.nodes), saved.partitions) == ("cluster", len(before), 4)
+    async with open_data_cluster(
+        after, durable_kinds=("vector",), partitions=partitions, with_snapshots=True
+    ) as cluster:
         await cluster.settle()
-        desks = {name: _desk(cluster, name, shared) for name in ("m1", "m2")}
+        desks = {name: _desk(cluster, name, shared) for name in after}
         report = await desks["m2"].restore("all", place=PLACE)
         assert (report.failed, report.skipped, report.collections) == ((), (), ("c",))
         cached, points = await _read(cluster, "m1", 30)
         assert cached == {number: b"value %d" % number for number in range(30)}
         assert points == {number: b"point %d" % number for number in range(30)}
-        assert next(iter(cluster["m1"].balancer.collections())).id != "one"
+        (made,) = cluster["m1"].balancer.collections()
+        assert made.id != "one"
+        for number in range(30):
+            shard = vector_unit(made.id, shard_of(_point(number), 3))
+            members = cluster["m1"].balancer.sets(shard).current
+            assert len(members) == min(len(after), 3)
+            for member in members:
+                held = cluster[member].replication.replica.table.units[shard].store
+                (entry,) = held.get([_point(number)])
+                assert entry is not None
+                assert entry.value == b"point %d" % number
         again = await desks["m1"].restore("all", place=PLACE)
         assert (again.failed, again.collections) == ((), ())
         assert await _read(cluster, "m2", 30) == (cached, points)

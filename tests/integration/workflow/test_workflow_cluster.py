@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from frys_node.base.errors import ConfigError, NotReady
+from frys_node.base.errors import AlreadyExists, ConfigError, NotReady
 from frys_node.base.types import NodeId, UnitId
 from frys_node.base.units import partition_of, workflow_unit
 from frys_node.kernel.services.snapshots import SavedState
 from frys_node.plugins.workflow.loading import load_workflows
 from frys_node.storage.exchange import decode_partition
 from snapshots.routing import Routing
+from snapshots.taking import once
 from tests.integration.workflow.workflow_rig import Rig, open_rig
 
 
@@ -381,7 +382,7 @@ async def test_a_saved_partition_is_restored_while_the_node_runs(tmp_path):
 
 
 async def test_saved_runs_go_to_the_partitions_of_another_cluster(tmp_path):
-    """Every run is in the partition that its id has among three, with its whole journal; empty ones say nothing."""
+    """Every run is in the partition that its id has there, with its whole journal; empty partitions say nothing."""
     async with open_rig(tmp_path) as rig:
         node, partitions = rig.nodes["n1"], rig.record.partitions
         source = node.snapshots.sources["workflow"]
@@ -397,7 +398,7 @@ async def test_saved_runs_go_to_the_partitions_of_another_cluster(tmp_path):
                         yield SavedState(unit, parts)
 
             found = {}
-            for size in (3, partitions):
+            for size in (3, 2 * partitions + 1, partitions):
                 routing = Routing(saved_partitions=partitions, partitions=size, collections={}, saved_shards={})
                 async with (
                     contextlib.aclosing(states()) as saved,
@@ -414,3 +415,34 @@ async def test_saved_runs_go_to_the_partitions_of_another_cluster(tmp_path):
                         seen.append(row.id)
                 assert sorted(seen) == sorted(runs)
             assert [await source.has_data(unit) for unit in found] == [bool(piece.items) for piece in found.values()]
+
+
+async def test_a_saved_partition_is_not_installed_over_runs_that_it_lacks(tmp_path):
+    """A partition knows its runs by id; one that got a run is refused unless it may be replaced, and goes on."""
+    async with open_rig(tmp_path) as rig:
+        node, partitions = rig.nodes["n1"], rig.record.partitions
+        source = node.snapshots.sources["workflow"]
+        number = next(number for number, owner in rig.record.owners.items() if owner == "n1")
+        ids = [run for run in (f"run-{count}" for count in range(900)) if partition_of(run, partitions) == number]
+        unit, (first, second) = workflow_unit(number), ids[:2]
+        with trio.fail_after(20):
+
+            async def dump():
+                async with contextlib.aclosing((await source.capture(unit)).parts()) as parts:
+                    return [bytes(part) async for part in parts]
+
+            empty = await dump()
+            assert not await source.has_keys(unit, [first.encode()])
+            await node.call("POST", "/v1/runs", body("doubling", 4, id=first, wait=True))
+            assert await source.has_keys(unit, [first.encode()])
+            assert not await source.has_keys(unit, [first.encode(), second.encode()])
+            saved = await dump()
+            with pytest.raises(AlreadyExists, match="got runs meanwhile"):
+                await source.restore(unit, once(empty), only_empty=True)
+            assert await dump() == saved
+            await node.call("POST", "/v1/runs", body("doubling", 5, id=second, wait=True))
+            await source.restore(unit, once(empty))
+            assert not await source.has_data(unit)
+            await source.restore(unit, once(saved), only_empty=True)
+            assert await dump() == saved
+            assert (await node.call("GET", f"/v1/runs/{first}"))["output"] == 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import aclosing
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from frys_node.plugins.vector.index import VectorIndex, build, not_finite, prepa
 from frys_node.plugins.vector.messages import Hit, Query
 from frys_node.plugins.vector.query import merge_by_id, merge_top_k
 from frys_node.plugins.vector.shard import ShardStore
+from frys_node.replication.snapshot import CapturedEntries
 
 NODE = NodeId("a" * 32)
 UNIT = UnitId("vector/c/0")
@@ -187,6 +189,26 @@ def test_what_is_frozen_stays_as_it_was() -> None:
     store.clear()
     assert list(frozen[2]) == before
     assert list(store.freeze()) == []
+
+
+async def test_shards_with_equal_points_have_equal_dumps() -> None:
+    """S2: the order in which points came, what they were before and rewrites do not show in a saved shard."""
+    points = [entry(n, 5, float(n), 1.0, payload=b'{"n":%d}' % n) for n in range(200)]
+    points += [entry(n, 5) for n in range(200, 230)]
+    direct, late = new_store(), new_store()
+    direct.put(points)
+    late.put([entry(n, 1, 7.0, 7.0, payload=b"{}") for n in range(230)])
+    for one in reversed(points):
+        late.put([one])
+    due = late.next_job(64, 0.2)
+    assert due is not None
+    assert late.install(*due, build(due[1]))
+    dumps = []
+    for store in (direct, late):
+        async with aclosing(CapturedEntries(store.freeze(), is_sorted=True).parts()) as parts:
+            dumps.append([part async for part in parts])
+    assert dumps[0] == dumps[1]
+    assert len(b"".join(dumps[0])) > 10_000
 
 
 def test_a_rewrite_drops_dead_rows_and_keeps_what_came_meanwhile() -> None:

@@ -114,6 +114,10 @@ class BalancerComponent:
         self.seat = Seat(rpc, self, self.verbs, settings.member(self.node))
         self._junk = metrics.counter("frys_balancer_records_dropped_total", "Records refused unread", ("why",))
         self._intake = Intake(settings.cluster, proofs, self._junk.inc)
+        self._measure(metrics)
+
+    def _measure(self, metrics: Metrics) -> None:
+        """Show how steps fare."""
         steps = self.machine.steps
         metrics.gauge(
             "frys_balancer_step_aborts",
@@ -124,6 +128,11 @@ class BalancerComponent:
             "frys_balancer_changes_waiting",
             "Joins, leaves and removals that wait at the issuer",
             source=lambda: float(len(steps.waiting)),
+        )
+        metrics.gauge(
+            "frys_balancer_members_bypassed",
+            "Members that were dead when the ring changed and have not got their places back",
+            source=lambda: float(len(self.machine.record.bypassed) if self.machine.record else 0),
         )
         metrics.gauge(
             "frys_balancer_ring_epoch",
@@ -375,7 +384,8 @@ class BalancerComponent:
         return True
 
     def wake(self) -> None:
-        """At the issuer: a change was queued, look whether it can begin."""
+        """At the issuer: a change was queued, look whether it can begin, and around whom."""
+        self.perform(self.machine.verdict(buried(self._members, self.node), self._clock.now_s()))
         self.perform(self.machine.wake(self._clock.now_s()))
 
     async def ask_issuer(self, method: Method[Req, Rep], request: Req) -> Rep:

@@ -32,6 +32,7 @@ def ring_view(machine: TopologyMachine, shares: Mapping[NodeId, float], step: St
         replication_factor=record.replication_factor,
         collections=[collection.name for collection in record.collections],
         pinned=[f"workflow/{partition}" for partition, _node in record.pinned],
+        bypassed={str(bypass.node): len(bypass.units()) for bypass in record.bypassed},
         units_here=len(placement.held_by(machine.node)),
         moving=len(rebalance.moves(placement)),
         waiting_here=machine.waiting,

@@ -8,7 +8,7 @@ does not shrink the ring below the replication factor as long as there is anythi
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -26,6 +26,7 @@ STEP_NODES_MAX = 16
 """Nodes that one step takes in, lets go, replaces or weighs anew."""
 
 JOIN, LEAVE, REMOVE = "join", "leave", "remove"
+KINDS = (JOIN, LEAVE, REMOVE)
 
 CLUSTER = ""
 """Whose factor a change is of: the cluster's, or a collection's id."""
@@ -104,10 +105,16 @@ class Changes:
 
     # ------------------------------------------------------------------ what one step carries
 
-    def plan(self, placement: Placement, dead: Container[NodeId]) -> dict[str, Any] | None:
-        """Return what the ``joining`` record of the next step changes, None if there is nothing to do."""
+    def plan(
+        self, placement: Placement, dead: Container[NodeId], kinds: Container[str] = KINDS
+    ) -> dict[str, Any] | None:
+        """Return what the ``joining`` record of the next step changes, None if there is nothing to do.
+
+        `kinds` are those of the changes that it may carry.
+        """
         self._prune(placement, dead)
-        return self._plan_nodes(placement) or self._plan_factors(placement.record)
+        nodes = [(node, change) for node, change in self._nodes.items() if change.kind in kinds]
+        return self._plan_nodes(placement, nodes) or self._plan_factors(placement.record)
 
     def _prune(self, placement: Placement, dead: Container[NodeId]) -> None:
         """Drop what is done, or cannot be done: a dead node neither joins nor leaves, it asks again when it is back."""
@@ -124,20 +131,20 @@ class Changes:
             if not is_open:
                 del self._nodes[node]
 
-    def _plan_nodes(self, placement: Placement) -> dict[str, Any] | None:
+    def _plan_nodes(self, placement: Placement, wanted: Sequence[tuple[NodeId, Change]]) -> dict[str, Any] | None:
         record = placement.record
         # What was given up is not carried into any next ring.
         after = {member.node: member for member in record.ring if member.node not in record.lost}
         lost, removed = dict.fromkeys(record.lost), dict.fromkeys(record.removed)
         room = STEP_NODES_MAX
-        for node, change in self._nodes.items():
+        for node, change in wanted:
             if change.member is not None and room and node not in record.lost:
                 after[node] = change.member
                 removed.pop(node, None)
                 room -= 1
         has_begun = room < STEP_NODES_MAX or bool(record.lost)
         needed = copies_of(record)
-        for node, change in self._nodes.items():
+        for node, change in wanted:
             if change.member is not None or node not in after or not room:
                 continue
             rest = sum(1 for member in after.values() if member.weight and member.node != node)
@@ -157,7 +164,7 @@ class Changes:
                 removed[node] = None
         if not has_begun:
             # What is left would leave nobody on the ring.
-            self._nodes.clear()
+            self.forget([node for node, _change in wanted])
             return None
         return {
             "next_ring": tuple(sorted(after.values(), key=lambda member: member.node)),

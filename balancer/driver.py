@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import trio
 
@@ -12,6 +13,7 @@ from balancer import router
 from balancer.catalogue_driver import Catalogue
 from balancer.intake import Intake
 from balancer.issuer_driver import IssuerVerbs, buried
+from balancer.measures import measure
 from balancer.methods import STEP, Nothing, RingView, StepView
 from balancer.movers_driver import MoverRunner
 from balancer.placement import Placement
@@ -24,6 +26,7 @@ from balancer.settings import BalancerSettings
 from balancer.topology import TopologyMachine
 from balancer.topology_effects import (
     Adopted,
+    DiskWork,
     Equivocation,
     PersistPromise,
     PersistRecord,
@@ -34,7 +37,7 @@ from balancer.topology_effects import (
     TopologyEffect,
 )
 from balancer.topology_messages import TOPOLOGY_MESSAGES, Promise, RecordPush, SignedRecord
-from balancer.view import ring_view
+from balancer.view import ring_view, status_view
 from frys_node.base.errors import (
     FrysError,
     IssuerUnreachable,
@@ -103,7 +106,7 @@ class BalancerComponent:
         self._listeners: list[tuple[Callable[[Placement], None], Callable[[Epoch], None]]] = []
         self._effects: deque[TopologyEffect] = deque()
         self._is_performing = False
-        self._disk_work: deque[PersistRecord | PersistPromise | Propose | TakeOver | Settled] = deque()
+        self._disk_work: deque[DiskWork] = deque()
         self.refusal: StorageError | None = None
         """Why the last change of the catalogue was not made, at the issuer; None if it was."""
         self._disk_wake = trio.Event()
@@ -114,22 +117,7 @@ class BalancerComponent:
         self.seat = Seat(rpc, self, self.verbs, settings.member(self.node))
         self._junk = metrics.counter("frys_balancer_records_dropped_total", "Records refused unread", ("why",))
         self._intake = Intake(settings.cluster, proofs, self._junk.inc)
-        steps = self.machine.steps
-        metrics.gauge(
-            "frys_balancer_step_aborts",
-            "Steps that this node, as the issuer, took back",
-            source=lambda: float(steps.abort_count),
-        )
-        metrics.gauge(
-            "frys_balancer_changes_waiting",
-            "Joins, leaves and removals that wait at the issuer",
-            source=lambda: float(len(steps.waiting)),
-        )
-        metrics.gauge(
-            "frys_balancer_ring_epoch",
-            "Sequence number of the record in force",
-            source=lambda: float(self.machine.epoch.seq if self.machine.epoch else 0),
-        )
+        measure(metrics, self.machine)
 
     # ------------------------------------------------------------------ the component
 
@@ -159,6 +147,7 @@ class BalancerComponent:
         """
         now_s = self._clock.now_s()
         self.machine.load_promise(await self._executor.run(self._saved.load_promise))
+        self.machine.load_frozen(await self._executor.run(self._saved.load_frozen))
         saved = await self._executor.run(self._saved.load)
         registered = await self._executor.run(self._register.load)
         if saved is None and registered is None and self._settings.is_founder:
@@ -209,13 +198,11 @@ class BalancerComponent:
             case SendTopology():
                 self._rpc.note(effect.to, NOTE, TOPOLOGY_MESSAGES.encode(effect.message))
             case PersistRecord() | PersistPromise() | Propose() | TakeOver():
-                self._disk_work.append(effect)
-                self._disk_wake.set()
+                self._to_disk(effect)
             case Adopted():
                 self._adopted()
             case Settled():
-                self._disk_work.append(effect)
-                self._disk_wake.set()
+                self._to_disk(effect)
                 self._movers.settled(effect.epoch)
                 for _adopt, settled in self._listeners:
                     settled(effect.epoch)
@@ -225,6 +212,11 @@ class BalancerComponent:
                     "balancer.two_records_with_one_key",
                     extra={"epoch": str(effect.epoch), "issuer": effect.epoch.term.node},
                 )
+                self._to_disk(effect)
+
+    def _to_disk(self, effect: DiskWork) -> None:
+        self._disk_work.append(effect)
+        self._disk_wake.set()
 
     def _notify(self) -> None:
         self._changed.set()
@@ -270,7 +262,7 @@ class BalancerComponent:
             else:
                 self._disk_work.popleft()
 
-    async def _write(self, work: PersistRecord | PersistPromise | Propose | TakeOver | Settled) -> None:
+    async def _write(self, work: DiskWork) -> None:
         match work:
             case PersistRecord():
                 await self._persist(work)
@@ -279,6 +271,8 @@ class BalancerComponent:
                 self.perform(self.machine.promise_kept(work.term))
             case Propose() | TakeOver():
                 await self._propose(work)
+            case Equivocation():
+                await self._executor.run(self._saved.freeze, work.epoch)
             case Settled():
                 await self._executor.run(self._saved.settle, work.epoch)
 
@@ -375,7 +369,8 @@ class BalancerComponent:
         return True
 
     def wake(self) -> None:
-        """At the issuer: a change was queued, look whether it can begin."""
+        """At the issuer: a change was queued, look whether it can begin, and around whom."""
+        self.perform(self.machine.verdict(buried(self._members, self.node), self._clock.now_s()))
         self.perform(self.machine.wake(self._clock.now_s()))
 
     async def ask_issuer(self, method: Method[Req, Rep], request: Req) -> Rep:
@@ -467,6 +462,10 @@ class BalancerComponent:
             IssuerNeeded: This node is the issuer and nobody can take over. Nothing was changed.
         """
         await self.seat.leave()
+
+    def status(self) -> dict[str, Any]:
+        """Return what an operator must know: two records with one key."""
+        return status_view(self.machine)
 
     async def describe(self) -> RingView:
         """Return the topology for people; asks the issuer what the step under way waits for."""

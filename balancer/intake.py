@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from balancer.placement import Placement
 from balancer.proof import RecordProofs
-from balancer.record import FORMAT, RECORD, TopologyRecord
+from balancer.record import FORMATS, RECORD, TopologyRecord
 from balancer.topology_messages import SignedRecord
 from frys_node.base.types import ClusterId
 
@@ -35,7 +35,7 @@ class Intake:
         record = RECORD.decode(signed.data)
         if record.cluster != self._cluster:
             self._dropped("cluster")
-        elif record.format != FORMAT:
+        elif record.format not in FORMATS:
             self._dropped("format")
         elif not self._proofs.is_proof_of(record.epoch.term.node, signed.data, signed.proof):
             self._dropped("signature")

@@ -82,6 +82,8 @@ class RingView(msgspec.Struct, frozen=True, kw_only=True):
     collections: list[str]
     pinned: list[str]
     """Workflow partitions that wait for their silent owner's disk."""
+    bypassed: dict[str, int]
+    """Members that were dead when the ring changed, and how many units others hold for them until they are back."""
     units_here: int
     moving: int
     """Copies that the change under way makes, over all nodes."""

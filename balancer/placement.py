@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import msgspec
 
+from balancer.bypass import Bypass, Detour
 from balancer.record import STABLE, TopologyRecord, next_collections, weighted
 from balancer.ring import ring_with
 from balancer.spread import RingMember
@@ -42,7 +43,7 @@ class Placement:
 
     def __init__(self, record: TopologyRecord) -> None:
         self.record = record
-        current = _without_lost(record, _assign_all(record, record.ring))
+        current = _without_lost(record, _assign_all(record, record.ring, record.bypassed))
         following = current if record.phase == STABLE else _assign_next(record)
         self._sets = {
             unit: UnitSets(record.epoch, record.phase, nodes, following[unit]) for unit, nodes in current.items()
@@ -82,10 +83,12 @@ def _assign_next(record: TopologyRecord) -> dict[UnitId, tuple[NodeId, ...]]:
         collections=next_collections(record),
         replication_factor=record.replication_factor if factor is None else factor,
     )
-    return _assign_all(following, record.next_ring)
+    return _assign_all(following, record.next_ring, record.next_bypassed)
 
 
-def _assign_all(record: TopologyRecord, ring: tuple[RingMember, ...]) -> dict[UnitId, tuple[NodeId, ...]]:
+def _assign_all(
+    record: TopologyRecord, ring: tuple[RingMember, ...], bypassed: tuple[Bypass, ...]
+) -> dict[UnitId, tuple[NodeId, ...]]:
     placed: dict[UnitId, tuple[NodeId, ...]] = {}
     partitions = range(record.partitions)
     groups = [
@@ -94,8 +97,10 @@ def _assign_all(record: TopologyRecord, ring: tuple[RingMember, ...]) -> dict[Un
     ]
     groups += [(shards_of(collection), collection.replication_factor) for collection in record.collections]
     walked = weighted(ring)
+    detour = Detour(walked, record.vnodes, bypassed)
     for units, count in groups:
-        placed.update(zip(units, _assigned(walked, record.vnodes, tuple(units), count), strict=True))
+        sets = _assigned(walked, record.vnodes, tuple(units), count)
+        placed.update(zip(units, detour.placed(units, sets, count), strict=True))
     present = {member.node for member in ring}
     for partition, node in record.pinned:
         if node in present:

@@ -74,7 +74,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 def settled(record: TopologyRecord) -> TopologyRecord:
     """Return the record as it will be when the change under way is done."""
-    return msgspec.structs.replace(record, phase=STABLE, ring=record.next_ring)
+    bypassed = record.bypassed if record.phase == STABLE else record.next_bypassed
+    return msgspec.structs.replace(record, phase=STABLE, ring=record.next_ring, bypassed=bypassed, next_bypassed=())
 
 
 def with_member(record: TopologyRecord, member: RingMember) -> TopologyRecord:
@@ -89,7 +90,7 @@ def with_member(record: TopologyRecord, member: RingMember) -> TopologyRecord:
     if not 1 <= member.weight <= 10_000:
         raise UsageError("a weight is from 0.01 to 100", hint="1 is normal")
     ring = tuple(sorted((*record.ring, member), key=lambda held: held.node))
-    return msgspec.structs.replace(record, ring=ring, next_ring=ring)
+    return msgspec.structs.replace(record, ring=ring, next_ring=ring, bypassed=())
 
 
 def without_member(record: TopologyRecord, node: NodeId) -> TopologyRecord:
@@ -104,7 +105,7 @@ def without_member(record: TopologyRecord, node: NodeId) -> TopologyRecord:
         raise NotFound("that node is not on the ring", hint="`frys-node ring` lists its members")
     if not ring:
         raise UsageError("the last node cannot leave its ring")
-    return msgspec.structs.replace(record, ring=ring, next_ring=ring)
+    return msgspec.structs.replace(record, ring=ring, next_ring=ring, bypassed=())
 
 
 def with_copies(record: TopologyRecord, copies: int) -> TopologyRecord:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from balancer.bypass import Bypass
 from balancer.ring import VNODES, Ring, ring_with
 from balancer.spread import RingMember
 from frys_node.base.errors import UnsupportedVersion
@@ -23,7 +24,13 @@ FORMAT = 2
 """Version of the record's meaning: which sets follow from it. Nodes that would derive different sets from one record
 must not work under it, so a node refuses every other format; golden files of all of them decode for ever (D14).
 
-1: members without racks, one bound for all replicas. 2: racks, rounds with bounds of their own (`spread`)."""
+1: members without racks, one bound for all replicas. 2: racks, rounds with bounds of their own (`spread`).
+3: members that are passed over (`bypass`). Only a record that passes somebody over is of this format, so that nodes
+of the version before work on under all others."""
+
+FORMAT_BYPASS = 3
+FORMATS = (FORMAT, FORMAT_BYPASS)
+"""What this version derives the sets of."""
 
 PARTITIONS = 256
 """Workflow partitions and cache units, fixed when the cluster is created."""
@@ -61,6 +68,10 @@ class TopologyRecord(msgspec.Struct, frozen=True, array_like=True):
     """Nodes that an operator removed, the latest last: whoever of them comes back is refused."""
     successor: NodeId | None = None
     """The issuer's last record names who writes the next one."""
+    bypassed: tuple[Bypass, ...] = ()
+    """Members that were dead when the sets came about: other members hold what they would have had to take over."""
+    next_bypassed: tuple[Bypass, ...] = ()
+    """The same of the next sets; empty when stable."""
 
     def members(self) -> tuple[NodeId, ...]:
         """Every node of either ring, sorted."""
@@ -102,9 +113,10 @@ def check_format(record: TopologyRecord) -> None:
     Raises:
         UnsupportedVersion: It does not; nothing was adopted.
     """
-    if record.format != FORMAT:
+    if record.format not in FORMATS:
         raise UnsupportedVersion(
-            f"the topology record {record.epoch} has format {record.format}, and this version works under {FORMAT}",
+            f"the topology record {record.epoch} has format {record.format}, and this version works under "
+            f"{FORMAT} and {FORMAT_BYPASS}",
             hint=f"run the version of frys-node that wrote it, or start anew: a cluster of format {FORMAT}",
         )
 
@@ -141,8 +153,14 @@ def next_collections(record: TopologyRecord) -> tuple[Collection, ...]:
 def after(record: TopologyRecord, **changes: object) -> TopologyRecord:
     """Return the record with the next number in its term."""
     epoch = Epoch(record.epoch.term, record.epoch.seq + 1)
-    changed: TopologyRecord = msgspec.structs.replace(record, epoch=epoch, parent=record.epoch, **changes)
-    return changed
+    return formatted(msgspec.structs.replace(record, epoch=epoch, parent=record.epoch, **changes))
+
+
+def formatted(record: TopologyRecord) -> TopologyRecord:
+    """Return the record under the number that its content needs."""
+    if record.bypassed or record.next_bypassed:
+        return msgspec.structs.replace(record, format=FORMAT_BYPASS)
+    return msgspec.structs.replace(record, format=FORMAT) if record.format == FORMAT_BYPASS else record
 
 
 def finished(record: TopologyRecord) -> TopologyRecord:
@@ -159,6 +177,8 @@ def finished(record: TopologyRecord) -> TopologyRecord:
         next_factors=(),
         pinned=tuple((partition, node) for partition, node in record.pinned if node in members),
         lost=(),
+        bypassed=record.next_bypassed,
+        next_bypassed=(),
     )
 
 
@@ -172,6 +192,7 @@ def aborted(record: TopologyRecord) -> TopologyRecord:
         next_replication_factor=None,
         next_factors=(),
         removed=removed,
+        next_bypassed=(),
     )
 
 

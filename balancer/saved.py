@@ -18,6 +18,7 @@ from frys_node.wire.codec import Codec
 ADOPTED_PATH = "topology/adopted"
 SETTLED_PATH = "topology/settled"
 PROMISED_PATH = "topology/promised"
+FROZEN_PATH = "topology/frozen"
 _EPOCH: Codec[Epoch] = Codec(Epoch)
 _TERM: Codec[Term] = Codec(Term)
 
@@ -83,6 +84,22 @@ class RecordFile:
             return None if data is None else _TERM.decode(data)
         except MalformedFrame as error:
             raise CorruptData(f"'{PROMISED_PATH}' cannot be read: {error.message}") from error
+
+    def load_frozen(self) -> Epoch | None:
+        """Return the key of which two records were seen, if that ever happened.
+
+        Raises:
+            CorruptData: It cannot be read. It is not forgotten: one of the two records would be worked under unseen.
+        """
+        data = self._disk.read(FROZEN_PATH)
+        try:
+            return None if data is None else _EPOCH.decode(data)
+        except MalformedFrame as error:
+            raise CorruptData(f"'{FROZEN_PATH}' cannot be read: {error.message}") from error
+
+    def freeze(self, epoch: Epoch) -> None:
+        """Write durably that two records with this key were seen."""
+        self._disk.write(FROZEN_PATH, _EPOCH.encode(epoch))
 
     def promise(self, term: Term) -> None:
         """Write a promise durably."""

@@ -5,9 +5,11 @@ Sans-I/O. One step is under way at a time and may carry several changes (`change
 changed unit's old set have adopted ``joining`` for the fence to be within reach; before ``stable`` that fence has
 durably adopted ``joint``, every joiner has finished its pass, and a majority of the new set has. A step that makes no
 progress is aborted to stable(C), which is safe from both intermediate phases; it is aborted early when a node that
-joins or leaves is known to be dead or never adopts the record, and goes on without that one. Who is dead is an input:
-it decides what is *tried*, never who owns. An owner of workflow partitions that is silent in ``joining`` keeps them:
-they are pinned to it, so that one dead disk blocks nobody's join (D5).
+joins or leaves is known to be dead or never adopts the record, and goes on without that one. A step waits for nobody
+who is known to be dead: it is planned so that the dead take nothing (`absence`), and when somebody dies in the middle
+it is begun anew around that one. What cannot end without the dead is not begun, and `waits_for` says why. Who is dead
+is an input: it decides what is *tried*, never who owns. An owner of workflow partitions that is silent in ``joining``
+keeps them: they are pinned to it, so that one dead disk blocks nobody's join (D5).
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from collections.abc import Callable, Collection
 
 import msgspec
 
+from balancer.absence import Absence, around, ring_is_short, short_units
 from balancer.changes import (
     JOIN,
+    KINDS,
     LEAVE,
     REMOVE,
     Change,
@@ -56,9 +60,12 @@ class StepConfig(msgspec.Struct, frozen=True, kw_only=True):
     pin_patience_s: float = 3.0
     """A workflow owner that has not adopted ``joining`` for so long keeps its partitions."""
     dead_patience_s: float = 3.0
-    """A step goes on without a node that has been known dead for so long."""
+    """A step goes on without a node that has been known dead for so long. A member that only gains units by it may be
+    dead for as long as the step had run before, if that is longer: no wait costs more than beginning anew."""
     adopt_patience_s: float = 10.0
-    """A step goes on without a newcomer that has not adopted ``joining`` for so long."""
+    """A step goes on without a node that gets something by it and has not adopted ``joining`` for so long."""
+    return_patience_s: float = 10.0
+    """A member that was passed over while it was dead gets its places again when it has been back for so long."""
     retry_pause_s: float = 2.0
     """Pause before a change whose step was aborted is tried again; doubled by each further abort, up to eightfold."""
     auto_remove_after_s: float = math.inf
@@ -73,19 +80,27 @@ class Steps:
         self.config = config or StepConfig()
         self.abort_count = 0
         self.changes = Changes()
-        self.dead: dict[NodeId, float] = {}
-        """Since when each node is known to be dead."""
+        self.absence = Absence(node)
         self._placement: Placement | None = None
         self._reports: dict[NodeId, Report] = {}
         self._changed: list[UnitId] = []
+        self._taking: dict[NodeId, int] = {}
+        """Who gets units by the step under way, and how many."""
         self._progress_s = 0.0
         self._entered_s = 0.0
         self._not_before_s = -math.inf
         self._failures = 0
         self._look_at_s = -math.inf
+        self._held_up: list[str] = []
+        """Why what waits is not begun."""
         self.is_settled = False
 
     # ------------------------------------------------------------------ changes that wait
+
+    @property
+    def dead(self) -> dict[NodeId, float]:
+        """Since when each node is known to be dead."""
+        return self.absence.dead
 
     @property
     def waiting(self) -> tuple[NodeId, ...]:
@@ -94,15 +109,20 @@ class Steps:
 
     def request_join(self, member: RingMember) -> bool:
         """Queue a join, or another weight of a member; False when the queue is full. Asking again changes nothing."""
-        return self.changes.want(member.node, Change(JOIN, member))
+        return self._want(member.node, Change(JOIN, member))
 
     def request_leave(self, node: NodeId) -> bool:
         """Queue a leave; it replaces a join that waits."""
-        return self.changes.want(node, Change(LEAVE))
+        return self._want(node, Change(LEAVE))
 
     def request_remove(self, node: NodeId, *, accepts_loss: bool = False, keeps_out: bool = True) -> bool:
         """Queue the replacement of a dead node (rule 24); False when the queue is full."""
-        return self.changes.want(node, Change(REMOVE, None, accepts_loss, keeps_out))
+        return self._want(node, Change(REMOVE, None, accepts_loss, keeps_out))
+
+    def _want(self, node: NodeId, change: Change) -> bool:
+        if self.changes.wanted_of(node) != change.kind:
+            self._look_again()
+        return self.changes.want(node, change)
 
     def request_factor(self, whose: str, factor: int) -> bool:
         """Queue another replication factor for a collection's id, or for the cluster (`CLUSTER`)."""
@@ -110,7 +130,14 @@ class Steps:
 
     def verdict(self, dead: Collection[NodeId], now_s: float) -> None:
         """Take who is known to be dead now."""
-        self.dead = {node: self.dead.get(node, now_s) for node in sorted(dead) if node != self.node}
+        bypassed = self._placement.record.bypassed if self._placement is not None else ()
+        if self.absence.verdict(dead, [bypass.node for bypass in bypassed], now_s):
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """What was held up may be possible now."""
+        if self._held_up:
+            self._held_up, self._not_before_s = [], -math.inf
 
     def loss_of(self, node: NodeId) -> list[UnitId]:
         """Return the replicated units that keep a node from being removed: too few other members are alive."""
@@ -138,6 +165,7 @@ class Steps:
         self._placement = placement
         self._reports = {}
         self._progress_s = self._entered_s = now_s
+        self._held_up = []
         self.is_settled = record.phase == STABLE and settled == record.epoch
         if record.phase != STABLE:
             self._changed = placement.changed_units()
@@ -146,6 +174,11 @@ class Steps:
             self._changed = list(placement.units())
         elif previous.record.phase == STABLE:
             self._changed = [unit for unit in placement.units() if unit not in previous]
+        self._taking = {}
+        if record.phase != STABLE:
+            for unit in self._changed:
+                for node in _joiners(placement.sets(unit)):
+                    self._taking[node] = self._taking.get(node, 0) + 1
         if (
             record.phase == STABLE
             and previous is not None
@@ -158,7 +191,7 @@ class Steps:
         """Count a report; one on another record says nothing about this one."""
         if self._placement is None or report.epoch != self._placement.record.epoch:
             return
-        self.dead.pop(source, None)
+        self.absence.heard(source)
         if self._reports.get(source) != report:
             self._reports[source] = report
             self._progress_s = now_s
@@ -175,6 +208,8 @@ class Steps:
         """This node writes the records from now on: what it knew under another issuer is of no use."""
         self._placement = None
         self.changes = Changes()
+        self.absence.forget()
+        self._held_up = []
         self._not_before_s, self._failures = -math.inf, 0
 
     def _nodes(self, test: Callable[[Report], bool]) -> dict[NodeId, None]:
@@ -244,8 +279,12 @@ class Steps:
         return _count(ring, adopted) >= majority(len(ring)) or not ring
 
     def _sets(self, unit: UnitId) -> UnitSets:
+        return self._in_force.sets(unit)
+
+    @property
+    def _in_force(self) -> Placement:
         assert self._placement is not None
-        return self._placement.sets(unit)
+        return self._placement
 
     # ------------------------------------------------------------------ the next record
 
@@ -257,7 +296,7 @@ class Steps:
         if record.phase == STABLE:
             if not self.is_settled or now_s < self._not_before_s:
                 return None
-            return self._begin(record)
+            return self._begin(record, now_s)
         if record.phase == JOINING and self.bulk_is_met() and self.fence_is_near():
             joint = self._enter_joint(record, now_s)
             if joint is not None:
@@ -270,17 +309,23 @@ class Steps:
         """Return when a step has had its patience: without progress, or with somebody that it cannot go on with."""
         is_joining = record.phase == JOINING
         at_s = self._progress_s + (self.config.joining_patience_s if is_joining else self.config.joint_patience_s)
-        for node in self._doubtful(record):
+        doubtful = self._doubtful(record)
+        for node in {*doubtful, *self._taking}:
             if node in self.dead:
-                at_s = min(at_s, max(self.dead[node], self._entered_s) + self.config.dead_patience_s)
+                dead_s = max(self.dead[node], self._entered_s)
+                ran_s = 0.0 if node in doubtful or not is_joining else dead_s - self._entered_s
+                at_s = min(at_s, dead_s + max(self.config.dead_patience_s, ran_s))
             if node not in self._reports and is_joining:
                 at_s = min(at_s, self._entered_s + self.config.adopt_patience_s)
-        # Whoever has left or was removed is dead as well, and no set waits for it: this is asked at every turn.
-        members = record.members()
-        dead = {node: since_s for node, since_s in self.dead.items() if node in members}
-        if dead and unfenced_among(self._placement, self._changed, dead):
+        dead = self._dead_members(record)
+        if dead and short_units(self._in_force, self._changed, dead):
             at_s = min(at_s, max(*dead.values(), self._entered_s) + self.config.dead_patience_s)
         return at_s
+
+    def _dead_members(self, record: TopologyRecord) -> dict[NodeId, float]:
+        """Return the dead of either ring; whoever has left or was removed is dead as well, and no set waits for it."""
+        members = record.members()
+        return {node: since_s for node, since_s in self.dead.items() if node in members}
 
     def _doubtful(self, record: TopologyRecord) -> list[NodeId]:
         """Return the nodes whose own part the step waits for: newcomers, and those that hand over what they hold."""
@@ -309,17 +354,47 @@ class Steps:
                 silent.append((int(number), owner))
         return silent
 
-    def _begin(self, record: TopologyRecord) -> TopologyRecord | None:
-        """Turn the changes that wait, as many as a step carries, into a ``joining`` record."""
-        assert self._placement is not None
-        changed = self.changes.plan(self._placement, self.dead)
-        return None if changed is None else after(record, phase=JOINING, **changed)
+    def _begin(self, record: TopologyRecord, now_s: float) -> TopologyRecord | None:
+        """Turn the changes that wait, as many as a step carries, into a ``joining`` record around the absent."""
+        absent = self.absence.absent(record, now_s, self.config.return_patience_s)
+        self._held_up = []
+        for kinds in (KINDS, (REMOVE,), (JOIN,)):
+            changed = self.changes.plan(self._in_force, self.dead, kinds)
+            if changed is None and now_s < self.absence.back_at_s(record, self.config.return_patience_s):
+                continue
+            joining = after(record, phase=JOINING, **(changed or {}))
+            if not absent:
+                return joining
+            planned = around(joining, absent)
+            if not self._holds_up(planned):
+                return planned.record
+        if self._held_up:
+            self._not_before_s = now_s + LOOK_S
+        return None
+
+    def _holds_up(self, planned: Placement) -> bool:
+        """True if the dead would keep a step from ending; then it says which, and why."""
+        dead = self._dead_members(planned.record)
+        if not dead:
+            return False
+        short = short_units(planned, planned.changed_units(), dead)
+        if not short and not ring_is_short(planned.record, self.changes.given_up, dead):
+            return False
+        what = _some(short) if short else "the ring"
+        self._held_up = [f"{node}: dead, and without it too few members live of {what}" for node in dead]
+        return True
 
     def _abort(self, record: TopologyRecord, now_s: float) -> TopologyRecord:
         """Go back to stable(C). Who held the step up leaves the queue and asks again, behind the others."""
         self.abort_count += 1
-        culprits = {node for node in self._doubtful(record) if node in self.dead or node not in self._reports}
-        if culprits:
+        doubtful = self._doubtful(record)
+        culprits = {node for node in doubtful if node in self.dead or node not in self._reports}
+        if now_s >= self._entered_s + self.config.adopt_patience_s:
+            mute = (node for node in self._taking if node not in self._reports and node not in doubtful)
+            self.absence.silent.update(dict.fromkeys(mute))
+        missed = [node for node in self._taking if node in self.dead or node in self.absence.silent]
+        if culprits or missed or short_units(self._in_force, self._changed, self._dead_members(record)):
+            # The rest is begun again at once, around those who are missed.
             self.changes.forget(culprits)
             self._not_before_s = now_s
         else:
@@ -343,7 +418,9 @@ class Steps:
         if record.phase == STABLE:
             if not self.is_settled:
                 return math.inf
-            return min(self._not_before_s if self.changes else math.inf, self._auto_remove_s(record))
+            back_at_s = self.absence.back_at_s(record, self.config.return_patience_s)
+            begins_s = -math.inf if self.changes else back_at_s
+            return min(max(self._not_before_s, begins_s), self._auto_remove_s(record))
         gives_up_s = self._gives_up_s(record)
         if record.phase == JOINING and self.bulk_is_met() and self.fence_is_near():
             return min(gives_up_s, self._entered_s + self.config.pin_patience_s)
@@ -355,16 +432,23 @@ class Steps:
 
     def waits_for(self) -> list[str]:
         """Say for people what the present step waits for, one line each."""
-        if self._placement is None or (self._placement.record.phase == STABLE and self.is_settled):
+        if self._placement is None:
             return []
+        record = self._placement.record
+        if record.phase == STABLE and self.is_settled:
+            return list(self._held_up)
         lines = []
-        for node in self._placement.record.members():
+        for node in record.members():
             report = self._reports.get(node)
-            if report is None:
-                lines.append(f"{node}: has not adopted {self._placement.record.epoch}")
+            if node in self.dead:
+                # A step waits for no dead member but one that died under way, and begins anew without that one.
+                taking = self._taking.get(node)
+                lines += [f"{node}: dead, with {taking} units to take"] if taking else []
+            elif report is None:
+                lines.append(f"{node}: has not adopted {record.epoch}")
             elif report.waiting:
                 lines.append(f"{node}: {report.waiting} units to take")
-        if self._placement.record.phase == JOINING:
+        if record.phase == JOINING:
             short = self._short_of_fence()
             lines += [f"{unit}: too few members of its set answer" for unit in short[:UNITS_SHOWN_MAX]]
             if len(short) > UNITS_SHOWN_MAX:
@@ -372,15 +456,10 @@ class Steps:
         return lines
 
 
-def unfenced_among(placement: Placement | None, units: Collection[UnitId], dead: Collection[NodeId]) -> bool:
-    """True if one of the units has too few living members in its old set for the step to end."""
-    assert placement is not None
-    for unit in units:
-        current = placement.sets(unit).current
-        living = sum(1 for node in current if node not in dead)
-        if kind_of(unit) not in MOVED_KINDS and living < fence(len(current)):
-            return True
-    return False
+def _some(units: Collection[UnitId]) -> str:
+    """Name a few of many."""
+    shown = ", ".join(list(units)[:UNITS_SHOWN_MAX])
+    return shown if len(units) <= UNITS_SHOWN_MAX else f"{shown} and {len(units) - UNITS_SHOWN_MAX} more units"
 
 
 def _joiners(sets: UnitSets) -> tuple[NodeId, ...]:

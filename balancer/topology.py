@@ -80,6 +80,7 @@ class TopologyMachine:
         self.settled: Epoch | None = None
         self.work = Work()
         self.frozen: Epoch | None = None
+        """Two records with this key were seen, here or in an earlier life: nothing later of its term is taken."""
         self.config = config or TopologyConfig()
         self.steps = Steps(node, self.config.steps)
         self.promised: Term | None = None
@@ -130,6 +131,10 @@ class TopologyMachine:
         """Start with what this node had promised before it stopped; call before anything is adopted."""
         self.promised = promised
 
+    def load_frozen(self, frozen: Epoch | None) -> None:
+        """Start with the alarm of an earlier life; call before anything is adopted. A later term ends it (rule 20)."""
+        self.frozen = frozen
+
     def load(
         self, placement: Placement, signed: SignedRecord, now_s: float, settled: Epoch | None = None
     ) -> list[TopologyEffect]:
@@ -144,8 +149,9 @@ class TopologyMachine:
             return self._tell_promise(record.epoch.term.node)
         if held is not None:
             if record.epoch == held.epoch and record != held:
-                self.frozen = record.epoch
-                return [Equivocation(record.epoch)]
+                # Whoever pushes it again is not another alarm.
+                is_known, self.frozen = self.frozen == record.epoch, record.epoch
+                return [] if is_known else [Equivocation(record.epoch)]
             if record.epoch <= held.epoch:
                 return []
             if self.frozen is not None and record.epoch.term <= self.frozen.term:
@@ -164,6 +170,8 @@ class TopologyMachine:
 
     def _adopt(self, placement: Placement, signed: SignedRecord, now_s: float) -> list[TopologyEffect]:
         is_new_term = self.epoch is None or self.epoch.term != placement.record.epoch.term
+        if self.frozen is not None and placement.record.epoch.term > self.frozen.term:
+            self.frozen = None
         self.placement = placement
         self.signed = signed
         self.work = work_for(placement, self.node, self._kinds)

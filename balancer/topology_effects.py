@@ -70,4 +70,7 @@ class Equivocation(NamedTuple):
     epoch: Epoch
 
 
+DiskWork = PersistRecord | PersistPromise | Propose | TakeOver | Settled | Equivocation
+"""What is written in order, one at a time."""
+
 TopologyEffect = SendTopology | PersistRecord | PersistPromise | Adopted | Settled | Propose | TakeOver | Equivocation

@@ -6,11 +6,25 @@ Sans-I/O.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from balancer import rebalance
 from balancer.methods import RingView, StepView
 from balancer.topology import TopologyMachine
 from frys_node.base.types import NodeId
+
+UNFREEZE = (
+    "two records with one key: that issuer's register was copied, or put back from an older copy. Stop all but one"
+    " process of it, then run `frys-node issuer promote` on a node whose record you trust"
+)
+
+
+def status_view(machine: TopologyMachine) -> dict[str, Any]:
+    """Return what is wrong with the topology as this node sees it; empty values when nothing is."""
+    frozen = machine.frozen
+    if frozen is None:
+        return {"frozen": "", "issuer_of_both": "", "do": ""}
+    return {"frozen": str(frozen), "issuer_of_both": frozen.term.node, "do": UNFREEZE}
 
 
 def ring_view(machine: TopologyMachine, shares: Mapping[NodeId, float], step: StepView | None) -> RingView:
@@ -32,6 +46,7 @@ def ring_view(machine: TopologyMachine, shares: Mapping[NodeId, float], step: St
         replication_factor=record.replication_factor,
         collections=[collection.name for collection in record.collections],
         pinned=[f"workflow/{partition}" for partition, _node in record.pinned],
+        bypassed={str(bypass.node): len(bypass.units()) for bypass in record.bypassed},
         units_here=len(placement.held_by(machine.node)),
         moving=len(rebalance.moves(placement)),
         waiting_here=machine.waiting,

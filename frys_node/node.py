@@ -242,6 +242,7 @@ class Composition:
         services.provide(SNAPSHOTS, self.snapshots)
         services.provide(REPLICATION, self.replication)
         kernel.control.add_status("replication", self.replication.status)
+        kernel.control.add_status("topology", self.balancer.status)
         components = (
             *(self.channel, self.membership, self.balancer),
             *(self.snapshots, self.replication, self.operations),

@@ -124,6 +124,7 @@ class RingRoutes:
             "waits_for": waits,
             "queued": [self._name(node) for node in view.queued],
             "pinned": view.pinned,
+            "bypassed": {self._name(NodeId(node)): units for node, units in view.bypassed.items()},
         }
 
     async def _plan(self, request: HttpRequest) -> HttpResponse:

@@ -149,6 +149,8 @@ def _head(body: dict[str, Any]) -> list[str]:
         more = f" and {len(pinned) - PINNED_MAX} more (--json names them)" if len(pinned) > PINNED_MAX else ""
         units = _count(len(pinned), "unit waits for its", "units wait for their")
         lines.append(f"{units} silent owner's disk: {', '.join(pinned[:PINNED_MAX])}{more}")
+    for name, units in body.get("bypassed", {}).items():
+        lines.append(f"{name} was dead when the ring changed: others hold {units} units for it until it is back")
     return lines
 
 

@@ -17,8 +17,6 @@ import trio
 
 from balancer.driver import BalancerComponent
 from balancer.settings import BalancerSettings
-from balancer.steps import StepConfig
-from balancer.topology import TopologyConfig
 from frys_node.base.errors import FrysError
 from frys_node.base.types import Address, ClusterId, NodeId, UnitId
 from frys_node.kernel.bus import Bus
@@ -170,7 +168,6 @@ class DataNode:
                 kinds=cluster.kinds,
                 is_founder=self._is_founder,
                 partitions=cluster.partitions,
-                topology=TopologyConfig(steps=StepConfig(joining_patience_s=20.0, joint_patience_s=5.0)),
             ),
             rpc=rpc,
             members=members,

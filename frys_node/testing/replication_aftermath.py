@@ -149,6 +149,8 @@ class Aftermath:
         assert record is not None
         if record.phase != STABLE or issuer.topology.settled != record.epoch or issuer.topology.steps.waiting:
             return f"{record.epoch} is {record.phase}, waits for {issuer.topology.steps.waits_for()}"
+        if record.bypassed:
+            return f"{record.epoch} passes over {[bypass.node for bypass in record.bypassed]}, and all live"
         if record.successor is not None:
             return f"{record.successor} has not taken over from {issuer.name}"
         placement = issuer.topology.placement

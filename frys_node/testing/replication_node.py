@@ -12,7 +12,6 @@ from typing import ClassVar, TypeVar
 from balancer.record import RECORD
 from balancer.register import IssuerRegister
 from balancer.spread import RingMember
-from balancer.steps import StepConfig
 from balancer.topology import TopologyConfig, TopologyMachine
 from balancer.topology_effects import (
     Adopted,
@@ -134,15 +133,9 @@ class ReplicationNode:
 
     def make_topology(self) -> TopologyMachine:
         """Return the topology machine."""
-        steps = StepConfig(
-            joining_patience_s=5.0,
-            joint_patience_s=2.5,
-            pin_patience_s=1.0,
-            dead_patience_s=0.5,
-            adopt_patience_s=2.0,
-            retry_pause_s=0.5,
+        config = TopologyConfig(
+            digest_interval_s=1.0, report_interval_s=0.25, reassert_after_s=2.0, steps=self.knobs.steps
         )
-        config = TopologyConfig(digest_interval_s=1.0, report_interval_s=0.25, reassert_after_s=2.0, steps=steps)
         names = self.knobs.names
         kinds = (DURABLE, MEMORY)
         return TopologyMachine(self.name, self.rng("topology"), kinds=kinds, config=config, peers=lambda: names)

@@ -70,6 +70,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Pause between looks for tombstones to free."""
     loses_log: bool
     """One node loses the log of its durable units once, and keeps the rest of its disk."""
+    is_patient: bool
+    """Steps have the patience of the product, not that of many steps a minute."""
+    mourned: NodeId | None
+    """A node that dies early and stays dead to the end, while the ring goes on changing."""
     ends_dark: bool
     """The last fault is an outage of the whole cluster, so that nothing but recovery follows it."""
 
@@ -105,6 +109,8 @@ def draw_plan(nodes: int, seed: int) -> Plan:
             cuts_restarts=0.0,
             operator_s=math.inf,
             steps_year=rng.random() < 0.1,
+            is_patient=False,
+            mourned=None,
             ends_dark=False,
             drift_max_s=60.0,
             gc_min_age_s=math.inf,
@@ -126,7 +132,7 @@ def _with_memory(seed: int, plan: Plan) -> Plan:
     )
     rng = random.Random(f"{seed}/plan/operator")
     plan = msgspec.structs.replace(plan, operator_s=rng.choice((math.inf, 2.0, 4.0, 8.0)))
-    plan = _with_floors(seed, plan)
+    plan = _with_dead(seed, _with_floors(seed, plan))
     return crowded(plan) if seed % CROWDED_EVERY == 1 else plan
 
 
@@ -139,6 +145,35 @@ def _with_floors(seed: int, plan: Plan) -> Plan:
         gc_min_age_s=rng.choice((0.3, 1.0, 4.0)),
         gc_interval_s=rng.choice((0.3, 1.0, 3.0, math.inf)),
         loses_log=rng.random() < 0.2,
+    )
+
+
+def _with_dead(seed: int, plan: Plan) -> Plan:
+    """Add the patience of the product, and one member of four or more that dies for good."""
+    rng = random.Random(f"{seed}/plan/dead")
+    is_patient, dies = rng.random() < 0.5, rng.random() < 0.3
+    mourned = rng.choice(plan.names[1:]) if dies and len(plan.names) > 3 else None
+    return msgspec.structs.replace(plan, is_patient=is_patient, mourned=mourned)
+
+
+def mourning(plan: Plan) -> Plan:
+    """Return the plan of four members of which one dies for good while others join, leave and are removed."""
+    return msgspec.structs.replace(
+        plan,
+        initial=min(4, len(plan.names)),
+        units=2,
+        memory_units=8,
+        memory_share=0.3,
+        replication_factor=3,
+        operation_s=0.1,
+        change_s=4.0,
+        operator_s=math.inf,
+        directed=0.0,
+        cuts_restarts=0.0,
+        is_patient=True,
+        mourned=plan.names[min(3, len(plan.names) - 1)],
+        ends_dark=False,
+        loses_log=False,
     )
 
 
@@ -175,6 +210,8 @@ def targeted(plan: Plan) -> Plan:
         directed=1.0,
         drift_max_s=60.0,
         gc_interval_s=math.inf,
+        is_patient=False,
+        mourned=None,
         loses_log=False,
     )
 
@@ -210,6 +247,8 @@ def forgetful(plan: Plan) -> Plan:
         directed=0.0,
         drift_max_s=60.0,
         gc_interval_s=math.inf,
+        is_patient=False,
+        mourned=None,
         loses_log=False,
     )
 
@@ -235,6 +274,8 @@ def purging(plan: Plan) -> Plan:
         drift_max_s=60.0,
         gc_min_age_s=0.3,
         gc_interval_s=0.3,
+        is_patient=False,
+        mourned=None,
         loses_log=False,
     )
 

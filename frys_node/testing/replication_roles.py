@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from balancer.placement import Placement
 from balancer.record import RECORD
+from balancer.steps import StepConfig
 from balancer.topology_messages import SignedRecord
 from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.replication import Entry, Version
@@ -94,6 +95,18 @@ class Observer(Protocol):
         ...
 
 
+HURRIED = StepConfig(
+    joining_patience_s=5.0,
+    joint_patience_s=2.5,
+    pin_patience_s=1.0,
+    dead_patience_s=0.5,
+    adopt_patience_s=2.0,
+    return_patience_s=1.0,
+    retry_pause_s=0.5,
+)
+"""Half of the seeds give steps up soon, so that there are many of them; the others have the patience of the product."""
+
+
 class Knobs(NamedTuple):
     """What a seed draws for all nodes."""
 
@@ -107,3 +120,4 @@ class Knobs(NamedTuple):
     clock_drift_max_s: float = 60.0
     gc_min_age_s: float = 3_600.0
     gc_interval_s: float = math.inf
+    steps: StepConfig = HURRIED

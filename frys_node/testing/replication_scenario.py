@@ -19,6 +19,7 @@ import msgspec
 from balancer.changes import CLUSTER
 from balancer.placement import Placement
 from balancer.record import RECORD, STABLE, TopologyRecord
+from balancer.steps import StepConfig
 from balancer.topology_messages import SIGNED_RECORD, SignedRecord
 from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.replication import Entry, Version
@@ -40,13 +41,17 @@ from frys_node.testing.replication_plan import (
     memory_units,
     sharpened,
 )
-from frys_node.testing.replication_roles import Command, Knobs
+from frys_node.testing.replication_roles import HURRIED, Command, Knobs
+from frys_node.testing.replication_steps import StepWatch
 from frys_node.testing.scenario import Replay, ScenarioResult, SimulationFailed
 from frys_node.testing.simulator import SimHost, Simulator
 
 YEAR_S = 365 * 86_400.0
 FIRST_REFILL_S = 4.0
 """Units in memory serve only after their first refill, which finds nobody complete and ends by its patience."""
+
+MOURNED_FROM = 0.2
+"""Part of the run after which the node that stays dead dies."""
 
 BACK_S = 3.0
 """After a last outage the nodes come back within so many seconds."""
@@ -75,6 +80,7 @@ class ReplicationRun:
         self._losers: set[NodeId] = set()
         """Nodes whose log was removed: their units may be in a set and incomplete."""
         self._is_over = False
+        self._open_s = 0.0
         named = FaultProfile.named(replay.faults)
         profile = sharpened(named).draw(seed)
         self.simulator = Simulator(seed, profile, replay)
@@ -101,7 +107,9 @@ class ReplicationRun:
             plan.drift_max_s,
             plan.gc_min_age_s,
             plan.gc_interval_s,
+            StepConfig() if plan.is_patient else HURRIED,
         )
+        self.steps = StepWatch()
         first = SIGNED_RECORD.encode(SignedRecord(RECORD.encode(first_record(plan)), b""))
         for number, name in enumerate(plan.names):
             host = self.simulator.add(name, self._make, start=False)
@@ -110,8 +118,9 @@ class ReplicationRun:
             if number == 0:
                 host.disk.write("topology/register", first)
             self.simulator.restart(name)
+        mortal = [name for name in plan.names if name != plan.mourned]
         schedule = FaultSchedule.generate(
-            seed, profile, plan.names, start_s=seconds * 0.05, end_s=seconds, down_max=max(1, len(plan.names) - 1)
+            seed, profile, mortal, start_s=seconds * 0.05, end_s=seconds, down_max=max(1, len(plan.names) - 1)
         )
         schedule.install(self.simulator)
 
@@ -205,6 +214,9 @@ class ReplicationRun:
         """Count the step; in a directed run cut members of the old sets off at this very moment."""
         record, plan, rng = placement.record, self.plan, self._rng
         self.checker.signed(record.epoch, before)
+        self.steps.signed(record, self.simulator.now_s)
+        if record.next_bypassed:
+            self.simulator.reach("dead_passed_over")
         self.simulator.reach(f"signed_{record.phase}")
         if before.term != record.epoch.term:
             self.simulator.reach("taken_over")
@@ -307,7 +319,7 @@ class ReplicationRun:
 
     def _lose_log(self) -> None:
         """Crash a node and remove the log of its durable units, or let it rot; its identity and its record stay."""
-        name = self._rng.choice(self.plan.names)
+        name = self._rng.choice([name for name in self.plan.names if name != self.plan.mourned])
         self._losers.add(name)
         self.simulator.crash(name)
         disk = self.simulator.host(name).disk
@@ -330,7 +342,10 @@ class ReplicationRun:
             self.simulator.at(self.seconds * self._rng.uniform(0.1, 0.6), self._step_year)
         if self.plan.loses_log:
             self.simulator.at(self.seconds * self._rng.uniform(0.2, 0.9), self._lose_log)
+        if self.plan.mourned is not None:
+            self.simulator.at(self.seconds * MOURNED_FROM, partial(self.simulator.crash, self.plan.mourned))
         self.simulator.run_until(self.seconds)
+        self._open_s = self.steps.open_s(self.simulator.now_s)
         self._is_over = True
         self.simulator.make_whole()
         for name in self.plan.names:
@@ -376,7 +391,10 @@ class ReplicationRun:
             faults=dict(sorted(simulator.counts.items())),
             sometimes=dict(sorted(simulator.sometimes.items())),
             violations=[f"{text}; replay: {replay.command()}" for text in checker.violations],
-            figures={name: [float(checker.counts[name])] for name in ("acked", "reads", "scans", "failed")},
+            figures={
+                **{name: [float(checker.counts[name])] for name in ("acked", "reads", "scans", "failed")},
+                "step_s": [*self.steps.lengths_s, self._open_s],
+            },
             summary={
                 **checker.counts,
                 "changes": self._changes,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
 
 from balancer import catalogue_driver
+from balancer.driver import NOTE
 from balancer.errors import CatalogueFull
 from balancer.record import RECORD
+from balancer.saved import FROZEN_PATH
+from balancer.topology_messages import TOPOLOGY_MESSAGES, RecordPush, SignedRecord
+from frys_node.base.types import NodeId
 from frys_node.kernel.services.topology import Collection
-from frys_node.testing.data_cluster import DataCluster, open_data_cluster
+from frys_node.testing.data_cluster import DataCluster, HashProofs, open_data_cluster
 from frys_node.testing.disk import Failure
 from frys_node.transport.errors import StorageFull
 
@@ -103,3 +108,30 @@ async def test_a_balancer_that_crashed_can_be_run_again(autojump_clock: MockCloc
             with trio.fail_after(10):
                 await node.balancer.create_collection(POINTS)
             nursery.cancel_scope.cancel()
+
+
+async def test_two_records_with_one_key_freeze_a_node_over_restarts_until_another_issuer(
+    autojump_clock: MockClock,
+) -> None:
+    """The alarm is on disk and in the status; the node takes nothing more of that term, and all of the next."""
+    async with open_data_cluster(["n1", "n2", "n3"]) as cluster:
+        await settled(cluster)
+        member = cluster["n2"]
+        record = cluster["n1"].balancer.placement.record
+        data = RECORD.encode(msgspec.structs.replace(record, replication_factor=2))
+        push = RecordPush(SignedRecord(data, HashProofs(NodeId("n1")).prove(data)))
+        cluster.network.node("n1").note(NodeId("n2"), NOTE, TOPOLOGY_MESSAGES.encode(push))
+        with trio.fail_after(5):
+            while not member.disk.read(FROZEN_PATH):  # noqa: ASYNC110
+                await trio.sleep(0.05)
+        await member.kill()
+        await cluster.restart("n2")
+        assert member.balancer.status()["frozen"] == str(record.epoch)
+        await cluster["n1"].balancer.create_collection(POINTS)
+        await trio.sleep(5.0)
+        assert member.balancer.epoch == record.epoch
+        await cluster["n3"].balancer.verbs.promote()
+        with trio.fail_after(20):
+            while member.balancer.status()["frozen"]:  # noqa: ASYNC110
+                await trio.sleep(0.05)
+        assert [made.name for made in member.balancer.collections()] == ["points"]

@@ -57,18 +57,18 @@ class HighestForgotten(Promotion):
 class RemovedAtOnce(Steps):
     """A dead node is edited out of the record."""
 
-    def _begin(self, record: TopologyRecord) -> TopologyRecord | None:
+    def _begin(self, record: TopologyRecord, now_s: float) -> TopologyRecord | None:
         assert self._placement is not None
         removed = [node for node in self.waiting if self.changes.wanted_of(node) == "remove"]
-        begun = super()._begin(record)
+        begun = super()._begin(record, now_s)
         return finished(begun) if begun is not None and removed else begun
 
 
 class FactorAtOnce(Steps):
     """Another factor is edited into the record."""
 
-    def _begin(self, record: TopologyRecord) -> TopologyRecord | None:
-        begun = super()._begin(record)
+    def _begin(self, record: TopologyRecord, now_s: float) -> TopologyRecord | None:
+        begun = super()._begin(record, now_s)
         is_factor = begun is not None and begun.ring == begun.next_ring
         return finished(begun) if begun is not None and is_factor else begun
 

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from balancer.bypass import Bypass, bypass_of
 from balancer.placement import Placement, cache_unit, vector_unit
 from balancer.rebalance import moved_fraction, moves
-from balancer.record import FORMAT, JOINING, RECORD, TopologyRecord, check_format, first_record
+from balancer.record import FORMAT, FORMAT_BYPASS, JOINING, RECORD, TopologyRecord, check_format, first_record
 from balancer.ring import Ring
 from balancer.router import route
 from balancer.saved import ADOPTED_PATH, RecordFile
@@ -286,13 +287,15 @@ def test_routing_is_local_then_the_first_well_member_then_unavailable() -> None:
     assert route(sets, outside, lambda n: UNUSABLE) == Unavailable(sets.epoch, (first, second, third))
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_every_record_version_decodes_for_ever(version: int) -> None:
-    """A record that any version of the format wrote decodes to the same value (D14); 1 knew no racks, no losses."""
+    """What any version wrote decodes to the same value (D14); 1 knew no racks, no losses, 2 passed nobody over."""
     data = (GOLDEN / f"topology-record-{version}.bin").read_bytes()
     record = msgspec.structs.replace(record_of(3, joining=4), format=version)
-    if version == FORMAT:
+    if version >= FORMAT:
         record = whole(record)
+    if version == FORMAT_BYPASS:
+        record = bypassing(record)
         assert RECORD.encode(record) == data
     assert RECORD.decode(data) == record
 
@@ -311,11 +314,21 @@ def whole(record: TopologyRecord) -> TopologyRecord:
     )
 
 
+def bypassing(record: TopologyRecord) -> TopologyRecord:
+    """Return the record with members passed over in the current and in the next sets."""
+    return msgspec.structs.replace(
+        record,
+        bypassed=(bypass_of(node(2), [cache_unit(7), cache_unit(3), vector_unit("c0ffee", 0)]), Bypass(node(3))),
+        next_bypassed=(bypass_of(node(2), [workflow_unit(200)]),),
+    )
+
+
 def test_a_record_of_another_format_is_refused_with_both_numbers() -> None:
     """Sets that its writer did not mean are never derived from a record."""
-    check_format(record_of(3))
-    for other in (1, 3):
-        with pytest.raises(UnsupportedVersion, match=f"has format {other}, and this version works under 2"):
+    for known in (2, 3):
+        check_format(msgspec.structs.replace(record_of(3), format=known))
+    for other in (1, 4):
+        with pytest.raises(UnsupportedVersion, match=f"has format {other}, and this version works under 2 and 3"):
             check_format(msgspec.structs.replace(record_of(3), format=other))
 
 

@@ -45,6 +45,7 @@ SHOWN = {
     "waits_for": [{"name": "n3", "id": "3", "reason": "has not adopted 1.2"}],
     "queued": ["n3"],
     "pinned": [],
+    "bypassed": {"n4": 12},
     "members": [
         {"name": name, "id": name, "weight": 1.0, "zone": "east", "rack": "", "change": change, "share": 0.5,
          "arc": 0.5, "units": 256, "next_units": 171, "bytes": size, "error": error}

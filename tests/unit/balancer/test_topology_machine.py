@@ -19,6 +19,7 @@ from balancer.topology_effects import (
     TopologyEffect,
 )
 from balancer.topology_messages import RecordDigest, RecordPush, Report
+from balancer.view import status_view
 from balancer.work import work_for
 from frys_node.base.errors import CorruptData
 from frys_node.base.units import workflow_unit
@@ -73,6 +74,34 @@ def test_two_records_with_one_key_are_an_alarm_and_freeze_the_term() -> None:
     later = record(4, STABLE, [N1, N2])
     assert machine.offer(later, signed(later), 1.0) == []
     assert machine.epoch == key(3)
+
+
+def test_the_alarm_outlives_a_restart_and_ends_with_a_later_term() -> None:
+    """Nothing of the term is taken by the next process either; a promoted issuer's record is, and it is not frozen."""
+    held = record(3, STABLE, [N1, N2])
+    machine = machine_of(N2)
+    machine.load_frozen(key(3))
+    machine.load(Placement(held), signed(held), 0.0)
+    later = record(4, STABLE, [N1, N2])
+    assert machine.offer(later, signed(later), 1.0) == []
+    assert status_view(machine)["frozen"] == str(key(3))
+    assert status_view(machine)["issuer_of_both"] == N1
+    assert "issuer promote" in status_view(machine)["do"]
+    promoted = record(5, STABLE, [N1, N2], epoch=key(5, 2, N2))
+    adopt(machine, promoted)
+    assert machine.frozen is None
+    assert set(status_view(machine).values()) == {""}
+    machine.steps.is_settled = True
+    machine.steps.request_leave(N1)
+    assert isinstance(machine.wake(2.0)[-1], Propose)
+
+
+def test_one_alarm_is_raised_once_however_often_the_record_comes() -> None:
+    """Every peer that holds the other record pushes it again and again."""
+    machine = machine_of(N2, record(3, STABLE, [N1, N2]))
+    other = record(3, STABLE, [N1, N2, N3])
+    assert machine.offer(other, signed(other), 1.0) == [Equivocation(key(3))]
+    assert machine.offer(other, signed(other), 2.0) == []
 
 
 def test_whoever_is_behind_gets_the_record_and_whoever_is_ahead_is_asked() -> None:

@@ -44,6 +44,7 @@ class Pull:
 
     __slots__ = (
         "after",
+        "early",
         "epoch",
         "is_first",
         "leaves",
@@ -74,10 +75,14 @@ class Pull:
         """The source's floors, as its tree told them."""
         self.strays: list[Entry] | None = None
         """What is held here below the source's purge floor in the leaves that differ: there the source is right."""
+        self.early: dict[bytes, Version] | None = None
+        """What the taker had been written early when it asked for the first time; see `HeldUnit.strays`."""
 
     def request(self, held: HeldUnit | None) -> TreeAsk | LeafAsk:
         """Return the message that asks for what is missing next; sent again when no answer comes."""
         if self.leaves is None:
+            if self.early is None and held is not None:
+                self.early = dict(held.early)
             root = b"" if held is None else hashtree.root(held.tree())
             return TreeAsk(self.epoch, self.unit, self.token, root)
         return LeafAsk(self.epoch, self.unit, self.token, self.leaves, self.after, self.is_first)
@@ -91,6 +96,7 @@ class Pull:
         if not self.purpose.is_exempt or tree.write_floor is None or held.is_sealed_at(tree.write_floor):
             return False
         held.raise_floors(tree.write_floor, None)
+        self.early = None
         return True
 
     def take_tree(self, held: HeldUnit, tree: Tree) -> bool:
@@ -99,6 +105,13 @@ class Pull:
             # Whatever came in here since the question was asked, the source has nothing beyond what was held then.
             self.leaves = b"" if tree.is_equal else hashtree.differing(held.tree(), tree.leaves)
         return not self.leaves
+
+    def known_early(self, held: HeldUnit, tree: Tree) -> dict[bytes, Version]:
+        """Return what was written early to the taker and is at the source too, as its tree tells; after `take_tree`."""
+        if tree.is_equal:
+            return self.early or {}
+        leaves = frozenset(self.leaves or b"")
+        return {key: version for key, version in held.early.items() if hashtree.leaf_of(key) not in leaves}
 
     def righted(self, held: HeldUnit, page: LeafPage) -> tuple[list[bytes], list[Entry]]:
         """Return the keys to drop and the entries to put back by this page: the source is right below its purge floor.

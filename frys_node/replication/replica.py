@@ -18,8 +18,9 @@ What adoption does to a unit of this node:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
+from types import MappingProxyType
 from typing import NamedTuple
 
 from balancer.placement import Placement
@@ -64,6 +65,8 @@ from frys_node.replication.unit import HeldUnit, UnitTable
 from frys_node.replication.version import ZERO
 
 __all__ = ["ReplicaConfig", "ReplicaMachine", "kind_of"]
+
+NOTHING: Mapping[bytes, Version] = MappingProxyType({})
 
 Floors = tuple[Version | None, Version | None]
 """Write floor and purge floor."""
@@ -258,14 +261,18 @@ class ReplicaMachine:
                 effects += self._wipe(held, join_key, now_s)
             if record.phase == JOINING:
                 return effects + self._start_bulk(held, sets, now_s)
-        is_changed = record.phase == JOINT and self.node in sets.next and set(sets.current) != set(sets.next)
-        if is_changed or (is_member and held.lost is not None):
-            return effects + self._start_pass(held, sets, now_s)
         if is_member and not held.complete and not held.durable:
+            # A pass may be owed as well, but too few others may have what it needs.
             return effects + self._start_refill(held, sets, now_s)
+        if self._owes_pass(sets) or (is_member and held.lost is not None):
+            return effects + self._start_pass(held, sets, now_s)
         if is_member and held.complete and held.is_behind:
             return effects + self._start_catch_up(held, sets, now_s)
         return effects
+
+    def _owes_pass(self, sets: UnitSets) -> bool:
+        """True if this node is of the next set of a unit whose set changes, in ``joint``."""
+        return sets.phase == JOINT and self.node in sets.next and set(sets.current) != set(sets.next)
 
     def _wipe(self, held: HeldUnit, join_key: Epoch, now_s: float) -> list[Effect]:
         held.wipe(join_key)
@@ -307,12 +314,16 @@ class ReplicaMachine:
             purpose=Purpose.FENCED,
             sources=tuple(node for node in sets.current if node != self.node),
             needed=fence(len(sets.current)) - counts_itself,
-            then=lambda at_s: self._complete(held, sets.epoch, (takeover.write_floor, takeover.purge_floor), at_s),
+            then=lambda at_s: self._complete(
+                held, sets.epoch, (takeover.write_floor, takeover.purge_floor), at_s, takeover.known
+            ),
             started_s=now_s,
         )
         return self._puller.start(takeover, now_s)
 
-    def _complete(self, held: HeldUnit, epoch: Epoch, floors: Floors, now_s: float) -> list[Effect]:
+    def _complete(
+        self, held: HeldUnit, epoch: Epoch, floors: Floors, now_s: float, known: Mapping[bytes, Version] = NOTHING
+    ) -> list[Effect]:
         """The unit is complete, and the sources' floors come into force with it, not before the data (rule 18)."""
         join_key = held.join_key
 
@@ -320,7 +331,7 @@ class ReplicaMachine:
             if self.table.units.get(held.unit) is not held or held.join_key != join_key:
                 return []
             held.raise_floors(*floors)
-            held.drop_strays()
+            held.drop_strays(known)
             held.complete = True
             held.lost, held.waits_since_s = None, None
             held.is_damaged = held.is_behind = False
@@ -342,18 +353,19 @@ class ReplicaMachine:
         since_s = held.waits_since_s = now_s if held.waits_since_s is None else held.waits_since_s
         self._refill_at_s = min(self._refill_at_s, max(since_s + self.config.refill_patience_s, now_s))
 
-        def then(_at_s: float) -> list[Effect]:
+        def then(at_s: float) -> list[Effect]:
             if self.table.units.get(held.unit) is not held:
                 return []
             held.raise_floors(refill.write_floor, refill.purge_floor)
             held.complete = True
             held.waits_since_s = None
-            held.drop_strays()
+            held.drop_strays(refill.known)
             self.table.note_floor(held)
-            if len(refill.done) >= fence(len(sets.current)):
-                return []
-            held.raise_floor(floor)
-            return [StartedEmpty(held.unit, floor)]
+            told: list[Effect] = []
+            if len(refill.done) < fence(len(sets.current)):
+                held.raise_floor(floor)
+                told.append(StartedEmpty(held.unit, floor))
+            return told + self._start_pass(held, sets, at_s) if self._owes_pass(sets) else told
 
         refill = Takeover(
             held.unit,

@@ -52,9 +52,11 @@ class Takeover:
         "done",
         "epoch",
         "heard_s",
+        "known",
         "needed",
         "purge_floor",
         "purpose",
+        "rounds",
         "sources",
         "started_s",
         "then",
@@ -81,6 +83,9 @@ class Takeover:
         self.needed = needed
         self.then = then
         self.started_s = started_s
+        self.known: dict[bytes, Version] = {}
+        """What was written here early and is at a source as well."""
+        self.rounds = 1
         self.done: set[NodeId] = set()
         self.unasked = set(sources)
         self.write_floor: Version | None = None
@@ -89,10 +94,19 @@ class Takeover:
         self.heard_s = started_s
         """When a source was asked for the first time, or gave something, last."""
 
+    def begin_again(self) -> None:
+        """Ask every source once more; what was taken, and what is known, stays."""
+        self.rounds += 1
+        self.done.clear()
+        self.unasked = set(self.sources)
+
     def is_hopeless(self, now_s: float) -> bool:
         """True if every source was asked, and none has anything to give or finishes giving it."""
         return not self.unasked and self.heard_s <= now_s - QUIET_S
 
+
+ROUNDS_MAX = 4
+"""After so many rounds a takeover drops what no source was found to hold, though floors went on rising."""
 
 Asked = tuple[UnitId, NodeId, Purpose, Epoch]
 """A pull that waits for its turn."""
@@ -236,7 +250,11 @@ class Puller:
             self._pulls[pull.token] = pull
             return self._ask(pull, now_s)
         effects = self._free_too(pull, held, tree, now_s)
-        if pull.take_tree(held, tree):
+        is_done = pull.take_tree(held, tree)
+        takeover = self._takeovers.get(pull.unit)
+        if takeover is not None and held.early:
+            takeover.known.update(pull.known_early(held, tree))
+        if is_done:
             return effects + self._table.persist(held, (), lambda at_s: self._finished(pull, at_s), now_s)
         return effects + self._ask(pull, now_s)
 
@@ -257,6 +275,9 @@ class Puller:
     def _take_page(self, pull: Pull, held: HeldUnit, page: LeafPage, now_s: float) -> list[Effect]:
         if not pull.expects(page):
             return []
+        takeover = self._takeovers.get(pull.unit)
+        if takeover is not None and held.early:
+            takeover.known.update((e.key, e.version) for e in page.entries if held.early.get(e.key) == e.version)
         dropped, put_back = pull.righted(held, page)
         entries = pull.taken(held, page)
         is_last = pull.take_page(page)
@@ -290,6 +311,13 @@ class Puller:
         takeover.purge_floor = highest(takeover.purge_floor, pull.purge_floor)
         if len(takeover.done) >= takeover.needed:
             self.cancel(pull.unit)
+            held = self._table.units.get(pull.unit)
+            if held is not None and takeover.rounds < ROUNDS_MAX and held.strays(takeover.write_floor, takeover.known):
+                # A source may have been written the same after it answered. Nothing below the floor comes from now on,
+                # so the next answers are the last word.
+                held.raise_floors(takeover.write_floor, None)
+                takeover.begin_again()
+                return effects + self.start(takeover, now_s)
             effects += takeover.then(now_s) + self._start_queued(now_s)
         return effects
 

@@ -5,7 +5,7 @@ Sans-I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from frys_node.base.types import Epoch, UnitId
@@ -201,15 +201,21 @@ class HeldUnit:
         held = self.store.get([entry.key for entry in entries])
         return [entry for entry, mine in zip(entries, held, strict=True) if entry.version >= floor or mine is not None]
 
-    def drop_strays(self) -> None:
-        """A unit in memory is complete: drop what was written too early to be refused, and is below its floor now.
+    def strays(self, floor: Version | None, known: Mapping[bytes, Version]) -> list[bytes]:
+        """Return what was written here too early to be refused, is below a write floor, and is not known at a source.
 
-        Nobody else may hold it, and the tombstone above it may have been freed. An entry of a cache may vanish.
+        Of a unit in memory. Whoever acknowledged such a write with this node would be among the sources of its pass.
         """
-        early, self.early = self.early, {}
-        old = [key for key, version in early.items() if self.is_too_old(version)]
+        if floor is None:
+            return []
+        old = [key for key, version in self.early.items() if version < floor and known.get(key) != version]
         held = self.store.get(old)
-        strays = [key for key, entry in zip(old, held, strict=True) if entry and entry.version == early[key]]
+        return [key for key, entry in zip(old, held, strict=True) if entry and entry.version == self.early[key]]
+
+    def drop_strays(self, known: Mapping[bytes, Version]) -> None:
+        """The unit is complete: drop what nobody else holds, since the tombstone above it may have been freed."""
+        strays = self.strays(self.write_floor, known)
+        self.early = {}
         if strays:
             self.drop(strays)
 

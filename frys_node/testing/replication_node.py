@@ -207,7 +207,9 @@ class ReplicationNode:
         elif isinstance(token, PersistRecord | PersistPromise | Propose | TakeOver):
             self._record_written(token, now_s)
         elif token == RETRY:
-            self._write_group(now_s)
+            # A group that was refused twice in one turn is tried again twice: the second finds the first under way.
+            if not self._syncing:
+                self._write_group(now_s)
         else:
             self._synced(now_s)
         return self._sent()

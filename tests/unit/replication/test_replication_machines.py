@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
+import pytest
+
 from balancer.placement import Placement, cache_unit
 from balancer.record import FORMAT, JOINING, JOINT, STABLE, TopologyRecord
 from balancer.spread import RingMember
@@ -16,6 +18,8 @@ from frys_node.replication.admission import EARLY_BYTES_MAX, EARLY_MAX, Admissio
 from frys_node.replication.coordinator import CoordinatorMachine
 from frys_node.replication.hlc import HybridClock
 from frys_node.replication.messages import (
+    LeafAsk,
+    LeafPage,
     Read,
     ReadReply,
     Refused,
@@ -27,7 +31,7 @@ from frys_node.replication.messages import (
 )
 from frys_node.replication.pull import Purpose
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
-from frys_node.replication.takeover import PULLS_MAX, QUIET_S, REFILLS_MAX, Puller, Takeover
+from frys_node.replication.takeover import PULLS_MAX, QUIET_S, REFILLS_MAX, ROUNDS_MAX, Puller, Takeover
 from frys_node.replication.unit import HeldUnit, UnitTable
 from frys_node.testing.data_cluster import DictStore
 
@@ -64,9 +68,9 @@ def record(seq: int, phase: str, ring: Iterable[NodeId], following: Iterable[Nod
 class Bench:
     """One replica whose disk is driven by hand."""
 
-    def __init__(self, node: NodeId = N1) -> None:
+    def __init__(self, node: NodeId = N1, *, durable: bool = True) -> None:
         self.machine = ReplicaMachine(node, random.Random(1), ReplicaConfig(bulk_by_messages=True))
-        self.machine.declare("cache", lambda _unit: DictStore(), durable=True)
+        self.machine.declare("cache", lambda _unit: DictStore(), durable=durable)
         self.tokens: list[int] = []
         self.now_s = 0.0
 
@@ -406,6 +410,53 @@ def test_a_unit_that_starts_empty_lets_nothing_older_back() -> None:
     assert merged.highest == floor
     assert merged.taken == []
     assert [entry.key for entry in unit.store.entries()] == [b"kept"]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_of_early_writes_below_the_floor_only_those_that_no_source_has_are_dropped(is_known: bool) -> None:
+    """A source that has it too may have acknowledged it with this node; if none has, its tombstone may be gone."""
+    bench, floor = Bench(N3, durable=False), Version(9, 0, N1, 1)
+    bench.adopt(record(2, JOINING, [N1], [N1, N3]))
+    bench.receive(N2, write(2))
+    held = bench.machine.table.units[UNIT]
+    asks = sent(bench.adopt(record(3, JOINT, [N1], [N1, N3])), TreeAsk)
+    rounds = 0
+    while not held.complete:
+        rounds += 1
+        (ask,) = asks
+        assert isinstance(ask.message, TreeAsk)
+        leaves = held.tree() if is_known else hashtree.build([])
+        tree = Tree(key(3), UNIT, ask.message.pull, True, b"" if is_known else leaves, None, is_known, floor)
+        found = bench.receive(N1, tree)
+        for page in sent(found, LeafAsk):
+            assert isinstance(page.message, LeafAsk)
+            found = bench.receive(N1, LeafPage(key(3), UNIT, page.message.pull, b"", True, [], False))
+        asks = sent(found, TreeAsk)
+    # The first answer told of the floor and was asked for again.
+    assert rounds == (2 if is_known else ROUNDS_MAX + 1)
+    assert bool(list(held.store.entries())) is is_known
+
+
+def test_a_unit_in_memory_that_most_members_lost_in_joint_starts_empty_and_takes_its_pass() -> None:
+    """Two of three have restarted: the pass would want two complete sources, and the step would stand for ever."""
+    old, new = [N1, N2, N3], [N1, N2, N4]
+    bench = Bench(N1, durable=False)
+    asks = sent(bench.adopt(record(3, JOINT, old, new)), TreeAsk)
+    assert sorted(ask.to for ask in asks) == [N2, N3]
+    for now_s in (10.0, 20.0, 30.0):
+        bench.now_s = now_s
+        found = bench.take(bench.machine.advance(now_s))
+        if any(isinstance(effect, fx.StartedEmpty) for effect in found):
+            break
+    (floor,) = [effect.floor for effect in found if isinstance(effect, fx.StartedEmpty)]
+    passes = sent(found, TreeAsk)[-2:]
+    assert sorted(ask.to for ask in passes) == [N2, N3]
+    held = bench.machine.table.units[UNIT]
+    assert held.complete
+    message = passes[0].message
+    assert isinstance(message, TreeAsk)
+    tree = Tree(key(3), UNIT, message.pull, True, held.tree(), floor)
+    assert fx.PassFinished(UNIT, key(3)) in bench.receive(passes[0].to, tree)
 
 
 def test_equal_replicas_compare_sixteen_bytes() -> None:

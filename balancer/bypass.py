@@ -61,7 +61,7 @@ class Detour:
     def placed(
         self, units: Sequence[UnitId], sets: Sequence[tuple[NodeId, ...]], count: int
     ) -> Sequence[tuple[NodeId, ...]]:
-        """Return the sets of one group with others in the place of those passed over, fewer if there are no others."""
+        """Return the sets of one group with others in the place of those passed over; fewer if there are no others."""
         if not any(unit in self._passed for unit in units) or not self._members:
             return sets
         loads = Counter(node for nodes in sets for node in nodes)
@@ -76,7 +76,8 @@ class Detour:
                 if chosen is not None:
                     kept.append(chosen)
                     loads[chosen] += 1
-            found.append(tuple(kept))
+            # A unit belongs to somebody: with nobody to stand in, those passed over keep it.
+            found.append(tuple(kept) or nodes)
         return found
 
     def _stand_in(

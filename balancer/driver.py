@@ -39,6 +39,7 @@ from balancer.topology_effects import (
 from balancer.topology_messages import TOPOLOGY_MESSAGES, Promise, RecordPush, SignedRecord
 from balancer.view import ring_view, status_view
 from frys_node.base.errors import (
+    FrameTooLarge,
     FrysError,
     IssuerUnreachable,
     MalformedFrame,
@@ -196,7 +197,7 @@ class BalancerComponent:
     def _perform_one(self, effect: TopologyEffect) -> None:
         match effect:
             case SendTopology():
-                self._rpc.note(effect.to, NOTE, TOPOLOGY_MESSAGES.encode(effect.message))
+                self._send(effect)
             case PersistRecord() | PersistPromise() | Propose() | TakeOver():
                 self._to_disk(effect)
             case Adopted():
@@ -217,6 +218,14 @@ class BalancerComponent:
     def _to_disk(self, effect: DiskWork) -> None:
         self._disk_work.append(effect)
         self._disk_wake.set()
+
+    def _send(self, effect: SendTopology) -> None:
+        try:
+            self._rpc.note(effect.to, NOTE, TOPOLOGY_MESSAGES.encode(effect.message))
+        except FrameTooLarge as error:
+            # Whoever does not get the record stays under the one before, which is safe; this node must not stop for it.
+            self._junk.inc("too_large")
+            _log.error("balancer.record_too_large", extra={"to": effect.to, "error": error.message, "fix": error.hint})
 
     def _notify(self) -> None:
         self._changed.set()

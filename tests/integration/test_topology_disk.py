@@ -13,6 +13,7 @@ from balancer.errors import CatalogueFull
 from balancer.record import RECORD
 from balancer.saved import FROZEN_PATH
 from balancer.topology_messages import TOPOLOGY_MESSAGES, RecordPush, SignedRecord
+from frys_node.base.errors import FrameTooLarge
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.topology import Collection
 from frys_node.testing.data_cluster import DataCluster, HashProofs, open_data_cluster
@@ -135,3 +136,20 @@ async def test_two_records_with_one_key_freeze_a_node_over_restarts_until_anothe
             while member.balancer.status()["frozen"]:  # noqa: ASYNC110
                 await trio.sleep(0.05)
         assert [made.name for made in member.balancer.collections()] == ["points"]
+
+
+async def test_a_record_that_no_frame_takes_stops_no_node(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who cannot be told stays under the record before; the sender counts it and goes on."""
+    async with open_data_cluster(["n1", "n2"]) as cluster:
+        await settled(cluster)
+        issuer = cluster["n1"]
+
+        def refuse(node: NodeId, name: str, payload: bytes) -> bool:
+            raise FrameTooLarge("a body of 2000000 bytes is over the limit of 1048576")
+
+        monkeypatch.setattr(issuer.balancer._rpc, "note", refuse)
+        issuer.balancer.share(cluster["n2"].balancer.node)
+        assert issuer.balancer._junk.values == {("too_large",): 1}
+        assert issuer.failure is None

@@ -248,6 +248,14 @@ def test_an_abort_and_an_end_leave_one_set_of_exceptions() -> None:
     ]
 
 
+def test_a_unit_belongs_to_somebody_when_everybody_else_is_passed_over_as_well() -> None:
+    """With nobody to stand in the set stays as it is: an empty one would be nobody's, and its data lost."""
+    members = tuple(RingMember(node=node) for node in (N1, N2))
+    unit = UnitId("workflow/0")
+    detour = Detour(members, 32, [bypass_of(N1, [unit]), Bypass(N2)])
+    assert list(detour.placed([unit], [(N1,)], 1)) == [(N1,)]
+
+
 def test_a_detour_moves_nothing_but_what_it_names() -> None:
     """Every other unit stays where the ring puts it, whatever that does to loads."""
     units = [cache_unit(number) for number in range(UNITS)]

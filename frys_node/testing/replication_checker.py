@@ -42,9 +42,11 @@ class Acked(NamedTuple):
 class OpenRequest:
     """A request under way: what was acknowledged before it began."""
 
-    __slots__ = ("floors", "key", "kind", "losses", "restarts", "unit", "value")
+    __slots__ = ("floors", "is_lost", "key", "kind", "losses", "restarts", "unit", "value")
 
     def __init__(self, kind: str, unit: UnitId, key: bytes, value: bytes | None, floors: dict[bytes, Acked]) -> None:
+        self.is_lost = False
+        """The only replica lost its disk meanwhile: an acknowledgement on its way is of what is gone."""
         self.losses = 0
         self.restarts = 0
         self.kind = kind
@@ -108,7 +110,7 @@ class Checker:
         self.acked = {place: acked for place, acked in self.acked.items() if place[0] != unit}
         for request in self._open.values():
             if request.unit == unit:
-                request.floors = {}
+                request.floors, request.is_lost = {}, True
         self.counts["lost_for_good"] += 1
 
     def freed(self, unit: UnitId, entry: Entry) -> None:
@@ -142,7 +144,7 @@ class Checker:
         self.counts["acked"] += 1
         self._one_value(request.unit, request.key, version, request.value)
         is_memory = request.unit in self._memory
-        if is_memory and request.restarts != self._restarts:
+        if request.is_lost or (is_memory and request.restarts != self._restarts):
             self.counts["unjudged"] += 1
             return
         floor = request.floors.get(request.key)

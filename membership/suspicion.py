@@ -76,6 +76,7 @@ class Suspicion:
         "ask_s",
         "boot",
         "incarnation",
+        "questions",
         "since_s",
     )
 
@@ -99,6 +100,8 @@ class Suspicion:
         self._held_until_s = -math.inf
         self.ask_s = since_s + floors.silence_s / ASK_AFTER
         """When the accused is asked itself, by this node."""
+        self.questions = 0
+        """How often it has been asked."""
 
     @property
     def accusers(self) -> tuple[NodeId, ...]:
@@ -191,6 +194,11 @@ class Suspicion:
 
     def asked(self, now_s: float) -> None:
         """Note that the accused has been asked."""
+        self.questions += 1
+        self.put_off(now_s)
+
+    def put_off(self, now_s: float) -> None:
+        """Ask no sooner than after another pause."""
         self.ask_s = now_s + self._floors.silence_s / ASK_EVERY
 
     def shift(self, gap_s: float) -> None:

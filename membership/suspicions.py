@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Iterator
 
 from frys_node.base.types import NodeId
+from membership.allowance import Allowance
 from membership.awareness import Awareness
 from membership.config import MembershipConfig
 from membership.hearsay import weighed
@@ -25,8 +26,8 @@ OBJECTIONS = tuple(kind for kind in VouchKind if kind is not VouchKind.KERNEL_AC
 """What is only seen by those who look because of the evidence, hence after it."""
 
 ASKED_MAX = 16
-ASK_PAUSE_S = 0.1
-"""Suspects asked at once, and the pause before more are: when half a cluster is lost this must not add a flood."""
+"""Suspects asked at once; in the long run one in each probe interval. Those who stand still never answer: asking them
+must not add a flood when half a cluster is lost, nor cost more than the probes do. Loss alone asks less than this."""
 
 PATIENCE_MAX = 3
 """A node in trouble waits so many times longer at most: if all are, a death must be known some time all the same."""
@@ -64,7 +65,7 @@ class _Vouchers:
 class Suspicions:
     """Suspicions by member, at most one each."""
 
-    __slots__ = ("_config", "_deadline", "_health", "_running", "_table", "_vouchers", "ask_s")
+    __slots__ = ("_allowance", "_config", "_deadline", "_health", "_running", "_table", "_vouchers", "ask_s")
 
     def __init__(self, table: Table, config: MembershipConfig, health: Awareness) -> None:
         self._table = table
@@ -72,6 +73,8 @@ class Suspicions:
         self._health = health
         self._running: dict[NodeId, Suspicion] = {}
         self._vouchers: dict[NodeId, _Vouchers] = {}
+        per_s = 1.0 / config.probe_interval_s
+        self._allowance = Allowance("questions", per_s=per_s, burst=ASKED_MAX, now_s=0.0)
         self.ask_s = math.inf
         """When `ask` must be called next."""
         self._deadline: tuple[tuple[int, int, int, bool], float] | None = None
@@ -206,19 +209,25 @@ class Suspicions:
         return [node for node in running if self.ends_s(node) <= now_s]
 
     def ask(self, now_s: float) -> list[NodeId]:
-        """Return which suspects are to be asked now, the first ones of many.
+        """Return which suspects are to be asked now: of many those that have been asked least.
 
         A refutation that gossip has not brought by now will hardly come: under loss one node in a hundred misses it,
         and would bury the living.
         """
-        running = self._running
-        due = sorted((s.ask_s, node) for node, s in running.items() if s.ask_s <= now_s)[:ASKED_MAX]
-        for _, node in due:
-            running[node].asked(now_s)
-        # Of more than ASKED_MAX the others wait for their turn.
-        self.ask_s = min((max(now_s + ASK_PAUSE_S, s.ask_s) for s in self), default=math.inf)
-        # Whoever is held to stand still does not answer, and has enough to read when it goes on.
-        return [node for _, node in due if running[node].held_until_s <= now_s]
+        due = sorted((s.questions, s.ask_s, node) for node, s in self._running.items() if s.ask_s <= now_s)
+        asked: list[NodeId] = []
+        for _, _, node in due:
+            suspicion = self._running[node]
+            if suspicion.held_until_s > now_s:
+                # It is known to stand still: it does not answer, and has enough to read when it goes on.
+                suspicion.put_off(now_s)
+            elif not self._allowance.wait_s(now_s):
+                self._allowance.spend(now_s)
+                suspicion.asked(now_s)
+                asked.append(node)
+        ready_s = now_s + self._allowance.wait_s(now_s)
+        self.ask_s = min((max(ready_s, s.ask_s) for s in self), default=math.inf)
+        return asked
 
     def shift(self, gap_s: float) -> None:
         """Move all of them by a time during which this node itself stood still."""

@@ -130,7 +130,7 @@ def test_whoever_hears_no_refutation_asks_the_suspect() -> None:
 
 
 def test_when_half_a_cluster_is_suspected_few_are_asked_at_once() -> None:
-    """Sixteen in a tenth of a second, and each has its turn."""
+    """Sixteen, then one in each probe interval, and each of them once before anybody is asked again."""
     nodes = [NodeId(f"{index:032x}") for index in range(40)]
     m = machine(config=LAN)
     found = [Update(n, BOOT, 0, Standing.ALIVE, make_attributes(n, Address("10.0.0.9", 7946))) for n in nodes]
@@ -138,9 +138,13 @@ def test_when_half_a_cluster_is_suspected_few_are_asked_at_once() -> None:
     for node in nodes[1:]:
         hear(m, Gossip((Update(node, BOOT, 0, Standing.SUSPECT, found[1].attributes, nodes[0]),)), nodes[0], 1.0)
     suspicions = m._claims.suspicions
-    first_s = suspicions.ask_s
-    asks = [suspicions.ask(first_s + step / 10) for step in range(3)]
-    assert [len(some) for some in asks] == [16, 16, 7]
+    first_s, asked_s = suspicions.ask_s, []
+    asks = [suspicions.ask(first_s)]
+    while sum(map(len, asks)) < 39:
+        asked_s.append(suspicions.ask_s)
+        asks.append(suspicions.ask(suspicions.ask_s))
+    assert [len(some) for some in asks] == [16] + 23 * [1]
+    assert asked_s == pytest.approx([first_s + LAN.probe_interval_s * step for step in range(1, 24)])
     assert len({node for some in asks for node in some}) == 39
 
 

@@ -312,6 +312,12 @@ def test_an_allowance_lets_a_burst_through_and_then_its_rate() -> None:
     with pytest.raises(GossipTooFast):
         allowance.spend(0.1)
     allowance.spend(1.0)
+    assert allowance.wait_s(1.2) == pytest.approx(0.3)
+    for now_s in (1e9 + 0.1, 1e9 + 0.7):
+        # Whoever waits for as long as told finds one, whatever a float makes of the sum.
+        while not allowance.wait_s(now_s):
+            allowance.spend(now_s)
+        assert allowance.wait_s(now_s + allowance.wait_s(now_s)) == 0.0
 
 
 def test_heads_of_strangers_and_of_the_dead_do_not_count_in_the_digest() -> None:

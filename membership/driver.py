@@ -306,7 +306,7 @@ class MembershipDriver:
         self._perform(self._machine.leave(self._clock.now_s()))
         with trio.move_on_after(self._config.leave_timeout_s):
             await self._leave_heard.wait()
-            if self._machine.live_count:
+            if not self._machine.has_said_all:
                 await self._said_all.wait()
         if not self._leave_heard.is_set():
             raise LeaveUnacknowledged(hint="run `frys-node leave` again once the others can be reached")
@@ -384,7 +384,7 @@ class MembershipDriver:
                     _LOG.error("membership.superseded", boot=boot, own_boot=self._machine.boot)
                 case _:
                     self.gossip.perform(effect)
-        if not self._machine.queue_length:
+        if self._machine.has_said_all:
             self._said_all.set()
         # An answer mostly moves the deadline on: the timer must not fire for what it was armed for before.
         if self._machine.next_deadline_s != self._timer.deadline:

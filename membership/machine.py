@@ -33,7 +33,7 @@ from membership.claims import Claims
 from membership.config import MembershipConfig
 from membership.departed import Departed
 from membership.edges import Seen
-from membership.effects import Effect, LeaveAcknowledged, Peer, PersistPeers, PushPull
+from membership.effects import Effect, Peer, PersistPeers, PushPull
 from membership.farewell import Farewell
 from membership.findings import Finding, LifelineDown, LifelineEnd
 from membership.guard import Guard
@@ -135,6 +135,11 @@ class Membership:
         return len(self._queue)
 
     @property
+    def has_said_all(self) -> bool:
+        """True while there is nothing to pass on, nobody to tell that this node leaves, or nobody at all."""
+        return not self.live_count or not (len(self._queue) or self._farewell.is_under_way)
+
+    @property
     def is_leaving(self) -> bool:
         """True once `leave` was called."""
         return self._claims.is_leaving
@@ -224,16 +229,10 @@ class Membership:
         return self.set_attributes(make_attributes(own.name, own.address, own.http, tags), now_s)
 
     def leave(self, now_s: float) -> list[Effect]:
-        """Say goodbye: others will see LEFT, never DEAD. Repeats itself until somebody acknowledges."""
+        """Say goodbye: others will see LEFT, never DEAD. Everybody is told, again until somebody acknowledges."""
         if not self.is_leaving:
-            self._claims.is_leaving = True
-            own = self._claims.own
             self._probing.stop()
-            self._claims.suspicions.clear()
-            self._claims.merge(replace(raised(own, own.incarnation), standing=Standing.LEFT), now_s)
-            self._farewell.say()
-            if not self.live_count:
-                self._out.append(LeaveAcknowledged(self.node))
+            self._farewell.begin(now_s)
         return self._turn(now_s)
 
     def force_leave(self, name: str, now_s: float) -> list[Effect]:
@@ -373,8 +372,7 @@ class Membership:
             self._out.append(PushPull(node, address))
 
     def _take_ack(self, ack: Ack, source: Source, now_s: float) -> None:
-        if self._farewell.take_ack(ack.sequence):
-            self._out.append(LeaveAcknowledged(source.node))
+        self._farewell.take_ack(ack.sequence)
         member = self._probing.take_ack(ack, source.node, now_s)
         if member is not None:
             member.acquainted_boot = source.boot

@@ -10,17 +10,12 @@ import random
 
 from frys_node.kernel.services.members import Status
 from frys_node.testing.membership_cluster import Cluster
-from frys_node.testing.membership_node import LEAVE, MembershipNode
+from frys_node.testing.membership_node import LEAVE
 from frys_node.testing.scenario import ScenarioResult
 
 STEP_S = 0.01
 AFTER_S = 15.0
 """How long the others are watched afterwards: a leave must not turn into a death."""
-
-
-def has_said_all(node: MembershipNode) -> bool:
-    """True once a node has nothing more to pass on, or nobody to pass it to."""
-    return not node.machine.queue_length or not node.machine.live_count
 
 
 def run_scenario(nodes: int, seconds: float, seed: int, faults: str) -> ScenarioResult:
@@ -40,7 +35,7 @@ def run_scenario(nodes: int, seconds: float, seed: int, faults: str) -> Scenario
         cluster.wait(lambda: shell.leave_acknowledged, cluster.config.leave_timeout_s, text, step_s=STEP_S)
         cluster.measure("acknowledged_s", [cluster.simulator.now_s - start_s])
         leave_s = cluster.config.leave_timeout_s
-        cluster.wait(lambda: has_said_all(shell), leave_s, "the leave is not passed on", step_s=STEP_S)
+        cluster.wait(lambda: shell.machine.has_said_all, leave_s, "the leave is not passed on", step_s=STEP_S)
         cluster.simulator.crash(name)
         text = "not everybody has seen the leave"
         cluster.wait(lambda: cluster.all_see(name, Status.LEFT), 2.0 * cluster.floor_s(), text, step_s=STEP_S)

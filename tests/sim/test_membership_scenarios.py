@@ -63,6 +63,12 @@ def test_a_short_batch_keeps_its_claim(short: Short) -> None:
     assert SCENARIOS[short.scenario].missed(short.seeds, sometimes, figures) == []
 
 
+@pytest.mark.parametrize(("nodes", "seconds", "seed"), [(8, 2.0, 781_711), (20, 5.0, 781_525)])
+def test_everybody_hears_of_a_leave_that_gossip_alone_kept_from_one(nodes: int, seconds: float, seed: int) -> None:
+    """One leave in a thousand missed one member, which called the leaver suspect: now each is told."""
+    assert _run(Short("leave", nodes, seconds, 1), seed).violations == []
+
+
 def test_every_membership_scenario_is_in_the_gate_and_in_the_plan() -> None:
     """A scenario that nobody runs rots."""
     planned = {entry.scenario for entry in PLAN}

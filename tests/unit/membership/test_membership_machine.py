@@ -40,7 +40,9 @@ from membership.effects import (
     RoundTrip,
     Superseded,
 )
+from membership.farewell import TOLD_AT_ONCE, TOLD_MAX
 from membership.machine import NOBODY
+from membership.member import make_attributes
 from membership.messages import (
     PACKETS,
     SYNC_UPDATES_MAX,
@@ -58,6 +60,7 @@ from membership.messages import (
     PingReq,
     Standing,
     Sync,
+    Update,
 )
 from membership.probing import RELAYS_MAX
 
@@ -241,6 +244,48 @@ def test_leave_is_repeated_until_acknowledged_and_never_refuted() -> None:
     assert m.leave(2.1) == []
     hear(m, Gossip((claim(ME, Standing.DEAD, 9),)), B, 2.2)
     assert status(m, ME) is Status.LEFT
+
+
+def goodbyes(effects: list[Effect]) -> dict[Address, int]:
+    """Who is told by a packet of its own that this node leaves, and the number of that ping."""
+    return {where: p.sequence for where, p in sent(effects) if isinstance(p, Ping)}
+
+
+def test_a_leave_is_told_to_every_member_until_it_has_acknowledged() -> None:
+    """Sixty-four at once and the others a round later; who acknowledges hears no more, who does not, thrice."""
+    nodes = [NodeId(f"{index:032x}") for index in range(70)]
+    at = {node: Address(f"10.0.1.{index}", 7946) for index, node in enumerate(nodes)}
+    m = machine()
+    found = [Update(n, BOOT, 0, Standing.ALIVE, make_attributes(n, at[n])) for n in nodes]
+    m.merge_sync(Sync(tuple(found[:SYNC_UPDATES_MAX])), nodes[0], 0.0)
+    m.merge_sync(Sync(tuple(found[SYNC_UPDATES_MAX:])), nodes[0], 0.0)
+    first = goodbyes(m.leave(1.0))
+    assert len(first) == TOLD_AT_ONCE
+    told, mute = dict.fromkeys(first, 1), next(iter(first))
+    unanswered = dict(first)
+    while not m.has_said_all:
+        for where, sequence in unanswered.items():
+            if where != mute:
+                node = next(node for node in nodes if at[node] == where)
+                m.receive(PACKETS.encode(Ack(sequence, node)), node, where, m._claims.now_s, source_boot=BOOT)
+        unanswered = goodbyes(m.advance(m.next_deadline_s))
+        for where in unanswered:
+            told[where] = told.get(where, 0) + 1
+    assert told == {where: TOLD_MAX if where == mute else 1 for where in at.values()}
+
+
+def test_a_leave_that_nobody_acknowledges_goes_on_to_a_few() -> None:
+    """After everybody was told thrice, as many as gossip takes are told each round, and one ack ends it."""
+    m = machine(B, C, D, config=replace(CONFIG, gossip_fanout=1))
+    m.leave(1.0)
+    run_to(m, 4.0)
+    assert not m.has_said_all
+    later = goodbyes(run_to(m, 4.0 + CONFIG.gossip_interval_s))
+    assert len(later) == 1
+    ((where, sequence),) = later.items()
+    node = next(node for node in (B, C, D) if address(node) == where)
+    assert LeaveAcknowledged(node) in hear(m, Ack(sequence, node), node, 4.3)
+    assert m.has_said_all
 
 
 def test_leave_of_a_node_alone_is_acknowledged_at_once() -> None:

@@ -26,6 +26,7 @@ SCENARIOS: dict[str, Scenario] = {
             "crash_proven",
             "accused_gone",
             "vouch_kernel",
+            "accused_in_brief",
         ),
         reach_seeds=100,
     ),

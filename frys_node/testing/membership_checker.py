@@ -14,7 +14,7 @@ from frys_node.kernel.services.members import MemberChanged, MemberView, Status
 from frys_node.testing.membership_node import WIRE, MembershipNode, Sealed, node_id
 from frys_node.testing.simulator import SimEvent, Simulator
 from membership.machine import NOBODY
-from membership.messages import PACKETS, Standing, Update
+from membership.messages import PACKETS, Brief, Standing, Update
 
 RANK = {Status.ALIVE: 0, Status.SUSPECT: 1, Status.DEAD: 2, Status.LEFT: 3}
 
@@ -147,14 +147,16 @@ class Checker:
     def _check_refutation(self, node: MembershipNode, payload: bytes) -> None:
         """M3: whoever has just been told that it is suspect or worse stands above that claim now."""
         message = WIRE.decode(payload)
-        updates: tuple[Update, ...]
+        claims: tuple[Update | Brief, ...]
         if isinstance(message, Sealed):
-            updates = getattr(PACKETS.decode(message.payload), "updates", ())
+            packet = PACKETS.decode(message.payload)
+            claims = (*packet.updates, *packet.briefs)
         else:
-            updates = message.sync.updates
-        for update in updates:
+            claims = message.sync.updates
+        for update in claims:
             if update.node == node.node and update.boot == node.boot and update.standing > Standing.ALIVE:
                 own = self._own(node)
+                self._simulator.reach("accused_in_brief" if isinstance(update, Brief) else "accused_in_full")
                 self._simulator.check(
                     own.incarnation > update.incarnation or own.status is Status.LEFT,
                     f"M3: {own.name} does not refute that it is {update.standing.name} at {update.incarnation}",

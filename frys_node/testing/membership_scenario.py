@@ -25,6 +25,11 @@ PACKETS_PER_S_MAX = 6.0
 """Packets that one idle node may send per probe interval: its own probe and slack. The watch's beats come on top."""
 
 
+PACKET_BYTES_MIN = 576
+LONG_TAG_CHARS = 400
+"""Where packets are this small, tags this long leave a claim no room but for its brief form."""
+
+
 def draw_config(rng: random.Random) -> MembershipConfig:
     """Knobs are drawn too: a bug may need a fan-out of one or a rare push-pull."""
     return for_profile(
@@ -35,6 +40,7 @@ def draw_config(rng: random.Random) -> MembershipConfig:
         persist_interval_s=rng.choice((0.1, 2.0)),
         # SWIM has to hold the invariants by itself, too.
         watchers=rng.choice((0, 3)),
+        packet_bytes_max=rng.choice((PACKET_BYTES_MIN, 1_400, 1_400, 1_400)),
     )
 
 
@@ -69,10 +75,12 @@ class _Run:
             down_max=max(1, len(cluster.names) // 2),
         )
         schedule.install(cluster.simulator)
+        note = "n" * (LONG_TAG_CHARS if cluster.config.packet_bytes_max == PACKET_BYTES_MIN else 0)
         for index in range(3):
             name = self.rng.choice(cluster.names)
             at_s = seconds * (0.15 + 0.15 * index)
-            cluster.simulator.at(at_s, partial(cluster.simulator.inject, name, {"round": str(index)}))
+            tags = {"round": str(index), "note": note}
+            cluster.simulator.at(at_s, partial(cluster.simulator.inject, name, tags))
         cluster.simulator.run_until(seconds)
 
     def calm(self) -> None:

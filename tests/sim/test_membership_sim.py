@@ -6,19 +6,23 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+import msgspec
 import pytest
 from sim_seeds import SEED_BASE, first_seed
 
+from frys_node.base.types import NodeId
 from frys_node.testing import membership_scenario
 from frys_node.testing.catalogue import SCENARIOS
 from frys_node.testing.membership_scenario import run_scenario
+from membership import machine
 from membership.claims import Claims
-from membership.messages import Standing, Update
+from membership.messages import Packet, Standing, Update
 from membership.suspicion import Suspicion
+from membership.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS_FILE = Path(__file__).with_name("seeds_membership.txt")
@@ -130,6 +134,18 @@ def test_checker_finds_a_missing_refutation(monkeypatch: pytest.MonkeyPatch) -> 
     """A planted bug: accusations of oneself are ignored (M3)."""
     monkeypatch.setattr(Claims, "_answer", lambda self, update, now_s: None)
     assert "M3" in _violations()
+
+
+def test_checker_finds_a_missing_refutation_of_a_brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted bug: accusations of oneself that come without attributes are ignored (M3)."""
+    original = machine.unfold
+
+    def unfold(message: Packet, table: Table, own: NodeId) -> tuple[Sequence[Update], bool]:
+        others = tuple(brief for brief in message.briefs if brief.node != own)
+        return original(msgspec.structs.replace(message, briefs=others), table, own)
+
+    monkeypatch.setattr(machine, "unfold", unfold)
+    assert "M3" in _violations("chaos")
 
 
 def test_checker_finds_a_forged_incarnation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 from fuzz_machine import check
 
+from snapshots.archive import FRONT, ArchiveReader, Inventory
 from snapshots.bundle import bundle_name, decode_bundle
 from snapshots.errors import CorruptManifest, UnknownFormat
 from snapshots.index import copies_of, decode_index
@@ -16,9 +17,9 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 
 class SavedHarness:
-    """Manifests, bundles and indexes: the first byte says which."""
+    """Manifests, bundles, indexes and exports: the first byte says which."""
 
-    MANIFEST, BUNDLE, INDEX = range(3)
+    MANIFEST, BUNDLE, INDEX, EXPORT = range(4)
 
     def seeds(self) -> list[bytes]:
         """The golden files of every format."""
@@ -28,12 +29,13 @@ class SavedHarness:
             (self.BUNDLE, "snapshot-directory-2/_bundles/*"),
             (self.INDEX, "snapshot-directory-1/before/index.json"),
             (self.INDEX, "snapshot-directory-2/_snapshots/before.json"),
+            (self.EXPORT, "snapshot-export-1.bin"),
         )
         return [bytes([kind]) + path.read_bytes() for kind, name in places for path in sorted(GOLDEN.glob(name))]
 
     def run(self, data: bytes) -> None:
         """Read one; a refusal is one of the two errors, and what is accepted keeps its bounds."""
-        kind, body = (data[0] % 3 if data else 0), data[1:]
+        kind, body = (data[0] % 4 if data else 0), data[1:]
         try:
             if kind == self.INDEX:
                 index = decode_index(body, "before")
@@ -44,12 +46,24 @@ class SavedHarness:
             elif kind == self.BUNDLE:
                 for manifest in decode_bundle(body, bundle_name(body)).manifests:
                     self._bounds(manifest)
+            elif kind == self.EXPORT:
+                self._export(body)
             else:
                 manifest = decode_manifest(body)
                 self._bounds(manifest)
                 check(decode_manifest(manifest.encode()) == manifest, "what was read is not what is written")
         except (CorruptManifest, UnknownFormat):
             return
+
+    def _export(self, body: bytes) -> None:
+        """What is taken is exactly what was written; only that which names all its objects is complete."""
+        reader, inventory = ArchiveReader(), Inventory()
+        items = reader.push(body[:100]) + reader.push(body[100:])
+        reader.finish()
+        for item in items:
+            inventory.take(item)
+        inventory.finish()
+        check(FRONT + b"".join(item.encode() for item in items) == body, "what was read is not what was written")
 
     def _bounds(self, manifest: Manifest) -> None:
         sizes = [chunk.size_bytes for chunk in manifest.chunks]

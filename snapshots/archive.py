@@ -19,8 +19,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from snapshots.bundle import decode_bundle
-from snapshots.errors import CorruptManifest, UnknownFormat
+from snapshots.bundle import Bundle, decode_bundle
+from snapshots.errors import CorruptExport, CorruptManifest, UnknownFormat
 from snapshots.index import BUNDLES, CHUNKS, INDEX_FORMAT, SavedSnapshot, decode_index
 from snapshots.manifest import DIGEST_BYTES, ChunkRef, digest_of
 from snapshots.objects import OBJECT_BYTES_MAX
@@ -77,7 +77,7 @@ class ArchiveReader:
 
         Raises:
             UnknownFormat: A newer version wrote it.
-            CorruptManifest: It is no export, or an object is not what its digest names. The machine is of no more use.
+            CorruptExport: It is no export, or an object is not what its digest names. The machine is of no more use.
         """
         self._buffer += data
         items: list[Item] = []
@@ -87,13 +87,13 @@ class ArchiveReader:
         while len(self._buffer) - start >= HEAD_BYTES:
             number, digest, size = _HEAD.unpack_from(self._buffer, start)
             if number not in tuple(Kind) or size > OBJECT_BYTES_MAX:
-                raise CorruptManifest(f"the export has an object of kind {number} and {size} bytes, which cannot be")
+                raise CorruptExport(f"the export has an object of kind {number} and {size} bytes, which cannot be")
             end = start + HEAD_BYTES + size
             if len(self._buffer) < end:
                 break
             found = bytes(self._buffer[start + HEAD_BYTES : end])
             if digest_of(found) != digest:
-                raise CorruptManifest(f"object {digest.hex()[:16]} of the export has other bytes than its name says")
+                raise CorruptExport(f"object {digest.hex()[:16]} of the export has other bytes than its name says")
             items.append(Item(Kind(number), digest, found))
             start = end
         del self._buffer[:start]
@@ -103,7 +103,7 @@ class ArchiveReader:
         if len(self._buffer) < len(FRONT):
             return False
         if not self._buffer.startswith(_MAGIC):
-            raise CorruptManifest("what is sealed here is no snapshot")
+            raise CorruptExport("what is sealed here is no snapshot")
         (version,) = struct.unpack_from(">H", self._buffer, len(_MAGIC))
         if version != FORMAT:
             raise UnknownFormat(
@@ -114,13 +114,13 @@ class ArchiveReader:
         return True
 
     def finish(self) -> None:
-        """Say that the stream ends here (`CorruptManifest` if that is inside an object, or before any)."""
+        """Say that the stream ends here (`CorruptExport` if that is inside an object, or before any)."""
         if self._buffer or not self._has_begun:
-            raise CorruptManifest("the export ends inside an object")
+            raise CorruptExport("the export ends inside an object")
 
 
 def read_items(data: bytes) -> list[Item]:
-    """Return the objects that the bytes hold, without the front of an export (`CorruptManifest`)."""
+    """Return the objects that the bytes hold, without the front of an export (`CorruptExport`)."""
     reader = ArchiveReader(has_front=False)
     items = reader.push(data)
     reader.finish()
@@ -151,20 +151,20 @@ class Inventory:
         """Note an object.
 
         Raises:
-            CorruptManifest: It is not one of those that are still to come.
+            CorruptExport: It is not one of those that are still to come.
             UnknownFormat: A newer version wrote it.
         """
         self.size_bytes += len(item.data)
         if self._index is None or item.kind is Kind.INDEX:
             if self._index is not None or item.kind is not Kind.INDEX:
-                raise CorruptManifest("the export does not begin with one index")
+                raise CorruptExport("the export does not begin with one index")
             self._index = index_of(item.data)
             self._bundles = set(self._index.bundles)
         elif item.kind is Kind.BUNDLE:
             name = item.digest.hex()
             self._expect(name in self._bundles, item)
             self._bundles.discard(name)
-            bundle = decode_bundle(item.data, name)
+            bundle = _bundle_of(item.data, name)
             self._small.update(map(digest_of, bundle.small))
             self._chunks.update(chunk.digest for manifest in bundle.manifests for chunk in manifest.chunks)
             if not self._bundles:
@@ -177,28 +177,38 @@ class Inventory:
     @staticmethod
     def _expect(is_expected: bool, item: Item) -> None:
         if not is_expected:
-            raise CorruptManifest(f"the export has {item.kind.name.lower()} {item.digest.hex()[:16]}, which is not due")
+            raise CorruptExport(f"the export has {item.kind.name.lower()} {item.digest.hex()[:16]}, which is not due")
 
     def finish(self) -> SavedSnapshot:
-        """Return the index if everything that it names has come (`CorruptManifest`)."""
+        """Return the index if everything that it names has come (`CorruptExport`)."""
         missing = len(self._bundles) + len(self._chunks)
         if self._index is None or missing:
-            raise CorruptManifest(f"the export lacks {missing or 'all'} of its objects")
+            raise CorruptExport(f"the export lacks {missing or 'all'} of its objects")
         return self._index
+
+
+def _bundle_of(data: bytes, name: str) -> Bundle:
+    try:
+        return decode_bundle(data, name)
+    except CorruptManifest as error:
+        raise CorruptExport(error.message) from error
 
 
 def index_of(data: bytes) -> SavedSnapshot:
     """Return the index of an export, whose name it says itself.
 
     Raises:
-        CorruptManifest: The bytes are no index.
+        CorruptExport: The bytes are no index.
         UnknownFormat: It has a format that is not exported.
     """
     try:
         name = msgspec.json.decode(data, type=_Named).name
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CorruptManifest(f"the index of the export cannot be read: {error}") from error
-    index = decode_index(data, name)
+        raise CorruptExport(f"the index of the export cannot be read: {error}") from error
+    try:
+        index = decode_index(data, name)
+    except CorruptManifest as error:
+        raise CorruptExport(error.message) from error
     check_exportable(index)
     return index
 

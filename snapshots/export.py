@@ -116,7 +116,7 @@ async def put_objects(objects: Objects, executor: Executor, body: bytes) -> int:
     """Write objects of an export into a place; returns how many. Nothing names them yet.
 
     Raises:
-        CorruptManifest: One is not what its digest names. None was written.
+        CorruptExport: One is not what its digest names. None was written.
         StorageError: The place refused; those that were written stay, unnamed.
     """
     items = await executor.run(read_items, body)

@@ -18,7 +18,7 @@ from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.snapshots import Snapshottable
 from snapshots.bundle import Bundle, chunks_of
 from snapshots.capture import provider_of
-from snapshots.errors import CorruptManifest, LockLost, RingMoved, UnknownFormat
+from snapshots.errors import CorruptExport, CorruptManifest, LockLost, RingMoved, UnknownFormat
 from snapshots.index import (
     BUNDLES,
     CHUNKS,
@@ -220,7 +220,7 @@ class Library:
 
         Raises:
             UsageError, AlreadyExists: The name is not one, or taken.
-            CorruptManifest: Something that it needs is not here, or damaged. It is not visible.
+            CorruptExport: Something that it needs is not here, or damaged. It is not visible.
             StoreBusy, LockLost: As they say; try again.
         """
         await self.check_free(index.name)
@@ -228,7 +228,7 @@ class Library:
             assert lock is not None
             report = await self.shelf.verify(index)
             if report.problems:
-                raise CorruptManifest(
+                raise CorruptExport(
                     f"'{index.name}' is not whole in {self._objects.place}: {report.problems[0]}",
                     hint="import it again: chunks that nothing named yet may have been collected meanwhile",
                 )

@@ -39,7 +39,7 @@ from frys_node.secure.recipient import (
 from snapshots.archive import Kind
 from snapshots.index import SavedSnapshot
 
-BATCH_BYTES: Final = 8 << 20
+BATCH_BYTES: Final = 2 << 20
 """Objects that go to the node in one request, unless one of them alone is larger."""
 
 

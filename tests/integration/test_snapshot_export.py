@@ -14,7 +14,7 @@ from frys_node.secure.recipient import Recipient, SealKey
 from frys_node.secure.sealed import Opener
 from frys_node.testing.saved import SavedNode, open_saved_cluster
 from snapshots.archive import ArchiveReader, Inventory, Item, Kind
-from snapshots.errors import CorruptChunk, CorruptManifest
+from snapshots.errors import CorruptChunk, CorruptExport
 from snapshots.locks import COLLECT
 
 KEM = load_kem()
@@ -84,7 +84,7 @@ async def test_an_import_that_lacks_an_object_is_never_visible() -> None:
         async with open_saved_cluster({"x": {}}) as cluster:
             desk = cluster["x"].desk
             await desk.put_objects(_body(items[:missing] + items[missing + 1 :]))
-            with pytest.raises(CorruptManifest) as caught:
+            with pytest.raises(CorruptExport) as caught:
                 await desk.adopt(items[0].data)
             assert "import it again" in caught.value.hint
             assert await desk.list() == ([], [])
@@ -101,11 +101,11 @@ async def test_objects_that_are_not_what_they_are_called_are_not_written() -> No
         node = cluster["x"]
         body = bytearray(_body(items))
         body[-1] ^= 1
-        with pytest.raises(CorruptManifest):
+        with pytest.raises(CorruptExport):
             await node.desk.put_objects(bytes(body))
         with pytest.raises(UsageError):
             await node.desk.put_objects(_body(items) + items[0].encode())
-        with pytest.raises(CorruptManifest):
+        with pytest.raises(CorruptExport):
             await node.desk.put_objects(b"\x03../../identity/identity.json")
         assert node.disk.list("snapshots/saved/_chunks") == []
         for name in ("../x", "A", "_chunks"):
@@ -173,6 +173,8 @@ async def test_an_export_that_nobody_reads_to_its_end_gives_everything_back() ->
             await stream.aclose()  # type: ignore[attr-defined]
         assert node.disk.list("snapshots/saved/_locks") == []
         await _exported(node, "one")
+        counted = node.metrics.counter("frys_snapshots_exports_total", "", ("result",)).values
+        assert counted == {("broken",): 3, ("whole",): 1}
 
 
 async def test_recipients_that_are_no_keys_are_refused_before_anything_is_read() -> None:

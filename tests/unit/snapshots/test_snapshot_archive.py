@@ -24,7 +24,7 @@ from snapshots.archive import (
     read_items,
 )
 from snapshots.bundle import Bundle
-from snapshots.errors import CorruptManifest, UnknownFormat
+from snapshots.errors import CorruptExport, UnknownFormat
 from snapshots.manifest import ChunkRef, build_manifest, digest_of
 from snapshots.objects import OBJECT_BYTES_MAX
 
@@ -87,7 +87,7 @@ def test_what_is_missing_surplus_repeated_or_out_of_order_is_refused() -> None:
     wrong += [[*ITEMS, stranger], [bundle, index, *chunks], [index, *chunks, bundle], []]
     wrong += [[index, item_of(Kind.BUNDLE, bundle.data + b"x"), *chunks]]
     for items in wrong:
-        with pytest.raises(CorruptManifest):
+        with pytest.raises(CorruptExport):
             _taken(items)
     assert _taken(ITEMS).size_bytes == sum(len(item.data) for item in ITEMS)
 
@@ -116,7 +116,7 @@ def test_changed_bytes_are_refused_wherever_they_are() -> None:
 
     for bit in range(8 * len(data)):
         data[bit // 8] ^= 1 << bit % 8
-        with pytest.raises((CorruptManifest, UnknownFormat)):
+        with pytest.raises((CorruptExport, UnknownFormat)):
             take()
         data[bit // 8] ^= 1 << bit % 8
     assert _read(bytes(data), 1 << 20) == small
@@ -131,11 +131,11 @@ def test_cut_streams_and_impossible_sizes_are_refused() -> None:
         reader = ArchiveReader()
         reader.push(data[:size])
         if size not in whole:
-            with pytest.raises(CorruptManifest, match="inside an object"):
+            with pytest.raises(CorruptExport, match="inside an object"):
                 reader.finish()
     huge = struct.pack(">B32sI", 3, bytes(32), OBJECT_BYTES_MAX + 1)
     assert len(huge) == HEAD_BYTES
-    with pytest.raises(CorruptManifest, match="cannot be"):
+    with pytest.raises(CorruptExport, match="cannot be"):
         ArchiveReader().push(FRONT + huge)
 
 
@@ -144,7 +144,7 @@ def test_a_newer_export_and_other_content_are_told_apart() -> None:
     with pytest.raises(UnknownFormat) as caught:
         ArchiveReader().push(FRONT[:-1] + b"\x02")
     assert "newer frys-node" in caught.value.hint
-    with pytest.raises(CorruptManifest):
+    with pytest.raises(CorruptExport):
         ArchiveReader().push(random.Random(1).randbytes(100))
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from frys_node.base.errors import ConfigError, UsageError
 from frys_node.base.ports import Disk, Executor
+from frys_node.secure.errors import UnsafePermissions
 from snapshots.config import SnapshotsConfig
 from snapshots.objects import DirectoryObjects, Objects
 from snapshots.s3 import S3Location, S3Objects, parse_place
@@ -51,6 +52,7 @@ class Places:
         Raises:
             UsageError: The text names no place.
             ConfigError: There are no credentials, or their file cannot be used.
+            UnsafePermissions: Everybody can read that file. It was not used.
             NoStoreLibrary: The library for object stores is not installed.
         """
         text = text or config.store
@@ -90,7 +92,15 @@ class Places:
 
     def _read(self, path: str) -> str:
         parent, name = str(PurePosixPath(path).parent), PurePosixPath(path).name
-        data = self._open_directory(parent).read(name)
+        disk = self._open_directory(parent)
+        # Simulated disks have no permissions; the real one says its mode.
+        mode_of = getattr(disk, "mode", None)
+        mode = mode_of(name) if mode_of is not None else None
+        if mode is not None and mode & 0o007:
+            raise UnsafePermissions(
+                f"the credentials file {path} can be read by everybody (mode {mode:04o})", hint=f"chmod 600 {path}"
+            )
+        data = disk.read(name)
         if data is None or len(data) > CREDENTIALS_BYTES_MAX:
             raise ConfigError(
                 f"the credentials file {path} {'is missing' if data is None else 'is too long'}",

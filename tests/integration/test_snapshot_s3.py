@@ -6,16 +6,19 @@ import os
 import random
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import trio
 
 from frys_node.base.errors import AlreadyExists, ConfigError, FrysError, UsageError
 from frys_node.base.types import NodeId, UnitId
+from frys_node.secure.errors import UnsafePermissions
 from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import FakeDisk
 from frys_node.testing.executor import InlineExecutor
 from frys_node.testing.saved import ByteUnits, MemoryObjects, open_saved_cluster
+from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.executor import ThreadExecutor
 from snapshots import s3
 from snapshots.config import SnapshotsConfig
@@ -272,3 +275,19 @@ def test_a_node_without_the_library_says_what_to_install(monkeypatch: pytest.Mon
         _places(KEYS).open("s3://bucket", SnapshotsConfig())
     assert "frys-node[s3]" in caught.value.hint
     assert _places(KEYS).open("", SnapshotsConfig()).place.endswith("snapshots/saved")
+
+
+def test_a_credentials_file_that_everybody_can_read_is_not_used(tmp_path: Path) -> None:
+    """The message names the file and the chmod and not what is in it; its group may read it, as pods need."""
+    (tmp_path / "aws").write_text("AWS_ACCESS_KEY_ID=filed\nAWS_SECRET_ACCESS_KEY=s3cret\n")
+    places = Places(
+        disk=FakeDisk(), executor=InlineExecutor(), environ={}, open_directory=lambda path: DirectoryDisk(Path(path))
+    )
+    config = SnapshotsConfig(s3_credentials_file=str(tmp_path / "aws"))
+    (tmp_path / "aws").chmod(0o604)
+    with pytest.raises(UnsafePermissions) as caught:
+        places.locate("s3://bucket", config)
+    assert (caught.value.hint, "s3cret" in caught.value.message) == (f"chmod 600 {tmp_path}/aws", False)
+    for mode in (0o600, 0o640):
+        (tmp_path / "aws").chmod(mode)
+        assert places.locate("s3://bucket", config).secret_key == "s3cret"

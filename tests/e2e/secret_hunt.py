@@ -47,9 +47,14 @@ class Hunt:
 
 def forms_of(raw: bytes) -> list[bytes]:
     """Return the forms: as it is, escaped by Python, JSON and URLs, hex, base32, base64 wherever it begins."""
-    forms = [raw, repr(raw)[2:-1].encode(), repr(list(raw))[1:-1].encode(), ",".join(map(str, raw)).encode()]
+    forms = [raw, repr(list(raw))[1:-1].encode(), ",".join(map(str, raw)).encode()]
+    escaped = repr(raw)[2:-1].replace("\\'", "'")
+    for text in (escaped, escaped.replace("'", "\\'")):
+        # As Python shows bytes, and as JSON shows that: a log line holds it so.
+        forms += [text.encode(), json.dumps(text)[1:-1].encode()]
     forms += [raw.hex().encode(), raw.hex().upper().encode(), raw.hex(":").encode()]
     forms += [quote(raw, safe="").encode(), json.dumps(raw.decode("latin-1"))[1:-1].encode()]
+    forms.append(raw.decode("latin-1").encode())
     base32 = base64.b32encode(raw)[: len(raw) * 8 // 5]
     forms += [base32, base32.lower()]
     for shift in range(3):

@@ -297,7 +297,7 @@ def test_a_secret_that_others_can_read_keeps_a_node_from_starting(day: Day) -> N
 
 def test_the_hunt_finds_every_form() -> None:
     """A judge that never objects proves nothing: each form, alone and in the middle of other text, is found."""
-    secret = bytes(range(7, 39))
+    secret = bytes(range(7, 47))
     hunt = Hunt()
     hunt.add("secret", secret)
     forms = [form for form in forms_of(secret) if len(form) >= 16]
@@ -307,5 +307,8 @@ def test_the_hunt_finds_every_form() -> None:
     for shift in range(7):
         inside = base64.b64encode(bytes(range(200, 200 + shift)) + secret + b"tail")
         assert hunt.found_in(inside) == ["secret"]
+    for quotes in (b"", b"'", b'"'):
+        line = json.dumps({"event": "x", "key": quotes + secret + quotes}, default=str)
+        assert hunt.found_in(line) == ["secret"]
     assert hunt.found_in(msgspec.msgpack.encode({"key": secret})) == ["secret"]
     assert hunt.found_in(secret[:-1]) == []

@@ -7,6 +7,18 @@ from pathlib import Path
 import msgspec
 from fuzz_machine import check
 
+from frys_node.base.errors import SecurityError
+from frys_node.secure.kem import load_kem
+from frys_node.secure.recipient import (
+    format_key,
+    format_recipient,
+    key_file,
+    parse_key,
+    parse_recipients,
+    recipient_file,
+)
+from frys_node.secure.sealed import Opener
+from frys_node.secure.sealed_header import read_head
 from snapshots.archive import FRONT, ArchiveReader, Inventory
 from snapshots.bundle import bundle_name, decode_bundle
 from snapshots.errors import CorruptManifest, UnknownFormat
@@ -70,3 +82,44 @@ class SavedHarness:
         check(len(sizes) <= CHUNKS_MAX, "a manifest of too many chunks")
         check(all(0 < size <= PART_BYTES_MAX for size in sizes), "a chunk outside its bounds")
         check(sum(sizes) == manifest.size_bytes, "chunks that do not add up")
+
+
+class SealedHarness:
+    """Heads of sealed files, whole files, recipients and keys as texts: the first byte says which."""
+
+    HEAD, FILE, TEXT = range(3)
+
+    def __init__(self) -> None:
+        self._key = parse_key((GOLDEN / "sealed-1.key").read_text())
+        self._kem = load_kem(self._key.provider)
+        self._golden = (GOLDEN / "sealed-1.bin").read_bytes()
+
+    def seeds(self) -> list[bytes]:
+        """The head of the golden file, the small one, and both texts of their key."""
+        texts = (key_file(self._key), recipient_file(self._key.recipient))
+        return [
+            bytes([self.HEAD]) + self._golden[:2_400],
+            bytes([self.FILE]) + (GOLDEN / "sealed-small-1.bin").read_bytes(),
+            *(bytes([self.TEXT]) + text.encode() for text in texts),
+        ]
+
+    def run(self, data: bytes) -> None:
+        """Read one; what is accepted is written as it was read, and no changed file is opened."""
+        kind, body = (data[0] % 3 if data else 0), data[1:]
+        try:
+            if kind == self.HEAD:
+                head = read_head(body)
+                check(head is None or body.startswith(head.body + head.tag), "a head that is not in the file")
+            elif kind == self.FILE:
+                opener = Opener(self._key, kem=self._kem)
+                content = opener.push(body[:50]) + opener.push(body[50:]) + opener.finish()
+                check(content == b"small", "a content that nobody sealed")
+            else:
+                text = body.decode(errors="replace")
+                if "frysr1" in text:
+                    for recipient in parse_recipients(text):
+                        check(format_recipient(recipient) in text, "a recipient in another form")
+                else:
+                    check(format_key(parse_key(text)) in text, "a key in another form")
+        except SecurityError:
+            return

@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frys_node.base.errors import FrysError, UsageError
+from frys_node.secure import sealed, sealed_header
 from frys_node.secure.errors import NotSealed, SealedCut, SealedDamaged, SealedFormat, SealedKey
 from frys_node.secure.hpke import hkdf, unwrap, wrap
 from frys_node.secure.kem import PROVIDERS, load_kem
 from frys_node.secure.recipient import SealKey, parse_key
-from frys_node.secure.sealed import CHUNK_BYTES, TAG_BYTES, Opener, Sealer, sealed_bytes
-from frys_node.secure.sealed_header import RECIPIENTS_MAX, head_bytes, read_head
+from frys_node.secure.sealed import CHUNK_BYTES, TAG_BYTES, Opener, Sealer, content_bytes, sealed_bytes
+from frys_node.secure.sealed_header import RECIPIENTS_MAX, head_bytes, make_head, read_head, unlock
 from frys_node.testing.entropy import FakeEntropy
 from frys_node.transport.entropy import SystemEntropy
 
@@ -258,6 +259,7 @@ def test_a_file_of_the_first_format_is_opened() -> None:
     assert head is not None
     assert len(head.entries) == 2
     assert len(data) == sealed_bytes(len(content), 2)
+    assert unseal((GOLDEN / "sealed-small-1.bin").read_bytes(), key) == b"small"
 
 
 def test_memory_is_a_chunk_and_the_piece_that_was_pushed() -> None:
@@ -268,3 +270,49 @@ def test_memory_is_a_chunk_and_the_piece_that_was_pushed() -> None:
         opener.push(sealer.push(bytes(1_000_003)))
         assert len(sealer._kept) <= CHUNK_BYTES
         assert len(opener._kept) <= SEALED_CHUNK
+
+
+def test_a_maker_cannot_show_two_recipients_different_contents() -> None:
+    """Each recipient's entry holds another file key: the head's tag can be that of one of them only."""
+    kem, other = KEMS["cryptography"], KEYS["pqcrypto"]
+    true_key, false_key = b"t" * 32, b"f" * 32
+    head, content_key = make_head(kem, [KEY.recipient, other.recipient], true_key)
+    false_head, _ = make_head(kem, [KEY.recipient, other.recipient], false_key)
+    size = head_bytes(2) - head_bytes(1)
+    body = head[: 15 + size] + false_head[15 + size : 15 + 2 * size]
+    for key in (true_key, false_key):
+        tag = sealed_header._tag(key, body)
+        read = read_head(body + tag)
+        assert read is not None
+        opened = 0
+        for reader in (KEY, other):
+            try:
+                unlock(KEMS[reader.provider], reader, read)
+                opened += 1
+            except SealedDamaged:
+                continue
+        assert opened == 1
+    assert len(content_key) == 32
+
+
+def test_a_file_longer_than_its_limit_is_neither_made_nor_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a limit of three chunks: three pass, a byte more is refused by both ends."""
+    content = bytes(3 * CHUNK_BYTES)
+    data, longer = seal(content), seal(content + b"x")
+    monkeypatch.setattr(sealed, "CHUNKS_MAX", 3)
+    assert unseal(seal(content)) == unseal(data) == content
+    with pytest.raises(UsageError, match="more than a sealed file holds"):
+        seal(content + b"x")
+    with pytest.raises(SealedDamaged, match="longer than one may be"):
+        unseal(longer)
+
+
+@given(st.integers(0, 5 * SEALED_CHUNK))
+def test_the_length_of_the_content_is_told_from_that_of_the_file(size: int) -> None:
+    """For each length that a file can have; of all others it is said that they are none."""
+    chunks = sealed_bytes(size, 1) - HEAD
+    assert content_bytes(chunks) == size
+    told = content_bytes(size)
+    assert told is None or sealed_bytes(told, 1) - HEAD == size
+    if told is None:
+        assert size % SEALED_CHUNK <= TAG_BYTES

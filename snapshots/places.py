@@ -38,12 +38,15 @@ class Places:
         executor: Executor,
         environ: Mapping[str, str],
         open_directory: Callable[[str], Disk],
+        read_file: Callable[[str, int], tuple[bytes, int] | None],
         own: str = "the data directory",
     ) -> None:
         self._disk = disk
         self._executor = executor
         self._environ = environ
         self._open_directory = open_directory
+        self._read_file = read_file
+        """Content, cut a byte after the given length, and permission bits of a file that the settings name."""
         self._own = own
 
     def open(self, text: str, config: SnapshotsConfig) -> Objects:
@@ -91,16 +94,12 @@ class Places:
         )
 
     def _read(self, path: str) -> str:
-        parent, name = str(PurePosixPath(path).parent), PurePosixPath(path).name
-        disk = self._open_directory(parent)
-        # Simulated disks have no permissions; the real one says its mode.
-        mode_of = getattr(disk, "mode", None)
-        mode = mode_of(name) if mode_of is not None else None
-        if mode is not None and mode & 0o007:
+        found = self._read_file(path, CREDENTIALS_BYTES_MAX)
+        data, mode = (None, 0) if found is None else found
+        if mode & 0o007:
             raise UnsafePermissions(
                 f"the credentials file {path} can be read by everybody (mode {mode:04o})", hint=f"chmod 600 {path}"
             )
-        data = disk.read(name)
         if data is None or len(data) > CREDENTIALS_BYTES_MAX:
             raise ConfigError(
                 f"the credentials file {path} {'is missing' if data is None else 'is too long'}",

@@ -128,7 +128,9 @@ async def put_objects(objects: Objects, executor: Executor, body: bytes) -> int:
     async def put(key: str, data: bytes) -> None:
         async with room:
             try:
-                await objects.put(key, data)
+                # What other snapshots have in common with this one is not written again: a torn write would harm them.
+                if not await objects.create(key, data) and await objects.get(key) != data:
+                    await objects.put(key, data)
             except FrysError as error:
                 # Kept, because a nursery wraps what leaves it into a group.
                 failed.append(error)

@@ -92,6 +92,20 @@ async def test_an_import_that_lacks_an_object_is_never_visible() -> None:
             assert (await desk.adopt(items[0].data)).problems == ()
 
 
+async def test_an_import_writes_damaged_chunks_again_and_leaves_whole_ones_alone() -> None:
+    """A place has the snapshot already, with one chunk changed: importing it beside heals both."""
+    async with open_saved_cluster({"a": dict(HELD)}) as cluster:
+        node = cluster["a"]
+        await node.desk.create("one")
+        items = _opened(await _exported(node, "one"))
+        chunk = f"snapshots/saved/_chunks/{items[-1].digest.hex()}"
+        node.disk.flip_bit(chunk, 7)
+        assert (await node.desk.verify("one")).problems != ()
+        await node.desk.put_objects(_body(items))
+        await node.desk.adopt(items[0].data, name="two")
+        assert (await node.desk.verify("one")).problems == ()
+
+
 async def test_objects_that_are_not_what_they_are_called_are_not_written() -> None:
     """A changed byte, an index among them, a path for a name: nothing of the request is kept."""
     async with open_saved_cluster({"a": dict(HELD)}) as cluster:

@@ -14,6 +14,7 @@ from frys_node.base.errors import AlreadyExists, StorageError, UsageError
 from frys_node.secure.errors import UnsafePermissions
 
 STDIN: Final = "-"
+STDOUT: Final = "-"
 
 NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 """What a file system without hard links answers."""
@@ -99,6 +100,39 @@ class NewFile:
     ) -> None:
         os.close(self._fd)
         self._part.unlink(missing_ok=True)
+
+
+class StandardOutput:
+    """Standard output as a place for a file that a pipe takes on. Who reads it has to see to its being whole."""
+
+    path = Path("standard output")
+
+    def __enter__(self) -> Self:
+        if sys.stdout.isatty():
+            raise UsageError("these bytes are not for a terminal", hint="name a file with --out, or pipe them on")
+        return self
+
+    def write(self, data: bytes) -> None:
+        """Pass all of the bytes on; a reader that is gone is an error, as the file is of no use then."""
+        try:
+            sys.stdout.buffer.write(data)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def commit(self) -> None:
+        """Flush what is left."""
+        try:
+            sys.stdout.buffer.flush()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> FileFailed:
+        # The interpreter flushes once more at its end, and would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return failed("write", self.path, error)
+
+    def __exit__(self, *_: object) -> None:
+        return None
 
 
 def write_new(path: Path, text: str) -> None:

@@ -40,7 +40,9 @@ def add_arguments(actions: argparse._SubParsersAction[argparse.ArgumentParser], 
         metavar="RECIPIENT",
         help="who can open it: frysr1..., or a file with such lines; repeatable",
     )
-    export.add_argument("--out", metavar="FILE", help=f"the sealed file (default NAME{SUFFIX}); never replaced")
+    export.add_argument(
+        "--out", metavar="FILE", help=f"the sealed file (default NAME{SUFFIX}), never replaced; - for a pipe"
+    )
     bring = actions.add_parser(
         "import",
         help="put a sealed file's snapshot into a place, for `restore`",

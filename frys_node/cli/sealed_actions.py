@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -18,9 +19,10 @@ from urllib.parse import urlencode
 
 from frys_node.base.errors import AlreadyExists, UsageError
 from frys_node.cli.admin import AdminClient, bytes_text, show
-from frys_node.cli.files import NewFile, read_secret_text, read_text, write_new
+from frys_node.cli.files import STDOUT, NewFile, StandardOutput, read_secret_text, read_text, write_new
 from frys_node.cli.sealed import SUFFIX
 from frys_node.cli.sealed_file import Progress, SealedFile
+from frys_node.cli.terminal import printable_lines
 from frys_node.secure.kem import load_kem
 from frys_node.secure.recipient import (
     KEY_PREFIX,
@@ -100,11 +102,12 @@ def _key(text: str) -> SealKey:
 def _export(arguments: argparse.Namespace, store: str) -> int:
     recipients = _recipients(arguments.to)
     client = AdminClient(arguments)
-    path = Path(arguments.out or f"{arguments.name}{SUFFIX}")
+    is_piped = arguments.out == STDOUT
+    place = StandardOutput() if is_piped else NewFile(Path(arguments.out or f"{arguments.name}{SUFFIX}"))
     wanted = {"name": arguments.name, "store": store, "recipients": [format_recipient(one) for one in recipients]}
     digest, size = hashlib.sha256(), 0
     broken = f"look into the node's log, or: frys-node snapshot verify {arguments.name}"
-    with NewFile(path) as file, client.download("/v1/snapshots/export", wanted, broken) as (headers, pieces):
+    with place as file, client.download("/v1/snapshots/export", wanted, broken) as (headers, pieces):
         progress = Progress("exported", int(headers.get("frys-sealed-bytes", "0")))
         for piece in pieces:
             file.write(piece)
@@ -115,13 +118,17 @@ def _export(arguments: argparse.Namespace, store: str) -> int:
     progress.end()
     body = {
         "name": arguments.name,
-        "file": str(path),
+        "file": str(place.path),
         "size_bytes": size,
         "sha256": digest.hexdigest(),
         "recipients": [shown(one.fingerprint) for one in recipients],
     }
-    text = f"exported {arguments.name} into {path}, {bytes_text(size)}, for {', '.join(body['recipients'])}"
-    return show(arguments, body, f"{text}\nsha256 {digest.hexdigest()}")
+    text = f"exported {arguments.name} into {place.path}, {bytes_text(size)}, for {', '.join(body['recipients'])}"
+    text = f"{text}\nsha256 {digest.hexdigest()}"
+    if is_piped:
+        print(json.dumps(body) if arguments.json else printable_lines(text), file=sys.stderr)
+        return 0
+    return show(arguments, body, text)
 
 
 def _import(arguments: argparse.Namespace, store: str) -> int:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import random
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+import trio
 
 from frys_node.base.types import UnitId
 from frys_node.saves import SnapshotRoutes
@@ -185,3 +190,20 @@ async def test_an_export_that_fails_leaves_no_file(tmp_path: Path) -> None:
         assert (broken.code, "frys-node snapshot verify one" in broken.err) == (1, True), broken
         assert rig.names() == before
         assert rig.read("taken") == b"mine"
+
+
+async def test_an_export_can_go_into_a_pipe_and_one_that_breaks_is_a_failure(tmp_path: Path) -> None:
+    """The bytes on standard output are the file, the report is beside; a reader that goes away is no success."""
+    async with _rig(tmp_path) as rig:
+        line = [sys.executable, "-m", "frys_node", "snapshot", "export", "one", "--to", rig.to, "--out", "-"]
+        line += ["--data-dir", str(tmp_path / "node")]
+        piped = await trio.run_process([*line, "--json"], capture_stdout=True, capture_stderr=True)
+        rig.write("piped", piped.stdout)
+        report = json.loads(piped.stderr)
+        assert (report["size_bytes"], report["file"]) == (len(piped.stdout), "standard output")
+        assert (await run_bare("snapshot", "inspect", rig.path("piped"), "--key", rig.key)).code == 0
+        reader, writer = os.pipe()
+        os.close(reader)
+        broken = await trio.run_process(line, stdout=writer, capture_stderr=True, check=False)
+        os.close(writer)
+        assert (broken.returncode, b"cannot write standard output" in broken.stderr) == (1, True), broken

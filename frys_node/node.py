@@ -45,6 +45,7 @@ from frys_node.secure.packet import PacketSealer
 from frys_node.secure.signer import NodeSigner
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.executor import ThreadExecutor
+from frys_node.transport.named_files import read_named_file
 from frys_node.transport.network import SystemNetwork
 from membership.config import MembershipConfig
 from membership.driver import MembershipDriver, Ports
@@ -216,6 +217,7 @@ class Composition:
             executor=workers,
             environ=os.environ,
             open_directory=lambda path: DirectoryDisk(Path(path)),
+            read_file=read_named_file,
             own=str(self._arrival.data_dir),
         )
         return Desk(

@@ -9,12 +9,21 @@ import msgspec
 from frys_node.base.errors import UsageError
 from frys_node.base.types import UnitId
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
+from frys_node.secure.recipient import parse_recipient
+from frys_node.secure.sealed_header import RECIPIENTS_MAX
 from snapshots.desk import Desk
+from snapshots.export import OBJECTS_BODY_MAX
 
 OLDER_MAX_S: Final = 1e10
 """Three hundred years."""
 
 STORE: Final = frozenset({"store"})
+IMPORT: Final = frozenset({"store", "name"})
+
+OCTETS: Final = "application/octet-stream"
+
+SIZE_HEADER: Final = "Frys-Sealed-Bytes"
+"""Of an export: how long the file will be."""
 
 
 class VerifyWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,6 +59,13 @@ class RestoreWanted(SomeWanted, frozen=True, kw_only=True, forbid_unknown_fields
     """Restoring may lose what happened since, in workflow partitions."""
 
 
+class ExportWanted(VerifyWanted, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of ``POST /v1/snapshots/export``."""
+
+    recipients: tuple[str, ...] = ()
+    """Who can open the file: texts that begin with ``frysr1``."""
+
+
 class PruneWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of ``POST /v1/snapshots/prune``."""
 
@@ -74,6 +90,9 @@ class SnapshotRoutes:
         http.route("POST", "/v1/snapshots/verify", self._verify, scope="admin")
         http.route("POST", "/v1/snapshots/restore", self._restore, scope="admin")
         http.route("POST", "/v1/snapshots/prune", self._prune, scope="admin")
+        http.route("POST", "/v1/snapshots/export", self._export, scope="admin")
+        http.route("POST", "/v1/snapshots/objects", self._objects, scope="admin", body_bytes_max=OBJECTS_BODY_MAX)
+        http.route("POST", "/v1/snapshots/import", self._import, scope="admin", body_bytes_max=OBJECTS_BODY_MAX)
 
     async def _list(self, request: HttpRequest) -> HttpResponse:
         found, problems = await self._desk.list(_store_of(request))
@@ -113,9 +132,26 @@ class SnapshotRoutes:
         )
         return HttpResponse.json(done)
 
+    async def _export(self, request: HttpRequest) -> HttpResponse:
+        wanted = request.json(ExportWanted)
+        if len(wanted.recipients) > RECIPIENTS_MAX:
+            raise UsageError(f"a file is sealed to at most {RECIPIENTS_MAX} recipients")
+        recipients = [parse_recipient(text) for text in wanted.recipients]
+        export = await self._desk.export(wanted.name, recipients, wanted.store)
+        headers = {SIZE_HEADER: str(export.size_bytes)}
+        return HttpResponse(content_type=OCTETS, headers=headers, stream=export.stream)
 
-def _store_of(request: HttpRequest) -> str:
+    async def _objects(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse.json({"objects": await self._desk.put_objects(request.body, _store_of(request))})
+
+    async def _import(self, request: HttpRequest) -> HttpResponse:
+        place = _store_of(request, IMPORT)
+        report = await self._desk.adopt(request.body, name=request.query.get("name", ""), place=place)
+        return HttpResponse.json(report, 201)
+
+
+def _store_of(request: HttpRequest, known: frozenset[str] = STORE) -> str:
     """Return the place that a query names; one that says something else may have meant another place."""
-    if strange := sorted(request.query.keys() - STORE):
-        raise UsageError(f"the query has no '{strange[0]}'", hint="it takes 'store'")
+    if strange := sorted(request.query.keys() - known):
+        raise UsageError(f"the query has no '{strange[0]}'", hint=f"it takes {' and '.join(sorted(known))}")
     return request.query.get("store", "")

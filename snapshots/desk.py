@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, NamedTuple
 
+import msgspec
 import trio
 
 from frys_node.base.errors import FrysError, UsageError
@@ -14,8 +16,14 @@ from frys_node.kernel.services.members import Members
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.kernel.services.topology import Topology
 from frys_node.observe.metrics import Metrics
+from frys_node.secure.kem import load_kem
+from frys_node.secure.recipient import Recipient, shown
+from frys_node.secure.sealed import Sealer, sealed_bytes
+from snapshots.archive import index_of
+from snapshots.capture import closing
 from snapshots.cluster import ClusterSaver
 from snapshots.driver import SnapshotComponent
+from snapshots.export import Export, put_objects
 from snapshots.index import SavedSnapshot, without_secrets
 from snapshots.library import Library, PruneReport
 from snapshots.messages import HAS, SHARE, SURVEY, TAKE
@@ -26,6 +34,16 @@ from snapshots.taking import Taking
 
 JOBS_MAX = 2
 """Saves, checks and restores that an operator runs at once; more wait, since each reads or writes all it can."""
+
+log = logging.getLogger(__name__)
+
+
+class SealedExport(NamedTuple):
+    """A snapshot on its way out. The stream is read once, by one task."""
+
+    size_bytes: int
+    """Of the file."""
+    stream: AsyncIterator[bytes]
 
 
 class Desk:
@@ -67,6 +85,9 @@ class Desk:
         )
         self._done = metrics.counter(
             "frys_snapshots_saves_total", "Snapshots that were asked for, by result (saved, failed).", ("result",)
+        )
+        self._exports = metrics.counter(
+            "frys_snapshots_exports_total", "Sealed files that were begun, by result (whole, broken).", ("result",)
         )
         rpc.serve(SHARE, self._cluster.share)
         rpc.serve(TAKE, self._taking.take)
@@ -174,6 +195,50 @@ class Desk:
             )
             async with library.locks.using(f"restore {name}", may_fail=True):
                 return await restorer.restore(name, units, kinds=kinds, replace=replace)
+
+    async def export(self, name: str, recipients: Sequence[Recipient], place: str = "") -> SealedExport:
+        """Look a snapshot through and return it as one sealed file, which is made as it is read.
+
+        Raises:
+            NotFound, CorruptManifest, UnknownFormat: There is none, or it cannot be exported.
+            UsageError, KemError: There are no recipients, too many, or one is no key.
+        """
+        sealer = Sealer(recipients, kem=load_kem(), entropy=self._entropy)
+        library = self._library(place)
+        export = Export(library, await library.shelf.get(name), self._executor)
+        await export.look()
+        size_bytes = sealed_bytes(export.content_bytes, len(set(recipients)))
+        names = [shown(recipient.fingerprint) for recipient in dict.fromkeys(recipients)]
+        return SealedExport(size_bytes, self._stream(export, sealer, names))
+
+    async def _stream(self, export: Export, sealer: Sealer, recipients: Sequence[str]) -> AsyncIterator[bytes]:
+        """Yield the file, as one of the jobs; whom data left for is in the log, whether all of it did or not."""
+        await self._jobs.acquire_on_behalf_of(export)
+        result = "broken"
+        try:
+            async with closing(export.pieces(sealer)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            result = "whole"
+        finally:
+            self._jobs.release_on_behalf_of(export)
+            self._exports.inc(result)
+            fields = {"snapshot": export.index.name, "recipients": ", ".join(recipients), "result": result}
+            log.info("snapshots.exported", extra=fields)
+
+    async def put_objects(self, body: bytes, place: str = "") -> int:
+        """Write objects of an export into a place; see `snapshots.export.put_objects`."""
+        async with self._jobs:
+            return await put_objects(self._library(place).shelf.objects, self._executor, body)
+
+    async def adopt(self, index_data: bytes, *, name: str = "", place: str = "") -> VerifyReport:
+        """Make an import visible, under another name if one is given; see `Library.adopt`."""
+        index = await self._executor.run(index_of, index_data)
+        index = msgspec.structs.replace(index, name=name or index.name)
+        async with self._jobs:
+            report = await self._library(place).adopt(index)
+        log.info("snapshots.imported", extra={"snapshot": index.name, "cluster": index.cluster, "from": index.node})
+        return report
 
     async def delete(self, name: str, place: str = "") -> PruneReport:
         """Delete a snapshot and what only it needed."""

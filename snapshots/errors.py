@@ -23,6 +23,13 @@ class CorruptManifest(CorruptData):
     code = "snapshots.corrupt_manifest"
 
 
+class CorruptExport(CorruptManifest):
+    """What came as an export is none, or not all of one. No snapshot of it is visible."""
+
+    code = "snapshots.corrupt_export"
+    status = 400
+
+
 class UnknownFormat(SnapshotError):
     """The snapshot has a format that this version does not know. Nothing of it is used."""
 

@@ -18,7 +18,7 @@ from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.snapshots import Snapshottable
 from snapshots.bundle import Bundle, chunks_of
 from snapshots.capture import provider_of
-from snapshots.errors import CorruptManifest, LockLost, RingMoved, UnknownFormat
+from snapshots.errors import CorruptExport, CorruptManifest, LockLost, RingMoved, UnknownFormat
 from snapshots.index import (
     BUNDLES,
     CHUNKS,
@@ -214,6 +214,26 @@ class Library:
         if report.problems:
             await self._objects.remove([index_key(index.name)])
             raise LockLost(f"saving '{index.name}' stood still for too long", hint="try again")
+
+    async def adopt(self, index: SavedSnapshot) -> VerifyReport:
+        """Make a snapshot visible whose objects were brought here from elsewhere, once all of it can be read back.
+
+        Raises:
+            UsageError, AlreadyExists: The name is not one, or taken.
+            CorruptExport: Something that it needs is not here, or damaged. It is not visible.
+            StoreBusy, LockLost: As they say; try again.
+        """
+        await self.check_free(index.name)
+        async with self.locks.using(f"import {index.name}") as lock:
+            assert lock is not None
+            report = await self.shelf.verify(index)
+            if report.problems:
+                raise CorruptExport(
+                    f"'{index.name}' is not whole in {self._objects.place}: {report.problems[0]}",
+                    hint="import it again: chunks that nothing named yet may have been collected meanwhile",
+                )
+            await self.publish(lock, index)
+        return report
 
     async def verify(self, name: str) -> VerifyReport:
         """Read everything of a snapshot and report what is missing or wrong. Nothing is changed."""

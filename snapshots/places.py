@@ -11,6 +11,7 @@ from typing import Final
 
 from frys_node.base.errors import ConfigError, UsageError
 from frys_node.base.ports import Disk, Executor
+from frys_node.secure.errors import UnsafePermissions
 from snapshots.config import SnapshotsConfig
 from snapshots.objects import DirectoryObjects, Objects
 from snapshots.s3 import S3Location, S3Objects, parse_place
@@ -37,12 +38,15 @@ class Places:
         executor: Executor,
         environ: Mapping[str, str],
         open_directory: Callable[[str], Disk],
+        read_file: Callable[[str, int], tuple[bytes, int] | None],
         own: str = "the data directory",
     ) -> None:
         self._disk = disk
         self._executor = executor
         self._environ = environ
         self._open_directory = open_directory
+        self._read_file = read_file
+        """Content, cut a byte after the given length, and permission bits of a file that the settings name."""
         self._own = own
 
     def open(self, text: str, config: SnapshotsConfig) -> Objects:
@@ -51,6 +55,7 @@ class Places:
         Raises:
             UsageError: The text names no place.
             ConfigError: There are no credentials, or their file cannot be used.
+            UnsafePermissions: Everybody can read that file. It was not used.
             NoStoreLibrary: The library for object stores is not installed.
         """
         text = text or config.store
@@ -89,8 +94,12 @@ class Places:
         )
 
     def _read(self, path: str) -> str:
-        parent, name = str(PurePosixPath(path).parent), PurePosixPath(path).name
-        data = self._open_directory(parent).read(name)
+        found = self._read_file(path, CREDENTIALS_BYTES_MAX)
+        data, mode = (None, 0) if found is None else found
+        if mode & 0o007:
+            raise UnsafePermissions(
+                f"the credentials file {path} can be read by everybody (mode {mode:04o})", hint=f"chmod 600 {path}"
+            )
         if data is None or len(data) > CREDENTIALS_BYTES_MAX:
             raise ConfigError(
                 f"the credentials file {path} {'is missing' if data is None else 'is too long'}",

@@ -10,16 +10,18 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from frys_node.base.errors import DeadlineExceeded, NodeUnreachable
+from frys_node.base.errors import DeadlineExceeded, FrysError, NodeUnreachable
 from frys_node.cli.arguments import timeout as timeout_of
 from frys_node.cli.places import LEFT, find_data_dir, unreachable
 from frys_node.cli.terminal import printable, say
 from frys_node.client.errors import error_of
 
 TIMEOUT_S = 30.0
+PIECE_BYTES = 1 << 20
 OCTETS = "application/octet-stream"
 SOCKET_NAME = "admin.sock"
 
@@ -33,6 +35,12 @@ def add_common(parser: argparse.ArgumentParser, *, timeout: bool = True) -> None
     if timeout:
         text = "give up after so long: 500ms, 90s, 5m, or plain seconds (default %(default)gs)"
         parser.add_argument("--timeout", type=timeout_of, default=TIMEOUT_S, metavar="T", help=text)
+
+
+class BrokenOff(FrysError):
+    """The node ended an answer before its end. What came of it was not kept."""
+
+    code = "cli.broken_off"
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -132,6 +140,37 @@ class AdminClient:
             raise (self.stopped() if has_begun else unreachable(self.data_dir, error)) from error
         finally:
             connection.close()
+
+    @contextmanager
+    def download(self, path: str, body: Any, broken: str) -> Iterator[tuple[Mapping[str, str], Iterator[bytes]]]:
+        """Post a request whose answer is a long file; yields its headers and its pieces, to be read in here.
+
+        Raises:
+            NodeUnreachable: Nothing answers on the node's socket.
+            BrokenOff: The node ended the answer before its end; `broken` is the fix.
+            DeadlineExceeded: The node says nothing for the timeout.
+            FrysError: The node refuses.
+        """
+        connection = _UnixConnection(self.data_dir, self.timeout_s)
+        try:
+            connection.request("POST", path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            if response.status >= 400:
+                raise error_of(json.loads(response.read() or b"null"), response.status)
+            headers = {k.lower(): v for k, v in response.getheaders()}
+            yield headers, iter(lambda: self._piece(response, broken), b"")
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"the node in {self.data_dir} says nothing any more") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise unreachable(self.data_dir, error) from error
+        finally:
+            connection.close()
+
+    def _piece(self, response: http.client.HTTPResponse, broken: str) -> bytes:
+        try:
+            return response.read(PIECE_BYTES)
+        except (http.client.IncompleteRead, ConnectionError) as error:
+            raise BrokenOff(f"the node in {self.data_dir} broke off", hint=broken) from error
 
     def stopped(self) -> NodeUnreachable:
         """Return the error of an answer that broke off."""

@@ -11,7 +11,7 @@ from frys_node.base.errors import UsageError
 
 TIMEOUT_MAX_S = 30 * 86_400.0
 
-FILES = frozenset({"config", "data_dir", "directory", "file", "token_file", "workflows"})
+FILES = frozenset({"config", "data_dir", "directory", "file", "key", "out", "to", "token_file", "workflows"})
 """Arguments that name files, which may be any bytes on this system."""
 
 _UNITS_S = {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}

@@ -137,9 +137,10 @@ def choose_data_dir(given: str, name: str, *, name_chosen: bool, joining: bool) 
 def _announce(arguments: argparse.Namespace, info: dict[str, Any]) -> None:
     """Say that the node is ready: to the parent that waits, else to the person."""
     if arguments.ready_fd is not None:
-        with (Path(info["data_dir"]) / "node.log").open("ab") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
+        log = os.open(Path(info["data_dir"]) / "node.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
         with open(os.devnull, "rb") as nothing:
             os.dup2(nothing.fileno(), 0)
         with os.fdopen(arguments.ready_fd, "w") as pipe:

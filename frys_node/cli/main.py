@@ -36,7 +36,7 @@ VERBS = {
     "workflow": "list, start and inspect workflow runs",
     "collection": "manage vector collections",
     "cache": "get, put and delete cached values",
-    "snapshot": "save, verify and restore a node's units; watch moves",
+    "snapshot": "save, verify, restore, export and import units; watch moves",
     "config": "show the settings in force; with --origin, where each came from",
     "sim": "run the deterministic simulator",
     "bench": "run a benchmark scenario beside its peer",

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 
 from frys_node.base.errors import UsageError
 from frys_node.cli import arguments as given
-from frys_node.cli import moves
+from frys_node.cli import moves, sealed
 from frys_node.cli.admin import AdminClient, add_common, bytes_text, show, table
 from frys_node.cli.confirm import add_yes, must_type
 
@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     moving = actions.add_parser(
         "moves", help="units on their way between nodes, with rate, ETA and what holds them back"
     )
+    sealed.add_arguments(actions, WHERE, JOB_S)
     for sub in (create, verify, restore, delete):
         sub.add_argument("name", type=given.name)
     for sub in (create, restore):
@@ -93,6 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the chosen action."""
+    if arguments.action in sealed.ACTIONS:
+        return sealed.run(arguments, _place(getattr(arguments, "store", "")))
     client = AdminClient(arguments)
     if arguments.action == "moves":
         return moves.run(client, arguments)

@@ -106,6 +106,54 @@ class CounterExhausted(SecurityError):
     status = 503
 
 
+class InvalidRecipient(SecurityError):
+    """The text is not a recipient of sealed files, or was changed on its way. Nothing was sealed."""
+
+    code = "security.recipient"
+    status = 400
+
+
+class InvalidSealKey(SecurityError):
+    """The text is not a key for sealed files, or was changed on its way. Nothing was opened."""
+
+    code = "security.seal_key"
+    status = 400
+
+
+class NotSealed(SecurityError):
+    """The file is not a sealed one. Nothing of it was used."""
+
+    code = "security.not_sealed"
+    status = 400
+
+
+class SealedFormat(SecurityError):
+    """The sealed file has a format that this version does not know. Nothing of it was used."""
+
+    code = "security.sealed_format"
+    status = 400
+
+
+class SealedKey(SecurityError):
+    """The sealed file is for other recipients. Nothing of it was read."""
+
+    code = "security.sealed_key"
+
+
+class SealedDamaged(SecurityError):
+    """Something in the sealed file was changed, left out, repeated, moved or appended. Nothing was made visible."""
+
+    code = "security.sealed_damaged"
+    status = 400
+
+
+class SealedCut(SecurityError):
+    """The sealed file ends before its end. Nothing was made visible."""
+
+    code = "security.sealed_cut"
+    status = 400
+
+
 class KemError(SecurityError):
     """A key, ciphertext or provider of the key encapsulation is unusable. Nothing was derived."""
 

@@ -77,7 +77,8 @@ def registry_path(environment: Mapping[str, str], home: Path) -> Path:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (path.parent / ".nodes.lock").open("a") as lock:
+    descriptor = os.open(path.parent / ".nodes.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -14,6 +14,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -121,6 +122,7 @@ class SqliteStore:
 
     def _open_file(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._keep_private()
         db = self._db = self._connect()
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
@@ -132,6 +134,16 @@ class SqliteStore:
         db.execute("PRAGMA synchronous = FULL")
         if version < SCHEMA_VERSION:
             db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+    def _keep_private(self) -> None:
+        """Make the file, which SQLite would let everybody read; its companions take their rights from it."""
+        self._path.touch(mode=0o600)
+        for suffix in ("", "-wal", "-shm"):
+            path = self._path.with_name(self._path.name + suffix)
+            # Versions until November 2026 left them to the umask.
+            if path.is_file() and path.stat().st_mode & 0o077:
+                with suppress(PermissionError):
+                    path.chmod(0o600)
 
     def _serve(self) -> None:
         while True:

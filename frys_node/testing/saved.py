@@ -305,6 +305,7 @@ class SavedNode:
                 executor=executor,
                 environ=cluster.environ,
                 open_directory=lambda path: cluster.shared if path.startswith("/shared") else self.disk,
+                read_file=lambda path, _: None if (data := self.disk.read(path.strip("/"))) is None else (data, 0o600),
             ),
             cluster_name="frys",
             settings=lambda: [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -286,3 +288,25 @@ async def test_a_directory_that_cannot_be_written_is_refused_at_open():
     """The message names the path; this one is read-only for root too."""
     with pytest.raises(StorageError, match="cannot be written"):
         await SqliteStore.open(Path("/proc/frys/journal.sqlite"), TrioClock())
+
+
+async def test_the_files_are_their_users_alone(tmp_path: Path):
+    """New ones under a umask that hides nothing, and those that an earlier version left readable."""
+    path = tmp_path / "journal.sqlite"
+    umask = os.umask(0)
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            store = await SqliteStore.open(path, TrioClock())
+            stack.push_async_callback(store.aclose)
+            await store.acquire([0], "a")
+            assert [_mode(path.with_name(path.name + suffix)) for suffix in ("", "-wal", "-shm")] == [0o600] * 3
+        path.chmod(0o644)
+        store = await SqliteStore.open(path, TrioClock())
+        assert _mode(path) == 0o600
+        await store.aclose()
+    finally:
+        os.umask(umask)
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)

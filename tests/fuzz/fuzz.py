@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE), str(ROOT / "tests" / "unit" / "membership")]
 
-NAMES = ("packets", "syncs", "rumours", "catch_up", "seal", "frames", "channel", "resp", "saved")
+NAMES = ("packets", "syncs", "rumours", "catch_up", "seal", "frames", "channel", "resp", "saved", "sealed")
 INSTRUMENTED = [
     *("membership", "frys_node.wire", "frys_node.secure", "frys_node.channel", "frys_node.base", "snapshots"),
     "frys_node.plugins.cache.resp",

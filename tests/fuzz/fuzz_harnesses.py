@@ -16,7 +16,7 @@ from fuzz_machine import (
     sync_seeds,
 )
 from fuzz_resp import RespHarness
-from fuzz_saved import SavedHarness
+from fuzz_saved import SavedHarness, SealedHarness
 from fuzz_wire import ChannelHarness, FrameHarness, SealHarness
 
 
@@ -42,4 +42,5 @@ HARNESSES: dict[str, Harness] = {
     "channel": ChannelHarness(),
     "resp": RespHarness(),
     "saved": SavedHarness(),
+    "sealed": SealedHarness(),
 }

@@ -14,6 +14,8 @@ from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import Failure, FakeDisk, PowerLost, Tear
 from frys_node.testing.executor import InlineExecutor
 from frys_node.testing.saved import ByteUnits, Fault, MemoryObjects, ProcessDied, open_saved_cluster
+from snapshots.archive import Kind, index_of, item_of
+from snapshots.export import put_objects
 from snapshots.library import Library
 from snapshots.objects import DirectoryObjects, Objects
 
@@ -65,7 +67,24 @@ async def _verify(library: Library) -> object:
     return await library.verify("old")
 
 
-JOBS: dict[str, Job] = {"create": _create, "prune": _prune, "delete": _delete, "verify": _verify}
+async def _import(library: Library) -> object:
+    """Bring what an export of the new snapshot holds, in two requests, then its index."""
+    elsewhere = MemoryObjects()
+    await _library(elsewhere, _new(), "0").create("new")
+    parts = [(Kind.BUNDLE, "_bundles/"), (Kind.CHUNK, "_chunks/")]
+    for kind, folder in parts:
+        items = [item_of(kind, data) for key, data in sorted(elsewhere.held.items()) if key.startswith(folder)]
+        await put_objects(library.shelf.objects, InlineExecutor(), b"".join(item.encode() for item in items))
+    return await library.adopt(index_of(elsewhere.held["_snapshots/new.json"]))
+
+
+JOBS: dict[str, Job] = {
+    "create": _create,
+    "prune": _prune,
+    "delete": _delete,
+    "verify": _verify,
+    "import": _import,
+}
 
 
 async def _prepare(objects: Objects, job: str) -> None:
@@ -82,10 +101,10 @@ async def _check(objects: Objects, job: str) -> set[str]:
     assert problems == []
     assert names in ({"old"}, {"old", "new"}, {"new"})
     assert ("old" in names) or job in ("prune", "delete")
-    assert ("new" in names) or job in ("create", "verify")
+    assert ("new" in names) or job in ("create", "verify", "import")
     await _all_whole(after)
     if "new" not in names:
-        await after.create("new")
+        await JOBS["import" if job == "import" else "create"](after)
     elif "old" in names and job in ("prune", "delete"):
         await JOBS[job](after)
     report = await after.prune()
@@ -130,7 +149,7 @@ async def test_a_crash_at_any_disk_call_leaves_whole_snapshots(job: str) -> None
     before = clean.calls
     await JOBS[job](_library(_on(clean), _new(), "1"))
     calls = clean.calls - before
-    assert calls >= {"create": 7, "prune": 7, "delete": 7, "verify": 2}[job]
+    assert calls >= {"create": 7, "prune": 7, "delete": 7, "verify": 2, "import": 7}[job]
     seen: set[frozenset[str]] = set()
     for number in range(1, calls + 2):
         for tear in Tear:

@@ -13,8 +13,11 @@ import pytest
 
 from frys_node.base.types import UnitId
 from frys_node.saves import SnapshotRoutes
+from frys_node.secure.kem import load_kem
+from frys_node.secure.recipient import SealKey, format_recipient
 from frys_node.testing.disk import FakeDisk
 from frys_node.testing.saved import SavedNode, open_saved_cluster
+from snapshots.archive import Kind, item_of
 from snapshots.errors import CorruptManifest
 from tests.integration.network.http_fixtures import TOKEN, Client, client, serving
 
@@ -94,6 +97,7 @@ def _attacks() -> Iterator[tuple[str, str, bytes]]:
         for field, values in WRONG.items():
             for value in values:
                 yield "POST", route, json.dumps({"name": "new" if route == "" else "keep", field: value}).encode()
+    yield from _export_attacks()
     for body in PRUNES:
         yield "POST", "/prune", body
     for name in NAMES:
@@ -103,6 +107,53 @@ def _attacks() -> Iterator[tuple[str, str, bytes]]:
         yield "DELETE", target, b""
     for target in ("?stor=/shared", "?store=relative", "?store=%2f%00", "?store=/a/../b", "?store=s3://b"):
         yield "GET", target, b""
+
+
+def _export_attacks() -> Iterator[tuple[str, str, bytes]]:
+    """Yield requests about sealed exports that must all be refused."""
+    public = format_recipient(SealKey.of("cryptography", load_kem().generate()).recipient)
+    for body in BODIES:
+        yield "POST", "/export", body
+    for name in NAMES:
+        yield "POST", "/export", json.dumps({"name": name, "recipients": [public]}).encode()
+    for recipients in (
+        [],
+        [""],
+        [5],
+        5,
+        None,
+        ["frysr1"],
+        [public[:-1]],
+        [public.upper()],
+        [public] * 17,
+        ["a" * 90_000],
+    ):
+        yield "POST", "/export", json.dumps({"name": "keep", "recipients": recipients}).encode()
+    for value in WRONG["store"]:
+        yield "POST", "/export", json.dumps({"name": "keep", "recipients": [public], "store": value}).encode()
+    index = item_of(Kind.INDEX, b"{}").encode()
+    chunk = item_of(Kind.CHUNK, b"stranger").encode()
+    for body in (
+        b"x",
+        b"\x00" * 40,
+        index,
+        chunk + index,
+        chunk[:-1],
+        chunk + b"x",
+        chunk[:20],
+        b"\x03" + b"\xff" * 36,
+    ):
+        yield "POST", "/objects", body
+    for target in ("/objects?stor=/shared", "/objects?store=..", "/objects?store=/a/../b", "/import?stor=x"):
+        yield "POST", target, chunk
+    named = b'{"name":"%s","node":"a","created_unix_ns":1,"units":[],"bundles":[],"format":%d}'
+    for body in (*BODIES, b"", b"{}", named % (b"x", 1), named % (b"x", 3), named % (b"../x", 2)):
+        yield "POST", "/import", body
+    for name in NAMES:
+        if isinstance(name, str) and name and len(name) < 5_000:
+            yield "POST", f"/import?name={quote(name, safe='')}", named % (b"fresh", 2)
+    unit = f'"bundles":["{"0" * 64}"]'.encode()
+    yield "POST", "/import", (named % (b"fresh", 2)).replace(b'"bundles":[]', unit)
 
 
 @asynccontextmanager

@@ -6,17 +6,20 @@ import os
 import random
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import trio
 
-from frys_node.base.errors import AlreadyExists, ConfigError, FrysError, UsageError
+from frys_node.base.errors import AlreadyExists, ConfigError, FrysError, StorageError, UsageError
 from frys_node.base.types import NodeId, UnitId
+from frys_node.secure.errors import UnsafePermissions
 from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import FakeDisk
 from frys_node.testing.executor import InlineExecutor
 from frys_node.testing.saved import ByteUnits, MemoryObjects, open_saved_cluster
 from frys_node.transport.executor import ThreadExecutor
+from frys_node.transport.named_files import read_named_file
 from snapshots import s3
 from snapshots.config import SnapshotsConfig
 from snapshots.errors import CorruptChunk, NoBucket, NoStoreLibrary, StoreRefused, StoreUnreachable
@@ -236,7 +239,12 @@ async def test_half_an_object_is_found_and_mended(store: RunningStore) -> None:
 
 def _places(environ: dict[str, str], files: FakeDisk | None = None) -> Places:
     disk = files or FakeDisk()
-    return Places(disk=disk, executor=InlineExecutor(), environ=environ, open_directory=lambda _: disk)
+
+    def read(path: str, _: int) -> tuple[bytes, int] | None:
+        data = disk.read(path.rpartition("/")[2])
+        return None if data is None else (data, 0o600)
+
+    return Places(disk=disk, executor=InlineExecutor(), environ=environ, open_directory=lambda _: disk, read_file=read)
 
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
@@ -272,3 +280,52 @@ def test_a_node_without_the_library_says_what_to_install(monkeypatch: pytest.Mon
         _places(KEYS).open("s3://bucket", SnapshotsConfig())
     assert "frys-node[s3]" in caught.value.hint
     assert _places(KEYS).open("", SnapshotsConfig()).place.endswith("snapshots/saved")
+
+
+def _real_places() -> Places:
+    disk = FakeDisk()
+    return Places(
+        disk=disk,
+        executor=InlineExecutor(),
+        environ={},
+        open_directory=lambda _: disk,
+        read_file=read_named_file,
+    )
+
+
+def _locate(path: Path) -> str:
+    return _real_places().locate("s3://bucket", SnapshotsConfig(s3_credentials_file=str(path))).secret_key
+
+
+def test_a_credentials_file_that_everybody_can_read_is_not_used(tmp_path: Path) -> None:
+    """The message names the file and the chmod and not what is in it; its group may read it, as pods need."""
+    path = tmp_path / "aws"
+    path.write_text("AWS_ACCESS_KEY_ID=filed\nAWS_SECRET_ACCESS_KEY=s3cret\n")
+    path.chmod(0o604)
+    with pytest.raises(UnsafePermissions) as caught:
+        _locate(path)
+    assert (caught.value.hint, "s3cret" in caught.value.message) == (f"chmod 600 {path}", False)
+    for mode in (0o600, 0o640):
+        path.chmod(mode)
+        assert _locate(path) == "s3cret"
+
+
+def test_a_credentials_file_may_be_a_mounted_secret(tmp_path: Path) -> None:
+    """Kubernetes puts two links before the file; its rights count, not the links'. What is missing is not made."""
+    (tmp_path / "..1").mkdir()
+    path = tmp_path / "..1" / "aws"
+    path.write_text("AWS_ACCESS_KEY_ID=filed\nAWS_SECRET_ACCESS_KEY=s3cret\n")
+    path.chmod(0o440)
+    (tmp_path / "..data").symlink_to("..1")
+    (tmp_path / "aws").symlink_to("..data/aws")
+    assert _locate(tmp_path / "aws") == "s3cret"
+    for missing in (tmp_path / "none" / "aws", path / "aws"):
+        with pytest.raises(ConfigError, match="is missing"):
+            _locate(missing)
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(StorageError):
+        _locate(tmp_path)
+    path.chmod(0o600)
+    path.write_bytes(b"x" * ((64 << 10) + 1))
+    with pytest.raises(ConfigError, match="too long"):
+        _locate(path)

@@ -17,6 +17,9 @@ from frys_node.kernel.services.http import HttpRequest, HttpResponse
 from frys_node.testing.services import FakeHttp
 from tests.integration.network.http_fixtures import serving
 
+BODY_BYTES_MAX = 64 << 20
+"""Of any route; the route table behind has its own limits."""
+
 
 class Done(NamedTuple):
     """What a command printed and how it ended."""
@@ -30,6 +33,18 @@ class Done(NamedTuple):
         return json.loads(self.out)
 
 
+async def run_bare(*arguments: str, stdin: bytes = b"") -> Done:
+    """Run a command that needs no node, or says itself which."""
+    done = await trio.run_process(
+        [sys.executable, "-m", "frys_node", *arguments],
+        stdin=stdin,
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
 class CommandLine:
     """Runs `frys-node` for the node of one data directory."""
 
@@ -37,15 +52,9 @@ class CommandLine:
         self._data_dir = data_dir
         self.kernel = kernel
 
-    async def run(self, *arguments: str) -> Done:
+    async def run(self, *arguments: str, stdin: bytes = b"") -> Done:
         """Run one command to its end."""
-        done = await trio.run_process(
-            [sys.executable, "-m", "frys_node", *arguments, "--data-dir", str(self._data_dir)],
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-        )
-        return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+        return await run_bare(*arguments, "--data-dir", str(self._data_dir), stdin=stdin)
 
 
 @asynccontextmanager
@@ -60,5 +69,5 @@ async def command_line(data_dir: Path, routes: FakeHttp, *prefixes: str) -> Asyn
         for prefix in prefixes:
             for method in ("GET", "PUT", "POST", "DELETE"):
                 http.route(method, prefix, forward, scope="admin")
-                http.route(method, prefix + "/{rest...}", forward, scope="admin")
+                http.route(method, prefix + "/{rest...}", forward, scope="admin", body_bytes_max=BODY_BYTES_MAX)
         yield CommandLine(data_dir, kernel)

@@ -41,7 +41,13 @@ def _desk(cluster: DataCluster, name: str, shared: FakeDisk) -> Desk:
         entropy=FakeEntropy(f"desk of {name}"),
         executor=executor,
         metrics=Metrics(),
-        places=Places(disk=node.disk, executor=executor, environ={}, open_directory=lambda _path: shared),
+        places=Places(
+            disk=node.disk,
+            executor=executor,
+            environ={},
+            open_directory=lambda _path: shared,
+            read_file=lambda _path, _size: None,
+        ),
         cluster_name="frys",
         settings=list,
     )

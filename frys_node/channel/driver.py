@@ -1,38 +1,42 @@
 """The channel: the component that owns the cluster's TCP port and carries calls and notes between nodes.
 
-The accept loop never waits for a handshake: each connection is greeted in its own task, within `HANDSHAKE_S` and the
-limits of `gatekeeper`. Refusals are counted by reason in `frys_channel_refused_total` and never end the listener.
+`door` accepts, `peers` keeps one connection to each node, `rekey` replaces it now and then, `rotation` and `keys` keep
+the gossip keyring. What is told here goes to every member at once: keys, and who was expelled.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import trio
 
-from frys_node.base.errors import FrysError, InvalidAddress, NodeUnreachable, NotFound, StorageError, WireError
+from frys_node.base.errors import FrysError, InvalidAddress, NodeUnreachable, NotFound, StorageError
 from frys_node.base.ports import Clock, Disk, Entropy, Network, Stream, StreamListener
 from frys_node.base.types import Address, BootId, NodeId
 from frys_node.channel.authority import AuthorityHolder
 from frys_node.channel.connection import Connection, Ending
 from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.dispatch import Dispatch, NoteHandler, Served
-from frys_node.channel.gatekeeper import AllowList, HalfOpen, LogLimit
+from frys_node.channel.door import Door, Refusals
+from frys_node.channel.gatekeeper import AllowList
 from frys_node.channel.greeting import HANDSHAKE_S, Greeted, Greeter
 from frys_node.channel.issuer import IssuerDesk
 from frys_node.channel.join import JoinServer
 from frys_node.channel.join_messages import PEERS_MAX, PeerAddress
-from frys_node.channel.keys import KEY_SETTLE_S, KeyDesk
+from frys_node.channel.keys import KeyDesk
 from frys_node.channel.messages import SHUTDOWN, Credentials
 from frys_node.channel.peers import Peers
+from frys_node.channel.rekey import AFTER_BYTES, AFTER_S, Rekeying
 from frys_node.channel.renewal import RENEW, Renewal
+from frys_node.channel.rotation import Worn
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Metrics
-from frys_node.secure.errors import ClassicalOnly, HandshakeRefused, NotTls
+from frys_node.secure.errors import ClassicalOnly, Expelled, HandshakeRefused, NotTls
 from frys_node.secure.identity import Identity
-from frys_node.secure.tls import ALPN_JOIN, TlsProfile, TlsStream
+from frys_node.secure.statements import Statements
+from frys_node.secure.tls import TlsProfile
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +51,16 @@ ROLE_LOOK_S = 10.0
 
 SELF_NOTES_MAX = 65_536
 
-REFUSED_TEXT = {
-    "address": "the address is in none of the networks of [cluster] allow",
-    "half_open": "too many connections are not authenticated yet, and this was the oldest",
-    "half_open_network": "too many connections of this network that are not authenticated yet",
-}
+
+class ChannelSettings(NamedTuple):
+    """What an operator may choose."""
+
+    rotate_keys_every_s: float = 86_400.0
+    """Age at which the issuer replaces a gossip key; 0: never."""
+    rekey_after_bytes: int = AFTER_BYTES
+    """Plain bytes after which a connection is replaced; 0: any number."""
+    rekey_after_s: float = AFTER_S
+    """Age at which a connection is replaced; 0: any."""
 
 
 class Channel:
@@ -74,11 +83,13 @@ class Channel:
         roles: tuple[str, ...] = ("node",),
         secrets: MemberSecrets | None = None,
         allow: AllowList | None = None,
+        settings: ChannelSettings = ChannelSettings(),  # noqa: B008 (immutable)
     ) -> None:
         self.identity = identity
         self.boot = boot
         self.advertise = listener.address if advertise is None else advertise
         self.secrets = MemberSecrets(disk) if secrets is None else secrets
+        self.secrets.statements = Statements(identity)
         self.authority = AuthorityHolder(identity, disk, entropy, clock, issuer=lambda: self.issuer)
         self.issuer = identity.issuer
         """The node that issues certificates; `node.py` keeps it current from the topology record."""
@@ -88,48 +99,83 @@ class Channel:
         self._profile = TlsProfile(identity)
         self._roles = roles
         self._dispatch = Dispatch()
-        self._peers = Peers(identity.node_id, entropy.rng("channel.peers"), self._dial)
+        self._peers = Peers(identity.node_id, entropy.rng("channel.peers"), self._dial, self.secrets.revoked)
         self._names: dict[NodeId, str] = {}
-        self._greeter = Greeter(
-            identity,
-            self._profile,
-            clock,
-            boot=boot,
-            advertise=self.advertise,
-            revoked=self.secrets.revoked,
-            roles=lambda: self._roles,
+        self._greeter = self._make_greeter()
+        self.refusals = Refusals(metrics)
+        self._door = self._make_door(metrics, allow or AllowList())
+        self.rekeying = Rekeying(
+            self._peers,
+            self._dial,
+            entropy.rng("channel.rekey"),
+            metrics,
+            after_bytes=settings.rekey_after_bytes,
+            after_s=settings.rekey_after_s,
         )
-        self._join = JoinServer(identity, self.authority, issuer_address=self.issuer_address, peers=self._join_peers)
-        self._allow = allow or AllowList()
-        self._half_open = HalfOpen()
-        self._log_limit = LogLimit()
         self._handlers: list[ConnectionHandler] = []
         self._self_notes: list[tuple[str, bytes]] = []
         self._has_self_notes = trio.Event()
         self._nursery: trio.Nursery | None = None
-        self._renewal = Renewal(
-            identity,
-            disk,
-            clock,
-            name_of=self._issued_name,
-            ask=lambda request: self.call(self.issuer, RENEW, request),
-            on_renewed=lambda: self._profile.renew(identity),
-        )
+        self._renewal = self._make_renewal(disk)
         self.serve(RENEW, self._renewal.answer)
         self._declare_metrics(metrics)
-        self.keys = KeyDesk(self, self.secrets, entropy, may_rotate=lambda: self.desk is not None)
+        self._is_expulsion_told = False
+        self.keys = KeyDesk(
+            self,
+            self.secrets,
+            entropy,
+            clock,
+            rotate_every_s=settings.rotate_keys_every_s,
+            issuer=lambda: self.issuer,
+            may_rotate=self._may_rotate,
+        )
+        self.authority.is_expelled = self.secrets.revoked.__contains__
         self.secrets.on_change = self._secrets_changed
 
-    def _declare_metrics(self, metrics: Metrics) -> None:
-        self._refused = metrics.counter(
-            "frys_channel_refused_total", "Connections refused before or at authentication, by reason.", ("reason",)
+    def _make_greeter(self) -> Greeter:
+        return Greeter(
+            self.identity,
+            self._profile,
+            self._clock,
+            boot=self.boot,
+            advertise=self.advertise,
+            revoked=self.secrets.revoked,
+            roles=lambda: self._roles,
+            farewell=self.secrets.farewell,
         )
-        self._joins = metrics.counter("frys_channel_joins_total", "Join connections served, by outcome.", ("outcome",))
+
+    def _make_door(self, metrics: Metrics, allow: AllowList) -> Door:
+        join = JoinServer(self.identity, self.authority, issuer_address=self.issuer_address, peers=self._join_peers)
+        return Door(
+            self._listener,
+            self._profile,
+            self._greeter,
+            join,
+            self.refusals,
+            metrics,
+            allow=allow,
+            admit=self._adopt,
+        )
+
+    def _make_renewal(self, disk: Disk) -> Renewal:
+        return Renewal(
+            self.identity,
+            disk,
+            self._clock,
+            name_of=self._issued_name,
+            ask=lambda request: self.call(self.issuer, RENEW, request),
+            on_renewed=lambda: self._profile.renew(self.identity),
+            expelled=self.secrets.revoked,
+        )
+
+    def _declare_metrics(self, metrics: Metrics) -> None:
         metrics.gauge(
             "frys_channel_connections", "Authenticated connections kept.", source=lambda: float(len(self._peers.all()))
         )
         metrics.gauge(
-            "frys_channel_half_open", "Connections not yet authenticated.", source=lambda: float(self._half_open.total)
+            "frys_channel_post_quantum_connections",
+            "Authenticated connections kept whose key exchange has a post-quantum part: all of them.",
+            source=lambda: float(sum(held.session.is_post_quantum for held in self._peers.all())),
         )
         metrics.gauge(
             "frys_channel_notes_dropped",
@@ -264,7 +310,9 @@ class Channel:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = self._peers.nursery = nursery
-                nursery.start_soon(self._accept)
+                nursery.start_soon(self._door.accept, nursery)
+                nursery.start_soon(self.keys.keeper.run)
+                nursery.start_soon(self.rekeying.run)
                 nursery.start_soon(self._deliver_self_notes)
                 nursery.start_soon(self._renewal.run)
                 if self.desk is not None:
@@ -287,72 +335,18 @@ class Channel:
         for connection in self._peers.all():
             await connection.idle.wait()
 
-    async def _accept(self) -> None:
-        assert self._nursery is not None
-        while True:
-            try:
-                stream, source = await self._listener.accept()
-            except trio.ClosedResourceError:
-                return
-            scope = trio.CancelScope()
-            reason = None if self._allow.permits(source.host) else "address"
-            if reason is None and not self._half_open.enter(source.host, scope):
-                reason = "half_open_network"
-            if reason is None:
-                self._nursery.start_soon(self._greet, stream, source, scope)
-            else:
-                self._refuse(reason, source, REFUSED_TEXT[reason])
-                await stream.aclose()
-
-    async def _greet(self, transport: Stream, source: Address, scope: trio.CancelScope) -> None:
-        """Take one accepted connection to its greeting, its join, or its refusal, unless it has to make room."""
-        greeted: Greeted | None = None
-        try:
-            with scope, trio.fail_after(HANDSHAKE_S):
-                stream = TlsStream(transport, self._profile.server, server=True)
-                await stream.handshake()
-                if stream.notes.alpn == ALPN_JOIN:
-                    await self._serve_join(stream, source)
-                else:
-                    greeted = await self._greeter.greet(stream, dialled=False)
-        except HandshakeRefused as error:
-            self._refuse(error.reason, source, error.message)
-        except trio.TooSlowError:
-            self._refuse("timeout", source, f"no handshake within {HANDSHAKE_S:.0f} s")
-        except (FrysError, trio.BrokenResourceError) as error:
-            self._refuse("protocol" if isinstance(error, WireError) else "reset", source, str(error))
-        except Exception:
-            # Nothing that an outsider sends may end the listener.
-            log.exception("channel.greeting_failed", extra={"source": str(source)})
-            self._refuse("internal", source, "an unforeseen error; see the log")
-        finally:
-            self._half_open.leave(scope)
-            if scope.cancelled_caught:
-                self._refuse("half_open", source, REFUSED_TEXT["half_open"])
-            if greeted is None:
-                with trio.CancelScope(shield=True):
-                    await transport.aclose()
-        if greeted is not None:
-            await self._adopt(greeted)
-
-    async def _serve_join(self, stream: TlsStream, source: Address) -> None:
-        outcome = await self._join.serve(stream, source)
-        self._joins.inc(outcome)
-        log.info("channel.join_served", extra={"outcome": outcome, "source": str(source)})
-        await stream.aclose()
-
-    def _refuse(self, reason: str, other: Address, text: str) -> None:
-        self._refused.inc(reason)
-        skipped = self._log_limit.take(reason, trio.current_time())
-        if skipped is not None:
-            log.warning(
-                "channel.refused", extra={"reason": reason, "address": str(other), "error": text, "skipped": skipped}
-            )
+    def _check_expelled(self, node: NodeId | None) -> None:
+        """Refuse to greet anybody as one who was expelled, or one who was."""
+        if self.is_expelled:
+            raise HandshakeRefused("expelled", "this node was expelled from its cluster", hint=Expelled.FIX)
+        if node is not None and node in self.secrets.revoked:
+            raise HandshakeRefused("revoked", f"node {node} was expelled from the cluster")
 
     async def _dial(self, node: NodeId, address: Address) -> None:
         await self._dial_any(address, node)
 
     async def _dial_any(self, address: Address, expected: NodeId | None) -> Connection:
+        self._check_expelled(expected)
         transport: Stream | None = None
         with trio.move_on_after(HANDSHAKE_S):
             transport = await self._network.connect(address)
@@ -362,12 +356,17 @@ class Channel:
 
     async def _greet_dialled(self, transport: Stream, address: Address, expected: NodeId | None) -> Connection:
         try:
+            self._check_expelled(expected)
+        except HandshakeRefused:
+            await transport.aclose()
+            raise
+        try:
             greeted = await self._greeter.dial(transport, expected)
         except HandshakeRefused as error:
-            self._refuse(error.reason, address, error.message)
+            self.refusals.refuse(error.reason, address, error.message)
             raise
         except (NotTls, ClassicalOnly) as error:
-            self._refuse("not_tls" if isinstance(error, NotTls) else "group", address, error.message)
+            self.refusals.refuse("not_tls" if isinstance(error, NotTls) else "group", address, error.message)
             raise
         return await self._adopt(greeted)
 
@@ -378,11 +377,14 @@ class Channel:
             greeted.mux,
             peer=greeted.peer,
             hello=greeted.hello,
+            session=greeted.session,
             dialled=greeted.dialled,
             dispatch=self._dispatch,
             on_credentials=self._take_credentials,
         )
-        if self._nursery is None or not self._peers.admit(connection):
+        # Between the gate and here the other side's hello was waited for: it may have been expelled since.
+        is_expelled = connection.node in self.secrets.revoked
+        if self._nursery is None or is_expelled or not self._peers.admit(connection):
             connection.is_open = False
             with trio.CancelScope(shield=True):
                 await greeted.stream.aclose()
@@ -420,24 +422,43 @@ class Channel:
         except StorageError as error:
             log.error("channel.credentials_not_stored", extra={"error": error.message})
 
+    @property
+    def is_expelled(self) -> bool:
+        """True once this node knows from the authority itself, or its issuer, that it is a member no more."""
+        return self.self_id in self.secrets.revoked
+
+    @property
+    def trouble(self) -> str:
+        """What keeps this node from being a member that others hear, and the fix; empty if nothing does."""
+        if self.is_expelled:
+            return f"this node was expelled from its cluster; {Expelled.FIX}"
+        sealer = self.keys.keeper.sealer
+        if sealer is not None and sealer.is_exhausted:
+            return "this node's gossip key is used up and nobody hears it: frys-node keys rotate, or restart it"
+        return ""
+
+    def _may_rotate(self) -> bool:
+        return self.desk is not None
+
+    def watch_counter(self, sealer: Worn) -> None:
+        """Ask for new keys before this sealer's counter is used up."""
+        self.keys.keeper.sealer = sealer
+
     def _secrets_changed(self) -> None:
         self._spread_credentials()
-        if self._nursery is None:
-            self.secrets.keyring.promote()
-        elif not self.secrets.keyring.is_settled:
-            self._nursery.start_soon(self._promote_key)
-
-    async def _promote_key(self) -> None:
-        await trio.sleep(KEY_SETTLE_S)
-        self.secrets.keyring.promote()
+        self.keys.keeper.changed()
+        if self.is_expelled and not self._is_expulsion_told:
+            self._is_expulsion_told = True
+            log.error("channel.expelled", extra={"node": self.self_id, "fix": Expelled.FIX})
 
     def _spread_credentials(self) -> None:
-        """Tell every member of a change, and part with those who were expelled."""
+        """Part with those who were expelled, then tell every member of a change."""
+        for connection in self._peers.open():
+            if connection.node in self.secrets.revoked and connection.is_open:
+                self.refusals.count("revoked")
+                connection.part(self.secrets.farewell())
         for connection in self._peers.all():
-            if connection.node in self.secrets.revoked:
-                self._refused.inc("revoked")
-                connection.close()
-            elif connection.is_usable:
+            if connection.is_usable:
                 connection.mux.credentials(self.secrets.offer())
                 connection.flush()
 

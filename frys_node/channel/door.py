@@ -1,0 +1,161 @@
+"""The cluster's TCP port: who knocks is let in, joined or refused.
+
+The accept loop never waits for a handshake: each connection is greeted in its own task, within `HANDSHAKE_S` and the
+limits of `gatekeeper`. Refusals are counted by reason in `frys_channel_refused_total` and never end the listener.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from frys_node.base.errors import FrysError, WireError
+from frys_node.base.ports import Stream, StreamListener
+from frys_node.base.types import Address
+from frys_node.channel.gatekeeper import AcceptRate, AllowList, HalfOpen, LogLimit
+from frys_node.channel.greeting import HANDSHAKE_S, Greeted, Greeter
+from frys_node.channel.join import JoinServer
+from frys_node.observe.metrics import Metrics
+from frys_node.secure.errors import HandshakeRefused
+from frys_node.secure.tls import ALPN_JOIN, TlsProfile, TlsStream
+
+log = logging.getLogger(__name__)
+
+REFUSED_TEXT = {
+    "address": "the address is in none of the networks of [cluster] allow",
+    "rate_network": "too many new connections a second of this network",
+    "rate": "too many new connections a second in all",
+    "half_open": "too many connections are not authenticated yet, and this was the oldest",
+    "half_open_network": "too many connections of this network that are not authenticated yet",
+}
+FIXES = {
+    "address": "add its network to [cluster] allow on this node if it is a member",
+    "alpn": "no frys node of this version speaks so: look who connects to the cluster port",
+    "chain": "it belongs to another cluster: give each cluster addresses of its own, or let it join this one",
+    "cluster": "a data directory belongs to one cluster: start each node on its own",
+    "expelled": "it cannot come back: move its data directory away, and join as a new node with a new token",
+    "expired": "let it join again with a new token, or set its clock",
+    "group": "upgrade that node: only X25519MLKEM768 is spoken",
+    "not_tls": "something that is no frys node connects to the cluster port: give it the HTTP port",
+    "rate": "close the port to strangers by [cluster] allow or a firewall",
+    "rate_network": "close the port to that network by [cluster] allow or a firewall",
+    "revoked": "it was expelled: move its data directory away, and join as a new node with a new token",
+    "timeout": "a port scan, or a link or machine that is overloaded",
+    "tls_version": "upgrade that node: only TLS 1.3 is spoken",
+    "version": "upgrade the older node",
+}
+"""What to do about a refusal, where that is not in its text."""
+
+
+class Refusals:
+    """Counts refusals by reason, and logs them without letting a flood fill the log."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._count = metrics.counter(
+            "frys_channel_refused_total", "Connections refused before or at authentication, by reason.", ("reason",)
+        )
+        self._limit = LogLimit()
+
+    def refuse(self, reason: str, other: Address, text: str) -> None:
+        """Count and log one."""
+        self._count.inc(reason)
+        skipped = self._limit.take(reason, trio.current_time())
+        if skipped is not None:
+            fields = {"reason": reason, "address": str(other), "error": text, "skipped": skipped}
+            log.warning("channel.refused", extra=fields | ({"fix": FIXES[reason]} if reason in FIXES else {}))
+
+    def count(self, reason: str) -> None:
+        """Count one that is logged elsewhere."""
+        self._count.inc(reason)
+
+    def by_reason(self) -> dict[str, int]:
+        """How many there were since the start."""
+        return {labels[0]: int(value) for labels, value in sorted(self._count.values.items())}
+
+
+class Door:
+    """Accepts connections of one node."""
+
+    def __init__(
+        self,
+        listener: StreamListener,
+        profile: TlsProfile,
+        greeter: Greeter,
+        join: JoinServer,
+        refusals: Refusals,
+        metrics: Metrics,
+        *,
+        allow: AllowList,
+        admit: Callable[[Greeted], Awaitable[object]],
+    ) -> None:
+        self._listener = listener
+        self._profile = profile
+        self._greeter = greeter
+        self._join = join
+        self._refuse = refusals.refuse
+        self._allow = allow
+        self._admit = admit
+        self._half_open = HalfOpen()
+        self._joins = metrics.counter("frys_channel_joins_total", "Join connections served, by outcome.", ("outcome",))
+        metrics.gauge(
+            "frys_channel_half_open", "Connections not yet authenticated.", source=lambda: float(self._half_open.total)
+        )
+
+    async def accept(self, nursery: trio.Nursery) -> None:
+        """Accept until the listener is closed; each connection is greeted in the nursery."""
+        rate = AcceptRate(trio.current_time())
+        while True:
+            try:
+                stream, source = await self._listener.accept()
+            except trio.ClosedResourceError:
+                return
+            scope = trio.CancelScope()
+            reason = None if self._allow.permits(source.host) else "address"
+            if reason is None:
+                reason = rate.refusal(source.host, trio.current_time())
+            if reason is None and not self._half_open.enter(source.host, scope):
+                reason = "half_open_network"
+            if reason is None:
+                nursery.start_soon(self._greet, stream, source, scope)
+            else:
+                self._refuse(reason, source, REFUSED_TEXT[reason])
+                await stream.aclose()
+
+    async def _greet(self, transport: Stream, source: Address, scope: trio.CancelScope) -> None:
+        """Take one accepted connection to its greeting, its join, or its refusal, unless it has to make room."""
+        greeted: Greeted | None = None
+        try:
+            with scope, trio.fail_after(HANDSHAKE_S):
+                stream = TlsStream(transport, self._profile.server, server=True)
+                await stream.handshake()
+                if stream.notes.alpn == ALPN_JOIN:
+                    await self._serve_join(stream, source)
+                else:
+                    greeted = await self._greeter.greet(stream, dialled=False)
+        except HandshakeRefused as error:
+            self._refuse(error.reason, source, error.message)
+        except trio.TooSlowError:
+            self._refuse("timeout", source, f"no handshake within {HANDSHAKE_S:.0f} s")
+        except (FrysError, trio.BrokenResourceError) as error:
+            self._refuse("protocol" if isinstance(error, WireError) else "reset", source, str(error))
+        except Exception:
+            # Nothing that an outsider sends may end the listener.
+            log.exception("channel.greeting_failed", extra={"source": str(source)})
+            self._refuse("internal", source, "an unforeseen error; see the log")
+        finally:
+            self._half_open.leave(scope)
+            if scope.cancelled_caught:
+                self._refuse("half_open", source, REFUSED_TEXT["half_open"])
+            if greeted is None:
+                with trio.CancelScope(shield=True):
+                    await transport.aclose()
+        if greeted is not None:
+            await self._admit(greeted)
+
+    async def _serve_join(self, stream: TlsStream, source: Address) -> None:
+        outcome = await self._join.serve(stream, source)
+        self._joins.inc(outcome)
+        log.info("channel.join_served", extra={"outcome": outcome, "source": str(source)})
+        await stream.aclose()

@@ -35,6 +35,7 @@ from frys_node.kernel.services.replication import REPLICATION
 from frys_node.kernel.services.rpc import RPC
 from frys_node.kernel.services.snapshots import SNAPSHOTS
 from frys_node.kernel.services.topology import TOPOLOGY
+from frys_node.listeners import listeners
 from frys_node.operations import Operations
 from frys_node.plugins.network.access import is_loopback
 from frys_node.replication.driver import ReplicationComponent
@@ -123,6 +124,7 @@ class Composition:
             replication=self.replication,
             saves=SnapshotRoutes(self._make_desk()),
             settings=self._config.settings,
+            listeners=lambda: listeners(self._config, arrival.listener.address, self._http_address),
             standby=self._config.components["balancer"].standby,
         )
 
@@ -265,6 +267,10 @@ class Composition:
         await self._until_ready()
         http = services.find(HTTP)
         self._launch.on_ready(self.describe(http.address if http is not None else ""))
+
+    def _http_address(self) -> str:
+        http = self._kernel.services.find(HTTP)
+        return "" if http is None else http.address
 
     def _rest(self) -> list[PluginSpec]:
         """Return the plugins that `boot` has not loaded yet."""

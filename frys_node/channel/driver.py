@@ -31,6 +31,8 @@ from frys_node.channel.peers import Peers
 from frys_node.channel.rekey import AFTER_BYTES, AFTER_S, Rekeying
 from frys_node.channel.renewal import RENEW, Renewal
 from frys_node.channel.rotation import Worn
+from frys_node.channel.self_notes import SelfNotes
+from frys_node.channel.trust import TrustDesk
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Metrics
 from frys_node.secure.errors import ClassicalOnly, Expelled, HandshakeRefused, NotTls
@@ -48,8 +50,6 @@ ConnectionHandler = Callable[[NodeId, int, Ending | None], None]
 
 ROLE_LOOK_S = 10.0
 """Pause between looks whether this node has become the issuer, whose directory has a token to join with."""
-
-SELF_NOTES_MAX = 65_536
 
 
 class ChannelSettings(NamedTuple):
@@ -113,8 +113,7 @@ class Channel:
             after_s=settings.rekey_after_s,
         )
         self._handlers: list[ConnectionHandler] = []
-        self._self_notes: list[tuple[str, bytes]] = []
-        self._has_self_notes = trio.Event()
+        self._self_notes = SelfNotes(identity.node_id, self._dispatch)
         self._nursery: trio.Nursery | None = None
         self._renewal = self._make_renewal(disk)
         self.serve(RENEW, self._renewal.answer)
@@ -128,6 +127,9 @@ class Channel:
             rotate_every_s=settings.rotate_keys_every_s,
             issuer=lambda: self.issuer,
             may_rotate=self._may_rotate,
+        )
+        self.trust = TrustDesk(
+            self, identity, self._peers, self.keys, self.rekeying, self._renewal, name_of=self._name_of
         )
         self.authority.is_expelled = self.secrets.revoked.__contains__
         self.secrets.on_change = self._secrets_changed
@@ -231,12 +233,10 @@ class Channel:
         """Send a one-way note; see `Rpc.note`. Behind a dial under way it waits its turn and counts as sent."""
         if node != self.identity.node_id:
             return self._peers.note(node, name, payload)
-        if len(self._self_notes) >= SELF_NOTES_MAX:
-            self._peers.notes_dropped += 1
-            return False
-        self._self_notes.append((name, payload))
-        self._has_self_notes.set()
-        return True
+        if self._self_notes.put(name, payload):
+            return True
+        self._peers.notes_dropped += 1
+        return False
 
     def is_connected(self, node: NodeId) -> bool:
         """True while an authenticated connection to the node stands."""
@@ -313,7 +313,7 @@ class Channel:
                 nursery.start_soon(self._door.accept, nursery)
                 nursery.start_soon(self.keys.keeper.run)
                 nursery.start_soon(self.rekeying.run)
-                nursery.start_soon(self._deliver_self_notes)
+                nursery.start_soon(self._self_notes.run)
                 nursery.start_soon(self._renewal.run)
                 if self.desk is not None:
                     self.desk.renew_join_token()
@@ -481,16 +481,14 @@ class Channel:
                 log.error("channel.join_token_not_renewed", extra={"error": error.message})
             await trio.sleep(wait_s)
 
+    def certificate_left_s(self) -> float:
+        """Seconds until this node's certificate expires by its wall clock."""
+        return self._renewal.left_s()
+
+    def _name_of(self, node: NodeId) -> str:
+        return self._names.get(node, node)
+
     def _issued_name(self, node: NodeId) -> str:
         """The name that the issuer gave a node; its hello's if the registry lost it."""
         known = self.desk.names.find(node) if self.desk is not None else None
         return known or self._names.get(node) or "node"
-
-    async def _deliver_self_notes(self) -> None:
-        """Notes to this node take the same turn as those from outside: never inside the sender's call."""
-        while True:
-            await self._has_self_notes.wait()
-            self._has_self_notes = trio.Event()
-            notes, self._self_notes = self._self_notes, []
-            for name, body in notes:
-                self._dispatch.note(self.self_id, name, body)

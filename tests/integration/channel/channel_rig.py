@@ -10,7 +10,7 @@ import trio
 
 from frys_node.base.types import Address, NodeId
 from frys_node.channel.bootstrap import create_cluster, join_cluster
-from frys_node.channel.driver import Channel
+from frys_node.channel.driver import Channel, ChannelSettings
 from frys_node.channel.issuer import JOIN_PATH
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Counter, Metrics
@@ -74,7 +74,10 @@ class Node:
             await trio.sleep(0.005)
 
 
-async def open_node(disk: DirectoryDisk, identity: Identity) -> Node:
+DEFAULTS = ChannelSettings()
+
+
+async def open_node(disk: DirectoryDisk, identity: Identity, settings: ChannelSettings = DEFAULTS) -> Node:
     """Bind a free port and build the channel."""
     metrics = Metrics()
     channel = Channel(
@@ -86,17 +89,26 @@ async def open_node(disk: DirectoryDisk, identity: Identity) -> Node:
         entropy=ENTROPY,
         disk=disk,
         metrics=metrics,
+        settings=settings,
     )
     return Node(disk, identity, channel, metrics)
 
 
-async def create(directory: Path, name: str, cluster: str = "test") -> Node:
+async def create(directory: Path, name: str, cluster: str = "test", settings: ChannelSettings = DEFAULTS) -> Node:
     """A new cluster's first node."""
     disk = DirectoryDisk(directory)
-    return await open_node(disk, create_cluster(disk, ENTROPY, CLOCK, cluster_name=cluster, node_name=name))
+    return await open_node(disk, create_cluster(disk, ENTROPY, CLOCK, cluster_name=cluster, node_name=name), settings)
 
 
-async def join(directory: Path, seed: Node, name: str, *, token: str | None = None, chosen: bool = True) -> Node:
+async def join(
+    directory: Path,
+    seed: Node,
+    name: str,
+    *,
+    token: str | None = None,
+    chosen: bool = True,
+    settings: ChannelSettings = DEFAULTS,
+) -> Node:
     """A node that joins through a seed."""
     disk = DirectoryDisk(directory)
     outcome = await join_cluster(
@@ -111,7 +123,7 @@ async def join(directory: Path, seed: Node, name: str, *, token: str | None = No
         expect_cluster=None,
         advertise=LOOPBACK,
     )
-    node = await open_node(disk, outcome.identity)
+    node = await open_node(disk, outcome.identity, settings)
     for peer in outcome.peers:
         node.channel.learn(peer.node, peer.address, peer.name)
     return node

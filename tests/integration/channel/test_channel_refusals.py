@@ -329,15 +329,19 @@ async def test_a_join_has_no_more_bytes_than_one_connection_may_send_unauthentic
     context.set_verify(SSL.VERIFY_NONE)
 
     async def attempt() -> None:
-        stream = TlsStream(await NETWORK.connect(a.address), context, server=False)
-        await stream.handshake()
-        info = encode_frame(KIND_JOIN, JOIN_CODEC.encode(InfoRequest(1, 1)), JOIN_BYTES_MAX)
-        await stream.send_all(info)
-        assert await stream.receive_some()
-        padding = struct.pack(">IB", JOIN_BYTES_MAX - 200, KIND_JOIN)
-        await stream.send_all(padding + bytes(JOIN_BYTES_MAX - len(info) - len(padding) - 200))
-        while await stream.receive_some():
-            pass
+        transport = await NETWORK.connect(a.address)
+        try:
+            stream = TlsStream(transport, context, server=False)
+            await stream.handshake()
+            info = encode_frame(KIND_JOIN, JOIN_CODEC.encode(InfoRequest(1, 1)), JOIN_BYTES_MAX)
+            await stream.send_all(info)
+            assert await stream.receive_some()
+            padding = struct.pack(">IB", JOIN_BYTES_MAX - 200, KIND_JOIN)
+            await stream.send_all(padding + bytes(JOIN_BYTES_MAX - len(info) - len(padding) - 200))
+            while await stream.receive_some():
+                pass
+        finally:
+            await transport.aclose()
 
     await _refused(a, "protocol", attempt, tmp_path)
 

@@ -12,16 +12,17 @@ from typing import Any, NamedTuple, TypeVar
 
 import trio
 
-from frys_node.base.errors import FrysError, InvalidAddress, NodeUnreachable, NotFound, StorageError
+from frys_node.base.errors import FrysError, InvalidAddress, NotFound, StorageError
 from frys_node.base.ports import Clock, Disk, Entropy, Network, Stream, StreamListener
 from frys_node.base.types import Address, BootId, NodeId
 from frys_node.channel.authority import AuthorityHolder
 from frys_node.channel.connection import Connection, Ending
 from frys_node.channel.credentials import MemberSecrets
+from frys_node.channel.dialler import Dialler
 from frys_node.channel.dispatch import Dispatch, NoteHandler, Served
 from frys_node.channel.door import Door, Refusals
 from frys_node.channel.gatekeeper import AllowList
-from frys_node.channel.greeting import HANDSHAKE_S, Greeted, Greeter
+from frys_node.channel.greeting import Greeted, Greeter
 from frys_node.channel.issuer import IssuerDesk
 from frys_node.channel.join import JoinServer
 from frys_node.channel.join_messages import PEERS_MAX, PeerAddress
@@ -35,7 +36,7 @@ from frys_node.channel.self_notes import SelfNotes
 from frys_node.channel.trust import TrustDesk
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Metrics
-from frys_node.secure.errors import ClassicalOnly, Expelled, HandshakeRefused, NotTls
+from frys_node.secure.errors import Expelled
 from frys_node.secure.identity import Identity
 from frys_node.secure.statements import Statements
 from frys_node.secure.tls import TlsProfile
@@ -93,7 +94,6 @@ class Channel:
         self.authority = AuthorityHolder(identity, disk, entropy, clock, issuer=lambda: self.issuer)
         self.issuer = identity.issuer
         """The node that issues certificates; `node.py` keeps it current from the topology record."""
-        self._network = network
         self._listener = listener
         self._clock = clock
         self._profile = TlsProfile(identity)
@@ -103,6 +103,8 @@ class Channel:
         self._names: dict[NodeId, str] = {}
         self._greeter = self._make_greeter()
         self.refusals = Refusals(metrics)
+        is_expelled = self.secrets.revoked.__contains__
+        self._dialler = Dialler(identity.node_id, network, self._greeter, self.refusals, is_expelled)
         self._door = self._make_door(metrics, allow or AllowList())
         self.rekeying = Rekeying(
             self._peers,
@@ -131,7 +133,7 @@ class Channel:
         self.trust = TrustDesk(
             self, identity, self._peers, self.keys, self.rekeying, self._renewal, name_of=self._name_of
         )
-        self.authority.is_expelled = self.secrets.revoked.__contains__
+        self.authority.is_expelled = is_expelled
         self.secrets.on_change = self._secrets_changed
 
     def _make_greeter(self) -> Greeter:
@@ -266,7 +268,7 @@ class Channel:
             NodeUnreachable: Nobody answers.
             SecurityError: Somebody does who is no member of this cluster.
         """
-        connection = await self._dial_any(address, None)
+        connection = await self._adopt(await self._dialler.dial(address, None))
         return connection.node
 
     async def greet(self, node: NodeId, transport: Stream, address: Address) -> None:
@@ -274,7 +276,7 @@ class Channel:
 
         Where it broke before anybody spoke, the `HandshakeRefused` has the reason ``eof`` or ``reset``.
         """
-        await self._greet_dialled(transport, address, node)
+        await self._adopt(await self._dialler.greet(transport, address, node))
 
     def lifeline(self, node: NodeId, boot: int) -> Connection | None:
         """The kept connection to this boot of the node, to nudge it."""
@@ -300,8 +302,15 @@ class Channel:
         return known
 
     def revoke(self, node: NodeId) -> None:
-        """Expel a node: its connection ends and it is refused from now on, durably."""
-        self.secrets.revoke(node)
+        """Expel a node: its connections end and it is refused from now on, durably.
+
+        Where this node holds the authority's key the gossip keys are rotated, and everybody believes it. Without that
+        the others believe it from this node only while it is the issuer, until one that holds the key has signed it.
+        """
+        if self._may_rotate():
+            self.keys.expel(node)
+        else:
+            self.secrets.revoke(node)
 
     # Component
 
@@ -335,40 +344,8 @@ class Channel:
         for connection in self._peers.all():
             await connection.idle.wait()
 
-    def _check_expelled(self, node: NodeId | None) -> None:
-        """Refuse to greet anybody as one who was expelled, or one who was."""
-        if self.is_expelled:
-            raise HandshakeRefused("expelled", "this node was expelled from its cluster", hint=Expelled.FIX)
-        if node is not None and node in self.secrets.revoked:
-            raise HandshakeRefused("revoked", f"node {node} was expelled from the cluster")
-
     async def _dial(self, node: NodeId, address: Address) -> None:
-        await self._dial_any(address, node)
-
-    async def _dial_any(self, address: Address, expected: NodeId | None) -> Connection:
-        self._check_expelled(expected)
-        transport: Stream | None = None
-        with trio.move_on_after(HANDSHAKE_S):
-            transport = await self._network.connect(address)
-        if transport is None:
-            raise NodeUnreachable(f"{address} did not answer within {HANDSHAKE_S:.0f} s")
-        return await self._greet_dialled(transport, address, expected)
-
-    async def _greet_dialled(self, transport: Stream, address: Address, expected: NodeId | None) -> Connection:
-        try:
-            self._check_expelled(expected)
-        except HandshakeRefused:
-            await transport.aclose()
-            raise
-        try:
-            greeted = await self._greeter.dial(transport, expected)
-        except HandshakeRefused as error:
-            self.refusals.refuse(error.reason, address, error.message)
-            raise
-        except (NotTls, ClassicalOnly) as error:
-            self.refusals.refuse("not_tls" if isinstance(error, NotTls) else "group", address, error.message)
-            raise
-        return await self._adopt(greeted)
+        await self._adopt(await self._dialler.dial(address, node))
 
     async def _adopt(self, greeted: Greeted) -> Connection:
         """Start a greeted connection, unless a better one to the same node stands."""

@@ -158,12 +158,16 @@ class KeyDesk:
             )
         if node == caller:
             raise UsageError("a node cannot expel itself", hint="run it on another node, or let it leave")
-        made_s = self._clock.unix_ns() // 1_000_000_000
-        is_new = self._secrets.expel(node, self._entropy.token_bytes(KEY_BYTES), made_s)
+        is_new = self.expel(node)
         if is_new:
             log.warning("channel.node_expelled", extra={"node": node, "asked_by": caller})
         held = self.held()
         return Expulsed(max(held.epochs, default=0), held.expelled, is_new)
+
+    def expel(self, node: NodeId) -> bool:
+        """Expel a node and rotate the keys, on the issuer; raises as `MemberSecrets.expel`."""
+        made_s = self._clock.unix_ns() // 1_000_000_000
+        return self._secrets.expel(node, self._entropy.token_bytes(KEY_BYTES), made_s)
 
     async def survey(self, members: Sequence[tuple[NodeId, str]]) -> KeySurvey:
         """Ask members, this node among them, at the same time; who does not answer is named."""

@@ -78,7 +78,6 @@ class KeyKeeper:
         self._waiting: EpochKey | None = None
         self._promote_s = self._retire_s = float("inf")
         self._ask_s = 0.0
-        self._has_endorsed = False
 
     def changed(self) -> None:
         """The keyring or the expulsions have changed."""
@@ -141,10 +140,8 @@ class KeyKeeper:
 
     def _issue(self, now_s: float) -> None:
         """The issuer's part: sign what is unsigned, rotate when somebody was expelled or the time has come."""
-        if not self._has_endorsed:
-            self._has_endorsed = True
-            if self._secrets.endorse():
-                self._secrets.on_change()
+        if self._secrets.endorse():
+            self._secrets.on_change()
         newest = self._secrets.keyring.newest
         if newest is None:
             return

@@ -21,8 +21,9 @@ _KINDS = {
 def listeners(config: NodeConfig, cluster: Address, http: Callable[[], str]) -> list[dict[str, str]]:
     """Return each listener with its address and how it is protected; `http` returns where HTTP listens, if it does."""
     allowed = f"; addresses in {', '.join(config.cluster.allow)} only" if config.cluster.allow else ""
+    knock = "; answers members only, and joins while a token is valid" if config.cluster.knock == "on" else ""
     found = [
-        ("cluster, TCP", str(cluster), f"TLS 1.3 with certificates on both sides; joins by token{allowed}"),
+        ("cluster, TCP", str(cluster), f"TLS 1.3 with certificates on both sides; joins by token{knock}{allowed}"),
         ("cluster, UDP", str(cluster), f"AES-256-GCM with the gossip keys, no replays{allowed}"),
     ]
     enabled = {spec.name for spec in config.specs}

@@ -142,7 +142,12 @@ class Composition:
             advertise=arrival.advertise,
             secrets=self._secrets,
             allow=self._allow,
-            settings=ChannelSettings(cluster.rotate_keys_every_s, cluster.rekey_after_bytes, cluster.rekey_after_s),
+            settings=ChannelSettings(
+                rotate_keys_every_s=cluster.rotate_keys_every_s,
+                rekey_after_bytes=cluster.rekey_after_bytes,
+                rekey_after_s=cluster.rekey_after_s,
+                knock=cluster.knock,
+            ),
         )
         for peer in arrival.peers:
             channel.learn(peer.node, peer.address, peer.name)

@@ -78,6 +78,10 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Bytes after which a connection between nodes is replaced, to have fresh keys, give or take a fifth. 0: any."""
     rekey_after_s: Annotated[float, msgspec.Meta(ge=0, le=604_800)] = 3_600.0
     """Age at which a connection between nodes is replaced, to have fresh keys, give or take a fifth. 0: any."""
+    knock: Literal["off", "send", "on"] = "off"
+    """``on``: who does not show a gossip key before the handshake gets no answer on the cluster port. Newcomers get one
+    from the issuer while a join token is valid, and there is no standing token. ``send``: show it only, on the way to
+    ``on``."""
     zone: Annotated[str, msgspec.Meta(max_length=63)] = ""
     """Failure domain: replicas of a unit are in as many zones as there are. Another one moves units."""
     rack: Annotated[str, msgspec.Meta(max_length=63)] = ""

@@ -285,8 +285,10 @@ class Connection:
     def _finish_drain(self) -> None:
         if self.mux.is_draining and self.mux.in_flight == 0:
             self.idle.set()
-        # Only the side that has read the other's GoAway may close: no call can be on its way to it any more.
-        if self._got_go_away and self.mux.in_flight == 0:
+        # Only the side that has read the other's GoAway may close: no call can be on its way to it any more. Its own
+        # last answers and notes must have gone first.
+        is_said = not self.mux.queued_bytes and not self._is_writing
+        if self._got_go_away and self.mux.in_flight == 0 and is_said:
             self._scope.deadline = min(self._scope.deadline, trio.current_time() + 0.05)
 
     async def call(self, method: str, body: bytes) -> bytes:
@@ -346,6 +348,8 @@ class Connection:
                     await self._stream.send_all(data)
                     self._is_writing = False
                 self._drained.set()
+                if self.mux.is_draining:
+                    self._finish_drain()
         except trio.BrokenResourceError as error:
             self._break(ending_of(error))
         except trio.ClosedResourceError:

@@ -34,7 +34,7 @@ EXPULSIONS_MAX = 4
 class MemberSecrets:
     """This node's copy; `on_change` runs after each change that came from outside or from here."""
 
-    __slots__ = ("_disk", "admin", "expulsions", "keyring", "on_change", "revoked", "statements")
+    __slots__ = ("_disk", "_endorsed", "admin", "expulsions", "keyring", "on_change", "revoked", "statements")
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
@@ -48,6 +48,8 @@ class MemberSecrets:
         """What the authority signed; together they name all of `revoked` that the issuer could sign for."""
         for expulsion in self.expulsions:
             self.revoked.update((NodeId(node), None) for node in expulsion.nodes)
+        self._endorsed: object = None
+        """What was last found to be signed, so that it is not verified again and again."""
         self.statements: Statements | None = None
         """Verifies and signs; the channel sets it, before which nothing signed is taken."""
         self.on_change: Callable[[], None] = _nothing
@@ -164,6 +166,9 @@ class MemberSecrets:
         """
         statements = self.statements
         assert statements is not None, "the channel brings the statements"
+        state = (self.keyring.revision, self.expulsions, len(self.revoked), statements.authority)
+        if state == self._endorsed:
+            return False
         has_expulsion = False
         if self.revoked and not any(
             len(said.nodes) == len(self.revoked) and statements.is_said(said) for said in self.expulsions
@@ -175,6 +180,7 @@ class MemberSecrets:
             self._save_revoked()
         if has_keys:
             self._save_keys()
+        self._endorsed = (self.keyring.revision, self.expulsions, len(self.revoked), statements.authority)
         return has_expulsion or has_keys
 
     def retire(self) -> bool:

@@ -19,7 +19,11 @@ from frys_node.channel.greeting import HANDSHAKE_S, Greeted, Greeter
 from frys_node.channel.join import JoinServer
 from frys_node.observe.metrics import Metrics
 from frys_node.secure.errors import HandshakeRefused
+from frys_node.secure.knock import KNOCK_BYTES, is_knock
 from frys_node.secure.tls import ALPN_JOIN, TlsProfile, TlsStream
+
+FIRST_READ_BYTES = 16_384
+"""The first read of a connection: a knock, or the beginning of a handshake."""
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +42,7 @@ FIXES = {
     "expelled": "it cannot come back: move its data directory away, and join as a new node with a new token",
     "expired": "let it join again with a new token, or set its clock",
     "group": "upgrade that node: only X25519MLKEM768 is spoken",
+    "knock": "a stranger, or a member that was away for long: frys-node token create opens the issuer's door to it",
     "not_tls": "something that is no frys node connects to the cluster port: give it the HTTP port",
     "rate": "close the port to strangers by [cluster] allow or a firewall",
     "rate_network": "close the port to that network by [cluster] allow or a firewall",
@@ -88,8 +93,15 @@ class Door:
         metrics: Metrics,
         *,
         allow: AllowList,
+        needs_knock: bool,
+        hears: Callable[[bytes], bool],
+        may_join: Callable[[], bool],
         admit: Callable[[Greeted], Awaitable[object]],
     ) -> None:
+        """`hears` judges a knock; with `needs_knock` nobody is greeted without, but newcomers while they `may_join`."""
+        self._needs_knock = needs_knock
+        self._hears = hears
+        self._may_join = may_join
         self._listener = listener
         self._profile = profile
         self._greeter = greeter
@@ -128,7 +140,8 @@ class Door:
         greeted: Greeted | None = None
         try:
             with scope, trio.fail_after(HANDSHAKE_S):
-                stream = TlsStream(transport, self._profile.server, server=True)
+                first = await self._hear_knock(transport)
+                stream = TlsStream(transport, self._profile.server, server=True, early=first)
                 await stream.handshake()
                 if stream.notes.alpn == ALPN_JOIN:
                     await self._serve_join(stream, source)
@@ -153,6 +166,29 @@ class Door:
                     await transport.aclose()
         if greeted is not None:
             await self._admit(greeted)
+
+    async def _hear_knock(self, transport: Stream) -> bytes:
+        """Read the first bytes and return what there is of them behind a knock.
+
+        Raises:
+            HandshakeRefused: Reason ``knock``: a knock is needed and there was none, or not a member's. Nothing was
+                answered, and nothing else was computed.
+        """
+        data = await transport.receive_some(FIRST_READ_BYTES)
+        if data and is_knock(data[0]):
+            while 0 < len(data) < KNOCK_BYTES:
+                more = await transport.receive_some(FIRST_READ_BYTES)
+                if not more:
+                    break
+                data += more
+            is_heard, rest = self._hears(data[:KNOCK_BYTES]), data[KNOCK_BYTES:]
+        else:
+            is_heard, rest = False, data
+        if not data:
+            raise HandshakeRefused("eof", "the connection ended before the handshake")
+        if self._needs_knock and not is_heard and not self._may_join():
+            raise HandshakeRefused("knock", "no member knocked, and nobody can join here now")
+        return rest
 
     async def _serve_join(self, stream: TlsStream, source: Address) -> None:
         outcome = await self._join.serve(stream, source)

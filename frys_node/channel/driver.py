@@ -38,6 +38,7 @@ from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Metrics
 from frys_node.secure.errors import Expelled
 from frys_node.secure.identity import Identity
+from frys_node.secure.knock import Knocker
 from frys_node.secure.statements import Statements
 from frys_node.secure.tls import TlsProfile
 
@@ -62,6 +63,8 @@ class ChannelSettings(NamedTuple):
     """Plain bytes after which a connection is replaced; 0: any number."""
     rekey_after_s: float = AFTER_S
     """Age at which a connection is replaced; 0: any."""
+    knock: str = "off"
+    """``send``: show members a gossip key before the handshake; ``on``: and greet nobody who does not."""
 
 
 class Channel:
@@ -98,6 +101,9 @@ class Channel:
         self._clock = clock
         self._profile = TlsProfile(identity)
         self._roles = roles
+        self._knocks = settings.knock
+        self._knocker = Knocker(self.secrets.keyring, identity.node_id)
+        self._entropy = entropy
         self._dispatch = Dispatch()
         self._peers = Peers(identity.node_id, entropy.rng("channel.peers"), self._dial, self.secrets.revoked)
         self._names: dict[NodeId, str] = {}
@@ -146,6 +152,7 @@ class Channel:
             revoked=self.secrets.revoked,
             roles=lambda: self._roles,
             farewell=self.secrets.farewell,
+            knock=self._knock,
         )
 
     def _make_door(self, metrics: Metrics, allow: AllowList) -> Door:
@@ -158,8 +165,19 @@ class Channel:
             self.refusals,
             metrics,
             allow=allow,
+            needs_knock=self._knocks == "on",
+            hears=self._knocker.hears,
+            may_join=self._may_join,
             admit=self._adopt,
         )
+
+    def _knock(self, node: NodeId | None) -> bytes:
+        return b"" if self._knocks == "off" else self._knocker.knock(node, self._entropy.token_bytes(16))
+
+    def _may_join(self) -> bool:
+        """True while somebody could join here who holds no key yet."""
+        desk = self.desk
+        return desk is not None and any(token.state == "valid" for token in desk.list_tokens())
 
     def _make_renewal(self, disk: Disk) -> Renewal:
         return Renewal(
@@ -324,9 +342,11 @@ class Channel:
                 nursery.start_soon(self.rekeying.run)
                 nursery.start_soon(self._self_notes.run)
                 nursery.start_soon(self._renewal.run)
-                if self.desk is not None:
-                    self.desk.renew_join_token()
-                nursery.start_soon(self._renew_join_token)
+                if self._knocks != "on":
+                    # A token that is always valid would open the door to every stranger.
+                    if self.desk is not None:
+                        self.desk.renew_join_token()
+                    nursery.start_soon(self._renew_join_token)
                 task_status.started()
         except BaseException as error:
             if not isinstance(error, Exception):

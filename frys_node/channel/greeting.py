@@ -43,7 +43,7 @@ class Greeted(NamedTuple):
 class Greeter:
     """This node's side of every greeting."""
 
-    __slots__ = ("_advertise", "_boot", "_clock", "_farewell", "_identity", "_profile", "_revoked", "_roles")
+    __slots__ = ("_advertise", "_boot", "_clock", "_farewell", "_identity", "_knock", "_profile", "_revoked", "_roles")
 
     def __init__(
         self,
@@ -56,9 +56,11 @@ class Greeter:
         revoked: Container[NodeId],
         roles: Callable[[], tuple[str, ...]],
         farewell: Callable[[], Credentials],
+        knock: Callable[[NodeId | None], bytes],
     ) -> None:
-        """`farewell` returns what an expelled node is told."""
+        """`farewell` returns what an expelled node is told, `knock` what to say in front of a handshake."""
         self._farewell = farewell
+        self._knock = knock
         self._identity = identity
         self._profile = profile
         self._clock = clock
@@ -75,6 +77,8 @@ class Greeter:
         """
         try:
             with trio.fail_after(HANDSHAKE_S):
+                if knock := self._knock(expected):
+                    await _say(transport, knock)
                 stream = await connect_tls(transport, self._profile.client)
                 return await self.greet(stream, dialled=True, expected=expected)
         except trio.TooSlowError as error:
@@ -165,6 +169,13 @@ async def _first_events(stream: TlsStream, mux: Mux) -> list[Event]:
         events = mux.receive_data(data)
         if events:
             return events
+
+
+async def _say(transport: Stream, data: bytes) -> None:
+    try:
+        await transport.send_all(data)
+    except trio.BrokenResourceError as error:
+        raise HandshakeRefused("reset", "the connection broke during the handshake") from error
 
 
 async def _close(transport: Stream) -> None:

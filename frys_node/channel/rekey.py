@@ -26,10 +26,13 @@ AFTER_S = 3_600.0
 JITTER = 0.2
 """Each connection has its thresholds up to this share higher or lower, so that they do not come all at once."""
 
-LOOK_MAX_S = 5.0
-"""Longest pause between looks at the connections."""
-
+LOOK_MAX_S = 60.0
 LOOK_MIN_S = 0.05
+"""Pauses between looks at the connections; short ones go with low thresholds."""
+
+FASTEST_BYTES_S = 2 << 30
+"""More than a connection carries in a second: how soon a threshold may be passed."""
+
 RETRY_MAX_S = 60.0
 """Longest pause after an attempt that failed; the connection that stands goes on meanwhile."""
 
@@ -73,7 +76,9 @@ class Rekeying:
 
     @property
     def _look_s(self) -> float:
-        return min(LOOK_MAX_S, max(LOOK_MIN_S, self._after_s / 20.0)) if self._after_s else LOOK_MAX_S
+        soonest_s = [self._after_s / 20.0] * (self._after_s > 0)
+        soonest_s += [self._after_bytes / FASTEST_BYTES_S] * (self._after_bytes > 0)
+        return min(LOOK_MAX_S, max(LOOK_MIN_S, min(soonest_s, default=LOOK_MAX_S)))
 
     async def run(self) -> None:
         """Look at the connections now and then, until cancelled."""

@@ -26,7 +26,7 @@ KEY_SETTLE_S = 1.0
 KEY_RETIRE_S = 4.0
 """From there to the deletion of the keys that an expelled node may know: packets under way still open."""
 
-LOOK_S = 30.0
+LOOK_S = 60.0
 """Longest pause between looks whether something is due."""
 
 ASK_EVERY_S = 60.0

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 
 from frys_node.base.errors import NotReady
 from frys_node.base.types import NodeId
@@ -43,6 +44,11 @@ class Statements:
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
+
+    @property
+    def authority(self) -> bytes:
+        """Fingerprint of the certificate whose key is signed and verified with now."""
+        return self._identity.ca_certificate.fingerprint(hashes.SHA256())
 
     @property
     def can_sign(self) -> bool:

@@ -186,6 +186,7 @@ class TlsStream:
 
     __slots__ = (
         "_connection",
+        "_early",
         "_has_ended",
         "_has_rest",
         "_is_broken",
@@ -197,7 +198,9 @@ class TlsStream:
         "notes",
     )
 
-    def __init__(self, transport: Stream, context: SSL.Context, *, server: bool) -> None:
+    def __init__(self, transport: Stream, context: SSL.Context, *, server: bool, early: bytes = b"") -> None:
+        """`early` is what was read of the transport already."""
+        self._early = early
         self._transport = transport
         self._connection = SSL.Connection(context, None)
         self.notes = HandshakeNotes()
@@ -250,6 +253,9 @@ class TlsStream:
             self._connection.bio_write(data)
 
     async def _receive_handshake(self) -> bytes:
+        if self._early:
+            early, self._early = self._early, b""
+            return early
         try:
             # One byte over the limit shows that it is passed; more than that is not even read.
             left = 1 + HANDSHAKE_BYTES_MAX - self.handshake_bytes

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from frys_node.base.ports import Stream
 from frys_node.base.types import NodeId
 from frys_node.channel import rekey
 from frys_node.channel.connection import Ending
@@ -133,6 +134,39 @@ async def test_notes_behind_a_long_queue_come_before_those_of_the_new_connection
                 assert b.channel.note(a.id, "n", number.to_bytes(8, "big"))
             await a.until_notes(200)
         assert [int.from_bytes(body[:8], "big") for _, body in a.notes] == list(range(200))
+
+
+class Gated:
+    """A stream that sends only once its gate is open."""
+
+    def __init__(self, inner: Stream) -> None:
+        self._inner = inner
+        self.gate = trio.Event()
+        self.receive_some, self.aclose = inner.receive_some, inner.aclose
+        self.send_nowait, self.unacknowledged_bytes = inner.send_nowait, inner.unacknowledged_bytes
+
+    async def send_all(self, data: bytes) -> None:
+        await self.gate.wait()
+        await self._inner.send_all(data)
+
+
+async def test_what_is_queued_still_goes_when_the_other_side_takes_leave(tmp_path: Path) -> None:
+    """Whoever reads the last word of the other side may close, but not before its own has been sent."""
+    async with _pair(tmp_path, OFF) as (a, b):
+        (kept,) = b.channel._peers.all()
+        slow = Gated(kept._stream)
+        kept._stream = slow
+        with trio.fail_after(30):
+            for number in range(3):
+                assert b.channel.note(a.id, "n", bytes([number]))
+            a.channel._peers.all()[0].drain("over")
+            while not kept._got_go_away:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            with trio.move_on_after(0.2):  # four times as long as the side that may close waits
+                await b.until_notes(1)
+            slow.gate.set()
+            await a.until_notes(3)
+        assert [body for _, body in a.notes] == [b"\0", b"\1", b"\2"]
 
 
 async def test_a_long_call_ends_on_the_connection_where_it_began(

@@ -115,8 +115,8 @@ class _Own:
 
     __slots__ = ("cipher", "count", "key_id")
 
-    def __init__(self, key_id: int, cipher: AESGCM) -> None:
-        self.key_id = key_id
+    def __init__(self, cipher: AESGCM) -> None:
+        self.key_id = 0
         self.cipher = cipher
         self.count = 0
 
@@ -217,7 +217,8 @@ class PacketSealer:
         if own is None:
             if len(self._owns) >= OWN_KEYS_MAX:
                 self._owns.pop(next(iter(self._owns)))
-            own = self._owns[primary.key] = _Own(primary.epoch & 0xFF, AESGCM(subkey(primary, self._self, self._boot)))
+            own = self._owns[primary.key] = _Own(AESGCM(subkey(primary, self._self, self._boot)))
+        own.key_id = primary.epoch & 0xFF
         return own
 
     def open(self, packet: bytes, now_s: float) -> OpenedPacket | None:

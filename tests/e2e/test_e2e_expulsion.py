@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
+from typing import Self
 
 import pytest
 
@@ -14,6 +16,41 @@ from tests.e2e.test_e2e_cluster import frys, wait
 pytestmark = pytest.mark.slow
 
 EXPELLED_WITHIN_S = 10.0
+FRESH_KEYS = "[cluster]\nrekey_after_s = 1\nrekey_after_bytes = 65536\n"
+"""Connections between nodes are replaced every second, all the time."""
+
+KEYS = 64
+
+
+class Load:
+    """Writes and reads of the cache at every member, until it is over."""
+
+    def __init__(self, nodes: list[NodeProcess]) -> None:
+        self.done = 0
+        self.failed: list[str] = []
+        self._is_over = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(node,)) for node in nodes]
+
+    def _run(self, node: NodeProcess) -> None:
+        number = 0
+        while not self._is_over.is_set():
+            number += 1
+            path = f"/v1/cache/default/{node.name}-{number % KEYS}"
+            for method, body in (("PUT", {"number": number}), ("GET", None)):
+                status, answer = node.request(method, path, body)
+                if status >= 400 or (method == "GET" and answer != {"number": number}):
+                    self.failed.append(f"{method} {path} at {node.name}: {status} {answer}")
+                self.done += 1
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +60,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NodeProcess
     started = [NodeProcess(name, home / name) for name in ("alpha", "beta", "gamma", "mallory")]
     try:
         for node in started:
+            (node.home / "frys.toml").write_text(FRESH_KEYS)
             node.start([] if node is started[0] else [started[0].bind])
             wait(f"{node.name} ready", lambda node=node: node.is_ready)
         wait("four alive", lambda: all(list(n.statuses().values()) == ["alive"] * 4 for n in started))
@@ -51,6 +89,27 @@ def test_status_security_tells_how_the_cluster_is_protected(nodes: list[NodeProc
     assert "expelled:     nobody" in page
 
 
+def test_keys_rotate_and_connections_are_replaced_while_no_request_fails(nodes: list[NodeProcess]) -> None:
+    """Three rotations over connections that live for a second; nobody is suspected, every write is read."""
+    alpha = nodes[0]
+    with Load(nodes) as load:
+        for epoch in (2, 3, 4):
+            done = frys("keys", "rotate", "--json", "--data-dir", str(alpha.data_dir), cwd=alpha.home)
+            assert done.returncode == 0, done.stdout + done.stderr
+            body = json.loads(done.stdout)
+            assert (body["epoch"], body["converged"], body["total"]) == (epoch, 4, 4)
+    assert load.failed == []
+    assert load.done > KEYS
+    for node in nodes:
+        events = node.call("GET", "/v1/members")["members"]
+        assert [member["status"] for member in events] == ["alive"] * 4
+        assert "lifeline_lost" not in node.log_tail(2_000)
+        told = frys("status", "--security", "--json", "--data-dir", str(node.data_dir), cwd=node.home)
+        ages = [session["age_s"] for session in json.loads(told.stdout)["sessions"]]
+        assert len(ages) == 3
+        assert max(ages) < 10  # the load took longer than that
+
+
 def test_an_expelled_node_is_out_within_ten_seconds_and_says_so(nodes: list[NodeProcess]) -> None:
     """The command on another member returns with n/n; the node calls itself expelled, is dead to all, stays out."""
     alpha, beta, gamma, mallory = nodes
@@ -63,8 +122,10 @@ def test_an_expelled_node_is_out_within_ten_seconds_and_says_so(nodes: list[Node
     unconfirmed = frys("node", "revoke", "mallory", "--data-dir", str(beta.data_dir), cwd=beta.home)
     assert "--yes" in unconfirmed.stderr
     start_s = time.monotonic()
-    done = frys("node", "revoke", "mallory", "--yes", "--data-dir", str(beta.data_dir), cwd=beta.home)
-    assert done.returncode == 0, done.stdout + done.stderr
+    with Load([alpha, beta, gamma]) as load:
+        done = frys("node", "revoke", "mallory", "--yes", "--data-dir", str(beta.data_dir), cwd=beta.home)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert load.failed == []
     assert time.monotonic() - start_s < EXPELLED_WITHIN_S
     assert "refused by 3/3 members" in done.stdout
     assert "3/3 seal with it" in done.stdout

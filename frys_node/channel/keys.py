@@ -19,6 +19,7 @@ from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.rotation import KEY_SETTLE_S, KeyKeeper
 from frys_node.kernel.services.rpc import Method, Rpc
 from frys_node.secure.keyring import KEY_BYTES
+from frys_node.secure.statements import is_node_id
 from frys_node.wire.codec import Message
 
 SURVEY_TIMEOUT_S = 2.0
@@ -150,6 +151,8 @@ class KeyDesk:
     async def _expel(self, caller: NodeId, request: Expel) -> Expulsed:
         """Expel a node; whoever is a member may ask for it, as for a token that lets one in."""
         self._check_issuer()
+        if not is_node_id(request.node):
+            raise UsageError(f"'{request.node[:64]}' is no node id", hint="32 hex digits; frys-node members shows them")
         node = NodeId(request.node)
         if node == self._rpc.self_id:
             raise UsageError(

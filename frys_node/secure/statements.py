@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 
@@ -79,7 +80,7 @@ class Statements:
     def is_said(self, expulsion: Expulsion) -> bool:
         """True if the authority made the statement."""
         nodes = expulsion.nodes
-        is_sound = 0 < len(nodes) <= REVOKED_MAX and nodes == tuple(sorted(set(nodes))) and all(map(_is_id, nodes))
+        is_sound = 0 < len(nodes) <= REVOKED_MAX and nodes == tuple(sorted(set(nodes))) and all(map(is_node_id, nodes))
         return is_sound and self._fits(self._expulsion_bytes(nodes), expulsion.signature)
 
     def _key_bytes(self, key: EpochKey) -> bytes:
@@ -102,14 +103,23 @@ class Statements:
         signature: bytes = key.sign(data)
         return signature
 
+    def _authorities(self) -> tuple[x509.Certificate, ...]:
+        """Return the certificates of the authorities whose word counts."""
+        return (self._identity.ca_certificate,)
+
     def _fits(self, data: bytes, signature: bytes) -> bool:
-        key: Any = self._identity.ca_certificate.public_key()
-        try:
-            key.verify(signature, data)
-        except (InvalidSignature, ValueError):
-            return False
-        return True
+        return any(_is_by(authority, data, signature) for authority in self._authorities())
 
 
-def _is_id(node: str) -> bool:
+def _is_by(authority: x509.Certificate, data: bytes, signature: bytes) -> bool:
+    key: Any = authority.public_key()
+    try:
+        key.verify(signature, data)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def is_node_id(node: str) -> bool:
+    """True if the text has the form of a node id."""
     return len(node) == _ID_HEX and all(digit in "0123456789abcdef" for digit in node)

@@ -195,6 +195,8 @@ async def test_who_may_not_be_expelled_and_by_whom(tmp_path: Path) -> None:
             with pytest.raises(UsageError, match="issuer cannot be expelled") as caught:
                 await b.channel.call(a.id, EXPEL, Expel(a.id))
             assert "handover" in caught.value.hint
+            with pytest.raises(UsageError, match="is no node id"):
+                await b.channel.call(a.id, EXPEL, Expel("everybody"))
             with pytest.raises(UsageError, match="expel itself"):
                 await b.channel.call(a.id, EXPEL, Expel(b.id))
             with pytest.raises(NotReady) as refused:

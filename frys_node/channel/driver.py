@@ -22,6 +22,7 @@ from frys_node.channel.dialler import Dialler
 from frys_node.channel.dispatch import Dispatch, NoteHandler, Served
 from frys_node.channel.door import Door, Refusals
 from frys_node.channel.gatekeeper import AllowList
+from frys_node.channel.gauges import declare_gauges
 from frys_node.channel.greeting import Greeted, Greeter
 from frys_node.channel.issuer import IssuerDesk
 from frys_node.channel.join import JoinServer
@@ -125,7 +126,6 @@ class Channel:
         self._nursery: trio.Nursery | None = None
         self._renewal = self._make_renewal(disk)
         self.serve(RENEW, self._renewal.answer)
-        self._declare_metrics(metrics)
         self._is_expulsion_told = False
         self.keys = KeyDesk(
             self,
@@ -139,6 +139,7 @@ class Channel:
         self.trust = TrustDesk(
             self, identity, self._peers, self.keys, self.rekeying, self._renewal, name_of=self._name_of
         )
+        declare_gauges(metrics, self._peers, self.keys, self.secrets, self._renewal)
         self.authority.is_expelled = is_expelled
         self.secrets.on_change = self._secrets_changed
 
@@ -188,21 +189,6 @@ class Channel:
             ask=lambda request: self.call(self.issuer, RENEW, request),
             on_renewed=lambda: self._profile.renew(self.identity),
             expelled=self.secrets.revoked,
-        )
-
-    def _declare_metrics(self, metrics: Metrics) -> None:
-        metrics.gauge(
-            "frys_channel_connections", "Authenticated connections kept.", source=lambda: float(len(self._peers.all()))
-        )
-        metrics.gauge(
-            "frys_channel_post_quantum_connections",
-            "Authenticated connections kept whose key exchange has a post-quantum part: all of them.",
-            source=lambda: float(sum(held.session.is_post_quantum for held in self._peers.all())),
-        )
-        metrics.gauge(
-            "frys_channel_notes_dropped",
-            "Notes dropped since the start because a queue was full or nobody was there.",
-            source=lambda: float(self._peers.notes_dropped),
         )
 
     @property

@@ -13,7 +13,7 @@ from frys_node.channel.bootstrap import create_cluster, join_cluster
 from frys_node.channel.driver import Channel, ChannelSettings
 from frys_node.channel.issuer import JOIN_PATH
 from frys_node.kernel.services.rpc import Method
-from frys_node.observe.metrics import Counter, Metrics
+from frys_node.observe.metrics import Counter, Gauge, Metrics
 from frys_node.secure.identity import Identity
 from frys_node.secure.stored import next_boot
 from frys_node.transport.clock import SystemClock
@@ -67,6 +67,13 @@ class Node:
         counter = next(metric for metric in self.metrics if metric.name == "frys_channel_refused_total")
         assert isinstance(counter, Counter)
         return {labels[0]: int(value) for labels, value in counter.values.items()}
+
+    def gauge(self, name: str) -> float:
+        """The value of a gauge now."""
+        gauge = next(metric for metric in self.metrics if metric.name == name)
+        assert isinstance(gauge, Gauge)
+        assert gauge.source is not None
+        return gauge.source()
 
     async def until_refused(self, reason: str, count: int = 1) -> None:
         """Wait until so many refusals with the reason were counted."""

@@ -64,6 +64,11 @@ async def test_an_expelled_node_opens_nothing_that_is_sealed_afterwards(tmp_path
             made = await c.channel.call(a.id, EXPEL, Expel(x.id))
             survey = await _survey(members)
         assert (made.epoch, made.expelled, made.is_new) == (2, 1, True)
+        for node in members:
+            assert node.gauge("frys_channel_key_epoch") == 2
+            assert node.gauge("frys_channel_expelled_nodes") == 1
+            assert node.gauge("frys_channel_post_quantum_connections") == node.gauge("frys_channel_connections") == 2
+            assert node.gauge("frys_channel_certificate_left_seconds") > 300 * 86_400
         assert (survey.converged, survey.refusing, survey.total, survey.epoch) == (3, 3, 3, 2)
         # What it held, and whatever it could still be given by anybody.
         for node in members:

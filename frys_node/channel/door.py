@@ -34,24 +34,43 @@ REFUSED_TEXT = {
     "half_open": "too many connections are not authenticated yet, and this was the oldest",
     "half_open_network": "too many connections of this network that are not authenticated yet",
 }
+STRANGER = (
+    "no frys node of this version speaks so: see who connects, and close the port by [cluster] allow or a firewall"
+)
+NEW_CERTIFICATE = "let that node join again: move its data directory away, and give it a new token"
 FIXES = {
     "address": "add its network to [cluster] allow on this node if it is a member",
-    "alpn": "no frys node of this version speaks so: look who connects to the cluster port",
+    "alpn": STRANGER,
+    "bytes_cap": STRANGER,
     "chain": "it belongs to another cluster: give each cluster addresses of its own, or let it join this one",
+    "cipher": "upgrade that node: only TLS_AES_256_GCM_SHA384 is spoken",
     "cluster": "a data directory belongs to one cluster: start each node on its own",
+    "eku": NEW_CERTIFICATE,
+    "eof": "nothing, if it happens now and then: a port scan, or a node that was stopped",
     "expelled": "it cannot come back: move its data directory away, and join as a new node with a new token",
     "expired": "let it join again with a new token, or set its clock",
     "group": "upgrade that node: only X25519MLKEM768 is spoken",
+    "half_open": "close the port to strangers by [cluster] allow or a firewall",
+    "half_open_network": "close the port to that network by [cluster] allow or a firewall",
+    "handshake": STRANGER,
+    "internal": "report it, with the lines of the log before",
     "knock": "a stranger, or a member that was away for long: frys-node token create opens the issuer's door to it",
+    "no_certificate": STRANGER,
     "not_tls": "something that is no frys node connects to the cluster port: give it the HTTP port",
+    "peer_refused": "the log of the other node says why it refused this one",
+    "protocol": "upgrade the older node; if both are new, report it",
     "rate": "close the port to strangers by [cluster] allow or a firewall",
     "rate_network": "close the port to that network by [cluster] allow or a firewall",
+    "reset": "the log of the other node says why, if it refused this one; else the network between them",
     "revoked": "it was expelled: move its data directory away, and join as a new node with a new token",
+    "san": NEW_CERTIFICATE,
+    "self": "this node's own address is among its seeds or advertised by another: mend `advertise` there",
     "timeout": "a port scan, or a link or machine that is overloaded",
     "tls_version": "upgrade that node: only TLS 1.3 is spoken",
     "version": "upgrade the older node",
+    "wrong_node": "another node has that address now: mend `advertise` on whichever of them is wrong",
 }
-"""What to do about a refusal, where that is not in its text."""
+"""What to do about a refusal, by its reason."""
 
 
 class Refusals:
@@ -68,8 +87,9 @@ class Refusals:
         self._count.inc(reason)
         skipped = self._limit.take(reason, trio.current_time())
         if skipped is not None:
-            fields = {"reason": reason, "address": str(other), "error": text, "skipped": skipped}
-            log.warning("channel.refused", extra=fields | ({"fix": FIXES[reason]} if reason in FIXES else {}))
+            fix = FIXES.get(reason, "")
+            fields = {"reason": reason, "address": str(other), "error": text, "fix": fix, "skipped": skipped}
+            log.warning("channel.refused", extra=fields)
 
     def count(self, reason: str) -> None:
         """Count one that is logged elsewhere."""

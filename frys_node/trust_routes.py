@@ -118,7 +118,8 @@ class TrustRoutes:
                 found.append(f"{name} keeps a copy of the authority's key: frys-node ca rotate")
             valid = sum(token.state == "valid" for token in await self._tokens())
             if valid:
-                found.append(f"{valid} join tokens are valid: revoke those that {name} may know (frys-node token list)")
+                tokens = "join token is" if valid == 1 else "join tokens are"
+                found.append(f"{valid} {tokens} valid: revoke what {name} may know (frys-node token list)")
         except FrysError as error:
             found.append(f"the issuer was not asked what else {name} may hold: {error.message}")
         return found

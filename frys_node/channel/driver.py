@@ -432,7 +432,7 @@ class Channel:
         self.keys.keeper.changed()
         if self.is_expelled and not self._is_expulsion_told:
             self._is_expulsion_told = True
-            log.error("channel.expelled", extra={"node": self.self_id, "fix": Expelled.FIX})
+            log.error("channel.expelled", extra={"fix": Expelled.FIX})
 
     def _spread_credentials(self) -> None:
         """Part with those who were expelled, then tell every member of a change."""

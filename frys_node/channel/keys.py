@@ -163,7 +163,7 @@ class KeyDesk:
             raise UsageError("a node cannot expel itself", hint="run it on another node, or let it leave")
         is_new = self.expel(node)
         if is_new:
-            log.warning("channel.node_expelled", extra={"node": node, "asked_by": caller})
+            log.warning("channel.node_expelled", extra={"peer": node, "asked_by": caller})
         held = self.held()
         return Expulsed(max(held.epochs, default=0), held.expelled, is_new)
 

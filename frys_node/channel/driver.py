@@ -345,9 +345,9 @@ class Channel:
     async def drain(self) -> None:
         """Take no new connections or calls, and wait until those under way are done."""
         await self._listener.aclose()
-        for connection in self._peers.all():
+        for connection in self._peers.open():
             connection.drain(SHUTDOWN)
-        for connection in self._peers.all():
+        for connection in self._peers.open():
             await connection.idle.wait()
 
     async def _dial(self, node: NodeId, address: Address) -> None:

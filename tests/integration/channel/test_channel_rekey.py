@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from frys_node.base.ports import Stream
 from frys_node.base.types import NodeId
@@ -198,6 +199,39 @@ async def test_a_long_call_ends_on_the_connection_where_it_began(
                     await trio.sleep(0.01)
                 gate.set()
     assert answers == [b"long"]
+
+
+async def test_a_node_that_stops_waits_for_calls_on_replaced_connections_too(tmp_path: Path) -> None:
+    """They are under way as those on the connection that is kept."""
+    started, gate = trio.Event(), trio.Event()
+    slow: Method[bytes, bytes] = Method("test.slow", bytes, bytes)
+    answers: list[bytes] = []
+    async with _pair(tmp_path, OFF) as (a, b):
+
+        async def wait(_caller: NodeId, body: bytes) -> bytes:
+            started.set()
+            await gate.wait()
+            return body
+
+        async def call() -> None:
+            answers.append(await b.channel.call(a.id, slow, b"late"))
+
+        async def stop() -> None:
+            await a.channel.drain()
+            assert answers or gate.is_set()
+
+        a.channel.serve(slow, wait)
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(call)
+                await started.wait()
+                await b.channel._dial(a.id, a.address)
+                while len(a.channel._peers.open()) < 2:  # noqa: ASYNC110
+                    await trio.sleep(0.001)
+                nursery.start_soon(stop)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                gate.set()
+    assert answers == [b"late"]
 
 
 async def test_only_the_side_that_dialled_replaces_and_what_fails_leaves_the_old_one(tmp_path: Path) -> None:

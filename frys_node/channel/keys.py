@@ -53,7 +53,7 @@ class Expel(Message, frozen=True):
     node: str
 
 
-class Expulsed(Message, frozen=True):
+class NodeExpelled(Message, frozen=True):
     """It is expelled, durably, and the keys are rotated."""
 
     epoch: int
@@ -91,7 +91,7 @@ class KeySurvey(msgspec.Struct, frozen=True, kw_only=True):
 
 HELD_KEYS: Method[AskKeys, HeldKeys] = Method("channel.held_keys", AskKeys, HeldKeys)
 ROTATE_KEYS: Method[RotateKeys, HeldKeys] = Method("channel.rotate_keys", RotateKeys, HeldKeys)
-EXPEL: Method[Expel, Expulsed] = Method("channel.expel", Expel, Expulsed)
+EXPEL: Method[Expel, NodeExpelled] = Method("channel.expel", Expel, NodeExpelled)
 
 
 class KeyDesk:
@@ -148,7 +148,7 @@ class KeyDesk:
         self.keeper.rotate()
         return self.held()
 
-    async def _expel(self, caller: NodeId, request: Expel) -> Expulsed:
+    async def _expel(self, caller: NodeId, request: Expel) -> NodeExpelled:
         """Expel a node; whoever is a member may ask for it, as for a token that lets one in."""
         self._check_issuer()
         if not is_node_id(request.node):
@@ -165,7 +165,7 @@ class KeyDesk:
         if is_new:
             log.warning("channel.node_expelled", extra={"peer": node, "asked_by": caller})
         held = self.held()
-        return Expulsed(max(held.epochs, default=0), held.expelled, is_new)
+        return NodeExpelled(max(held.epochs, default=0), held.expelled, is_new)
 
     def expel(self, node: NodeId) -> bool:
         """Expel a node and rotate the keys, on the issuer; raises as `MemberSecrets.expel`."""

@@ -24,7 +24,7 @@ from frys_node.base.ports import Network
 from frys_node.base.types import Address, BootId
 from frys_node.channel.allowed import AllowedDatagram, AllowedNetwork, Turnstile
 from frys_node.channel.credentials import MemberSecrets
-from frys_node.channel.driver import Channel
+from frys_node.channel.driver import Channel, ChannelSettings
 from frys_node.channel.gatekeeper import AllowList
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.registry import PluginSpec
@@ -35,6 +35,7 @@ from frys_node.kernel.services.replication import REPLICATION
 from frys_node.kernel.services.rpc import RPC
 from frys_node.kernel.services.snapshots import SNAPSHOTS
 from frys_node.kernel.services.topology import TOPOLOGY
+from frys_node.listeners import listeners
 from frys_node.operations import Operations
 from frys_node.plugins.network.access import is_loopback
 from frys_node.replication.driver import ReplicationComponent
@@ -123,11 +124,12 @@ class Composition:
             replication=self.replication,
             saves=SnapshotRoutes(self._make_desk()),
             settings=self._config.settings,
+            listeners=lambda: listeners(self._config, arrival.listener.address, self._http_address),
             standby=self._config.components["balancer"].standby,
         )
 
     def _make_channel(self) -> Channel:
-        arrival, kernel = self._arrival, self._kernel
+        arrival, kernel, cluster = self._arrival, self._kernel, self._config.cluster
         channel = Channel(
             identity=self._identity,
             boot=arrival.boot,
@@ -140,6 +142,12 @@ class Composition:
             advertise=arrival.advertise,
             secrets=self._secrets,
             allow=self._allow,
+            settings=ChannelSettings(
+                rotate_keys_every_s=cluster.rotate_keys_every_s,
+                rekey_after_bytes=cluster.rekey_after_bytes,
+                rekey_after_s=cluster.rekey_after_s,
+                knock=cluster.knock,
+            ),
         )
         for peer in arrival.peers:
             channel.learn(peer.node, peer.address, peer.name)
@@ -153,7 +161,9 @@ class Composition:
         arrival, kernel, cluster = self._arrival, self._kernel, self._config.cluster
         places = {"zone": cluster.zone, "rack": cluster.rack}
         tags = dict(cluster.tags) | {name: place for name, place in places.items() if place}
-        sealer = PacketSealer(self.channel.secrets.keyring, self._identity.node_id, arrival.boot)
+        secrets = self.channel.secrets
+        sealer = PacketSealer(secrets.keyring, self._identity.node_id, arrival.boot, secrets.revoked)
+        self.channel.watch_counter(sealer)
         # A boot heard inside TLS makes packets of older boots stale at once, also for a node that has just restarted.
         self.channel.on_connection(lambda node, boot, ending: None if ending else sealer.note_boot(node, BootId(boot)))
         return MembershipDriver(
@@ -245,6 +255,8 @@ class Composition:
         services.provide(REPLICATION, self.replication)
         kernel.control.add_status("replication", self.replication.status)
         kernel.control.add_status("topology", self.balancer.status)
+        kernel.control.add_status("trouble", lambda: self.channel.trouble)
+        kernel.control.add_check("gossip", lambda: self.channel.trouble or None)
         components = (
             *(self.channel, self.membership, self.balancer),
             *(self.snapshots, self.replication, self.operations),
@@ -260,6 +272,10 @@ class Composition:
         await self._until_ready()
         http = services.find(HTTP)
         self._launch.on_ready(self.describe(http.address if http is not None else ""))
+
+    def _http_address(self) -> str:
+        http = self._kernel.services.find(HTTP)
+        return "" if http is None else http.address
 
     def _rest(self) -> list[PluginSpec]:
         """Return the plugins that `boot` has not loaded yet."""

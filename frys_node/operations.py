@@ -35,6 +35,7 @@ from frys_node.saves import SnapshotRoutes
 from frys_node.secure.stored import LEFT_PATH, REMOVED
 from frys_node.secure.token import TokenInfo
 from frys_node.topology_routes import TopologyRoutes
+from frys_node.trust_routes import CONVERGENCE_S, TrustRoutes
 from frys_node.wire.codec import Message
 from membership.driver import MembershipDriver
 from snapshots.driver import SnapshotComponent
@@ -48,9 +49,6 @@ RING_STATE = "leaving the ring"
 """A leave's first stage; the seat knows more about it."""
 
 TTL_DEFAULT_S = 3_600.0
-
-CONVERGENCE_S = 10.0
-"""How long a rotation of the keys waits for everybody; the keys go on spreading after that."""
 
 
 class TokenWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,6 +114,7 @@ class Operations:
         replication: ReplicationComponent,
         saves: SnapshotRoutes,
         settings: Callable[[], list[dict[str, Any]]],
+        listeners: Callable[[], list[dict[str, str]]],
         standby: Sequence[str] = (),
     ) -> None:
         self._kernel = kernel
@@ -126,6 +125,7 @@ class Operations:
         self._replication = replication
         self._saves = saves
         self._settings = settings
+        self._listeners = listeners
         channel.authority.ask_lost(membership.is_lost)
         self._authority = AuthorityDriver(channel.authority, channel, standby=standby, members=self._live)
         balancer.verbs.entrust = self._authority.entrust
@@ -200,6 +200,15 @@ class Operations:
             executor=self._kernel.executor,
         ).register(http)
         TopologyRoutes(self._balancer, self._membership, self._channel.revoke).register(http)
+        TrustRoutes(
+            self._channel,
+            self._balancer,
+            self._membership,
+            self._kernel.clock,
+            live=self._live,
+            tokens=self._ask_tokens,
+            listeners=self._listeners,
+        ).register(http)
         self._saves.register(http)
         http.route("POST", "/v1/tokens", self._create_token, scope="admin")
         http.route("GET", "/v1/tokens", self._list_tokens, scope="admin")
@@ -244,9 +253,11 @@ class Operations:
         body = {"token": made.token, "id": made.id, "expires_at": made.expires_at, "uses": made.uses}
         return HttpResponse.json(body, 201)
 
+    async def _ask_tokens(self) -> list[TokenInfo]:
+        return (await self._balancer.ask_issuer(LIST_TOKENS, ListTokens())).tokens
+
     async def _list_tokens(self, request: HttpRequest) -> HttpResponse:
-        listed = await self._balancer.ask_issuer(LIST_TOKENS, ListTokens())
-        return HttpResponse.json({"tokens": listed.tokens})
+        return HttpResponse.json({"tokens": await self._ask_tokens()})
 
     async def _revoke_token(self, request: HttpRequest) -> HttpResponse:
         await self._balancer.ask_issuer(REVOKE_TOKEN, RevokeToken(request.params["id"]))
@@ -255,7 +266,10 @@ class Operations:
     # Gossip keys.
 
     def _live(self) -> list[tuple[NodeId, str]]:
-        return [(view.id, view.name) for view in self._membership.all() if self._membership.is_usable(view.id)]
+        """Members that can be asked; an expelled one may look alive for a while."""
+        expelled = self._channel.secrets.revoked
+        usable = [view for view in self._membership.all() if self._membership.is_usable(view.id)]
+        return [(view.id, view.name) for view in usable if view.id not in expelled]
 
     def _told(self, survey: KeySurvey) -> HttpResponse:
         """Answer with what the live hold, and name the dead: whoever comes back gets the key with its connection."""

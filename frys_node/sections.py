@@ -47,6 +47,10 @@ MTU_MIN = 624
 """The smallest gossip packet with its IPv6 and UDP headers."""
 
 
+ROTATE_MIN_S = 60.0
+"""A gossip key has to spread before the next one comes."""
+
+
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The cluster that this node makes or belongs to."""
 
@@ -67,6 +71,17 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     allow: tuple[str, ...] = ()
     """Networks (CIDR) of all members. Connections and packets of other addresses are dropped, and none goes there.
     Empty: any; certificates still decide."""
+    rotate_keys_every_s: Annotated[float, msgspec.Meta(ge=0, le=31_536_000)] = 86_400.0
+    """Age at which the issuer replaces the gossip key, give or take a tenth; 0: only when asked, and when a node is
+    expelled."""
+    rekey_after_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 << 30
+    """Bytes after which a connection between nodes is replaced, to have fresh keys, give or take a fifth. 0: any."""
+    rekey_after_s: Annotated[float, msgspec.Meta(ge=0, le=604_800)] = 3_600.0
+    """Age at which a connection between nodes is replaced, to have fresh keys, give or take a fifth. 0: any."""
+    knock: Literal["off", "send", "on"] = "off"
+    """``on``: who does not show a gossip key before the handshake gets no answer on the cluster port. Newcomers get one
+    from the issuer while a join token is valid, and there is no standing token. ``send``: show it only, on the way to
+    ``on``."""
     zone: Annotated[str, msgspec.Meta(max_length=63)] = ""
     """Failure domain: replicas of a unit are in as many zones as there are. Another one moves units."""
     rack: Annotated[str, msgspec.Meta(max_length=63)] = ""
@@ -79,6 +94,11 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def __post_init__(self) -> None:
         for seed in self.seeds:
             Address.parse(seed, 7946)
+        if 0 < self.rotate_keys_every_s < ROTATE_MIN_S:
+            raise ConfigError(
+                f"cluster.rotate_keys_every_s ({self.rotate_keys_every_s:g}) is below {ROTATE_MIN_S:g}",
+                hint="a key needs a second to spread; 0 to rotate only by `frys-node keys rotate`",
+            )
         if 0 < self.mtu < MTU_MIN:
             raise ConfigError(
                 f"cluster.mtu ({self.mtu}) is below {MTU_MIN}", hint="IPv6 guarantees 1280; 0 to not set it"

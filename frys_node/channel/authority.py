@@ -60,6 +60,8 @@ class AuthorityHolder:
         self._issuer = issuer
         self._desk: IssuerDesk | None = None
         self._is_lost: Callable[[NodeId], bool] = lambda _node: False
+        self.is_expelled: Callable[[NodeId], bool] = lambda _node: False
+        """Says whether a node was expelled: its key is admitted no more."""
 
     @property
     def can_admit(self) -> bool:
@@ -85,6 +87,7 @@ class AuthorityHolder:
         elif self._desk is None:
             self._desk = IssuerDesk(self._identity, self._disk, self._entropy, self._clock)
             self._desk.is_lost = self._is_lost
+            self._desk.is_expelled = self.is_expelled
         return self._desk
 
     def ask_lost(self, is_lost: Callable[[NodeId], bool]) -> None:

@@ -28,7 +28,8 @@ from frys_node.channel.join_messages import JOIN_S, JoinAccepted, JoinRedirect
 from frys_node.secure import certificates
 from frys_node.secure.admin import create_admin_token
 from frys_node.secure.identity import Identity, load_identity, new_key, save_identity
-from frys_node.secure.keyring import KEY_BYTES, KEYRING_PATH, Keyring
+from frys_node.secure.keyring import KEY_BYTES, KEYRING_PATH, EpochKey, Keyring
+from frys_node.secure.statements import Statements
 from frys_node.secure.token import JoinToken, parse_token
 
 log = logging.getLogger(__name__)
@@ -120,8 +121,8 @@ def create_cluster(disk: Disk, entropy: Entropy, clock: Clock, *, cluster_name: 
         ca_certificate=ca,
         ca_key=ca_key,
     )
-    keyring = Keyring()
-    keyring.rotate(entropy.token_bytes(KEY_BYTES))
+    first = EpochKey(1, entropy.token_bytes(KEY_BYTES), made_unix_s=now // 1_000_000_000)
+    keyring = Keyring((Statements(identity).sign_key(first),))
     disk.write(KEYRING_PATH, keyring.encode())
     create_admin_token(disk, entropy)
     save_identity(disk, identity)

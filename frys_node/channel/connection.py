@@ -4,6 +4,9 @@ The reader decodes every frame of one read before it yields; the writer sends ev
 write as one; no memory channel per message (D11). Alone on a connection, a call has nothing to be joined with, and each
 turn of the loop it waits for is a good part of its latency. So a lone call is written by its caller, and answered by
 the task that read it, while another task reads on.
+
+A connection may take another's place (`succession`): calls under way stay on the old one until they are answered, and
+notes of the new one wait until the other side has said on the old one that nothing comes behind (`GoAway`).
 """
 
 from __future__ import annotations
@@ -26,9 +29,23 @@ from frys_node.base.errors import (
 from frys_node.base.ports import Stream
 from frys_node.base.types import NodeId
 from frys_node.channel.dispatch import Dispatch
-from frys_node.channel.messages import SHUTDOWN, Cancel, Credentials, Failure, GoAway, Hello, Note, Reply, Request
-from frys_node.channel.mux import QUEUE_BYTES_MAX, Event, Mux
-from frys_node.secure.gate import Peer
+from frys_node.channel.messages import (
+    EXPELLED,
+    HEARD,
+    REPLACED,
+    SHUTDOWN,
+    Cancel,
+    Credentials,
+    Failure,
+    GoAway,
+    Hello,
+    Note,
+    Reply,
+    Request,
+)
+from frys_node.channel.mux import BUDGET_MS_MAX, QUEUE_BYTES_MAX, Event, Mux
+from frys_node.channel.succession import Succession
+from frys_node.secure.gate import Peer, Session
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +63,15 @@ STALL_MAX_S = 120.0
 
 DRAIN_S = 30.0
 """How long calls under way may hold a connection open that takes no new ones."""
+
+REPLACED_DRAIN_S = BUDGET_MS_MAX / 1_000
+"""The same for a connection that was replaced: the other side is well, so each call may use its whole budget."""
+
+PART_S = 0.25
+"""How long an expelled node has to read why."""
+
+HELD_BYTES_MAX = QUEUE_BYTES_MAX
+"""Notes that wait for the end of those on the connection before; then this one is not read for so long."""
 
 BUDGET_S = 30.0
 """A call's budget when its caller has no deadline; it is enforced up to `PING_AFTER_S` later."""
@@ -119,20 +145,29 @@ class Connection:
         *,
         peer: Peer,
         hello: Hello,
+        session: Session,
         dialled: bool,
         dispatch: Dispatch,
         on_credentials: Callable[[Connection, Credentials], None],
     ) -> None:
         self.peer = peer
         self.hello = hello
+        self.session = session
         self.dialled = dialled
         self.mux = mux
         self.is_open = True
         self.notes_unknown = 0
         self.reads = 0
         """Counts the pieces that the other side has sent: it runs."""
+        self.bytes_moved = 0
+        """Plain bytes, both ways."""
+        self.since_s = trio.current_time()
+        """When the connection was made, on trio's clock."""
         self.idle = trio.Event()
         """Set when the connection is draining and no call is under way, or it has ended."""
+        self._released = trio.Event()
+        """Set when no note has to wait for those of the connection before any more."""
+        self.succession = Succession(self._hand_over, self._released.set)
         self._stream = stream
         self._dispatch = dispatch
         self._on_credentials = on_credentials
@@ -145,6 +180,7 @@ class Connection:
         self._drained = trio.Event()
         self._waiters: dict[int, _Waiter] = {}
         self._serving: dict[int, trio.CancelScope] = {}
+        self._is_parting = False
         self._got_go_away = False
         self._is_stop_told = False
         self._scope = trio.CancelScope()
@@ -197,6 +233,7 @@ class Connection:
                     nursery.start_soon(self._read, nursery, early)
         finally:
             self.is_open = False
+            self.succession.end()
             self._drained.set()
             self.idle.set()
             lost = NodeUnreachable(
@@ -220,19 +257,38 @@ class Connection:
         self._ending = self._ending or ending
         self.close()
 
-    def drain(self, reason: str) -> None:
-        """Take no new calls; the connection ends when those under way are done."""
+    def drain(self, reason: str, within_s: float = DRAIN_S) -> None:
+        """Take no new calls and notes; the connection ends when the calls under way are done, or `within_s`."""
         if self.is_open:
             self.mux.go_away(reason)
-            self._scope.deadline = min(self._scope.deadline, trio.current_time() + DRAIN_S)
+            self._scope.deadline = min(self._scope.deadline, trio.current_time() + within_s)
             self.flush()
             self._finish_drain()
+
+    def part(self, farewell: Credentials) -> None:
+        """End the connection to a node that was expelled: it is told so, and nothing of it is heard any more."""
+        if not self.is_open or self._is_parting:
+            return
+        self._is_parting = True
+        self.is_open = False
+        for scope in self._serving.values():
+            scope.cancel()
+        self.mux.credentials(farewell)
+        self.mux.go_away(EXPELLED)
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + PART_S)
+        self.flush()
+
+    def _hand_over(self, note: Note) -> None:
+        if not self._dispatch.note(self.node, note.name, note.body):
+            self.notes_unknown += 1
 
     def _finish_drain(self) -> None:
         if self.mux.is_draining and self.mux.in_flight == 0:
             self.idle.set()
-        # Only the side that has read the other's GoAway may close: no call can be on its way to it any more.
-        if self._got_go_away and self.mux.in_flight == 0:
+        # Only the side that has read the other's GoAway may close: no call can be on its way to it any more. Its own
+        # last answers and notes must have gone first.
+        is_said = not self.mux.queued_bytes and not self._is_writing
+        if self._got_go_away and self.mux.in_flight == 0 and is_said:
             self._scope.deadline = min(self._scope.deadline, trio.current_time() + 0.05)
 
     async def call(self, method: str, body: bytes) -> bytes:
@@ -270,6 +326,7 @@ class Connection:
             return
         if not (data := self.mux.data_to_send()):
             return
+        self.bytes_moved += len(data)
         try:
             self._is_writing = not self._stream.send_nowait(data)
         except trio.BrokenResourceError as error:
@@ -287,9 +344,12 @@ class Connection:
                 self._wake = trio.Event()
                 while (data := self.mux.data_to_send()) or self._is_writing:
                     self._is_writing = True
+                    self.bytes_moved += len(data)
                     await self._stream.send_all(data)
                     self._is_writing = False
                 self._drained.set()
+                if self.mux.is_draining:
+                    self._finish_drain()
         except trio.BrokenResourceError as error:
             self._break(ending_of(error))
         except trio.ClosedResourceError:
@@ -337,6 +397,8 @@ class Connection:
                     while self.mux.queued_bytes > 4 * QUEUE_BYTES_MAX:
                         self._drained = trio.Event()
                         await self._drained.wait()
+                if self.succession.held_bytes > HELD_BYTES_MAX:
+                    await self._released.wait()
                 if self.mux.is_draining:
                     self._finish_drain()
                 data = await self._stream.receive_some(65_536)
@@ -346,6 +408,7 @@ class Connection:
                     break
                 self._heard_s = trio.current_time()
                 self.reads += 1
+                self.bytes_moved += len(data)
                 events = self.mux.receive_data(data)
                 if len(events) == 1 and isinstance(events[0], Request) and not self._serving:
                     nursery.start_soon(self._read, nursery, [])
@@ -362,10 +425,11 @@ class Connection:
         nursery.cancel_scope.cancel()
 
     def _handle(self, nursery: trio.Nursery, event: Event) -> None:
-        """Act on one event."""
+        """Act on one event; of a node that was expelled on none."""
+        if self._is_parting:
+            return
         if isinstance(event, Note):
-            if not self._dispatch.note(self.node, event.name, event.body):
-                self.notes_unknown += 1
+            self.succession.take(event)
         elif isinstance(event, Reply):
             self._settle(event.id, event)
         elif isinstance(event, Request):
@@ -382,7 +446,8 @@ class Connection:
         elif isinstance(event, GoAway):
             self._got_go_away = True
             self._is_stop_told = event.reason == SHUTDOWN
-            self.drain(event.reason)
+            self.succession.hear_last()
+            self.drain(HEARD, REPLACED_DRAIN_S if event.reason == REPLACED else DRAIN_S)
 
     def _settle(self, call_id: int, answer: Reply | FrysError) -> None:
         waiter = self._waiters.pop(call_id, None)

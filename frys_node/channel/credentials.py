@@ -1,7 +1,12 @@
 """What only members may know, kept on disk and exchanged on every ``frys/1`` connection.
 
-The gossip keyring, the hashes of the admin tokens, and the node ids that were expelled. Keys and hashes are taken from
-any authenticated member (each holds them anyway); expulsions only from the issuer, or one member could expel another.
+The gossip keyring, the hashes of the admin tokens, and the node ids that were expelled. Hashes are taken from any
+authenticated member. Keys and expulsions carry the authority's signature (`statements`) and are taken from anybody who
+brings them, so that whoever was away learns both with its first connection, whoever that is to. What is unsigned, of
+an issuer that does not hold the authority's key, is taken from the issuer itself.
+
+A key that was made after an expulsion is not passed on before the expulsion is known here: otherwise the node that it
+shuts out could be given it.
 """
 
 from __future__ import annotations
@@ -9,22 +14,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from frys_node.base.errors import StorageError
+import msgspec
+
+from frys_node.base.errors import CorruptData, Overloaded, StorageError
 from frys_node.base.ports import Disk
 from frys_node.base.types import NodeId
 from frys_node.channel.messages import Credentials
 from frys_node.secure.admin import AdminTokens
-from frys_node.secure.keyring import KEYRING_PATH, Keyring
+from frys_node.secure.keyring import KEYRING_PATH, EpochKey, Keyring
+from frys_node.secure.statements import REVOKED_MAX, Expulsion, Statements
 from frys_node.secure.stored import read_secret
 
 REVOKED_PATH: Final = "identity/revoked"
-REVOKED_MAX = 16_384
+EXPULSIONS_PATH: Final = "identity/expulsions"
+EXPULSIONS_MAX = 4
+"""Statements that are kept beside one another until the issuer has signed one over all of them."""
 
 
 class MemberSecrets:
     """This node's copy; `on_change` runs after each change that came from outside or from here."""
 
-    __slots__ = ("_disk", "admin", "keyring", "on_change", "revoked")
+    __slots__ = ("_disk", "_endorsed", "admin", "expulsions", "keyring", "on_change", "revoked", "statements")
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
@@ -34,11 +44,24 @@ class MemberSecrets:
         self.revoked: dict[NodeId, None] = {
             NodeId(line): None for line in (disk.read(REVOKED_PATH) or b"").decode().split() if line
         }
+        self.expulsions = _decode(disk.read(EXPULSIONS_PATH))
+        """What the authority signed; together they name all of `revoked` that the issuer could sign for."""
+        for expulsion in self.expulsions:
+            self.revoked.update((NodeId(node), None) for node in expulsion.nodes)
+        self._endorsed: object = None
+        """What was last found to be signed, so that it is not verified again and again."""
+        self.statements: Statements | None = None
+        """Verifies and signs; the channel sets it, before which nothing signed is taken."""
         self.on_change: Callable[[], None] = _nothing
 
     def offer(self) -> Credentials:
         """What to tell another member."""
-        return Credentials(self.keyring.keys, self.admin.hashes, tuple(self.revoked))
+        keys = tuple(key for key in self.keyring.keys if key.expelled <= len(self.revoked))
+        return Credentials(keys, self.admin.hashes, tuple(self._unsigned()), self.expulsions)
+
+    def farewell(self) -> Credentials:
+        """What to tell an expelled node: why, and nothing else."""
+        return Credentials((), expulsions=self.expulsions)
 
     def take(self, offered: Credentials, *, from_issuer: bool) -> bool:
         """Merge what another member told; True if anything changed (it is durable then).
@@ -46,41 +69,155 @@ class MemberSecrets:
         Raises:
             StorageError: The disk refused; what was learned is used all the same, and comes again after a restart.
         """
-        has_keys = self.keyring.merge(offered.keys, from_issuer=from_issuer)
-        has_hashes = self.admin.merge(offered.admin_hashes)
+        has_expulsions = self._merge_expulsions(offered.expulsions)
         has_revoked = from_issuer and self._merge_revoked(NodeId(node) for node in offered.revoked)
-        if not (has_keys or has_hashes or has_revoked):
+        has_keys = self.keyring.merge(self._trusted(offered.keys, from_issuer=from_issuer), from_issuer=from_issuer)
+        has_hashes = self.admin.merge(offered.admin_hashes)
+        if not (has_keys or has_hashes or has_revoked or has_expulsions):
             return False
         try:
+            # Who is shut out first: a crash between the two must not leave a key that could be passed on to them.
+            if has_revoked or has_expulsions:
+                self._save_revoked()
             if has_keys:
-                self._disk.write(KEYRING_PATH, self.keyring.encode())
+                self._save_keys()
             if has_hashes:
                 self.admin.save(self._disk)
-            if has_revoked:
-                self._save_revoked()
         except StorageError:
             self.on_change()
             raise
         self.on_change()
         return True
 
-    def rotate(self, key: bytes) -> None:
-        """Add a gossip key, durably, and have it told to everybody.
+    def _trusted(self, keys: Iterable[EpochKey], *, from_issuer: bool) -> list[EpochKey]:
+        """Return the keys that are held here, the authority's, and unsigned ones that the issuer itself brings."""
+        held, statements = set(self.keyring.keys), self.statements
+        return [
+            key
+            for key in keys
+            if key in held
+            or (from_issuer and not key.signature and not key.expelled)
+            or (statements is not None and statements.is_ours(key))
+        ]
+
+    def rotate(self, key: bytes, made_unix_s: int = 0) -> None:
+        """Add a gossip key, signed and durably, and have it told to everybody. On the issuer.
 
         Raises:
+            NotReady: This node does not hold the authority's key. Nothing changed.
             StorageError: The disk refused. Nothing changed.
         """
-        grown = Keyring.decode(self.keyring.encode())
-        grown.rotate(key)
-        self._disk.write(KEYRING_PATH, grown.encode())
-        self.keyring.merge(grown.keys)
+        self._add_key(key, made_unix_s)
         self.on_change()
 
-    def revoke(self, node: NodeId) -> None:
-        """Expel a node, durably."""
-        if self._merge_revoked((node,)):
-            self._save_revoked()
+    def _add_key(self, key: bytes, made_unix_s: int) -> None:
+        assert self.statements is not None, "the channel brings the statements"
+        fresh = EpochKey(self.keyring.next_epoch, key, made_unix_s=made_unix_s, expelled=len(self.revoked))
+        fresh = self.statements.sign_key(fresh)
+        grown = Keyring.decode(self.keyring.encode())
+        grown.merge((fresh,))
+        self._disk.write(KEYRING_PATH, grown.encode())
+        self.keyring.merge((fresh,))
+
+    def expel(self, node: NodeId, key: bytes, made_unix_s: int) -> bool:
+        """Expel a node and rotate the keys, durably, and have both told to everybody. On the issuer.
+
+        Returns:
+            False if the node was expelled before: then nothing changed.
+
+        Raises:
+            NotReady: This node does not hold the authority's key. Nothing changed.
+            Overloaded: `REVOKED_MAX` nodes are expelled already. Nothing changed.
+            StorageError: The disk refused. The node is expelled here all the same; ask again.
+        """
+        assert self.statements is not None, "the channel brings the statements"
+        if node in self.revoked and any(node in expulsion.nodes for expulsion in self.expulsions):
+            return False
+        expulsion = self.statements.expel((*self.revoked, node))
+        self.revoke(node, expulsion, tells=False)
+        try:
+            self._add_key(key, made_unix_s)
+        finally:
             self.on_change()
+        return True
+
+    def revoke(self, node: NodeId, expulsion: Expulsion | None = None, *, tells: bool = True) -> None:
+        """Refuse a node from now on, durably; without a statement members believe it from the issuer only.
+
+        Raises:
+            Overloaded: `REVOKED_MAX` nodes are expelled already. Nothing changed.
+        """
+        if node not in self.revoked and len(self.revoked) >= REVOKED_MAX:
+            raise Overloaded(f"the cluster has expelled {REVOKED_MAX} nodes", hint="rotate its authority")
+        has_changed = self._merge_revoked((node,))
+        if expulsion is not None:
+            has_changed |= self._keep((expulsion,))
+        if has_changed:
+            self._save_revoked()
+            if tells:
+                self.on_change()
+
+    def endorse(self) -> bool:
+        """Sign what an earlier issuer or version left unsigned; True if there was anything. On the issuer.
+
+        Raises:
+            NotReady: This node does not hold the authority's key. Nothing changed.
+            StorageError: The disk refused. It is used all the same.
+        """
+        statements = self.statements
+        assert statements is not None, "the channel brings the statements"
+        state = (self.keyring.revision, self.expulsions, len(self.revoked), statements.authority)
+        if state == self._endorsed:
+            return False
+        has_expulsion = False
+        if self.revoked and not any(
+            len(said.nodes) == len(self.revoked) and statements.is_said(said) for said in self.expulsions
+        ):
+            has_expulsion = self._keep((statements.expel(self.revoked),))
+        unsigned = [key for key in self.keyring.keys if not statements.is_ours(key)]
+        has_keys = self.keyring.merge(map(statements.sign_key, unsigned), from_issuer=True)
+        if has_expulsion:
+            self._save_revoked()
+        if has_keys:
+            self._save_keys()
+        self._endorsed = (self.keyring.revision, self.expulsions, len(self.revoked), statements.authority)
+        return has_expulsion or has_keys
+
+    def retire(self) -> bool:
+        """Delete the keys that an expelled node may know, here and on the disk; True if there were any.
+
+        Raises:
+            StorageError: The disk refused; they are not used any more, and deleted after a restart.
+        """
+        if not self.keyring.retire():
+            return False
+        self._save_keys()
+        return True
+
+    def _unsigned(self) -> list[NodeId]:
+        said = {node for expulsion in self.expulsions for node in expulsion.nodes}
+        return [node for node in self.revoked if node not in said]
+
+    def _merge_expulsions(self, offered: Iterable[Expulsion]) -> bool:
+        statements = self.statements
+        if statements is None:
+            return False
+        fresh = [said for said in offered if said not in self.expulsions and statements.is_said(said)]
+        return self._keep(fresh)
+
+    def _keep(self, fresh: Iterable[Expulsion]) -> bool:
+        """Keep statements that say something new, and forget those that others say too; the nodes are never forgotten.
+
+        Of two that name the same nodes the later is kept: it may be signed by a newer key of the authority.
+        """
+        kept: list[Expulsion] = []
+        for said in sorted((*fresh, *self.expulsions), key=lambda said: -len(said.nodes)):
+            if not any(set(said.nodes) <= set(other.nodes) for other in kept):
+                kept.append(said)
+        has_revoked = self._merge_revoked(NodeId(node) for said in kept for node in said.nodes)
+        has_changed = tuple(kept[:EXPULSIONS_MAX]) != self.expulsions
+        self.expulsions = tuple(kept[:EXPULSIONS_MAX])
+        return has_changed or has_revoked
 
     def _merge_revoked(self, nodes: Iterable[NodeId]) -> bool:
         has_changed = False
@@ -91,7 +228,22 @@ class MemberSecrets:
         return has_changed
 
     def _save_revoked(self) -> None:
+        self._disk.write(EXPULSIONS_PATH, msgspec.msgpack.encode(self.expulsions))
         self._disk.write(REVOKED_PATH, "\n".join(self.revoked).encode())
+
+    def _save_keys(self) -> None:
+        self._disk.write(KEYRING_PATH, self.keyring.encode())
+
+
+def _decode(data: bytes | None) -> tuple[Expulsion, ...]:
+    if data is None:
+        return ()
+    try:
+        return msgspec.msgpack.decode(data, type=tuple[Expulsion, ...])
+    except msgspec.MsgspecError as error:
+        raise CorruptData(
+            f"{EXPULSIONS_PATH} is damaged: {error}", hint=f"remove {EXPULSIONS_PATH}; it is sent again"
+        ) from error
 
 
 def _nothing() -> None:

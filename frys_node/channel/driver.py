@@ -1,38 +1,47 @@
 """The channel: the component that owns the cluster's TCP port and carries calls and notes between nodes.
 
-The accept loop never waits for a handshake: each connection is greeted in its own task, within `HANDSHAKE_S` and the
-limits of `gatekeeper`. Refusals are counted by reason in `frys_channel_refused_total` and never end the listener.
+`door` accepts, `peers` keeps one connection to each node, `rekey` replaces it now and then, `rotation` and `keys` keep
+the gossip keyring. What is told here goes to every member at once: keys, and who was expelled.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import trio
 
-from frys_node.base.errors import FrysError, InvalidAddress, NodeUnreachable, NotFound, StorageError, WireError
+from frys_node.base.errors import FrysError, InvalidAddress, NotFound, StorageError
 from frys_node.base.ports import Clock, Disk, Entropy, Network, Stream, StreamListener
 from frys_node.base.types import Address, BootId, NodeId
 from frys_node.channel.authority import AuthorityHolder
 from frys_node.channel.connection import Connection, Ending
 from frys_node.channel.credentials import MemberSecrets
+from frys_node.channel.dialler import Dialler
 from frys_node.channel.dispatch import Dispatch, NoteHandler, Served
-from frys_node.channel.gatekeeper import AllowList, HalfOpen, LogLimit
-from frys_node.channel.greeting import HANDSHAKE_S, Greeted, Greeter
+from frys_node.channel.door import Door, Refusals
+from frys_node.channel.gatekeeper import AllowList
+from frys_node.channel.gauges import declare_gauges
+from frys_node.channel.greeting import Greeted, Greeter
 from frys_node.channel.issuer import IssuerDesk
 from frys_node.channel.join import JoinServer
 from frys_node.channel.join_messages import PEERS_MAX, PeerAddress
-from frys_node.channel.keys import KEY_SETTLE_S, KeyDesk
+from frys_node.channel.keys import KeyDesk
 from frys_node.channel.messages import SHUTDOWN, Credentials
 from frys_node.channel.peers import Peers
+from frys_node.channel.rekey import AFTER_BYTES, AFTER_S, Rekeying
 from frys_node.channel.renewal import RENEW, Renewal
+from frys_node.channel.rotation import Worn
+from frys_node.channel.self_notes import SelfNotes
+from frys_node.channel.trust import TrustDesk
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Metrics
-from frys_node.secure.errors import ClassicalOnly, HandshakeRefused, NotTls
+from frys_node.secure.errors import Expelled
 from frys_node.secure.identity import Identity
-from frys_node.secure.tls import ALPN_JOIN, TlsProfile, TlsStream
+from frys_node.secure.knock import Knocker
+from frys_node.secure.statements import Statements
+from frys_node.secure.tls import TlsProfile
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +54,18 @@ ConnectionHandler = Callable[[NodeId, int, Ending | None], None]
 ROLE_LOOK_S = 10.0
 """Pause between looks whether this node has become the issuer, whose directory has a token to join with."""
 
-SELF_NOTES_MAX = 65_536
 
-REFUSED_TEXT = {
-    "address": "the address is in none of the networks of [cluster] allow",
-    "half_open": "too many connections are not authenticated yet, and this was the oldest",
-    "half_open_network": "too many connections of this network that are not authenticated yet",
-}
+class ChannelSettings(NamedTuple):
+    """What an operator may choose."""
+
+    rotate_keys_every_s: float = 86_400.0
+    """Age at which the issuer replaces a gossip key; 0: never."""
+    rekey_after_bytes: int = AFTER_BYTES
+    """Plain bytes after which a connection is replaced; 0: any number."""
+    rekey_after_s: float = AFTER_S
+    """Age at which a connection is replaced; 0: any."""
+    knock: str = "off"
+    """``send``: show members a gossip key before the handshake; ``on``: and greet nobody who does not."""
 
 
 class Channel:
@@ -74,67 +88,107 @@ class Channel:
         roles: tuple[str, ...] = ("node",),
         secrets: MemberSecrets | None = None,
         allow: AllowList | None = None,
+        settings: ChannelSettings = ChannelSettings(),  # noqa: B008 (immutable)
     ) -> None:
         self.identity = identity
         self.boot = boot
         self.advertise = listener.address if advertise is None else advertise
         self.secrets = MemberSecrets(disk) if secrets is None else secrets
+        self.secrets.statements = Statements(identity)
         self.authority = AuthorityHolder(identity, disk, entropy, clock, issuer=lambda: self.issuer)
         self.issuer = identity.issuer
         """The node that issues certificates; `node.py` keeps it current from the topology record."""
-        self._network = network
         self._listener = listener
         self._clock = clock
         self._profile = TlsProfile(identity)
         self._roles = roles
+        self._knocks = settings.knock
+        self._knocker = Knocker(self.secrets.keyring, identity.node_id)
+        self._entropy = entropy
         self._dispatch = Dispatch()
-        self._peers = Peers(identity.node_id, entropy.rng("channel.peers"), self._dial)
+        self._peers = Peers(identity.node_id, entropy.rng("channel.peers"), self._dial, self.secrets.revoked)
         self._names: dict[NodeId, str] = {}
-        self._greeter = Greeter(
-            identity,
-            self._profile,
+        self._greeter = self._make_greeter()
+        self.refusals = Refusals(metrics)
+        is_expelled = self.secrets.revoked.__contains__
+        self._dialler = Dialler(identity.node_id, network, self._greeter, self.refusals, is_expelled)
+        self._door = self._make_door(metrics, allow or AllowList())
+        self.rekeying = Rekeying(
+            self._peers,
+            self._dial,
+            entropy.rng("channel.rekey"),
+            metrics,
+            after_bytes=settings.rekey_after_bytes,
+            after_s=settings.rekey_after_s,
+        )
+        self._handlers: list[ConnectionHandler] = []
+        self._self_notes = SelfNotes(identity.node_id, self._dispatch)
+        self._nursery: trio.Nursery | None = None
+        self._renewal = self._make_renewal(disk)
+        self.serve(RENEW, self._renewal.answer)
+        self._is_expulsion_told = False
+        self.keys = KeyDesk(
+            self,
+            self.secrets,
+            entropy,
             clock,
-            boot=boot,
+            rotate_every_s=settings.rotate_keys_every_s,
+            issuer=lambda: self.issuer,
+            may_rotate=self._may_rotate,
+        )
+        self.trust = TrustDesk(
+            self, identity, self._peers, self.keys, self.rekeying, self._renewal, name_of=self._name_of
+        )
+        declare_gauges(metrics, self._peers, self.keys, self.secrets, self._renewal)
+        self.authority.is_expelled = is_expelled
+        self.secrets.on_change = self._secrets_changed
+
+    def _make_greeter(self) -> Greeter:
+        return Greeter(
+            self.identity,
+            self._profile,
+            self._clock,
+            boot=self.boot,
             advertise=self.advertise,
             revoked=self.secrets.revoked,
             roles=lambda: self._roles,
+            farewell=self.secrets.farewell,
+            knock=self._knock,
         )
-        self._join = JoinServer(identity, self.authority, issuer_address=self.issuer_address, peers=self._join_peers)
-        self._allow = allow or AllowList()
-        self._half_open = HalfOpen()
-        self._log_limit = LogLimit()
-        self._handlers: list[ConnectionHandler] = []
-        self._self_notes: list[tuple[str, bytes]] = []
-        self._has_self_notes = trio.Event()
-        self._nursery: trio.Nursery | None = None
-        self._renewal = Renewal(
-            identity,
+
+    def _make_door(self, metrics: Metrics, allow: AllowList) -> Door:
+        join = JoinServer(self.identity, self.authority, issuer_address=self.issuer_address, peers=self._join_peers)
+        return Door(
+            self._listener,
+            self._profile,
+            self._greeter,
+            join,
+            self.refusals,
+            metrics,
+            allow=allow,
+            needs_knock=self._knocks == "on",
+            hears=self._knocker.hears,
+            may_join=self._may_join,
+            admit=self._adopt,
+        )
+
+    def _knock(self, node: NodeId | None) -> bytes:
+        return b"" if self._knocks == "off" else self._knocker.knock(node, self._entropy.token_bytes(16))
+
+    def _may_join(self) -> bool:
+        """True while somebody could join here who holds no key yet."""
+        desk = self.desk
+        return desk is not None and any(token.state == "valid" for token in desk.list_tokens())
+
+    def _make_renewal(self, disk: Disk) -> Renewal:
+        return Renewal(
+            self.identity,
             disk,
-            clock,
+            self._clock,
             name_of=self._issued_name,
             ask=lambda request: self.call(self.issuer, RENEW, request),
-            on_renewed=lambda: self._profile.renew(identity),
-        )
-        self.serve(RENEW, self._renewal.answer)
-        self._declare_metrics(metrics)
-        self.keys = KeyDesk(self, self.secrets, entropy, may_rotate=lambda: self.desk is not None)
-        self.secrets.on_change = self._secrets_changed
-
-    def _declare_metrics(self, metrics: Metrics) -> None:
-        self._refused = metrics.counter(
-            "frys_channel_refused_total", "Connections refused before or at authentication, by reason.", ("reason",)
-        )
-        self._joins = metrics.counter("frys_channel_joins_total", "Join connections served, by outcome.", ("outcome",))
-        metrics.gauge(
-            "frys_channel_connections", "Authenticated connections kept.", source=lambda: float(len(self._peers.all()))
-        )
-        metrics.gauge(
-            "frys_channel_half_open", "Connections not yet authenticated.", source=lambda: float(self._half_open.total)
-        )
-        metrics.gauge(
-            "frys_channel_notes_dropped",
-            "Notes dropped since the start because a queue was full or nobody was there.",
-            source=lambda: float(self._peers.notes_dropped),
+            on_renewed=lambda: self._profile.renew(self.identity),
+            expelled=self.secrets.revoked,
         )
 
     @property
@@ -185,12 +239,10 @@ class Channel:
         """Send a one-way note; see `Rpc.note`. Behind a dial under way it waits its turn and counts as sent."""
         if node != self.identity.node_id:
             return self._peers.note(node, name, payload)
-        if len(self._self_notes) >= SELF_NOTES_MAX:
-            self._peers.notes_dropped += 1
-            return False
-        self._self_notes.append((name, payload))
-        self._has_self_notes.set()
-        return True
+        if self._self_notes.put(name, payload):
+            return True
+        self._peers.notes_dropped += 1
+        return False
 
     def is_connected(self, node: NodeId) -> bool:
         """True while an authenticated connection to the node stands."""
@@ -220,7 +272,7 @@ class Channel:
             NodeUnreachable: Nobody answers.
             SecurityError: Somebody does who is no member of this cluster.
         """
-        connection = await self._dial_any(address, None)
+        connection = await self._adopt(await self._dialler.dial(address, None))
         return connection.node
 
     async def greet(self, node: NodeId, transport: Stream, address: Address) -> None:
@@ -228,7 +280,7 @@ class Channel:
 
         Where it broke before anybody spoke, the `HandshakeRefused` has the reason ``eof`` or ``reset``.
         """
-        await self._greet_dialled(transport, address, node)
+        await self._adopt(await self._dialler.greet(transport, address, node))
 
     def lifeline(self, node: NodeId, boot: int) -> Connection | None:
         """The kept connection to this boot of the node, to nudge it."""
@@ -254,8 +306,15 @@ class Channel:
         return known
 
     def revoke(self, node: NodeId) -> None:
-        """Expel a node: its connection ends and it is refused from now on, durably."""
-        self.secrets.revoke(node)
+        """Expel a node: its connections end and it is refused from now on, durably.
+
+        Where this node holds the authority's key the gossip keys are rotated, and everybody believes it. Without that
+        the others believe it from this node only while it is the issuer, until one that holds the key has signed it.
+        """
+        if self._may_rotate():
+            self.keys.expel(node)
+        else:
+            self.secrets.revoke(node)
 
     # Component
 
@@ -264,12 +323,16 @@ class Channel:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = self._peers.nursery = nursery
-                nursery.start_soon(self._accept)
-                nursery.start_soon(self._deliver_self_notes)
+                nursery.start_soon(self._door.accept, nursery)
+                nursery.start_soon(self.keys.keeper.run)
+                nursery.start_soon(self.rekeying.run)
+                nursery.start_soon(self._self_notes.run)
                 nursery.start_soon(self._renewal.run)
-                if self.desk is not None:
-                    self.desk.renew_join_token()
-                nursery.start_soon(self._renew_join_token)
+                if self._knocks != "on":
+                    # A token that is always valid would open the door to every stranger.
+                    if self.desk is not None:
+                        self.desk.renew_join_token()
+                    nursery.start_soon(self._renew_join_token)
                 task_status.started()
         except BaseException as error:
             if not isinstance(error, Exception):
@@ -282,94 +345,13 @@ class Channel:
     async def drain(self) -> None:
         """Take no new connections or calls, and wait until those under way are done."""
         await self._listener.aclose()
-        for connection in self._peers.all():
+        for connection in self._peers.open():
             connection.drain(SHUTDOWN)
-        for connection in self._peers.all():
+        for connection in self._peers.open():
             await connection.idle.wait()
 
-    async def _accept(self) -> None:
-        assert self._nursery is not None
-        while True:
-            try:
-                stream, source = await self._listener.accept()
-            except trio.ClosedResourceError:
-                return
-            scope = trio.CancelScope()
-            reason = None if self._allow.permits(source.host) else "address"
-            if reason is None and not self._half_open.enter(source.host, scope):
-                reason = "half_open_network"
-            if reason is None:
-                self._nursery.start_soon(self._greet, stream, source, scope)
-            else:
-                self._refuse(reason, source, REFUSED_TEXT[reason])
-                await stream.aclose()
-
-    async def _greet(self, transport: Stream, source: Address, scope: trio.CancelScope) -> None:
-        """Take one accepted connection to its greeting, its join, or its refusal, unless it has to make room."""
-        greeted: Greeted | None = None
-        try:
-            with scope, trio.fail_after(HANDSHAKE_S):
-                stream = TlsStream(transport, self._profile.server, server=True)
-                await stream.handshake()
-                if stream.notes.alpn == ALPN_JOIN:
-                    await self._serve_join(stream, source)
-                else:
-                    greeted = await self._greeter.greet(stream, dialled=False)
-        except HandshakeRefused as error:
-            self._refuse(error.reason, source, error.message)
-        except trio.TooSlowError:
-            self._refuse("timeout", source, f"no handshake within {HANDSHAKE_S:.0f} s")
-        except (FrysError, trio.BrokenResourceError) as error:
-            self._refuse("protocol" if isinstance(error, WireError) else "reset", source, str(error))
-        except Exception:
-            # Nothing that an outsider sends may end the listener.
-            log.exception("channel.greeting_failed", extra={"source": str(source)})
-            self._refuse("internal", source, "an unforeseen error; see the log")
-        finally:
-            self._half_open.leave(scope)
-            if scope.cancelled_caught:
-                self._refuse("half_open", source, REFUSED_TEXT["half_open"])
-            if greeted is None:
-                with trio.CancelScope(shield=True):
-                    await transport.aclose()
-        if greeted is not None:
-            await self._adopt(greeted)
-
-    async def _serve_join(self, stream: TlsStream, source: Address) -> None:
-        outcome = await self._join.serve(stream, source)
-        self._joins.inc(outcome)
-        log.info("channel.join_served", extra={"outcome": outcome, "source": str(source)})
-        await stream.aclose()
-
-    def _refuse(self, reason: str, other: Address, text: str) -> None:
-        self._refused.inc(reason)
-        skipped = self._log_limit.take(reason, trio.current_time())
-        if skipped is not None:
-            log.warning(
-                "channel.refused", extra={"reason": reason, "address": str(other), "error": text, "skipped": skipped}
-            )
-
     async def _dial(self, node: NodeId, address: Address) -> None:
-        await self._dial_any(address, node)
-
-    async def _dial_any(self, address: Address, expected: NodeId | None) -> Connection:
-        transport: Stream | None = None
-        with trio.move_on_after(HANDSHAKE_S):
-            transport = await self._network.connect(address)
-        if transport is None:
-            raise NodeUnreachable(f"{address} did not answer within {HANDSHAKE_S:.0f} s")
-        return await self._greet_dialled(transport, address, expected)
-
-    async def _greet_dialled(self, transport: Stream, address: Address, expected: NodeId | None) -> Connection:
-        try:
-            greeted = await self._greeter.dial(transport, expected)
-        except HandshakeRefused as error:
-            self._refuse(error.reason, address, error.message)
-            raise
-        except (NotTls, ClassicalOnly) as error:
-            self._refuse("not_tls" if isinstance(error, NotTls) else "group", address, error.message)
-            raise
-        return await self._adopt(greeted)
+        await self._adopt(await self._dialler.dial(address, node))
 
     async def _adopt(self, greeted: Greeted) -> Connection:
         """Start a greeted connection, unless a better one to the same node stands."""
@@ -378,11 +360,14 @@ class Channel:
             greeted.mux,
             peer=greeted.peer,
             hello=greeted.hello,
+            session=greeted.session,
             dialled=greeted.dialled,
             dispatch=self._dispatch,
             on_credentials=self._take_credentials,
         )
-        if self._nursery is None or not self._peers.admit(connection):
+        # Between the gate and here the other side's hello was waited for: it may have been expelled since.
+        is_expelled = connection.node in self.secrets.revoked
+        if self._nursery is None or is_expelled or not self._peers.admit(connection):
             connection.is_open = False
             with trio.CancelScope(shield=True):
                 await greeted.stream.aclose()
@@ -420,24 +405,43 @@ class Channel:
         except StorageError as error:
             log.error("channel.credentials_not_stored", extra={"error": error.message})
 
+    @property
+    def is_expelled(self) -> bool:
+        """True once this node knows from the authority itself, or its issuer, that it is a member no more."""
+        return self.self_id in self.secrets.revoked
+
+    @property
+    def trouble(self) -> str:
+        """What keeps this node from being a member that others hear, and the fix; empty if nothing does."""
+        if self.is_expelled:
+            return f"this node was expelled from its cluster; {Expelled.FIX}"
+        sealer = self.keys.keeper.sealer
+        if sealer is not None and sealer.is_exhausted:
+            return "this node's gossip key is used up and nobody hears it: frys-node keys rotate, or restart it"
+        return ""
+
+    def _may_rotate(self) -> bool:
+        return self.desk is not None
+
+    def watch_counter(self, sealer: Worn) -> None:
+        """Ask for new keys before this sealer's counter is used up."""
+        self.keys.keeper.sealer = sealer
+
     def _secrets_changed(self) -> None:
         self._spread_credentials()
-        if self._nursery is None:
-            self.secrets.keyring.promote()
-        elif not self.secrets.keyring.is_settled:
-            self._nursery.start_soon(self._promote_key)
-
-    async def _promote_key(self) -> None:
-        await trio.sleep(KEY_SETTLE_S)
-        self.secrets.keyring.promote()
+        self.keys.keeper.changed()
+        if self.is_expelled and not self._is_expulsion_told:
+            self._is_expulsion_told = True
+            log.error("channel.expelled", extra={"fix": Expelled.FIX})
 
     def _spread_credentials(self) -> None:
-        """Tell every member of a change, and part with those who were expelled."""
+        """Part with those who were expelled, then tell every member of a change."""
+        for connection in self._peers.open():
+            if connection.node in self.secrets.revoked and connection.is_open:
+                self.refusals.count("revoked")
+                connection.part(self.secrets.farewell())
         for connection in self._peers.all():
-            if connection.node in self.secrets.revoked:
-                self._refused.inc("revoked")
-                connection.close()
-            elif connection.is_usable:
+            if connection.is_usable:
                 connection.mux.credentials(self.secrets.offer())
                 connection.flush()
 
@@ -460,16 +464,14 @@ class Channel:
                 log.error("channel.join_token_not_renewed", extra={"error": error.message})
             await trio.sleep(wait_s)
 
+    def certificate_left_s(self) -> float:
+        """Seconds until this node's certificate expires by its wall clock."""
+        return self._renewal.left_s()
+
+    def _name_of(self, node: NodeId) -> str:
+        return self._names.get(node, node)
+
     def _issued_name(self, node: NodeId) -> str:
         """The name that the issuer gave a node; its hello's if the registry lost it."""
         known = self.desk.names.find(node) if self.desk is not None else None
         return known or self._names.get(node) or "node"
-
-    async def _deliver_self_notes(self) -> None:
-        """Notes to this node take the same turn as those from outside: never inside the sender's call."""
-        while True:
-            await self._has_self_notes.wait()
-            self._has_self_notes = trio.Event()
-            notes, self._self_notes = self._self_notes, []
-            for name, body in notes:
-                self._dispatch.note(self.self_id, name, body)

@@ -1,4 +1,4 @@
-"""Half-open connections and refusals: counted, limited, logged without letting a flood fill the log.
+"""New connections, half-open ones and refusals: counted, limited, logged without letting a flood fill the log.
 
 Sans-I/O.
 """
@@ -13,6 +13,15 @@ HALF_OPEN_MAX = 256
 """Connections that are not authenticated yet, in all."""
 HALF_OPEN_PER_NETWORK_MAX = 16
 """Of one IPv4 address or one IPv6 /64, which is what one customer of a provider gets."""
+NEW_PER_NETWORK_S = 20.0
+"""New connections a second of one IPv4 address or one IPv6 /64, over time; loopback is exempt."""
+NEW_PER_NETWORK_BURST = 100
+"""So many may come at once: a whole cluster behind one address that comes back from a partition."""
+NEW_PER_S = 500.0
+"""New connections a second in all: what a quarter of a core shakes hands with."""
+NEW_BURST = 2_000
+NETWORKS_MAX = 8_192
+"""Networks whose rate is remembered; of more the one that was quiet longest is forgotten."""
 VERDICTS_MAX = 8_192
 """Addresses whose verdict is remembered: each packet asks, and to judge one takes microseconds."""
 LOG_EVERY_S = 1.0
@@ -72,6 +81,56 @@ class HalfOpen:
         del mine[ticket]
         if not mine:
             del self._by_network[network]
+
+
+class Bucket:
+    """A token bucket: `rate_s` a second, `burst` at once."""
+
+    __slots__ = ("_at_s", "_burst", "_left", "_rate_s")
+
+    def __init__(self, rate_s: float, burst: float, now_s: float) -> None:
+        self._rate_s = rate_s
+        self._burst = burst
+        self._left = burst
+        self._at_s = now_s
+
+    def has_one(self, now_s: float) -> bool:
+        """True if there is a token left."""
+        self._left = min(self._burst, self._left + self._rate_s * max(0.0, now_s - self._at_s))
+        self._at_s = now_s
+        return self._left >= 1.0
+
+    def take(self) -> None:
+        """Use one."""
+        self._left -= 1.0
+
+
+class AcceptRate:
+    """How often who may connect. A refused connection costs no handshake, and takes nothing from anybody else."""
+
+    __slots__ = ("_all", "_networks")
+
+    def __init__(self, now_s: float) -> None:
+        self._all = Bucket(NEW_PER_S, NEW_BURST, now_s)
+        self._networks: dict[str, Bucket] = {}
+
+    def refusal(self, host: str, now_s: float) -> str | None:
+        """Take one connection, or return why not: ``rate_network`` or ``rate``."""
+        bucket = None
+        if not is_loopback(host):
+            network = network_of(host)
+            bucket = self._networks.pop(network, None) or Bucket(NEW_PER_NETWORK_S, NEW_PER_NETWORK_BURST, now_s)
+            if len(self._networks) >= NETWORKS_MAX:
+                del self._networks[next(iter(self._networks))]
+            self._networks[network] = bucket
+            if not bucket.has_one(now_s):
+                return "rate_network"
+        if not self._all.has_one(now_s):
+            return "rate"
+        self._all.take()
+        if bucket is not None:
+            bucket.take()
+        return None
 
 
 class AllowList:

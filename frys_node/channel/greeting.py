@@ -13,13 +13,16 @@ import trio
 from frys_node.base.errors import UnsupportedVersion, WireError
 from frys_node.base.ports import Clock, Stream
 from frys_node.base.types import Address, BootId, NodeId
-from frys_node.channel.messages import Hello
+from frys_node.channel.messages import EXPELLED, Credentials, Hello
 from frys_node.channel.mux import Event, Mux
 from frys_node.secure.errors import HandshakeRefused
-from frys_node.secure.gate import Peer, check_peer
+from frys_node.secure.gate import Peer, Session, check_peer, session_of
 from frys_node.secure.identity import Identity
 from frys_node.secure.tls import TlsProfile, TlsStream, connect_tls
 from frys_node.wire.version import PROTOCOL_MAX, PROTOCOL_MIN, negotiate
+
+FAREWELL_S = 1.0
+"""How long an expelled node has to say hello, so that it can be told why it is refused."""
 
 HANDSHAKE_S = 5.0
 """Deadline from the accepted (or connected) socket to the other side's hello."""
@@ -32,6 +35,7 @@ class Greeted(NamedTuple):
     mux: Mux
     peer: Peer
     hello: Hello
+    session: Session
     dialled: bool
     early: list[Event]
 
@@ -39,7 +43,7 @@ class Greeted(NamedTuple):
 class Greeter:
     """This node's side of every greeting."""
 
-    __slots__ = ("_advertise", "_boot", "_clock", "_identity", "_profile", "_revoked", "_roles")
+    __slots__ = ("_advertise", "_boot", "_clock", "_farewell", "_identity", "_knock", "_profile", "_revoked", "_roles")
 
     def __init__(
         self,
@@ -51,7 +55,12 @@ class Greeter:
         advertise: Address,
         revoked: Container[NodeId],
         roles: Callable[[], tuple[str, ...]],
+        farewell: Callable[[], Credentials],
+        knock: Callable[[NodeId | None], bytes],
     ) -> None:
+        """`farewell` returns what an expelled node is told, `knock` what to say in front of a handshake."""
+        self._farewell = farewell
+        self._knock = knock
         self._identity = identity
         self._profile = profile
         self._clock = clock
@@ -68,6 +77,8 @@ class Greeter:
         """
         try:
             with trio.fail_after(HANDSHAKE_S):
+                if knock := self._knock(expected):
+                    await _say(transport, knock)
                 stream = await connect_tls(transport, self._profile.client)
                 return await self.greet(stream, dialled=True, expected=expected)
         except trio.TooSlowError as error:
@@ -83,13 +94,18 @@ class Greeter:
         Raises:
             HandshakeRefused: Reasons of the gate, or ``protocol``, ``version``, ``cluster``, ``eof``, ``reset``.
         """
-        peer = check_peer(
-            stream.connection,
-            self._identity,
-            unix_ns=self._clock.unix_ns(),
-            revoked=self._revoked,
-            expected=expected,
-        )
+        try:
+            peer = check_peer(
+                stream.connection,
+                self._identity,
+                unix_ns=self._clock.unix_ns(),
+                revoked=self._revoked,
+                expected=expected,
+            )
+        except HandshakeRefused as error:
+            if error.reason == "revoked":
+                await self._say_farewell(stream, dialled=dialled)
+            raise
         mux = Mux(dialled=dialled)
         mux.hello(self._hello())
         try:
@@ -114,7 +130,21 @@ class Greeter:
                 f"node '{peer.name}' is a member of cluster {theirs}, this one of {mine}",
                 hint="a data directory belongs to one cluster: start each node on its own",
             )
-        return Greeted(stream, mux, peer, hello, dialled, early)
+        return Greeted(stream, mux, peer, hello, session_of(stream.connection), dialled, early)
+
+    async def _say_farewell(self, stream: TlsStream, *, dialled: bool) -> None:
+        """Show an expelled node the authority's statement: it would take a closed connection for a fault, and retry."""
+        mux = Mux(dialled=dialled)
+        mux.hello(self._hello())
+        mux.credentials(self._farewell())
+        mux.go_away(EXPELLED)
+        with trio.move_on_after(FAREWELL_S):
+            try:
+                await stream.send_all(mux.data_to_send())
+                # A socket that is closed with bytes unread is reset, and takes the farewell with it.
+                await stream.receive_some()
+            except trio.BrokenResourceError:
+                return
 
     def _hello(self) -> Hello:
         identity = self._identity
@@ -139,6 +169,13 @@ async def _first_events(stream: TlsStream, mux: Mux) -> list[Event]:
         events = mux.receive_data(data)
         if events:
             return events
+
+
+async def _say(transport: Stream, data: bytes) -> None:
+    try:
+        await transport.send_all(data)
+    except trio.BrokenResourceError as error:
+        raise HandshakeRefused("reset", "the connection broke during the handshake") from error
 
 
 async def _close(transport: Stream) -> None:

@@ -15,7 +15,7 @@ from frys_node.base.types import Address, NodeId
 from frys_node.channel.join_messages import JoinAccepted, JoinRequest, PeerAddress
 from frys_node.channel.names import NAMES_PATH, NameRegistry
 from frys_node.secure import certificates
-from frys_node.secure.errors import WrongCluster
+from frys_node.secure.errors import Expelled, WrongCluster
 from frys_node.secure.identity import Identity
 from frys_node.secure.stored import read_secret
 from frys_node.secure.token import SECRET_BYTES, TokenInfo, TokenTable, proof
@@ -39,6 +39,7 @@ class IssuerDesk:
         self.names = NameRegistry()
         self.is_lost: Callable[[NodeId], bool] = lambda _node: False
         """Says whether a node has been dead for so long that its name may be taken over."""
+        self.is_expelled: Callable[[NodeId], bool] = lambda _node: False
         self._tokens = TokenTable(identity.cluster_name, identity.ca_hash)
         stored = read_secret(disk, TOKENS_PATH)
         if stored is not None:
@@ -116,6 +117,8 @@ class IssuerDesk:
         identity = self._identity
         key = certificates.read_request(request.signing_request)
         node = certificates.node_id_of(key)
+        if self.is_expelled(node):
+            raise Expelled(f"node {node} was expelled from the cluster", hint=Expelled.FIX)
         row = self._tokens.check(
             request.token_id,
             request.proof,

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class _JoinPipe:
-    """Join messages over a TLS stream, at most `JOIN_BYTES_MAX` each way."""
+    """Join messages over a TLS stream, at most `JOIN_BYTES_MAX` each way, the handshake included."""
 
     __slots__ = ("_frames", "_reader", "_received", "stream")
 
@@ -48,7 +48,7 @@ class _JoinPipe:
         self.stream = stream
         self._reader = FrameReader(JOIN_BYTES_MAX)
         self._frames: list[Frame] = []
-        self._received = 0
+        self._received = stream.handshake_bytes
 
     async def send(self, message: JoinMessage) -> None:
         await self.stream.send_all(encode_frame(KIND_JOIN, JOIN_CODEC.encode(message), JOIN_BYTES_MAX))

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import msgspec
 
 from frys_node.secure.keyring import EpochKey
+from frys_node.secure.statements import Expulsion
 from frys_node.wire.codec import Codec, Message
 
 KIND_CHANNEL: Final = 1
@@ -43,6 +44,9 @@ class Credentials(Message, frozen=True, tag=2):
     keys: tuple[EpochKey, ...]
     admin_hashes: tuple[bytes, ...] = ()
     revoked: tuple[str, ...] = ()
+    """Expelled nodes that no statement names: taken from the issuer itself only."""
+    expulsions: tuple[Expulsion, ...] = ()
+    """What the authority has signed: taken from anybody."""
 
 
 class Request(Message, frozen=True, tag=3):
@@ -98,9 +102,18 @@ class Pong(Message, frozen=True, tag=9):
 SHUTDOWN = "shutdown"
 """The reason of a process that is being stopped."""
 
+EXPELLED = "expelled"
+"""The reason of a node that is not a member any more; the statement that says so comes before."""
+
+REPLACED = "replaced"
+"""The reason of a connection in whose place there is a new one."""
+
+HEARD = "heard"
+"""The answer to the other side's `GoAway`: nothing comes behind it."""
+
 
 class GoAway(Message, frozen=True, tag=10):
-    """No new calls on this connection; it closes when those under way are done."""
+    """No new calls or notes on this connection; each side says it once. It closes when the calls under way are done."""
 
     reason: str
 

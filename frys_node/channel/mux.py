@@ -57,6 +57,7 @@ class Mux:
     __slots__ = (
         "_encode",
         "_has_peer_hello",
+        "_has_said_go_away",
         "_incoming",
         "_limit_bytes",
         "_next_id",
@@ -80,6 +81,7 @@ class Mux:
         self._outgoing: set[int] = set()
         self._incoming: set[int] = set()
         self._has_peer_hello = False
+        self._has_said_go_away = False
         self.is_draining = False
         """True once either side said `GoAway`: no new calls or notes are taken."""
         self.late_answers = 0
@@ -228,9 +230,13 @@ class Mux:
         self._push(Ping(nonce))
 
     def go_away(self, reason: str) -> None:
-        """Refuse new calls from now on, and say so; once only."""
-        if not self.is_draining:
-            self.is_draining = True
+        """Refuse new calls and notes from now on, and say so, once: also to one that has said it first.
+
+        Either side then knows that everything the other one had to say has been read.
+        """
+        self.is_draining = True
+        if not self._has_said_go_away:
+            self._has_said_go_away = True
             self._push(GoAway(reason))
 
     def data_to_send(self) -> bytes:

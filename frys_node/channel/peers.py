@@ -3,20 +3,23 @@
 Dialled on demand; while a dial is under way calls wait for it and notes queue up (bounded). After a failure the next
 dial waits for a jittered backoff and calls meanwhile fail at once, so that routing can turn elsewhere. When two nodes
 dial each other at the same time, both keep the connection that the smaller node id dialled; the other one drains, so
-calls under way on it still finish. A newer boot of a node replaces whatever its older boots left behind.
+calls under way on it still finish. A newer boot of a node replaces whatever its older boots left behind. Whoever was
+expelled is neither dialled nor kept.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 
 import trio
 
 from frys_node.base.errors import FrysError, NodeUnreachable
 from frys_node.base.types import Address, NodeId
-from frys_node.channel.connection import Connection
+from frys_node.channel.connection import REPLACED_DRAIN_S, Connection
+from frys_node.channel.messages import REPLACED
 from frys_node.channel.mux import check_note
+from frys_node.secure.errors import Expelled
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 5.0
@@ -53,13 +56,22 @@ class _Backoff:
 class Peers:
     """The connections of one node, by node id."""
 
-    def __init__(self, self_id: NodeId, rng: random.Random, dial: Callable[[NodeId, Address], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        self_id: NodeId,
+        rng: random.Random,
+        dial: Callable[[NodeId, Address], Awaitable[None]],
+        expelled: Container[NodeId] = (),
+    ) -> None:
         self._self_id = self_id
         self._rng = rng
+        self._expelled = expelled
         self._dial = dial
         """Dials, greets and hands the connection to `admit`; raises `FrysError` when that failed."""
         self._addresses: dict[NodeId, Address] = {}
         self._connections: dict[NodeId, Connection] = {}
+        self._open: dict[Connection, None] = {}
+        """All that have not ended, those that drain among them."""
         self._dials: dict[NodeId, _Dial] = {}
         self._backoffs: dict[NodeId, _Backoff] = {}
         self.nursery: trio.Nursery | None = None
@@ -86,6 +98,10 @@ class Peers:
         """The kept connections, sorted by node."""
         return [self._connections[node] for node in sorted(self._connections)]
 
+    def open(self) -> Sequence[Connection]:
+        """All connections that have not ended yet, also those in whose place there is another."""
+        return list(self._open)
+
     def find(self, node: NodeId) -> Connection | None:
         """The usable connection to the node, if there is one."""
         connection = self._connections.get(node)
@@ -96,13 +112,14 @@ class Peers:
 
         Raises:
             NodeUnreachable: No address is known, the dial failed, or one failed just before.
+            Expelled: This node or that one is no member any more.
             FrysError: Why the other side was refused.
         """
         connection = self.find(node)
         if connection is not None:
             return connection
         dial = self._start_dial(node)
-        if isinstance(dial, NodeUnreachable):
+        if isinstance(dial, FrysError):
             raise dial
         await dial.done.wait()
         connection = self.find(node)
@@ -126,7 +143,7 @@ class Peers:
             return False
         dial = self._start_dial(node)
         if (
-            isinstance(dial, NodeUnreachable)
+            isinstance(dial, FrysError)
             or len(dial.notes) >= DIAL_NOTES_MAX
             or dial.note_bytes + len(body) > DIAL_NOTES_BYTES_MAX
         ):
@@ -136,8 +153,12 @@ class Peers:
         dial.note_bytes += len(body)
         return True
 
-    def _start_dial(self, node: NodeId) -> _Dial | NodeUnreachable:
+    def _start_dial(self, node: NodeId) -> _Dial | FrysError:
         """Return the dial under way or a new one; the error says why there can be none now."""
+        if self._self_id in self._expelled:
+            return Expelled("this node was expelled from its cluster", hint=Expelled.FIX)
+        if node in self._expelled:
+            return Expelled(f"node {node} was expelled from the cluster; nothing is sent to it")
         dial = self._dials.get(node)
         if dial is not None:
             return dial
@@ -192,19 +213,24 @@ class Peers:
             if connection.hello.boot > known.hello.boot:
                 known.close()
             elif connection.dialled == known.dialled:
-                # The dialling side makes a second connection only when it has lost the first.
-                known.drain("replaced")
+                # The dialling side makes a second connection when it has lost the first, or to have fresh keys.
+                known.drain(REPLACED, REPLACED_DRAIN_S)
             elif connection.dialled != (self._self_id < node):
+                self._open[connection] = None
                 connection.drain("duplicate")
                 return True
             else:
                 known.drain("duplicate")
+        if known is not None and known.hello.boot == connection.hello.boot:
+            connection.succession.follow(known.succession)
         self._connections[node] = connection
+        self._open[connection] = None
         self._backoffs.pop(node, None)
         return True
 
     def remove(self, connection: Connection) -> bool:
         """Forget an ended connection; True if it was the kept one."""
+        self._open.pop(connection, None)
         if self._connections.get(connection.node) is not connection:
             return False
         del self._connections[connection.node]

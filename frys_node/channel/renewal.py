@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from typing import Final
 
 import trio
@@ -18,7 +18,7 @@ from frys_node.base.ports import Clock, Disk
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.rpc import Method
 from frys_node.secure import certificates
-from frys_node.secure.errors import InvalidCertificate
+from frys_node.secure.errors import Expelled, InvalidCertificate
 from frys_node.secure.identity import Identity, save_identity
 from frys_node.wire.codec import Message
 
@@ -57,7 +57,9 @@ class Renewal:
         name_of: Callable[[NodeId], str],
         ask: Callable[[RenewRequest], Awaitable[Renewed]],
         on_renewed: Callable[[], None],
+        expelled: Container[NodeId] = (),
     ) -> None:
+        self._expelled = expelled
         self._identity = identity
         self._disk = disk
         self._clock = clock
@@ -70,9 +72,12 @@ class Renewal:
 
         Raises:
             NotReady: This node is not the issuer.
+            Expelled: The caller is no member any more; its connection is about to end.
             InvalidCertificate: The signing request is malformed, or made with another node's key.
         """
         await trio.lowlevel.checkpoint()
+        if caller in self._expelled:
+            raise Expelled("an expelled node's certificate is not renewed", hint=Expelled.FIX)
         identity = self._identity
         if identity.ca_key is None:
             raise NotReady("this node is not the issuer")

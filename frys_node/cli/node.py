@@ -1,4 +1,4 @@
-"""Key/value state of the nodes, and the removal of a dead one.
+"""Key/value state of the nodes, the removal of a dead one, and the expulsion of one that is not trusted any more.
 
 Each node sets its own keys, every node reads them all, and they are gone when the node restarts.
 """
@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from frys_node.base.errors import UsageError
 from frys_node.cli import arguments as given
-from frys_node.cli import node_remove
+from frys_node.cli import node_remove, node_revoke
 from frys_node.cli.admin import AdminClient, add_common, show, table
 from frys_node.cli.event import text_of
 from frys_node.cli.terminal import printable
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for sub in (put, unset, get, listed):
         add_common(sub)
     node_remove.add_arguments(actions.add_parser("remove", help="replace a node that is dead and does not come back"))
+    node_revoke.add_arguments(actions.add_parser("revoke", help="expel a node at once and change the gossip keys"))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -46,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     client = AdminClient(arguments)
     if arguments.action == "remove":
         return node_remove.run(arguments, client)
+    if arguments.action == "revoke":
+        return node_revoke.run(arguments, client)
     if arguments.action == "list":
         body = client.call("GET", "/v1/state" + (f"?node={quote(arguments.node, safe='')}" if arguments.node else ""))
         keys = [

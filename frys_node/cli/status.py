@@ -1,22 +1,29 @@
-"""Show what a node is and does: identity, readiness, components, epoch, what it waits for."""
+"""Show what a node is and does: identity, readiness, components, epoch, what it waits for; or how it is protected."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
+from frys_node.cli import status_security
 from frys_node.cli.admin import AdminClient, add_common, show, table
 from frys_node.cli.terminal import escaped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    text = "sessions, certificates, keys, expelled nodes, tokens, refusals and listeners instead"
+    parser.add_argument("--security", action="store_true", help=text)
     add_common(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the status."""
-    body = AdminClient(arguments).call("GET", "/v1/status")
+    client = AdminClient(arguments)
+    if arguments.security:
+        body = client.call("GET", "/v1/security")
+        return show(arguments, body, status_security.text(escaped(body)))
+    body = client.call("GET", "/v1/status")
     return show(arguments, body, "\n".join(_lines(escaped(body))))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from frys_node.base.errors import SecurityError
 
 
@@ -14,6 +16,14 @@ class HandshakeRefused(SecurityError):
         super().__init__(message or f"the handshake was refused: {reason}", hint=hint)
         self.reason = reason
         """Metric label of `frys_channel_refused_total`."""
+
+
+class Expelled(SecurityError):
+    """The node is no member of the cluster any more. Nothing was sent."""
+
+    code = "security.expelled"
+
+    FIX: ClassVar[str] = "it cannot come back: move its data directory away, and join as a new node with a new token"
 
 
 class NotTls(SecurityError):

@@ -27,6 +27,28 @@ class Peer(NamedTuple):
     certificate: x509.Certificate
 
 
+class Session(NamedTuple):
+    """What protects a connection, as OpenSSL says it."""
+
+    version: str
+    cipher: str
+    group: str
+
+    @property
+    def is_post_quantum(self) -> bool:
+        """True if the key exchange has a part that no quantum computer breaks."""
+        return "MLKEM" in self.group.upper()
+
+
+def session_of(connection: SSL.Connection) -> Session:
+    """Return what a connection agreed on."""
+    return Session(
+        connection.get_protocol_version_name(),
+        connection.get_cipher_name() or "",
+        connection.get_group_name() or "",
+    )
+
+
 def check_profile(connection: SSL.Connection, alpn: bytes) -> None:
     """Check version, cipher, group and protocol.
 

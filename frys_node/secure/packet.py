@@ -6,8 +6,7 @@ Sans-I/O. Layout, 52 bytes around the payload::
     ciphertext | tag 16
 
 AES-256-GCM under a subkey per epoch, sender and boot (HKDF-Expand-SHA384), so the nonce can be the bare counter: a
-restart has a new boot and therefore a new key, and no two nodes share one. The counter stops hard at 2^40 (the limit of
-the study), long after which a node would have restarted or the epoch rotated.
+restart has a new boot and therefore a new key, and no two nodes share one.
 
 Between members that have heard each other a *short* header of 11 bytes does, 27 around the payload::
 
@@ -17,10 +16,14 @@ The rest of the header is what both know; it is authenticated all the same, sinc
 long form with version 2. Keys, counters and windows are shared by both forms. Idle traffic is small packets, so this
 is a third of it.
 
+Counters begin at 0 with each epoch's key and stop hard at 2^40: a node that seals ten thousand packets a second, with
+keys that are never rotated, gets there after three years. From `COUNTER_WORN` on `is_worn` says so, and the channel
+asks the issuer for a new key, long before anything has to stop.
+
 The receiver looks the key up by what the header says and never tries keys in turn. Nothing is kept for a sender until
 a packet of it verified, and first-time derivations are rate-limited, so forged headers cost neither memory nor much
-time. A sender's boot never goes back: packets of an older boot are stale. A window of 1,024 counters per sender and
-boot refuses replays.
+time. A sender's boot never goes back: packets of an older boot are stale. A window of 1,024 counters per sender, boot
+and epoch refuses replays. Packets of expelled nodes are dropped, whatever key they have.
 
 What this does not do: a receiver that restarted has empty windows, so packets of the current epoch can be replayed to
 it once, until it has heard the sender (or met it in TLS: `note_boot`); membership is safe against that by its
@@ -31,6 +34,7 @@ from __future__ import annotations
 
 import hmac
 import struct
+from collections.abc import Container
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -46,6 +50,8 @@ HEADER_BYTES: Final = 36
 TAG_BYTES: Final = 16
 OVERHEAD_BYTES: Final = HEADER_BYTES + TAG_BYTES
 COUNTER_MAX: Final = 1 << 40
+COUNTER_WORN: Final = COUNTER_MAX - (1 << 36)
+"""From here on a new key is wanted; what is left lasts 80 days at ten thousand packets a second."""
 PACKET_BYTES_MAX: Final = 65_507
 
 SENDERS_MAX = 16_384
@@ -53,6 +59,9 @@ SENDERS_MAX = 16_384
 
 DERIVATIONS_PER_S = 1_000
 """First-time key derivations per second (5 us each), known senders excepted."""
+
+OWN_KEYS_MAX = 16
+"""Keys of its own that a node counts under; one that was retired never comes back, so more than three is caution."""
 
 SHORT_HEADER_BYTES: Final = 11
 SHORT_OVERHEAD_BYTES: Final = SHORT_HEADER_BYTES + TAG_BYTES
@@ -77,16 +86,39 @@ class OpenedPacket(NamedTuple):
     """Its sender takes it that this node knows it: an answer may have the short header too."""
 
 
-class _Sender:
-    """What is kept of one sender: its current boot, and per epoch a key; one window, counters never restart."""
+class _Opener:
+    """What opens a sender's packets of one epoch."""
 
-    __slots__ = ("boot", "ciphers", "sender", "window")
+    __slots__ = ("cipher", "key", "window")
+
+    def __init__(self, key: bytes, cipher: AESGCM, window: ReplayWindow) -> None:
+        self.key = key
+        self.cipher = cipher
+        self.window = window
+
+
+class _Sender:
+    """What is kept of one sender: its current boot, and an opener by key id."""
+
+    __slots__ = ("boot", "openers", "sender", "windows")
 
     def __init__(self, sender: bytes, boot: int) -> None:
         self.sender = sender
         self.boot = boot
-        self.ciphers: dict[int, AESGCM] = {}
-        self.window = ReplayWindow()
+        self.openers: dict[int, _Opener] = {}
+        self.windows: dict[bytes, ReplayWindow] = {}
+        """By epoch key: a change of the keyring drops openers, but forgets nothing seen under a key that stays."""
+
+
+class _Own:
+    """This node's own key of an epoch, and how often it was used."""
+
+    __slots__ = ("cipher", "count", "key_id")
+
+    def __init__(self, cipher: AESGCM) -> None:
+        self.key_id = 0
+        self.cipher = cipher
+        self.count = 0
 
 
 def subkey(key: EpochKey, sender: bytes, boot: int) -> bytes:
@@ -100,12 +132,13 @@ class PacketSealer:
 
     __slots__ = (
         "_boot",
-        "_counter",
         "_derivations",
         "_derived_s",
+        "_expelled",
         "_keyring",
         "_own",
         "_own_revision",
+        "_owns",
         "_revision",
         "_self",
         "_senders",
@@ -113,13 +146,15 @@ class PacketSealer:
         "drops",
     )
 
-    def __init__(self, keyring: Keyring, node: NodeId, boot: BootId) -> None:
+    def __init__(self, keyring: Keyring, node: NodeId, boot: BootId, expelled: Container[NodeId] = ()) -> None:
         self._keyring = keyring
         self._self = bytes.fromhex(node)
         self._boot = boot
-        self._counter = 0
-        self._own: tuple[int, AESGCM] | None = None
+        self._expelled = expelled
+        self._own: _Own | None = None
         self._own_revision = -1
+        self._owns: dict[bytes, _Own] = {}
+        """By epoch key: one that was sealed with goes on counting, should it ever be the primary one again."""
         self._revision = -1
         self._senders: dict[bytes, _Sender] = {}
         self._shorts: dict[bytes, _Sender | None] = {}
@@ -134,21 +169,38 @@ class PacketSealer:
         """True once there is a key to seal with."""
         return self._keyring.primary is not None
 
+    @property
+    def is_worn(self) -> bool:
+        """True if this node should have a new key to seal with, soon."""
+        return self._own is not None and self._own.count >= COUNTER_WORN and not self._has_fresh_key
+
+    @property
+    def is_exhausted(self) -> bool:
+        """True if nothing can be sealed any more under this key and boot."""
+        return self._own is not None and self._own.count >= COUNTER_MAX and not self._has_fresh_key
+
+    @property
+    def _has_fresh_key(self) -> bool:
+        primary = self._keyring.primary
+        return primary is not None and primary.key not in self._owns
+
     def seal(self, payload: bytes, *, is_short: bool = False) -> bytes:
         """Return the sealed packet; a short header is only understood by a member that has opened a long one before.
 
         Raises:
             NotReady: No keyring has arrived yet. Nothing was sealed.
-            CounterExhausted: The counter is at its stop. Nothing was sealed, and nothing will be under this boot.
+            CounterExhausted: The counter is at its stop. Nothing was sealed, and nothing will be under this key and
+                boot.
         """
-        if self._own_revision != self._keyring.revision or self._own is None:
-            self._own = self._derive_own()
+        own = self._own
+        if self._own_revision != self._keyring.revision or own is None:
+            own = self._own = self._derive_own()
             self._own_revision = self._keyring.revision
-        if self._counter >= COUNTER_MAX:
-            raise CounterExhausted
-        counter = self._counter
-        self._counter = counter + 1
-        key_id, cipher = self._own
+        if own.count >= COUNTER_MAX:
+            raise CounterExhausted(hint="frys-node keys rotate, or restart this node")
+        counter = own.count
+        own.count = counter + 1
+        key_id, cipher = own.key_id, own.cipher
         version = _SHORT_VERSION if is_short else _VERSION
         header = _HEADER.pack(_MAGIC, version, key_id, self._self, self._boot, counter)
         body = cipher.encrypt(_NONCE.pack(counter), payload, header)
@@ -157,17 +209,23 @@ class PacketSealer:
         short = self._self[:_SHORT_SENDER_BYTES]
         return _SHORT_HEADER.pack(_SHORT_MAGIC, key_id, short, counter >> 32, counter & 0xFFFF_FFFF) + body
 
-    def _derive_own(self) -> tuple[int, AESGCM]:
+    def _derive_own(self) -> _Own:
         primary = self._keyring.primary
         if primary is None:
             raise NotReady("no gossip keyring yet", hint="it comes with the first connection to a member")
-        return primary.epoch & 0xFF, AESGCM(subkey(primary, self._self, self._boot))
+        own = self._owns.get(primary.key)
+        if own is None:
+            if len(self._owns) >= OWN_KEYS_MAX:
+                self._owns.pop(next(iter(self._owns)))
+            own = self._owns[primary.key] = _Own(AESGCM(subkey(primary, self._self, self._boot)))
+        own.key_id = primary.epoch & 0xFF
+        return own
 
     def open(self, packet: bytes, now_s: float) -> OpenedPacket | None:
         """Return what a packet says, or None (counted in `drops`) if it is not a new packet of a member.
 
         Reasons: ``short``, ``foreign`` (not this protocol), ``self``, ``unknown_key``, ``stale_boot``, ``replay``,
-        ``rate`` (too many unknown senders), ``unknown_sender`` (of a short header), ``tag``.
+        ``rate`` (too many unknown senders), ``unknown_sender`` (of a short header), ``tag``, ``expelled``.
         """
         opened = self._open(packet, now_s)
         if isinstance(opened, OpenedPacket):
@@ -189,28 +247,36 @@ class PacketSealer:
         self._forget_retired_keys()
         known = self._senders.get(sender)
         if known is not None and known.boot == boot:
-            if not known.window.is_new(counter):
-                return "replay"
-            cipher = known.ciphers.get(key_id)
+            opener = known.openers.get(key_id)
         else:
             if known is not None and boot < known.boot:
                 return "stale_boot"
-            known = cipher = None
-        if cipher is None:
-            derived = self._derive(key_id, sender, boot, now_s, is_known=known is not None)
+            known = opener = None
+        if opener is None:
+            derived = self._derive(key_id, sender, boot, now_s, known)
             if isinstance(derived, str):
                 return derived
-            cipher = derived
+            opener = derived
+        if not opener.window.is_new(counter):
+            return "replay"
         header = packet[:HEADER_BYTES]
         try:
-            payload = cipher.decrypt(_NONCE.pack(counter), packet[HEADER_BYTES:], header)
+            payload = opener.cipher.decrypt(_NONCE.pack(counter), packet[HEADER_BYTES:], header)
         except InvalidTag:
             return "tag"
-        if known is None:
-            known = self._remember(sender, boot)
-        known.ciphers[key_id] = cipher
-        known.window.add(counter)
-        return OpenedPacket(NodeId(sender.hex()), BootId(boot), payload)
+        node = NodeId(sender.hex())
+        if node in self._expelled:
+            return "expelled"
+        self._used(known or self._remember(sender, boot), key_id, opener, counter)
+        return OpenedPacket(node, BootId(boot), payload)
+
+    @staticmethod
+    def _used(known: _Sender, key_id: int, opener: _Opener, counter: int) -> None:
+        """Keep what opened a packet, for the next ones, and never take this one again."""
+        if known.openers.get(key_id) is not opener:
+            known.openers[key_id] = opener
+            known.windows[opener.key] = opener.window
+        opener.window.add(counter)
 
     def _open_short(self, packet: bytes) -> OpenedPacket | str:
         """Open a packet of a sender whose id, boot and window are known here already."""
@@ -224,22 +290,24 @@ class PacketSealer:
         known = self._shorts.get(short)
         if known is None:
             return "unknown_sender"
-        if not known.window.is_new(counter):
-            return "replay"
-        cipher = known.ciphers.get(key_id)
-        if cipher is None:
-            derived = self._derive(key_id, known.sender, known.boot, 0.0, is_known=True)
+        opener = known.openers.get(key_id)
+        if opener is None:
+            derived = self._derive(key_id, known.sender, known.boot, 0.0, known)
             if isinstance(derived, str):
                 return derived
-            cipher = derived
+            opener = derived
+        if not opener.window.is_new(counter):
+            return "replay"
         header = _HEADER.pack(_MAGIC, _SHORT_VERSION, key_id, known.sender, known.boot, counter)
         try:
-            payload = cipher.decrypt(_NONCE.pack(counter), packet[SHORT_HEADER_BYTES:], header)
+            payload = opener.cipher.decrypt(_NONCE.pack(counter), packet[SHORT_HEADER_BYTES:], header)
         except InvalidTag:
             return "tag"
-        known.ciphers[key_id] = cipher
-        known.window.add(counter)
-        return OpenedPacket(NodeId(known.sender.hex()), BootId(known.boot), payload, is_short=True)
+        node = NodeId(known.sender.hex())
+        if node in self._expelled:
+            return "expelled"
+        self._used(known, key_id, opener, counter)
+        return OpenedPacket(node, BootId(known.boot), payload, is_short=True)
 
     def note_boot(self, sender: NodeId, boot: BootId) -> None:
         """Take a member's boot as proven by TLS: older boots are stale now, and it needs no budget to be derived."""
@@ -275,23 +343,26 @@ class PacketSealer:
         kept = {sender[:_SHORT_SENDER_BYTES] for sender in self._senders}
         self._shorts = {short: known for short, known in self._shorts.items() if short in kept}
 
-    def _derive(self, key_id: int, sender: bytes, boot: int, now_s: float, *, is_known: bool) -> AESGCM | str:
+    def _derive(self, key_id: int, sender: bytes, boot: int, now_s: float, known: _Sender | None) -> _Opener | str:
         key = self._keyring.find(key_id)
         if key is None:
             return "unknown_key"
-        if not is_known:
+        if known is None:
             elapsed_s = max(0.0, now_s - self._derived_s)
             self._derivations = min(float(DERIVATIONS_PER_S), self._derivations + elapsed_s * DERIVATIONS_PER_S)
             self._derived_s = now_s
             if self._derivations < 1.0:
                 return "rate"
             self._derivations -= 1.0
-        return AESGCM(subkey(key, sender, boot))
+        window = known.windows.get(key.key) if known is not None else None
+        return _Opener(key.key, AESGCM(subkey(key, sender, boot)), window or ReplayWindow())
 
     def _forget_retired_keys(self) -> None:
         """When the keyring has changed, keys of retired epochs must not open anything any more."""
         if self._revision == self._keyring.revision:
             return
         self._revision = self._keyring.revision
+        held = {key.key for key in self._keyring.keys}
         for known in self._senders.values():
-            known.ciphers.clear()
+            known.openers.clear()
+            known.windows = {key: window for key, window in known.windows.items() if key in held}

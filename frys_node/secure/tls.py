@@ -186,6 +186,7 @@ class TlsStream:
 
     __slots__ = (
         "_connection",
+        "_early",
         "_has_ended",
         "_has_rest",
         "_is_broken",
@@ -193,10 +194,13 @@ class TlsStream:
         "_may_hold_more",
         "_records",
         "_transport",
+        "handshake_bytes",
         "notes",
     )
 
-    def __init__(self, transport: Stream, context: SSL.Context, *, server: bool) -> None:
+    def __init__(self, transport: Stream, context: SSL.Context, *, server: bool, early: bytes = b"") -> None:
+        """`early` is what was read of the transport already."""
+        self._early = early
         self._transport = transport
         self._connection = SSL.Connection(context, None)
         self.notes = HandshakeNotes()
@@ -206,6 +210,8 @@ class TlsStream:
         else:
             self._connection.set_connect_state()
         self._records = RecordCount()
+        self.handshake_bytes = 0
+        """What the other side sent during the handshake."""
         # The last bytes of the handshake may carry the first of the application.
         self._may_hold_more = True
         self._has_ended = False
@@ -224,7 +230,6 @@ class TlsStream:
         Raises:
             HandshakeRefused: With the reason as its metric label. The transport is left for the caller to close.
         """
-        received = 0
         while True:
             is_done = True
             try:
@@ -241,15 +246,20 @@ class TlsStream:
             if is_done:
                 return
             data = await self._receive_handshake()
-            received += len(data)
-            if received > HANDSHAKE_BYTES_MAX:
+            self.handshake_bytes += len(data)
+            if self.handshake_bytes > HANDSHAKE_BYTES_MAX:
                 raise HandshakeRefused("bytes_cap", "the other side sent too much before it was authenticated")
             self._records.take(data)
             self._connection.bio_write(data)
 
     async def _receive_handshake(self) -> bytes:
+        if self._early:
+            early, self._early = self._early, b""
+            return early
         try:
-            data = await self._transport.receive_some(_READ_BYTES)
+            # One byte over the limit shows that it is passed; more than that is not even read.
+            left = 1 + HANDSHAKE_BYTES_MAX - self.handshake_bytes
+            data = await self._transport.receive_some(min(_READ_BYTES, left))
         except trio.BrokenResourceError as error:
             raise HandshakeRefused("reset", "the connection broke during the handshake") from error
         if not data:

@@ -10,10 +10,10 @@ import trio
 
 from frys_node.base.types import Address, NodeId
 from frys_node.channel.bootstrap import create_cluster, join_cluster
-from frys_node.channel.driver import Channel
+from frys_node.channel.driver import Channel, ChannelSettings
 from frys_node.channel.issuer import JOIN_PATH
 from frys_node.kernel.services.rpc import Method
-from frys_node.observe.metrics import Counter, Metrics
+from frys_node.observe.metrics import Counter, Gauge, Metrics
 from frys_node.secure.identity import Identity
 from frys_node.secure.stored import next_boot
 from frys_node.transport.clock import SystemClock
@@ -68,13 +68,23 @@ class Node:
         assert isinstance(counter, Counter)
         return {labels[0]: int(value) for labels, value in counter.values.items()}
 
+    def gauge(self, name: str) -> float:
+        """The value of a gauge now."""
+        gauge = next(metric for metric in self.metrics if metric.name == name)
+        assert isinstance(gauge, Gauge)
+        assert gauge.source is not None
+        return gauge.source()
+
     async def until_refused(self, reason: str, count: int = 1) -> None:
         """Wait until so many refusals with the reason were counted."""
         while self.refused().get(reason, 0) < count:  # noqa: ASYNC110 - a plain counter has nothing to wait on
             await trio.sleep(0.005)
 
 
-async def open_node(disk: DirectoryDisk, identity: Identity) -> Node:
+DEFAULTS = ChannelSettings()
+
+
+async def open_node(disk: DirectoryDisk, identity: Identity, settings: ChannelSettings = DEFAULTS) -> Node:
     """Bind a free port and build the channel."""
     metrics = Metrics()
     channel = Channel(
@@ -86,17 +96,26 @@ async def open_node(disk: DirectoryDisk, identity: Identity) -> Node:
         entropy=ENTROPY,
         disk=disk,
         metrics=metrics,
+        settings=settings,
     )
     return Node(disk, identity, channel, metrics)
 
 
-async def create(directory: Path, name: str, cluster: str = "test") -> Node:
+async def create(directory: Path, name: str, cluster: str = "test", settings: ChannelSettings = DEFAULTS) -> Node:
     """A new cluster's first node."""
     disk = DirectoryDisk(directory)
-    return await open_node(disk, create_cluster(disk, ENTROPY, CLOCK, cluster_name=cluster, node_name=name))
+    return await open_node(disk, create_cluster(disk, ENTROPY, CLOCK, cluster_name=cluster, node_name=name), settings)
 
 
-async def join(directory: Path, seed: Node, name: str, *, token: str | None = None, chosen: bool = True) -> Node:
+async def join(
+    directory: Path,
+    seed: Node,
+    name: str,
+    *,
+    token: str | None = None,
+    chosen: bool = True,
+    settings: ChannelSettings = DEFAULTS,
+) -> Node:
     """A node that joins through a seed."""
     disk = DirectoryDisk(directory)
     outcome = await join_cluster(
@@ -111,7 +130,7 @@ async def join(directory: Path, seed: Node, name: str, *, token: str | None = No
         expect_cluster=None,
         advertise=LOOPBACK,
     )
-    node = await open_node(disk, outcome.identity)
+    node = await open_node(disk, outcome.identity, settings)
     for peer in outcome.peers:
         node.channel.learn(peer.node, peer.address, peer.name)
     return node

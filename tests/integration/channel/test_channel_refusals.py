@@ -16,14 +16,17 @@ from OpenSSL import SSL
 
 from frys_node.base.errors import NodeUnreachable, SecurityError
 from frys_node.base.types import NodeId
+from frys_node.channel import gatekeeper
 from frys_node.channel.bootstrap import create_cluster
 from frys_node.channel.gatekeeper import HALF_OPEN_MAX
-from frys_node.channel.messages import FRAME_BYTES_MAX
+from frys_node.channel.join_messages import JOIN_BYTES_MAX, JOIN_CODEC, InfoRequest
+from frys_node.channel.messages import FRAME_BYTES_MAX, KIND_JOIN
 from frys_node.secure import certificates
 from frys_node.secure.errors import HandshakeRefused
 from frys_node.secure.identity import Identity, new_key
 from frys_node.secure.tls import ALPN_CHANNEL, ALPN_JOIN, TlsProfile, TlsStream, new_context
 from frys_node.transport.disk import DirectoryDisk
+from frys_node.wire.frame import encode_frame
 from tests.integration.channel.channel_rig import CLOCK, ECHO, ENTROPY, NETWORK, Node, create, join, running
 
 
@@ -317,3 +320,47 @@ async def test_idle_connections_cannot_keep_newcomers_out(a: Node, tmp_path: Pat
         await a.until_refused("half_open")
         for stream in silent:
             await stream.aclose()
+
+
+async def test_a_join_has_no_more_bytes_than_one_connection_may_send_unauthenticated(a: Node, tmp_path: Path) -> None:
+    """64 KiB with the handshake: whoever has no certificate cannot make the node hold more, whatever it sends."""
+    context = new_context()
+    context.set_alpn_protos([ALPN_JOIN])
+    context.set_verify(SSL.VERIFY_NONE)
+
+    async def attempt() -> None:
+        transport = await NETWORK.connect(a.address)
+        try:
+            stream = TlsStream(transport, context, server=False)
+            await stream.handshake()
+            info = encode_frame(KIND_JOIN, JOIN_CODEC.encode(InfoRequest(1, 1)), JOIN_BYTES_MAX)
+            await stream.send_all(info)
+            assert await stream.receive_some()
+            padding = struct.pack(">IB", JOIN_BYTES_MAX - 200, KIND_JOIN)
+            await stream.send_all(padding + bytes(JOIN_BYTES_MAX - len(info) - len(padding) - 200))
+            while await stream.receive_some():
+                pass
+        finally:
+            await transport.aclose()
+
+    await _refused(a, "protocol", attempt, tmp_path)
+
+
+async def test_a_flood_from_one_network_is_refused_and_the_others_come_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beyond its rate a network gets no handshake; it is counted, logged once with the fix, and nobody else waits."""
+    monkeypatch.setattr(gatekeeper, "is_loopback", lambda host: host != "127.0.0.66")
+    monkeypatch.setattr(gatekeeper, "NEW_PER_NETWORK_BURST", 5)
+    monkeypatch.setattr(gatekeeper, "NEW_PER_NETWORK_S", 0.001)
+    async with running(await create(tmp_path / "a", "a")) as a:
+        with trio.fail_after(20):
+            for _ in range(30):
+                with socket.socket() as sock:
+                    sock.bind(("127.0.0.66", 0))
+                    sock.connect((a.address.host, a.address.port))
+            await a.until_refused("rate_network", 25)
+            await _still_serves(a, tmp_path)
+        lines = [record for record in caplog.records if getattr(record, "reason", "") == "rate_network"]
+        assert 1 <= len(lines) <= 3
+        assert "[cluster] allow" in lines[0].__dict__["fix"]

@@ -304,7 +304,7 @@ async def test_half_a_handshake_ends_after_five_seconds(autojump_clock: trio.tes
             assert await stream.receive_some() == b""
         assert 4.9 < trio.current_time() - start < 5.5
         assert a.refused() == {("timeout",): 1}
-        assert one._half_open.total == 0
+        assert one._door._half_open.total == 0
 
 
 async def test_a_dial_into_nowhere_fails_in_time_and_backs_off(autojump_clock: trio.testing.MockClock) -> None:

@@ -10,11 +10,11 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frys_node.base.errors import CorruptData, NotReady
+from frys_node.base.errors import CorruptData, NotReady, SecurityError
 from frys_node.base.types import BootId, NodeId
 from frys_node.secure import packet as packets
 from frys_node.secure.errors import CounterExhausted
-from frys_node.secure.keyring import EpochKey, Keyring
+from frys_node.secure.keyring import EPOCH_MAX, EpochKey, Keyring
 from frys_node.secure.packet import OVERHEAD_BYTES, SHORT_OVERHEAD_BYTES, PacketSealer, subkey
 from frys_node.secure.replay import WINDOW_COUNTERS, ReplayWindow
 
@@ -178,14 +178,111 @@ def test_the_table_of_senders_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(b._senders) == 2
 
 
-def test_the_counter_stops_hard() -> None:
-    """No nonce can ever repeat: at the stop nothing is sealed any more."""
-    a, _ = _pair()
-    a._counter = packets.COUNTER_MAX - 1
-    a.seal(b"last")
+def test_the_counter_stops_hard_and_a_new_key_goes_on() -> None:
+    """No nonce can ever repeat: at the stop nothing is sealed under that key, and a rotation is the way out."""
+    ring_a, ring_b = _ring(1), _ring(1)
+    a, b = PacketSealer(ring_a, A, BootId(1)), PacketSealer(ring_b, B, BootId(1))
+    assert b.open(a.seal(b"first"), 0.0) is not None
+    assert a._own is not None
+    a._own.count = packets.COUNTER_WORN - 1
+    a.seal(b"x")
+    assert a.is_worn
+    assert not a.is_exhausted
+    a._own.count = packets.COUNTER_MAX - 1
+    assert b.open(a.seal(b"last"), 0.0) is not None
     for _ in range(2):
-        with pytest.raises(CounterExhausted):
+        with pytest.raises(CounterExhausted) as caught:
             a.seal(b"one too many")
+        assert "keys rotate" in caught.value.hint
+    assert a.is_exhausted
+    ring_b.merge((ring_a.rotate(b"n" * 32),))
+    assert a.is_exhausted  # the new key is not sealed with yet
+    ring_a.promote()
+    assert (a.is_worn, a.is_exhausted) == (False, False)
+    assert b.open(a.seal(b"under the new key"), 0.0) is not None
+    assert (a.is_worn, a.is_exhausted) == (False, False)
+
+
+def test_a_key_that_is_primary_again_never_repeats_a_nonce() -> None:
+    """Whatever a keyring may do, packets under one key have counters that were not used before."""
+    ring = _ring(1)
+    a = PacketSealer(ring, A, BootId(1))
+    first = a.seal(b"1")
+    one, two = ring.keys[0], EpochKey(1, b"o" * 32)
+    assert ring.merge((two,), from_issuer=True)
+    a.seal(b"2")
+    assert ring.merge((one,), from_issuer=True)
+    assert a.seal(b"1")[: packets.HEADER_BYTES] != first[: packets.HEADER_BYTES]
+
+
+def test_each_epoch_has_its_own_window_and_a_change_of_the_keyring_forgets_none() -> None:
+    """Counters begin anew with a key; packets of the key before are replays still, after the keyring has changed."""
+    ring_a, ring_b = _ring(1), _ring(1)
+    a, b = PacketSealer(ring_a, A, BootId(1)), PacketSealer(ring_b, B, BootId(1))
+    old = [a.seal(b"x") for _ in range(5)]
+    assert all(b.open(packet, 0.0) for packet in old)
+    ring_b.merge((ring_a.rotate(b"n" * 32),))
+    ring_a.promote()
+    new = [a.seal(b"y") for _ in range(5)]
+    assert all(b.open(packet, 0.0) for packet in new)
+    assert not any(b.open(packet, 0.0) for packet in old + new)
+    assert b.drops == {"replay": 10}
+
+
+def test_the_wires_key_id_wraps_around() -> None:
+    """The byte on the wire is the epoch's last: 255 is followed by 0, and a key of 256 epochs ago is not mistaken."""
+    rings = [_ring(), _ring()]
+    for ring in rings:
+        ring.merge(EpochKey(epoch, epoch.to_bytes(32, "big")) for epoch in (253, 254, 255))
+        ring.promote()
+    a, b = PacketSealer(rings[0], A, BootId(1)), PacketSealer(rings[1], B, BootId(1))
+    for epoch in (256, 257, 258, 259):
+        rings[1].merge((rings[0].rotate(epoch.to_bytes(32, "big")),))
+        rings[0].promote()
+        sealed = a.seal(b"x")
+        assert sealed[3] == epoch & 0xFF
+        assert b.open(sealed, 0.0) is not None
+        assert b.open(a.seal(b"y", is_short=True), 0.0) is not None
+    away = Keyring(EpochKey(epoch, epoch.to_bytes(32, "big")) for epoch in (1, 2, 3))
+    assert b.open(PacketSealer(away, NodeId("0c" * 16), BootId(1)).seal(b"old"), 0.0) is None
+    assert b.drops == {"tag": 1}
+    away.merge(rings[0].keys)
+    assert [key.epoch for key in away.keys] == [259, 258, 257]
+    last = Keyring((EpochKey(EPOCH_MAX, b"l" * 32),))
+    with pytest.raises(SecurityError, match="used up"):
+        last.rotate(b"m" * 32)
+
+
+def test_what_an_expelled_node_may_know_never_wins_and_is_retired_for_good() -> None:
+    """A key made after an expulsion is higher than any made before, of whatever epoch; retired keys never return."""
+    ring = _ring(1, 2)
+    fresh = EpochKey(3, b"f" * 32, expelled=1)
+    planted = EpochKey(9, b"p" * 32)
+    assert ring.merge((fresh,))
+    assert not ring.retire()  # packets under the older keys are still opened until the new one is sealed with
+    assert not ring.merge((planted,))
+    ring.promote()
+    assert ring.primary == fresh
+    assert ring.retire()
+    assert not ring.retire()
+    assert ring.keys == (fresh,)
+    assert not ring.merge((planted, *_ring(1, 2).keys), from_issuer=True)
+    assert not Keyring.decode(ring.encode()).merge(_ring(1, 2).keys)
+    late = Keyring((planted,))
+    assert late.merge((fresh,))
+    assert late.primary == fresh  # what it held alone is gone by: nothing else is sealed with
+
+
+def test_packets_of_an_expelled_node_are_dropped_under_any_key() -> None:
+    """It holds the keys of before; nothing that it seals with them is heard, and nobody else's is."""
+    expelled: set[NodeId] = set()
+    a, b = PacketSealer(_ring(1), A, BootId(1)), PacketSealer(_ring(1), B, BootId(1), expelled)
+    assert b.open(a.seal(b"member"), 0.0) is not None
+    expelled.add(A)
+    assert b.open(a.seal(b"x"), 0.0) is None
+    assert b.open(a.seal(b"x", is_short=True), 0.0) is None
+    assert b.drops == {"expelled": 2}
+    assert b.open(PacketSealer(_ring(1), NodeId("0c" * 16), BootId(1)).seal(b"y"), 0.0) is not None
 
 
 def test_own_packets_and_missing_keys_are_told_apart() -> None:

@@ -1,0 +1,100 @@
+"""``frys-node status --security``: how the cluster is protected, for people."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from frys_node.cli.admin import bytes_text, table
+
+
+def text(body: dict[str, Any]) -> str:
+    """Lay the picture out; the body's texts are printable already."""
+    parts = [_summary(body), _sessions(body), _listeners(body)]
+    if body["expelled"]:
+        rows = [(entry["name"], entry["id"]) for entry in body["expelled"]]
+        parts.append("EXPELLED\n" + _indented(table(rows, ("NAME", "ID"))))
+    if body["refusals"]:
+        rows = sorted(body["refusals"].items(), key=lambda entry: -entry[1])
+        parts.append("REFUSED HERE SINCE THE START\n" + _indented(table(rows, ("REASON", "CONNECTIONS"))))
+    return "\n\n".join(parts)
+
+
+def _summary(body: dict[str, Any]) -> str:
+    quantum, identity, keys = body["post_quantum"], body["identity"], body["keys"]
+    lines = [
+        ("node", f"{body['name']} of cluster {body['cluster']}"),
+        ("trouble", body["trouble"]),
+        ("sessions", _share(quantum)),
+        ("identity", f"{identity['algorithm']}: {identity['means']}"),
+        ("certificates", _certificates(body["certificate"])),
+        ("gossip keys", f"epoch {keys['epoch']}: {keys['converged']}/{keys['total']} seal with it{_next(keys)}"),
+        ("expelled", _expelled(body)),
+        ("join tokens", _tokens(body["tokens"])),
+    ]
+    return "\n".join(f"{label + ':':14}{value}" for label, value in lines if value)
+
+
+def _share(quantum: dict[str, Any]) -> str:
+    total, good = quantum["of"], quantum["sessions"]
+    share = 100.0 if not total else 100.0 * good / total
+    told = f"{good}/{total} post-quantum ({share:.0f} %)" if total else "none: this node is alone"
+    if quantum["answered"] < quantum["members"]:
+        told += f"; only {quantum['answered']}/{quantum['members']} members answered"
+    return told
+
+
+def _certificates(certificate: dict[str, Any]) -> str:
+    return (
+        f"{certificate['left_days']:.0f} days left here; least in the cluster {certificate['least_left_days']:.0f}"
+        f" ({certificate['least']})"
+    )
+
+
+def _next(keys: dict[str, Any]) -> str:
+    if keys["rotates_at"] is None:
+        return "; rotates when asked"
+    return f"; rotates next {dt.datetime.fromtimestamp(keys['rotates_at'], tz=dt.UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _expelled(body: dict[str, Any]) -> str:
+    count = len(body["expelled"])
+    return f"{count}, refused by {body['keys']['refusing']}/{body['keys']['total']} members" if count else "nobody"
+
+
+def _tokens(tokens: dict[str, Any]) -> str:
+    if tokens["error"]:
+        return f"not known: {tokens['error']}"
+    return f"{tokens['valid']} valid, {tokens['used']} used up, {tokens['expired']} expired"
+
+
+def _sessions(body: dict[str, Any]) -> str:
+    rows = [
+        (
+            session["peer"],
+            session["group"],
+            session["cipher"],
+            session["direction"],
+            _span(session["age_s"]),
+            bytes_text(session["bytes"]),
+            None if session["rekey_in_s"] is None else _span(session["rekey_in_s"]),
+        )
+        for session in body["sessions"]
+    ]
+    header = ("PEER", "GROUP", "CIPHER", "MADE_BY", "AGE", "CARRIED", "FRESH_KEYS_IN")
+    return "SESSIONS OF THIS NODE\n" + _indented(table(rows, header))
+
+
+def _listeners(body: dict[str, Any]) -> str:
+    rows = [(entry["what"], entry["address"], entry["protection"]) for entry in body["listeners"]]
+    return "LISTENERS OF THIS NODE\n" + _indented(table(rows, ("WHAT", "ADDRESS", "PROTECTED_BY")))
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"
+
+
+def _indented(lines: str) -> str:
+    return "\n".join(f"  {line}" for line in lines.splitlines())

@@ -1,0 +1,125 @@
+"""What the cluster's authority says about keys and members, so that anybody may pass it on.
+
+Sans-I/O. Two statements, signed by the authority's key like certificates are: the gossip key of an epoch, and the node
+ids that were expelled. They are believed whoever brings them, and nobody else can make them: a member that is about to
+be expelled can neither plant a key of its own nor keep its expulsion from members that were away. Expulsions only ever
+grow, so statements may come in any order; the issuer signs one over all of them, which takes the place of the smaller.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+
+from frys_node.base.errors import NotReady
+from frys_node.base.types import NodeId
+from frys_node.secure.identity import Identity
+from frys_node.secure.keyring import EpochKey
+
+REVOKED_MAX = 4_096
+"""Nodes that a cluster can expel; every one is named whenever two members meet."""
+
+_ID_HEX: Final = 32
+_KEY_PREFIX: Final = b"frys gossip key v1"
+_EXPULSION_PREFIX: Final = b"frys expulsion v1"
+
+
+class Expulsion(msgspec.Struct, frozen=True, array_like=True):
+    """These nodes are members no more, whatever their certificates say."""
+
+    nodes: tuple[str, ...]
+    """Node ids, sorted."""
+    signature: bytes
+
+
+class Statements:
+    """Signs with the authority's key where this node holds it, and verifies everywhere."""
+
+    __slots__ = ("_identity",)
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+
+    @property
+    def authority(self) -> bytes:
+        """Fingerprint of the certificate whose key is signed and verified with now."""
+        return self._identity.ca_certificate.fingerprint(hashes.SHA256())
+
+    @property
+    def can_sign(self) -> bool:
+        """True if this node holds the authority's key."""
+        return self._identity.ca_key is not None
+
+    def sign_key(self, key: EpochKey) -> EpochKey:
+        """Return the key with the authority's signature.
+
+        Raises:
+            NotReady: This node does not hold the authority's key.
+        """
+        return msgspec.structs.replace(key, signature=self._sign(self._key_bytes(key)))
+
+    def is_ours(self, key: EpochKey) -> bool:
+        """True if the authority made the key."""
+        return key.is_sound and self._fits(self._key_bytes(key), key.signature)
+
+    def expel(self, nodes: Iterable[NodeId]) -> Expulsion:
+        """Return the statement that these nodes are expelled.
+
+        Raises:
+            NotReady: This node does not hold the authority's key.
+        """
+        ordered = tuple(sorted(set(nodes)))
+        return Expulsion(ordered, self._sign(self._expulsion_bytes(ordered)))
+
+    def is_said(self, expulsion: Expulsion) -> bool:
+        """True if the authority made the statement."""
+        nodes = expulsion.nodes
+        is_sound = 0 < len(nodes) <= REVOKED_MAX and nodes == tuple(sorted(set(nodes))) and all(map(is_node_id, nodes))
+        return is_sound and self._fits(self._expulsion_bytes(nodes), expulsion.signature)
+
+    def _key_bytes(self, key: EpochKey) -> bytes:
+        numbers = b"".join(value.to_bytes(8, "big") for value in (key.epoch, key.made_unix_s, key.expelled))
+        return _KEY_PREFIX + self._cluster() + numbers + hashlib.sha384(key.key).digest()
+
+    def _expulsion_bytes(self, nodes: tuple[str, ...]) -> bytes:
+        return _EXPULSION_PREFIX + self._cluster() + b"".join(map(bytes.fromhex, nodes))
+
+    def _cluster(self) -> bytes:
+        return bytes.fromhex(self._identity.cluster_id)
+
+    def _sign(self, data: bytes) -> bytes:
+        key = self._identity.ca_key
+        if key is None:
+            raise NotReady(
+                "this node does not hold the key of the cluster's authority",
+                hint="hand the issuer's role to a node that does: frys-node issuer handover NAME",
+            )
+        signature: bytes = key.sign(data)
+        return signature
+
+    def _authorities(self) -> tuple[x509.Certificate, ...]:
+        """Return the certificates of the authorities whose word counts."""
+        return (self._identity.ca_certificate,)
+
+    def _fits(self, data: bytes, signature: bytes) -> bool:
+        return any(_is_by(authority, data, signature) for authority in self._authorities())
+
+
+def _is_by(authority: x509.Certificate, data: bytes, signature: bytes) -> bool:
+    key: Any = authority.public_key()
+    try:
+        key.verify(signature, data)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def is_node_id(node: str) -> bool:
+    """True if the text has the form of a node id."""
+    return len(node) == _ID_HEX and all(digit in "0123456789abcdef" for digit in node)

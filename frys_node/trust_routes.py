@@ -1,0 +1,177 @@
+"""Routes about trust: expel a node, and show how well the cluster is protected."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+import trio
+
+from balancer.driver import BalancerComponent
+from frys_node.base.errors import FrysError, NotFound
+from frys_node.base.ports import Clock
+from frys_node.base.types import NodeId
+from frys_node.channel.driver import Channel
+from frys_node.channel.keys import EXPEL, Expel, KeySurvey
+from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
+from frys_node.kernel.services.members import Status
+from frys_node.observe.log import get_logger
+from frys_node.secure.token import TokenInfo
+from membership.driver import MembershipDriver
+
+CONVERGENCE_S = 10.0
+"""How long a request waits for everybody to have the new key; it goes on spreading after that."""
+
+DAY_S = 86_400.0
+
+log = get_logger(__name__)
+
+
+class TrustRoutes:
+    """Handlers over the channel, for people who name nodes."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        balancer: BalancerComponent,
+        membership: MembershipDriver,
+        clock: Clock,
+        *,
+        live: Callable[[], Sequence[tuple[NodeId, str]]],
+        tokens: Callable[[], Awaitable[list[TokenInfo]]],
+        listeners: Callable[[], list[dict[str, str]]],
+    ) -> None:
+        """`live` returns the members that can be asked, `tokens` asks the issuer, `listeners` what is open here."""
+        self._channel = channel
+        self._balancer = balancer
+        self._membership = membership
+        self._clock = clock
+        self._live = live
+        self._tokens = tokens
+        self._listeners = listeners
+
+    def register(self, http: Http) -> None:
+        """Add the routes."""
+        http.route("POST", "/v1/members/{name}/revoke", self._revoke, scope="admin")
+        http.route("GET", "/v1/members/{name}/revoke", self._would_revoke, scope="admin")
+        http.route("GET", "/v1/security", self._security, scope="admin")
+
+    def _find(self, name: str) -> NodeId:
+        """Return a node by name or id; one that nobody remembers but the ring or the expulsions, by its id."""
+        if name in self._channel.secrets.revoked or name in self._balancer.placement.record.members():
+            return NodeId(name)
+        try:
+            return self._membership.insight.find(name)
+        except NotFound as error:
+            raise NotFound(error.message, hint=error.hint or "frys-node members lists them; an id does, too") from error
+
+    def _name(self, node: NodeId) -> str:
+        view = self._membership.get(node)
+        return view.name if view is not None else node
+
+    # Expulsion.
+
+    async def _would_revoke(self, request: HttpRequest) -> HttpResponse:
+        """Say who is meant, before it is asked for."""
+        node = self._find(request.params["name"])
+        view = self._membership.get(node)
+        body = {
+            "name": self._name(node),
+            "id": node,
+            "status": "unknown" if view is None else view.status,
+            "is_expelled": node in self._channel.secrets.revoked,
+        }
+        return HttpResponse.json(body)
+
+    async def _revoke(self, request: HttpRequest) -> HttpResponse:
+        """Have the issuer expel a node, and wait a while until everybody has the key that it never gets."""
+        node = self._find(request.params["name"])
+        name, start_s = self._name(node), trio.current_time()
+        made = await self._balancer.ask_issuer(EXPEL, Expel(node))
+        log.warning("operations.node_revoked", peer=name, peer_id=node, epoch=made.epoch, is_new=made.is_new)
+        survey: KeySurvey | None = None
+        with trio.move_on_after(CONVERGENCE_S):
+            survey = await self._channel.keys.converged(lambda: self._others(node))
+        survey = survey or await self._channel.keys.survey(self._others(node))
+        dead = [view.name for view in self._membership.all() if view.status is Status.DEAD and view.id != node]
+        body = msgspec.to_builtins(survey) | {
+            "name": name,
+            "id": node,
+            "is_new": made.is_new,
+            "took_s": round(trio.current_time() - start_s, 3),
+            "is_on_ring": node in self._balancer.placement.record.members(),
+            "dead": dead,
+            "warnings": await self._warnings(name),
+        }
+        return HttpResponse.json(body)
+
+    def _others(self, node: NodeId) -> list[tuple[NodeId, str]]:
+        return [member for member in self._live() if member[0] != node]
+
+    async def _warnings(self, name: str) -> list[str]:
+        """What else the expelled node may hold; it is expelled all the same if nobody can be asked."""
+        found: list[str] = []
+        try:
+            view = await self._balancer.verbs.show()
+            if name in view.standby:
+                found.append(f"{name} keeps a copy of the authority's key: frys-node ca rotate")
+            valid = sum(token.state == "valid" for token in await self._tokens())
+            if valid:
+                tokens = "join token is" if valid == 1 else "join tokens are"
+                found.append(f"{valid} {tokens} valid: revoke what {name} may know (frys-node token list)")
+        except FrysError as error:
+            found.append(f"the issuer was not asked what else {name} may hold: {error.message}")
+        return found
+
+    # The picture.
+
+    async def _security(self, request: HttpRequest) -> HttpResponse:
+        channel = self._channel
+        members, keys = await channel.trust.survey(self._live())
+        sessions = channel.trust.sessions()
+        body: dict[str, Any] = {
+            "name": channel.identity.node_name,
+            "cluster": channel.identity.cluster_name,
+            "trouble": channel.trouble,
+            "sessions": msgspec.to_builtins(sessions),
+            "members": msgspec.to_builtins(members),
+            "post_quantum": {
+                "sessions": sum(said.post_quantum for said in members),
+                "of": sum(said.sessions for said in members),
+                "answered": sum(not said.error for said in members),
+                "members": len(members),
+            },
+            "identity": channel.trust.identity(),
+            "certificate": self._certificate(members),
+            "keys": msgspec.to_builtins(keys) | self._rotation(),
+            "expelled": [{"id": node, "name": self._name(node)} for node in sorted(channel.secrets.revoked)],
+            "tokens": await self._token_counts(),
+            "refusals": channel.refusals.by_reason(),
+            "listeners": self._listeners(),
+        }
+        return HttpResponse.json(body)
+
+    def _certificate(self, members: Sequence[Any]) -> dict[str, Any]:
+        mine = self._channel.certificate_left_s()
+        told = [(said.certificate_left_s, said.name) for said in members if said.certificate_left_s is not None]
+        least_s, least = min(told, default=(mine, self._channel.identity.node_name))
+        return {"left_days": mine / DAY_S, "least_left_days": least_s / DAY_S, "least": least}
+
+    def _rotation(self) -> dict[str, Any]:
+        """When the newest key was made and when the next is due, by the wall clock; None where that is not known."""
+        newest, plan = self._channel.secrets.keyring.newest, self._channel.keys.keeper.plan
+        made_s = newest.made_unix_s if newest is not None else 0
+        if newest is None or not made_s:
+            return {"made_at": None, "rotates_at": None}
+        return {"made_at": made_s, "rotates_at": int(made_s + plan.life_s(newest)) if plan.is_on else None}
+
+    async def _token_counts(self) -> dict[str, Any]:
+        """Count join tokens by state; the issuer may be down."""
+        counts: dict[str, Any] = {"valid": 0, "expired": 0, "used": 0, "error": ""}
+        try:
+            for token in await self._tokens():
+                counts[token.state] = counts.get(token.state, 0) + 1
+        except FrysError as error:
+            counts["error"] = error.message
+        return counts

@@ -1,0 +1,249 @@
+"""An expelled node: its connections end, it is told why, and nothing that is sealed afterwards can be opened by it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+import trio
+
+from frys_node.base.errors import FrysError, NotReady, UsageError
+from frys_node.base.types import NodeId
+from frys_node.channel.join import JoinClient
+from frys_node.channel.keys import EXPEL, Expel, KeySurvey
+from frys_node.channel.mux import Mux
+from frys_node.channel.renewal import RenewRequest
+from frys_node.channel.rotation import KEY_RETIRE_S, KEY_SETTLE_S
+from frys_node.secure import certificates
+from frys_node.secure.errors import Expelled, HandshakeRefused
+from frys_node.secure.identity import Identity, load_identity
+from frys_node.secure.keyring import KEYRING_PATH
+from frys_node.secure.packet import PacketSealer
+from frys_node.secure.tls import TlsProfile, TlsStream
+from frys_node.secure.token import parse_token
+from frys_node.transport.disk import DirectoryDisk
+from tests.integration.channel.channel_rig import CLOCK, ECHO, LOOPBACK, NETWORK, Node, create, join, open_node, running
+
+EXPELLED_WITHIN_S = 10.0
+
+
+def _sealer(node: Node) -> PacketSealer:
+    return PacketSealer(node.channel.secrets.keyring, node.id, node.channel.boot, node.channel.secrets.revoked)
+
+
+@asynccontextmanager
+async def _cluster(directory: Path, names: str) -> AsyncIterator[list[Node]]:
+    """A cluster in which everybody is connected to everybody; the first node is the issuer."""
+    async with AsyncExitStack() as stack:
+        nodes = [await stack.enter_async_context(running(await create(directory / names[0], names[0])))]
+        for name in names[1:]:
+            nodes.append(await stack.enter_async_context(running(await join(directory / name, nodes[0], name))))
+        for node in nodes:
+            for other in nodes:
+                if other is not node:
+                    node.channel.learn(other.id, other.address, other.identity.node_name)
+                    await node.channel.connect(other.id)
+        yield nodes
+
+
+async def _survey(nodes: list[Node]) -> KeySurvey:
+    return await nodes[0].channel.keys.converged(lambda: [(node.id, node.identity.node_name) for node in nodes])
+
+
+async def test_an_expelled_node_opens_nothing_that_is_sealed_afterwards(tmp_path: Path) -> None:
+    """Asked through a member that is not the issuer: within ten seconds all have a key that the node never gets."""
+    async with _cluster(tmp_path, "abcx") as nodes:
+        *members, x = nodes
+        a, b, c, _ = nodes
+        thief = _sealer(x)
+        with trio.fail_after(EXPELLED_WITHIN_S):
+            assert thief.open(_sealer(b).seal(b"before"), 0.0) is not None
+            made = await c.channel.call(a.id, EXPEL, Expel(x.id))
+            survey = await _survey(members)
+        assert (made.epoch, made.expelled, made.is_new) == (2, 1, True)
+        for node in members:
+            assert node.gauge("frys_channel_key_epoch") == 2
+            assert node.gauge("frys_channel_expelled_nodes") == 1
+            assert node.gauge("frys_channel_post_quantum_connections") == node.gauge("frys_channel_connections") == 2
+            assert node.gauge("frys_channel_certificate_left_seconds") > 300 * 86_400
+        assert (survey.converged, survey.refusing, survey.total, survey.epoch) == (3, 3, 3, 2)
+        # What it held, and whatever it could still be given by anybody.
+        for node in members:
+            sealed = _sealer(node)
+            for _ in range(20):
+                assert thief.open(sealed.seal(b"afterwards"), 0.0) is None
+                assert thief.open(sealed.seal(b"afterwards", is_short=True), 0.0) is None
+        assert [key.epoch for key in x.channel.secrets.keyring.keys] == [1]
+        for node in members:
+            assert not node.channel.is_connected(x.id)
+            assert _sealer(node).open(thief.seal(b"forged"), 0.0) is None
+            with pytest.raises(Expelled, match="was expelled"):
+                await node.channel.call(x.id, ECHO, b"x")
+        with trio.fail_after(5):
+            assert not (await c.channel.call(a.id, EXPEL, Expel(x.id))).is_new
+
+
+async def test_what_an_expelled_node_holds_is_deleted_everywhere_soon_after(tmp_path: Path) -> None:
+    """Its packets under the old key, in whosever name, open nowhere once the members have converged and retired it."""
+    async with _cluster(tmp_path, "abx") as (a, b, x):
+        old = a.channel.secrets.keyring.keys[0].key
+        with trio.fail_after(EXPELLED_WITHIN_S + KEY_SETTLE_S + KEY_RETIRE_S):
+            await b.channel.call(a.id, EXPEL, Expel(x.id))
+            for node in (a, b):
+                while len(node.channel.secrets.keyring.keys) > 1:  # noqa: ASYNC110
+                    await trio.sleep(0.05)
+        for node in (a, b):
+            assert old not in (node.disk.read(KEYRING_PATH) or b"")
+            in_anothers_name = PacketSealer(x.channel.secrets.keyring, NodeId("77" * 16), x.channel.boot)
+            assert _sealer(node).open(in_anothers_name.seal(b"forged"), 0.0) is None
+
+
+async def test_an_expelled_node_is_told_by_the_authority_and_stops_dialling(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says so once in its log and refuses itself, instead of trying again and again; after a restart it knows."""
+    async with _cluster(tmp_path, "abx") as (a, b, x):
+        with trio.fail_after(10), caplog.at_level(logging.ERROR, "frys_node.channel.driver"):
+            await b.channel.call(a.id, EXPEL, Expel(x.id))
+            while not x.channel.is_expelled or x.channel._peers.open():  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        told = [record for record in caplog.records if record.message == "channel.expelled"]
+        assert len(told) == 1
+        assert "new token" in told[0].__dict__["fix"]
+        before = a.refused().get("revoked", 0)
+        for _ in range(50):
+            with pytest.raises(Expelled, match="this node was expelled"):
+                await x.channel.call(a.id, ECHO, b"x")
+            with pytest.raises(HandshakeRefused, match="was expelled"):
+                await x.channel.connect_address(b.address)
+        assert a.refused().get("revoked", 0) == before
+    disk = DirectoryDisk(tmp_path / "x")
+    identity = load_identity(disk)
+    assert identity is not None
+    again = await open_node(disk, identity)
+    assert again.channel.is_expelled
+    await again.channel.drain()
+
+
+async def test_a_node_that_was_off_while_it_was_expelled_is_told_at_the_door(tmp_path: Path) -> None:
+    """The refusal comes with the authority's statement, so that the node does not take it for a fault and retry."""
+    async with _cluster(tmp_path, "ab") as (a, b):
+        x = await join(tmp_path / "x", a, "x")
+        with trio.fail_after(10):
+            await b.channel.call(a.id, EXPEL, Expel(x.id))
+            await _survey([a, b])
+            async with running(x):
+                x.channel.learn(b.id, b.address)
+                while not x.channel.is_expelled:
+                    with suppress(FrysError):
+                        await x.channel.connect(b.id)
+                    await trio.sleep(0.005)
+                assert x.channel.secrets.keyring.keys == ()
+        assert b.refused()["revoked"] == 1
+
+
+async def test_a_member_that_was_away_learns_of_it_with_its_first_connection(tmp_path: Path) -> None:
+    """From a member that is not the issuer; from then on it refuses the node too, which never gets the key from it."""
+    async with _cluster(tmp_path, "abx") as (a, b, x):
+        away = await join(tmp_path / "w", a, "w")
+        with trio.fail_after(10):
+            await b.channel.call(a.id, EXPEL, Expel(x.id))
+            await _survey([a, b])
+        async with running(away):
+            away.channel.learn(b.id, b.address)
+            with trio.fail_after(10):
+                await away.channel.connect(b.id)
+                while not away.channel.secrets.revoked:  # noqa: ASYNC110
+                    await trio.sleep(0.005)
+                assert away.channel.secrets.keyring.keys[0].epoch == 2
+                stream = TlsStream(await NETWORK.connect(away.address), TlsProfile(x.identity).client, server=False)
+                await stream.handshake()
+                data = await _until_closed(stream)
+                assert all(key.key not in data for key in away.channel.secrets.keyring.keys)
+                await stream.aclose()
+                await away.until_refused("revoked")
+
+
+async def _until_closed(stream: TlsStream) -> bytes:
+    """Everything that the other side still says."""
+    data = b""
+    with suppress(trio.BrokenResourceError):
+        while part := await stream.receive_some():
+            data += part
+    return data
+
+
+async def test_one_that_is_expelled_between_the_gate_and_its_hello_gets_no_key(tmp_path: Path) -> None:
+    """A slow hello must not be a way round: it is checked again when the connection is taken up."""
+    async with _cluster(tmp_path, "ax") as (a, x):
+        stream = TlsStream(await NETWORK.connect(a.address), TlsProfile(x.identity).client, server=False)
+        with trio.fail_after(10):
+            await stream.handshake()
+            assert await stream.receive_some()  # a's hello: the gate has let it in
+            a.channel.secrets.expel(x.id, b"k" * 32, 1)
+            mux = Mux(dialled=True)
+            mux.hello(x.channel._greeter._hello())
+            await stream.send_all(mux.data_to_send())
+            data = await _until_closed(stream)
+            assert data == b""
+            assert not a.channel.is_connected(x.id)
+            await stream.aclose()
+
+
+async def test_who_may_not_be_expelled_and_by_whom(tmp_path: Path) -> None:
+    """Not the issuer, not oneself, and only the issuer does it; each refusal names the way."""
+    async with _cluster(tmp_path, "ab") as (a, b):
+        with trio.fail_after(10):
+            with pytest.raises(UsageError, match="issuer cannot be expelled") as caught:
+                await b.channel.call(a.id, EXPEL, Expel(a.id))
+            assert "handover" in caught.value.hint
+            with pytest.raises(UsageError, match="is no node id"):
+                await b.channel.call(a.id, EXPEL, Expel("everybody"))
+            with pytest.raises(UsageError, match="expel itself"):
+                await b.channel.call(a.id, EXPEL, Expel(b.id))
+            with pytest.raises(NotReady) as refused:
+                await a.channel.call(b.id, EXPEL, Expel(a.id))
+            assert "issuer show" in refused.value.hint
+        assert not a.channel.secrets.revoked
+        assert not b.channel.secrets.revoked
+
+
+async def test_an_expelled_node_gets_neither_a_renewal_nor_a_new_certificate_for_its_key(tmp_path: Path) -> None:
+    """Also where its call was under way, and with a join token that it still has."""
+    async with _cluster(tmp_path, "ax") as (a, x):
+        a.channel.secrets.expel(x.id, b"k" * 32, 1)
+        request = RenewRequest(certificates.create_request(x.identity.key))
+        with pytest.raises(Expelled, match="not renewed"):
+            await a.channel._renewal.answer(x.id, request)
+        with trio.fail_after(10), pytest.raises(Expelled, match="was expelled"):
+            await _join_again(a, x.identity)
+
+
+async def _join_again(seed: Node, identity: Identity) -> None:
+    """Join with the key of an identity that the cluster knows."""
+    async with await JoinClient.open(NETWORK, seed.address, CLOCK) as client:
+        await client.join(
+            await client.info(),
+            parse_token(seed.token()),
+            identity.key,
+            name="again",
+            is_name_chosen=False,
+            advertise=LOOPBACK,
+            expect_cluster=None,
+        )
+
+
+async def test_a_connection_that_drains_ends_with_its_node_too(tmp_path: Path) -> None:
+    """Calls under way on a connection that was replaced must not keep a way in open."""
+    async with _cluster(tmp_path, "ax") as (a, x):
+        with trio.fail_after(10):
+            await x.channel._dial(a.id, a.address)
+            while len(a.channel._peers.open()) < 2:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            a.channel.secrets.expel(x.id, b"k" * 32, 1)
+            assert not any(held.is_open for held in a.channel._peers.open())
+            while a.channel._peers.open():  # noqa: ASYNC110
+                await trio.sleep(0.005)

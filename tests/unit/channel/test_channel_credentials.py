@@ -1,0 +1,218 @@
+"""What members tell each other: keys and expulsions that the authority signed, in any order and by any way."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from frys_node.base.errors import NotReady, Overloaded, StorageError
+from frys_node.base.types import ClusterId, NodeId
+from frys_node.channel import credentials
+from frys_node.channel.bootstrap import create_cluster
+from frys_node.channel.credentials import MemberSecrets
+from frys_node.channel.messages import Credentials
+from frys_node.secure.identity import Identity
+from frys_node.secure.keyring import KEYRING_PATH, EpochKey
+from frys_node.secure.statements import Expulsion, Statements
+from frys_node.testing.clock import FakeClock
+from frys_node.testing.disk import FakeDisk
+from frys_node.testing.entropy import FakeEntropy
+
+_CLUSTERS = itertools.count()
+X, Y = NodeId("0e" * 16), NodeId("0f" * 16)
+
+
+class Member:
+    """One node's secrets on a disk of its own; the issuer's if it is the cluster's first."""
+
+    def __init__(self, cluster: Identity | None = None) -> None:
+        self.disk = FakeDisk()
+        if cluster is None:
+            entropy, clock = FakeEntropy(f"c{next(_CLUSTERS)}"), FakeClock(source=lambda: 9.0)
+            cluster = create_cluster(self.disk, entropy, clock, cluster_name="test", node_name="a")
+            self.identity = cluster
+        else:
+            self.identity = _without_authority(cluster)
+        self.open()
+
+    def open(self) -> None:
+        """Start, or start again."""
+        self.secrets = MemberSecrets(self.disk)
+        self.secrets.statements = Statements(self.identity)
+
+    def hear(self, other: Member, *, from_issuer: bool = False) -> bool:
+        """Take what another member offers."""
+        return self.secrets.take(other.secrets.offer(), from_issuer=from_issuer)
+
+    @property
+    def epochs(self) -> list[int]:
+        return [key.epoch for key in self.secrets.keyring.keys]
+
+
+def _without_authority(identity: Identity) -> Identity:
+    held = identity.renewed(identity.certificate)
+    held.ca_key = None
+    return held
+
+
+def _cluster() -> tuple[Member, Member, Member]:
+    """The issuer and two members that hold the first key."""
+    issuer = Member()
+    b, c = Member(issuer.identity), Member(issuer.identity)
+    assert b.hear(issuer, from_issuer=True)
+    assert c.hear(b)  # signed: it need not come from the issuer
+    return issuer, b, c
+
+
+def test_a_key_that_the_authority_did_not_sign_is_taken_from_nobody_but_the_issuer() -> None:
+    """A member that will be expelled could plant a key of its own, of an epoch that no rotation overtakes."""
+    issuer, b, _ = _cluster()
+    planted = EpochKey(1_000, b"p" * 32)
+    foreign = Statements(Member().identity).sign_key(planted)
+    held = b.secrets.keyring.keys
+    altered = EpochKey(2, held[0].key, held[0].made_unix_s, 0, held[0].signature)
+    for key in (planted, foreign, altered, EpochKey(2, b"x" * 32, signature=b"short")):
+        assert not b.secrets.take(Credentials((key,)), from_issuer=False)
+    assert b.secrets.keyring.keys == held
+    assert not b.secrets.take(Credentials((EpochKey(1_000, b"p" * 32, expelled=7),)), from_issuer=True)
+    assert b.secrets.take(Credentials((EpochKey(2, b"q" * 32),)), from_issuer=True)
+    with pytest.raises(NotReady, match="authority"):
+        b.secrets.rotate(b"n" * 32)
+    issuer.secrets.rotate(b"n" * 32)
+
+
+def test_an_expulsion_is_believed_from_anybody_and_only_if_the_authority_made_it() -> None:
+    """A member that was away learns it with its first connection; nobody can expel another by itself."""
+    issuer, b, c = _cluster()
+    assert issuer.secrets.expel(X, b"k" * 32, 9)
+    assert not issuer.secrets.expel(X, b"l" * 32, 9)
+    assert b.hear(issuer, from_issuer=True)
+    assert c.hear(b)
+    assert list(c.secrets.revoked) == [X]
+    assert c.epochs == [2, 1]
+    forged = Statements(Member().identity).expel([Y])
+    said = c.secrets.expulsions[0]
+    wrong = (
+        forged,
+        Expulsion((X, Y), said.signature),
+        Expulsion((X, X), said.signature),
+        Expulsion(("zz" * 16,), said.signature),
+        Expulsion((), said.signature),
+    )
+    assert not c.secrets.take(Credentials((), expulsions=wrong), from_issuer=True)
+    assert not c.secrets.take(Credentials((), revoked=(Y,)), from_issuer=False)
+    c.open()
+    assert list(c.secrets.revoked) == [X]
+    assert c.epochs == [2, 1]
+
+
+def test_a_key_is_not_passed_on_before_whom_it_shuts_out_is_known() -> None:
+    """Keys and expulsions may come by different ways: in between the new key could be given to the expelled node."""
+    issuer, b, _ = _cluster()
+    issuer.secrets.expel(X, b"k" * 32, 9)
+    told = issuer.secrets.offer()
+    assert b.secrets.take(Credentials(told.keys), from_issuer=False)
+    assert b.epochs == [2, 1]
+    assert [key.epoch for key in b.secrets.offer().keys] == [1]
+    assert b.secrets.take(Credentials((), expulsions=told.expulsions), from_issuer=False)
+    assert [key.epoch for key in b.secrets.offer().keys] == [2, 1]
+    assert b.secrets.farewell() == Credentials((), expulsions=told.expulsions)
+
+
+def test_retired_keys_are_gone_from_the_disk_and_come_in_no_more() -> None:
+    """What an expelled node knows opens nothing on a disk that is stolen later."""
+    issuer, b, c = _cluster()
+    first = b.secrets.keyring.keys[0].key
+    issuer.secrets.expel(X, b"k" * 32, 9)
+    b.hear(issuer)
+    assert first in (b.disk.read(KEYRING_PATH) or b"")
+    assert not b.secrets.retire()
+    b.secrets.keyring.promote()
+    assert b.secrets.retire()
+    assert first not in (b.disk.read(KEYRING_PATH) or b"")
+    assert not b.hear(c)
+    b.open()
+    assert not b.hear(c)
+    assert b.epochs == [2]
+
+
+def test_the_statements_of_two_issuers_are_all_kept_until_one_names_all() -> None:
+    """One expelled and died, another was promoted and expelled somebody else: nobody comes back, in whatever order."""
+    issuer, b, c = _cluster()
+    second = Member(issuer.identity)
+    second.identity.ca_key = issuer.identity.ca_key
+    second.hear(issuer)
+    issuer.secrets.expel(X, b"k" * 32, 1)
+    second.secrets.expel(Y, b"l" * 32, 2)
+    b.hear(issuer)
+    c.hear(second)
+    b.hear(c)
+    c.hear(b)
+    assert set(b.secrets.revoked) == set(c.secrets.revoked) == {X, Y}
+    assert b.secrets.keyring.keys == c.secrets.keyring.keys  # of the same epoch, everybody chooses the same
+    assert second.hear(b)
+    assert second.secrets.endorse()
+    assert not second.secrets.endorse()
+    b.hear(second)
+    assert [said.nodes for said in b.secrets.expulsions] == [(X, Y)]
+
+
+def test_what_an_older_version_left_unsigned_is_signed_by_the_issuer() -> None:
+    """Keys and expulsions of the first format go on, and then travel by any way."""
+    issuer, _, c = _cluster()
+    old = EpochKey(5, b"o" * 32)
+    issuer.secrets.keyring.merge((old,))
+    issuer.secrets.revoke(X)
+    assert issuer.secrets.offer().revoked == (X,)
+    assert not c.secrets.take(Credentials((old,), revoked=(X,)), from_issuer=False)
+    assert issuer.secrets.endorse()
+    assert issuer.secrets.offer().revoked == ()
+    assert c.hear(issuer)
+    assert list(c.secrets.revoked) == [X]
+    assert c.epochs == [5, 1]
+
+
+def test_a_cluster_expels_no_more_than_it_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the limit the command is refused; before, it was said to be done and nothing was."""
+    issuer, *_ = _cluster()
+    monkeypatch.setattr(credentials, "REVOKED_MAX", 1)
+    issuer.secrets.expel(X, b"k" * 32, 1)
+    with pytest.raises(Overloaded, match="expelled 1"):
+        issuer.secrets.expel(Y, b"l" * 32, 1)
+    assert list(issuer.secrets.revoked) == [X]
+    assert issuer.epochs == [2, 1]
+
+
+def test_who_was_expelled_is_durable_before_the_key_that_shuts_it_out() -> None:
+    """A crash between the two writes leaves the expulsion; the next start makes the key."""
+    issuer, *_ = _cluster()
+    written: list[str] = []
+    write = issuer.disk.write
+
+    def refuse(path: str, data: bytes, *, durable: bool = True) -> None:
+        if path == KEYRING_PATH:
+            raise StorageError("the disk is full")
+        written.append(path)
+        write(path, data, durable=durable)
+
+    issuer.disk.write = refuse  # type: ignore[method-assign]
+    with pytest.raises(StorageError):
+        issuer.secrets.expel(X, b"k" * 32, 1)
+    assert written == [credentials.EXPULSIONS_PATH, credentials.REVOKED_PATH]
+    del issuer.disk.write  # type: ignore[method-assign]
+    issuer.open()
+    newest = issuer.secrets.keyring.newest
+    assert newest is not None
+    assert (newest.expelled, len(issuer.secrets.revoked)) == (0, 1)  # which `KeyKeeper` mends
+
+
+def test_statements_are_of_one_cluster() -> None:
+    """The cluster's id is signed too: an authority that was copied to make another cluster says nothing of this one."""
+    issuer, *_ = _cluster()
+    said = issuer.secrets.statements
+    assert said is not None
+    expulsion = said.expel([X])
+    assert said.is_said(expulsion)
+    issuer.identity.cluster_id = ClusterId("0" * 32)
+    assert not said.is_said(expulsion)

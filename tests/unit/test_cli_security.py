@@ -1,0 +1,150 @@
+"""What people read of the cluster's protection, and of an expulsion."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from frys_node.base.errors import UsageError
+from frys_node.cli import node_revoke, status_security
+
+MEMBERS = [
+    {"name": "a", "error": "", "primary": 5, "expelled": 1},
+    {"name": "b", "error": "", "primary": 4, "expelled": 1},
+    {"name": "c", "error": "no answer within 2 s", "primary": None, "expelled": 0},
+]
+REVOKED: dict[str, Any] = {
+    "name": "mallory",
+    "id": "0e" * 16,
+    "is_new": True,
+    "is_expelled": False,
+    "epoch": 5,
+    "converged": 1,
+    "refusing": 2,
+    "expelled": 1,
+    "total": 3,
+    "took_s": 10.01,
+    "members": MEMBERS,
+    "dead": ["d"],
+    "is_on_ring": True,
+    "warnings": ["2 join tokens are valid: revoke those that mallory may know (frys-node token list)"],
+}
+SECURITY: dict[str, Any] = {
+    "name": "a",
+    "cluster": "prod",
+    "trouble": "",
+    "sessions": [
+        {
+            "peer": "b",
+            "id": "0b" * 16,
+            "group": "X25519MLKEM768",
+            "cipher": "TLS_AES_256_GCM_SHA384",
+            "version": "TLSv1.3",
+            "direction": "dialled",
+            "age_s": 61.0,
+            "bytes": 1_500_000,
+            "rekey_in_s": 3_000.0,
+        }
+    ],
+    "members": [],
+    "post_quantum": {"sessions": 6, "of": 6, "answered": 3, "members": 3},
+    "identity": {"algorithm": "Ed25519", "means": "post-quantum confidentiality, classical authentication"},
+    "certificate": {"left_days": 300.2, "least_left_days": 12.3, "least": "b"},
+    "keys": {"epoch": 7, "converged": 3, "total": 3, "refusing": 3, "rotates_at": 1_800_000_000, "made_at": 1},
+    "expelled": [],
+    "tokens": {"valid": 1, "used": 2, "expired": 0, "error": ""},
+    "refusals": {"alpn": 1, "not_tls": 12},
+    "listeners": [{"what": "HTTP", "address": "127.0.0.1:8080", "protection": "this machine only"}],
+}
+
+
+class Client:
+    """A node that answers with one body."""
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        self.body = body
+        self.asked: list[tuple[str, str]] = []
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        self.asked.append((method, path))
+        return self.body
+
+
+def _arguments(*, yes: bool) -> argparse.Namespace:
+    return argparse.Namespace(node="mallory", yes=yes, json=False)
+
+
+def test_an_expulsion_that_is_not_everywhere_yet_says_who_is_behind(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 1, the figures as n/n, who is behind or dead, and the separate step that takes its place away."""
+    client = Client(REVOKED)
+    assert node_revoke.run(_arguments(yes=True), client) == 1  # type: ignore[arg-type]
+    assert client.asked == [(method, "/v1/members/mallory/revoke") for method in ("GET", "POST")]
+    told = capsys.readouterr().out
+    assert "refused by 2/3 members" in told
+    assert "epoch 5: 1/3 seal with it" in told
+    assert "behind: b, c" in told
+    assert "dead, not counted: d" in told
+    assert "frys-node node remove mallory" in told
+    assert "2 join tokens are valid" in told
+
+
+def test_an_expulsion_everywhere_ends_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also for a node that was expelled before, of which nothing has to be typed."""
+    body = REVOKED | {"members": MEMBERS[:1], "is_new": False, "is_expelled": True, "total": 1, "converged": 1}
+    assert node_revoke.run(_arguments(yes=False), Client(body)) == 0  # type: ignore[arg-type]
+    assert "was expelled before" in capsys.readouterr().out
+
+
+def test_an_expulsion_is_typed_before_it_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a terminal it wants ``--yes``; nothing was asked of the node."""
+    client = Client(REVOKED)
+    with (tmp_path / "empty").open("w+") as nobody:
+        monkeypatch.setattr("sys.stdin", nobody)
+        with pytest.raises(UsageError, match="nobody is there") as caught:
+            node_revoke.run(_arguments(yes=False), client)  # type: ignore[arg-type]
+    assert "--yes" in caught.value.hint
+    assert [method for method, _ in client.asked] == ["GET"]
+    assert "as a new node" in capsys.readouterr().err
+
+
+def test_the_page_says_each_thing_once_and_plainly() -> None:
+    """Share of post-quantum sessions, what the identity means, least days, n/n, next rotation, tokens, refusals."""
+    page = status_security.text(SECURITY)
+    for line in (
+        "sessions:     6/6 post-quantum (100 %)",
+        "identity:     Ed25519: post-quantum confidentiality, classical authentication",
+        "certificates: 300 days left here; least in the cluster 12 (b)",
+        "gossip keys:  epoch 7: 3/3 seal with it; rotates next 2027-01-15 08:00 UTC",
+        "expelled:     nobody",
+        "join tokens:  1 valid, 2 used up, 0 expired",
+        "  b     X25519MLKEM768  TLS_AES_256_GCM_SHA384  dialled  61 s  1.4 MiB  50 min",
+        "  HTTP  127.0.0.1:8080  this machine only",
+    ):
+        assert line in page.splitlines(), page
+    assert page.index("not_tls") < page.index("alpn")
+    assert "trouble" not in page
+
+
+def test_the_page_hides_nothing_that_is_wrong() -> None:
+    """A session without a post-quantum part, members and an issuer that do not answer, and this node's own trouble."""
+    wrong = SECURITY | {
+        "trouble": "this node was expelled from its cluster",
+        "post_quantum": {"sessions": 5, "of": 6, "answered": 2, "members": 3},
+        "tokens": {"valid": 0, "used": 0, "expired": 0, "error": "the issuer a does not answer"},
+        "expelled": [{"name": "mallory", "id": "0e" * 16}],
+        "keys": SECURITY["keys"] | {"rotates_at": None, "refusing": 2},
+    }
+    page = status_security.text(wrong)
+    assert "trouble:      this node was expelled" in page
+    assert "5/6 post-quantum (83 %); only 2/3 members answered" in page
+    assert "not known: the issuer a does not answer" in page
+    assert "1, refused by 2/3 members" in page
+    assert "rotates when asked" in page
+    assert "none: this node is alone" in status_security.text(
+        SECURITY | {"post_quantum": {"sessions": 0, "of": 0, "answered": 1, "members": 1}}
+    )

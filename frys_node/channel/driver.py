@@ -32,9 +32,9 @@ from frys_node.channel.messages import SHUTDOWN, Credentials
 from frys_node.channel.peers import Peers
 from frys_node.channel.rekey import AFTER_BYTES, AFTER_S, Rekeying
 from frys_node.channel.renewal import RENEW, Renewal
-from frys_node.channel.rotation import Worn
+from frys_node.channel.key_rotation import Worn
 from frys_node.channel.self_notes import SelfNotes
-from frys_node.channel.trust import TrustDesk
+from frys_node.channel.protection import TrustDesk
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Metrics
 from frys_node.secure.errors import Expelled

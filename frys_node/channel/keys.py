@@ -16,7 +16,7 @@ from frys_node.base.errors import FrysError, NotReady, UsageError
 from frys_node.base.ports import Clock, Entropy
 from frys_node.base.types import NodeId
 from frys_node.channel.credentials import MemberSecrets
-from frys_node.channel.rotation import KEY_SETTLE_S, KeyKeeper
+from frys_node.channel.key_rotation import KEY_SETTLE_S, KeyKeeper
 from frys_node.kernel.services.rpc import Method, Rpc
 from frys_node.secure.keyring import KEY_BYTES
 from frys_node.secure.statements import is_node_id

@@ -16,7 +16,7 @@ from frys_node.channel.join import JoinClient
 from frys_node.channel.keys import EXPEL, Expel, KeySurvey
 from frys_node.channel.mux import Mux
 from frys_node.channel.renewal import RenewRequest
-from frys_node.channel.rotation import KEY_RETIRE_S, KEY_SETTLE_S
+from frys_node.channel.key_rotation import KEY_RETIRE_S, KEY_SETTLE_S
 from frys_node.secure import certificates
 from frys_node.secure.errors import Expelled, HandshakeRefused
 from frys_node.secure.identity import Identity, load_identity

@@ -64,7 +64,7 @@ class MemberTrust(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
-TRUST: Method[AskTrust, Trust] = Method("channel.trust", AskTrust, Trust)
+TRUST: Method[AskTrust, Trust] = Method("channel.protection", AskTrust, Trust)
 
 
 class TrustDesk:

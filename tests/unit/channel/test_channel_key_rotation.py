@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from frys_node.channel.bootstrap import create_cluster
 from frys_node.channel.credentials import MemberSecrets
-from frys_node.channel.rotation import ASK_EVERY_S, KEY_RETIRE_S, KEY_SETTLE_S, KeyKeeper
+from frys_node.channel.key_rotation import ASK_EVERY_S, KEY_RETIRE_S, KEY_SETTLE_S, KeyKeeper
 from frys_node.channel.rotation_plan import JITTER, RotationPlan
 from frys_node.secure.keyring import EpochKey
 from frys_node.secure.statements import Statements

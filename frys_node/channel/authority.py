@@ -12,8 +12,6 @@ import logging
 from collections.abc import Callable, Sequence
 
 import trio
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from frys_node.base.errors import FrysError, NotReady, SecurityError
 from frys_node.base.ports import Clock, Disk, Entropy
@@ -22,6 +20,7 @@ from frys_node.channel.issuer import TOKENS_PATH, IssuerDesk
 from frys_node.channel.names import NAMES_PATH
 from frys_node.kernel.services.rpc import Method, Rpc
 from frys_node.secure.identity import Identity, save_identity
+from frys_node.secure.signing_keys import SEED_BYTES, key_from_seed
 from frys_node.secure.stored import read_secret
 from frys_node.wire.codec import Message
 
@@ -35,7 +34,7 @@ class Authority(Message, frozen=True):
     """All that it takes to admit nodes. Never logged, never stored but in ``identity`` and ``issuer`` files."""
 
     key: bytes
-    """The authority's Ed25519 private key, 32 bytes."""
+    """The seed of the authority's private key, 32 bytes of either kind."""
     tokens: bytes
     names: bytes
 
@@ -102,11 +101,8 @@ class AuthorityHolder:
         key = self._identity.ca_key
         if key is None:
             raise NotReady("this node does not hold the authority's key")
-        raw = key.private_bytes(
-            serialization.Encoding.Raw, serialization.PrivateFormat.Raw, serialization.NoEncryption()
-        )
         tokens, names = read_secret(self._disk, TOKENS_PATH), self._disk.read(NAMES_PATH)
-        return Authority(raw, tokens or b"", names or b"")
+        return Authority(key.private_bytes_raw(), tokens or b"", names or b"")
 
     def take(self, copy: Authority) -> None:
         """Keep a copy durably.
@@ -115,9 +111,9 @@ class AuthorityHolder:
             SecurityError: The key is not that of this cluster's authority. Nothing was changed.
             StorageError: The disk refused; what was stored before stands.
         """
-        if len(copy.key) != 32:
+        if len(copy.key) != SEED_BYTES:
             raise SecurityError("the authority's key has a wrong length")
-        key = Ed25519PrivateKey.from_private_bytes(copy.key)
+        key = key_from_seed(copy.key, self._identity.kind)
         if key.public_key() != self._identity.ca_certificate.public_key():
             raise SecurityError("the key is not that of this cluster's authority")
         for path, data in ((TOKENS_PATH, copy.tokens), (NAMES_PATH, copy.names)):

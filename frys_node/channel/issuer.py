@@ -114,7 +114,7 @@ class IssuerDesk:
             FrysError: Why not; its code, message and hint go back to the joiner. Nothing was issued.
         """
         identity = self._identity
-        key = certificates.read_request(request.signing_request)
+        key = certificates.read_request(request.signing_request, identity.kind)
         node = certificates.node_id_of(key)
         row = self._tokens.check(
             request.token_id,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import trio
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from frys_node.base.errors import FrysError, MalformedFrame, SecurityError, UnsupportedVersion, error_from_code
 from frys_node.base.ports import Clock, Network
@@ -30,6 +29,7 @@ from frys_node.secure import certificates
 from frys_node.secure.errors import ForeignCluster, HandshakeRefused, TokenUnknown
 from frys_node.secure.gate import check_profile
 from frys_node.secure.identity import Identity
+from frys_node.secure.signing_keys import Kind, PrivateKey, kind_of
 from frys_node.secure.tls import ALPN_JOIN, EXPORTER_JOIN, TlsStream, connect_tls, join_context
 from frys_node.secure.token import JoinToken, proof, proofs_match
 from frys_node.wire.frame import Frame, FrameReader, encode_frame
@@ -155,6 +155,11 @@ class Seed(NamedTuple):
     info: ClusterInfo
     ca: x509.Certificate
 
+    @property
+    def kind(self) -> Kind:
+        """Kind of the cluster's keys, a joiner's too."""
+        return kind_of(self.ca.public_key())
+
 
 class JoinClient:
     """The joiner's side of one connection; use it as ``async with``."""
@@ -226,7 +231,7 @@ class JoinClient:
         self,
         seed: Seed,
         token: JoinToken,
-        key: Ed25519PrivateKey,
+        key: PrivateKey,
         *,
         name: str,
         is_name_chosen: bool,
@@ -272,7 +277,7 @@ class JoinClient:
         self._check_granted(answer, seed, key)
         return answer
 
-    def _check_granted(self, answer: JoinAccepted, seed: Seed, key: Ed25519PrivateKey) -> None:
+    def _check_granted(self, answer: JoinAccepted, seed: Seed, key: PrivateKey) -> None:
         certificate = certificates.load_der(answer.certificate)
         subject = certificates.verify_issued(certificate, seed.ca, self._clock.unix_ns())
         is_mine = certificate.public_key() == key.public_key()

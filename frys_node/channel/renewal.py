@@ -76,7 +76,7 @@ class Renewal:
         identity = self._identity
         if identity.ca_key is None:
             raise NotReady("this node is not the issuer")
-        key = certificates.read_request(request.signing_request)
+        key = certificates.read_request(request.signing_request, identity.kind)
         name = self._name_of(caller)
         if certificates.node_id_of(key) != caller:
             raise InvalidCertificate("the signing request is not made with the caller's key")

@@ -1,9 +1,11 @@
 """The cluster's certificate authority and the certificates it issues.
 
-Sans-I/O: bytes, keys and wall time come in as arguments. A node certificate binds the node's Ed25519 key to the SAN
-URI ``frys://<cluster id>/<node id>``; the authority is confined to that cluster id by a name constraint, so that a
-certificate signed by another cluster's authority can never pass here. `not_before` lies 24 h back, because clocks
-differ and X.509 validity is the only use of wall time in the channel (security study 3.6).
+Sans-I/O: bytes, keys and wall time come in as arguments. A node certificate binds the node's key to the SAN URI
+``frys://<cluster id>/<node id>``; the authority is confined to that cluster id by a name constraint, so that a
+certificate signed by another cluster's authority can never pass here. All keys of a cluster are of one kind, the
+authority's: a classical node key under a post-quantum authority would make the cluster's promise untrue.
+`not_before` lies 24 h back, because clocks differ and X.509 validity is the only use of wall time in the channel
+(security study 3.6).
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ from typing import NamedTuple
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from frys_node.base.types import ClusterId, NodeId
 from frys_node.secure.errors import ForeignCluster, InvalidCertificate
+from frys_node.secure.signing_keys import Kind, PrivateKey, PublicKey, kind_of, public_key
 
 _UNREADABLE = (
     ValueError,
@@ -51,13 +53,13 @@ class Subject(NamedTuple):
     name: str
 
 
-def node_id_of(key: Ed25519PublicKey) -> NodeId:
-    """Return the node id of a public key: the first 16 bytes of SHA-256 over its 32 raw bytes, as hex."""
+def node_id_of(key: PublicKey) -> NodeId:
+    """Return the node id of a public key: the first 16 bytes of SHA-256 over its raw bytes, as hex."""
     return NodeId(hashlib.sha256(raw_public(key)).hexdigest()[:32])
 
 
-def raw_public(key: Ed25519PublicKey) -> bytes:
-    """Return the 32 raw bytes of a public key."""
+def raw_public(key: PublicKey) -> bytes:
+    """Return the raw bytes of a public key: 32, or 1,952 of ML-DSA-65."""
     return key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
 
@@ -91,7 +93,7 @@ def _instant(unix_ns: int) -> dt.datetime:
     return dt.datetime.fromtimestamp(unix_ns // 1_000_000_000, tz=dt.UTC)
 
 
-def create_authority(key: Ed25519PrivateKey, cluster: ClusterId, cluster_name: str, unix_ns: int) -> x509.Certificate:
+def create_authority(key: PrivateKey, cluster: ClusterId, cluster_name: str, unix_ns: int) -> x509.Certificate:
     """Return the self-signed authority of a new cluster, confined to its cluster id."""
     subject = _common_name(f"frys {cluster_name}"[:64])
     start = _instant(unix_ns) - dt.timedelta(seconds=BACKDATE_S)
@@ -124,33 +126,39 @@ def create_authority(key: Ed25519PrivateKey, cluster: ClusterId, cluster_name: s
     )
 
 
-def create_request(key: Ed25519PrivateKey) -> bytes:
+def create_request(key: PrivateKey) -> bytes:
     """Return a DER signing request: it proves possession of the key; every name in the certificate is the issuer's."""
     request = x509.CertificateSigningRequestBuilder().subject_name(_common_name("frys node")).sign(key, None)
     return request.public_bytes(serialization.Encoding.DER)
 
 
-def read_request(der: bytes) -> Ed25519PublicKey:
+def read_request(der: bytes, kind: Kind | None = None) -> PublicKey:
     """Return the key of a signing request whose own signature is right.
 
+    Args:
+        der: The request.
+        kind: The kind that the key must be of; None for either.
+
     Raises:
-        InvalidCertificate: It is malformed, badly signed or not an Ed25519 key. Nothing was issued.
+        InvalidCertificate: It is malformed, badly signed or of another kind. Nothing was issued.
     """
     try:
         request = x509.load_der_x509_csr(der)
-        key = request.public_key()
+        key = public_key(request.public_key())
         is_signed = request.is_signature_valid
     except _UNREADABLE as error:
         raise InvalidCertificate(f"not a signing request: {error}") from error
-    if not isinstance(key, Ed25519PublicKey) or not is_signed:
-        raise InvalidCertificate("the signing request must be made and signed with an Ed25519 key")
+    if not is_signed:
+        raise InvalidCertificate("the signing request is not signed with its own key")
+    if kind not in (None, kind_of(key)):
+        raise InvalidCertificate(f"the signing request has a key of kind {kind_of(key)}; this cluster's is {kind}")
     return key
 
 
 def issue(
-    ca_key: Ed25519PrivateKey,
+    ca_key: PrivateKey,
     ca: x509.Certificate,
-    public_key: Ed25519PublicKey,
+    key: PublicKey,
     *,
     subject: Subject,
     unix_ns: int,
@@ -163,7 +171,7 @@ def issue(
         x509.CertificateBuilder()
         .subject_name(_common_name(valid_name(subject.name)))
         .issuer_name(ca.subject)
-        .public_key(public_key)
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(start)
         .not_valid_after(end)
@@ -236,16 +244,35 @@ def verify_issued(certificate: x509.Certificate, ca: x509.Certificate, unix_ns: 
         raise ForeignCluster("the certificate names another cluster than its authority may speak for")
     if not has_both_usages(certificate):
         raise InvalidCertificate("the certificate is not for TLS clients and servers")
+    kind, wanted = kind_of(certificate.public_key()), kind_of(ca.public_key())
+    if kind != wanted:
+        raise InvalidCertificate(f"the certificate has a key of kind {kind}; this cluster's is {wanted}")
     if not within_life(certificate, unix_ns):
         raise InvalidCertificate("the certificate has expired or is not yet valid", hint="check the clocks")
     return subject
 
 
+def left_s(certificate: x509.Certificate, unix_ns: int) -> float:
+    """Return the seconds until a certificate expires; negative afterwards."""
+    return (certificate.not_valid_after_utc - _instant(unix_ns)).total_seconds()
+
+
+def life_s(certificate: x509.Certificate) -> float:
+    """Return the seconds from the beginning to the end of a certificate's life."""
+    return (certificate.not_valid_after_utc - certificate.not_valid_before_utc).total_seconds()
+
+
+def life_state(certificate: x509.Certificate, unix_ns: int) -> str:
+    """Return ``valid``; ``grace`` if it has expired and is still accepted; ``expired``; ``early`` before its life."""
+    if _instant(unix_ns) < certificate.not_valid_before_utc:
+        return "early"
+    left = left_s(certificate, unix_ns)
+    return "valid" if left >= 0 else "grace" if left >= -EXPIRY_GRACE_S else "expired"
+
+
 def within_life(certificate: x509.Certificate, unix_ns: int) -> bool:
     """True if the instant lies in the certificate's life, extended by `EXPIRY_GRACE_S`."""
-    now = _instant(unix_ns)
-    grace = dt.timedelta(seconds=EXPIRY_GRACE_S)
-    return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc + grace
+    return life_state(certificate, unix_ns) in ("valid", "grace")
 
 
 def authority_cluster(ca: x509.Certificate) -> ClusterId:

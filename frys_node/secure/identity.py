@@ -11,13 +11,16 @@ from __future__ import annotations
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from frys_node.base.errors import CorruptData
-from frys_node.base.ports import Disk, Entropy
+from frys_node.base.ports import Disk
 from frys_node.base.types import Address, ClusterId, NodeId
 from frys_node.secure import certificates
-from frys_node.secure.stored import IDENTITY_PATH, StoredIdentity, damaged, read_stored
+from frys_node.secure.errors import InvalidCertificate
+from frys_node.secure.signing_keys import Kind, PrivateKey, key_pem, kind_of, load_key, new_key
+from frys_node.secure.stored import IDENTITY_PATH, VERSION, StoredIdentity, damaged, read_stored
+
+__all__ = ["Identity", "load_identity", "new_key", "save_identity"]
 
 
 class Identity:
@@ -43,10 +46,10 @@ class Identity:
         cluster_name: str,
         node_name: str,
         issuer: NodeId,
-        key: Ed25519PrivateKey,
+        key: PrivateKey,
         certificate: x509.Certificate,
         ca_certificate: x509.Certificate,
-        ca_key: Ed25519PrivateKey | None = None,
+        ca_key: PrivateKey | None = None,
         seeds: tuple[Address, ...] = (),
     ) -> None:
         self.cluster_id = cluster_id
@@ -82,6 +85,11 @@ class Identity:
         )
 
     @property
+    def kind(self) -> Kind:
+        """Kind of every key of the cluster."""
+        return kind_of(self.key)
+
+    @property
     def chain(self) -> tuple[x509.Certificate, ...]:
         """The node's certificate and the authority's."""
         return (self.certificate, self.ca_certificate)
@@ -103,7 +111,7 @@ def load_identity(disk: Disk) -> Identity | None:
     if stored is None:
         return None
     try:
-        key = _load_key(stored.key)
+        key = load_key(stored.key)
         identity = Identity(
             cluster_id=ClusterId(stored.cluster_id),
             cluster_name=stored.cluster_name,
@@ -112,10 +120,10 @@ def load_identity(disk: Disk) -> Identity | None:
             key=key,
             certificate=x509.load_pem_x509_certificate(stored.certificate.encode()),
             ca_certificate=x509.load_pem_x509_certificate(stored.ca_certificate.encode()),
-            ca_key=None if stored.ca_key is None else _load_key(stored.ca_key),
+            ca_key=None if stored.ca_key is None else load_key(stored.ca_key),
             seeds=tuple(Address.parse(seed) for seed in stored.seeds),
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, InvalidCertificate) as error:
         raise damaged(error) from error
     if identity.certificate.public_key() != key.public_key() or identity.node_id != stored.node_id:
         raise CorruptData(f"{IDENTITY_PATH} is damaged: its key is not its certificate's", hint="restore a backup")
@@ -125,37 +133,20 @@ def load_identity(disk: Disk) -> Identity | None:
 def save_identity(disk: Disk, identity: Identity) -> None:
     """Store the identity in one atomic, durable write."""
     stored = StoredIdentity(
-        version=1,
+        version=VERSION,
         cluster_id=identity.cluster_id,
         cluster_name=identity.cluster_name,
         node_id=identity.node_id,
         node_name=identity.node_name,
         issuer=identity.issuer,
-        key=_key_pem(identity.key),
+        key=key_pem(identity.key),
         certificate=_certificate_pem(identity.certificate),
         ca_certificate=_certificate_pem(identity.ca_certificate),
-        ca_key=None if identity.ca_key is None else _key_pem(identity.ca_key),
+        ca_key=None if identity.ca_key is None else key_pem(identity.ca_key),
         seeds=tuple(str(seed) for seed in identity.seeds),
+        kind=identity.kind,
     )
     disk.write(IDENTITY_PATH, msgspec.json.format(msgspec.json.encode(stored), indent=2))
-
-
-def new_key(entropy: Entropy) -> Ed25519PrivateKey:
-    """Return a fresh Ed25519 key."""
-    return Ed25519PrivateKey.from_private_bytes(entropy.token_bytes(32))
-
-
-def _load_key(pem: str) -> Ed25519PrivateKey:
-    key = serialization.load_pem_private_key(pem.encode(), password=None)
-    if not isinstance(key, Ed25519PrivateKey):
-        raise TypeError("not an Ed25519 key")
-    return key
-
-
-def _key_pem(key: Ed25519PrivateKey) -> str:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()
 
 
 def _certificate_pem(certificate: x509.Certificate) -> str:

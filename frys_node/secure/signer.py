@@ -11,14 +11,13 @@ from collections.abc import Container
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from frys_node.base.errors import SecurityError
 from frys_node.base.ports import Clock
 from frys_node.base.types import NodeId
 from frys_node.secure import certificates
-from frys_node.secure.errors import InvalidCertificate
 from frys_node.secure.identity import Identity
+from frys_node.secure.signing_keys import PublicKey, public_key
 from frys_node.wire.codec import Codec, Message
 
 CERTIFICATES_MAX = 16_384
@@ -52,12 +51,12 @@ class NodeSigner:
         self._identity = identity
         self._clock = clock
         self._revoked = revoked
-        self._keys: dict[NodeId, list[Ed25519PublicKey]] = {}
-        self._verified: dict[bytes, tuple[NodeId, Ed25519PublicKey]] = {}
+        self._keys: dict[NodeId, list[PublicKey]] = {}
+        self._verified: dict[bytes, tuple[NodeId, PublicKey]] = {}
         self.learn(certificates.der(identity.certificate))
 
     def sign(self, data: bytes) -> bytes:
-        """Sign with this node's key; 64 bytes."""
+        """Sign with this node's key; 64 bytes, or 3,309 of ML-DSA-65."""
         return self._identity.key.sign(_PREFIX + data)
 
     def verify(self, node: NodeId, data: bytes, signature: bytes) -> bool:
@@ -88,15 +87,13 @@ class NodeSigner:
         """Remember a member's DER certificate, verified first; raises as `verify_signed` does."""
         return self._read(certificate)[0]
 
-    def _read(self, der: bytes) -> tuple[NodeId, Ed25519PublicKey]:
+    def _read(self, der: bytes) -> tuple[NodeId, PublicKey]:
         known = self._verified.get(der)
         if known is not None:
             return known
         certificate: x509.Certificate = certificates.load_der(der)
         subject = certificates.verify_issued(certificate, self._identity.ca_certificate, self._clock.unix_ns())
-        key = certificate.public_key()
-        if not isinstance(key, Ed25519PublicKey):
-            raise InvalidCertificate("the certificate's key is not Ed25519")
+        key = public_key(certificate.public_key())
         if len(self._verified) >= CERTIFICATES_MAX:
             self._verified.pop(next(iter(self._verified)))
         self._verified[der] = (subject.node, key)
@@ -107,7 +104,7 @@ class NodeSigner:
         return subject.node, key
 
 
-def _fits(key: Ed25519PublicKey, data: bytes, signature: bytes) -> bool:
+def _fits(key: PublicKey, data: bytes, signature: bytes) -> bool:
     try:
         key.verify(signature, _PREFIX + data)
     except InvalidSignature:

@@ -27,7 +27,7 @@ from frys_node.channel.join_messages import PEERS_MAX, PeerAddress
 from frys_node.channel.keys import KEY_SETTLE_S, KeyDesk
 from frys_node.channel.messages import SHUTDOWN, Credentials
 from frys_node.channel.peers import Peers
-from frys_node.channel.renewal import RENEW, Renewal
+from frys_node.channel.renewal import RENEW, ExpiryWatch, Renewal
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Metrics
 from frys_node.secure.errors import ClassicalOnly, HandshakeRefused, NotTls
@@ -116,6 +116,7 @@ class Channel:
             on_renewed=lambda: self._profile.renew(identity),
         )
         self.serve(RENEW, self._renewal.answer)
+        self._expiry = ExpiryWatch(identity, clock, metrics)
         self._declare_metrics(metrics)
         self.keys = KeyDesk(self, self.secrets, entropy, may_rotate=lambda: self.desk is not None)
         self.secrets.on_change = self._secrets_changed
@@ -387,6 +388,7 @@ class Channel:
             with trio.CancelScope(shield=True):
                 await greeted.stream.aclose()
             return connection
+        self._expiry.met(greeted.peer)
         self._names[connection.node] = greeted.hello.node_name
         try:
             self._peers.learn(connection.node, Address.parse(greeted.hello.address))

@@ -25,6 +25,8 @@ class Peer(NamedTuple):
     node: NodeId
     name: str
     certificate: x509.Certificate
+    is_in_grace: bool = False
+    """True if the certificate has expired and is accepted all the same, for `certificates.EXPIRY_GRACE_S`."""
 
 
 def check_profile(connection: SSL.Connection, alpn: bytes) -> None:
@@ -83,7 +85,8 @@ def check_peer(
         raise HandshakeRefused("self", "this node reached itself")
     if expected is not None and subject.node != expected:
         raise HandshakeRefused("wrong_node", f"node {subject.node} answered where {expected} was expected")
-    return Peer(subject.node, subject.name, certificate)
+    is_in_grace = certificates.life_state(certificate, unix_ns) == "grace"
+    return Peer(subject.node, subject.name, certificate, is_in_grace)
 
 
 def _certificate_reason(certificate: x509.Certificate, unix_ns: int) -> str:

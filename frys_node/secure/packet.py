@@ -80,11 +80,12 @@ class OpenedPacket(NamedTuple):
 class _Sender:
     """What is kept of one sender: its current boot, and per epoch a key; one window, counters never restart."""
 
-    __slots__ = ("boot", "ciphers", "sender", "window")
+    __slots__ = ("boot", "ciphers", "node", "sender", "window")
 
     def __init__(self, sender: bytes, boot: int) -> None:
         self.sender = sender
-        self.boot = boot
+        self.node = NodeId(sender.hex())
+        self.boot = BootId(boot)
         self.ciphers: dict[int, AESGCM] = {}
         self.window = ReplayWindow()
 
@@ -210,7 +211,7 @@ class PacketSealer:
             known = self._remember(sender, boot)
         known.ciphers[key_id] = cipher
         known.window.add(counter)
-        return OpenedPacket(NodeId(sender.hex()), BootId(boot), payload)
+        return OpenedPacket(known.node, known.boot, payload)
 
     def _open_short(self, packet: bytes) -> OpenedPacket | str:
         """Open a packet of a sender whose id, boot and window are known here already."""
@@ -239,7 +240,7 @@ class PacketSealer:
             return "tag"
         known.ciphers[key_id] = cipher
         known.window.add(counter)
-        return OpenedPacket(NodeId(known.sender.hex()), BootId(known.boot), payload, is_short=True)
+        return OpenedPacket(known.node, known.boot, payload, is_short=True)
 
     def note_boot(self, sender: NodeId, boot: BootId) -> None:
         """Take a member's boot as proven by TLS: older boots are stale now, and it needs no budget to be derived."""

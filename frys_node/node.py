@@ -206,7 +206,7 @@ class Composition:
             executor=kernel.executor,
             bus=kernel.bus,
             metrics=kernel.metrics,
-            proofs=CertifiedProofs(NodeSigner(self._identity, kernel.clock, self.channel.secrets.revoked)),
+            proofs=CertifiedProofs(NodeSigner(self._identity, self.channel.secrets.revoked)),
         )
 
     def _make_desk(self) -> Desk:

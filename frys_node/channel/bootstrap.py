@@ -333,6 +333,8 @@ async def join_cluster(
         certificate=certificates.load_der(accepted.certificate),
         ca_certificate=certificates.load_der(accepted.ca_certificate),
         seeds=tuple(peer.address for peer in peers),
+        also_trusted=tuple(map(certificates.load_der, accepted.also_trusted)),
+        retired=tuple(map(certificates.load_der, accepted.retired)),
     )
     save_identity(disk, identity)
     return JoinOutcome(identity, peers, NodeId(accepted.issuer), advertised)

@@ -27,7 +27,7 @@ from frys_node.channel.join_messages import PEERS_MAX, PeerAddress
 from frys_node.channel.keys import KEY_SETTLE_S, KeyDesk
 from frys_node.channel.messages import SHUTDOWN, Credentials
 from frys_node.channel.peers import Peers
-from frys_node.channel.renewal import RENEW, ExpiryWatch, Renewal
+from frys_node.channel.upkeep import Upkeep
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Metrics
 from frys_node.secure.errors import ClassicalOnly, HandshakeRefused, NotTls
@@ -99,7 +99,13 @@ class Channel:
             revoked=self.secrets.revoked,
             roles=lambda: self._roles,
         )
-        self._join = JoinServer(identity, self.authority, issuer_address=self.issuer_address, peers=self._join_peers)
+        self._join = JoinServer(
+            identity,
+            self.authority,
+            issuer_address=self.issuer_address,
+            peers=self._join_peers,
+            revoked=self.secrets.revoked,
+        )
         self._allow = allow or AllowList()
         self._half_open = HalfOpen()
         self._log_limit = LogLimit()
@@ -107,16 +113,18 @@ class Channel:
         self._self_notes: list[tuple[str, bytes]] = []
         self._has_self_notes = trio.Event()
         self._nursery: trio.Nursery | None = None
-        self._renewal = Renewal(
+        self._upkeep = Upkeep(
             identity,
             disk,
             clock,
+            network,
+            self,
+            profile=self._profile,
+            peers=self._peers,
+            holder=self.authority,
             name_of=self._issued_name,
-            ask=lambda request: self.call(self.issuer, RENEW, request),
-            on_renewed=lambda: self._profile.renew(identity),
+            metrics=metrics,
         )
-        self.serve(RENEW, self._renewal.answer)
-        self._expiry = ExpiryWatch(identity, clock, metrics)
         self._declare_metrics(metrics)
         self.keys = KeyDesk(self, self.secrets, entropy, may_rotate=lambda: self.desk is not None)
         self.secrets.on_change = self._secrets_changed
@@ -267,7 +275,7 @@ class Channel:
                 self._nursery = self._peers.nursery = nursery
                 nursery.start_soon(self._accept)
                 nursery.start_soon(self._deliver_self_notes)
-                nursery.start_soon(self._renewal.run)
+                nursery.start_soon(self._upkeep.run)
                 if self.desk is not None:
                     self.desk.renew_join_token()
                 nursery.start_soon(self._renew_join_token)
@@ -366,6 +374,7 @@ class Channel:
             greeted = await self._greeter.dial(transport, expected)
         except HandshakeRefused as error:
             self._refuse(error.reason, address, error.message)
+            self._upkeep.refused(error.reason)
             raise
         except (NotTls, ClassicalOnly) as error:
             self._refuse("not_tls" if isinstance(error, NotTls) else "group", address, error.message)
@@ -388,7 +397,7 @@ class Channel:
             with trio.CancelScope(shield=True):
                 await greeted.stream.aclose()
             return connection
-        self._expiry.met(greeted.peer)
+        self._upkeep.met(greeted.peer)
         self._names[connection.node] = greeted.hello.node_name
         try:
             self._peers.learn(connection.node, Address.parse(greeted.hello.address))

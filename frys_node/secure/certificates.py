@@ -13,11 +13,13 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from frys_node.base.types import ClusterId, NodeId
@@ -89,22 +91,42 @@ def _common_name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _instant(unix_ns: int) -> dt.datetime:
+def instant(unix_ns: int) -> dt.datetime:
+    """Return wall time as certificates write it."""
     return dt.datetime.fromtimestamp(unix_ns // 1_000_000_000, tz=dt.UTC)
 
 
-def create_authority(key: PrivateKey, cluster: ClusterId, cluster_name: str, unix_ns: int) -> x509.Certificate:
-    """Return the self-signed authority of a new cluster, confined to its cluster id."""
-    subject = _common_name(f"frys {cluster_name}"[:64])
-    start = _instant(unix_ns) - dt.timedelta(seconds=BACKDATE_S)
+def create_authority(
+    key: PrivateKey, cluster: ClusterId, cluster_name: str, unix_ns: int, *, is_first: bool = True
+) -> x509.Certificate:
+    """Return a self-signed authority of a cluster, confined to its cluster id.
+
+    One that is not the first has a part of its key's hash in its name: OpenSSL looks for an issuer by its name.
+    """
+    suffix = "" if is_first else f" {node_id_of(key.public_key())[:8]}"
+    subject = _common_name(f"frys {cluster_name}"[: 64 - len(suffix)] + suffix)
+    start = instant(unix_ns) - dt.timedelta(seconds=BACKDATE_S)
+    end = start + dt.timedelta(days=CA_LIFE_DAYS)
+    return authority_builder(key.public_key(), cluster, subject, subject, start, end).sign(key, None)
+
+
+def authority_builder(
+    key: CertificatePublicKeyTypes,
+    cluster: ClusterId,
+    subject: x509.Name,
+    issuer: x509.Name,
+    start: dt.datetime,
+    end: dt.datetime,
+) -> x509.CertificateBuilder:
+    """Return an authority's certificate, confined to its cluster id, ready to be signed."""
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
+        .issuer_name(issuer)
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(start)
-        .not_valid_after(start + dt.timedelta(days=CA_LIFE_DAYS))
+        .not_valid_after(end)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.NameConstraints([x509.UniformResourceIdentifier(cluster)], None), critical=True)
         .add_extension(
@@ -121,8 +143,7 @@ def create_authority(key: PrivateKey, cluster: ClusterId, cluster_name: str, uni
             ),
             critical=True,
         )
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, None)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
 
@@ -164,7 +185,7 @@ def issue(
     unix_ns: int,
 ) -> x509.Certificate:
     """Issue a node certificate for TLS client and server use."""
-    start = _instant(unix_ns) - dt.timedelta(seconds=BACKDATE_S)
+    start = instant(unix_ns) - dt.timedelta(seconds=BACKDATE_S)
     uri = f"frys://{subject.cluster}/{subject.node}"
     end = min(start + dt.timedelta(days=NODE_LIFE_DAYS), ca.not_valid_after_utc)
     return (
@@ -235,6 +256,26 @@ def verify_issued(certificate: x509.Certificate, ca: x509.Certificate, unix_ns: 
         ForeignCluster: Another authority signed it, or it names another cluster than the authority's constraint.
         InvalidCertificate: It is malformed, lacks a usage or is out of its time (with the grace of 7 days).
     """
+    subject = verify_binding(certificate, ca)
+    if not within_life(certificate, unix_ns):
+        raise InvalidCertificate("the certificate has expired or is not yet valid", hint="check the clocks")
+    return subject
+
+
+def verify_member(certificate: x509.Certificate, authorities: Sequence[x509.Certificate], unix_ns: int) -> Subject:
+    """Check a node certificate against whichever of the trusted authorities issued it; raises as `verify_issued`."""
+    for authority in authorities[1:]:
+        if certificate.issuer == authority.subject:
+            return verify_issued(certificate, authority, unix_ns)
+    return verify_issued(certificate, authorities[0], unix_ns)
+
+
+def verify_binding(certificate: x509.Certificate, ca: x509.Certificate) -> Subject:
+    """Check whom a certificate binds its key to, at whatever time: `verify_issued` without the life.
+
+    Raises:
+        ForeignCluster, InvalidCertificate: See `verify_issued`.
+    """
     try:
         certificate.verify_directly_issued_by(ca)
     except (*_UNREADABLE, InvalidSignature) as error:
@@ -247,14 +288,12 @@ def verify_issued(certificate: x509.Certificate, ca: x509.Certificate, unix_ns: 
     kind, wanted = kind_of(certificate.public_key()), kind_of(ca.public_key())
     if kind != wanted:
         raise InvalidCertificate(f"the certificate has a key of kind {kind}; this cluster's is {wanted}")
-    if not within_life(certificate, unix_ns):
-        raise InvalidCertificate("the certificate has expired or is not yet valid", hint="check the clocks")
     return subject
 
 
 def left_s(certificate: x509.Certificate, unix_ns: int) -> float:
     """Return the seconds until a certificate expires; negative afterwards."""
-    return (certificate.not_valid_after_utc - _instant(unix_ns)).total_seconds()
+    return (certificate.not_valid_after_utc - instant(unix_ns)).total_seconds()
 
 
 def life_s(certificate: x509.Certificate) -> float:
@@ -264,7 +303,7 @@ def life_s(certificate: x509.Certificate) -> float:
 
 def life_state(certificate: x509.Certificate, unix_ns: int) -> str:
     """Return ``valid``; ``grace`` if it has expired and is still accepted; ``expired``; ``early`` before its life."""
-    if _instant(unix_ns) < certificate.not_valid_before_utc:
+    if instant(unix_ns) < certificate.not_valid_before_utc:
         return "early"
     left = left_s(certificate, unix_ns)
     return "valid" if left >= 0 else "grace" if left >= -EXPIRY_GRACE_S else "expired"

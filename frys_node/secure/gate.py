@@ -72,7 +72,7 @@ def check_peer(
     if certificate is None:
         raise HandshakeRefused("no_certificate", "the other side showed no certificate")
     try:
-        subject = certificates.verify_issued(certificate, identity.ca_certificate, unix_ns)
+        subject = certificates.verify_member(certificate, identity.authorities, unix_ns)
     except ForeignCluster as error:
         raise HandshakeRefused("chain", error.message) from error
     except InvalidCertificate as error:

@@ -25,7 +25,7 @@ _BOOT_MAX = 0xFFFF_FFFF
 ED25519: Final = "ed25519"
 ML_DSA_65: Final = "ml-dsa-65"
 VERSION: Final = 2
-"""1: without `kind`, all keys Ed25519."""
+"""1: without `kind`, all keys Ed25519, and one authority for good."""
 
 
 class StoredIdentity(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +44,10 @@ class StoredIdentity(msgspec.Struct, frozen=True, kw_only=True):
     seeds: tuple[str, ...] = ()
     kind: Literal["ed25519", "ml-dsa-65"] = ED25519
     """Kind of every key of the cluster."""
+    also_trusted: tuple[str, ...] = ()
+    """The other authority while one follows another."""
+    links: tuple[str, ...] = ()
+    retired: tuple[str, ...] = ()
 
 
 def read_stored(disk: Disk) -> StoredIdentity | None:

@@ -16,7 +16,6 @@ import warnings
 from typing import Final, cast
 
 import trio
-from cryptography import x509
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from OpenSSL import SSL, crypto
@@ -33,6 +32,7 @@ GROUP: Final = TLS_GROUP
 CIPHER: Final = TLS_CIPHER
 VERSION: Final = TLS_VERSION
 EXPORTER_JOIN: Final = b"EXPORTER-frys-join"
+EXPORTER_RETURN: Final = b"EXPORTER-frys-return"
 
 HANDSHAKE_BYTES_MAX = 65_536
 """What a side may send before it is authenticated."""
@@ -134,20 +134,21 @@ class TlsProfile:
         self.renew(identity)
 
     def renew(self, identity: Identity) -> None:
-        """Use the identity's present certificate for connections to come."""
-        self.server = _member_context(identity.key, identity.certificate, identity.ca_certificate)
+        """Use the identity's present certificate and authorities for connections to come."""
+        self.server = _member_context(identity)
         self.server.set_alpn_select_callback(_select_alpn)
-        self.client = _member_context(identity.key, identity.certificate, identity.ca_certificate)
+        self.client = _member_context(identity)
         self.client.set_alpn_protos([ALPN_CHANNEL])
 
 
-def _member_context(key: PrivateKey, certificate: x509.Certificate, ca: x509.Certificate) -> SSL.Context:
+def _member_context(identity: Identity) -> SSL.Context:
     context = new_context()
-    _use_key(context, key)
-    context.use_certificate(certificate)
+    _use_key(context, identity.key)
+    context.use_certificate(identity.certificate)
     store = context.get_cert_store()
     assert store is not None
-    store.add_cert(crypto.X509.from_cryptography(ca))
+    for authority in identity.authorities:
+        store.add_cert(crypto.X509.from_cryptography(authority))
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify)
     return context
 

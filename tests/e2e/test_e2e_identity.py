@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +38,12 @@ def _has_ring_of(node: NodeProcess, count: int) -> bool:
     return body["phase"] == "stable" and len(body["members"]) == count
 
 
+def _ca(node: NodeProcess, *arguments: str) -> Any:
+    done = frys("ca", *arguments, "--json", "--data-dir", str(node.data_dir), cwd=node.home)
+    assert done.returncode == 0, (done, node.log_tail(30))
+    return json.loads(done.stdout)
+
+
 def test_a_post_quantum_cluster_serves_and_comes_back_without_the_setting(nodes: list[NodeProcess]) -> None:
     """Members see each other, the record's signature is believed, data is read at quorum, `status` says what holds."""
     a, b, c = nodes
@@ -51,3 +59,27 @@ def test_a_post_quantum_cluster_serves_and_comes_back_without_the_setting(nodes:
     assert "leave [cluster] identity" in refused.stderr
     b.start()
     wait("b back", lambda: b.is_ready and b.call("GET", "/v1/cache/default/k?consistency=quorum") == b"v")
+
+
+def test_the_authority_is_followed_by_another_while_a_member_is_dead(nodes: list[NodeProcess]) -> None:
+    """All live members move, requests are served, the old token is refused, and the dead one comes home by itself."""
+    a, b, c = nodes
+    a.call("PUT", "/v1/cache/default/k", b"v")
+    old = _ca(b)
+    old_token = (a.data_dir / "join-token").read_text()
+    assert (old["stage"], old["moved"], old["total"]) == ("stable", 3, 3)
+    c.kill()
+    wait("its death known", lambda: a.statuses().get("c") == "dead" and b.statuses().get("c") == "dead")
+    new = _ca(b, "rotate")
+    assert (new["stage"], new["moved"], new["total"], new["away"]) == ("stable", 2, 2, ["c"])
+    assert (new["retired"], new["kind"]) == ([old["authority"]], "ml-dsa-65")
+    assert b.call("GET", "/v1/cache/default/k?consistency=quorum") == b"v"
+    exported = frys("ca", "export", "--data-dir", str(a.data_dir), cwd=a.home).stdout
+    assert exported.count("BEGIN CERTIFICATE") == 1
+    assert "PRIVATE" not in exported
+    assert (a.data_dir / "join-token").read_text() != old_token
+    c.start()
+    wait("c is home", lambda: c.is_ready and b.statuses().get("c") == "alive")
+    wait("it serves", lambda: c.call("GET", "/v1/cache/default/k?consistency=quorum") == b"v")
+    assert _ca(c)["authority"] == new["authority"]
+    wait("the issuer has seen it", lambda: (_ca(c)["moved"], _ca(c)["total"]) == (3, 3))

@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 
 from frys_node.base.errors import UnsupportedVersion
+from frys_node.channel.authority import AuthorityHolder
+from frys_node.channel.pending import ROTATION_PATH, read_pending
+from frys_node.channel.rotation import Stage
+from frys_node.channel.rotation_desk import RotationDesk
 from frys_node.secure import certificates
 from frys_node.secure.identity import load_identity, save_identity
 from frys_node.secure.stored import IDENTITY_PATH, VERSION, read_stored
+from frys_node.secure.trust import reaches
+from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import FakeDisk
+from frys_node.testing.entropy import FakeEntropy
 
 GOLDEN = Path(__file__).parent
 
@@ -31,6 +38,25 @@ def test_an_identity_of_version_1_loads_and_is_ed25519() -> None:
     stored = read_stored(disk)
     assert stored is not None
     assert (stored.version, stored.kind) == (VERSION, "ed25519")
+
+
+def test_an_identity_of_version_2_amid_its_second_change_loads_with_the_key_that_waits() -> None:
+    """Two trusted authorities, two links, one retired; the next one's key is that of the second authority."""
+    disk = FakeDisk()
+    disk.write(IDENTITY_PATH, (GOLDEN / "identity-2.json").read_bytes())
+    disk.write(ROTATION_PATH, (GOLDEN / "rotation-1.json").read_bytes())
+    identity, pending = load_identity(disk), read_pending(disk)
+    assert identity is not None
+    assert pending is not None
+    assert (len(identity.authorities), len(identity.links), len(identity.retired)) == (2, 2, 1)
+    assert pending.certificate == identity.authorities[1]
+    assert pending.key.public_key() == pending.certificate.public_key()
+    assert reaches(pending.certificate, identity.links, identity.retired, identity.cluster_id)
+    held = AuthorityHolder(
+        identity, disk, FakeEntropy(), FakeClock(source=lambda: 0.0), issuer=lambda: identity.node_id
+    )
+    desk = RotationDesk(identity, held, disk, FakeEntropy(), FakeClock(source=lambda: 0.0))
+    assert desk.wanted.stage is Stage.INTRODUCED
 
 
 def test_an_identity_of_a_later_version_is_refused_and_kept() -> None:

@@ -81,8 +81,8 @@ async def test_expired_members_are_accepted_for_a_week_and_named(
         (line,) = [r for r in caplog.records if r.message == "channel.certificate_in_grace" and r.peer_name == "b"]  # type: ignore[attr-defined]
         assert line.refused_in_s == pytest.approx(4 * DAY_S, abs=60)  # type: ignore[attr-defined]
         await trio.sleep(LOOK_EVERY_S + RETRY_S)
-        assert not one._renewal.is_due()
-        assert not two._renewal.is_due()
+        assert not one._upkeep.renewal.is_due()
+        assert not two._upkeep.renewal.is_due()
         _cut(one, two)
         await trio.sleep(1)
         assert await two.call(one.self_id, ECHO, b"x") == b"x"
@@ -118,7 +118,7 @@ async def test_a_certificate_that_cannot_be_renewed_is_an_error_once_it_has_expi
             await trio.lowlevel.checkpoint()
             raise NotReady("the issuer is down")
 
-        two._renewal._ask = refuse
+        two._upkeep.renewal._ask = refuse
         b.clock.step((LIFE_DAYS - 1) * DAY_S)
         await trio.sleep(LOOK_EVERY_S + 1)
         levels = [r.levelno for r in caplog.records if r.message.startswith("channel.certificate_")]

@@ -41,10 +41,10 @@ def test_an_identity_of_either_kind_survives_the_disk_and_signs(kind: Kind) -> N
     assert loaded.key.private_bytes_raw() == made.key.private_bytes_raw()
     subject = certificates.verify_issued(made.certificate, made.ca_certificate, _clock().unix_ns())
     assert subject.node == made.node_id == certificates.node_id_of(made.key.public_key())
-    signer = NodeSigner(loaded, _clock())
+    signer = NodeSigner(loaded)
     signed = signer.sign_with_certificate(b"record")
     assert len(signed.signature) == {"ed25519": 64, "ml-dsa-65": 3_309}[kind]
-    assert NodeSigner(made, _clock()).verify_signed(signed) == made.node_id
+    assert NodeSigner(made).verify_signed(signed) == made.node_id
     changed = bytes([signed.signature[0] ^ 1]) + signed.signature[1:]
     with pytest.raises(BadSignature):
         signer.verify_signed(SignedBytes(signed.data, changed, signed.certificate))

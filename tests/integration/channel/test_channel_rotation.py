@@ -11,6 +11,7 @@ import trio
 
 from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.types import NodeId
+from frys_node.channel.authority import AuthorityDriver
 from frys_node.channel.join import JoinClient
 from frys_node.channel.join_messages import Returned, ReturnRequest
 from frys_node.channel.pending import ROTATION_PATH
@@ -236,3 +237,38 @@ async def test_a_restart_amid_a_change_goes_on_with_it(tmp_path: Path, stage: St
         assert b.identity.authorities == a.identity.authorities
         assert len(a.identity.authorities) == 1
         assert a.disk.read(ROTATION_PATH) is None
+
+
+@pytest.mark.parametrize("stage", [Stage.INTRODUCED, Stage.ISSUING])
+async def test_a_successor_goes_on_with_the_change(tmp_path: Path, stage: Stage) -> None:
+    """The copy of the authority carries the next key; afterwards the successor admits, and the old issuer obeys it."""
+    async with AsyncExitStack() as stack:
+        a = await stack.enter_async_context(running(await create(tmp_path / "a", "a")))
+        b, c = [await stack.enter_async_context(running(await join(tmp_path / name, a, name))) for name in "bc"]
+        nodes = [a, b, c]
+        first, second = driver(a, nodes), driver(b, nodes)
+        giver, taker = (
+            AuthorityDriver(node.channel.authority, node.channel, standby=(), members=list) for node in (a, b)
+        )
+        taker.serve()
+        first._desk.begin()
+        assert first.view().stage == Stage.INTRODUCED
+        if stage is Stage.ISSUING:
+            await whole(first, until=Stage.ISSUING)
+        # What is behind is told, and nobody steps: the role moves in the middle.
+        for node in first._machine.behind(first._desk.wanted, [b.id, c.id]):
+            await first._tell(node, trio.CapacityLimiter(1))
+        await giver.entrust(b.id)
+        for node in nodes:
+            node.channel.issuer = b.id
+        assert second.view().stage == stage
+        await whole(second)
+        assert a.identity.ca_hash == b.identity.ca_hash == c.identity.ca_hash
+        assert [len(node.identity.authorities) for node in nodes] == [1, 1, 1]
+        assert a.disk.read(ROTATION_PATH) is b.disk.read(ROTATION_PATH) is None
+        assert b.channel.desk is not None
+        token, _ = b.channel.desk.create_token(ttl_s=60, uses=1)
+        async with running(await join(tmp_path / "d", b, "d", token=token)) as d:
+            assert await d.channel.call(b.id, ECHO, b"x") == b"x"
+        assert a.identity.ca_key is not None
+        assert a.identity.ca_key.public_key() == b.identity.ca_certificate.public_key()

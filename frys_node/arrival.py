@@ -24,6 +24,7 @@ from frys_node.config import NodeConfig
 from frys_node.observe.log import register_secret
 from frys_node.plugins.network.access import is_loopback
 from frys_node.plugins.network.binding import PortBook, listen_or_move
+from frys_node.secure.selfcheck import check_cryptography
 from frys_node.secure.stored import LEFT_PATH, REMOVED, StoredIdentity, next_boot, read_stored
 from frys_node.transport.addresses import family_of, sockaddr
 from frys_node.transport.disk import DirectoryDisk
@@ -93,7 +94,9 @@ class Arrival(NamedTuple):
 
         Raises:
             CorruptData: They do not fit one another.
+        CryptographyTooOld: The installed library cannot use them.
         """
+        check_cryptography(self.stored.kind)
         from frys_node.secure.identity import load_identity
         from frys_node.secure.local import LocalNode, register_node, registry_path
 
@@ -172,7 +175,15 @@ async def _settle(
         elif stored is None:
             from frys_node.channel.bootstrap import create_cluster
 
-            create_cluster(disk, entropy, clock, cluster_name=config.cluster.name, node_name=launch.name)
+            check_cryptography(config.cluster.identity)
+            create_cluster(
+                disk,
+                entropy,
+                clock,
+                cluster_name=config.cluster.name,
+                node_name=launch.name,
+                kind=config.cluster.identity,
+            )
         elif stored.seeds:
             # It is told the same as at the join, of which the issuer's address is kept first.
             advertise = towards(Address.parse(stored.seeds[0]))
@@ -202,6 +213,7 @@ async def _join(
     advertise: Callable[[Address], Address],
 ) -> tuple[tuple[KnownPeer, ...], Address]:
     """Be let into a cluster; returns the members learned on the way, and where this node says that it is."""
+    check_cryptography(launch.config.cluster.identity)
     from frys_node.channel.bootstrap import join_cluster
 
     cluster = launch.config.cluster.name if launch.config.is_chosen("cluster.name") else None
@@ -215,6 +227,7 @@ async def _join(
         name=launch.name,
         name_chosen=launch.name_chosen,
         expect_cluster=cluster,
+        expect_kind=launch.config.cluster.identity if launch.config.is_chosen("cluster.identity") else None,
         advertise=advertise,
     )
     return outcome.peers, outcome.advertise
@@ -364,6 +377,12 @@ def check_settings(launch: Launch, stored: StoredIdentity) -> None:
         raise UsageError(
             f"this data directory belongs to cluster '{stored.cluster_name}', not '{launch.config.cluster.name}'",
             hint="leave the cluster's name out, or use another --data-dir",
+        )
+    if launch.config.is_chosen("cluster.identity") and launch.config.cluster.identity != stored.kind:
+        raise UsageError(
+            f"the identities of cluster '{stored.cluster_name}' are of kind {stored.kind} for good, not "
+            f"{launch.config.cluster.identity}",
+            hint="leave [cluster] identity (--identity) out; another kind needs another cluster",
         )
 
 

@@ -152,9 +152,10 @@ def _load_secrets(arrival: Arrival) -> MemberSecrets:
 
 
 def _load_rest(arrival: Arrival, clock: Clock) -> tuple[type[Composition], Identity]:
+    identity = arrival.identity(clock)
     from frys_node.node import Composition
 
-    return Composition, arrival.identity(clock)
+    return Composition, identity
 
 
 @contextmanager

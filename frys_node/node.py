@@ -43,6 +43,7 @@ from frys_node.saves import SnapshotRoutes
 from frys_node.secure.identity import Identity
 from frys_node.secure.local import JOIN_FILE
 from frys_node.secure.packet import PacketSealer
+from frys_node.secure.posture import WORDING
 from frys_node.secure.signer import NodeSigner
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.executor import ThreadExecutor
@@ -215,7 +216,7 @@ class Composition:
             executor=kernel.executor,
             bus=kernel.bus,
             metrics=kernel.metrics,
-            proofs=CertifiedProofs(NodeSigner(self._identity, kernel.clock, self.channel.secrets.revoked)),
+            proofs=CertifiedProofs(NodeSigner(self._identity, self.channel.secrets.revoked)),
         )
 
     def _make_desk(self) -> Desk:
@@ -253,6 +254,7 @@ class Composition:
         services.provide(TOPOLOGY, self.balancer)
         services.provide(SNAPSHOTS, self.snapshots)
         services.provide(REPLICATION, self.replication)
+        kernel.control.add_status("security", lambda: WORDING[self._identity.kind])
         kernel.control.add_status("replication", self.replication.status)
         kernel.control.add_status("topology", self.balancer.status)
         kernel.control.add_status("trouble", lambda: self.channel.trouble)
@@ -333,6 +335,7 @@ class Composition:
             "cluster": self._identity.cluster_name,
             "address": str(arrival.advertise),
             "http": http,
+            "security": WORDING[self._identity.kind],
             "data_dir": str(arrival.data_dir),
             "issuer": self._issuer_name(),
             "join_local": str(Address("127.0.0.1", bound.port) if bound.host in WILDCARDS else bound),

@@ -15,12 +15,15 @@ import trio
 from balancer.driver import BalancerComponent
 from balancer.issuer_methods import IssuerStanding
 from balancer.seat_driver import REJOIN_HINT
+from frys_node.authority_routes import AuthorityRoutes
 from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.types import NodeId
 from frys_node.channel.authority import AuthorityDriver
 from frys_node.channel.driver import Channel
 from frys_node.channel.issuer import IssuerDesk
 from frys_node.channel.keys import ROTATE_KEYS, KeySurvey, RotateKeys
+from frys_node.channel.rotation_desk import RotationDesk
+from frys_node.channel.rotation_driver import RotationDriver
 from frys_node.insight import InsightRoutes
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.lifecycle import ComponentChanged, State
@@ -128,6 +131,9 @@ class Operations:
         self._listeners = listeners
         channel.authority.ask_lost(membership.is_lost)
         self._authority = AuthorityDriver(channel.authority, channel, standby=standby, members=self._live)
+        identity, holder = channel.identity, channel.authority
+        desk = RotationDesk(identity, holder, kernel.disk, kernel.entropy, kernel.clock)
+        self._rotation = RotationDriver(identity, holder, desk, channel, members=self._live)
         balancer.verbs.entrust = self._authority.entrust
         balancer.verbs.standing = self._standing
         balancer.on_removed = self._removed
@@ -143,6 +149,7 @@ class Operations:
             self._channel.serve(LIST_TOKENS, self._serve_list)
             self._channel.serve(REVOKE_TOKEN, self._serve_revoke)
             self._authority.serve()
+            self._rotation.serve()
             self._kernel.bus.on(TopologyChanged, self._topology_changed)
             record = self._balancer.machine.record
             if record is not None:
@@ -153,6 +160,7 @@ class Operations:
             self._is_open = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._authority.run)
+            nursery.start_soon(self._rotation.run)
             task_status.started()
             while True:
                 await self._leave_wanted.wait()
@@ -209,6 +217,7 @@ class Operations:
             tokens=self._ask_tokens,
             listeners=self._listeners,
         ).register(http)
+        AuthorityRoutes(self._balancer.ask_issuer, self._rotation.view, self._membership).register(http)
         self._saves.register(http)
         http.route("POST", "/v1/tokens", self._create_token, scope="admin")
         http.route("GET", "/v1/tokens", self._list_tokens, scope="admin")

@@ -56,6 +56,9 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     name: Annotated[str, msgspec.Meta(pattern=_NAME)] = "frys"
     """Nodes of another name are refused. Lower-case letters, digits, dots and dashes."""
+    identity: Literal["ed25519", "ml-dsa-65"] = "ed25519"
+    """Keys and certificates of nodes and authority: ``ml-dsa-65`` makes authentication post-quantum too, for 17 KB and
+    about twice the CPU per connection. Fixed when the cluster is made; a joiner takes the cluster's."""
     profile: Literal["lan", "wan", "local"] = "lan"
     """Timings of membership: ``wan`` for links over 50 ms, ``local`` for nodes on one machine. A node that advertises
     a loopback address runs ``local`` unless one is chosen here."""

@@ -128,8 +128,8 @@ class TrustRoutes:
 
     async def _security(self, request: HttpRequest) -> HttpResponse:
         channel = self._channel
-        members, keys = await channel.trust.survey(self._live())
-        sessions = channel.trust.sessions()
+        members, keys = await channel.protection.survey(self._live())
+        sessions = channel.protection.sessions()
         body: dict[str, Any] = {
             "name": channel.identity.node_name,
             "cluster": channel.identity.cluster_name,
@@ -142,7 +142,7 @@ class TrustRoutes:
                 "answered": sum(not said.error for said in members),
                 "members": len(members),
             },
-            "identity": channel.trust.identity(),
+            "identity": msgspec.to_builtins(channel.protection.posture()),
             "certificate": self._certificate(members),
             "keys": msgspec.to_builtins(keys) | self._rotation(),
             "expelled": [{"id": node, "name": self._name(node)} for node in sorted(channel.secrets.revoked)],

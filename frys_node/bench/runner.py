@@ -26,6 +26,8 @@ SCENARIOS = {
     "idle": "RSS and CPU of an idle node, against an idle trio process",
     "bus": "publish to a handler and scheduling a task, against a plain call",
     "request": "a 64-byte request over the node channel, against a blocking TCP echo",
+    "handshake": "mutual handshakes of both kinds of identity, an echo and a join, against the standard library's ssl",
+    "gossip-packet": "sealing and opening 1,200 bytes, and replays, against bare AES-256-GCM",
     "cache": "hit ratios of the policies, and redis-benchmark against a node, against redis-server",
     "balance": "how evenly the ring spreads units and keys and what a join moves, against a ring without bounds",
     "client": "three nodes through the client, straight to owners, against through any node",
@@ -34,6 +36,10 @@ SCENARIOS = {
     "snapshot": "saving, checking and restoring a node, against plain writes, blake2b and requests before it",
     "membership": "kills, pauses, loss, partitions, joins and leaves of clusters in namespaces, against serf",
 }
+
+
+MODULES = {"gossip-packet": "gossip_packet"}
+"""Modules of scenarios that cannot name one."""
 
 
 def machine() -> dict[str, Any]:
@@ -65,7 +71,7 @@ def main(names: Sequence[str], *, json_output: bool, rounds: int, is_full: bool 
     results: dict[str, Any] = {"machine": machine(), "rounds": rounds, "scenarios": {}}
     for name in names:
         print(f"running {name}: {SCENARIOS[name]} ...", file=sys.stderr)
-        module = importlib.import_module(f"frys_node.bench.{name}")
+        module = importlib.import_module(f"frys_node.bench.{MODULES.get(name, name)}")
         scenario = getattr(module, "run_full", module.run) if is_full else module.run
         figures: list[Figure] = scenario(rounds)
         results["scenarios"][name] = [figure.as_dict() for figure in figures]

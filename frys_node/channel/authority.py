@@ -12,16 +12,17 @@ import logging
 from collections.abc import Callable, Sequence
 
 import trio
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography import x509
 
-from frys_node.base.errors import FrysError, NotReady, SecurityError
+from frys_node.base.errors import CorruptData, FrysError, NotReady, SecurityError, StorageError
 from frys_node.base.ports import Clock, Disk, Entropy
 from frys_node.base.types import NodeId
 from frys_node.channel.issuer import TOKENS_PATH, IssuerDesk
 from frys_node.channel.names import NAMES_PATH
+from frys_node.channel.pending import ROTATION_PATH, read_pending
 from frys_node.kernel.services.rpc import Method, Rpc
 from frys_node.secure.identity import Identity, save_identity
+from frys_node.secure.signing_keys import SEED_BYTES, PrivateKey, key_from_seed
 from frys_node.secure.stored import read_secret
 from frys_node.wire.codec import Message
 
@@ -35,9 +36,11 @@ class Authority(Message, frozen=True):
     """All that it takes to admit nodes. Never logged, never stored but in ``identity`` and ``issuer`` files."""
 
     key: bytes
-    """The authority's Ed25519 private key, 32 bytes."""
+    """The seed of the authority's private key, 32 bytes of either kind."""
     tokens: bytes
     names: bytes
+    rotation: bytes = b""
+    """The next authority's key while one follows another; empty otherwise."""
 
 
 class Entrusted(Message, frozen=True):
@@ -62,6 +65,8 @@ class AuthorityHolder:
         self._is_lost: Callable[[NodeId], bool] = lambda _node: False
         self.is_expelled: Callable[[NodeId], bool] = lambda _node: False
         """Says whether a node was expelled: its key is admitted no more."""
+        self.on_trust: Callable[[], None] = lambda: None
+        """Called when this node trusts other authorities than before."""
 
     @property
     def can_admit(self) -> bool:
@@ -105,11 +110,9 @@ class AuthorityHolder:
         key = self._identity.ca_key
         if key is None:
             raise NotReady("this node does not hold the authority's key")
-        raw = key.private_bytes(
-            serialization.Encoding.Raw, serialization.PrivateFormat.Raw, serialization.NoEncryption()
-        )
         tokens, names = read_secret(self._disk, TOKENS_PATH), self._disk.read(NAMES_PATH)
-        return Authority(raw, tokens or b"", names or b"")
+        rotation = read_secret(self._disk, ROTATION_PATH)
+        return Authority(key.private_bytes_raw(), tokens or b"", names or b"", rotation or b"")
 
     def take(self, copy: Authority) -> None:
         """Keep a copy durably.
@@ -118,17 +121,42 @@ class AuthorityHolder:
             SecurityError: The key is not that of this cluster's authority. Nothing was changed.
             StorageError: The disk refused; what was stored before stands.
         """
-        if len(copy.key) != 32:
+        if len(copy.key) != SEED_BYTES:
             raise SecurityError("the authority's key has a wrong length")
-        key = Ed25519PrivateKey.from_private_bytes(copy.key)
+        key = key_from_seed(copy.key, self._identity.kind)
         if key.public_key() != self._identity.ca_certificate.public_key():
             raise SecurityError("the key is not that of this cluster's authority")
-        for path, data in ((TOKENS_PATH, copy.tokens), (NAMES_PATH, copy.names)):
+        for path, data in ((TOKENS_PATH, copy.tokens), (NAMES_PATH, copy.names), (ROTATION_PATH, copy.rotation)):
             if data and self._disk.read(path) != data:
                 self._disk.write(path, data)
+        if not copy.rotation:
+            self._disk.remove(ROTATION_PATH)
         if self._identity.ca_key is None:
             self._identity.ca_key = key
             save_identity(self._disk, self._identity)
+
+    def key_for(self, authority: x509.Certificate) -> PrivateKey | None:
+        """Return the key of an authority if this node has it: the one that issues, or the next one."""
+        pending = read_pending(self._disk)
+        held = (self._identity.ca_key, None if pending is None else pending.key)
+        return next((key for key in held if key is not None and key.public_key() == authority.public_key()), None)
+
+    def trust_changed(self) -> None:
+        """Have connections to come use what is trusted now, and the desk too; forget a next key that waits no more."""
+        self._desk = None
+        self.on_trust()
+        try:
+            pending = read_pending(self._disk)
+            if pending is not None and pending.certificate not in self._identity.also_trusted:
+                self._disk.remove(ROTATION_PATH)
+        except (CorruptData, StorageError) as error:
+            log.error("channel.next_key_not_forgotten", extra={"error": error.message, "path": ROTATION_PATH})
+
+    def renew_desk(self) -> None:
+        """Make the desk's tokens those of the authority that issues now."""
+        self._desk = None
+        if self.desk is not None:
+            self.desk.authority_changed()
 
     def drop(self) -> None:
         """Forget the key, durably: this node leaves the cluster and has handed its role over."""

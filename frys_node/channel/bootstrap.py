@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import trio
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from frys_node.base.errors import (
     ConfigError,
@@ -27,9 +26,12 @@ from frys_node.channel.join import JoinClient, Seed
 from frys_node.channel.join_messages import JOIN_S, JoinAccepted, JoinRedirect
 from frys_node.secure import certificates
 from frys_node.secure.admin import create_admin_token
-from frys_node.secure.identity import Identity, load_identity, new_key, save_identity
+from frys_node.secure.errors import WrongIdentityKind
+from frys_node.secure.identity import Identity, load_identity, save_identity
 from frys_node.secure.keyring import KEY_BYTES, KEYRING_PATH, EpochKey, Keyring
+from frys_node.secure.signing_keys import SEED_BYTES, Kind, PrivateKey, key_from_seed, new_key
 from frys_node.secure.statements import Statements
+from frys_node.secure.stored import ED25519
 from frys_node.secure.token import JoinToken, parse_token
 
 log = logging.getLogger(__name__)
@@ -92,10 +94,12 @@ class JoinOutcome(NamedTuple):
     """What the issuer was told."""
 
 
-def create_cluster(disk: Disk, entropy: Entropy, clock: Clock, *, cluster_name: str, node_name: str) -> Identity:
+def create_cluster(
+    disk: Disk, entropy: Entropy, clock: Clock, *, cluster_name: str, node_name: str, kind: Kind = ED25519
+) -> Identity:
     """Make a new cluster with this node as its issuer and first member, and store it.
 
-    Writes the keyring (epoch 1), ``admin-token`` and, last, the identity.
+    `kind` is that of all its keys, for good. Writes the keyring (epoch 1), ``admin-token`` and, last, the identity.
 
     Raises:
         ConfigError: The cluster's name is not 1-48 lower-case letters, digits or dashes. Nothing was written.
@@ -106,7 +110,7 @@ def create_cluster(disk: Disk, entropy: Entropy, clock: Clock, *, cluster_name: 
         raise ConfigError(f"'{cluster_name}' cannot be a cluster's name", hint="use 1-48 letters a-z, digits or dashes")
     certificates.valid_name(node_name)
     cluster = ClusterId(entropy.token_bytes(16).hex())
-    ca_key, key = new_key(entropy), new_key(entropy)
+    ca_key, key = new_key(entropy, kind), new_key(entropy, kind)
     now = clock.unix_ns()
     ca = certificates.create_authority(ca_key, cluster, cluster_name, now)
     node = certificates.node_id_of(key.public_key())
@@ -161,7 +165,7 @@ def _silent(seed: Address) -> NodeUnreachable:
 
 
 class _Joiner:
-    """One join through several seeds with one key, so that a repeated grant is the same node again."""
+    """One join through several seeds with one seed of a key, so that a repeated grant is the same node again."""
 
     def __init__(
         self,
@@ -169,21 +173,25 @@ class _Joiner:
         clock: Clock,
         *,
         token: JoinToken,
-        key: Ed25519PrivateKey,
+        key_seed: bytes,
         name: str,
         is_name_chosen: bool,
         expect_cluster: str | None,
+        expect_kind: Kind | None,
         advertise: Advertise,
     ) -> None:
         self._network = network
         self._clock = clock
         self._token = token
-        self._key = key
+        self._key_seed = key_seed
+        self._expect_kind = expect_kind
         self._name = name
         self._is_name_chosen = is_name_chosen
         self._expect_cluster = expect_cluster
         self._advertise = advertise
         self.accepted: JoinAccepted | None = None
+        self.key: PrivateKey | None = None
+        """What was granted, and for which key."""
         self.advertised: Address | None = None
         self.errors: list[tuple[Address, FrysError]] = []
 
@@ -198,12 +206,12 @@ class _Joiner:
 
     async def _ask(self, seed: Address, failed: trio.Event, scope: trio.CancelScope) -> None:
         try:
-            answer, advertised = await self._ask_within(seed)
+            answer, advertised, key = await self._ask_within(seed)
             if isinstance(answer, JoinRedirect):
                 issuer = Address.parse(answer.address)
                 log.info("channel.join_redirected", extra={"seed": str(seed), "issuer": str(issuer)})
                 try:
-                    answer, advertised = await self._ask_within(issuer)
+                    answer, advertised, key = await self._ask_within(issuer)
                 except NodeUnreachable as error:
                     raise IssuerUnreachable(
                         f"{seed} is a member of the cluster, but the issuer at {issuer} does not answer",
@@ -217,14 +225,16 @@ class _Joiner:
             self.errors.append((seed, error))
             failed.set()
             return
-        self.accepted, self.advertised = answer, advertised
+        self.accepted, self.advertised, self.key = answer, advertised, key
         scope.cancel()
 
-    async def _ask_within(self, address: Address) -> tuple[JoinAccepted | JoinRedirect, Address]:
-        answer: tuple[JoinAccepted | JoinRedirect, Address] | None = None
+    async def _ask_within(self, address: Address) -> tuple[JoinAccepted | JoinRedirect, Address, PrivateKey]:
+        answer: tuple[JoinAccepted | JoinRedirect, Address, PrivateKey] | None = None
         with trio.move_on_after(JOIN_S):
             async with await JoinClient.open(self._network, address, self._clock) as client:
                 seed = await client.info()
+                self._check_kind(seed)
+                key = key_from_seed(self._key_seed, seed.kind)
                 advertise = self._advertise
                 if not isinstance(advertise, Address):
                     # Where the issuer says that it is, not where it was dialled: the others will say the same of it.
@@ -232,16 +242,23 @@ class _Joiner:
                 granted = await client.join(
                     seed,
                     self._token,
-                    self._key,
+                    key,
                     name=self._name,
                     is_name_chosen=self._is_name_chosen,
                     advertise=advertise,
                     expect_cluster=self._expect_cluster,
                 )
-                answer = granted, advertise
+                answer = granted, advertise, key
         if answer is None:
             raise _silent(address)
         return answer
+
+    def _check_kind(self, seed: Seed) -> None:
+        if self._expect_kind not in (None, seed.kind):
+            raise WrongIdentityKind(
+                f"cluster '{seed.info.cluster_name}' has identities of kind {seed.kind}, not {self._expect_kind}",
+                hint="leave [cluster] identity (--identity) out: a joiner takes the cluster's",
+            )
 
     def failure(self) -> FrysError:
         """The error that tells the user most: a refusal before silence; with several, each seed is named."""
@@ -266,6 +283,7 @@ async def join_cluster(
     name_chosen: bool,
     expect_cluster: str | None,
     advertise: Advertise,
+    expect_kind: Kind | None = None,
 ) -> JoinOutcome:
     """Join a cluster through any of the seeds and store the identity, only when everything was granted.
 
@@ -280,29 +298,31 @@ async def join_cluster(
         name_chosen: True if the user chose it.
         expect_cluster: Name or id of the cluster that it must be, None for any.
         advertise: Where other nodes will reach this one, or how to tell given the issuer's address.
+        expect_kind: Kind of identities that the cluster must have, None for any; the key is made of the cluster's.
 
     Raises:
-        InvalidToken, TokenUnknown, TokenExpired, TokenUsedUp, ForeignCluster, WrongCluster, NameTaken, NotTls,
-        ClassicalOnly, TooManyFailures, SeedsUnreachable, NodeUnreachable: See there. Nothing was written.
+        InvalidToken, TokenUnknown, TokenExpired, TokenUsedUp, ForeignCluster, WrongCluster, WrongIdentityKind,
+        NameTaken, NotTls, ClassicalOnly, TooManyFailures, SeedsUnreachable, NodeUnreachable: See there. Nothing was
+        written.
     """
     read = parse_token(token)
     certificates.valid_name(name)
     if not seeds:
         raise ConfigError("a join needs a seed", hint="--seed host:port")
-    key = new_key(entropy)
     joiner = _Joiner(
         network,
         clock,
         token=read,
-        key=key,
+        key_seed=entropy.token_bytes(SEED_BYTES),
         name=name,
         is_name_chosen=name_chosen,
         expect_cluster=expect_cluster,
+        expect_kind=expect_kind,
         advertise=advertise,
     )
     await joiner.ask_all(list(dict.fromkeys(seeds))[:SEEDS_MAX])
-    accepted, advertised = joiner.accepted, joiner.advertised
-    if accepted is None or advertised is None:
+    accepted, advertised, key = joiner.accepted, joiner.advertised, joiner.key
+    if accepted is None or advertised is None or key is None:
         raise joiner.failure()
     peers = tuple(KnownPeer(NodeId(peer.node_id), Address.parse(peer.address), peer.name) for peer in accepted.peers)
     identity = Identity(
@@ -314,6 +334,8 @@ async def join_cluster(
         certificate=certificates.load_der(accepted.certificate),
         ca_certificate=certificates.load_der(accepted.ca_certificate),
         seeds=tuple(peer.address for peer in peers),
+        also_trusted=tuple(map(certificates.load_der, accepted.also_trusted)),
+        retired=tuple(map(certificates.load_der, accepted.retired)),
     )
     save_identity(disk, identity)
     return JoinOutcome(identity, peers, NodeId(accepted.issuer), advertised)

@@ -171,10 +171,11 @@ class MemberSecrets:
             return False
         has_expulsion = False
         if self.revoked and not any(
-            len(said.nodes) == len(self.revoked) and statements.is_said(said) for said in self.expulsions
+            len(said.nodes) == len(self.revoked) and statements.is_said(said, by_the_issuing=True)
+            for said in self.expulsions
         ):
             has_expulsion = self._keep((statements.expel(self.revoked),))
-        unsigned = [key for key in self.keyring.keys if not statements.is_ours(key)]
+        unsigned = [key for key in self.keyring.keys if not statements.is_ours(key, by_the_issuing=True)]
         has_keys = self.keyring.merge(map(statements.sign_key, unsigned), from_issuer=True)
         if has_expulsion:
             self._save_revoked()

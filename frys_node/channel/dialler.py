@@ -24,12 +24,15 @@ class Dialler:
         greeter: Greeter,
         refusals: Refusals,
         is_expelled: Callable[[NodeId], bool],
+        on_refused: Callable[[str], None],
     ) -> None:
+        """`on_refused` hears the reason why somebody who answered a dial was refused."""
         self._self_id = self_id
         self._network = network
         self._greeter = greeter
         self._refuse = refusals.refuse
         self._is_expelled = is_expelled
+        self._on_refused = on_refused
 
     async def dial(self, address: Address, expected: NodeId | None) -> Greeted:
         """Connect and greet; `expected` None takes any member.
@@ -57,6 +60,7 @@ class Dialler:
             return await self._greeter.dial(transport, expected)
         except HandshakeRefused as error:
             self._refuse(error.reason, address, error.message)
+            self._on_refused(error.reason)
             raise
         except (NotTls, ClassicalOnly) as error:
             self._refuse("not_tls" if isinstance(error, NotTls) else "group", address, error.message)

@@ -42,6 +42,7 @@ FIXES = {
     "address": "add its network to [cluster] allow on this node if it is a member",
     "alpn": STRANGER,
     "bytes_cap": STRANGER,
+    "return": "it has been away for too long, or left: join it anew from an empty directory",
     "chain": "it belongs to another cluster: give each cluster addresses of its own, or let it join this one",
     "cipher": "upgrade that node: only TLS_AES_256_GCM_SHA384 is spoken",
     "cluster": "a data directory belongs to one cluster: start each node on its own",

@@ -1,7 +1,8 @@
 """The channel: the component that owns the cluster's TCP port and carries calls and notes between nodes.
 
-`door` accepts, `peers` keeps one connection to each node, `rekey` replaces it now and then, `rotation` and `keys` keep
-the gossip keyring. What is told here goes to every member at once: keys, and who was expelled.
+`door` accepts, `peers` keeps one connection to each node, `rekey` replaces it now and then, `key_rotation` and `keys`
+keep the gossip keyring, `upkeep` the certificates. What is told here goes to every member at once: keys, and who was
+expelled.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from frys_node.channel.greeting import Greeted, Greeter
 from frys_node.channel.issuer import IssuerDesk
 from frys_node.channel.join import JoinServer
 from frys_node.channel.join_messages import PEERS_MAX, PeerAddress
+from frys_node.channel.key_rotation import Worn
 from frys_node.channel.keys import KeyDesk
 from frys_node.channel.messages import SHUTDOWN, Credentials
 from frys_node.channel.peers import Peers
+from frys_node.channel.protection import ProtectionDesk
 from frys_node.channel.rekey import AFTER_BYTES, AFTER_S, Rekeying
-from frys_node.channel.renewal import RENEW, Renewal
-from frys_node.channel.key_rotation import Worn
 from frys_node.channel.self_notes import SelfNotes
-from frys_node.channel.protection import TrustDesk
+from frys_node.channel.upkeep import Upkeep
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Metrics
 from frys_node.secure.errors import Expelled
@@ -111,7 +112,9 @@ class Channel:
         self._greeter = self._make_greeter()
         self.refusals = Refusals(metrics)
         is_expelled = self.secrets.revoked.__contains__
-        self._dialler = Dialler(identity.node_id, network, self._greeter, self.refusals, is_expelled)
+        self._dialler = Dialler(
+            identity.node_id, network, self._greeter, self.refusals, is_expelled, self._chain_refused
+        )
         self._door = self._make_door(metrics, allow or AllowList())
         self.rekeying = Rekeying(
             self._peers,
@@ -124,8 +127,6 @@ class Channel:
         self._handlers: list[ConnectionHandler] = []
         self._self_notes = SelfNotes(identity.node_id, self._dispatch)
         self._nursery: trio.Nursery | None = None
-        self._renewal = self._make_renewal(disk)
-        self.serve(RENEW, self._renewal.answer)
         self._is_expulsion_told = False
         self.keys = KeyDesk(
             self,
@@ -136,10 +137,11 @@ class Channel:
             issuer=lambda: self.issuer,
             may_rotate=self._may_rotate,
         )
-        self.trust = TrustDesk(
-            self, identity, self._peers, self.keys, self.rekeying, self._renewal, name_of=self._name_of
+        self._upkeep = self._make_upkeep(network, disk, metrics)
+        self.protection = ProtectionDesk(
+            self, identity, self._clock, self._peers, self.keys, self.rekeying, name_of=self._name_of
         )
-        declare_gauges(metrics, self._peers, self.keys, self.secrets, self._renewal)
+        declare_gauges(metrics, self._peers, self.keys, self.secrets)
         self.authority.is_expelled = is_expelled
         self.secrets.on_change = self._secrets_changed
 
@@ -157,7 +159,13 @@ class Channel:
         )
 
     def _make_door(self, metrics: Metrics, allow: AllowList) -> Door:
-        join = JoinServer(self.identity, self.authority, issuer_address=self.issuer_address, peers=self._join_peers)
+        join = JoinServer(
+            self.identity,
+            self.authority,
+            issuer_address=self.issuer_address,
+            peers=self._join_peers,
+            revoked=self.secrets.revoked,
+        )
         return Door(
             self._listener,
             self._profile,
@@ -180,15 +188,20 @@ class Channel:
         desk = self.desk
         return desk is not None and any(token.state == "valid" for token in desk.list_tokens())
 
-    def _make_renewal(self, disk: Disk) -> Renewal:
-        return Renewal(
+    def _make_upkeep(self, network: Network, disk: Disk, metrics: Metrics) -> Upkeep:
+        return Upkeep(
             self.identity,
             disk,
             self._clock,
+            network,
+            self,
+            profile=self._profile,
+            peers=self._peers,
+            holder=self.authority,
             name_of=self._issued_name,
-            ask=lambda request: self.call(self.issuer, RENEW, request),
-            on_renewed=lambda: self._profile.renew(self.identity),
             expelled=self.secrets.revoked,
+            on_trust=self.keys.keeper.changed,
+            metrics=metrics,
         )
 
     @property
@@ -327,7 +340,7 @@ class Channel:
                 nursery.start_soon(self.keys.keeper.run)
                 nursery.start_soon(self.rekeying.run)
                 nursery.start_soon(self._self_notes.run)
-                nursery.start_soon(self._renewal.run)
+                nursery.start_soon(self._upkeep.run)
                 if self._knocks != "on":
                     # A token that is always valid would open the door to every stranger.
                     if self.desk is not None:
@@ -372,6 +385,7 @@ class Channel:
             with trio.CancelScope(shield=True):
                 await greeted.stream.aclose()
             return connection
+        self._upkeep.met(greeted.peer)
         self._names[connection.node] = greeted.hello.node_name
         try:
             self._peers.learn(connection.node, Address.parse(greeted.hello.address))
@@ -420,6 +434,10 @@ class Channel:
             return "this node's gossip key is used up and nobody hears it: frys-node keys rotate, or restart it"
         return ""
 
+    def _chain_refused(self, reason: str) -> None:
+        """Take note of why this node would not speak with somebody whom it had dialled."""
+        self._upkeep.refused(reason)
+
     def _may_rotate(self) -> bool:
         return self.desk is not None
 
@@ -466,7 +484,7 @@ class Channel:
 
     def certificate_left_s(self) -> float:
         """Seconds until this node's certificate expires by its wall clock."""
-        return self._renewal.left_s()
+        return self._upkeep.renewal.left_s()
 
     def _name_of(self, node: NodeId) -> str:
         return self._names.get(node, node)

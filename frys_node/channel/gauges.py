@@ -5,11 +5,10 @@ from __future__ import annotations
 from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.keys import KeyDesk
 from frys_node.channel.peers import Peers
-from frys_node.channel.renewal import Renewal
 from frys_node.observe.metrics import Metrics
 
 
-def declare_gauges(metrics: Metrics, peers: Peers, keys: KeyDesk, secrets: MemberSecrets, renewal: Renewal) -> None:
+def declare_gauges(metrics: Metrics, peers: Peers, keys: KeyDesk, secrets: MemberSecrets) -> None:
     """Declare the gauges; each is read when it is asked for."""
     metrics.gauge("frys_channel_connections", "Authenticated connections kept.", source=lambda: float(len(peers.all())))
     metrics.gauge(
@@ -26,11 +25,6 @@ def declare_gauges(metrics: Metrics, peers: Peers, keys: KeyDesk, secrets: Membe
         "frys_channel_expelled_nodes",
         "Expelled nodes that this node refuses.",
         source=lambda: float(len(secrets.revoked)),
-    )
-    metrics.gauge(
-        "frys_channel_certificate_left_seconds",
-        "Until this node's certificate expires by its wall clock.",
-        source=renewal.left_s,
     )
     metrics.gauge(
         "frys_channel_notes_dropped",

@@ -7,23 +7,28 @@ the data directory itself is the multi-use token that `start` prints (24 h, rene
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Final
 
+from cryptography import x509
+
+from frys_node.base.errors import SecurityError
 from frys_node.base.ports import Clock, Disk, Entropy
 from frys_node.base.types import Address, NodeId
 from frys_node.channel.join_messages import JoinAccepted, JoinRequest, PeerAddress
 from frys_node.channel.names import NAMES_PATH, NameRegistry
 from frys_node.secure import certificates
-from frys_node.secure.errors import Expelled, WrongCluster
+from frys_node.secure.errors import Expelled, HandshakeRefused, InvalidToken, WrongCluster
 from frys_node.secure.identity import Identity
+from frys_node.secure.signing_keys import PublicKey
 from frys_node.secure.stored import read_secret
-from frys_node.secure.token import SECRET_BYTES, TokenInfo, TokenTable, proof
+from frys_node.secure.token import SECRET_BYTES, TokenInfo, TokenTable, parse_token, proof
 
 TOKENS_PATH: Final = "issuer/tokens.json"
 JOIN_PATH: Final = "join-token"
 _JOIN_ID_PATH: Final = "issuer/join-token-id"
 JOIN_TTL_S = 86_400
+_RETURN_HINT: Final = "join as a new node: move its data directory away, then frys-node join with a token"
 
 
 class IssuerDesk:
@@ -40,7 +45,8 @@ class IssuerDesk:
         self.is_lost: Callable[[NodeId], bool] = lambda _node: False
         """Says whether a node has been dead for so long that its name may be taken over."""
         self.is_expelled: Callable[[NodeId], bool] = lambda _node: False
-        self._tokens = TokenTable(identity.cluster_name, identity.ca_hash)
+        self._pin = identity.ca_hash
+        self._tokens = TokenTable(identity.cluster_name, self._pin)
         stored = read_secret(disk, TOKENS_PATH)
         if stored is not None:
             self._tokens.restore(stored)
@@ -99,12 +105,54 @@ class IssuerDesk:
         token_id = (self._disk.read(_JOIN_ID_PATH) or b"").decode("ascii", "replace").strip()
         current = next((info for info in self._tokens.list(now) if info.id == token_id), None)
         left_s = (current.expires_at or 0) - now if current is not None else 0
-        if left_s < JOIN_TTL_S // 2 or self._disk.read(JOIN_PATH) is None:
+        if left_s < JOIN_TTL_S // 2 or not self._is_pinned(self._disk.read(JOIN_PATH)):
             text, info = self.create_token(ttl_s=JOIN_TTL_S, uses=None)
             self._disk.write(JOIN_PATH, text.encode() + b"\n")
             self._disk.write(_JOIN_ID_PATH, info.id.encode())
             left_s = JOIN_TTL_S
         return float(max(60, left_s - JOIN_TTL_S // 2))
+
+    def _is_pinned(self, written: bytes | None) -> bool:
+        """True if that is a token for the authority that issues now."""
+        try:
+            return written is not None and parse_token(written.decode("ascii", "replace")).ca_hash == self._pin
+        except InvalidToken:
+            return False
+
+    def authority_changed(self) -> None:
+        """Drop the tokens that pin the authority before this one, and write a new ``join-token``, durably."""
+        self._tokens.drop_pinned()
+        self._save_tokens()
+        self.renew_join_token()
+
+    def readmit(self, certificate: x509.Certificate, key: PublicKey, *, revoked: Container[NodeId]) -> x509.Certificate:
+        """Issue a certificate to a member that missed a change of the authority and has proved its key.
+
+        Raises:
+            HandshakeRefused: Its certificate is of no authority that this cluster ever had, or too old; or it is no
+                member any more. Nothing was issued.
+        """
+        identity = self._identity
+        ever = (*identity.authorities, *identity.retired)
+        try:
+            subject = certificates.verify_member(certificate, ever, self._clock.unix_ns())
+        except SecurityError as error:
+            raise HandshakeRefused(
+                "return", f"this node cannot come back: {error.message}", hint=_RETURN_HINT
+            ) from error
+        name = self.names.find(subject.node)
+        is_own = certificates.node_id_of(key) == subject.node and certificate.public_key() == key
+        if subject.node in revoked or name is None or not is_own or subject.cluster != identity.cluster_id:
+            raise HandshakeRefused(
+                "return", f"node {subject.name} is no member of this cluster any more", hint=_RETURN_HINT
+            )
+        return certificates.issue(
+            self._ca_key,
+            identity.ca_certificate,
+            key,
+            subject=certificates.Subject(identity.cluster_id, subject.node, name),
+            unix_ns=self._clock.unix_ns(),
+        )
 
     def admit(
         self, request: JoinRequest, exporter: bytes, *, source: Address, peers: tuple[PeerAddress, ...]
@@ -115,7 +163,7 @@ class IssuerDesk:
             FrysError: Why not; its code, message and hint go back to the joiner. Nothing was issued.
         """
         identity = self._identity
-        key = certificates.read_request(request.signing_request)
+        key = certificates.read_request(request.signing_request, identity.kind)
         node = certificates.node_id_of(key)
         if self.is_expelled(node):
             raise Expelled(f"node {node} was expelled from the cluster", hint=Expelled.FIX)
@@ -150,6 +198,8 @@ class IssuerDesk:
             name,
             identity.node_id,
             peers,
+            also_trusted=tuple(map(certificates.der, identity.also_trusted)),
+            retired=tuple(map(certificates.der, identity.retired)),
         )
 
 

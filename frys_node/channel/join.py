@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import trio
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from frys_node.base.errors import FrysError, MalformedFrame, SecurityError, UnsupportedVersion, error_from_code
 from frys_node.base.ports import Clock, Network
@@ -24,14 +23,19 @@ from frys_node.channel.join_messages import (
     JoinRefused,
     JoinRequest,
     PeerAddress,
+    Returned,
+    ReturnRequest,
 )
 from frys_node.channel.messages import KIND_JOIN
 from frys_node.secure import certificates
 from frys_node.secure.errors import ForeignCluster, HandshakeRefused, TokenUnknown
 from frys_node.secure.gate import check_profile
 from frys_node.secure.identity import Identity
-from frys_node.secure.tls import ALPN_JOIN, EXPORTER_JOIN, TlsStream, connect_tls, join_context
+from frys_node.secure.signer import is_return_proof, return_proof
+from frys_node.secure.signing_keys import Kind, PrivateKey, kind_of
+from frys_node.secure.tls import ALPN_JOIN, EXPORTER_JOIN, EXPORTER_RETURN, TlsStream, connect_tls, join_context
 from frys_node.secure.token import JoinToken, proof, proofs_match
+from frys_node.secure.trust import reaches
 from frys_node.wire.frame import Frame, FrameReader, encode_frame
 from frys_node.wire.version import PROTOCOL_MAX, PROTOCOL_MIN, negotiate
 
@@ -79,8 +83,10 @@ class JoinServer:
         *,
         issuer_address: Callable[[], Address | None],
         peers: Callable[[], tuple[PeerAddress, ...]],
+        revoked: Container[NodeId] = (),
     ) -> None:
         self._identity = identity
+        self._revoked = revoked
         self._authority = authority
         self._issuer_address = issuer_address
         self._peers = peers
@@ -102,6 +108,9 @@ class JoinServer:
                 await pipe.send(refusal or self._info())
             elif isinstance(message, JoinRequest):
                 answer, outcome = self._answer(message, stream, source)
+                await pipe.send(answer)
+            elif isinstance(message, ReturnRequest):
+                answer, outcome = self._bring_home(message, stream)
                 await pipe.send(answer)
             else:
                 raise MalformedFrame("a message that only a seed may send")
@@ -129,7 +138,24 @@ class JoinServer:
             identity.node_name,
             self._authority.desk is not None,
             "" if address is None else str(address),
+            tuple(map(certificates.der, identity.links)),
         )
+
+    def _bring_home(self, request: ReturnRequest, stream: TlsStream) -> tuple[JoinMessage, str]:
+        desk, identity = self._authority.desk, self._identity
+        if desk is None:
+            address = self._issuer_address()
+            return JoinRedirect("" if address is None else str(address)), "redirect"
+        try:
+            key = certificates.read_request(request.signing_request, identity.kind)
+            if not is_return_proof(key, request.proof, stream.export(EXPORTER_RETURN)):
+                raise HandshakeRefused("return", "the node's key was not proved")
+            certificate = desk.readmit(certificates.load_der(request.certificate), key, revoked=self._revoked)
+        except FrysError as error:
+            return JoinRefused(error.code, error.message, error.hint), error.code
+        parts = (identity.also_trusted, identity.links, identity.retired)
+        lists = (tuple(map(certificates.der, part)) for part in parts)
+        return Returned(certificates.der(certificate), *lists), "returned"
 
     def _answer(self, request: JoinRequest, stream: TlsStream, source: Address) -> tuple[JoinMessage, str]:
         desk = self._authority.desk
@@ -154,6 +180,11 @@ class Seed(NamedTuple):
 
     info: ClusterInfo
     ca: x509.Certificate
+
+    @property
+    def kind(self) -> Kind:
+        """Kind of the cluster's keys, a joiner's too."""
+        return kind_of(self.ca.public_key())
 
 
 class JoinClient:
@@ -226,7 +257,7 @@ class JoinClient:
         self,
         seed: Seed,
         token: JoinToken,
-        key: Ed25519PrivateKey,
+        key: PrivateKey,
         *,
         name: str,
         is_name_chosen: bool,
@@ -272,7 +303,38 @@ class JoinClient:
         self._check_granted(answer, seed, key)
         return answer
 
-    def _check_granted(self, answer: JoinAccepted, seed: Seed, key: Ed25519PrivateKey) -> None:
+    async def come_home(self, seed: Seed, identity: Identity) -> Returned | JoinRedirect:
+        """Prove this node's key and return its new certificate, checked; or where to ask instead.
+
+        Raises:
+            ForeignCluster: The seed's authority does not follow one that this node trusts. Nothing was proved to it.
+            FrysError: Why the issuer refused.
+        """
+        if seed.info.cluster_id != identity.cluster_id or not reaches(
+            seed.ca, tuple(map(certificates.load_der, seed.info.links)), identity.authorities, identity.cluster_id
+        ):
+            raise ForeignCluster("the seed's authority does not follow the one that this node trusts")
+        if not seed.info.is_issuer:
+            return JoinRedirect(seed.info.issuer_address)
+        exporter = self._pipe.stream.export(EXPORTER_RETURN)
+        answer = await self.ask(
+            ReturnRequest(
+                certificates.der(identity.certificate),
+                certificates.create_request(identity.key),
+                return_proof(identity.key, exporter),
+            )
+        )
+        if isinstance(answer, JoinRedirect):
+            return answer
+        if not isinstance(answer, Returned):
+            raise MalformedFrame("the seed answered a question that was not asked")
+        certificate = certificates.load_der(answer.certificate)
+        subject = certificates.verify_issued(certificate, seed.ca, self._clock.unix_ns())
+        if subject.node != identity.node_id or certificate.public_key() != identity.key.public_key():
+            raise SecurityError("the issuer sent another node's certificate", hint="check the seed")
+        return answer
+
+    def _check_granted(self, answer: JoinAccepted, seed: Seed, key: PrivateKey) -> None:
         certificate = certificates.load_der(answer.certificate)
         subject = certificates.verify_issued(certificate, seed.ca, self._clock.unix_ns())
         is_mine = certificate.public_key() == key.public_key()

@@ -5,6 +5,10 @@ Sans-I/O. Theory of operation. The joiner asks (`InfoRequest`) and the seed says
 against the certificate that the TLS handshake proved. Then the joiner proves that it knows the token's secret on this
 very connection (`JoinRequest`), and the issuer proves the same back (`JoinAccepted`). A seed that is not the issuer
 answers `JoinRedirect`, which is followed once, because the proofs are bound to one connection's exporter.
+
+A member that was away while the cluster's authority changed cannot speak ``frys/1``: it and the others trust nobody in
+common. It asks here too, believes the seed's authority by the links from the one that it trusts, and proves its node
+key (`ReturnRequest`, `Returned`).
 """
 
 from __future__ import annotations
@@ -42,6 +46,8 @@ class ClusterInfo(Message, frozen=True, tag=2):
     is_issuer: bool
     issuer_address: str
     """``host:port``; empty if the seed does not know where the issuer is."""
+    links: tuple[bytes, ...] = ()
+    """How the authority followed those before it, DER, oldest first: for members that were away."""
 
 
 class JoinRequest(Message, frozen=True, tag=3):
@@ -75,6 +81,8 @@ class JoinAccepted(Message, frozen=True, tag=4):
     name: str
     issuer: str
     peers: tuple[PeerAddress, ...]
+    also_trusted: tuple[bytes, ...] = ()
+    retired: tuple[bytes, ...] = ()
 
 
 class JoinRefused(Message, frozen=True, tag=5):
@@ -91,6 +99,27 @@ class JoinRedirect(Message, frozen=True, tag=6):
     address: str
 
 
-JoinMessage = InfoRequest | ClusterInfo | JoinRequest | JoinAccepted | JoinRefused | JoinRedirect
+class ReturnRequest(Message, frozen=True, tag=7):
+    """I am a member that missed a change of the authority: renew my certificate."""
+
+    certificate: bytes
+    """The last one, DER, of an authority that has been followed by another."""
+    signing_request: bytes
+    proof: bytes
+    """The node key's signature over this connection's exporter."""
+
+
+class Returned(Message, frozen=True, tag=8):
+    """You are home: your certificate by the authority that issues now."""
+
+    certificate: bytes
+    also_trusted: tuple[bytes, ...]
+    links: tuple[bytes, ...]
+    retired: tuple[bytes, ...]
+
+
+JoinMessage = (
+    InfoRequest | ClusterInfo | JoinRequest | JoinAccepted | JoinRefused | JoinRedirect | ReturnRequest | Returned
+)
 
 JOIN_CODEC: Codec[JoinMessage] = Codec(JoinMessage)

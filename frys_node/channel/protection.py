@@ -9,27 +9,25 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 import trio
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from frys_node.base.errors import FrysError
+from frys_node.base.ports import Clock
 from frys_node.base.types import NodeId
 from frys_node.channel.keys import SURVEY_TIMEOUT_S, KeyDesk, KeySurvey
 from frys_node.channel.peers import Peers
 from frys_node.channel.rekey import Rekeying
-from frys_node.channel.renewal import Renewal
 from frys_node.kernel.services.rpc import Method, Rpc
+from frys_node.secure import certificates
 from frys_node.secure.identity import Identity
+from frys_node.secure.posture import Posture, posture
 from frys_node.wire.codec import Message
 
-CLASSICAL = "post-quantum confidentiality, classical authentication"
-POST_QUANTUM = "post-quantum confidentiality and authentication"
 
-
-class AskTrust(Message, frozen=True):
+class AskProtection(Message, frozen=True):
     """How well are you protected?"""
 
 
-class Trust(Message, frozen=True):
+class Protection(Message, frozen=True):
     """What a member says of itself."""
 
     certificate_left_s: float
@@ -53,7 +51,7 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     """Until it is replaced for its age; None where the other side sees to that."""
 
 
-class MemberTrust(msgspec.Struct, frozen=True, kw_only=True):
+class MemberProtection(msgspec.Struct, frozen=True, kw_only=True):
     """What one member says; nothing if it did not answer."""
 
     name: str
@@ -64,43 +62,44 @@ class MemberTrust(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
-TRUST: Method[AskTrust, Trust] = Method("channel.protection", AskTrust, Trust)
+PROTECTION: Method[AskProtection, Protection] = Method("channel.protection", AskProtection, Protection)
 
 
-class TrustDesk:
+class ProtectionDesk:
     """Answers for this node, and asks the others."""
 
     def __init__(
         self,
         rpc: Rpc,
         identity: Identity,
+        clock: Clock,
         peers: Peers,
         keys: KeyDesk,
         rekeying: Rekeying,
-        renewal: Renewal,
         *,
         name_of: Callable[[NodeId], str],
     ) -> None:
         self._rpc = rpc
         self._identity = identity
+        self._clock = clock
         self._peers = peers
         self._keys = keys
         self._rekeying = rekeying
-        self._renewal = renewal
         self._name_of = name_of
-        rpc.serve(TRUST, self._answer)
+        rpc.serve(PROTECTION, self._answer)
 
-    async def _answer(self, caller: NodeId, request: AskTrust) -> Trust:
+    async def _answer(self, caller: NodeId, request: AskProtection) -> Protection:
         await trio.lowlevel.checkpoint()
         kept = self._peers.all()
-        return Trust(self._renewal.left_s(), len(kept), sum(held.session.is_post_quantum for held in kept))
+        return Protection(self._left_s(), len(kept), sum(held.session.is_post_quantum for held in kept))
 
-    def identity(self) -> dict[str, str]:
-        """The algorithm of this node's key, and what that means in words."""
-        key = self._identity.certificate.public_key()
-        if isinstance(key, Ed25519PublicKey):
-            return {"algorithm": "Ed25519", "means": CLASSICAL}
-        return {"algorithm": "ML-DSA-65", "means": POST_QUANTUM}
+    def _left_s(self) -> float:
+        return certificates.left_s(self._identity.certificate, self._clock.unix_ns())
+
+    def posture(self) -> Posture:
+        """What this node's cryptography protects, and how long its certificate lasts."""
+        identity = self._identity
+        return posture(identity.certificate, identity.ca_certificate, self._clock.unix_ns())
 
     def sessions(self) -> list[SessionView]:
         """This node's connections, by name."""
@@ -121,23 +120,25 @@ class TrustDesk:
         ]
         return sorted(views, key=lambda view: (view.peer, view.id))
 
-    async def survey(self, members: Sequence[tuple[NodeId, str]]) -> tuple[list[MemberTrust], KeySurvey]:
+    async def survey(self, members: Sequence[tuple[NodeId, str]]) -> tuple[list[MemberProtection], KeySurvey]:
         """Ask members, this node among them, at the same time; who does not answer is named."""
-        found: list[MemberTrust] = []
+        found: list[MemberProtection] = []
         keys: list[KeySurvey] = []
 
         async def ask(node: NodeId, name: str) -> None:
             try:
                 with trio.fail_after(SURVEY_TIMEOUT_S):
-                    said = await self._rpc.call(node, TRUST, AskTrust())
+                    said = await self._rpc.call(node, PROTECTION, AskProtection())
             except trio.TooSlowError:
-                found.append(MemberTrust(name=name, id=node, error=f"no answer within {SURVEY_TIMEOUT_S:g} s"))
+                found.append(MemberProtection(name=name, id=node, error=f"no answer within {SURVEY_TIMEOUT_S:g} s"))
             except FrysError as error:
-                found.append(MemberTrust(name=name, id=node, error=error.message))
+                found.append(MemberProtection(name=name, id=node, error=error.message))
             else:
                 told = (said.certificate_left_s, said.sessions, said.post_quantum)
                 found.append(
-                    MemberTrust(name=name, id=node, certificate_left_s=told[0], sessions=told[1], post_quantum=told[2])
+                    MemberProtection(
+                        name=name, id=node, certificate_left_s=told[0], sessions=told[1], post_quantum=told[2]
+                    )
                 )
 
         async def ask_keys() -> None:

@@ -1,15 +1,14 @@
 """Renewal of node certificates: long before its own expires, each node asks the issuer for another over ``frys/1``.
 
 The key and the names stay; only the certificate's life is new. Connections that stand keep the old one, new ones use
-the new. While the issuer is down renewals wait: there are months, and a week of grace after them.
+the new, so no request notices. While the issuer is down renewals wait: there are months, and a week of grace after
+them, in which whoever is met with an expired certificate is named in the log and counted.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 from collections.abc import Awaitable, Callable, Container
-from typing import Final
 
 import trio
 
@@ -17,8 +16,10 @@ from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.ports import Clock, Disk
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.rpc import Method
+from frys_node.observe.metrics import Metrics
 from frys_node.secure import certificates
 from frys_node.secure.errors import Expelled, InvalidCertificate
+from frys_node.secure.gate import Peer
 from frys_node.secure.identity import Identity, save_identity
 from frys_node.wire.codec import Message
 
@@ -26,8 +27,11 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 12 * 3_600.0
 RETRY_S = 600.0
-RENEW_BEFORE_S: Final = certificates.NODE_LIFE_DAYS * 86_400 / 3
-"""A certificate with less life left is renewed."""
+RENEW_FRACTION = 1 / 3
+"""A certificate with less than this part of its life left is renewed."""
+
+AUTHORITY_WARN_S = 365 * 86_400.0
+"""The authority's certificate is called old from here on: it bounds the life of all others."""
 
 
 class RenewRequest(Message, frozen=True, tag=1):
@@ -81,7 +85,7 @@ class Renewal:
         identity = self._identity
         if identity.ca_key is None:
             raise NotReady("this node is not the issuer")
-        key = certificates.read_request(request.signing_request)
+        key = certificates.read_request(request.signing_request, identity.kind)
         name = self._name_of(caller)
         if certificates.node_id_of(key) != caller:
             raise InvalidCertificate("the signing request is not made with the caller's key")
@@ -95,18 +99,32 @@ class Renewal:
         """Look twice a day; try again sooner when a renewal failed."""
         while True:
             wait_s = LOOK_EVERY_S
-            if self.left_s() < RENEW_BEFORE_S:
+            if self.is_due():
                 try:
                     await self.renew()
                 except FrysError as error:
                     wait_s = RETRY_S
-                    log.warning("channel.certificate_not_renewed", extra={"error": error.message})
+                    self._complain(error)
             await trio.sleep(wait_s)
+
+    def is_due(self) -> bool:
+        """True if less than a third of the certificate's life is left."""
+        return self.left_s() < RENEW_FRACTION * certificates.life_s(self._identity.certificate)
+
+    def _complain(self, error: FrysError) -> None:
+        """Say that there is no new certificate; an error that a person must see once the old one has expired."""
+        left_s = self.left_s()
+        extra = {"error": error.message, "left_s": round(left_s)}
+        if left_s >= 0:
+            log.warning("channel.certificate_not_renewed", extra=extra)
+        else:
+            until_s = round(left_s + certificates.EXPIRY_GRACE_S)
+            fix = "start the issuer, or give its role to a node that holds the authority's key"
+            log.error("channel.certificate_expired", extra=extra | {"accepted_for_s": until_s, "fix": fix})
 
     def left_s(self) -> float:
         """Seconds until the certificate expires by this node's wall clock."""
-        end = self._identity.certificate.not_valid_after_utc
-        return (end - dt.datetime.fromtimestamp(self._clock.unix_ns() / 1e9, tz=dt.UTC)).total_seconds()
+        return certificates.left_s(self._identity.certificate, self._clock.unix_ns())
 
     async def renew(self) -> None:
         """Get another certificate, check it, and store it before it is used.
@@ -125,3 +143,43 @@ class Renewal:
         identity.certificate = certificate
         self._on_renewed()
         log.info("channel.certificate_renewed", extra={"expires": certificate.not_valid_after_utc.isoformat()})
+
+
+class ExpiryWatch:
+    """Makes expiry loud: how long this node's and the authority's certificates last, and who is met after the end."""
+
+    def __init__(self, identity: Identity, clock: Clock, metrics: Metrics) -> None:
+        self._clock = clock
+        metrics.gauge(
+            "frys_channel_certificate_left_seconds",
+            "Until this node's certificate expires; negative: it has, and is accepted for 7 days.",
+            source=lambda: certificates.left_s(identity.certificate, clock.unix_ns()),
+        )
+        metrics.gauge(
+            "frys_channel_authority_left_seconds",
+            "Until the certificate of the cluster's authority expires.",
+            source=lambda: certificates.left_s(identity.ca_certificate, clock.unix_ns()),
+        )
+        self._graced = metrics.counter(
+            "frys_channel_grace_total", "Connections to members whose certificate has expired, accepted for 7 days."
+        )
+        left_s = certificates.left_s(identity.ca_certificate, clock.unix_ns())
+        if left_s < AUTHORITY_WARN_S:
+            log.warning("channel.authority_is_old", extra={"left_s": round(left_s), "fix": "frys-node ca rotate"})
+
+    def met(self, peer: Peer) -> None:
+        """Count and log an accepted member whose certificate has expired."""
+        if not peer.is_in_grace:
+            return
+        self._graced.inc()
+        over_s = -certificates.left_s(peer.certificate, self._clock.unix_ns())
+        log.warning(
+            "channel.certificate_in_grace",
+            extra={
+                "peer": peer.node,
+                "peer_name": peer.name,
+                "expired_s": round(over_s),
+                "refused_in_s": round(certificates.EXPIRY_GRACE_S - over_s),
+                "fix": "let it reach the issuer, or check its clock",
+            },
+        )

@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--http", metavar="H:P", help="HTTP address (default 127.0.0.1:8080)")
     parser.add_argument("--data-dir", metavar="D", help="data directory (default ./frys-data/<name>)")
     parser.add_argument(
+        "--identity", choices=("ed25519", "ml-dsa-65"), help="keys of a new cluster's nodes (default ed25519)"
+    )
+    parser.add_argument(
         "--workflows", metavar="FILE.py", action="append", default=[], help="load workflows from a file"
     )
     parser.add_argument("--detach", action="store_true", help="return once the node is ready")
@@ -90,6 +93,7 @@ def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "system.name": arguments.name,
         "system.data_dir": arguments.data_dir or os.environ.get("FRYS_DATA_DIR"),
+        "cluster.identity": arguments.identity,
         "network.bind": arguments.bind,
         "network.advertise": arguments.advertise,
         "plugins.network.http": arguments.http,
@@ -154,7 +158,8 @@ def banner(info: dict[str, Any]) -> str:
     waits = info["waits_for"]
     lines = [
         f"node {info['name']} of cluster {info['cluster']} {'runs, and is not ready yet' if waits else 'is ready'}",
-        f"  cluster  {info['address']} (TCP and UDP, post-quantum TLS)",
+        f"  cluster  {info['address']} (TCP and UDP)",
+        f"  security {info['security']}",
         f"  http     http://{info['http']}" if info["http"] else "  http     off",
         f"  data     {info['data_dir']}",
     ]

@@ -31,6 +31,7 @@ VERBS = {
     "issuer": "show, hand over or take the role of the node that writes the topology record",
     "status": "show what a node is and does",
     "token": "create, list and revoke join tokens",
+    "ca": "show, rotate and export the cluster's certificate authority",
     "keys": "list and rotate the keys that gossip is sealed with",
     "ring": "show who owns what",
     "workflow": "list, start and inspect workflow runs",

@@ -26,7 +26,7 @@ def _summary(body: dict[str, Any]) -> str:
         ("node", f"{body['name']} of cluster {body['cluster']}"),
         ("trouble", body["trouble"]),
         ("sessions", _share(quantum)),
-        ("identity", f"{identity['algorithm']}: {identity['means']}"),
+        ("identity", f"{identity['identity']}: {identity['summary']}"),
         ("certificates", _certificates(body["certificate"])),
         ("gossip keys", f"epoch {keys['epoch']}: {keys['converged']}/{keys['total']} seal with it{_next(keys)}"),
         ("expelled", _expelled(body)),

@@ -1,9 +1,11 @@
 """The cluster's certificate authority and the certificates it issues.
 
-Sans-I/O: bytes, keys and wall time come in as arguments. A node certificate binds the node's Ed25519 key to the SAN
-URI ``frys://<cluster id>/<node id>``; the authority is confined to that cluster id by a name constraint, so that a
-certificate signed by another cluster's authority can never pass here. `not_before` lies 24 h back, because clocks
-differ and X.509 validity is the only use of wall time in the channel (security study 3.6).
+Sans-I/O: bytes, keys and wall time come in as arguments. A node certificate binds the node's key to the SAN URI
+``frys://<cluster id>/<node id>``; the authority is confined to that cluster id by a name constraint, so that a
+certificate signed by another cluster's authority can never pass here. All keys of a cluster are of one kind, the
+authority's: a classical node key under a post-quantum authority would make the cluster's promise untrue.
+`not_before` lies 24 h back, because clocks differ and X.509 validity is the only use of wall time in the channel
+(security study 3.6).
 """
 
 from __future__ import annotations
@@ -11,16 +13,18 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from frys_node.base.types import ClusterId, NodeId
 from frys_node.secure.errors import ForeignCluster, InvalidCertificate
+from frys_node.secure.signing_keys import Kind, PrivateKey, PublicKey, kind_of, public_key
 
 _UNREADABLE = (
     ValueError,
@@ -51,13 +55,13 @@ class Subject(NamedTuple):
     name: str
 
 
-def node_id_of(key: Ed25519PublicKey) -> NodeId:
-    """Return the node id of a public key: the first 16 bytes of SHA-256 over its 32 raw bytes, as hex."""
+def node_id_of(key: PublicKey) -> NodeId:
+    """Return the node id of a public key: the first 16 bytes of SHA-256 over its raw bytes, as hex."""
     return NodeId(hashlib.sha256(raw_public(key)).hexdigest()[:32])
 
 
-def raw_public(key: Ed25519PublicKey) -> bytes:
-    """Return the 32 raw bytes of a public key."""
+def raw_public(key: PublicKey) -> bytes:
+    """Return the raw bytes of a public key: 32, or 1,952 of ML-DSA-65."""
     return key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
 
@@ -87,22 +91,42 @@ def _common_name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _instant(unix_ns: int) -> dt.datetime:
+def instant(unix_ns: int) -> dt.datetime:
+    """Return wall time as certificates write it."""
     return dt.datetime.fromtimestamp(unix_ns // 1_000_000_000, tz=dt.UTC)
 
 
-def create_authority(key: Ed25519PrivateKey, cluster: ClusterId, cluster_name: str, unix_ns: int) -> x509.Certificate:
-    """Return the self-signed authority of a new cluster, confined to its cluster id."""
-    subject = _common_name(f"frys {cluster_name}"[:64])
-    start = _instant(unix_ns) - dt.timedelta(seconds=BACKDATE_S)
+def create_authority(
+    key: PrivateKey, cluster: ClusterId, cluster_name: str, unix_ns: int, *, is_first: bool = True
+) -> x509.Certificate:
+    """Return a self-signed authority of a cluster, confined to its cluster id.
+
+    One that is not the first has a part of its key's hash in its name: OpenSSL looks for an issuer by its name.
+    """
+    suffix = "" if is_first else f" {node_id_of(key.public_key())[:8]}"
+    subject = _common_name(f"frys {cluster_name}"[: 64 - len(suffix)] + suffix)
+    start = instant(unix_ns) - dt.timedelta(seconds=BACKDATE_S)
+    end = start + dt.timedelta(days=CA_LIFE_DAYS)
+    return authority_builder(key.public_key(), cluster, subject, subject, start, end).sign(key, None)
+
+
+def authority_builder(
+    key: CertificatePublicKeyTypes,
+    cluster: ClusterId,
+    subject: x509.Name,
+    issuer: x509.Name,
+    start: dt.datetime,
+    end: dt.datetime,
+) -> x509.CertificateBuilder:
+    """Return an authority's certificate, confined to its cluster id, ready to be signed."""
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
+        .issuer_name(issuer)
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(start)
-        .not_valid_after(start + dt.timedelta(days=CA_LIFE_DAYS))
+        .not_valid_after(end)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.NameConstraints([x509.UniformResourceIdentifier(cluster)], None), critical=True)
         .add_extension(
@@ -119,51 +143,56 @@ def create_authority(key: Ed25519PrivateKey, cluster: ClusterId, cluster_name: s
             ),
             critical=True,
         )
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, None)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
 
-def create_request(key: Ed25519PrivateKey) -> bytes:
+def create_request(key: PrivateKey) -> bytes:
     """Return a DER signing request: it proves possession of the key; every name in the certificate is the issuer's."""
     request = x509.CertificateSigningRequestBuilder().subject_name(_common_name("frys node")).sign(key, None)
     return request.public_bytes(serialization.Encoding.DER)
 
 
-def read_request(der: bytes) -> Ed25519PublicKey:
+def read_request(der: bytes, kind: Kind | None = None) -> PublicKey:
     """Return the key of a signing request whose own signature is right.
 
+    Args:
+        der: The request.
+        kind: The kind that the key must be of; None for either.
+
     Raises:
-        InvalidCertificate: It is malformed, badly signed or not an Ed25519 key. Nothing was issued.
+        InvalidCertificate: It is malformed, badly signed or of another kind. Nothing was issued.
     """
     try:
         request = x509.load_der_x509_csr(der)
-        key = request.public_key()
+        key = public_key(request.public_key())
         is_signed = request.is_signature_valid
     except _UNREADABLE as error:
         raise InvalidCertificate(f"not a signing request: {error}") from error
-    if not isinstance(key, Ed25519PublicKey) or not is_signed:
-        raise InvalidCertificate("the signing request must be made and signed with an Ed25519 key")
+    if not is_signed:
+        raise InvalidCertificate("the signing request is not signed with its own key")
+    if kind not in (None, kind_of(key)):
+        raise InvalidCertificate(f"the signing request has a key of kind {kind_of(key)}; this cluster's is {kind}")
     return key
 
 
 def issue(
-    ca_key: Ed25519PrivateKey,
+    ca_key: PrivateKey,
     ca: x509.Certificate,
-    public_key: Ed25519PublicKey,
+    key: PublicKey,
     *,
     subject: Subject,
     unix_ns: int,
 ) -> x509.Certificate:
     """Issue a node certificate for TLS client and server use."""
-    start = _instant(unix_ns) - dt.timedelta(seconds=BACKDATE_S)
+    start = instant(unix_ns) - dt.timedelta(seconds=BACKDATE_S)
     uri = f"frys://{subject.cluster}/{subject.node}"
     end = min(start + dt.timedelta(days=NODE_LIFE_DAYS), ca.not_valid_after_utc)
     return (
         x509.CertificateBuilder()
         .subject_name(_common_name(valid_name(subject.name)))
         .issuer_name(ca.subject)
-        .public_key(public_key)
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(start)
         .not_valid_after(end)
@@ -227,6 +256,26 @@ def verify_issued(certificate: x509.Certificate, ca: x509.Certificate, unix_ns: 
         ForeignCluster: Another authority signed it, or it names another cluster than the authority's constraint.
         InvalidCertificate: It is malformed, lacks a usage or is out of its time (with the grace of 7 days).
     """
+    subject = verify_binding(certificate, ca)
+    if not within_life(certificate, unix_ns):
+        raise InvalidCertificate("the certificate has expired or is not yet valid", hint="check the clocks")
+    return subject
+
+
+def verify_member(certificate: x509.Certificate, authorities: Sequence[x509.Certificate], unix_ns: int) -> Subject:
+    """Check a node certificate against whichever of the trusted authorities issued it; raises as `verify_issued`."""
+    for authority in authorities[1:]:
+        if certificate.issuer == authority.subject:
+            return verify_issued(certificate, authority, unix_ns)
+    return verify_issued(certificate, authorities[0], unix_ns)
+
+
+def verify_binding(certificate: x509.Certificate, ca: x509.Certificate) -> Subject:
+    """Check whom a certificate binds its key to, at whatever time: `verify_issued` without the life.
+
+    Raises:
+        ForeignCluster, InvalidCertificate: See `verify_issued`.
+    """
     try:
         certificate.verify_directly_issued_by(ca)
     except (*_UNREADABLE, InvalidSignature) as error:
@@ -236,16 +285,33 @@ def verify_issued(certificate: x509.Certificate, ca: x509.Certificate, unix_ns: 
         raise ForeignCluster("the certificate names another cluster than its authority may speak for")
     if not has_both_usages(certificate):
         raise InvalidCertificate("the certificate is not for TLS clients and servers")
-    if not within_life(certificate, unix_ns):
-        raise InvalidCertificate("the certificate has expired or is not yet valid", hint="check the clocks")
+    kind, wanted = kind_of(certificate.public_key()), kind_of(ca.public_key())
+    if kind != wanted:
+        raise InvalidCertificate(f"the certificate has a key of kind {kind}; this cluster's is {wanted}")
     return subject
+
+
+def left_s(certificate: x509.Certificate, unix_ns: int) -> float:
+    """Return the seconds until a certificate expires; negative afterwards."""
+    return (certificate.not_valid_after_utc - instant(unix_ns)).total_seconds()
+
+
+def life_s(certificate: x509.Certificate) -> float:
+    """Return the seconds from the beginning to the end of a certificate's life."""
+    return (certificate.not_valid_after_utc - certificate.not_valid_before_utc).total_seconds()
+
+
+def life_state(certificate: x509.Certificate, unix_ns: int) -> str:
+    """Return ``valid``; ``grace`` if it has expired and is still accepted; ``expired``; ``early`` before its life."""
+    if instant(unix_ns) < certificate.not_valid_before_utc:
+        return "early"
+    left = left_s(certificate, unix_ns)
+    return "valid" if left >= 0 else "grace" if left >= -EXPIRY_GRACE_S else "expired"
 
 
 def within_life(certificate: x509.Certificate, unix_ns: int) -> bool:
     """True if the instant lies in the certificate's life, extended by `EXPIRY_GRACE_S`."""
-    now = _instant(unix_ns)
-    grace = dt.timedelta(seconds=EXPIRY_GRACE_S)
-    return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc + grace
+    return life_state(certificate, unix_ns) in ("valid", "grace")
 
 
 def authority_cluster(ca: x509.Certificate) -> ClusterId:

@@ -109,6 +109,19 @@ class UnsafePermissions(SecurityError):
     code = "security.permissions"
 
 
+class CryptographyTooOld(SecurityError):
+    """The installed `cryptography` lacks an algorithm that this node needs. Nothing was started."""
+
+    code = "security.cryptography"
+
+
+class WrongIdentityKind(SecurityError):
+    """The kind of identity asked for is not the cluster's, which was settled when it was made. Nothing was changed."""
+
+    code = "security.identity_kind"
+    status = 409
+
+
 class CounterExhausted(SecurityError):
     """This start of the node has sealed as many packets as its key allows. Restart the node or rotate the keys."""
 

@@ -25,6 +25,8 @@ class Peer(NamedTuple):
     node: NodeId
     name: str
     certificate: x509.Certificate
+    is_in_grace: bool = False
+    """True if the certificate has expired and is accepted all the same, for `certificates.EXPIRY_GRACE_S`."""
 
 
 class Session(NamedTuple):
@@ -92,7 +94,7 @@ def check_peer(
     if certificate is None:
         raise HandshakeRefused("no_certificate", "the other side showed no certificate")
     try:
-        subject = certificates.verify_issued(certificate, identity.ca_certificate, unix_ns)
+        subject = certificates.verify_member(certificate, identity.authorities, unix_ns)
     except ForeignCluster as error:
         raise HandshakeRefused("chain", error.message) from error
     except InvalidCertificate as error:
@@ -105,7 +107,8 @@ def check_peer(
         raise HandshakeRefused("self", "this node reached itself")
     if expected is not None and subject.node != expected:
         raise HandshakeRefused("wrong_node", f"node {subject.node} answered where {expected} was expected")
-    return Peer(subject.node, subject.name, certificate)
+    is_in_grace = certificates.life_state(certificate, unix_ns) == "grace"
+    return Peer(subject.node, subject.name, certificate, is_in_grace)
 
 
 def _certificate_reason(certificate: x509.Certificate, unix_ns: int) -> str:

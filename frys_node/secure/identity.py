@@ -8,22 +8,32 @@ an id that it has used before.
 
 from __future__ import annotations
 
+import copy
+
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from frys_node.base.errors import CorruptData
-from frys_node.base.ports import Disk, Entropy
+from frys_node.base.ports import Disk
 from frys_node.base.types import Address, ClusterId, NodeId
 from frys_node.secure import certificates
-from frys_node.secure.stored import IDENTITY_PATH, StoredIdentity, damaged, read_stored
+from frys_node.secure.errors import InvalidCertificate
+from frys_node.secure.signing_keys import Kind, PrivateKey, key_pem, kind_of, load_key, new_key
+from frys_node.secure.stored import IDENTITY_PATH, VERSION, StoredIdentity, damaged, read_stored
+from frys_node.secure.trust import TrustSet
+
+__all__ = ["Identity", "load_identity", "new_key", "save_identity"]
 
 
 class Identity:
-    """A node's place in a cluster; `ca_key` is None unless this node is the issuer. Only a renewal changes it."""
+    """A node's place in a cluster; `ca_key` is None unless this node holds the authority's key.
+
+    Only a renewal of the certificate and a change of the authority alter it.
+    """
 
     __slots__ = (
+        "also_trusted",
         "ca_certificate",
         "ca_key",
         "certificate",
@@ -31,8 +41,10 @@ class Identity:
         "cluster_name",
         "issuer",
         "key",
+        "links",
         "node_id",
         "node_name",
+        "retired",
         "seeds",
     )
 
@@ -43,11 +55,14 @@ class Identity:
         cluster_name: str,
         node_name: str,
         issuer: NodeId,
-        key: Ed25519PrivateKey,
+        key: PrivateKey,
         certificate: x509.Certificate,
         ca_certificate: x509.Certificate,
-        ca_key: Ed25519PrivateKey | None = None,
+        ca_key: PrivateKey | None = None,
         seeds: tuple[Address, ...] = (),
+        also_trusted: tuple[x509.Certificate, ...] = (),
+        links: tuple[x509.Certificate, ...] = (),
+        retired: tuple[x509.Certificate, ...] = (),
     ) -> None:
         self.cluster_id = cluster_id
         self.cluster_name = cluster_name
@@ -61,6 +76,9 @@ class Identity:
         self.ca_key = ca_key
         self.seeds = seeds
         """Addresses of members known at the join, the issuer's first."""
+        self.also_trusted = also_trusted
+        self.links = links
+        self.retired = retired
 
     @property
     def is_issuer(self) -> bool:
@@ -69,17 +87,38 @@ class Identity:
 
     def renewed(self, certificate: x509.Certificate) -> Identity:
         """Return the same identity with another certificate."""
-        return Identity(
-            cluster_id=self.cluster_id,
-            cluster_name=self.cluster_name,
-            node_name=self.node_name,
-            issuer=self.issuer,
-            key=self.key,
-            certificate=certificate,
-            ca_certificate=self.ca_certificate,
-            ca_key=self.ca_key,
-            seeds=self.seeds,
-        )
+        fresh = copy.copy(self)
+        fresh.certificate = certificate
+        return fresh
+
+    @property
+    def trust(self) -> TrustSet:
+        """The authorities that this node trusts, and how they follow one another."""
+        return TrustSet(self.authorities, self.links, self.retired)
+
+    @property
+    def authorities(self) -> tuple[x509.Certificate, ...]:
+        """The trusted authorities; the first one issues."""
+        return (self.ca_certificate, *self.also_trusted)
+
+    def trusting(self, trust: TrustSet, ca_key: PrivateKey | None) -> Identity:
+        """Return the same identity with other authorities; `ca_key` is that of the one that issues, if held here."""
+        fresh = copy.copy(self)
+        (fresh.ca_certificate, *others), fresh.links, fresh.retired = trust
+        fresh.also_trusted = tuple(others)
+        fresh.ca_key = ca_key
+        return fresh
+
+    def become(self, other: Identity) -> None:
+        """Take over what may change, for everybody who holds this object; the other one is stored already."""
+        self.certificate, self.ca_key = other.certificate, other.ca_key
+        self.ca_certificate, self.also_trusted = other.ca_certificate, other.also_trusted
+        self.links, self.retired = other.links, other.retired
+
+    @property
+    def kind(self) -> Kind:
+        """Kind of every key of the cluster."""
+        return kind_of(self.key)
 
     @property
     def chain(self) -> tuple[x509.Certificate, ...]:
@@ -103,7 +142,7 @@ def load_identity(disk: Disk) -> Identity | None:
     if stored is None:
         return None
     try:
-        key = _load_key(stored.key)
+        key = load_key(stored.key)
         identity = Identity(
             cluster_id=ClusterId(stored.cluster_id),
             cluster_name=stored.cluster_name,
@@ -112,10 +151,13 @@ def load_identity(disk: Disk) -> Identity | None:
             key=key,
             certificate=x509.load_pem_x509_certificate(stored.certificate.encode()),
             ca_certificate=x509.load_pem_x509_certificate(stored.ca_certificate.encode()),
-            ca_key=None if stored.ca_key is None else _load_key(stored.ca_key),
+            ca_key=None if stored.ca_key is None else load_key(stored.ca_key),
             seeds=tuple(Address.parse(seed) for seed in stored.seeds),
+            also_trusted=_read_pems(stored.also_trusted),
+            links=_read_pems(stored.links),
+            retired=_read_pems(stored.retired),
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, InvalidCertificate) as error:
         raise damaged(error) from error
     if identity.certificate.public_key() != key.public_key() or identity.node_id != stored.node_id:
         raise CorruptData(f"{IDENTITY_PATH} is damaged: its key is not its certificate's", hint="restore a backup")
@@ -125,37 +167,27 @@ def load_identity(disk: Disk) -> Identity | None:
 def save_identity(disk: Disk, identity: Identity) -> None:
     """Store the identity in one atomic, durable write."""
     stored = StoredIdentity(
-        version=1,
+        version=VERSION,
         cluster_id=identity.cluster_id,
         cluster_name=identity.cluster_name,
         node_id=identity.node_id,
         node_name=identity.node_name,
         issuer=identity.issuer,
-        key=_key_pem(identity.key),
+        key=key_pem(identity.key),
         certificate=_certificate_pem(identity.certificate),
         ca_certificate=_certificate_pem(identity.ca_certificate),
-        ca_key=None if identity.ca_key is None else _key_pem(identity.ca_key),
+        ca_key=None if identity.ca_key is None else key_pem(identity.ca_key),
         seeds=tuple(str(seed) for seed in identity.seeds),
+        kind=identity.kind,
+        also_trusted=tuple(map(_certificate_pem, identity.also_trusted)),
+        links=tuple(map(_certificate_pem, identity.links)),
+        retired=tuple(map(_certificate_pem, identity.retired)),
     )
     disk.write(IDENTITY_PATH, msgspec.json.format(msgspec.json.encode(stored), indent=2))
 
 
-def new_key(entropy: Entropy) -> Ed25519PrivateKey:
-    """Return a fresh Ed25519 key."""
-    return Ed25519PrivateKey.from_private_bytes(entropy.token_bytes(32))
-
-
-def _load_key(pem: str) -> Ed25519PrivateKey:
-    key = serialization.load_pem_private_key(pem.encode(), password=None)
-    if not isinstance(key, Ed25519PrivateKey):
-        raise TypeError("not an Ed25519 key")
-    return key
-
-
-def _key_pem(key: Ed25519PrivateKey) -> str:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()
+def _read_pems(pems: tuple[str, ...]) -> tuple[x509.Certificate, ...]:
+    return tuple(x509.load_pem_x509_certificate(pem.encode()) for pem in pems)
 
 
 def _certificate_pem(certificate: x509.Certificate) -> str:

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from frys_node.base.errors import ConfigError
-from frys_node.secure.errors import TokenMissing
+from frys_node.secure.errors import InvalidToken, TokenMissing
 from frys_node.secure.token import parse_token
 
 log = logging.getLogger(__name__)
@@ -158,9 +158,20 @@ def _given_token(
 def _own_token(environment: Mapping[str, str], home: Path, ca_hash: str) -> FoundToken | None:
     for node in read_nodes(registry_path(environment, home)):
         path = Path(node.data_dir) / JOIN_FILE
-        if node.ca_hash == ca_hash and path.is_file():
-            return FoundToken(_read_token(path), f"node {node.name} of this user ({path})")
+        if not path.is_file():
+            continue
+        text = _read_token(path)
+        # The list says which authority the node had at its start; another one may have followed it since.
+        if _pin(text) == ca_hash:
+            return FoundToken(text, f"node {node.name} of this user ({path})")
     return None
+
+
+def _pin(text: str) -> str | None:
+    try:
+        return parse_token(text).ca_hash
+    except InvalidToken:
+        return None
 
 
 def _read_token(path: Path) -> str:

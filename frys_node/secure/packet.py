@@ -100,11 +100,12 @@ class _Opener:
 class _Sender:
     """What is kept of one sender: its current boot, and an opener by key id."""
 
-    __slots__ = ("boot", "openers", "sender", "windows")
+    __slots__ = ("boot", "node", "openers", "sender", "windows")
 
     def __init__(self, sender: bytes, boot: int) -> None:
         self.sender = sender
-        self.boot = boot
+        self.node = NodeId(sender.hex())
+        self.boot = BootId(boot)
         self.openers: dict[int, _Opener] = {}
         self.windows: dict[bytes, ReplayWindow] = {}
         """By epoch key: a change of the keyring drops openers, but forgets nothing seen under a key that stays."""
@@ -264,11 +265,12 @@ class PacketSealer:
             payload = opener.cipher.decrypt(_NONCE.pack(counter), packet[HEADER_BYTES:], header)
         except InvalidTag:
             return "tag"
-        node = NodeId(sender.hex())
+        node = NodeId(sender.hex()) if known is None else known.node
         if node in self._expelled:
             return "expelled"
-        self._used(known or self._remember(sender, boot), key_id, opener, counter)
-        return OpenedPacket(node, BootId(boot), payload)
+        known = known or self._remember(sender, boot)
+        self._used(known, key_id, opener, counter)
+        return OpenedPacket(known.node, known.boot, payload)
 
     @staticmethod
     def _used(known: _Sender, key_id: int, opener: _Opener, counter: int) -> None:
@@ -303,11 +305,10 @@ class PacketSealer:
             payload = opener.cipher.decrypt(_NONCE.pack(counter), packet[SHORT_HEADER_BYTES:], header)
         except InvalidTag:
             return "tag"
-        node = NodeId(known.sender.hex())
-        if node in self._expelled:
+        if known.node in self._expelled:
             return "expelled"
         self._used(known, key_id, opener, counter)
-        return OpenedPacket(node, BootId(known.boot), payload, is_short=True)
+        return OpenedPacket(known.node, known.boot, payload, is_short=True)
 
     def note_boot(self, sender: NodeId, boot: BootId) -> None:
         """Take a member's boot as proven by TLS: older boots are stale now, and it needs no budget to be derived."""

@@ -11,17 +11,17 @@ from collections.abc import Container
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from frys_node.base.errors import SecurityError
-from frys_node.base.ports import Clock
 from frys_node.base.types import NodeId
 from frys_node.secure import certificates
 from frys_node.secure.errors import InvalidCertificate
 from frys_node.secure.identity import Identity
+from frys_node.secure.signing_keys import PrivateKey, PublicKey, public_key
 from frys_node.wire.codec import Codec, Message
 
 CERTIFICATES_MAX = 16_384
+_RETURN_PREFIX = b"frys return v1\0"
 _PREFIX = b"frys signed v1\0"
 """Keeps these signatures apart from those that the same key makes in TLS and in signing requests."""
 
@@ -46,18 +46,17 @@ SIGNED_CODEC: Codec[SignedBytes] = Codec(SignedBytes)
 class NodeSigner:
     """Signs with this node's key and verifies others'. Implements the `Signer` port."""
 
-    __slots__ = ("_clock", "_identity", "_keys", "_revoked", "_verified")
+    __slots__ = ("_identity", "_keys", "_revoked", "_verified")
 
-    def __init__(self, identity: Identity, clock: Clock, revoked: Container[NodeId] = ()) -> None:
+    def __init__(self, identity: Identity, revoked: Container[NodeId] = ()) -> None:
         self._identity = identity
-        self._clock = clock
         self._revoked = revoked
-        self._keys: dict[NodeId, list[Ed25519PublicKey]] = {}
-        self._verified: dict[bytes, tuple[NodeId, Ed25519PublicKey]] = {}
+        self._keys: dict[NodeId, list[PublicKey]] = {}
+        self._verified: dict[bytes, tuple[NodeId, PublicKey]] = {}
         self.learn(certificates.der(identity.certificate))
 
     def sign(self, data: bytes) -> bytes:
-        """Sign with this node's key; 64 bytes."""
+        """Sign with this node's key; 64 bytes, or 3,309 of ML-DSA-65."""
         return self._identity.key.sign(_PREFIX + data)
 
     def verify(self, node: NodeId, data: bytes, signature: bytes) -> bool:
@@ -88,15 +87,20 @@ class NodeSigner:
         """Remember a member's DER certificate, verified first; raises as `verify_signed` does."""
         return self._read(certificate)[0]
 
-    def _read(self, der: bytes) -> tuple[NodeId, Ed25519PublicKey]:
-        known = self._verified.get(der)
-        if known is not None:
-            return known
+    def _read(self, der: bytes) -> tuple[NodeId, PublicKey]:
+        verified = self._verified.get(der)
+        if verified is not None:
+            return verified
         certificate: x509.Certificate = certificates.load_der(der)
-        subject = certificates.verify_issued(certificate, self._identity.ca_certificate, self._clock.unix_ns())
-        key = certificate.public_key()
-        if not isinstance(key, Ed25519PublicKey):
-            raise InvalidCertificate("the certificate's key is not Ed25519")
+        identity = self._identity
+        # What was signed long ago is signed still: neither the certificate's life nor that of its authority, which
+        # may have been followed by another since, says anything about the signature.
+        authorities = (*identity.authorities, *identity.retired)
+        known = next((ca for ca in authorities if ca.subject == certificate.issuer), identity.ca_certificate)
+        subject = certificates.verify_binding(certificate, known)
+        key = public_key(certificate.public_key())
+        if certificates.node_id_of(key) != subject.node:
+            raise InvalidCertificate("the certificate names another node than its key's")
         if len(self._verified) >= CERTIFICATES_MAX:
             self._verified.pop(next(iter(self._verified)))
         self._verified[der] = (subject.node, key)
@@ -107,7 +111,21 @@ class NodeSigner:
         return subject.node, key
 
 
-def _fits(key: Ed25519PublicKey, data: bytes, signature: bytes) -> bool:
+def return_proof(key: PrivateKey, exporter: bytes) -> bytes:
+    """Prove a node's key on one connection, on which there is no client certificate."""
+    return key.sign(_RETURN_PREFIX + exporter)
+
+
+def is_return_proof(key: PublicKey, proof: bytes, exporter: bytes) -> bool:
+    """True if that is the key's proof on this very connection."""
+    try:
+        key.verify(proof, _RETURN_PREFIX + exporter)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _fits(key: PublicKey, data: bytes, signature: bytes) -> bool:
     try:
         key.verify(signature, _PREFIX + data)
     except InvalidSignature:

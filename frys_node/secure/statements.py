@@ -64,9 +64,9 @@ class Statements:
         """
         return msgspec.structs.replace(key, signature=self._sign(self._key_bytes(key)))
 
-    def is_ours(self, key: EpochKey) -> bool:
-        """True if the authority made the key."""
-        return key.is_sound and self._fits(self._key_bytes(key), key.signature)
+    def is_ours(self, key: EpochKey, *, by_the_issuing: bool = False) -> bool:
+        """True if an authority that is trusted, or the one that issues now, made the key."""
+        return key.is_sound and self._fits(self._key_bytes(key), key.signature, by_the_issuing=by_the_issuing)
 
     def expel(self, nodes: Iterable[NodeId]) -> Expulsion:
         """Return the statement that these nodes are expelled.
@@ -77,11 +77,13 @@ class Statements:
         ordered = tuple(sorted(set(nodes)))
         return Expulsion(ordered, self._sign(self._expulsion_bytes(ordered)))
 
-    def is_said(self, expulsion: Expulsion) -> bool:
-        """True if the authority made the statement."""
+    def is_said(self, expulsion: Expulsion, *, by_the_issuing: bool = False) -> bool:
+        """True if an authority that is trusted, or the one that issues now, made the statement."""
         nodes = expulsion.nodes
         is_sound = 0 < len(nodes) <= REVOKED_MAX and nodes == tuple(sorted(set(nodes))) and all(map(is_node_id, nodes))
-        return is_sound and self._fits(self._expulsion_bytes(nodes), expulsion.signature)
+        if not is_sound:
+            return False
+        return self._fits(self._expulsion_bytes(nodes), expulsion.signature, by_the_issuing=by_the_issuing)
 
     def _key_bytes(self, key: EpochKey) -> bytes:
         numbers = b"".join(value.to_bytes(8, "big") for value in (key.epoch, key.made_unix_s, key.expelled))
@@ -103,12 +105,10 @@ class Statements:
         signature: bytes = key.sign(data)
         return signature
 
-    def _authorities(self) -> tuple[x509.Certificate, ...]:
-        """Return the certificates of the authorities whose word counts."""
-        return (self._identity.ca_certificate,)
-
-    def _fits(self, data: bytes, signature: bytes) -> bool:
-        return any(_is_by(authority, data, signature) for authority in self._authorities())
+    def _fits(self, data: bytes, signature: bytes, *, by_the_issuing: bool) -> bool:
+        # Two count while one authority follows the other, and the issuer signs anew before the old one is dropped.
+        authorities = self._identity.authorities
+        return any(_is_by(one, data, signature) for one in (authorities[:1] if by_the_issuing else authorities))
 
 
 def _is_by(authority: x509.Certificate, data: bytes, signature: bytes) -> bool:

@@ -6,11 +6,11 @@ and certificates are loaded when the channel is built.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
-from frys_node.base.errors import CorruptData, NotReady
+from frys_node.base.errors import CorruptData, NotReady, UnsupportedVersion
 from frys_node.base.ports import Disk, Entropy
 from frys_node.base.types import BootId
 from frys_node.secure.errors import UnsafePermissions
@@ -22,10 +22,14 @@ LEFT_PATH: Final = "identity/left"
 REMOVED: Final = b"removed"
 """Content of that file when an operator removed the node; empty when it left by itself."""
 _BOOT_MAX = 0xFFFF_FFFF
+ED25519: Final = "ed25519"
+ML_DSA_65: Final = "ml-dsa-65"
+VERSION: Final = 2
+"""1: without `kind`, all keys Ed25519, and one authority for good."""
 
 
 class StoredIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """The file. Keys are PKCS#8 PEM, certificates PEM."""
+    """The file. Keys are PKCS#8 PEM, certificates PEM; fields are added at the end, with defaults."""
 
     version: int
     cluster_id: str
@@ -38,6 +42,12 @@ class StoredIdentity(msgspec.Struct, frozen=True, kw_only=True):
     ca_certificate: str
     ca_key: str | None = None
     seeds: tuple[str, ...] = ()
+    kind: Literal["ed25519", "ml-dsa-65"] = ED25519
+    """Kind of every key of the cluster."""
+    also_trusted: tuple[str, ...] = ()
+    """The other authority while one follows another."""
+    links: tuple[str, ...] = ()
+    retired: tuple[str, ...] = ()
 
 
 def read_stored(disk: Disk) -> StoredIdentity | None:
@@ -46,14 +56,21 @@ def read_stored(disk: Disk) -> StoredIdentity | None:
     Raises:
         CorruptData: The file is damaged; it is left as it is.
         UnsafePermissions: The file can be read by others; it was not used.
+        UnsupportedVersion: A newer release wrote it; it is left as it is.
     """
     data = read_secret(disk, IDENTITY_PATH)
     if data is None:
         return None
     try:
-        return msgspec.json.decode(data, type=StoredIdentity)
+        stored = msgspec.json.decode(data, type=StoredIdentity)
     except msgspec.MsgspecError as error:
         raise damaged(error) from error
+    if not 1 <= stored.version <= VERSION:
+        raise UnsupportedVersion(
+            f"{IDENTITY_PATH} has version {stored.version}; this release reads 1 to {VERSION}",
+            hint="start the release that wrote it",
+        )
+    return stored
 
 
 def damaged(error: Exception) -> CorruptData:

@@ -12,23 +12,27 @@ stream without close_notify is a truncation and therefore an error, never an end
 
 from __future__ import annotations
 
+import warnings
 from typing import Final, cast
 
 import trio
-from cryptography import x509
 from cryptography.hazmat.bindings.openssl.binding import Binding
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from OpenSSL import SSL, crypto
 
 from frys_node.base.ports import Stream
 from frys_node.secure.errors import ClassicalOnly, HandshakeRefused, NotTls
 from frys_node.secure.identity import Identity
+from frys_node.secure.posture import TLS_CIPHER, TLS_GROUP, TLS_VERSION
+from frys_node.secure.signing_keys import PrivateKey, key_pem
 
 ALPN_CHANNEL: Final = b"frys/1"
 ALPN_JOIN: Final = b"frys-join/1"
-GROUP: Final = "X25519MLKEM768"
-CIPHER: Final = "TLS_AES_256_GCM_SHA384"
-VERSION: Final = "TLSv1.3"
+GROUP: Final = TLS_GROUP
+CIPHER: Final = TLS_CIPHER
+VERSION: Final = TLS_VERSION
 EXPORTER_JOIN: Final = b"EXPORTER-frys-join"
+EXPORTER_RETURN: Final = b"EXPORTER-frys-return"
 
 HANDSHAKE_BYTES_MAX = 65_536
 """What a side may send before it is authenticated."""
@@ -130,22 +134,33 @@ class TlsProfile:
         self.renew(identity)
 
     def renew(self, identity: Identity) -> None:
-        """Use the identity's present certificate for connections to come."""
-        self.server = _member_context(identity.key, identity.certificate, identity.ca_certificate)
+        """Use the identity's present certificate and authorities for connections to come."""
+        self.server = _member_context(identity)
         self.server.set_alpn_select_callback(_select_alpn)
-        self.client = _member_context(identity.key, identity.certificate, identity.ca_certificate)
+        self.client = _member_context(identity)
         self.client.set_alpn_protos([ALPN_CHANNEL])
 
 
-def _member_context(key: object, certificate: x509.Certificate, ca: x509.Certificate) -> SSL.Context:
+def _member_context(identity: Identity) -> SSL.Context:
     context = new_context()
-    context.use_privatekey(cast("crypto.PKey", key))
-    context.use_certificate(certificate)
+    _use_key(context, identity.key)
+    context.use_certificate(identity.certificate)
     store = context.get_cert_store()
     assert store is not None
-    store.add_cert(crypto.X509.from_cryptography(ca))
+    for authority in identity.authorities:
+        store.add_cert(crypto.X509.from_cryptography(authority))
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify)
     return context
+
+
+def _use_key(context: SSL.Context, key: PrivateKey) -> None:
+    if isinstance(key, Ed25519PrivateKey):
+        context.use_privatekey(key)
+        return
+    # pyOpenSSL 26 does not know ML-DSA keys, and calls the only other way to hand one over deprecated.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.use_privatekey(crypto.load_privatekey(crypto.FILETYPE_PEM, key_pem(key).encode()))
 
 
 def join_context() -> SSL.Context:

@@ -210,6 +210,10 @@ class TokenTable:
         if self._rows.pop(token_id, None) is None:
             raise NotFound(f"there is no token with the id '{token_id}'", hint="frys-node token list")
 
+    def drop_pinned(self) -> None:
+        """Forget every token that pins an authority, for another one has followed it; pre-made tokens pin none."""
+        self._rows = {token_id: row for token_id, row in self._rows.items() if row.expires_unix_s is None}
+
     def list(self, now_unix_s: int) -> list[TokenInfo]:
         """Every token of the table, oldest first, without secrets."""
         return [

@@ -51,7 +51,7 @@ SECURITY: dict[str, Any] = {
     ],
     "members": [],
     "post_quantum": {"sessions": 6, "of": 6, "answered": 3, "members": 3},
-    "identity": {"algorithm": "Ed25519", "means": "post-quantum confidentiality, classical authentication"},
+    "identity": {"identity": "ed25519", "summary": "post-quantum confidentiality, classical authentication"},
     "certificate": {"left_days": 300.2, "least_left_days": 12.3, "least": "b"},
     "keys": {"epoch": 7, "converged": 3, "total": 3, "refusing": 3, "rotates_at": 1_800_000_000, "made_at": 1},
     "expelled": [],
@@ -117,7 +117,7 @@ def test_the_page_says_each_thing_once_and_plainly() -> None:
     page = status_security.text(SECURITY)
     for line in (
         "sessions:     6/6 post-quantum (100 %)",
-        "identity:     Ed25519: post-quantum confidentiality, classical authentication",
+        "identity:     ed25519: post-quantum confidentiality, classical authentication",
         "certificates: 300 days left here; least in the cluster 12 (b)",
         "gossip keys:  epoch 7: 3/3 seal with it; rotates next 2027-01-15 08:00 UTC",
         "expelled:     nobody",

@@ -205,6 +205,7 @@ def test_the_banner_holds_the_exact_join_line() -> None:
         "http": "127.0.0.1:8080",
         "data_dir": "frys-data/a",
         "issuer": "a",
+        "security": "post-quantum confidentiality, classical authentication",
         "join_local": "127.0.0.1:7946",
         "join_remote": "10.0.0.1:7946",
         "join_token_file": "frys-data/a/join-token",
@@ -216,6 +217,7 @@ def test_the_banner_holds_the_exact_join_line() -> None:
     assert "  frys-node join --seed 127.0.0.1:7946\n" in text
     assert "frys-node join --seed 10.0.0.1:7946 --token-file join-token" in text
     assert "port 7946 was busy" in text
+    assert "  security post-quantum confidentiality, classical authentication\n" in text
     for token in ("", "frys-data/a/join-token"):
         local = {"join_remote": "", "for_others": "--bind 0.0.0.0:7946", "join_token_file": token}
         lines = banner(info | local | {"address": "127.0.0.1:7946"})

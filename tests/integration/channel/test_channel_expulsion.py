@@ -13,10 +13,10 @@ import trio
 from frys_node.base.errors import FrysError, NotReady, UsageError
 from frys_node.base.types import NodeId
 from frys_node.channel.join import JoinClient
+from frys_node.channel.key_rotation import KEY_RETIRE_S, KEY_SETTLE_S
 from frys_node.channel.keys import EXPEL, Expel, KeySurvey
 from frys_node.channel.mux import Mux
 from frys_node.channel.renewal import RenewRequest
-from frys_node.channel.key_rotation import KEY_RETIRE_S, KEY_SETTLE_S
 from frys_node.secure import certificates
 from frys_node.secure.errors import Expelled, HandshakeRefused
 from frys_node.secure.identity import Identity, load_identity
@@ -217,7 +217,7 @@ async def test_an_expelled_node_gets_neither_a_renewal_nor_a_new_certificate_for
         a.channel.secrets.expel(x.id, b"k" * 32, 1)
         request = RenewRequest(certificates.create_request(x.identity.key))
         with pytest.raises(Expelled, match="not renewed"):
-            await a.channel._renewal.answer(x.id, request)
+            await a.channel._upkeep.renewal.answer(x.id, request)
         with trio.fail_after(10), pytest.raises(Expelled, match="was expelled"):
             await _join_again(a, x.identity)
 

@@ -269,7 +269,7 @@ async def test_a_replacement_uses_a_certificate_that_was_renewed_meanwhile(tmp_p
         (kept,) = a.channel._peers.all()
         before = kept.peer.certificate.serial_number
         with trio.fail_after(20):
-            await b.channel._renewal.renew()
+            await b.channel._upkeep.renewal.renew()
             while a.channel._peers.all()[0].peer.certificate.serial_number == before:
                 assert await b.channel.call(a.id, ECHO, b"x") == b"x"
                 assert a.channel.is_connected(b.id)

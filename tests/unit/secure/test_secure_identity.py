@@ -191,7 +191,7 @@ def test_signatures_travel_with_their_certificate() -> None:
     issuer = _cluster()
     member, stranger = _member(issuer, 1), _member(_cluster(9), 2)
     revoked: set[NodeId] = set()
-    mine, theirs = NodeSigner(issuer, _clock(), revoked), NodeSigner(member, _clock())
+    mine, theirs = NodeSigner(issuer, revoked), NodeSigner(member)
     signed = SIGNED_CODEC.decode(SIGNED_CODEC.encode(theirs.sign_with_certificate(b"record")))
     assert not mine.verify(member.node_id, b"record", signed.signature)
     assert mine.verify_signed(signed) == member.node_id
@@ -205,7 +205,7 @@ def test_signatures_travel_with_their_certificate() -> None:
         SignedBytes(b"record", signed.signature, own),
         SignedBytes(b"record", b"short", signed.certificate),
         SignedBytes(b"record", member.key.sign(b"record"), signed.certificate),
-        NodeSigner(stranger, _clock()).sign_with_certificate(b"record"),
+        NodeSigner(stranger).sign_with_certificate(b"record"),
         SignedBytes(b"record", signed.signature, b"noise"),
     ):
         with pytest.raises(SecurityError):
@@ -214,6 +214,26 @@ def test_signatures_travel_with_their_certificate() -> None:
     with pytest.raises(BadSignature, match="expelled"):
         mine.verify_signed(signed)
     assert not mine.verify(member.node_id, b"record", signed.signature)
+
+
+def test_what_was_signed_long_ago_is_believed_still() -> None:
+    """A record may be older than its certificate's life; one whose certificate names another node's key is refused."""
+    issuer = _cluster()
+    assert issuer.ca_key is not None
+    member = _member(issuer, 1)
+    for node, ago_days, is_believed in ((member.node_id, 400, True), (issuer.node_id, 0, False)):
+        subject = certificates.Subject(issuer.cluster_id, node, "n1")
+        made_ns = _clock().unix_ns() - ago_days * DAY_NS
+        certificate = certificates.issue(
+            issuer.ca_key, issuer.ca_certificate, member.key.public_key(), subject=subject, unix_ns=made_ns
+        )
+        signed = NodeSigner(member).sign_with_certificate(b"record")
+        shown = SignedBytes(signed.data, signed.signature, certificates.der(certificate))
+        if is_believed:
+            assert NodeSigner(issuer).verify_signed(shown) == node
+        else:
+            with pytest.raises(InvalidCertificate, match="another node"):
+                NodeSigner(issuer).verify_signed(shown)
 
 
 def test_only_the_hash_of_the_admin_token_is_shared() -> None:

@@ -26,8 +26,8 @@ from frys_node.secure.token import format_token
 CA_HASH = "ab" * 16
 
 
-def _token(mark: str) -> str:
-    return format_token("prod", CA_HASH, "0badcafe", mark.encode().ljust(32, b"."))
+def _token(mark: str, ca_hash: str = CA_HASH) -> str:
+    return format_token("prod", ca_hash, "0badcafe", mark.encode().ljust(32, b"."))
 
 
 def _node(directory: str, started: int = 1, ca_hash: str = CA_HASH) -> LocalNode:
@@ -72,16 +72,19 @@ def test_a_flag_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
 
 
 def test_only_a_node_of_the_seeds_authority_gives_its_token(tmp_path: Path) -> None:
-    """Nodes of another cluster, and members without a join token, are passed over."""
+    """Nodes of another cluster, and members without a join token, are passed over; what a token pins is what counts."""
     for name in ("other", "member", "issuer"):
         (tmp_path / name).mkdir()
-    (tmp_path / "other" / "join-token").write_text(_token("other"))
+    (tmp_path / "other" / "join-token").write_text(_token("other", "cd" * 16))
     (tmp_path / "issuer" / "join-token").write_text(_token("issuer"))
     path = registry_path({}, tmp_path)
     register_node(path, _node(str(tmp_path / "issuer"), 1))
     register_node(path, _node(str(tmp_path / "member"), 2))
     register_node(path, _node(str(tmp_path / "other"), 3, "cd" * 16))
     assert _find(tmp_path).text == _token("issuer")
+    # An authority that follows another renews the token, not the list of nodes.
+    (tmp_path / "issuer" / "join-token").write_text(_token("renewed", "ef" * 16))
+    assert _find(tmp_path, ca_hash="ef" * 16).text == _token("renewed", "ef" * 16)
     with pytest.raises(TokenMissing):
         _find(tmp_path, ca_hash=None)
     with pytest.raises(TokenMissing):

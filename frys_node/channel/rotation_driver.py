@@ -1,0 +1,173 @@
+"""The issuer's loop: tell the live members what to trust, and take the next step when all of them have it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import trio
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from frys_node.base.errors import FrysError, NotReady
+from frys_node.base.types import NodeId
+from frys_node.channel.authority import AuthorityHolder
+from frys_node.channel.rotation import (
+    ASK_AUTHORITY,
+    ROTATE_AUTHORITY,
+    TRUST,
+    AskAuthority,
+    AuthorityView,
+    MemberTrust,
+    RotateAuthority,
+    Rotation,
+    Stage,
+    Step,
+    Wanted,
+    encode_trust,
+    held_by,
+)
+from frys_node.channel.rotation_desk import RotationDesk
+from frys_node.kernel.services.rpc import Rpc
+from frys_node.secure import certificates
+from frys_node.secure.identity import Identity
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+"""Pause between looks while a change is under way."""
+LOOK_EVERY_S = 10.0
+"""Otherwise: who came back meanwhile is told then."""
+TELL_S = 5.0
+"""Longest wait for one member; it renews its certificate meanwhile."""
+TELL_AT_ONCE_MAX = 16
+HOLD_S = 30.0
+"""After a start amid a change no step is taken for this long: the members that live are not all known yet."""
+
+
+class RotationDriver:
+    """Carries a change of the authority through. One on each node; only the issuer's does anything."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        holder: AuthorityHolder,
+        desk: RotationDesk,
+        rpc: Rpc,
+        *,
+        members: Callable[[], Sequence[tuple[NodeId, str]]],
+    ) -> None:
+        """`members` returns ids and names of the members that live, this node among them."""
+        self._identity = identity
+        self._holder = holder
+        self._desk = desk
+        self._rpc = rpc
+        self._members = members
+        self._machine = Rotation()
+        self._errors: dict[NodeId, str] = {}
+        self._wake = trio.Event()
+        self._hold_until_s = 0.0
+
+    def serve(self) -> None:
+        """Answer for the authority."""
+        self._rpc.serve(ASK_AUTHORITY, self._serve_ask)
+        self._rpc.serve(ROTATE_AUTHORITY, self._serve_rotate)
+
+    async def _serve_ask(self, caller: NodeId, request: AskAuthority) -> AuthorityView:
+        await trio.lowlevel.checkpoint()
+        return self.view()
+
+    async def _serve_rotate(self, caller: NodeId, request: RotateAuthority) -> AuthorityView:
+        await trio.lowlevel.checkpoint()
+        if not self._holder.is_issuer:
+            raise NotReady("this node is not the issuer", hint="ask the issuer: frys-node issuer show says who it is")
+        self._desk.begin()
+        log.info("channel.rotation_begun", extra={"asked_by": caller})
+        self._wake.set()
+        return self.view()
+
+    def view(self) -> AuthorityView:
+        """Return how far it is, by what this node knows; only the issuer knows of the others."""
+        identity, wanted = self._identity, self._desk.wanted
+        self._machine.answered(identity.node_id, held_by(identity))
+        members = [
+            MemberTrust(
+                name=name,
+                id=node,
+                has_moved=not self._desk.was_rotated or self._machine.has_moved(node, wanted),
+                error=self._errors.get(node, ""),
+            )
+            for node, name in self._members()
+        ]
+        return AuthorityView(
+            stage=wanted.stage.value,
+            kind=identity.kind,
+            authority=identity.ca_hash,
+            expires_at=int(identity.ca_certificate.not_valid_after_utc.timestamp()),
+            also_trusted=wanted.authorities[1:],
+            retired=tuple(map(certificates.spki_hash, identity.retired)),
+            certificates="".join(one.public_bytes(Encoding.PEM).decode() for one in identity.authorities),
+            moved=sum(member.has_moved for member in members),
+            total=len(members),
+            members=sorted(members, key=lambda member: (member.name, member.id)),
+        )
+
+    async def run(self) -> None:
+        """Look, tell, step, for as long as the node runs."""
+        if self._desk.wanted.stage is not Stage.STABLE:
+            self._hold_until_s = trio.current_time() + HOLD_S
+        while True:
+            wait_s = LOOK_EVERY_S
+            if not self._holder.is_issuer:
+                self._machine.forget()
+            elif self._desk.was_rotated:
+                try:
+                    wait_s = await self.round()
+                except FrysError as error:
+                    log.error("channel.rotation_waits", extra={"error": error.message, "fix": error.hint})
+            with trio.move_on_after(wait_s):
+                await self._wake.wait()
+            self._wake = trio.Event()
+
+    async def round(self) -> float:
+        """Tell whoever is behind, take the step that is due, and return the seconds until the next look.
+
+        Raises:
+            FrysError: The step failed; the stage before stands.
+        """
+        wanted = self._desk.wanted
+        live = [node for node, _ in self._members()]
+        self._machine.forget(live)
+        self._machine.answered(self._identity.node_id, held_by(self._identity))
+        limiter = trio.CapacityLimiter(TELL_AT_ONCE_MAX)
+        async with trio.open_nursery() as nursery:
+            for node in self._machine.behind(wanted, live):
+                nursery.start_soon(self._tell, node, limiter)
+        if wanted != self._desk.wanted:
+            return 0.0
+        step = self._machine.step(wanted, live)
+        if step is None or trio.current_time() < self._hold_until_s:
+            return self._pause(wanted, live)
+        if step is Step.SWITCH:
+            self._desk.switch()
+        else:
+            self._desk.retire()
+        return 0.0
+
+    def _pause(self, wanted: Wanted, live: Sequence[NodeId]) -> float:
+        is_done = wanted.stage is Stage.STABLE and not self._machine.behind(wanted, live)
+        return LOOK_EVERY_S if is_done else POLL_S
+
+    async def _tell(self, node: NodeId, limiter: trio.CapacityLimiter) -> None:
+        if node == self._identity.node_id:
+            return
+        async with limiter:
+            try:
+                with trio.fail_after(TELL_S):
+                    held = await self._rpc.call(node, TRUST, encode_trust(self._identity.trust))
+            except trio.TooSlowError:
+                self._errors[node] = f"no answer within {TELL_S:g} s"
+            except FrysError as error:
+                self._errors[node] = error.message
+            else:
+                self._errors.pop(node, None)
+                self._machine.answered(node, held)

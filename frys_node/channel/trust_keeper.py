@@ -1,0 +1,135 @@
+"""A member's side of a change of the authority: it does what the issuer tells it, and comes home after an absence.
+
+A member whose dials end because it does not trust who answers may have been away while one authority followed another.
+It then asks those it knows over ``frys-join/1``, where links carry its trust from the old authority to the new one, and
+the issuer renews its certificate against a proof of its key. Rule: that works as long as the member's last certificate
+lives, and 7 days more; for a node that the issuer still has in its registry of names and that was not expelled; across
+`trust.LINKS_MAX` changes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+from cryptography import x509
+
+from frys_node.base.errors import FrysError, SecurityError
+from frys_node.base.ports import Clock, Disk, Network
+from frys_node.base.types import Address, NodeId
+from frys_node.channel.authority import AuthorityHolder
+from frys_node.channel.join import JoinClient
+from frys_node.channel.join_messages import JOIN_S, JoinRedirect, Returned
+from frys_node.channel.rotation import Trust, Trusted, decode_trust, held_by
+from frys_node.secure import certificates
+from frys_node.secure.identity import Identity, save_identity
+from frys_node.secure.trust import RETIRED_MAX, TrustSet, check_change
+
+log = logging.getLogger(__name__)
+
+RETURN_EVERY_S = 15.0
+"""Pause between two tries to come home."""
+SEEDS_MAX = 8
+"""Members that are asked in one try."""
+
+
+class TrustKeeper:
+    """Keeps what this node trusts."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        disk: Disk,
+        clock: Clock,
+        network: Network,
+        *,
+        holder: AuthorityHolder,
+        renew: Callable[[], Awaitable[None]],
+        addresses: Callable[[], Sequence[Address]],
+    ) -> None:
+        self._identity = identity
+        self._disk = disk
+        self._clock = clock
+        self._network = network
+        self._holder = holder
+        self._renew = renew
+        self._addresses = addresses
+        self._doubts = trio.Event()
+
+    async def answer(self, caller: NodeId, request: Trust) -> Trusted:
+        """Trust what the issuer says if it is vouched for, renew this node's certificate, and say what is held.
+
+        Raises:
+            SecurityError: Somebody else than the issuer asks, or an authority is not vouched for. Nothing was changed.
+            NotReady: This node's certificate has to be renewed before its authority can be dropped.
+            StorageError: The disk refused. Nothing was changed.
+        """
+        if caller != self._holder.issuer:
+            raise SecurityError("only the issuer says which authorities are trusted")
+        identity, wanted = self._identity, decode_trust(request)
+        check_change(identity.trust, wanted, identity.certificate, identity.cluster_id)
+        if wanted != identity.trust:
+            self._adopt(identity.trusting(wanted, self._holder.key_for(wanted.authorities[0])))
+        held = held_by(identity)
+        if held.issued_by != held.authorities[0]:
+            await self._renew()
+            held = held_by(identity)
+        return held
+
+    def _adopt(self, fresh: Identity) -> None:
+        save_identity(self._disk, fresh)
+        self._identity.become(fresh)
+        self._holder.trust_changed()
+        names = [certificates.spki_hash(authority) for authority in fresh.authorities]
+        log.info("channel.trust_changed", extra={"authorities": names})
+
+    def doubt(self) -> None:
+        """Note that somebody answered a dial whom this node does not trust."""
+        self._doubts.set()
+
+    async def run(self) -> None:
+        """Come home whenever there is reason to doubt that this node trusts whom the others trust."""
+        while True:
+            await self._doubts.wait()
+            errors: list[str] = []
+            for address in self._addresses()[:SEEDS_MAX]:
+                try:
+                    await self.come_home(address)
+                except FrysError as error:
+                    errors.append(f"{address}: {error.message}")
+                else:
+                    errors = []
+                    break
+            if errors:
+                log.warning("channel.not_home", extra={"errors": errors[-3:]})
+            self._doubts = trio.Event()
+            await trio.sleep(RETURN_EVERY_S)
+
+    async def come_home(self, seed: Address) -> None:
+        """Have the issuer, which the seed is or names, renew this node's certificate.
+
+        Raises:
+            FrysError: It cannot be reached, is not followed by the seed's authority, or refused. Nothing was changed.
+        """
+        answer, authority = await self._ask(seed)
+        if isinstance(answer, JoinRedirect):
+            answer, authority = await self._ask(Address.parse(answer.address))
+        if isinstance(answer, JoinRedirect):
+            raise SecurityError(f"{answer.address} is not the issuer either")
+        identity = self._identity
+        others, links, retired = (
+            tuple(map(certificates.load_der, part)) for part in (answer.also_trusted, answer.links, answer.retired)
+        )
+        trust = TrustSet((authority, *others), links, retired[:RETIRED_MAX])
+        certificate = certificates.load_der(answer.certificate)
+        check_change(identity.trust, trust, certificate, identity.cluster_id)
+        self._adopt(identity.trusting(trust, self._holder.key_for(authority)).renewed(certificate))
+        log.info("channel.came_home", extra={"seed": str(seed), "authority": identity.ca_hash})
+
+    async def _ask(self, address: Address) -> tuple[Returned | JoinRedirect, x509.Certificate]:
+        with trio.move_on_after(JOIN_S):
+            async with await JoinClient.open(self._network, address, self._clock) as client:
+                seed = await client.info()
+                return await client.come_home(seed, self._identity), seed.ca
+        raise SecurityError(f"{address} did not answer within {JOIN_S:.0f} s")

@@ -1,0 +1,100 @@
+"""What keeps a node's certificates good while it runs: renewal, the watch over expiry, and what it trusts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from typing import Protocol
+
+import trio
+
+from frys_node.base.ports import Clock, Disk, Network
+from frys_node.base.types import NodeId
+from frys_node.channel.authority import AuthorityHolder
+from frys_node.channel.peers import Peers
+from frys_node.channel.renewal import RENEW, ExpiryWatch, Renewal
+from frys_node.channel.rotation import TRUST
+from frys_node.channel.trust_keeper import TrustKeeper
+from frys_node.kernel.services.rpc import Rpc
+from frys_node.observe.metrics import Metrics
+from frys_node.secure.gate import Peer
+from frys_node.secure.identity import Identity
+from frys_node.secure.trust import issuer_of
+
+
+class Contexts(Protocol):
+    """What connections to come are made with."""
+
+    def renew(self, identity: Identity) -> None:
+        """Use the identity's present certificate and authorities."""
+        ...
+
+
+class Upkeep:
+    """One for each channel."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        disk: Disk,
+        clock: Clock,
+        network: Network,
+        rpc: Rpc,
+        *,
+        profile: Contexts,
+        peers: Peers,
+        holder: AuthorityHolder,
+        name_of: Callable[[NodeId], str],
+        expelled: Container[NodeId],
+        on_trust: Callable[[], None],
+        metrics: Metrics,
+    ) -> None:
+        """`on_trust` is called when other authorities count: what the old one signed is to be signed anew."""
+        self._identity = identity
+        self._profile = profile
+        self._peers = peers
+        self._on_trust = on_trust
+        self.renewal = Renewal(
+            identity,
+            disk,
+            clock,
+            name_of=name_of,
+            ask=lambda request: rpc.call(holder.issuer, RENEW, request),
+            on_renewed=lambda: profile.renew(identity),
+            expelled=expelled,
+        )
+        self._expiry = ExpiryWatch(identity, clock, metrics)
+        self._trust = TrustKeeper(
+            identity,
+            disk,
+            clock,
+            network,
+            holder=holder,
+            renew=self.renewal.renew,
+            addresses=lambda: [*(address for _, address in peers.known()), *identity.seeds],
+        )
+        holder.on_trust = self._trust_changed
+        rpc.serve(RENEW, self.renewal.answer)
+        rpc.serve(TRUST, self._trust.answer)
+
+    async def run(self) -> None:
+        """Run for as long as the channel does."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.renewal.run)
+            nursery.start_soon(self._trust.run)
+
+    def met(self, peer: Peer) -> None:
+        """Take note of an accepted member."""
+        self._expiry.met(peer)
+
+    def refused(self, reason: str) -> None:
+        """Take note of why this node refused somebody whom it had dialled."""
+        if reason == "chain":
+            self._trust.doubt()
+
+    def _trust_changed(self) -> None:
+        """Shake hands under the present authorities from now on, and part with whoever showed another's certificate."""
+        self._profile.renew(self._identity)
+        for connection in self._peers.all():
+            if issuer_of(connection.peer.certificate, self._identity.authorities) is None:
+                connection.drain("authority")
+        self._on_trust()

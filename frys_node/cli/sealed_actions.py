@@ -61,10 +61,13 @@ def run(arguments: argparse.Namespace, store: str) -> int:
 def _keygen(arguments: argparse.Namespace) -> int:
     path, public = Path(arguments.out), Path(f"{arguments.out}.pub")
     if os.path.lexists(public):
-        raise AlreadyExists(f"{public} exists, and is not replaced", hint="choose another name with --out")
+        other = "choose another name with --out"
+        if not os.path.lexists(path):
+            other += f", or remove it if it came of a keygen that was broken off: there is no {path} beside it"
+        raise AlreadyExists(f"{public} exists, and is not replaced", hint=other)
     key = SealKey.of(arguments.provider, load_kem(arguments.provider).generate())
-    write_new(path, key_file(key))
-    write_new(public, recipient_file(key.recipient))
+    # The recipient first: whatever ends this in between leaves no private key that nobody knows of.
+    write_new((public, recipient_file(key.recipient)), (path, key_file(key)))
     fingerprint, recipient = shown(key.recipient.fingerprint), format_recipient(key.recipient)
     body = {
         "key_file": str(path),

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -38,11 +38,11 @@ from frys_node.secure.recipient import (
     recipient_file,
     shown,
 )
-from snapshots.archive import Kind
+from snapshots.archive import Item, bodies
 from snapshots.index import SavedSnapshot
 
 BATCH_BYTES: Final = 2 << 20
-"""Objects that go to the node in one request, unless one of them alone is larger."""
+"""What goes to the node in one request, unless one object alone is larger."""
 
 
 def run(arguments: argparse.Namespace, store: str) -> int:
@@ -144,7 +144,7 @@ def _import(arguments: argparse.Namespace, store: str) -> int:
         saved = client.call("GET", f"/v1/snapshots?{urlencode({'store': store})}")["snapshots"]
         if any(one["name"] == name for one in saved):
             raise AlreadyExists(f"a snapshot '{name}' exists", hint="choose another name with --name, or delete it")
-        report = _send(client, file, store, name)
+        report = _send(client, file.items("imported"), store, name)
     body = {
         "name": name,
         "file": str(file.path),
@@ -158,22 +158,12 @@ def _import(arguments: argparse.Namespace, store: str) -> int:
     return show(arguments, body, f"{text}\nbring it back with: frys-node snapshot restore {name}{where}")
 
 
-def _send(client: AdminClient, file: SealedFile, store: str, name: str) -> Any:
-    """Bring the file's objects to the node, then its index; returns what the node found there."""
+def _send(client: AdminClient, items: Iterator[Item], store: str, name: str) -> Any:
+    """Bring a file's objects to the node, then its index; returns what the node found there."""
     target = f"/v1/snapshots/objects?{urlencode({'store': store})}"
-    batch: list[bytes] = []
-    size, index = 0, b""
-    for item in file.items("imported"):
-        if item.kind is Kind.INDEX:
-            index = item.data
-            continue
-        if batch and size + len(item.data) > BATCH_BYTES:
-            client.call_raw("POST", target, b"".join(batch))
-            batch, size = [], 0
-        batch.append(item.encode())
-        size += len(item.data)
-    if batch:
-        client.call_raw("POST", target, b"".join(batch))
+    index = next(items).data
+    for body in bodies(items, BATCH_BYTES):
+        client.call_raw("POST", target, body)
     return client.call_raw("POST", f"/v1/snapshots/import?{urlencode({'store': store, 'name': name})}", index)
 
 

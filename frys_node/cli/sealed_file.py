@@ -63,7 +63,7 @@ class SealedFile:
 
     def check(self) -> Inventory:
         """Read all of the file and return what is in it, once it is known to be whole."""
-        inventory = Inventory()
+        inventory = Inventory(self._size_bytes)
         for item in self.items("checked"):
             inventory.take(item)
         inventory.finish()

@@ -122,7 +122,7 @@ async def test_a_wrong_key_and_a_damaged_file_change_nothing(tmp_path: Path) -> 
         data = rig.read("one.sealed")
         files = {
             "cut": (data[:-1], "security.sealed_damaged"),
-            "cut-between": (data[: -(len(data) - 1_266) % 65_552 - 65_552], "security.sealed_"),
+            "cut-between": (data[: -(len(data) - 1_266) % 65_552 - 65_552], "snapshots.corrupt_export"),
             "bit": (data[:-100] + bytes([data[-100] ^ 1]) + data[-99:], "security.sealed_damaged"),
             "long": (data + b"x", "security.sealed_damaged"),
             "other-file": (b"PK\x03\x04" * 999, "security.not_sealed"),

@@ -144,7 +144,7 @@ def _import(arguments: argparse.Namespace, store: str) -> int:
         saved = client.call("GET", f"/v1/snapshots?{urlencode({'store': store})}")["snapshots"]
         if any(one["name"] == name for one in saved):
             raise AlreadyExists(f"a snapshot '{name}' exists", hint="choose another name with --name, or delete it")
-        report = _send(client, file.items("imported"), store, name)
+        report = _send(client, file.again("imported", inventory), store, name)
     body = {
         "name": name,
         "file": str(file.path),

@@ -11,6 +11,7 @@ from frys_node.base.types import UnitId
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
 from frys_node.secure.recipient import parse_recipient
 from frys_node.secure.sealed_header import RECIPIENTS_MAX
+from snapshots.archive import INDEX_BYTES_MAX
 from snapshots.desk import Desk
 from snapshots.export import OBJECTS_BODY_MAX
 
@@ -92,7 +93,7 @@ class SnapshotRoutes:
         http.route("POST", "/v1/snapshots/prune", self._prune, scope="admin")
         http.route("POST", "/v1/snapshots/export", self._export, scope="admin")
         http.route("POST", "/v1/snapshots/objects", self._objects, scope="admin", body_bytes_max=OBJECTS_BODY_MAX)
-        http.route("POST", "/v1/snapshots/import", self._import, scope="admin", body_bytes_max=OBJECTS_BODY_MAX)
+        http.route("POST", "/v1/snapshots/import", self._import, scope="admin", body_bytes_max=INDEX_BYTES_MAX)
 
     async def _list(self, request: HttpRequest) -> HttpResponse:
         found, problems = await self._desk.list(_store_of(request))

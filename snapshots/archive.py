@@ -7,28 +7,36 @@ Sans-I/O. Layout, integers big-endian::
 
 The objects are those of a place (`library`), byte for byte, each once: first the index, then the bundles that it names,
 then the chunks that those name and that have objects of their own. Nothing marks the end, as the seal around it does.
+Whoever knows a recipient can write such a stream: what it makes its reader hold has limits of its own.
 Versioned; a file in ``tests/golden`` must be read forever.
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
-from collections.abc import Collection
+import sys
+from collections.abc import Collection, Iterable, Iterator
 from enum import IntEnum
 from typing import Final, NamedTuple
 
 import msgspec
 
-from snapshots.bundle import Bundle, decode_bundle
+from frys_node.base.types import UnitId
+from snapshots.bundle import SMALL_BYTES, Bundle, decode_bundle, own_chunks, small_of
 from snapshots.errors import CorruptExport, CorruptManifest, UnknownFormat
 from snapshots.index import BUNDLES, CHUNKS, INDEX_FORMAT, SavedSnapshot, decode_index
-from snapshots.manifest import DIGEST_BYTES, ChunkRef, digest_of
-from snapshots.objects import OBJECT_BYTES_MAX
+from snapshots.manifest import DIGEST_BYTES, PART_BYTES_MAX, ChunkRef, digest_of
 
 FORMAT: Final = 1
+
+ITEMS_MAX: Final = 4_096
+"""Objects that are taken at once: as many of the smallest chunks as fit a request."""
+
 _MAGIC: Final = b"frys-export\x00"
 FRONT: Final = _MAGIC + struct.pack(">H", FORMAT)
 
+_PIECE_BYTES: Final = 64 * 1024
 _HEAD = struct.Struct(f">B{DIGEST_BYTES}sI")
 HEAD_BYTES: Final = _HEAD.size
 
@@ -39,6 +47,21 @@ class Kind(IntEnum):
     INDEX = 1
     BUNDLE = 2
     CHUNK = 3
+
+
+INDEX_BYTES_MAX: Final = 8 << 20
+"""The longest index: about 50,000 copies of units. Decoding it takes a tenth of a second in one go."""
+
+BUNDLE_BYTES_MAX: Final = 16 << 20
+"""The longest bundle: a full one and the manifest of one more unit, of 2^18 chunks."""
+
+_SIZES: Final[dict[int, tuple[int, int]]] = {
+    Kind.INDEX: (0, INDEX_BYTES_MAX),
+    Kind.BUNDLE: (0, BUNDLE_BYTES_MAX),
+    # Smaller ones are in bundles.
+    Kind.CHUNK: (SMALL_BYTES + 1, PART_BYTES_MAX),
+}
+"""The smallest and the largest object of each kind, in bytes."""
 
 
 class Item(NamedTuple):
@@ -64,7 +87,7 @@ def item_of(kind: Kind, data: bytes) -> Item:
 
 
 class ArchiveReader:
-    """Takes a stream in pieces of any size; returns whole objects. Holds one object at most, of 32 MiB."""
+    """Takes a stream in pieces of any size; returns whole objects. Holds one object at most, of 16 MiB."""
 
     __slots__ = ("_buffer", "_has_begun")
 
@@ -86,7 +109,7 @@ class ArchiveReader:
         start = 0
         while len(self._buffer) - start >= HEAD_BYTES:
             number, digest, size = _HEAD.unpack_from(self._buffer, start)
-            if number not in tuple(Kind) or size > OBJECT_BYTES_MAX:
+            if not can_be(number, size):
                 raise CorruptExport(f"the export has an object of kind {number} and {size} bytes, which cannot be")
             end = start + HEAD_BYTES + size
             if len(self._buffer) < end:
@@ -119,33 +142,63 @@ class ArchiveReader:
             raise CorruptExport("the export ends inside an object")
 
 
+def can_be(kind: int, size_bytes: int) -> bool:
+    """True if exports have objects of that kind and size."""
+    smallest, largest = _SIZES.get(kind, (1, 0))
+    return smallest <= size_bytes <= largest
+
+
 def read_items(data: bytes) -> list[Item]:
-    """Return the objects that the bytes hold, without the front of an export (`CorruptExport`)."""
+    """Return the objects that the bytes hold, without the front of an export (`CorruptExport`; `ITEMS_MAX`)."""
     reader = ArchiveReader(has_front=False)
-    items = reader.push(data)
+    items: list[Item] = []
+    for start in range(0, len(data), _PIECE_BYTES):
+        items += reader.push(data[start : start + _PIECE_BYTES])
+        if len(items) > ITEMS_MAX:
+            raise CorruptExport(f"there are over {ITEMS_MAX} objects in one request")
     reader.finish()
     return items
 
 
+def bodies(items: Iterable[Item], bytes_max: int) -> Iterator[bytes]:
+    """Yield objects in requests that `read_items` takes, of `bytes_max` or one object that is larger."""
+    batch: list[bytes] = []
+    size = 0
+    for item in items:
+        data = item.encode()
+        if batch and (size + len(data) > bytes_max or len(batch) == ITEMS_MAX):
+            yield b"".join(batch)
+            batch, size = [], 0
+        batch.append(data)
+        size += len(data)
+    if batch:
+        yield b"".join(batch)
+
+
 class Inventory:
-    """What an export has to have, and has: exactly what its index and bundles name, in that order."""
+    """What an export has to have, and has: exactly what its index and bundles name, in that order.
 
-    __slots__ = ("_bundles", "_chunks", "_index", "_small", "chunks", "size_bytes")
+    An import that finds these objects in a place finds nothing else to refuse. Memory is bounded by the file: chunks
+    that are named are counted against `content_bytes`, the length of the stream, before they have come.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_bundles", "_chunks", "_content_bytes", "_due_bytes", "_index", "_running", "_units", "chunks")
+
+    def __init__(self, content_bytes: int = sys.maxsize) -> None:
+        self._content_bytes = content_bytes
         self._index: SavedSnapshot | None = None
         self._bundles: set[str] = set()
-        self._chunks: set[bytes] = set()
-        self._small: set[bytes] = set()
+        self._units: set[tuple[str, UnitId]] = set()
+        self._chunks: dict[bytes, int] = {}
+        self._due_bytes = 0
+        self._running = hashlib.blake2b(digest_size=DIGEST_BYTES)
         self.chunks = 0
         """Chunks that were taken."""
-        self.size_bytes = 0
-        """Bytes of all objects that were taken."""
 
     @property
-    def index(self) -> SavedSnapshot | None:
-        """The index, once it was taken."""
-        return self._index
+    def digest(self) -> bytes:
+        """Which objects were taken, in which order."""
+        return self._running.digest()
 
     def take(self, item: Item) -> None:
         """Note an object.
@@ -154,25 +207,42 @@ class Inventory:
             CorruptExport: It is not one of those that are still to come.
             UnknownFormat: A newer version wrote it.
         """
-        self.size_bytes += len(item.data)
+        self._running.update(_HEAD.pack(item.kind, item.digest, len(item.data)))
         if self._index is None or item.kind is Kind.INDEX:
             if self._index is not None or item.kind is not Kind.INDEX:
                 raise CorruptExport("the export does not begin with one index")
             self._index = index_of(item.data)
             self._bundles = set(self._index.bundles)
+            self._units = {(saved.root, saved.unit) for saved in self._index.units}
         elif item.kind is Kind.BUNDLE:
             name = item.digest.hex()
             self._expect(name in self._bundles, item)
             self._bundles.discard(name)
-            bundle = _bundle_of(item.data, name)
-            self._small.update(map(digest_of, bundle.small))
-            self._chunks.update(chunk.digest for manifest in bundle.manifests for chunk in manifest.chunks)
-            if not self._bundles:
-                self._chunks -= self._small
+            self._take_bundle(_bundle_of(item.data, name))
         else:
-            self._expect(not self._bundles and item.digest in self._chunks, item)
-            self._chunks.discard(item.digest)
+            self._expect(not self._bundles and self._chunks.get(item.digest) == len(item.data), item)
+            del self._chunks[item.digest]
             self.chunks += 1
+
+    def _take_bundle(self, bundle: Bundle) -> None:
+        small = small_of(bundle)
+        for manifest in bundle.manifests:
+            self._units.discard((manifest.root.hex(), manifest.unit))
+            try:
+                own = own_chunks(manifest, small)
+            except CorruptManifest as error:
+                raise CorruptExport(error.message) from error
+            for chunk in own:
+                if chunk.digest not in self._chunks:
+                    self._due_bytes += chunk.size_bytes
+                    self._chunks[chunk.digest] = chunk.size_bytes
+                elif self._chunks[chunk.digest] != chunk.size_bytes:
+                    raise CorruptExport(f"the export names chunk {chunk.digest.hex()[:16]} with two sizes")
+            if self._due_bytes > self._content_bytes:
+                raise CorruptExport(
+                    "the export names more than its file can hold",
+                    hint="it was cut off or made wrong: use another copy",
+                )
 
     @staticmethod
     def _expect(is_expected: bool, item: Item) -> None:
@@ -184,6 +254,9 @@ class Inventory:
         missing = len(self._bundles) + len(self._chunks)
         if self._index is None or missing:
             raise CorruptExport(f"the export lacks {missing or 'all'} of its objects")
+        if self._units:
+            _, unit = min(self._units)
+            raise CorruptExport(f"the export lacks the state of '{unit}' that its index names")
         return self._index
 
 

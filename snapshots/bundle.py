@@ -8,7 +8,7 @@ snapshots. Versioned; a directory in ``tests/golden`` must be read forever.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -21,7 +21,7 @@ from snapshots.manifest import ChunkRef, Manifest, check_manifest, digest_of
 FORMAT: Final = 1
 
 SMALL_BYTES: Final = 8 * 1024
-"""Chunks up to this are in the bundle."""
+"""Chunks up to this are in the bundle whose manifests name them, and nowhere else."""
 
 BUNDLE_BYTES: Final = 4 << 20
 """A bundle over this is ended, and another begun. One manifest alone may have 12 MiB."""
@@ -106,13 +106,36 @@ def decode_bundle(data: bytes, name: str) -> Bundle:
         bundle = _CODEC.decode(memoryview(data)[head:])
     except MalformedFrame as error:
         raise CorruptManifest(f"the list of units {name[:16]} cannot be read: {error.message}") from error
+    if not all(0 < len(data) <= SMALL_BYTES for data in bundle.small):
+        raise CorruptManifest(f"the list of units {name[:16]} holds a chunk that is not a small one")
     for manifest in bundle.manifests:
         check_manifest(manifest)
     return bundle
 
 
-def chunks_of(bundles: Sequence[Bundle]) -> set[bytes]:
-    """Return the digests of all chunks that have objects of their own."""
-    small = {digest_of(data) for bundle in bundles for data in bundle.small}
-    named = {chunk.digest for bundle in bundles for manifest in bundle.manifests for chunk in manifest.chunks}
-    return named - small
+def small_of(bundle: Bundle) -> dict[bytes, int]:
+    """Return digests and sizes of the chunks that a bundle holds."""
+    return {digest_of(data): len(data) for data in bundle.small}
+
+
+def own_chunks(manifest: Manifest, small: Mapping[bytes, int]) -> set[ChunkRef]:
+    """Return the chunks of a bundle's manifest that have objects of their own; `small` is what the bundle holds.
+
+    Raises:
+        CorruptManifest: It names a small chunk that its bundle lacks, or one of another size.
+    """
+    found: set[ChunkRef] = set()
+    for chunk in manifest.chunks:
+        size = small.get(chunk.digest)
+        if size is None and chunk.size_bytes > SMALL_BYTES:
+            found.add(chunk)
+        elif size != chunk.size_bytes:
+            raise CorruptManifest(f"the list of units lacks chunk {chunk.digest.hex()[:16]} of '{manifest.unit}'")
+    return found
+
+
+def chunks_of(bundle: Bundle) -> set[str]:
+    """Return the names of the chunks that a bundle names and does not hold."""
+    small = small_of(bundle)
+    named = {chunk.digest for manifest in bundle.manifests for chunk in manifest.chunks}
+    return {digest.hex() for digest in named if digest not in small}

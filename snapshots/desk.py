@@ -29,8 +29,8 @@ from snapshots.library import Library, PruneReport
 from snapshots.messages import HAS, SHARE, SURVEY, TAKE
 from snapshots.places import Places
 from snapshots.restore import Restorer, RestoreReport
-from snapshots.shelf import VerifyReport
 from snapshots.taking import Taking
+from snapshots.verify import VerifyReport
 
 JOBS_MAX = 2
 """Saves, checks and restores that an operator runs at once; more wait, since each reads or writes all it can."""

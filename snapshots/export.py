@@ -15,17 +15,27 @@ import trio
 from frys_node.base.errors import FrysError, UsageError
 from frys_node.base.ports import Executor
 from frys_node.secure.sealed import Sealer
-from snapshots.archive import FRONT, Item, Kind, archive_bytes, check_exportable, item_of, read_items
-from snapshots.bundle import decode_bundle
+from snapshots.archive import (
+    BUNDLE_BYTES_MAX,
+    FRONT,
+    Item,
+    Kind,
+    archive_bytes,
+    can_be,
+    check_exportable,
+    item_of,
+    read_items,
+)
+from snapshots.bundle import decode_bundle, own_chunks, small_of
 from snapshots.capture import closing
 from snapshots.errors import CorruptManifest
 from snapshots.index import BUNDLES, SavedSnapshot, index_key
 from snapshots.library import Library
-from snapshots.manifest import ChunkRef, digest_of
+from snapshots.manifest import ChunkRef
 from snapshots.objects import Objects
 from snapshots.shelf import MEND, Contents
 
-OBJECTS_BODY_MAX: Final = 34 << 20
+OBJECTS_BODY_MAX: Final = BUNDLE_BYTES_MAX + (2 << 20)
 """Bytes of objects that one request brings: room for one of the largest, or for many of the others."""
 
 PUTS_MAX: Final = 6
@@ -48,7 +58,7 @@ class Export:
         """Find out what belongs to the snapshot.
 
         Raises:
-            CorruptManifest, UnknownFormat: It cannot be exported. Nothing was sent.
+            CorruptManifest, UnknownFormat, UsageError: It cannot be exported. Nothing was sent.
         """
         check_exportable(self.index)
         name = self.index.name
@@ -56,16 +66,15 @@ class Export:
         if data is None:
             raise CorruptManifest(f"the index of snapshot '{name}' is gone")
         self._index_data = data
+        _check_size(Kind.INDEX, data)
         sizes: list[int] = []
         chunks: dict[bytes, ChunkRef] = {}
-        small: set[bytes] = set()
         for bundle_name in dict.fromkeys(self.index.bundles):
             bundle_data = await self._bundle(bundle_name)
+            _check_size(Kind.BUNDLE, bundle_data)
             sizes.append(len(bundle_data))
-            named, within = await self._executor.run(_chunks_in, bundle_data, bundle_name)
-            chunks.update(named)
-            small.update(within)
-        self._chunks = [chunk for digest, chunk in chunks.items() if digest not in small]
+            chunks.update(await self._executor.run(_chunks_in, bundle_data, bundle_name))
+        self._chunks = list(chunks.values())
         self.content_bytes = archive_bytes(len(data), sizes, self._chunks)
 
     async def _bundle(self, name: str) -> bytes:
@@ -105,39 +114,55 @@ class Export:
                 yield Item(Kind.CHUNK, chunk.digest, data).encode()
 
 
-def _chunks_in(data: bytes, name: str) -> tuple[dict[bytes, ChunkRef], set[bytes]]:
-    """Return the chunks that a bundle names, and the digests of those that it holds."""
+def _check_size(kind: Kind, data: bytes) -> None:
+    """Refuse before anything is sent what no import would take."""
+    if not can_be(kind, len(data)):
+        raise UsageError(
+            f"the {kind.name.lower()} of {len(data)} bytes is too long for an export",
+            hint="save fewer units in one snapshot (--kind or --unit), and export several",
+        )
+
+
+def _chunks_in(data: bytes, name: str) -> dict[bytes, ChunkRef]:
+    """Return the chunks that a bundle names and does not hold."""
     bundle = decode_bundle(data, name)
-    named = {chunk.digest: chunk for manifest in bundle.manifests for chunk in manifest.chunks}
-    return named, set(map(digest_of, bundle.small))
+    small = small_of(bundle)
+    own = [own_chunks(manifest, small) for manifest in bundle.manifests]
+    # In the order of the manifests, so that what lies together is read together.
+    named = (chunk for manifest in bundle.manifests for chunk in manifest.chunks)
+    due: set[ChunkRef] = set().union(*own)
+    return {chunk.digest: chunk for chunk in named if chunk in due}
 
 
 async def put_objects(objects: Objects, executor: Executor, body: bytes) -> int:
     """Write objects of an export into a place; returns how many. Nothing names them yet.
 
     Raises:
-        CorruptExport: One is not what its digest names. None was written.
+        CorruptExport: One is not what its digest names, or they are too many. None was written.
         StorageError: The place refused; those that were written stay, unnamed.
     """
     items = await executor.run(read_items, body)
     if any(item.kind is Kind.INDEX for item in items):
         raise UsageError("the index of an export comes last, and alone")
     failed: list[FrysError] = []
-    room = trio.Semaphore(PUTS_MAX)
+    waiting = iter(items)
 
-    async def put(key: str, data: bytes) -> None:
-        async with room:
+    async def work() -> None:
+        for item in waiting:
             try:
                 # What other snapshots have in common with this one is not written again: a torn write would harm them.
-                if not await objects.create(key, data) and await objects.get(key) != data:
-                    await objects.put(key, data)
+                if not await objects.create(item.key, item.data) and await objects.get(item.key) != item.data:
+                    await objects.put(item.key, item.data)
             except FrysError as error:
                 # Kept, because a nursery wraps what leaves it into a group.
                 failed.append(error)
+            if failed:
+                return
 
     async with trio.open_nursery() as nursery:
-        for item in items:
-            nursery.start_soon(put, item.key, item.data)
+        # As many tasks as write, not as objects: a request may bring thousands.
+        for _ in range(PUTS_MAX):
+            nursery.start_soon(work)
     if failed:
         raise failed[0]
     return len(items)

@@ -16,7 +16,7 @@ from frys_node.base.errors import AlreadyExists, NotFound, NotReady, UsageError
 from frys_node.base.ports import Clock, Executor
 from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.snapshots import Snapshottable
-from snapshots.bundle import Bundle, chunks_of
+from snapshots.bundle import chunks_of
 from snapshots.capture import provider_of
 from snapshots.errors import CorruptExport, CorruptManifest, LockLost, RingMoved, UnknownFormat
 from snapshots.index import (
@@ -34,7 +34,8 @@ from snapshots.index import (
 from snapshots.locks import Lock, Locks
 from snapshots.objects import Objects
 from snapshots.save import Saver
-from snapshots.shelf import Shelf, VerifyReport
+from snapshots.shelf import Shelf
+from snapshots.verify import VerifyReport, verify
 
 TRIES_MAX: Final = 3
 """Times that a node is saved anew because its units moved meanwhile."""
@@ -210,7 +211,7 @@ class Library:
             raise AlreadyExists(f"a snapshot '{index.name}' exists", hint="choose another name or delete it")
         if await lock.is_held():
             return
-        report = await self.shelf.verify(index)
+        report = await verify(self.shelf, index)
         if report.problems:
             await self._objects.remove([index_key(index.name)])
             raise LockLost(f"saving '{index.name}' stood still for too long", hint="try again")
@@ -226,7 +227,7 @@ class Library:
         await self.check_free(index.name)
         async with self.locks.using(f"import {index.name}") as lock:
             assert lock is not None
-            report = await self.shelf.verify(index)
+            report = await verify(self.shelf, index)
             if report.problems:
                 raise CorruptExport(
                     f"'{index.name}' is not whole in {self._objects.place}: {report.problems[0]}",
@@ -238,7 +239,7 @@ class Library:
     async def verify(self, name: str) -> VerifyReport:
         """Read everything of a snapshot and report what is missing or wrong. Nothing is changed."""
         async with self.locks.using(f"verify {name}", may_fail=True):
-            return await self.shelf.verify(await self.shelf.get(name))
+            return await verify(self.shelf, await self.shelf.get(name))
 
     async def delete(self, name: str) -> PruneReport:
         """Remove a snapshot; `NotFound` if there is none. It is invisible first, then what only it named goes.
@@ -296,14 +297,15 @@ class Library:
         )
 
     async def _sweep(self, lock: Lock, indexes: Sequence[SavedSnapshot]) -> tuple[int, int, str]:
-        bundles: dict[str, Bundle] = {}
+        bundles: set[str] = set()
+        needed: set[str] = set()
         for index in indexes:
-            for name in index.bundles:
+            for name in set(index.bundles) - bundles:
                 try:
-                    bundles[name] = bundles.get(name) or await self.shelf.bundle(name)
+                    needed |= await self._executor.run(chunks_of, await self.shelf.bundle(name))
                 except (CorruptManifest, UnknownFormat) as error:
                     return 0, 0, f"nothing is collected while snapshot '{index.name}' is damaged: {error.message}"
-        needed = {digest.hex() for digest in chunks_of(list(bundles.values()))}
+                bundles.add(name)
         there = await self._objects.list(CHUNKS)
         unneeded = [name for name in there if name not in needed]
         await self._remove_all(lock, [f"{CHUNKS}/{name}" for name in unneeded])

@@ -35,6 +35,7 @@ from snapshots.routing import Routing, match_collections
 from snapshots.shelf import Contents, Shelf
 from snapshots.standing import Standing
 from snapshots.taking import Taking
+from snapshots.verify import verify
 
 TAKE_S: Final = 120.0
 """How long a member may take for one part."""
@@ -128,7 +129,7 @@ class Restorer:
         index = await self._shelf.get(name)
         wanted = self._chosen(index, units, kinds)
         self._skipped = self._unknown(index, wanted, units)
-        report = await self._shelf.verify(index, list(wanted))
+        report = await verify(self._shelf, index, list(wanted))
         if report.problems:
             more = f" (and {len(report.problems) - 1} more)" if len(report.problems) > 1 else ""
             raise CorruptChunk(

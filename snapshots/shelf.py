@@ -1,15 +1,13 @@
-"""Reading saved snapshots: what there is, what is in it, and whether all of it is whole."""
+"""Reading saved snapshots: what there is, and what is in it."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 
-import msgspec
 import trio
 
 from frys_node.base.errors import FrysError, NotFound
 from frys_node.base.ports import Executor
-from frys_node.base.types import UnitId
 from snapshots.bundle import Bundle, decode_bundle
 from snapshots.capture import check_unit, closing
 from snapshots.chunking import verify_chunk
@@ -22,7 +20,6 @@ from snapshots.index import (
     SavedSnapshot,
     SavedUnit,
     check_name,
-    copies_of,
     decode_index,
     index_key,
     is_name,
@@ -34,17 +31,6 @@ READS_MAX = 8
 """Chunks that are fetched at once, of at most 1 MiB each."""
 
 MEND = "delete the snapshot, or save a new one: a save writes again what is missing"
-
-
-class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What `verify` found; the snapshot is good if `problems` is empty."""
-
-    name: str
-    units: int
-    chunks: int
-    """Distinct ones, each read once."""
-    size_bytes: int
-    problems: tuple[str, ...]
 
 
 class Shelf:
@@ -105,8 +91,8 @@ class Shelf:
             CorruptManifest, UnknownFormat: A part of that list cannot be read.
         """
         contents = Contents(self, index)
-        for name in index.bundles:
-            contents.add(await self.bundle(name))
+        for name in dict.fromkeys(index.bundles):
+            await self.executor.run(contents.add, await self.bundle(name))
         return contents
 
     async def bundle(self, name: str) -> Bundle:
@@ -116,36 +102,6 @@ class Shelf:
             raise CorruptManifest(f"the list of units {name[:16]} is missing", hint=MEND)
         return await self.executor.run(decode_bundle, data, name)
 
-    async def verify(self, index: SavedSnapshot, units: Collection[UnitId] | None = None) -> VerifyReport:
-        """Read everything of a snapshot and report what is missing or wrong. Nothing is changed."""
-        copies = [saved for found in copies_of(index, units).values() for saved in found]
-        problems: list[str] = []
-        seen: set[ChunkRef] = set()
-        owners: dict[ChunkRef, UnitId] = {}
-        try:
-            contents = await self.open(index)
-        except (CorruptManifest, UnknownFormat) as error:
-            return VerifyReport(name=index.name, units=0, chunks=0, size_bytes=0, problems=(error.message,))
-        for saved in copies:
-            try:
-                manifest = await contents.manifest(saved)
-            except (CorruptManifest, UnknownFormat) as error:
-                problems.append(f"{saved.unit}: {error.message}")
-                continue
-            fresh = [chunk for chunk in dict.fromkeys(manifest.chunks) if chunk not in seen]
-            seen.update(fresh)
-            owners.update(dict.fromkeys(fresh, saved.unit))
-        async for chunk, _, damage in contents.read(list(owners)):
-            if damage is not None:
-                problems.append(f"{owners[chunk]}: {damage.message}")
-        return VerifyReport(
-            name=index.name,
-            units=len({saved.unit for saved in copies}),
-            chunks=len(seen),
-            size_bytes=sum(chunk.size_bytes for chunk in seen),
-            problems=tuple(problems),
-        )
-
 
 class Contents:
     """Manifests and chunks of one snapshot."""
@@ -153,14 +109,17 @@ class Contents:
     def __init__(self, shelf: Shelf, index: SavedSnapshot) -> None:
         self._shelf = shelf
         self._index = index
+        self._roots = frozenset(saved.root for saved in index.units)
         self._manifests: dict[str, Manifest] = {}
         self._small: dict[bytes, bytes] = {}
         self._folder = f"{index.name}/chunks" if index.format == 1 else CHUNKS
 
     def add(self, bundle: Bundle) -> None:
-        """Take a bundle's manifests and small chunks."""
-        self._manifests.update({manifest.root.hex(): manifest for manifest in bundle.manifests})
-        self._small.update({digest_of(data): data for data in bundle.small})
+        """Take a bundle's manifests and small chunks, those that the index names."""
+        mine = {manifest.root.hex(): manifest for manifest in bundle.manifests if manifest.root.hex() in self._roots}
+        named = {chunk.digest for manifest in mine.values() for chunk in manifest.chunks}
+        self._manifests.update(mine)
+        self._small.update({digest: data for data in bundle.small if (digest := digest_of(data)) in named})
 
     async def manifest(self, saved: SavedUnit) -> Manifest:
         """Return the manifest of a copy of a unit, checked (`CorruptManifest`)."""

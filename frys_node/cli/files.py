@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -18,6 +20,9 @@ STDOUT: Final = "-"
 
 NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 """What a file system without hard links answers."""
+
+NO_UNNAMED: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
+"""What a file system answers that has no files without a name."""
 
 
 class FileFailed(StorageError):
@@ -36,22 +41,47 @@ def failed(what: str, path: Path, error: OSError) -> FileFailed:
 class NewFile:
     """A file that appears under its name, complete and durable, when `commit` is called, and otherwise not at all.
 
-    Until then it is a hidden file beside it, readable by its owner only. A file of that name is never replaced.
+    Until then it has no name, so that a command that is killed leaves nothing. Where a file system has no such files
+    (NFS), it is a hidden one beside it, ``.NAME.part``, which the next run removes if this one is killed. Readable by
+    its owner only. A file of that name is never replaced.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._part = path.with_name(f".{path.name}.part")
+        self._is_named = False
         self._fd = -1
 
     def __enter__(self) -> Self:
         if os.path.lexists(self.path):
             raise self._exists()
         try:
-            self._fd = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                self._fd = os.open(self.path.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                if error.errno not in NO_UNNAMED:
+                    raise
+                self._open_part()
         except OSError as error:
             raise failed("write", self.path, error) from error
         return self
+
+    def _open_part(self) -> None:
+        """Make the hidden file, in place of one that a run left which was killed."""
+        with suppress(FileNotFoundError):
+            left = os.open(self._part, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._part.unlink()
+            except BlockingIOError:
+                raise AlreadyExists(
+                    f"{self.path} is being written by another command", hint="wait for it, or choose another name"
+                ) from None
+            finally:
+                os.close(left)
+        self._fd = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._is_named = True
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _exists(self) -> AlreadyExists:
         return AlreadyExists(f"{self.path} exists, and is not replaced", hint="choose another name with --out")
@@ -73,9 +103,9 @@ class NewFile:
         """
         try:
             os.fsync(self._fd)
-            self._link()
             directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
+                self._link(directory)
                 os.fsync(directory)
             finally:
                 os.close(directory)
@@ -84,8 +114,12 @@ class NewFile:
         except OSError as error:
             raise failed("write", self.path, error) from error
 
-    def _link(self) -> None:
+    def _link(self, directory: int) -> None:
         """Name the file; a link, unlike a rename, replaces nothing, but not every file system has links."""
+        if not self._is_named:
+            # With a descriptor given, the link is made to what the entry in /proc leads to, and not to the entry.
+            os.link(f"/proc/self/fd/{self._fd}", self.path.name, dst_dir_fd=directory, follow_symlinks=True)
+            return
         try:
             os.link(self._part, self.path)
         except OSError as error:
@@ -98,8 +132,9 @@ class NewFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._is_named:
+            self._part.unlink(missing_ok=True)
         os.close(self._fd)
-        self._part.unlink(missing_ok=True)
 
 
 class StandardOutput:
@@ -135,11 +170,25 @@ class StandardOutput:
         return None
 
 
-def write_new(path: Path, text: str) -> None:
-    """Write a new file, mode 0600; `AlreadyExists` if there is one of that name."""
-    with NewFile(path) as file:
-        file.write(text.encode())
-        file.commit()
+def write_new(*files: tuple[Path, str]) -> None:
+    """Write new files, mode 0600, which get their names in this order once all of them are complete.
+
+    Raises:
+        AlreadyExists, FileFailed: One is there, or cannot be written. None was left.
+    """
+    with ExitStack() as stack:
+        made = [stack.enter_context(NewFile(path)) for path, _ in files]
+        for file, (_, text) in zip(made, files, strict=True):
+            file.write(text.encode())
+        named: list[Path] = []
+        try:
+            for file in made:
+                file.commit()
+                named.append(file.path)
+        except BaseException:
+            for path in named:
+                path.unlink(missing_ok=True)
+            raise
 
 
 def read_text(path: Path, bytes_max: int) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -38,11 +38,11 @@ from frys_node.secure.recipient import (
     recipient_file,
     shown,
 )
-from snapshots.archive import Kind
+from snapshots.archive import Item, bodies
 from snapshots.index import SavedSnapshot
 
 BATCH_BYTES: Final = 2 << 20
-"""Objects that go to the node in one request, unless one of them alone is larger."""
+"""What goes to the node in one request, unless one object alone is larger."""
 
 
 def run(arguments: argparse.Namespace, store: str) -> int:
@@ -61,10 +61,13 @@ def run(arguments: argparse.Namespace, store: str) -> int:
 def _keygen(arguments: argparse.Namespace) -> int:
     path, public = Path(arguments.out), Path(f"{arguments.out}.pub")
     if os.path.lexists(public):
-        raise AlreadyExists(f"{public} exists, and is not replaced", hint="choose another name with --out")
+        other = "choose another name with --out"
+        if not os.path.lexists(path):
+            other += f", or remove it if it came of a keygen that was broken off: there is no {path} beside it"
+        raise AlreadyExists(f"{public} exists, and is not replaced", hint=other)
     key = SealKey.of(arguments.provider, load_kem(arguments.provider).generate())
-    write_new(path, key_file(key))
-    write_new(public, recipient_file(key.recipient))
+    # The recipient first: whatever ends this in between leaves no private key that nobody knows of.
+    write_new((public, recipient_file(key.recipient)), (path, key_file(key)))
     fingerprint, recipient = shown(key.recipient.fingerprint), format_recipient(key.recipient)
     body = {
         "key_file": str(path),
@@ -141,7 +144,7 @@ def _import(arguments: argparse.Namespace, store: str) -> int:
         saved = client.call("GET", f"/v1/snapshots?{urlencode({'store': store})}")["snapshots"]
         if any(one["name"] == name for one in saved):
             raise AlreadyExists(f"a snapshot '{name}' exists", hint="choose another name with --name, or delete it")
-        report = _send(client, file, store, name)
+        report = _send(client, file.again("imported", inventory), store, name)
     body = {
         "name": name,
         "file": str(file.path),
@@ -155,22 +158,12 @@ def _import(arguments: argparse.Namespace, store: str) -> int:
     return show(arguments, body, f"{text}\nbring it back with: frys-node snapshot restore {name}{where}")
 
 
-def _send(client: AdminClient, file: SealedFile, store: str, name: str) -> Any:
-    """Bring the file's objects to the node, then its index; returns what the node found there."""
+def _send(client: AdminClient, items: Iterator[Item], store: str, name: str) -> Any:
+    """Bring a file's objects to the node, then its index; returns what the node found there."""
     target = f"/v1/snapshots/objects?{urlencode({'store': store})}"
-    batch: list[bytes] = []
-    size, index = 0, b""
-    for item in file.items("imported"):
-        if item.kind is Kind.INDEX:
-            index = item.data
-            continue
-        if batch and size + len(item.data) > BATCH_BYTES:
-            client.call_raw("POST", target, b"".join(batch))
-            batch, size = [], 0
-        batch.append(item.encode())
-        size += len(item.data)
-    if batch:
-        client.call_raw("POST", target, b"".join(batch))
+    index = next(items).data
+    for body in bodies(items, BATCH_BYTES):
+        client.call_raw("POST", target, body)
     return client.call_raw("POST", f"/v1/snapshots/import?{urlencode({'store': store, 'name': name})}", index)
 
 

@@ -16,7 +16,8 @@ from frys_node.secure.kem import load_kem
 from frys_node.secure.recipient import SealKey, shown
 from frys_node.secure.sealed import Opener, content_bytes
 from frys_node.secure.sealed_header import cut_off, read_head
-from snapshots.archive import ArchiveReader, Inventory, Item
+from snapshots.archive import ArchiveReader, Inventory, Item, Kind, index_of
+from snapshots.errors import CorruptExport
 
 READ_BYTES: Final = 1 << 20
 PROGRESS_S: Final = 0.2
@@ -63,11 +64,32 @@ class SealedFile:
 
     def check(self) -> Inventory:
         """Read all of the file and return what is in it, once it is known to be whole."""
-        inventory = Inventory()
+        inventory = Inventory(self._size_bytes)
         for item in self.items("checked"):
             inventory.take(item)
         inventory.finish()
         return inventory
+
+    def again(self, what: str, checked: Inventory) -> Iterator[Item]:
+        """Yield the objects once more.
+
+        Raises:
+            CorruptExport: They are not those that were checked. The first is the index; that others differ is known
+                at the end at the latest.
+        """
+        inventory = Inventory(self._size_bytes)
+        for item in self.items(what):
+            if item.kind is Kind.INDEX and index_of(item.data) != checked.finish():
+                raise self._changed()
+            inventory.take(item)
+            yield item
+        if inventory.digest != checked.digest:
+            raise self._changed()
+
+    def _changed(self) -> CorruptExport:
+        return CorruptExport(
+            f"{self.path} was changed while it was read", hint="import it again when nobody writes it any more"
+        )
 
     def items(self, what: str) -> Iterator[Item]:
         """Yield the objects in the file, from its beginning; that they are all is known at the end."""

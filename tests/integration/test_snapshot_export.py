@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import AsyncIterator
 
 import pytest
+import trio
 
 from frys_node.base.errors import AlreadyExists, FrysError, UsageError
-from frys_node.base.types import UnitId
+from frys_node.base.types import NodeId, UnitId
 from frys_node.secure.kem import load_kem
 from frys_node.secure.recipient import Recipient, SealKey
 from frys_node.secure.sealed import Opener
-from frys_node.testing.saved import SavedNode, open_saved_cluster
-from snapshots.archive import ArchiveReader, Inventory, Item, Kind
+from frys_node.testing.executor import InlineExecutor
+from frys_node.testing.saved import MemoryObjects, SavedNode, open_saved_cluster
+from snapshots.archive import ITEMS_MAX, ArchiveReader, Inventory, Item, Kind, item_of
+from snapshots.bundle import SMALL_BYTES, Bundle
 from snapshots.errors import CorruptChunk, CorruptExport
+from snapshots.export import PUTS_MAX, put_objects
+from snapshots.index import BUNDLES, CHUNKS, SavedSnapshot, SavedUnit
 from snapshots.locks import COLLECT
+from snapshots.manifest import FORMAT, PART_BYTES_MAX, ChunkRef, Manifest, build_manifest, digest_of
+from snapshots.shelf import Shelf
+from snapshots.verify import PROBLEMS_MAX, verify
 
 KEM = load_kem()
 KEY = SealKey.of("cryptography", KEM.generate())
@@ -125,6 +134,74 @@ async def test_objects_that_are_not_what_they_are_called_are_not_written() -> No
         for name in ("../x", "A", "_chunks"):
             with pytest.raises(UsageError):
                 await node.desk.adopt(items[0].data, name=name)
+
+
+class _Watched(MemoryObjects):
+    """Counts tasks while objects are written, and manifests that are alive while bundles are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tasks = 0
+        self.manifests = 0
+
+    async def create(self, key: str, data: bytes) -> bool:
+        self.tasks = max(self.tasks, trio.lowlevel.current_statistics().tasks_living)
+        await trio.lowlevel.checkpoint()
+        return await super().create(key, data)
+
+    async def get(self, key: str) -> bytes | None:
+        if key.startswith(BUNDLES):
+            self.manifests = max(self.manifests, sum(type(one) is Manifest for one in gc.get_objects()))
+        return await super().get(key)
+
+
+async def test_many_objects_are_written_by_few_tasks() -> None:
+    """Thousands in one request are no thousands of tasks; all of them are written."""
+    objects = _Watched()
+    body = b"".join(item_of(Kind.BUNDLE, number.to_bytes(4)).encode() for number in range(ITEMS_MAX))
+    before = trio.lowlevel.current_statistics().tasks_living
+    assert await put_objects(objects, InlineExecutor(), body) == len(objects.held) == ITEMS_MAX
+    assert objects.tasks <= before + PUTS_MAX
+
+
+async def test_a_snapshot_is_checked_one_list_of_units_after_another() -> None:
+    """Of twenty lists with ten units each, no more than one is held; what they share is counted once."""
+    gc.collect()
+    before = sum(type(one) is Manifest for one in gc.get_objects())
+    objects, big = _Watched(), b"b" * (SMALL_BYTES + 1)
+    await objects.put(f"{CHUNKS}/{digest_of(big).hex()}", big)
+    units: list[SavedUnit] = []
+    names: list[str] = []
+    for number in range(20):
+        made = [
+            build_manifest(
+                UnitId(f"t/{number}-{unit}"),
+                [ChunkRef(digest_of(big), len(big)), ChunkRef(digest_of(b"s"), 1)],
+                PART_BYTES_MAX,
+                FORMAT,
+            )
+            for unit in range(10)
+        ]
+        units += [SavedUnit(unit=one.unit, root=one.root.hex(), size_bytes=one.size_bytes, chunks=2) for one in made]
+        data = Bundle(tuple(made), (b"s",)).encode()
+        names.append(digest_of(data).hex())
+        await objects.put(f"{BUNDLES}/{names[-1]}", data)
+        del made
+    index = SavedSnapshot(name="s", node=NodeId("a"), created_unix_ns=1, units=tuple(units), bundles=tuple(names))
+    report = await verify(Shelf(objects, InlineExecutor()), index)
+    assert (report.units, report.chunks, report.problems) == (200, 1 + 20, ())
+    assert objects.manifests - before <= 10
+
+
+async def test_a_check_ends_where_nothing_is_left_to_save() -> None:
+    """An index of units without a state is not one problem for each of a million."""
+    units = [
+        SavedUnit(unit=UnitId(f"t/{number}"), root=f"{number:064x}", size_bytes=0, chunks=0)
+        for number in range(PROBLEMS_MAX + 50)
+    ]
+    index = SavedSnapshot(name="s", node=NodeId("a"), created_unix_ns=1, units=tuple(units))
+    report = await verify(Shelf(MemoryObjects(), InlineExecutor()), index)
+    assert len(report.problems) == PROBLEMS_MAX
 
 
 async def test_an_export_of_a_damaged_snapshot_never_ends_as_a_whole_file() -> None:

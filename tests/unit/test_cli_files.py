@@ -52,12 +52,79 @@ def test_a_file_that_was_given_up_leaves_nothing(tmp_path: Path) -> None:
     assert _names(tmp_path) == []
 
 
+def _without_unnamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the file system one that has no files without a name, as NFS is."""
+    real = os.open
+
+    def refuse(path: str, flags: int, mode: int = 0o777, **more: int) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "no unnamed files here")
+        return real(path, flags, mode, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
+
+
+def test_a_command_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
+    """Half-way through a file, no part of it is in the folder under any name."""
+    with NewFile(tmp_path / "new") as file:
+        file.write(b"half")
+        assert _names(tmp_path) == []
+        file.commit()
+    assert _names(tmp_path) == ["new"]
+
+
+def test_what_a_killed_command_left_goes_with_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where files need names: a part that nobody writes any more is replaced, one that is being written stands."""
+    _without_unnamed(monkeypatch)
+    path, part = tmp_path / "new", tmp_path / ".new.part"
+    part.write_bytes(b"left")
+    part.chmod(0o644)
+    with NewFile(path) as file:
+        file.write(b"mine")
+        assert (part.read_bytes(), stat.S_IMODE(part.stat().st_mode)) == (b"mine", 0o600)
+        with pytest.raises(AlreadyExists, match="being written"):
+            write_new((path, "other"))
+        file.commit()
+    assert (path.read_bytes(), _names(tmp_path)) == (b"mine", ["new"])
+    path.unlink()
+    part.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileFailed):
+        write_new((path, "new"))
+
+
+def test_several_files_appear_together_and_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are complete before the first has its name; if one cannot be named, none is there."""
+    first, second = tmp_path / "key.pub", tmp_path / "key"
+    steps: list[tuple[str, ...]] = []
+    real = NewFile.commit
+
+    def commit(self: NewFile) -> None:
+        real(self)
+        steps.append(tuple(_names(tmp_path)))
+
+    monkeypatch.setattr(NewFile, "commit", commit)
+    write_new((first, "public"), (second, "private"))
+    assert steps == [("key.pub",), ("key", "key.pub")]
+    first.unlink()
+    second.unlink()
+
+    def raced(self: NewFile) -> None:
+        second.write_text("somebody's")
+        real(self)
+
+    monkeypatch.setattr(NewFile, "commit", raced)
+    with pytest.raises(AlreadyExists):
+        write_new((first, "public"), (second, "private"))
+    assert (second.read_text(), _names(tmp_path)) == ("somebody's", ["key"])
+
+
 @pytest.mark.parametrize("has_links", [True, False])
 def test_a_file_that_is_there_is_never_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
 ) -> None:
     """There before, made meanwhile, or a link that leads nowhere; also where the file system has no hard links."""
     if not has_links:
+        _without_unnamed(monkeypatch)
 
         def refuse(*_: object) -> None:
             raise OSError(errno.EPERM, "no links here")
@@ -75,13 +142,13 @@ def test_a_file_that_is_there_is_never_replaced(
         commit()
     assert path.read_bytes() == b"old"
     with pytest.raises(AlreadyExists):
-        write_new(path, "new")
+        write_new((path, "new"))
     path.unlink()
     path.symlink_to(tmp_path / "nowhere")
     with pytest.raises(AlreadyExists):
-        write_new(path, "new")
+        write_new((path, "new"))
     path.unlink()
-    write_new(path, "new")
+    write_new((path, "new"))
     assert (path.read_text(), _names(tmp_path)) == ("new", ["taken"])
 
 
@@ -90,7 +157,7 @@ def test_a_place_that_cannot_be_written_has_an_error_with_its_name(tmp_path: Pat
     (tmp_path / "file").write_bytes(b"")
     for path in (tmp_path / "none" / "x", tmp_path / "file" / "x"):
         with pytest.raises(FileFailed) as caught:
-            write_new(path, "new")
+            write_new((path, "new"))
         assert (str(path) in caught.value.message, bool(caught.value.hint)) == (True, True)
 
 

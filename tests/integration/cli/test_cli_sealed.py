@@ -12,13 +12,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import trio
 
 from frys_node.base.types import UnitId
+from frys_node.cli.sealed_file import SealedFile
 from frys_node.saves import SnapshotRoutes
+from frys_node.secure.kem import load_kem
+from frys_node.secure.recipient import parse_key
+from frys_node.secure.sealed import Sealer
 from frys_node.testing.disk import FakeDisk
 from frys_node.testing.saved import SavedNode, open_saved_cluster
 from frys_node.testing.services import FakeHttp
+from frys_node.transport.entropy import SystemEntropy
+from snapshots.archive import FRONT
+from snapshots.index import SavedSnapshot
 from tests.integration.cli.cli_rig import CommandLine, command_line, run_bare
 
 MARKER = b"a marker that nobody may see "
@@ -122,7 +130,7 @@ async def test_a_wrong_key_and_a_damaged_file_change_nothing(tmp_path: Path) -> 
         data = rig.read("one.sealed")
         files = {
             "cut": (data[:-1], "security.sealed_damaged"),
-            "cut-between": (data[: -(len(data) - 1_266) % 65_552 - 65_552], "security.sealed_"),
+            "cut-between": (data[: -(len(data) - 1_266) % 65_552 - 65_552], "snapshots.corrupt_export"),
             "bit": (data[:-100] + bytes([data[-100] ^ 1]) + data[-99:], "security.sealed_damaged"),
             "long": (data + b"x", "security.sealed_damaged"),
             "other-file": (b"PK\x03\x04" * 999, "security.not_sealed"),
@@ -139,6 +147,42 @@ async def test_a_wrong_key_and_a_damaged_file_change_nothing(tmp_path: Path) -> 
                 assert (done.code, f"[{code}" in done.err, "fix:" in done.err) == (1, True, True), (action, done)
         assert (await rig.cli.run("snapshot", "list", *there)).out == "there are no snapshots\n"
         assert rig.shared.list("_chunks") == []
+
+
+async def test_a_file_that_is_changed_between_its_two_readings_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another whole file for the same key, of another index or of the same one: nothing is visible, the fix is told."""
+    async with _rig(tmp_path) as rig:
+        sealed = rig.path("one.sealed")
+        assert (await rig.cli.run("snapshot", "export", "one", "--to", rig.to, "--out", sealed)).code == 0
+        checked = rig.read("one.sealed")
+        with SealedFile(Path(sealed), parse_key(rig.read("key").decode())) as file:
+            items = list(file.items("read"))
+        rig.node.units["t"].held[UnitId("t/2")] += b"more"
+        await rig.node.desk.create("two")
+        path = rig.path("two.sealed")
+        assert (await rig.cli.run("snapshot", "export", "two", "--to", rig.to, "--out", path)).code == 0
+        index, bundle, *chunks = items
+        assert len(chunks) > 1
+        content = FRONT + b"".join(item.encode() for item in (index, bundle, *chunks[::-1]))
+        sealer = Sealer([parse_key(rig.read("key").decode()).recipient], kem=load_kem(), entropy=SystemEntropy())
+        others = {"another": rig.read("two.sealed"), "reordered": sealer.push(content) + sealer.finish()}
+        real = rig.node.desk.list
+        for name, other in others.items():
+            rig.write("one.sealed", checked)
+
+            async def swapped(place: str = "", other: bytes = other) -> tuple[list[SavedSnapshot], list[str]]:
+                rig.write("one.sealed", other)
+                return await real(place)
+
+            # The command asks for the list after it has proven the file, and before it sends anything.
+            monkeypatch.setattr(rig.node.desk, "list", swapped)
+            there = ("--store", f"/shared/{name}")
+            done = await rig.cli.run("snapshot", "import", sealed, "--key", rig.key, *there)
+            monkeypatch.setattr(rig.node.desk, "list", real)
+            assert (done.code, "was changed while it was read" in done.err, "fix:" in done.err) == (1, True, True), done
+            assert (await rig.cli.run("snapshot", "list", *there)).out == "there are no snapshots\n"
 
 
 async def test_keys_stay_out_of_arguments_and_with_their_owner(tmp_path: Path) -> None:

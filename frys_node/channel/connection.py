@@ -45,6 +45,7 @@ from frys_node.channel.messages import (
 )
 from frys_node.channel.mux import BUDGET_MS_MAX, QUEUE_BYTES_MAX, Event, Mux
 from frys_node.channel.succession import Succession
+from frys_node.channel.waiter import Waiter
 from frys_node.secure.gate import Peer, Session
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,9 @@ PART_S = 0.25
 
 HELD_BYTES_MAX = QUEUE_BYTES_MAX
 """Notes that wait for the end of those on the connection before; then this one is not read for so long."""
+
+HOLD_SILENT_S = 2.0
+"""Notes wait for those of the connection before as long as that is heard of; after so much silence it has died."""
 
 BUDGET_S = 30.0
 """A call's budget when its caller has no deadline; it is enforced up to `PING_AFTER_S` later."""
@@ -101,38 +105,6 @@ def ending_of(error: trio.BrokenResourceError) -> Ending:
     if isinstance(cause, OSError):
         return Ending.LOST if cause.errno in _RESETS else Ending.SILENT
     return Ending.LOST if cause is None else Ending.CLOSED
-
-
-class _Waiter:
-    """A caller that waits: an event for one task, and cheaper."""
-
-    __slots__ = ("_is_parked", "_task", "answer", "give_up_s")
-
-    def __init__(self, give_up_s: float) -> None:
-        self.answer: Reply | FrysError | None = None
-        self.give_up_s = give_up_s
-        """When the budget is over, on trio's clock."""
-        self._task = trio.lowlevel.current_task()
-        self._is_parked = False
-
-    async def wait(self) -> None:
-        """Wait for the answer."""
-        if self.answer is not None:
-            await trio.lowlevel.checkpoint()
-            return
-        self._is_parked = True
-        await trio.lowlevel.wait_task_rescheduled(self._abort)
-
-    def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        self._is_parked = False
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    def settle(self, answer: Reply | FrysError) -> None:
-        """Hand the answer over."""
-        self.answer = answer
-        if self._is_parked:
-            self._is_parked = False
-            trio.lowlevel.reschedule(self._task)
 
 
 class Connection:
@@ -178,13 +150,15 @@ class Connection:
         """Why the connection ended, for people."""
         self._ending: Ending | None = None
         self._drained = trio.Event()
-        self._waiters: dict[int, _Waiter] = {}
+        self._waiters: dict[int, Waiter] = {}
         self._serving: dict[int, trio.CancelScope] = {}
+        self._before: Connection | None = None
         self._is_parting = False
         self._got_go_away = False
         self._is_stop_told = False
         self._scope = trio.CancelScope()
-        self._heard_s = 0.0
+        self.heard_s = 0.0
+        """When the other side was last heard here, on trio's clock."""
         self._pinged_s = math.inf
         """When the ping was sent that has had no answer."""
         self._nonce = 0
@@ -224,12 +198,15 @@ class Connection:
 
     async def run(self, early: list[Event]) -> None:
         """Run until the connection ends; `early` is what arrived behind the hello. Never raises on network errors."""
-        self._heard_s = trio.current_time()
+        self.heard_s = trio.current_time()
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
                     nursery.start_soon(self._watch)
+                    if self._before is not None:
+                        nursery.start_soon(self._hold, self._before)
+                        self._before = None
                     nursery.start_soon(self._read, nursery, early)
         finally:
             self.is_open = False
@@ -278,6 +255,23 @@ class Connection:
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + PART_S)
         self.flush()
 
+    def follow(self, before: Connection) -> None:
+        """Take the place of another connection to the same life of the node: its notes come first."""
+        self._before = before
+        self.succession.follow(before.succession)
+
+    async def _hold(self, before: Connection) -> None:
+        """Let notes pass when the connection before is silent: it was lost, and its last word will not come."""
+        was_silent = False
+        while self.succession.before is not None:
+            left_s = HOLD_SILENT_S + max(self.since_s, before.heard_s) - trio.current_time()
+            if left_s <= 0 and was_silent:
+                self.succession.release()
+                return
+            # This process may have stood still itself: what has arrived meanwhile is read first.
+            was_silent = left_s <= 0
+            await trio.sleep(max(HOLD_SILENT_S / 10, left_s))
+
     def _hand_over(self, note: Note) -> None:
         if not self._dispatch.note(self.node, note.name, note.body):
             self.notes_unknown += 1
@@ -302,7 +296,7 @@ class Connection:
         now_s, deadline_s = trio.current_time(), trio.current_effective_deadline()
         left_s = BUDGET_S if math.isinf(deadline_s) else deadline_s - now_s
         call_id = self.mux.request(method, int(1_000 * left_s), body)
-        waiter = self._waiters[call_id] = _Waiter(now_s + left_s)
+        waiter = self._waiters[call_id] = Waiter(now_s + left_s)
         self._send(is_alone=len(self._waiters) == 1)
         try:
             await waiter.wait()
@@ -362,8 +356,8 @@ class Connection:
             for call_id in [call_id for call_id, waiter in self._waiters.items() if waiter.give_up_s <= now_s]:
                 self._give_up(call_id)
                 self._settle(call_id, DeadlineExceeded(f"{self.peer.name} did not answer within the call's budget"))
-            silence_s = now_s - self._heard_s
-            if self._heard_s >= self._pinged_s:
+            silence_s = now_s - self.heard_s
+            if self.heard_s >= self._pinged_s:
                 self._pinged_s = math.inf
             if now_s - self._pinged_s >= PONG_WITHIN_S:
                 self._take_silence(silence_s)
@@ -406,7 +400,7 @@ class Connection:
                     self._ended = "closed by the other side"
                     self._ending = self._ending or Ending.LOST
                     break
-                self._heard_s = trio.current_time()
+                self.heard_s = trio.current_time()
                 self.reads += 1
                 self.bytes_moved += len(data)
                 events = self.mux.receive_data(data)

@@ -157,8 +157,10 @@ class MemberSecrets:
             if tells:
                 self.on_change()
 
-    def endorse(self) -> bool:
+    def endorse(self, made_unix_s: int = 0) -> bool:
         """Sign what an earlier issuer or version left unsigned; True if there was anything. On the issuer.
+
+        Keys whose age nobody noted get the one given here: else each restart would begin to count anew.
 
         Raises:
             NotReady: This node does not hold the authority's key. Nothing changed.
@@ -176,7 +178,8 @@ class MemberSecrets:
         ):
             has_expulsion = self._keep((statements.expel(self.revoked),))
         unsigned = [key for key in self.keyring.keys if not statements.is_ours(key, by_the_issuing=True)]
-        has_keys = self.keyring.merge(map(statements.sign_key, unsigned), from_issuer=True)
+        aged = [msgspec.structs.replace(key, made_unix_s=key.made_unix_s or made_unix_s) for key in unsigned]
+        has_keys = self.keyring.merge(map(statements.sign_key, aged), from_issuer=True)
         if has_expulsion:
             self._save_revoked()
         if has_keys:

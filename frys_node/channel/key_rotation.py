@@ -140,7 +140,7 @@ class KeyKeeper:
 
     def _issue(self, now_s: float) -> None:
         """The issuer's part: sign what is unsigned, rotate when somebody was expelled or the time has come."""
-        if self._secrets.endorse():
+        if self._secrets.endorse(int(self._unix_s())):
             self._secrets.on_change()
         newest = self._secrets.keyring.newest
         if newest is None:

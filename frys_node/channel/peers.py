@@ -222,7 +222,7 @@ class Peers:
             else:
                 known.drain("duplicate")
         if known is not None and known.hello.boot == connection.hello.boot:
-            connection.succession.follow(known.succession)
+            connection.follow(known)
         self._connections[node] = connection
         self._open[connection] = None
         self._backoffs.pop(node, None)

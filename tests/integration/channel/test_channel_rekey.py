@@ -151,6 +151,23 @@ class Gated:
         await self._inner.send_all(data)
 
 
+async def test_notes_do_not_wait_for_a_connection_that_was_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last word never comes: whoever has lost it dials anew and is heard before the other side finds out."""
+    monkeypatch.setattr("frys_node.channel.connection.HOLD_SILENT_S", 0.3)
+    async with _pair(tmp_path, OFF) as (a, b):
+        (kept,) = b.channel._peers.all()
+        kept._stream = Gated(kept._stream)
+        with trio.fail_after(10):
+            await b.channel._dial(a.id, a.address)
+            for number in range(3):
+                assert b.channel.note(a.id, "n", bytes([number]))
+            await a.until_notes(3)
+            assert len(a.channel._peers.open()) == 2
+        assert [body for _, body in a.notes] == [b"\0", b"\1", b"\2"]
+
+
 async def test_what_is_queued_still_goes_when_the_other_side_takes_leave(tmp_path: Path) -> None:
     """Whoever reads the last word of the other side may close, but not before its own has been sent."""
     async with _pair(tmp_path, OFF) as (a, b):

@@ -166,8 +166,10 @@ def test_what_an_older_version_left_unsigned_is_signed_by_the_issuer() -> None:
     issuer.secrets.revoke(X)
     assert issuer.secrets.offer().revoked == (X,)
     assert not c.secrets.take(Credentials((old,), revoked=(X,)), from_issuer=False)
-    assert issuer.secrets.endorse()
+    assert issuer.secrets.endorse(77)
     assert issuer.secrets.offer().revoked == ()
+    assert issuer.secrets.keyring.keys[0].made_unix_s == 77
+    assert not issuer.secrets.endorse(78)
     assert c.hear(issuer)
     assert list(c.secrets.revoked) == [X]
     assert c.epochs == [5, 1]

@@ -256,6 +256,10 @@ class ShardStore:
         job = self._index.next_job(distance, rows_min, dead_ratio_max)
         return None if job is None else (self._generation, job)
 
+    def is_due(self, generation: int, job: BuildJob) -> bool:
+        """Return False when the shard was wiped or rewritten since it gave the job: its graph is of no use any more."""
+        return generation == self._generation and self._index is not None and job.generation == self._index.generation
+
     def install(self, generation: int, job: BuildJob, graph: Any | None) -> bool:
         """Take finished index work; False when the shard was wiped or rewritten meanwhile."""
         if generation != self._generation or self._index is None or not self._index.install(job, graph):

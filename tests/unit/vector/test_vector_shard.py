@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import aclosing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,16 @@ from frys_node.plugins.vector.collection import (
 )
 from frys_node.plugins.vector.errors import InvalidPointId
 from frys_node.plugins.vector.filters import compile_filter
-from frys_node.plugins.vector.index import VectorIndex, build, not_finite, prepare, scores_of
+from frys_node.plugins.vector.index import (
+    BUILD_ROWS,
+    BuildJob,
+    VectorIndex,
+    begin,
+    extend,
+    not_finite,
+    prepare,
+    scores_of,
+)
 from frys_node.plugins.vector.messages import Hit, Query
 from frys_node.plugins.vector.query import merge_by_id, merge_top_k
 from frys_node.plugins.vector.shard import ShardStore
@@ -59,6 +69,14 @@ def found(store: ShardStore, query: Query, distance: Distance = Distance.DOT) ->
     """Ids that a query finds in a shard, best first."""
     predicate = compile_filter(query.filter) if query.filter else None
     return [decode_id(hit.id) for hit in store.run(query, predicate, distance).hits]
+
+
+def build(job: BuildJob) -> Any | None:
+    """The graph of a job, slice by slice."""
+    graph = begin(job)
+    for first in range(0, 0 if graph is None else len(job.vectors), BUILD_ROWS):
+        extend(job, graph, first)
+    return graph
 
 
 @given(st.one_of(st.integers(0, 2**64 - 1), st.uuids().map(str)))

@@ -15,6 +15,7 @@ from frys_node.base.errors import CorruptData
 from frys_node.base.types import NodeId, UnitId
 from frys_node.base.units import shard_of
 from frys_node.kernel.services.replication import Entry, Version
+from frys_node.kernel.turns import Turns
 from frys_node.plugins.vector.collection import (
     Distance,
     StoredPoint,
@@ -39,6 +40,7 @@ from frys_node.plugins.vector.messages import Hit, Query
 from frys_node.plugins.vector.query import merge_by_id, merge_top_k
 from frys_node.plugins.vector.shard import ShardStore
 from frys_node.replication.snapshot import CapturedEntries
+from frys_node.testing.clock import FakeClock
 
 NODE = NodeId("a" * 32)
 UNIT = UnitId("vector/c/0")
@@ -223,7 +225,7 @@ async def test_shards_with_equal_points_have_equal_dumps() -> None:
     assert late.install(*due, build(due[1]))
     dumps = []
     for store in (direct, late):
-        async with aclosing(CapturedEntries(store.freeze(), is_sorted=True).parts()) as parts:
+        async with aclosing(CapturedEntries(store.freeze(), Turns(FakeClock()), is_sorted=True).parts()) as parts:
             dumps.append([part async for part in parts])
     assert dumps[0] == dumps[1]
     assert len(b"".join(dumps[0])) > 10_000

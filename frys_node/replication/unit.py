@@ -5,9 +5,10 @@ Sans-I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from frys_node.base.pieces import pieces
 from frys_node.base.types import Epoch, UnitId
 from frys_node.kernel.services.replication import Entry, UnitStore, Version
 from frys_node.replication import hashtree
@@ -263,19 +264,9 @@ class HeldUnit:
         return self._tree.pack()
 
 
-def pages(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+def pages(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
     """Cut entries into pages of at most PAGE_BYTES_MAX, one entry at least."""
-    page: list[Entry] = []
-    size_bytes = 0
-    for entry in entries:
-        entry_bytes = sent_bytes(entry)
-        if page and size_bytes + entry_bytes > PAGE_BYTES_MAX:
-            yield page
-            page, size_bytes = [], 0
-        page.append(entry)
-        size_bytes += entry_bytes
-    if page:
-        yield page
+    return pieces(entries, sent_bytes, PAGE_BYTES_MAX)
 
 
 Continuation = Callable[[float], list[Effect]]

@@ -109,6 +109,7 @@ class ReplicationComponent:
             self._is_behind,
         )
         self._lone = LoneStamps(self.replica, hlc)
+        self._turns = Turns(clock)
         self.log = Log(disk)
         self._recovery = Recovery(disk, self.log, self.replica)
         self._effects: deque[fx.Effect] = deque()
@@ -116,10 +117,7 @@ class ReplicationComponent:
         self._timer_wake = trio.Event()
         self._renewals = Renewals(keeper.renew, lambda: self.replica.epoch)
         self._sleeping_until_s = 0.0
-        self._commits = GroupCommit(
-            self.log, executor, self._persisted, self._disk_changed, self._recovery.dump, checkpoint_bytes
-        )
-        self._turns = Turns(clock)
+        self._commits = self._group_commit(checkpoint_bytes)
         self._pages = PageMerger(self._restore, self._turns)
         self._bulks = BulkPuller(snapshots, members, lambda: self.replica.epoch, self._bulk_finished)
         self._bulk_pace = BulkPace(snapshots)
@@ -133,6 +131,17 @@ class ReplicationComponent:
         self._outbox = Outbox(rpc, NOTE, self._dropped)
         self.reports = Reports(metrics, members, self.replica, self.coordinator)
         self.reports.watch(metrics, self._outbox, self.log, self._commits)
+
+    def _group_commit(self, checkpoint_bytes: int) -> GroupCommit:
+        return GroupCommit(
+            self.log,
+            self._executor,
+            self._persisted,
+            self._disk_changed,
+            self._recovery.dump,
+            checkpoint_bytes=checkpoint_bytes,
+            turns=self._turns,
+        )
 
     # ------------------------------------------------------------------ the component
 
@@ -156,6 +165,7 @@ class ReplicationComponent:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._commits.run)
+                nursery.start_soon(self._commits.run_checkpoints)
                 nursery.start_soon(self._run_timers)
                 nursery.start_soon(self._inbox.run)
                 nursery.start_soon(self._outbox.run)

@@ -260,7 +260,7 @@ class DirectoryDisk:
         """Remove a file or a whole directory, durably; nothing happens when it is missing."""
         full = self._full(path)
         with self._path_lock(path):
-            for name in [name for name in self._appenders if name == path or name.startswith(path + "/")]:
+            for name in [name for name in tuple(self._appenders) if name == path or name.startswith(path + "/")]:
                 self._close_appender(name)
                 self._poisoned.discard(name)
             self._poisoned.discard(path)

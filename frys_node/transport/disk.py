@@ -81,6 +81,8 @@ class DirectoryDisk:
         self._lock_fd = -1
         try:
             self._make_directories(self._base)
+        except NotADirectoryError as error:
+            raise PathRefused(f"'{self._base}' is a file, or below one", hint="name a directory") from error
         except OSError as error:
             raise storage_failed("create", self._base, error) from error
 
@@ -288,8 +290,11 @@ class DirectoryDisk:
             missing.append(directory)
             directory = os.path.dirname(directory) or "."
         for made in reversed(missing):
-            with suppress(FileExistsError):
+            try:
                 os.mkdir(made, 0o700)
+            except FileExistsError:
+                if not os.path.isdir(made):
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
             _sync_fd(os.path.dirname(made) or ".")
 
     def _open_new(self, full: str, flags: int) -> int:

@@ -57,6 +57,16 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     assert disk.read("link") == b"replaced"
 
 
+@pytest.mark.parametrize("below", ["", "/deep/deeper"])
+def test_a_place_that_is_a_file_is_refused_as_the_callers_mistake(tmp_path: Path, below: str) -> None:
+    """Not as a disk that failed, and not taken for an empty directory; the file stays."""
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(PathRefused, match="is a file, or below one") as caught:
+        DirectoryDisk(Path(f"{tmp_path}/file{below}"))
+    assert (caught.value.status, caught.value.hint) == (400, "name a directory")
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
 def test_a_directory_in_use_is_refused(tmp_path: Path) -> None:
     """Two nodes on one directory would destroy it."""
     first, second = DirectoryDisk(tmp_path), DirectoryDisk(tmp_path)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from frys_node.base.pieces import pieces
 from frys_node.base.types import Epoch, UnitId
-from frys_node.kernel.services.replication import Entry, UnitStore, Version
+from frys_node.kernel.services.replication import Dated, Entry, UnitStore, Version
 from frys_node.replication import hashtree
 from frys_node.replication.effects import Corrupted, Effect, Persist
 from frys_node.replication.hashtree import LiveTree
@@ -244,6 +244,11 @@ class HeldUnit:
         dropping a tombstone is safe as soon as nobody holds anything older under its key.
         """
         purged = highest(purged, self.purge_floor)
+        if self.durable and isinstance(self.store, Dated):
+            # Out of the tree that is kept: most of a unit is older, and hashing all of it would hold the loop.
+            left_out = set(self.store.since(floor))
+            left_out.update(key for key, version in self._tombstones.items() if purged is not None and version < purged)
+            return hashtree.root(self._tree.without(self.store.get(list(left_out))))
         return hashtree.root(
             hashtree.build(
                 entry

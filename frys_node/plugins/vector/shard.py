@@ -151,6 +151,12 @@ class ShardStore:
         """The key of every point and tombstone."""
         return [*self._rows, *self._tombs]
 
+    def since(self, version: Version) -> Iterable[bytes]:
+        """The key of every point and tombstone that is not below a version."""
+        versions = self._versions
+        points = [key for key, row in self._rows.items() if versions[row] >= version]
+        return points + [key for key, buried in self._tombs.items() if buried >= version]
+
     def changed(self) -> Changes:
         """Everything: the engine, which alone changes a durable shard, keeps its tree by itself."""
         return Changes(True, ((None, entry) for entry in self.entries()))

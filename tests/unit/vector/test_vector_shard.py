@@ -39,7 +39,9 @@ from frys_node.plugins.vector.index import (
 from frys_node.plugins.vector.messages import Hit, Query
 from frys_node.plugins.vector.query import merge_by_id, merge_top_k
 from frys_node.plugins.vector.shard import ShardStore
+from frys_node.replication import hashtree
 from frys_node.replication.snapshot import CapturedEntries
+from frys_node.replication.unit import HeldUnit
 from frys_node.testing.clock import FakeClock
 
 NODE = NodeId("a" * 32)
@@ -297,3 +299,25 @@ def test_manhattan_is_always_scanned_exactly() -> None:
     store.put([entry(n, 1, float(n), 0.0) for n in range(500)])
     assert store.next_job(16, 0.2) is None
     assert found(store, Query(vector(100.2, 0.0), 3), Distance.MANHATTAN) == [100, 101, 99]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=40),
+    st.integers(0, 45),
+    st.integers(0, 45),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_shard_has_the_digest_below_a_floor_that_its_entries_have(
+    writes: list[tuple[int, bool]], floor: int, purged: int
+) -> None:
+    """Taken out of the tree that is kept, it is what a pass over all that is held gives (rule 16)."""
+    held = HeldUnit(UNIT, new_store(), durable=True, complete=True, join_key=None)
+    for at, (number, is_delete) in enumerate(writes, 1):
+        held.merge([entry(number, at) if is_delete else entry(number, at, float(number), 1.0)])
+    counted = [
+        one
+        for one in held.store.entries()
+        if one.version < version(floor) and (one.value is not None or not purged or one.version >= version(purged))
+    ]
+    found = held.digest_below(version(floor), version(purged) if purged else None)
+    assert found == hashtree.root(hashtree.build(counted))

@@ -25,7 +25,7 @@ from frys_node.observe import log as observe_log
 from frys_node.transport import memory
 from frys_node.transport.clock import SystemClock
 from frys_node.transport.entropy import SystemEntropy
-from frys_node.transport.executor import ThreadExecutor
+from frys_node.transport.executor import ThreadExecutor, favour_the_loop
 from frys_node.transport.network import SystemNetwork
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ async def run_node(launch: Launch) -> None:
         FrysError: The node could not start or cannot go on; the message names the fix.
     """
     memory.share_one_heap()
+    favour_the_loop()
     # The arrival logs too, before anybody knows what the node will be called.
     _write_log(launch.config)
     stopper = _Stopper()

@@ -195,6 +195,14 @@ class Executor(Protocol):
         """Run in a worker and return its result; never abandoned on cancel."""
         ...
 
+    async def run_aside(self, function: Callable[..., T], *args: object) -> T:
+        """Run what can wait in a worker with less claim to the processor than the node's own thread; else like `run`.
+
+        Only for work that gives up the interpreter lock nearly all the time: who holds it and is not scheduled makes
+        everybody wait. One call at a time, and a cancel waits for its end, so long work comes in slices.
+        """
+        ...
+
 
 class Signer(Protocol):
     """Signatures by node keys, over exact bytes."""

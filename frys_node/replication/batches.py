@@ -5,10 +5,11 @@ Sans-I/O.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from frys_node.base.errors import UsageError
+from frys_node.base.pieces import pieces
 from frys_node.kernel.services.replication import Entry
 from frys_node.replication.messages import (
     ITEMS_BYTES_MAX,
@@ -26,30 +27,30 @@ HEAD_BYTES = 5
 
 
 def split(items: list[tuple[bytes, bytes | None]]) -> list[list[tuple[bytes, bytes | None]]]:
-    """Cut items into batches of at most ITEMS_BYTES_MAX, one item at least.
+    """Cut items into batches of at most ITEMS_BYTES_MAX, one item at least; of none there is one batch, empty.
 
     Raises:
         UsageError: A key is over KEY_BYTES_MAX, or a key and its value over VALUE_BYTES_MAX.
     """
-    batches: list[list[tuple[bytes, bytes | None]]] = [[]]
-    size_bytes = 0
-    for key, value in items:
-        item_bytes = len(key) + len(value or b"") + 16
-        if len(key) > KEY_BYTES_MAX:
-            raise UsageError(
-                f"a key of {len(key)} bytes is over the limit of {KEY_BYTES_MAX}", hint="use a shorter key"
-            )
-        if item_bytes > VALUE_BYTES_MAX:
-            raise UsageError(
-                f"a key and value of {item_bytes} bytes are over the limit of {VALUE_BYTES_MAX}",
-                hint="store big values elsewhere and keep a reference",
-            )
-        if batches[-1] and size_bytes + item_bytes > ITEMS_BYTES_MAX:
-            batches.append([])
-            size_bytes = 0
-        batches[-1].append((key, value))
-        size_bytes += item_bytes
-    return batches
+    return list(pieces(items, _item_bytes, ITEMS_BYTES_MAX)) or [[]]
+
+
+def _item_bytes(item: tuple[bytes, bytes | None]) -> int:
+    key, value = item
+    item_bytes = len(key) + len(value or b"") + 16
+    if len(key) > KEY_BYTES_MAX:
+        raise UsageError(f"a key of {len(key)} bytes is over the limit of {KEY_BYTES_MAX}", hint="use a shorter key")
+    if item_bytes > VALUE_BYTES_MAX:
+        raise UsageError(
+            f"a key and value of {item_bytes} bytes are over the limit of {VALUE_BYTES_MAX}",
+            hint="store big values elsewhere and keep a reference",
+        )
+    return item_bytes
+
+
+def batches(parts: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Cut encoded messages for one node into batches of at most ITEMS_BYTES_MAX, one at least."""
+    return pieces(parts, lambda part: len(part) + HEAD_BYTES, ITEMS_BYTES_MAX)
 
 
 def first_keys(keys: Sequence[bytes]) -> Sequence[bytes]:

@@ -10,7 +10,8 @@ from typing import Any
 import trio
 
 from balancer.placement import Placement
-from frys_node.base.errors import MalformedFrame, NotReady, Overloaded, StorageError, error_from_code
+from balancer.record import JOINT
+from frys_node.base.errors import NotReady, Overloaded, StorageError, error_from_code
 from frys_node.base.ports import Clock, Disk, Entropy, Executor
 from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
 from frys_node.kernel.services.members import Members
@@ -18,6 +19,7 @@ from frys_node.kernel.services.replication import Entry, Replication, Stamp, Uni
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.kernel.services.sessions import SESSION
 from frys_node.kernel.services.snapshots import Snapshots
+from frys_node.kernel.turns import Turns
 from frys_node.observe.metrics import Metrics
 from frys_node.replication import damage
 from frys_node.replication import effects as fx
@@ -29,15 +31,11 @@ from frys_node.replication.commit import GroupCommit
 from frys_node.replication.config import ReplicationConfig
 from frys_node.replication.coordinator import CoordinatorConfig, CoordinatorMachine
 from frys_node.replication.hlc import HybridClock
+from frys_node.replication.inbox import Inbox
 from frys_node.replication.keeper import RecordKeeper
 from frys_node.replication.knobs import knobs_of
 from frys_node.replication.log import CHECKPOINT_BYTES, Log
-from frys_node.replication.messages import (
-    MESSAGES,
-    Batch,
-    CoordinatorReply,
-    ReplicationMessage,
-)
+from frys_node.replication.messages import CoordinatorReply, ReplicationMessage
 from frys_node.replication.outbox import Outbox
 from frys_node.replication.recovery import Recovery
 from frys_node.replication.renewals import Renewals
@@ -112,6 +110,7 @@ class ReplicationComponent:
             self._is_behind,
         )
         self._lone = LoneStamps(self.replica, hlc)
+        self._turns = Turns(clock)
         self.log = Log(disk)
         self._recovery = Recovery(disk, self.log, self.replica)
         self._effects: deque[fx.Effect] = deque()
@@ -119,21 +118,31 @@ class ReplicationComponent:
         self._timer_wake = trio.Event()
         self._renewals = Renewals(keeper.renew, lambda: self.replica.epoch)
         self._sleeping_until_s = 0.0
-        self._commits = GroupCommit(
-            self.log, executor, self._persisted, self._disk_changed, self._recovery.dump, checkpoint_bytes
-        )
-        self._pages = PageMerger(self._restore)
+        self._commits = self._group_commit(checkpoint_bytes)
+        self._pages = PageMerger(self._restore, self._turns)
         self._bulks = BulkPuller(snapshots, members, lambda: self.replica.epoch, self._bulk_finished)
         self._bulk_pace = BulkPace(snapshots)
         self._is_ready = False
         self._has_run = False
         self._requests = Requests(metrics, members)
         self._dropped = metrics.counter(
-            "frys_replication_messages_dropped_total", "Junk and unsendable notes", ("why",)
+            "frys_replication_messages_dropped_total", "Junk, unsendable notes, and pulls beyond their bound", ("why",)
         )
+        self._inbox = Inbox(self._take, self._turns, self._dropped, self._is_joint)
         self._outbox = Outbox(rpc, NOTE, self._dropped)
         self.reports = Reports(metrics, members, self.replica, self.coordinator)
         self.reports.watch(metrics, self._outbox, self.log, self._commits)
+
+    def _group_commit(self, checkpoint_bytes: int) -> GroupCommit:
+        return GroupCommit(
+            self.log,
+            self._executor,
+            self._persisted,
+            self._disk_changed,
+            self._recovery.dump,
+            checkpoint_bytes=checkpoint_bytes,
+            turns=self._turns,
+        )
 
     # ------------------------------------------------------------------ the component
 
@@ -152,12 +161,14 @@ class ReplicationComponent:
         self._is_ready = True
         for kind in list(self.replica.kinds):
             self._recovery.load(kind)
-        self._rpc.on_note(NOTE, self._on_note)
+        self._rpc.on_note(NOTE, self._inbox.take)
         self._keeper.attach(self._adopt, self._settled)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._commits.run)
+                nursery.start_soon(self._commits.run_checkpoints)
                 nursery.start_soon(self._run_timers)
+                nursery.start_soon(self._inbox.run)
                 nursery.start_soon(self._outbox.run)
                 nursery.start_soon(self._renewals.run)
                 nursery.start_soon(self._bulks.run)
@@ -202,7 +213,7 @@ class ReplicationComponent:
             self._perform(self.replica.open_kind(kind, self._clock.now_s()))
 
     def _source(self, kind: str, writer: Replication | None) -> ReplicatedSource:
-        return ReplicatedSource(kind, self.replica.table, self._pages.merge, self._restored, writer)
+        return ReplicatedSource(kind, self.replica.table, self._pages.merge, self._restored, self._turns, writer)
 
     def _adopt(self, placement: Placement) -> None:
         now_s = self._clock.now_s()
@@ -257,18 +268,11 @@ class ReplicationComponent:
         else:
             self._outbox.add(effect.to, effect.message)
 
-    def _on_note(self, source: NodeId, payload: bytes) -> None:
-        try:
-            found = MESSAGES.decode(payload)
-            parts = [MESSAGES.decode(part) for part in found.parts] if isinstance(found, Batch) else [found]
-        except MalformedFrame:
-            self._dropped.inc("malformed")
-            return
-        effects: list[fx.Effect] = []
-        for message in parts:
-            if not isinstance(message, Batch):
-                effects += self._receive(source, message)
-        self._perform(effects)
+    def _is_joint(self) -> bool:
+        return self.replica.placement is not None and self.replica.placement.record.phase == JOINT
+
+    def _take(self, source: NodeId, messages: Sequence[ReplicationMessage]) -> None:
+        self._perform([effect for message in messages for effect in self._receive(source, message)])
 
     def _receive(self, source: NodeId, message: ReplicationMessage) -> list[fx.Effect]:
         now_s = self._clock.now_s()

@@ -86,6 +86,14 @@ class LiveTree:
                 leaves[leaf_of(entry.key)] ^= digest(entry)
         self._packed = None
 
+    def without(self, entries: Iterable[Entry | None]) -> bytes:
+        """Return the leaves as they would be if some of the entries that are held were not."""
+        leaves = list(self._leaves)
+        for entry in entries:
+            if entry is not None:
+                leaves[leaf_of(entry.key)] ^= digest(entry)
+        return _LEAVES.pack(*leaves)
+
     def pack(self) -> bytes:
         """Return the leaves as `build` would over all that is held."""
         if self._packed is None:

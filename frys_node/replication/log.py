@@ -11,8 +11,9 @@ it are there, and is damaged when they are not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import NamedTuple
 
 from frys_node.base.errors import CorruptData, MalformedFrame, StorageError
@@ -40,6 +41,9 @@ DIRECTORY = "replication"
 CHECKPOINT_BYTES = 64 * 1024 * 1024
 """A log this long is replaced by a checkpoint."""
 
+SYNC_BYTES = 4 * 1024 * 1024
+"""How much of a checkpoint is written between two syncs."""
+
 
 class Hole(NamedTuple):
     """Synced bytes of a file that could not be read."""
@@ -57,6 +61,15 @@ class TornEnd(NamedTuple):
     path: str
     start: int
     size_bytes: int
+
+
+class Rotation(NamedTuple):
+    """A log that goes on in a new file: what a checkpoint of everything before that has to be told."""
+
+    number: int
+    """Of the new file, and of the checkpoint."""
+    covers: int
+    """Number of the last group before it."""
 
 
 class Recovered:
@@ -188,7 +201,10 @@ class _Replay:
 
 
 class Log:
-    """The files; every method blocks, so the driver calls them in its executor, one at a time."""
+    """The files; every method blocks, so the driver calls them in its executor, one at a time.
+
+    Except `write_checkpoint`: it touches files of its own, and the log behind it may be written meanwhile.
+    """
 
     def __init__(self, disk: Disk, directory: str = DIRECTORY) -> None:
         self._disk = disk
@@ -306,32 +322,38 @@ class Log:
             self._disk.append(path, mark)
             self._writer.wrote(mark)
 
-    def rotate(self) -> int:
-        """Go on in a new log and return its number; a checkpoint of that number may then be written."""
+    def rotate(self) -> Rotation:
+        """Go on in a new log; a checkpoint of what was there before may then be written. Nothing is being appended."""
         self._number += 1
         self._writer.size_bytes = 0
-        return self._number
+        return Rotation(self._number, self._writer.number)
 
-    def write_checkpoint(
-        self, number: int, groups: Iterator[list[LogRecord]] | Sequence[list[LogRecord]]
-    ) -> StorageError | None:
+    def write_checkpoint(self, rotation: Rotation, groups: Iterable[list[LogRecord]]) -> StorageError | None:
         """Write a checkpoint, then remove what it replaces; until its end is synced the old files count.
+
+        It holds all that the logs before the rotation did. It may hold more: that is in the log behind it as well, and
+        is replayed on top.
 
         Returns:
             Why the disk has no room for it: the old files count on, and the next one may fit.
         """
+        number = rotation.number
         path = self._path("checkpoint", number)
         self._disk.remove(path)
-        writer = FrameWriter()
+        writer, synced_bytes = FrameWriter(), 0
         try:
             for group in groups:
                 if group:
                     frame = writer.group(group)
                     self._disk.append(path, frame)
                     writer.wrote(frame, group)
+                if writer.size_bytes - synced_bytes >= SYNC_BYTES:
+                    # One sync of all of it would have those of the log wait behind it.
+                    self._disk.sync(path)
+                    synced_bytes = writer.size_bytes
             self._disk.sync(path)
             for _ in range(2):  # rot in one end must not make the whole look unfinished
-                end = writer.mark(covers=self._writer.number)
+                end = writer.mark(covers=rotation.covers)
                 self._disk.append(path, end)
                 writer.wrote(end)
         except (StorageFull, StorageReadOnly) as refusal:
@@ -356,17 +378,17 @@ def _is_whole_first_version(data: bytes) -> bool:
     return final is not None and not final.section.unit and not records_of(data, final.section)
 
 
-def dump_unit(unit: UnitId, found: Recovered | HeldUnit, entries: list[Entry]) -> list[list[LogRecord]]:
-    """Return the groups of a checkpoint that hold one unit."""
-    groups: list[list[LogRecord]] = []
+def dump_unit(unit: UnitId, found: Recovered | HeldUnit, entries: Iterable[Entry]) -> Iterator[list[LogRecord]]:
+    """Return the groups of a checkpoint that hold one unit as it is now; its entries are only read when asked for."""
+    head: list[list[LogRecord]] = []
     if found.join_key is not None:
-        groups.append([WipedRecord(unit, found.join_key)])
+        head.append([WipedRecord(unit, found.join_key)])
     # Before the entries: what says that a loss was known must not stand for rot in what is written only now.
     if not found.complete and (found.is_damaged or found.join_key is None):
-        groups.append([DamagedRecord(unit)] if found.lost is None else lost_records(unit, found.lost))
-    groups += [[EntriesRecord(unit, page)] for page in pages(entries)]
+        head.append([DamagedRecord(unit)] if found.lost is None else lost_records(unit, found.lost))
+    tail: list[list[LogRecord]] = []
     if found.write_floor is not None or found.purge_floor is not None:
-        groups.append([FloorsRecord(unit, found.write_floor, found.purge_floor)])
+        tail.append([FloorsRecord(unit, found.write_floor, found.purge_floor)])
     if found.complete:
-        groups.append([CompletedRecord(unit)])
-    return groups
+        tail.append([CompletedRecord(unit)])
+    return chain(head, ([EntriesRecord(unit, page)] for page in pages(entries)), tail)

@@ -17,8 +17,8 @@ from frys_node.base.errors import FrameTooLarge, FrysError
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.observe.metrics import Counter
-from frys_node.replication.batches import HEAD_BYTES
-from frys_node.replication.messages import ITEMS_BYTES_MAX, MESSAGES, Batch, ReplicationMessage
+from frys_node.replication.batches import batches
+from frys_node.replication.messages import MESSAGES, Batch, ReplicationMessage
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Outbox:
         """Send what is queued."""
         queued, self._parts = self._parts, {}
         for node, parts in queued.items():
-            for batch in _cut(parts):
+            for batch in batches(parts):
                 self.messages_count += len(batch)
                 self.notes_count += 1
                 payload = batch[0] if len(batch) == 1 else MESSAGES.encode(Batch(batch))
@@ -75,16 +75,3 @@ class Outbox:
                 "replication.message_too_large",
                 extra={"kind": kind, "unit": message.unit, "to": node, "error": error.message, "is_told": "once"},
             )
-
-
-def _cut(parts: list[bytes]) -> list[list[bytes]]:
-    """Cut the parts for one node into batches of at most ITEMS_BYTES_MAX, one part at least."""
-    batches: list[list[bytes]] = [[]]
-    size_bytes = 0
-    for part in parts:
-        if batches[-1] and size_bytes + len(part) > ITEMS_BYTES_MAX:
-            batches.append([])
-            size_bytes = 0
-        batches[-1].append(part)
-        size_bytes += len(part) + HEAD_BYTES
-    return batches

@@ -6,9 +6,13 @@ reader, a hole in one that is here (`frames`). For the replica either is a unit 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
 from balancer.work import kind_of
 from frys_node.base.ports import Disk
 from frys_node.base.types import UnitId
+from frys_node.kernel.services.replication import Freezable
 from frys_node.replication.log import Log, Recovered, dump_unit
 from frys_node.replication.messages import LogRecord
 from frys_node.replication.replica import ReplicaMachine
@@ -54,12 +58,20 @@ class Recovery:
                 floors=(found.write_floor, found.purge_floor),
             )
 
-    def dump(self) -> list[list[LogRecord]]:
-        """Return everything durable that is held now, loaded or not yet asked for by its plugin."""
-        groups: list[list[LogRecord]] = []
-        for unit, held in self._replica.table.units.items():
-            if held.durable:
-                groups += dump_unit(unit, held, list(held.store.entries()))
-        for unit, found in self._found.items():
-            groups += dump_unit(unit, found, list(found.entries.values()))
-        return [*groups, self._replica.regain.dump()]
+    def dump(self) -> Iterator[Iterable[list[LogRecord]]]:
+        """Yield everything durable that is held, loaded or not yet asked for by its plugin, unit by unit.
+
+        Each is as it was when it was yielded; what it holds is read when its groups are. Others may be written between
+        two units, since the log has that too. None is missed: what is not loaded now comes first, all of it.
+        """
+        # Of a kind that is declared meanwhile nothing may fall between the two.
+        found = [dump_unit(unit, each, list(each.entries.values())) for unit, each in self._found.items()]
+        yield chain.from_iterable(found)
+        units = self._replica.table.units
+        for unit in list(units):
+            held = units.get(unit)
+            if held is not None and held.durable:
+                store = held.store
+                entries = store.freeze() if isinstance(store, Freezable) else list(store.entries())
+                yield dump_unit(unit, held, entries)
+        yield [self._replica.regain.dump()]

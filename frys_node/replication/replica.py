@@ -38,6 +38,7 @@ from frys_node.replication.effects import (
     PassFinished,
     StartedEmpty,
 )
+from frys_node.replication.emptying import Emptying
 from frys_node.replication.knobs import ReplicaConfig
 from frys_node.replication.messages import (
     CompletedRecord,
@@ -107,6 +108,7 @@ class ReplicaMachine:
         self.serving = Serving(self.table, wall_ms, self.config.clock_drift_max_s)
         self._kinds: dict[str, Kind] = {}
         self._puller = Puller(node, self.table, rng)
+        self._emptying = Emptying()
         self.sync = AntiEntropy(
             node,
             self.table,
@@ -231,7 +233,7 @@ class ReplicaMachine:
     def _drop(self, held: HeldUnit, now_s: float) -> list[Effect]:
         self._puller.cancel(held.unit)
         self.table.units.pop(held.unit, None)
-        held.store.clear()
+        self._emptying.add(held.store, now_s)
         return self.table.persist(held, (DroppedRecord(held.unit),), lambda _at_s: [], now_s)
 
     def _adopt_units(self, now_s: float, only_kind: str | None = None) -> list[Effect]:
@@ -462,6 +464,7 @@ class ReplicaMachine:
         return min(
             self.sync.next_s,
             self._refill_at_s,
+            self._emptying.next_s,
             self.regain.ask_at_s,
             self._puller.next_deadline_s,
             self.purger.next_deadline_s,
@@ -469,6 +472,7 @@ class ReplicaMachine:
 
     def advance(self, now_s: float) -> list[Effect]:
         """Ask silent sources again, end refills that nobody can serve, start a round of anti-entropy."""
+        self._emptying.advance()
         effects = self._puller.advance(now_s) + self.purger.advance(now_s)
         if now_s >= self._refill_at_s:
             before_s = now_s - self.config.refill_patience_s

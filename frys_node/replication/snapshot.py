@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Final
 
 import trio
@@ -13,6 +14,7 @@ from frys_node.base.errors import CorruptData, MalformedFrame, NotReady, Storage
 from frys_node.base.types import Consistency, UnitId
 from frys_node.kernel.services.replication import Entry, Freezable, Replication
 from frys_node.kernel.services.snapshots import Captured, Piece, Rerouting, SavedState
+from frys_node.kernel.turns import Turns
 from frys_node.replication.effects import Effect
 from frys_node.replication.errors import UnitDamaged
 from frys_node.replication.unit import UnitTable, pages
@@ -29,31 +31,48 @@ CUT_BYTES_MEAN: Final = 192 * 1024
 """How many bytes further a page ends on average, once it has `CUT_BYTES_MIN`."""
 CUT_BYTES_MAX: Final = 768 * 1024
 
+SLICE_ENTRIES: Final = 128
+"""Entries that are made, or merged, between two looks at whether the turn is over: about 2 ms."""
+
 _NOBODY: Final = b"\x00frys.floor"
 """A key that nobody writes: what a read says of it is what it says of every key that is not held."""
 
 
-def stable_pages(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """Cut sorted entries into pages that end where an entry's own key says so.
+class PageCutter:
+    """Cuts sorted entries into pages that end where an entry's own key says so.
 
     An entry that is added, changed or removed alters its page and at most the next; all others are the same bytes as in
     the snapshot before, and need not be saved again. The larger an entry, the likelier a page ends with it, so that
     pages have the same size on average whatever the entries are.
     """
-    page: list[Entry] = []
-    size_bytes = 0
-    for entry in entries:
+
+    __slots__ = ("_is_whole", "_page", "_size_bytes")
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._page: list[Entry] = []
+        self._size_bytes = 0
+        self._is_whole = False
+
+    def push(self, entry: Entry) -> list[Entry] | None:
+        """Take the next entry; returns the page before it if that is whole."""
         entry_bytes = sent_bytes(entry)
-        if page and size_bytes + entry_bytes > CUT_BYTES_MAX:
-            yield page
-            page, size_bytes = [], 0
-        page.append(entry)
-        size_bytes += entry_bytes
-        if size_bytes >= CUT_BYTES_MIN and zlib.crc32(entry.key) * CUT_BYTES_MEAN < entry_bytes << 32:
-            yield page
-            page, size_bytes = [], 0
-    if page:
-        yield page
+        page = None
+        if self._is_whole or (self._page and self._size_bytes + entry_bytes > CUT_BYTES_MAX):
+            page = self.finish()
+        self._page.append(entry)
+        self._size_bytes += entry_bytes
+        is_long = self._size_bytes >= CUT_BYTES_MIN
+        self._is_whole = is_long and zlib.crc32(entry.key) * CUT_BYTES_MEAN < entry_bytes << 32
+        return page
+
+    def finish(self) -> list[Entry]:
+        """Return the page that is not whole yet, and begin anew; empty if there is none."""
+        page = self._page
+        self._begin()
+        return page
 
 
 def _encode_page(page: Sequence[Entry]) -> bytes:
@@ -68,8 +87,8 @@ def _decode_page(unit: UnitId, body: bytes | memoryview) -> list[Entry]:
         raise CorruptData(f"the snapshot of '{unit}' cannot be read: {error.message}") from error
 
 
-async def _read_pages(unit: UnitId, parts: AsyncIterator[bytes]) -> AsyncIterator[list[Entry]]:
-    """Yield the pages of a dump as soon as each is whole; `CorruptData` if it is none."""
+async def _read_bodies(unit: UnitId, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the pages of a dump, not decoded yet, as soon as each is whole; `CorruptData` if it is none."""
     buffer = bytearray()
     async for part in parts:
         buffer += part
@@ -81,7 +100,7 @@ async def _read_pages(unit: UnitId, parts: AsyncIterator[bytes]) -> AsyncIterato
                 break
             body = bytes(memoryview(buffer)[_LENGTH.size : _LENGTH.size + length])
             del buffer[: _LENGTH.size + length]
-            yield _decode_page(unit, body)
+            yield body
     if buffer:
         raise CorruptData(f"the snapshot of '{unit}' ends in the middle of a page")
 
@@ -89,14 +108,35 @@ async def _read_pages(unit: UnitId, parts: AsyncIterator[bytes]) -> AsyncIterato
 class CapturedEntries:
     """The entries of a unit as they were, sorted by key, in length-prefixed pages."""
 
-    def __init__(self, entries: Iterable[Entry], *, is_sorted: bool = False) -> None:
+    def __init__(self, entries: Iterable[Entry], turns: Turns, *, is_sorted: bool = False) -> None:
         self._entries = entries if is_sorted else sorted(entries, key=lambda entry: entry.key)
+        self._turns = turns
 
     async def parts(self) -> AsyncIterator[bytes]:
         """Yield the pages."""
-        for page in stable_pages(self._entries):
-            await trio.lowlevel.checkpoint()
-            yield _encode_page(page)
+        entries, cutter = iter(self._entries), PageCutter()
+        pages: list[bytes] = []
+        is_more = True
+        while is_more:
+            async with self._turns.turn():
+                is_more = self._cut(entries, cutter, pages)
+            for page in pages:
+                yield page
+            pages.clear()
+
+    def _cut(self, entries: Iterator[Entry], cutter: PageCutter, pages: list[bytes]) -> bool:
+        """Add whole pages while the turn lasts; False if that was all."""
+        while True:
+            some = list(islice(entries, SLICE_ENTRIES))
+            whole = [cutter.push(entry) for entry in some]
+            is_end = len(some) < SLICE_ENTRIES
+            if is_end:
+                whole.append(cutter.finish())
+            pages += [_encode_page(page) for page in whole if page]
+            if is_end:
+                return False
+            if self._turns.is_over:
+                return True
 
 
 class _Page:
@@ -117,8 +157,11 @@ class _Page:
 class PageMerger:
     """Hands pages of snapshots to the replica, and waits until each is durable."""
 
-    def __init__(self, restore: Callable[[UnitId, Sequence[Entry], Callable[[float], list[Effect]]], bool]) -> None:
+    def __init__(
+        self, restore: Callable[[UnitId, Sequence[Entry], Callable[[float], list[Effect]]], bool], turns: Turns
+    ) -> None:
         self._restore = restore
+        self._turns = turns
         self._pages: set[_Page] = set()
         self._refusal: StorageError | None = None
 
@@ -139,15 +182,28 @@ class PageMerger:
         page = _Page()
         page.refusal = self._refusal
         if page.refusal is None:
-            if not self._restore(unit, entries, page.finish):
-                raise NotReady(f"this node does not hold the unit '{unit}' under its record")
             self._pages.add(page)
             try:
+                await self._take(unit, entries, page)
                 await page.done.wait()
             finally:
                 self._pages.discard(page)
         if page.refusal is not None:
             raise error_from_code(page.refusal.code, page.refusal.message, page.refusal.hint)
+
+    async def _take(self, unit: UnitId, entries: Sequence[Entry], page: _Page) -> None:
+        """Merge some entries at a time. The log keeps their order, so all are durable when the last ones are."""
+        for first in range(0, len(entries), SLICE_ENTRIES):
+            some = entries[first : first + SLICE_ENTRIES]
+            is_last = first + SLICE_ENTRIES >= len(entries)
+            async with self._turns.turn():
+                is_held = self._restore(unit, some, page.finish if is_last else _nothing_more)
+            if not is_held:
+                raise NotReady(f"this node does not hold the unit '{unit}' under its record")
+
+
+def _nothing_more(_at_s: float) -> list[Effect]:
+    return []
 
 
 class ReplicatedSource:
@@ -159,12 +215,14 @@ class ReplicatedSource:
         table: UnitTable,
         merge: Callable[[UnitId, Sequence[Entry]], Awaitable[None]],
         restored: Callable[[UnitId], Awaitable[None]],
+        turns: Turns,
         writer: Replication | None = None,
     ) -> None:
         self._prefix = f"{kind}/"
         self._table = table
         self._merge = merge
         self._restored = restored
+        self._turns = turns
         self._writer = writer
         """Given for kinds in memory: see `revive`."""
 
@@ -200,10 +258,10 @@ class ReplicatedSource:
                 hint="see `frys-node status`; take it from another node that holds it, or choose units with --unit",
             )
         if held is None or not held.complete:
-            return CapturedEntries([])
+            return CapturedEntries([], self._turns)
         if isinstance(held.store, Freezable):
-            return CapturedEntries(held.store.freeze(), is_sorted=True)
-        return CapturedEntries(list(held.store.entries()))
+            return CapturedEntries(held.store.freeze(), self._turns, is_sorted=True)
+        return CapturedEntries(list(held.store.entries()), self._turns)
 
     async def restore(self, unit: UnitId, parts: AsyncIterator[bytes], *, only_empty: bool = False) -> None:
         """Merge the pages, each durable before the next is read; `only_empty` is for kinds that replace.
@@ -211,17 +269,19 @@ class ReplicatedSource:
         Raises:
             CorruptData: The bytes are not a dump of entries. What was merged before stays, which is harmless.
         """
-        async with closing(_read_pages(unit, parts)) as found:
-            async for page in found:
+        async with closing(_read_bodies(unit, parts)) as found:
+            async for body in found:
+                async with self._turns.turn():
+                    page = _decode_page(unit, body)
                 await self._merge(unit, page)
 
     async def regroup(self, states: AsyncIterator[SavedState], routing: Rerouting) -> AsyncIterator[Piece]:
         """Yield the entries page by page, each with the unit that they belong to now."""
         async for state in states:
-            async with closing(_read_pages(state.unit, state.parts)) as found:
-                async for page in found:
+            async with closing(_read_bodies(state.unit, state.parts)) as found:
+                async for body in found:
                     groups: dict[UnitId, list[Entry]] = {}
-                    for entry in page:
+                    for entry in _decode_page(state.unit, body):
                         unit = routing.unit_of(state.unit, entry.key)
                         if unit is not None:
                             groups.setdefault(unit, []).append(entry)

@@ -25,6 +25,10 @@ PULLS_MAX = 64
 REFILLS_MAX = PULLS_MAX // 2
 """Of these, for units in memory: durable ones never wait behind members that have nothing to give."""
 
+STARTS_MAX = 8
+"""Pulls begun in one turn: for each this node's own hash tree is looked at, and adopting a record asks for hundreds.
+The next are begun in the next turn, or where one ends."""
+
 REASK_S = 1.0
 """A member that has nothing to give is asked again for a refill after this; others take its place meanwhile."""
 
@@ -125,6 +129,9 @@ class Puller:
         self._refills: deque[tuple[float, Asked]] = deque()
         """Units in memory are many, and may wait for members that have nothing either: they stand back. With each, the
         instant before which it is not asked (again)."""
+        self._starts_left = STARTS_MAX
+        self._more_at_s = math.inf
+        """When the next of those that wait may be begun; infinite while all places are taken or nothing waits."""
 
     def __len__(self) -> int:
         return len(self._takeovers)
@@ -149,6 +156,7 @@ class Puller:
         self._pulls.clear()
         self._queue.clear()
         self._refills.clear()
+        self._more_at_s = math.inf
 
     def cancel(self, unit: UnitId) -> None:
         """End the pulls of one unit."""
@@ -185,8 +193,11 @@ class Puller:
 
     def _start_queued(self, now_s: float) -> list[Effect]:
         effects: list[Effect] = []
-        while self._queue and len(self._pulls) < PULLS_MAX:
-            effects += self._start_one(self._queue.popleft(), now_s)
+        while self._queue and len(self._pulls) < PULLS_MAX and self._starts_left:
+            started = self._start_one(self._queue.popleft(), now_s)
+            self._starts_left -= len(started)
+            effects += started
+        self._more_at_s = now_s if self._queue and len(self._pulls) < PULLS_MAX else math.inf
         refills = sum(pull.purpose is Purpose.REFILL for pull in self._pulls.values()) if self._refills else 0
         while self._has_due_refill(now_s) and refills < REFILLS_MAX and len(self._pulls) < PULLS_MAX:
             started = self._start_one(self._refills.popleft()[1], now_s)
@@ -296,6 +307,7 @@ class Puller:
 
     def _end(self, pull: Pull, now_s: float) -> list[Effect]:
         self._pulls.pop(pull.token, None)
+        self._starts_left = max(self._starts_left, 1)
         return self._start_queued(now_s)
 
     def _finished(self, pull: Pull, now_s: float) -> list[Effect]:
@@ -339,6 +351,7 @@ class Puller:
     def next_deadline_s(self) -> float:
         """When the next silent pull asks again, or a refill that stood back has its turn."""
         retry_s = min((pull.retry_s for pull in self._pulls.values()), default=math.inf)
+        retry_s = min(retry_s, self._more_at_s)
         # With every place taken a refill waits for one, not for an instant.
         return min(retry_s, self._refills[0][0]) if self._refills and not self._is_full() else retry_s
 
@@ -348,6 +361,7 @@ class Puller:
 
     def advance(self, now_s: float) -> list[Effect]:
         """Ask again where no answer came; an exchange of anti-entropy is given up instead."""
+        self._starts_left = STARTS_MAX
         effects: list[Effect] = []
         for pull in [pull for pull in self._pulls.values() if pull.retry_s <= now_s]:
             pull.silent_count += 1

@@ -5,11 +5,12 @@ Sans-I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from frys_node.base.pieces import pieces
 from frys_node.base.types import Epoch, UnitId
-from frys_node.kernel.services.replication import Entry, UnitStore, Version
+from frys_node.kernel.services.replication import Dated, Entry, UnitStore, Version
 from frys_node.replication import hashtree
 from frys_node.replication.effects import Corrupted, Effect, Persist
 from frys_node.replication.hashtree import LiveTree
@@ -243,6 +244,11 @@ class HeldUnit:
         dropping a tombstone is safe as soon as nobody holds anything older under its key.
         """
         purged = highest(purged, self.purge_floor)
+        if self.durable and isinstance(self.store, Dated):
+            # Out of the tree that is kept: most of a unit is older, and hashing all of it would hold the loop.
+            left_out = set(self.store.since(floor))
+            left_out.update(key for key, version in self._tombstones.items() if purged is not None and version < purged)
+            return hashtree.root(self._tree.without(self.store.get(list(left_out))))
         return hashtree.root(
             hashtree.build(
                 entry
@@ -263,19 +269,9 @@ class HeldUnit:
         return self._tree.pack()
 
 
-def pages(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+def pages(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
     """Cut entries into pages of at most PAGE_BYTES_MAX, one entry at least."""
-    page: list[Entry] = []
-    size_bytes = 0
-    for entry in entries:
-        entry_bytes = sent_bytes(entry)
-        if page and size_bytes + entry_bytes > PAGE_BYTES_MAX:
-            yield page
-            page, size_bytes = [], 0
-        page.append(entry)
-        size_bytes += entry_bytes
-    if page:
-        yield page
+    return pieces(entries, sent_bytes, PAGE_BYTES_MAX)
 
 
 Continuation = Callable[[float], list[Effect]]

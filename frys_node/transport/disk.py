@@ -81,6 +81,8 @@ class DirectoryDisk:
         self._lock_fd = -1
         try:
             self._make_directories(self._base)
+        except NotADirectoryError as error:
+            raise PathRefused(f"'{self._base}' is a file, or below one", hint="name a directory") from error
         except OSError as error:
             raise storage_failed("create", self._base, error) from error
 
@@ -260,7 +262,7 @@ class DirectoryDisk:
         """Remove a file or a whole directory, durably; nothing happens when it is missing."""
         full = self._full(path)
         with self._path_lock(path):
-            for name in [name for name in self._appenders if name == path or name.startswith(path + "/")]:
+            for name in [name for name in tuple(self._appenders) if name == path or name.startswith(path + "/")]:
                 self._close_appender(name)
                 self._poisoned.discard(name)
             self._poisoned.discard(path)
@@ -288,8 +290,11 @@ class DirectoryDisk:
             missing.append(directory)
             directory = os.path.dirname(directory) or "."
         for made in reversed(missing):
-            with suppress(FileExistsError):
+            try:
                 os.mkdir(made, 0o700)
+            except FileExistsError:
+                if not os.path.isdir(made):
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
             _sync_fd(os.path.dirname(made) or ".")
 
     def _open_new(self, full: str, flags: int) -> int:

@@ -21,20 +21,10 @@ SKIPPED = 77
 pytestmark = pytest.mark.slow
 
 
-def chaos(script: str, tmp_path: Path, *arguments: str) -> dict[str, object]:
-    """Run a script to its end and return its report."""
-    report = tmp_path / "report.json"
+def chaos(script: str, *arguments: str) -> str:
+    """Run a script to its end and return what it printed; skips where it cannot run."""
     run = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            f"chaos.{script}",
-            "--report",
-            str(report),
-            "--dir",
-            str(tmp_path / "nodes"),
-            *arguments,
-        ],
+        [sys.executable, "-m", f"chaos.{script}", *arguments],
         cwd=ROOT,
         check=False,
         capture_output=True,
@@ -44,25 +34,41 @@ def chaos(script: str, tmp_path: Path, *arguments: str) -> dict[str, object]:
     if run.returncode == SKIPPED:
         pytest.skip(run.stderr.strip())
     assert run.returncode == 0, run.stdout + run.stderr[-4000:]
+    return run.stdout
+
+
+def verdict_of(script: str, tmp_path: Path, *arguments: str) -> dict[str, object]:
+    """Run a script to its end and return its report."""
+    report = tmp_path / "report.json"
+    chaos(script, "--report", str(report), "--dir", str(tmp_path / "nodes"), *arguments)
     verdict: dict[str, object] = json.loads(report.read_text(encoding="utf-8"))
     return verdict
 
 
+def test_quorum_writes_and_deletes_survive_faults_and_a_pulled_plug(tmp_path: Path) -> None:
+    """Four faults, then every process is killed at once: nothing is lost or comes back, and the replicas are equal."""
+    arguments = ("--nodes", "3", "--events", "4", "--no-turnover", "--seed", "4", "--dir", str(tmp_path / "nodes"))
+    counts = json.loads(chaos("data", "--json", *arguments))["counts"]
+    assert counts["events: plug"] == 1
+    assert counts["point_deletes_acknowledged"] > 0
+    assert [counts[kind] for kind in ("missing", "resurrected", "stale", "invented", "units_unequal")] == [0] * 5
+
+
 def test_kills_under_load_lose_nothing(tmp_path: Path) -> None:
     """Three kills of one of three nodes during writes at the default quorum: nothing acknowledged is missing."""
-    verdict = chaos("kill", tmp_path, "--rounds", "3", "--points", "500")
+    verdict = verdict_of("kill", tmp_path, "--rounds", "3", "--points", "500")
     assert verdict["good"] is True
 
 
 def test_pauses_under_load_lose_nothing_and_kill_nobody(tmp_path: Path) -> None:
     """Two pauses: afterwards everybody is alive in every view."""
-    verdict = chaos("pause", tmp_path, "--rounds", "2", "--points", "300")
+    verdict = verdict_of("pause", tmp_path, "--rounds", "2", "--points", "300")
     assert verdict["good"] is True
 
 
 def test_partitions_under_load_lose_nothing(tmp_path: Path) -> None:
     """A two-way and a one-way cut in network namespaces: both sides agree again, nothing acknowledged is missing."""
-    verdict = chaos("partition", tmp_path, "--nodes", "3", "--rounds", "2", "--points", "300")
+    verdict = verdict_of("partition", tmp_path, "--nodes", "3", "--rounds", "2", "--points", "300")
     assert verdict["good"] is True
 
 

@@ -12,9 +12,11 @@ from contextlib import aclosing
 
 from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.replication import Entry, Version
+from frys_node.kernel.turns import Turns
 from frys_node.replication.snapshot import CapturedEntries
 from frys_node.storage.exchange import encode_partition, in_pieces
 from frys_node.storage.ports import Chunk, RunRow
+from frys_node.testing.clock import FakeClock
 from snapshots.bundle import Bundler, bundle_name
 from snapshots.chunking import PartChunker
 from snapshots.manifest import FORMAT, PART_BYTES_MAX, ChunkRef, build_manifest, digest_of
@@ -64,7 +66,7 @@ def _chunks(chunker: PartChunker, parts: list[bytes]) -> list[bytes]:
 
 async def _parts(entries: list[Entry]) -> list[bytes]:
     found: AsyncIterator[bytes]
-    async with aclosing(CapturedEntries(entries).parts()) as found:
+    async with aclosing(CapturedEntries(entries, Turns(FakeClock())).parts()) as found:
         return [part async for part in found]
 
 

@@ -19,7 +19,7 @@ from frys_node.replication.frames import frames_of
 from frys_node.replication.messages import PullReply
 from frys_node.replication.pull import Purpose
 from frys_node.replication.replica import ReplicaMachine
-from frys_node.replication.takeover import Asked, Puller
+from frys_node.replication.takeover import PULLS_MAX, STARTS_MAX, Asked, Puller
 from frys_node.replication.unit import HeldUnit
 from frys_node.testing.replication_node import ReplicationNode
 from frys_node.testing.replication_plan import Shape, crowded, forgetful
@@ -35,6 +35,10 @@ class OneQueue(Puller):
 
     def _wait_turn(self, asked: Asked, not_before_s: float) -> None:
         self._queue.append(asked)
+
+    def _start_queued(self, now_s: float) -> list[Effect]:
+        self._starts_left = PULLS_MAX
+        return super()._start_queued(now_s)
 
     def receive(self, source: NodeId, reply: PullReply, now_s: float) -> list[Effect]:
         pull = self._pulls.get(reply.pull)
@@ -63,6 +67,7 @@ class AskedOnce(Puller):
     def advance(self, now_s: float) -> list[Effect]:
         for pull in self._pulls.values():
             pull.retry_s = now_s + 3_600.0
+        self._starts_left = STARTS_MAX
         return self._start_queued(now_s)
 
 

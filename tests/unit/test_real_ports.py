@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import stat
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from frys_node.transport.errors import (
     StorageReadOnly,
     storage_failed,
 )
+from frys_node.transport.executor import ASIDE_NICE, ThreadExecutor
 from frys_node.transport.network import SystemNetwork
 
 
@@ -53,6 +55,16 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     disk.write("link", b"replaced")
     assert outside.read_bytes() == b"secret"
     assert disk.read("link") == b"replaced"
+
+
+@pytest.mark.parametrize("below", ["", "/deep/deeper"])
+def test_a_place_that_is_a_file_is_refused_as_the_callers_mistake(tmp_path: Path, below: str) -> None:
+    """Not as a disk that failed, and not taken for an empty directory; the file stays."""
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(PathRefused, match="is a file, or below one") as caught:
+        DirectoryDisk(Path(f"{tmp_path}/file{below}"))
+    assert (caught.value.status, caught.value.hint) == (400, "name a directory")
+    assert (tmp_path / "file").read_bytes() == b"mine"
 
 
 def test_a_directory_in_use_is_refused(tmp_path: Path) -> None:
@@ -217,3 +229,37 @@ async def test_a_host_that_is_no_name_is_a_refused_packet_and_an_unresolved_name
             with pytest.raises(ConnectFailed, match="has no address"):
                 await network.connect(Address(host, 1))
         await datagram.aclose()
+
+
+async def test_work_that_can_wait_has_less_claim_to_the_processor_and_nobody_else_does() -> None:
+    """Its thread stands back, and is not one that later work would be given; its error is the caller's."""
+    executor = ThreadExecutor()
+
+    def nice() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = nice()
+    assert await executor.run_aside(nice) == min(before + ASIDE_NICE, 19)
+    assert [await executor.run(nice) for _ in range(3)] == [before] * 3
+    assert nice() == before
+    with pytest.raises(ZeroDivisionError):
+        await executor.run_aside(lambda: 1 // 0)
+
+
+async def test_work_that_can_wait_is_done_when_its_cancel_is_delivered() -> None:
+    """It may hold shared state, so nobody goes on while it runs; the next call finds a free place."""
+    executor, begun, may_end = ThreadExecutor(), trio.Event(), threading.Event()
+    token, ended = trio.lowlevel.current_trio_token(), list[str]()
+
+    def work() -> None:
+        token.run_sync_soon(begun.set)
+        may_end.wait()
+        ended.append("work")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(executor.run_aside, work)
+        await begun.wait()
+        nursery.cancel_scope.cancel()
+        may_end.set()
+    assert ended == ["work"]
+    assert await executor.run_aside(lambda: 5) == 5

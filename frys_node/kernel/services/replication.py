@@ -15,8 +15,11 @@ from frys_node.base.types import Consistency, NodeId, UnitId
 from frys_node.kernel.services import ServiceKey
 
 
-class Version(NamedTuple):
-    """Order of writes: hybrid logical clock, then coordinator, then its boot (replication rule 3)."""
+class Version(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
+    """Order of writes: hybrid logical clock, then coordinator, then its boot (replication rule 3).
+
+    Not a tuple: the collector of cycles would walk over one for each entry that is held, 35 ms for 200,000.
+    """
 
     hlc_ms: int
     counter: int
@@ -96,6 +99,15 @@ class Freezable(Protocol):
 
     def freeze(self) -> Iterator[Entry]:
         """Return the entries as they are now, tombstones included, sorted by key; each is made when it is asked for."""
+        ...
+
+
+@runtime_checkable
+class Dated(Protocol):
+    """A `UnitStore` that tells what was written lately without making its entries."""
+
+    def since(self, version: Version) -> Iterable[bytes]:
+        """Return the keys whose entries, tombstones included, are not below a version, in any order."""
         ...
 
 

@@ -143,7 +143,7 @@ def unpack(entry: Entry | None, now_unix_ms: int) -> CacheValue | None:
 
 def just_above(version: Version) -> Version:
     """Return the smallest version above one that anybody wrote; nobody stamps it, since boots are sparse."""
-    return version._replace(boot=version.boot + 1)
+    return Version(version.hlc_ms, version.counter, version.node, version.boot + 1)
 
 
 def etag_of(version: Version) -> str:

@@ -16,12 +16,13 @@ would not fit; the rest is asked for again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import trio
 
 from frys_node.base.errors import DeadlineExceeded, NoReplica, NotOwner, Overloaded
+from frys_node.base.pieces import pieces
 from frys_node.base.types import Consistency, NodeId, UnitId
 from frys_node.kernel.parallel import run_all
 from frys_node.kernel.services.rpc import Method, Rpc
@@ -105,9 +106,7 @@ class Changer:
         if list(places) == [self._rpc.self_id]:
             return await self.make(changes, consistency)
         outcomes: dict[int, Outcome] = {}
-        batches = {
-            node: list(_batches([changes[position] for position in positions])) for node, positions in places.items()
-        }
+        batches = {node: _batches([changes[position] for position in positions]) for node, positions in places.items()}
 
         async def work(node: NodeId, positions: list[int]) -> None:
             made = [outcome for batch in batches[node] for outcome in await self._at(node, batch, consistency)]
@@ -216,27 +215,23 @@ class Changer:
         ]
 
 
-def _batches(changes: Sequence[Change]) -> Iterator[list[Change]]:
-    """Cut changes into requests.
+def _batches(changes: Sequence[Change]) -> list[list[Change]]:
+    """Cut changes into requests; all of them are looked at before the first is sent."""
+    return list(pieces(changes, _sent_bytes, CHANGES_BYTES_MAX))
+
+
+def _sent_bytes(change: Change) -> int:
+    """Return what a change takes in a request.
 
     Raises:
-        CacheTooLarge: One of them fits no request.
+        CacheTooLarge: It fits no request.
     """
-    batch: list[Change] = []
-    total_bytes = 0
-    for change in changes:
-        size_bytes = CHANGE_OVERHEAD_BYTES + len(change.key)
-        # A number takes up to nine bytes, a string its length and up to five.
-        size_bytes += sum(5 + len(arg) if isinstance(arg, bytes) else 9 for arg in change.args)
-        if size_bytes > CHANGES_BYTES_MAX:
-            raise CacheTooLarge(
-                f"a change of {size_bytes} bytes is over the limit of {CHANGES_BYTES_MAX} of a message between nodes",
-                hint="split it: see [plugins.cache] value_bytes_max for values",
-            )
-        if batch and total_bytes + size_bytes > CHANGES_BYTES_MAX:
-            yield batch
-            batch, total_bytes = [], 0
-        batch.append(change)
-        total_bytes += size_bytes
-    if batch:
-        yield batch
+    # A number takes up to nine bytes, a string its length and up to five.
+    args_bytes = sum(5 + len(arg) if isinstance(arg, bytes) else 9 for arg in change.args)
+    size_bytes = CHANGE_OVERHEAD_BYTES + len(change.key) + args_bytes
+    if size_bytes > CHANGES_BYTES_MAX:
+        raise CacheTooLarge(
+            f"a change of {size_bytes} bytes is over the limit of {CHANGES_BYTES_MAX} of a message between nodes",
+            hint="split it: see [plugins.cache] value_bytes_max for values",
+        )
+    return size_bytes

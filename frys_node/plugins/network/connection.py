@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 READ_BYTES = 65_536
 LINGER_S = 2.0
 """How long the rest of a refused body is read away, so that the peer sees the answer and not a reset."""
+LINGER_BYTES_MAX = 64 << 20
+"""How much of it at most: twice the largest body that any route takes."""
 
 log = get_logger(__name__)
 
@@ -227,7 +229,7 @@ class Connection:
         """Read away what the peer still sends: closing with unread bytes would reset the answer away."""
         with trio.move_on_after(LINGER_S):
             await self._stream.send_eof()
-            left = 16 * READ_BYTES
+            left = LINGER_BYTES_MAX
             while left > 0:
                 data = await self._stream.receive_some(READ_BYTES)
                 if not data:

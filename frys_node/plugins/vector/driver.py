@@ -20,6 +20,7 @@ from frys_node.plugins.vector.filters import Predicate, compile_filter
 from frys_node.plugins.vector.messages import HITS_PER_REPLY_MAX, Hit, Query
 from frys_node.plugins.vector.query import is_within, merge_by_id, merge_top_k, order, stale
 from frys_node.plugins.vector.scatter import Gathered, Scatter, Sizes, merged_hits
+from frys_node.plugins.vector.vectors import Vectors
 
 READ_KEYS_MAX = 64
 """Keys in one read; those of a longer list are read side by side."""
@@ -61,6 +62,11 @@ class VectorService:
         self._scatter = scatter
         self._queries = metrics.counter("frys_vector_queries_total", "Searches, by consistency.", ("consistency",))
         self._written = metrics.counter("frys_vector_points_written_total", "Points written or deleted through here.")
+
+    async def vectors(self, collection: Collection) -> Vectors:
+        """Return what checks and converts the vectors of requests; the first time it is imported, beside the loop."""
+        await self._scatter.load()
+        return Vectors(collection)
 
     def collections(self) -> Sequence[Collection]:
         """The catalogue, by name."""

@@ -1,11 +1,11 @@
 """The vectors of one shard: rows of a float32 matrix, graphs over full runs of rows, and the exact scan.
 
-The typed adapter of numpy and usearch; it is imported when the first vector arrives (D12). Theory of operation:
+The typed adapter of numpy and usearch; it is imported with the first shard or vector (D12). Theory of operation:
 
 * Rows are appended and never changed. An update kills the old row and appends a new one.
 * A *segment* is an immutable usearch graph (bf16) over a run of rows; its keys are row numbers. Rows after the last
-  segment are scanned exactly. Graphs are built in a worker from a copy and installed on the node's thread, so no graph
-  is ever searched while it grows (usearch issue 735, and the GIL is released inside it).
+  segment are scanned exactly. Graphs are built in a worker that stands back, some rows at a time, and installed on the
+  node's thread, so no graph is ever searched while it grows (usearch issue 735, and the GIL is released inside it).
 * Dead rows are masked out of what a graph finds. When they are too many, the rows are rewritten without them.
 * Whatever a graph returns is scored again in float32, and a query that a graph cannot fill is scanned exactly: k points
   are returned whenever k exist. Filters are always scanned exactly.
@@ -30,6 +30,8 @@ EF_DEFAULT = 64
 EF_MAX = 4_096
 CONNECTIVITY = 16
 EF_CONSTRUCT = 128
+BUILD_ROWS = 512
+"""Rows that a graph takes at a time: 0.1 s at 32 dimensions. Between two slices a build may be given up."""
 DENSE_RATIO = 8
 """A run of rows is scored whole when at least one row in so many is wanted."""
 SCAN_FLOATS_MAX = 1 << 24
@@ -45,7 +47,7 @@ class Segment(NamedTuple):
 
 
 class BuildJob(NamedTuple):
-    """Vectors to build a graph over, copied from the index. `rows` is None unless the index is rewritten."""
+    """Vectors to build a graph over: rows of the index, which never change; copies of `rows` when it is rewritten."""
 
     generation: int
     first: int
@@ -73,17 +75,19 @@ def new_graph(dimension: int, distance: Distance) -> Any:
     )
 
 
-def build(job: BuildJob) -> Any | None:
-    """Build the graph of a job, if it has rows enough for one.
+def begin(job: BuildJob) -> Any | None:
+    """Return the graph of a job, still empty; None if it has not rows enough for one. Runs in a worker."""
+    return None if len(job.vectors) < job.rows_min else new_graph(job.vectors.shape[1], job.distance)
+
+
+def extend(job: BuildJob, graph: Any, first: int) -> None:
+    """Put the next `BUILD_ROWS` vectors of a job, from the one with that number, into its graph.
 
     Runs in a worker, on one thread so that no row becomes unreachable.
     """
-    if len(job.vectors) < job.rows_min:
-        return None
-    graph = new_graph(job.vectors.shape[1], job.distance)
-    keys = np.arange(job.first, job.first + len(job.vectors), dtype=np.uint64)
-    graph.add(keys, job.vectors, copy=True, threads=1)
-    return graph
+    vectors = job.vectors[first : first + BUILD_ROWS]
+    keys = np.arange(job.first + first, job.first + first + len(vectors), dtype=np.uint64)
+    graph.add(keys, vectors, copy=True, threads=1)
 
 
 def prepare(vectors: Sequence[Sequence[float]], distance: Distance) -> Matrix:
@@ -290,9 +294,7 @@ class VectorIndex:
             if segment.last - segment.first > self.rows - segment.last:
                 break
             first = segment.first
-        return BuildJob(
-            self.generation, first, self.rows, self._matrix[first : self.rows].copy(), None, distance, rows_min
-        )
+        return BuildJob(self.generation, first, self.rows, self._matrix[first : self.rows], None, distance, rows_min)
 
     def install(self, job: BuildJob, graph: Any | None) -> bool:
         """Take a built graph; False when the index was renumbered meanwhile and nothing changed."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import trio
 
 from frys_node.base.errors import StaleEpoch
 from frys_node.base.ports import Executor
@@ -28,6 +31,9 @@ from frys_node.plugins.vector.messages import (
 from frys_node.plugins.vector.query import merge_by_id, merge_top_k
 from frys_node.plugins.vector.shard import ShardStore
 
+if TYPE_CHECKING:
+    from frys_node.plugins.vector.index import BuildJob
+
 Work = Callable[[], QueryHits]
 
 
@@ -42,9 +48,12 @@ class LocalShards:
         self._topology = topology
         self._executor = executor
         self._has_index = False
+        self.opened = trio.Event()
+        """Set with the first shard that is placed here."""
 
     def open(self, unit: UnitId) -> ShardStore:
         """Return a new, empty store of a shard: the factory that replication is given."""
+        self.opened.set()
         collection_id = unit.split("/")[1]
 
         def definition() -> Distance | None:
@@ -140,23 +149,32 @@ class LocalShards:
                 sizes.append((shard, *store.sizes()))
         return StatsReply(sizes)
 
-    async def maintain(self) -> bool:
-        """Do one piece of index work that is due, in a worker; False when there is none."""
-        if not self._has_index and self.stores():
-            # Not with the first vector: numpy takes 100 ms and more, and the event loop would stand still for them.
+    async def load(self) -> None:
+        """Have what works with vectors in memory: numpy takes 100 ms and more, in which the event loop goes on."""
+        if not self._has_index:
             await self._executor.run(_load_index)
             self._has_index = True
+
+    async def maintain(self) -> bool:
+        """Do one piece of index work that is due, in a worker; False when there is none."""
         for store in self.stores():
             due = store.next_job(self.config.index_rows_min, self.config.dead_ratio_max)
             if due is not None:
-                # Only with work at hand: numpy and usearch have no place in a node without vectors (D12).
-                from frys_node.plugins.vector.index import build
-
-                generation, job = due
-                graph = await self._executor.run(build, job)
-                store.install(generation, job, graph)
+                await self._index(store, *due)
                 return True
         return False
+
+    async def _index(self, store: ShardStore, generation: int, job: BuildJob) -> None:
+        """Build the graph of a job beside everything else, and install it."""
+        # Only with work at hand: numpy and usearch have no place in a node without vectors (D12).
+        from frys_node.plugins.vector.index import BUILD_ROWS, begin, extend
+
+        graph = await self._executor.run(begin, job)
+        for first in range(0, 0 if graph is None else len(job.vectors), BUILD_ROWS):
+            if not store.is_due(generation, job):
+                return
+            await self._executor.run_aside(extend, job, graph, first)
+        store.install(generation, job, graph)
 
 
 def _load_index() -> None:

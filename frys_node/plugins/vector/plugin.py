@@ -1,6 +1,7 @@
 """Vector search as a plugin: shards on the ring, Qdrant's REST dialect on every node.
 
-Importing this module imports neither numpy nor usearch: they come with the first vector (D12).
+Importing this module imports neither numpy nor usearch: they come with the first shard that is placed here, or the
+first vector that is sent here (D12).
 """
 
 from __future__ import annotations
@@ -118,6 +119,9 @@ class VectorPlugin:
         self._context = self._local = self._scatter = self._service = None
 
     async def _maintain(self, local: LocalShards) -> None:
+        # Before the first vector comes from another node: nothing could wait for the import then.
+        await local.opened.wait()
+        await local.load()
         while True:
             if not await local.maintain():
                 await next_beat(MAINTENANCE_PAUSE_S)

@@ -34,7 +34,6 @@ from frys_node.plugins.vector.driver import VectorService
 from frys_node.plugins.vector.errors import InvalidVectorRequest, TooMany, UnknownPoint, UnsupportedFeature
 from frys_node.plugins.vector.filters import compile_filter
 from frys_node.plugins.vector.messages import Hit, Query
-from frys_node.plugins.vector.vectors import Vectors
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
 """Largest body, as Qdrant's default."""
@@ -190,7 +189,7 @@ class PointRoutes:
         ids, raw, payloads = _columns(body.batch) if body.batch is not None else _rows(body.points or [])
         self._check_count("points", len(ids), self._service.config.points_per_request_max)
         keys = [encode_id(point) for point in ids]
-        vectors = Vectors(collection).prepare(raw, [f"point {point}" for point in ids])
+        vectors = (await self._service.vectors(collection)).prepare(raw, [f"point {point}" for point in ids])
         bytes_max = self._service.config.payload_bytes_max
         items: list[tuple[bytes, bytes | None]] = [
             (key, encode_point(StoredPoint(vector, rest.check_payload(payload, bytes_max))))
@@ -345,7 +344,7 @@ class PointRoutes:
                 raise UnsupportedFeature(f"query of kind `{words}` is not supported", hint="use `nearest`")
             query = self._decode(bytes(query["nearest"]), list[float] | int | str)  # type: ignore[arg-type]
         if isinstance(query, list):
-            return Vectors(collection).prepare([query], ["the query"])[0], None
+            return (await self._service.vectors(collection)).prepare([query], ["the query"])[0], None
         key = encode_id(query)
         (entry,) = await self._service.read(collection, [key], consistency)
         if entry is None or entry.value is None:

@@ -94,6 +94,10 @@ class Scatter:
         self._rpc = rpc
         self._asked = metrics.counter("frys_vector_node_searches_total", "Requests to nodes, by outcome.", ("result",))
 
+    async def load(self) -> None:
+        """Have what works with vectors in memory."""
+        await self._local.load()
+
     async def search(self, collection: Collection, queries: Sequence[Query], consistency: Consistency) -> Gathered:
         """Ask for a batch of queries over every shard of the collection."""
         lists: list[list[QueryHits]] = []

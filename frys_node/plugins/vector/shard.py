@@ -151,6 +151,12 @@ class ShardStore:
         """The key of every point and tombstone."""
         return [*self._rows, *self._tombs]
 
+    def since(self, version: Version) -> Iterable[bytes]:
+        """The key of every point and tombstone that is not below a version."""
+        versions = self._versions
+        points = [key for key, row in self._rows.items() if versions[row] >= version]
+        return points + [key for key, buried in self._tombs.items() if buried >= version]
+
     def changed(self) -> Changes:
         """Everything: the engine, which alone changes a durable shard, keeps its tree by itself."""
         return Changes(True, ((None, entry) for entry in self.entries()))
@@ -255,6 +261,10 @@ class ShardStore:
             return None
         job = self._index.next_job(distance, rows_min, dead_ratio_max)
         return None if job is None else (self._generation, job)
+
+    def is_due(self, generation: int, job: BuildJob) -> bool:
+        """Return False when the shard was wiped or rewritten since it gave the job: its graph is of no use any more."""
+        return generation == self._generation and self._index is not None and job.generation == self._index.generation
 
     def install(self, generation: int, job: BuildJob, graph: Any | None) -> bool:
         """Take finished index work; False when the shard was wiped or rewritten meanwhile."""

@@ -111,12 +111,13 @@ async def test_expect_continue_is_answered_before_the_body_and_not_for_a_refused
                 assert await c.is_closed()
 
 
-async def test_a_body_over_the_routes_limit_is_answered_and_the_connection_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [500_000, 12_000_000])
+async def test_a_body_over_the_routes_limit_is_answered_and_the_connection_ends(tmp_path: Path, size: int) -> None:
     """The client sees 413, not a reset, although it goes on sending."""
     async with serving(tmp_path) as (_, http), client(http) as c:
         http.route("PUT", "/up", _echo, scope="write", body_bytes_max=1_000)
-        await c.stream.send_all(b"PUT /up HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500000\r\n\r\n")
-        await c.stream.send_all(b"x" * 200_000)
+        await c.stream.send_all(b"PUT /up HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size)
+        await c.stream.send_all(b"x" * (size - 1))
         answer = await c.read()
         assert (answer.status, answer.json()["error"]["code"]) == (413, "http.body_too_large")
         assert await c.is_closed()

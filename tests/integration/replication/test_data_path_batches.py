@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 from trio.testing import MockClock
 
 from balancer.placement import cache_unit
@@ -63,8 +64,8 @@ async def test_junk_inside_a_batch_is_dropped_and_counted(autojump_clock: MockCl
         node = cluster["n1"].replication
         assert node.replica.epoch is not None
         version = (await node.write_units({UNITS[0]: [(b"k", b"v")]}))[UNITS[0]]
-        write = MESSAGES.encode(Write(node.replica.epoch, UNITS[0], 1, 1, version._replace(counter=9), [(b"j", b"v")]))
-        node._on_note(node.node, MESSAGES.encode(Batch([write, b"junk"])))
-        node._on_note(node.node, MESSAGES.encode(Batch([MESSAGES.encode(Batch([write]))])))
+        write = MESSAGES.encode(Write(node.replica.epoch, UNITS[0], 1, 1, replace(version, counter=9), [(b"j", b"v")]))
+        node._inbox.take(node.node, MESSAGES.encode(Batch([write, b"junk"])))
+        node._inbox.take(node.node, MESSAGES.encode(Batch([MESSAGES.encode(Batch([write]))])))
         assert node._dropped.values[("malformed",)] == 1
         assert await node.read(UNITS[0], [b"j"]) == [None]

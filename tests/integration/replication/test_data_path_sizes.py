@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,23 +13,12 @@ from trio.testing import MockClock
 from balancer.placement import cache_unit
 from frys_node.base.errors import NotReady
 from frys_node.base.types import Consistency, Epoch, NodeId, Term, UnitId
-from frys_node.kernel.bus import Bus
-from frys_node.kernel.context import PluginContext, Services
-from frys_node.kernel.services.http import HTTP
-from frys_node.kernel.services.replication import REPLICATION, Version
-from frys_node.kernel.services.rpc import RPC
+from frys_node.kernel.services.replication import Version
 from frys_node.kernel.services.sessions import SESSION, Session
-from frys_node.kernel.services.topology import TOPOLOGY
-from frys_node.observe.metrics import Metrics
-from frys_node.plugins.vector.config import VectorConfig
-from frys_node.plugins.vector.plugin import VectorPlugin
 from frys_node.replication.messages import Write
-from frys_node.testing.clock import FakeClock
 from frys_node.testing.data_cluster import DataCluster, DataNode, open_data_cluster
-from frys_node.testing.disk import FakeDisk
-from frys_node.testing.entropy import FakeEntropy
-from frys_node.testing.executor import InlineExecutor
 from frys_node.testing.services import FakeHttp
+from tests.integration.vector.vector_cluster import load_plugin
 
 NAMES = ("n1", "n2", "n3", "n4")
 
@@ -130,29 +118,8 @@ class VectorNodes:
     async def load(self) -> None:
         """Load it everywhere."""
         for name, node in self._cluster.nodes.items():
-            services, http = Services(), FakeHttp()
-            services.provide(HTTP, http)
-            services.provide(REPLICATION, node.replication)
-            services.provide(TOPOLOGY, node.balancer)
-            services.provide(RPC, self._cluster.network.node(name))
-            context = PluginContext(
-                node=name,
-                name="vector",
-                boot=1,
-                data_dir=Path("unused"),
-                clock=FakeClock(),
-                entropy=FakeEntropy(name),
-                disk=FakeDisk(),
-                executor=InlineExecutor(),
-                bus=Bus(),
-                services=services,
-                metrics=Metrics(),
-                config=VectorConfig(),
-                nursery=self._nursery,
-            )
-            plugin = VectorPlugin()
-            await plugin.init(context)
-            await plugin.on_load()
+            http, rpc = FakeHttp(), self._cluster.network.node(name)
+            await load_plugin(NodeId(name), http, node.replication, node.balancer, rpc, nursery=self._nursery)
             self.http[name] = http
 
     async def result(self, node: str, method: str, target: str, body: Any) -> Any:

@@ -14,9 +14,9 @@ from frys_node.base.types import NodeId
 from frys_node.kernel.bus import Bus
 from frys_node.kernel.context import PluginContext, Services
 from frys_node.kernel.services.http import HTTP
-from frys_node.kernel.services.replication import REPLICATION
-from frys_node.kernel.services.rpc import RPC
-from frys_node.kernel.services.topology import TOPOLOGY
+from frys_node.kernel.services.replication import REPLICATION, Replication
+from frys_node.kernel.services.rpc import RPC, Rpc
+from frys_node.kernel.services.topology import TOPOLOGY, Topology
 from frys_node.observe.metrics import Metrics
 from frys_node.plugins.vector.config import VectorConfig
 from frys_node.plugins.vector.plugin import VectorPlugin
@@ -26,6 +26,44 @@ from frys_node.testing.entropy import FakeEntropy
 from frys_node.testing.executor import InlineExecutor
 from frys_node.testing.rpc import RpcNetwork, open_rpc_network
 from frys_node.testing.services import FakeHttp, ServiceCluster
+
+
+async def load_plugin(
+    node: NodeId,
+    http: FakeHttp,
+    replication: Replication,
+    topology: Topology,
+    rpc: Rpc,
+    *,
+    nursery: trio.Nursery,
+    config: VectorConfig | None = None,
+) -> VectorPlugin:
+    """Load the plugin of one node over these services."""
+    services = Services()
+    services.provide(HTTP, http)
+    services.provide(REPLICATION, replication)
+    services.provide(TOPOLOGY, topology)
+    services.provide(RPC, rpc)
+    context = PluginContext(
+        node=node,
+        name="vector",
+        boot=1,
+        data_dir=Path("unused"),
+        clock=FakeClock(),
+        entropy=FakeEntropy(node),
+        disk=FakeDisk(),
+        executor=InlineExecutor(),
+        bus=Bus(),
+        services=services,
+        metrics=Metrics(),
+        config=config or VectorConfig(),
+        nursery=nursery,
+    )
+    plugin = VectorPlugin()
+    assert plugin.metadata().requires
+    await plugin.init(context)
+    await plugin.on_load()
+    return plugin
 
 
 class VectorCluster:
@@ -45,31 +83,15 @@ class VectorCluster:
     async def load(self, name: str, config: VectorConfig, nursery: trio.Nursery) -> None:
         """Load the plugin of one node."""
         node = NodeId(name)
-        services = Services()
-        services.provide(HTTP, self.http[name])
-        services.provide(REPLICATION, self.cluster.replication[node])
-        services.provide(TOPOLOGY, self.cluster.topology[node])
-        services.provide(RPC, self.network.node(name))
-        context = PluginContext(
-            node=node,
-            name="vector",
-            boot=1,
-            data_dir=Path("unused"),
-            clock=FakeClock(),
-            entropy=FakeEntropy(name),
-            disk=FakeDisk(),
-            executor=InlineExecutor(),
-            bus=Bus(),
-            services=services,
-            metrics=Metrics(),
-            config=config,
+        self.plugins[name] = await load_plugin(
+            node,
+            self.http[name],
+            self.cluster.replication[node],
+            self.cluster.topology[node],
+            self.network.node(name),
             nursery=nursery,
+            config=config,
         )
-        plugin = VectorPlugin()
-        assert plugin.metadata().requires
-        await plugin.init(context)
-        await plugin.on_load()
-        self.plugins[name] = plugin
 
     async def call(self, method: str, target: str, body: bytes | Any = b"", *, node: str = "a") -> tuple[int, Any]:
         """Serve one request on a node; returns the status and the decoded body."""

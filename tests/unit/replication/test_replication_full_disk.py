@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import pytest
 import trio
@@ -10,12 +13,25 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from balancer.record import STABLE
 from frys_node.base.errors import StorageError
+from frys_node.base.ports import Executor
 from frys_node.kernel.services.replication import Entry, Version
+from frys_node.kernel.turns import Turns
 from frys_node.replication import effects as fx
 from frys_node.replication.commit import DISK_RETRY_S, GroupCommit
 from frys_node.replication.log import Log
-from frys_node.replication.messages import LeafPage, Read, ReadReply, Repair, TreeAsk, Write, WriteAck, WriteRefused
+from frys_node.replication.messages import (
+    LeafPage,
+    LogRecord,
+    Read,
+    ReadReply,
+    Repair,
+    TreeAsk,
+    Write,
+    WriteAck,
+    WriteRefused,
+)
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
+from frys_node.testing.clock import FakeClock
 from frys_node.testing.data_cluster import DictStore
 from frys_node.testing.disk import Failure, FakeDisk
 from frys_node.testing.executor import InlineExecutor
@@ -35,6 +51,8 @@ from tests.unit.replication.test_replication_machines import (
     sent,
     write,
 )
+
+T = TypeVar("T")
 
 FULL = "storage.full"
 
@@ -128,7 +146,24 @@ class Commits:
         self.log.replay()
         self.durable: list[int] = []
         self.codes: list[str] = []
-        self.group = GroupCommit(self.log, InlineExecutor(), self.durable.append, self._refused, list, 1 << 20)
+        self.group = self.commit(lambda: iter(()), 1 << 20)
+
+    def commit(
+        self,
+        dump: Callable[[], Iterator[Iterable[list[LogRecord]]]],
+        checkpoint_bytes: int,
+        executor: Executor | None = None,
+    ) -> GroupCommit:
+        """Return a group commit on the log."""
+        return GroupCommit(
+            self.log,
+            executor or InlineExecutor(),
+            self.durable.append,
+            self._refused,
+            dump,
+            checkpoint_bytes=checkpoint_bytes,
+            turns=Turns(FakeClock()),
+        )
 
     def _refused(self, found: StorageError | None) -> None:
         self.codes.append("" if found is None else found.code)
@@ -178,17 +213,49 @@ async def test_a_checkpoint_that_finds_no_room_is_made_later(autojump_clock: Moc
     """The logs before it count on, and what is written behind it is durable."""
     commits = Commits()
     durable = commits.durable
-    commits.group = GroupCommit(
-        commits.log, InlineExecutor(), durable.append, commits._refused, lambda: [[put(n) for n in durable]], 1
-    )
+    commits.group = commits.commit(lambda: iter([[[put(n) for n in durable]]]), 1)
     commits.disk.fail_call(3, Failure.FULL)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(commits.group.run)
+        nursery.start_soon(commits.group.run_checkpoints)
         for number in (1, 2):
             commits.add(number)
             await commits.group.flush()
             assert commits.codes == []
-        await wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert commits.disk.list("replication") == ["checkpoint-00000002"]
     assert held(Log(commits.disk).replay())[SHARD][1] == {b"k1": b"v1", b"k2": b"v2"}
+
+
+async def test_writes_go_on_while_a_checkpoint_is_made(autojump_clock: MockClock) -> None:
+    """They are durable before it is; a crash before its end, or behind it, loses none of them."""
+    may_end = trio.Event()
+
+    class Slow(InlineExecutor):
+        async def run(self, function: Callable[..., T], *args: object) -> T:
+            if function == commits.log.write_checkpoint:
+                await may_end.wait()
+            return await super().run(function, *args)
+
+    commits = Commits()
+    dumped = [put(1)]
+    commits.group = commits.commit(lambda: iter([[list(dumped)]]), 1, Slow())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(commits.group.run)
+        nursery.start_soon(commits.group.run_checkpoints)
+        for number in (1, 2, 3):
+            commits.add(number)
+            with trio.fail_after(1):
+                await commits.group.flush()
+        assert commits.durable == [1, 2, 3]
+        assert commits.disk.list("replication") == ["log-00000000", "log-00000001"]
+        early = copy.deepcopy(commits.disk)
+        may_end.set()
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    for disk, names in ((early, early.list("replication")), (commits.disk, ["checkpoint-00000001", "log-00000001"])):
+        disk.crash()
+        log = Log(disk)
+        assert held(log.replay())[SHARD][1] == {b"k%d" % n: b"v%d" % n for n in (1, 2, 3)}
+        assert (disk.list("replication"), log.holes, log.torn) == (names, [], [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from frys_node.base.types import NodeId
 from frys_node.replication import effects as fx
 from frys_node.replication.log import DIRECTORY, Log, Recovered
@@ -146,7 +148,7 @@ def test_a_unit_with_a_hole_forgets_its_purge_floor_so_that_what_it_lost_comes_b
     desk.write("n1", b"v")
     entry = desk.held("n1")
     assert entry is not None
-    above = entry.version._replace(hlc_ms=entry.version.hlc_ms + 1)
+    above = replace(entry.version, hlc_ms=entry.version.hlc_ms + 1)
     replica = desk.boot("n3")
     replica.load(UNIT, [], complete=False, join_key=None, is_damaged=True, floors=(above, above))
     desk.adopt(record_of(2, RING), "n3")

@@ -13,7 +13,7 @@ from frys_node.channel.messages import BODY_BYTES_MAX
 from frys_node.kernel.services.replication import Entry, Version
 from frys_node.replication import hashtree
 from frys_node.replication.answers import answer_read, answer_scan
-from frys_node.replication.batches import first_keys, split
+from frys_node.replication.batches import batches, first_keys, split
 from frys_node.replication.messages import (
     ITEMS_BYTES_MAX,
     KEY_BYTES_MAX,
@@ -40,7 +40,6 @@ from frys_node.replication.messages import (
     WriteAck,
     WriteRefused,
 )
-from frys_node.replication.outbox import _cut
 from frys_node.replication.pull import PullSource
 from frys_node.replication.unit import HeldUnit, pages
 from frys_node.testing.data_cluster import DictStore
@@ -169,7 +168,7 @@ def test_messages_of_one_turn_are_batched_below_a_frame() -> None:
     """Whatever the sizes, a batch of several stays below 512 KiB and what is larger goes alone."""
     rng = random.Random(1)
     parts = [bytes(rng.choice([1, 100, 10_000, 300_000, 800_000])) for _ in range(200)]
-    batches = _cut(parts)
-    assert [part for batch in batches for part in batch] == parts
-    for batch in batches:
+    cut = list(batches(parts))
+    assert [part for batch in cut for part in batch] == parts
+    for batch in cut:
         assert len(batch) == 1 or len(MESSAGES.encode(Batch(batch))) <= ITEMS_BYTES_MAX + 1_000

@@ -13,6 +13,7 @@ from frys_node.base.errors import CorruptData, MalformedFrame
 from frys_node.base.types import Consistency, Epoch, NodeId, Term, UnitId
 from frys_node.kernel.services.replication import Entry, Version
 from frys_node.kernel.services.topology import UnitSets
+from frys_node.kernel.turns import Turns
 from frys_node.replication import hashtree
 from frys_node.replication.hints import Hint, HintStore
 from frys_node.replication.hlc import HybridClock
@@ -21,6 +22,7 @@ from frys_node.replication.quorum import fence, majority, read_is_met, write_is_
 from frys_node.replication.snapshot import ReplicatedSource
 from frys_node.replication.unit import HeldUnit, UnitTable, pages
 from frys_node.replication.version import newer
+from frys_node.testing.clock import FakeClock
 from frys_node.testing.data_cluster import DictStore
 
 N1, N2, N3, N4 = (NodeId(f"n{number}") for number in range(1, 5))
@@ -190,7 +192,7 @@ async def test_a_unit_survives_capture_and_restore_and_damage_is_refused() -> No
     async def is_restored(unit: UnitId) -> None:
         restored.append(unit)
 
-    source = ReplicatedSource("cache", table, merge, is_restored)
+    source = ReplicatedSource("cache", table, merge, is_restored, Turns(FakeClock()))
     data = [Entry(f"k{i}".encode(), Version(i, 0, N1, 1), b"v" * 1000 if i % 3 else None) for i in range(900)]
     dumps = []
     for order in (data, data[::-1]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from frys_node.base.types import Consistency, NodeId
 from frys_node.kernel.services.replication import Entry
 from frys_node.replication import effects as fx
@@ -40,7 +42,7 @@ def half_written(desk: Desk, value: bytes | None = b"half") -> Entry:
     entry = desk.held("n2")
     assert entry is not None
     for replica in desk.replicas.values():
-        replica.table.units[UNIT].raise_floors(entry.version._replace(hlc_ms=entry.version.hlc_ms + 1), None)
+        replica.table.units[UNIT].raise_floors(replace(entry.version, hlc_ms=entry.version.hlc_ms + 1), None)
     desk.coordinators[N2]._operations.clear()  # whoever wrote it is gone
     return entry
 
@@ -78,7 +80,7 @@ def test_a_tombstone_that_a_replica_has_freed_counts_as_held() -> None:
     """All had agreed on it (rule 16): nothing older is anywhere, and no read that waits need fail for it."""
     desk = Desk(3, coordinating=ALONE)
     entry = half_written(desk, None)
-    floor = entry.version._replace(hlc_ms=entry.version.hlc_ms + 1)
+    floor = replace(entry.version, hlc_ms=entry.version.hlc_ms + 1)
     for name in (N1, N3):
         desk.replicas[name].table.units[UNIT].raise_floors(floor, floor)
     assert value_of(desk, begin(desk, "n1")) is None

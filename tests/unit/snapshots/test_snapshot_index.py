@@ -14,7 +14,7 @@ from frys_node.base.types import NodeId, UnitId
 from frys_node.base.units import cache_unit_of, partition_of, shard_of
 from frys_node.kernel.services.replication import Entry, Version
 from frys_node.kernel.services.topology import Collection
-from frys_node.replication.snapshot import CUT_BYTES_MAX, stable_pages
+from frys_node.replication.snapshot import CUT_BYTES_MAX, PageCutter
 from snapshots.bundle import Bundler, bundle_name, decode_bundle
 from snapshots.chunking import PART_BYTES_MIN, PartChunker
 from snapshots.errors import CorruptManifest, UnknownFormat
@@ -36,10 +36,16 @@ def _entries(count: int, seed: int = 1) -> list[Entry]:
     return [Entry(b"key-%08d" % number, version, rng.randbytes(rng.randrange(10, 2_000))) for number in range(count)]
 
 
+def _pages(entries: list[Entry]) -> list[list[Entry]]:
+    cutter = PageCutter()
+    pages = [cutter.push(entry) for entry in entries]
+    return [page for page in (*pages, cutter.finish()) if page]
+
+
 def test_one_changed_entry_changes_one_page() -> None:
     """Added, changed or removed, at any place: all pages but one or two are those of before."""
     entries = _entries(4_000)
-    before = [tuple(page) for page in stable_pages(entries)]
+    before = [tuple(page) for page in _pages(entries)]
     assert len(before) > 10
     assert [entry for page in before for entry in page] == entries
     rng = random.Random(2)
@@ -53,7 +59,7 @@ def test_one_changed_entry_changes_one_page() -> None:
             key = changed[place].key + (b"+" if what == "add" else b"")
             changed[place : place + (what == "change")] = [Entry(key, changed[0].version, b"new")]
             changed.sort(key=lambda entry: entry.key)
-        after = [tuple(page) for page in stable_pages(changed)]
+        after = [tuple(page) for page in _pages(changed)]
         assert len(set(after) - set(before)) <= 2
 
 
@@ -62,7 +68,7 @@ def test_pages_have_a_size_whatever_the_entries_are() -> None:
     for size in (10, 1_000, 50_000, 700_000):
         version, count = Version(1, 0, NodeId("a"), 1), 12_000_000 // (size + 104)
         entries = [Entry(b"%08d" % number, version, bytes(size)) for number in range(count)]
-        pages = [sum(96 + len(entry.key) + len(entry.value or b"") for entry in page) for page in stable_pages(entries)]
+        pages = [sum(96 + len(entry.key) + len(entry.value or b"") for entry in page) for page in _pages(entries)]
         assert max(pages) <= CUT_BYTES_MAX
         assert 60_000 < sum(pages) / len(pages) < CUT_BYTES_MAX
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import aclosing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from frys_node.base.errors import CorruptData
 from frys_node.base.types import NodeId, UnitId
 from frys_node.base.units import shard_of
 from frys_node.kernel.services.replication import Entry, Version
+from frys_node.kernel.turns import Turns
 from frys_node.plugins.vector.collection import (
     Distance,
     StoredPoint,
@@ -24,11 +26,23 @@ from frys_node.plugins.vector.collection import (
 )
 from frys_node.plugins.vector.errors import InvalidPointId
 from frys_node.plugins.vector.filters import compile_filter
-from frys_node.plugins.vector.index import VectorIndex, build, not_finite, prepare, scores_of
+from frys_node.plugins.vector.index import (
+    BUILD_ROWS,
+    BuildJob,
+    VectorIndex,
+    begin,
+    extend,
+    not_finite,
+    prepare,
+    scores_of,
+)
 from frys_node.plugins.vector.messages import Hit, Query
 from frys_node.plugins.vector.query import merge_by_id, merge_top_k
 from frys_node.plugins.vector.shard import ShardStore
+from frys_node.replication import hashtree
 from frys_node.replication.snapshot import CapturedEntries
+from frys_node.replication.unit import HeldUnit
+from frys_node.testing.clock import FakeClock
 
 NODE = NodeId("a" * 32)
 UNIT = UnitId("vector/c/0")
@@ -59,6 +73,14 @@ def found(store: ShardStore, query: Query, distance: Distance = Distance.DOT) ->
     """Ids that a query finds in a shard, best first."""
     predicate = compile_filter(query.filter) if query.filter else None
     return [decode_id(hit.id) for hit in store.run(query, predicate, distance).hits]
+
+
+def build(job: BuildJob) -> Any | None:
+    """The graph of a job, slice by slice."""
+    graph = begin(job)
+    for first in range(0, 0 if graph is None else len(job.vectors), BUILD_ROWS):
+        extend(job, graph, first)
+    return graph
 
 
 @given(st.one_of(st.integers(0, 2**64 - 1), st.uuids().map(str)))
@@ -205,7 +227,7 @@ async def test_shards_with_equal_points_have_equal_dumps() -> None:
     assert late.install(*due, build(due[1]))
     dumps = []
     for store in (direct, late):
-        async with aclosing(CapturedEntries(store.freeze(), is_sorted=True).parts()) as parts:
+        async with aclosing(CapturedEntries(store.freeze(), Turns(FakeClock()), is_sorted=True).parts()) as parts:
             dumps.append([part async for part in parts])
     assert dumps[0] == dumps[1]
     assert len(b"".join(dumps[0])) > 10_000
@@ -277,3 +299,25 @@ def test_manhattan_is_always_scanned_exactly() -> None:
     store.put([entry(n, 1, float(n), 0.0) for n in range(500)])
     assert store.next_job(16, 0.2) is None
     assert found(store, Query(vector(100.2, 0.0), 3), Distance.MANHATTAN) == [100, 101, 99]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=40),
+    st.integers(0, 45),
+    st.integers(0, 45),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_shard_has_the_digest_below_a_floor_that_its_entries_have(
+    writes: list[tuple[int, bool]], floor: int, purged: int
+) -> None:
+    """Taken out of the tree that is kept, it is what a pass over all that is held gives (rule 16)."""
+    held = HeldUnit(UNIT, new_store(), durable=True, complete=True, join_key=None)
+    for at, (number, is_delete) in enumerate(writes, 1):
+        held.merge([entry(number, at) if is_delete else entry(number, at, float(number), 1.0)])
+    counted = [
+        one
+        for one in held.store.entries()
+        if one.version < version(floor) and (one.value is not None or not purged or one.version >= version(purged))
+    ]
+    found = held.digest_below(version(floor), version(purged) if purged else None)
+    assert found == hashtree.root(hashtree.build(counted))

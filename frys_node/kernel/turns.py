@@ -1,0 +1,51 @@
+"""Long work on the event loop in turns: a little of it, then a rest in which requests are served.
+
+What moves units, saves them or compares them runs on the node's thread, as all that touches them does. It must neither
+hold the loop for long nor, in many small pieces, have all of it. So it takes turns: each is short, one at a time for
+the whole component, and is followed by a rest as long as the turn was. The length is wall time on purpose: on a machine
+that has too much to do turns take longer, and then so do the rests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from frys_node.base.ports import Clock
+
+TURN_S = 0.003
+"""How long a turn should be. A request that crosses three nodes may meet a few of them."""
+
+REST_RATIO = 1.0
+"""Rest for each second of work: half of the node's time is the most that such work has."""
+
+
+class Turns:
+    """The turns of one component's long work; first come, first served."""
+
+    __slots__ = ("_begun_s", "_clock", "_free_s", "_lock")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = trio.Lock()
+        self._begun_s = self._free_s = 0.0
+
+    @asynccontextmanager
+    async def turn(self, *, is_urgent: bool = False) -> AsyncIterator[None]:
+        """Wait for the next turn; within it nothing is awaited. Urgent work waits for no rest and takes none."""
+        async with self._lock:
+            await trio.sleep(0.0 if is_urgent else max(0.0, self._free_s - self._clock.now_s()))
+            self._begun_s = self._clock.now_s()
+            try:
+                yield
+            finally:
+                now_s = self._clock.now_s()
+                if not is_urgent:
+                    self._free_s = now_s + REST_RATIO * (now_s - self._begun_s)
+
+    @property
+    def is_over(self) -> bool:
+        """True if the turn under way has been long enough."""
+        return self._clock.now_s() - self._begun_s >= TURN_S

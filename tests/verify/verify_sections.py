@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from verify_answers import known_answers, providers_agree
 from verify_downgrade import downgrades
 from verify_handshake import handshakes
+from verify_model import models
 from verify_packets import packets, replays
 from verify_tally import Section, Tally
 
@@ -22,10 +23,19 @@ SECTIONS = {
         Section("packets", packets),
         Section("replays", replays),
         Section("downgrades", downgrades),
+        Section("models", models),
     )
 }
 
-LEAST = {"vectors": 1_500, "rounds": 0, "mutants": 14_000, "packets": 20_000, "attempts": 0}
+LEAST = {
+    "vectors": 1_500,
+    "rounds": 0,
+    "mutants": 14_000,
+    "packets": 20_000,
+    "attempts": 0,
+    "states": 50_000,
+    "variants": 0,
+}
 """What a whole run tries at least, by unit; the order is that of the last line."""
 
 

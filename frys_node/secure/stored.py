@@ -52,7 +52,7 @@ def read_stored(disk: Disk) -> StoredIdentity | None:
         return None
     try:
         return msgspec.json.decode(data, type=StoredIdentity)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise damaged(error) from error
 
 

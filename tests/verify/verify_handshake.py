@@ -32,6 +32,8 @@ READ_BYTES = 65_536
 WHOLE_BYTES = 16
 """So many bytes of each flight are tried with each of their bits: headers and versions are there."""
 
+RECORD_BYTES = 200
+RESUMPTIONS = 10
 CUT_STEP_BYTES = 13
 """A flight is cut off at every so manieth byte."""
 
@@ -119,6 +121,10 @@ class Handshake:
         self._server = TlsProfile(pair.issuer).server
         self._client = TlsProfile(pair.member).client if name == "frys/1" else join_context()
 
+    def ends(self) -> tuple[End, End]:
+        """Return a fresh client and a fresh server."""
+        return End(self._client, server=False), End(self._server, server=True)
+
     def flights(self) -> list[bytes]:
         """Return the flights of one good handshake."""
         seen: list[bytes] = []
@@ -127,7 +133,7 @@ class Handshake:
 
     def is_accepted(self, flight: int, change: Callable[[bytes], object]) -> bool:
         """Shake hands with one flight changed, or with each one shown if it is -1; True if nobody minds."""
-        client, server = End(self._client, server=False), End(self._server, server=True)
+        client, server = self.ends()
         data = b""
         try:
             for number in range(len(FLIGHTS)):
@@ -199,7 +205,56 @@ def mutate_handshake(name: str, pair: Pair) -> list[Tally]:
     return [bits, cuts]
 
 
+def take_up_again(pair: Pair) -> Tally:
+    """A session that a client kept: the server shows its certificate and asks for the client's all the same."""
+    tally, shake = Tally("frys/1 session taken up again", "attempts"), Handshake("frys/1", pair)
+    first, server = shake.ends()
+    data = b""
+    for number in range(len(FLIGHTS)):
+        data = (server if number % 2 else first).step(data)
+    first.step(data)
+    session = first.connection.get_session()
+    assert session is not None
+    whole = [len(flight) for flight in shake.flights()]
+    for _ in range(RESUMPTIONS):
+        client, server = shake.ends()
+        client.connection.set_session(session)
+        sizes = []
+        data = b""
+        for number in range(len(FLIGHTS)):
+            data = (server if number % 2 else client).step(data)
+            sizes.append(len(data))
+        # Without certificates a server's flight has some 1,400 bytes, and a client's 80.
+        is_refused = sizes[0] > whole[0] and sizes[1:3] == whole[1:3]
+        tally.check(is_refused, f"flights of {sizes}, not of {whole}: not offered, or certificates were left out")
+    return tally
+
+
+def mutate_record(pair: Pair) -> Tally:
+    """One bit in every byte of a record after the handshake, its header too: nothing of it is read."""
+    tally, shake = Tally("frys/1 record, one bit", "mutants"), Handshake("frys/1", pair)
+    size, at = 1, 0
+    while at < size:
+        client, server = shake.ends()
+        data = b""
+        for number in range(len(FLIGHTS) - 1):
+            data = (server if number % 2 else client).step(data)
+        server.step(data)
+        client.connection.send(bytes(RECORD_BYTES))
+        record = client.connection.bio_read(READ_BYTES)
+        size = len(record)
+        server.connection.bio_write(flipped(record, at, at * 5 % 8))
+        try:
+            read = server.connection.recv(READ_BYTES)
+        except SSL.Error:
+            read = b""
+        tally.check(not read, f"byte {at} of {size} may be wrong")
+        at += 1
+    return tally
+
+
 def handshakes() -> list[Tally]:
-    """Both protocols."""
+    """Both protocols, what follows a handshake, and sessions that somebody kept."""
     pair = make_pair()
-    return [tally for name in ("frys/1", "frys-join/1") for tally in mutate_handshake(name, pair)]
+    tallies = [tally for name in ("frys/1", "frys-join/1") for tally in mutate_handshake(name, pair)]
+    return [*tallies, mutate_record(pair), take_up_again(pair)]

@@ -10,7 +10,7 @@ WRONG_SHOWN_MAX = 5
 """Findings of one section that are printed; the rest is counted."""
 
 HEADER = ("SECTION", "UNIT", "TRIED", "EXPLAINED", "WRONG", "CPU s")
-WIDTHS = (34, 14, 8, 10, 6, 6)
+WIDTHS = (42, 9, 8, 10, 6, 6)
 
 
 class Tally:

@@ -20,7 +20,7 @@ FUZZ_SECONDS ?= 300
 # Inputs of all harnesses together below which the run has failed.
 FUZZ_LEAST ?= 1000000
 
-.PHONY: help demo test check sim chaos-data fuzz bench s3 peers clean
+.PHONY: help demo test check sim chaos-data verify fuzz bench s3 peers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ sim: $(RUNTIME) ## the long simulations: every scenario at its full size, one ta
 
 chaos-data: $(RUNTIME) ## nodes killed, cut off, paused, joining and leaving under quorum writes, then the plug (EVENTS=100)
 	@$(BIN)/python -m chaos.data --events $(EVENTS)
+
+verify: $(DEV) ## known answers, mutated handshakes and packets, downgrades, replays and the protocol's model, with counts
+	@$(BIN)/python tests/verify/verify.py
 
 fuzz: $(FUZZ) ## fuzz the decoders and the machines behind them under atheris, about half an hour on one core
 	@$(BIN)/python tests/fuzz/fuzz.py --inputs $(FUZZ_INPUTS) --seconds $(FUZZ_SECONDS) --least $(FUZZ_LEAST)

@@ -69,6 +69,7 @@ DYNAMIC = (
     Stage("unit", pytest("tests/unit"), 240),
     Stage("golden", pytest("tests/golden"), 60),
     Stage("fixed fuzz inputs", pytest("tests/fuzz"), 60),
+    Stage("verification", pytest("tests/verify"), 240),
     Stage("conformance", pytest("tests/conformance"), 120),
     Stage("integration", pytest("tests/integration"), 240),
     Stage("deploy and chaos", pytest("tests/e2e"), 240),

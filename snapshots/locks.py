@@ -175,7 +175,7 @@ class Locks:
     def _counts(self, data: bytes) -> LockBody | None:
         try:
             body = msgspec.json.decode(data, type=LockBody)
-        except (msgspec.DecodeError, msgspec.ValidationError):
+        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
             return None
         is_former = body.node == self._node and body.process != self._process
         is_old = body.renewed_unix_ns < self._clock.unix_ns() - LEASE_S * 1e9

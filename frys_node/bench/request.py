@@ -85,20 +85,21 @@ async def _client(home: Path, port: int, tcp_port: int, rounds: int, ours: list[
         advertise=Address("127.0.0.1", 1),
     )
     async with trio.open_nursery() as nursery:
-        channel = await _channel(outcome.identity, disk, nursery)
+        channel = await open_channel(outcome.identity, disk, nursery)
         channel.learn(outcome.issuer, address)
         plain = socket.create_connection(("127.0.0.1", tcp_port))
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await _calls(channel, outcome.issuer, WARM_UP)
+        await calls(channel, outcome.issuer, WARM_UP)
         gc.freeze()
         for _ in range(rounds):
-            ours += await _calls(channel, outcome.issuer, REQUESTS)
+            ours += await calls(channel, outcome.issuer, REQUESTS)
             peer += _echoes(plain)
         plain.close()
         nursery.cancel_scope.cancel()
 
 
-async def _channel(identity: Identity, disk: DirectoryDisk, nursery: trio.Nursery) -> Channel:
+async def open_channel(identity: Identity, disk: DirectoryDisk, nursery: trio.Nursery) -> Channel:
+    """Run a channel on a free port of loopback in the nursery."""
     network, entropy = SystemNetwork(), SystemEntropy()
     channel = Channel(
         identity=identity,
@@ -114,7 +115,7 @@ async def _channel(identity: Identity, disk: DirectoryDisk, nursery: trio.Nurser
     return channel
 
 
-async def _calls(channel: Channel, node: NodeId, count: int) -> list[float]:
+async def calls(channel: Channel, node: NodeId, count: int) -> list[float]:
     """Return the latency of each of `count` calls in a row, in milliseconds."""
     taken = []
     for _ in range(count):
@@ -146,7 +147,7 @@ async def _serve(directory: Path) -> None:
     identity = load_identity(disk)
     assert identity is not None
     async with trio.open_nursery() as nursery:
-        channel = await _channel(identity, disk, nursery)
+        channel = await open_channel(identity, disk, nursery)
         channel.serve(ECHO, _echo)
         gc.freeze()
         print(channel.advertise.port, flush=True)

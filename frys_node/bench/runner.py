@@ -34,6 +34,7 @@ SCENARIOS = {
     "commit": "a durable journal commit, against one fsync",
     "move": "a leave and a join of a cluster with data under load, against the same load before",
     "snapshot": "saving, checking and restoring a node, against plain writes, blake2b and requests before it",
+    "flood": "calls of a healthy peer beside 10,000 junk connections, against the same calls before",
     "membership": "kills, pauses, loss, partitions, joins and leaves of clusters in namespaces, against serf",
 }
 

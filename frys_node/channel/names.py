@@ -98,5 +98,5 @@ class NameRegistry:
         """
         try:
             self._nodes = {name: NodeId(node) for name, node in msgspec.json.decode(data, type=dict[str, str]).items()}
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise CorruptData(f"{NAMES_PATH} is damaged: {error}", hint="restore it from a backup") from error

@@ -58,7 +58,7 @@ def parse_nodes(data: bytes) -> tuple[LocalNode, ...]:
     """Read the registry; a damaged one is empty."""
     try:
         return msgspec.json.decode(data, type=_StoredNodes).nodes
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ()
 
 

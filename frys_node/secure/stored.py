@@ -63,7 +63,7 @@ def read_stored(disk: Disk) -> StoredIdentity | None:
         return None
     try:
         stored = msgspec.json.decode(data, type=StoredIdentity)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise damaged(error) from error
     if not 1 <= stored.version <= VERSION:
         raise UnsupportedVersion(

@@ -46,7 +46,7 @@ _MODE_NO_AUTO_CHAIN = 8
 """SSL_MODE_NO_AUTO_CHAIN: the authority's certificate is known to both sides and need not travel."""
 
 _VERIFY_EXPIRED = 10
-_VERIFY_REASONS = {9: "expired", 10: "expired", 26: "eku", 47: "san", 48: "san"}
+_VERIFY_REASONS = {9: "expired", 10: "expired", 18: "self_signed", 26: "eku", 47: "san", 48: "san"}
 
 _ERROR_REASONS = (
     ("no suitable key share", "group"),

@@ -288,7 +288,7 @@ class TokenTable:
         """
         try:
             stored = msgspec.json.decode(data, type=_StoredTable)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise CorruptData(f"the token table is damaged: {error}", hint="remove it and create new tokens") from error
         self._rows = {row.id: row for row in stored.tokens}
 

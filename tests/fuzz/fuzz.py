@@ -19,10 +19,13 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE), str(ROOT / "tests" / "unit" / "membership")]
 
-NAMES = ("packets", "syncs", "rumours", "catch_up", "seal", "frames", "channel", "resp", "saved", "sealed")
+NAMES = (
+    *("packets", "syncs", "rumours", "catch_up", "seal", "frames", "channel", "resp", "saved", "sealed"),
+    *("topology", "tokens", "http"),
+)
 INSTRUMENTED = [
     *("membership", "frys_node.wire", "frys_node.secure", "frys_node.channel", "frys_node.base", "snapshots"),
-    "frys_node.plugins.cache.resp",
+    *("frys_node.plugins.cache.resp", "frys_node.plugins.network", "frys_node.plugins.vector.filters", "balancer"),
 ]
 INPUT_BYTES_MAX = 16_384
 INPUT_SECONDS_MAX = 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from fuzz_http import HttpHarness
 from fuzz_machine import (
     BATCH,
     PACKET,
@@ -17,6 +18,8 @@ from fuzz_machine import (
 )
 from fuzz_resp import RespHarness
 from fuzz_saved import SavedHarness, SealedHarness
+from fuzz_tokens import TokenHarness
+from fuzz_topology import TopologyHarness
 from fuzz_wire import ChannelHarness, FrameHarness, SealHarness
 
 
@@ -43,4 +46,7 @@ HARNESSES: dict[str, Harness] = {
     "resp": RespHarness(),
     "saved": SavedHarness(),
     "sealed": SealedHarness(),
+    "topology": TopologyHarness(),
+    "tokens": TokenHarness(),
+    "http": HttpHarness(),
 }

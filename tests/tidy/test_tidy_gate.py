@@ -79,4 +79,17 @@ def test_plain_make_lists_every_target() -> None:
     """`make` alone prints one line for each target that the documents name."""
     run = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True)
     listed = [line.split()[1] for line in run.stdout.splitlines()]
-    assert listed == ["help", "demo", "test", "check", "sim", "chaos-data", "fuzz", "bench", "s3", "peers", "clean"]
+    assert listed == [
+        "help",
+        "demo",
+        "test",
+        "check",
+        "sim",
+        "chaos-data",
+        "verify",
+        "fuzz",
+        "bench",
+        "s3",
+        "peers",
+        "clean",
+    ]

@@ -14,6 +14,7 @@ from frys_node.base.ports import Disk
 from frys_node.base.types import NodeId
 from frys_node.channel.messages import Credentials
 from frys_node.secure.admin import AdminTokens
+from frys_node.secure.api_tokens import ApiTokens
 from frys_node.secure.keyring import KEYRING_PATH, Keyring
 from frys_node.secure.stored import read_secret
 
@@ -24,13 +25,14 @@ REVOKED_MAX = 16_384
 class MemberSecrets:
     """This node's copy; `on_change` runs after each change that came from outside or from here."""
 
-    __slots__ = ("_disk", "admin", "keyring", "on_change", "revoked")
+    __slots__ = ("_disk", "admin", "keyring", "on_change", "revoked", "tokens")
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
         stored = read_secret(disk, KEYRING_PATH)
         self.keyring = Keyring() if stored is None else Keyring.decode(stored)
         self.admin = AdminTokens.load(disk)
+        self.tokens = ApiTokens(disk)
         self.revoked: dict[NodeId, None] = {
             NodeId(line): None for line in (disk.read(REVOKED_PATH) or b"").decode().split() if line
         }

@@ -64,7 +64,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     resp: Annotated[str, Meta(extra={"reload": "restart"})] = ""
     """Where Redis clients are served, such as `127.0.0.1:6379`; empty: nowhere. On loopback it is open to this machine;
-    elsewhere clients must AUTH with the admin token."""
+    elsewhere clients must AUTH with a token (docs/access.md)."""
 
     resp_insecure: Annotated[bool, Meta(extra={"reload": "restart"})] = False
     """True: serve Redis clients without a token off loopback. Anybody who reaches the address may read and write."""

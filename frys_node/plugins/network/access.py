@@ -1,30 +1,28 @@
-"""Who may do what over HTTP (D15): one decision function for every route.
+"""Who may do what over HTTP (D15): credentials out of headers, web pages kept out, and `decide` for the rest.
 
 Sans-I/O. A listener is one of four kinds. The unix socket's peers are checked by the kernel and are ``admin``. On
-loopback the machine is trusted (``local``: everything but the scope ``admin``), so web pages must be kept out: Host and
-Origin have to be loopback names, which stops DNS rebinding and cross-site requests. Any other address demands the admin
-token, unless the operator wrote ``insecure``.
+loopback the machine is trusted (``local``: everything but the level ``admin``), so web pages must be kept out: Host and
+Origin have to be loopback names, which stops DNS rebinding and cross-site requests. Any other address demands a token,
+unless the operator wrote ``insecure``. A token that is shown decides everywhere, also where none is needed.
+
+Credentials are in ``Authorization: Bearer`` or, as Qdrant's clients send them, in ``api-key``: a browser adds neither
+by itself. Cookies, passwords and fields of the query are not looked at.
 """
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from enum import Enum
 
-from frys_node.kernel.services.access import BearerCheck
-from frys_node.plugins.network.errors import CrossSite, Forbidden, Unauthorised
+from frys_node.base.access import Kind, Need, Principal, Verdict, decide, forbidden
+from frys_node.base.errors import NotReady
+from frys_node.kernel.services.access import Access
+from frys_node.plugins.network.errors import CrossSite, Unauthorised
+
+CREDENTIALS = frozenset({"authorization", "api-key"})
+"""Headers that show credentials; one that is there and not understood is a wrong one."""
 
 _LOCAL_NAMES = frozenset({"localhost", "localhost.localdomain", "ip6-localhost"})
-
-
-class Kind(Enum):
-    """How a listener is reached."""
-
-    UNIX = "unix"
-    LOOPBACK = "loopback"
-    TOKEN = "token"  # noqa: S105 (the kind's name)
-    INSECURE = "insecure"
 
 
 def kind_of(host: str, *, insecure: bool) -> Kind:
@@ -52,36 +50,41 @@ def host_of(authority: str) -> str:
     return authority.rpartition(":")[0] if authority.count(":") == 1 else authority
 
 
-def authorise(kind: Kind, scope: str, headers: Mapping[str, str], tokens: BearerCheck | None) -> str:
-    """Return the principal, ``admin`` or ``local``; for the scope ``open`` it may be ``anonymous``.
+def authorise(kind: Kind, need: Need, headers: Mapping[str, str], access: Access | None) -> Principal:
+    """Return who asks, if that may be; for the level ``open`` it may be ``anonymous``.
 
     Raises:
         CrossSite: The request comes from a web page.
-        Unauthorised: A token is needed and is missing or wrong.
-        Forbidden: The scope ``admin`` over loopback without the token.
+        NotReady: It shows an API token, and this node has not heard yet which there are.
+        Unauthorised: A token is needed and is missing, or is nobody's, for whatever reason.
+        Forbidden: The role or the scopes do not reach; whether what the request names exists is not said.
     """
-    if kind is Kind.UNIX:
-        return "admin"
-    has_token = _has_token(headers, tokens)
-    if not has_token:
+    bearer = "" if kind is Kind.UNIX else bearer_of(headers)
+    shown = access.authenticate(bearer) if access is not None and bearer else None
+    if shown is None and kind is not Kind.UNIX:
         _refuse_pages(kind, headers)
-    if has_token:
-        return "admin"
-    if scope == "open":
-        return "anonymous"
-    if kind is Kind.TOKEN or "authorization" in headers:
+    is_wrong = shown is None and kind is not Kind.UNIX and bool(headers.keys() & CREDENTIALS)
+    verdict, principal = decide(kind, shown, need, is_wrong=is_wrong)
+    if verdict is Verdict.AUTHENTICATE:
+        if bearer.startswith("frys_") and access is not None and not access.is_told:
+            raise NotReady("this node does not know the cluster's API tokens yet", hint="retry, or ask another node")
         raise Unauthorised(
-            "this needs the admin token",
-            hint="send 'Authorization: Bearer <token>'; the token is in the data directory of the cluster's first node",
+            "this needs a token that is valid here",
+            hint="send 'Authorization: Bearer <token>'; make one with: frys-node token create --role read|write|admin",
         )
-    if scope == "admin":
-        raise Forbidden("this is for administrators", hint="use the frys-node command on the machine, or the token")
-    return "local"
+    if verdict is Verdict.FORBID:
+        raise forbidden(need.level)
+    return principal
 
 
-def _has_token(headers: Mapping[str, str], tokens: BearerCheck | None) -> bool:
-    scheme, _, bearer = headers.get("authorization", "").partition(" ")
-    return tokens is not None and scheme.lower() == "bearer" and tokens.check(bearer.strip())
+def bearer_of(headers: Mapping[str, str]) -> str:
+    """Return the token that a request shows, empty if none, or two that differ."""
+    scheme, _, text = headers.get("authorization", "").partition(" ")
+    bearer = text.strip() if scheme.lower() == "bearer" else ""
+    key = headers.get("api-key", "").strip()
+    if "authorization" in headers and "api-key" in headers:
+        return bearer if bearer == key else ""
+    return bearer or key
 
 
 def _refuse_pages(kind: Kind, headers: Mapping[str, str]) -> None:

@@ -43,7 +43,7 @@ class NetworkPluginConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """The HTTP API."""
 
     http: str = "127.0.0.1:8080"
-    """Where HTTP listens. On loopback it is open to this machine; elsewhere it demands the admin token."""
+    """Where HTTP listens. On loopback it is open to this machine; elsewhere it demands tokens (docs/access.md)."""
     insecure: bool = False
     """True: serve HTTP without a token off loopback. Anybody who reaches the address may read and write."""
     limits: HttpLimits = HttpLimits()

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from frys_node.base.access import Kind, Principal
 from frys_node.base.errors import FrysError
 from frys_node.base.types import Address
 from frys_node.kernel.services.http import HttpRequest, HttpResponse, shaped
 from frys_node.observe.log import get_logger
-from frys_node.plugins.network.access import Kind, authorise
+from frys_node.plugins.network.access import authorise
 from frys_node.plugins.network.body import is_too_deep
 from frys_node.plugins.network.errors import HttpError, InternalError, RequestTimeout
 from frys_node.plugins.network.parser import DISCARD_BYTES_MAX, Phase, Request, RequestParser
@@ -37,7 +38,7 @@ class _Admitted:
 
     __slots__ = ("match", "path", "principal", "query")
 
-    def __init__(self, match: Match, path: str, query: dict[str, str], principal: str) -> None:
+    def __init__(self, match: Match, path: str, query: dict[str, str], principal: Principal) -> None:
         self.match, self.path, self.query, self.principal = match, path, query, principal
 
 
@@ -118,7 +119,8 @@ class Connection:
         try:
             path, query = split_target(request.target)
             match = self._server.router.find(request.method, path)
-            principal = authorise(self.kind, match.route.scope, request.headers, self._server.tokens)
+            need = match.route.need(match.params)
+            principal = authorise(self.kind, need, request.headers, self._server.access)
         except FrysError as error:
             request.refusal = error
             return DISCARD_BYTES_MAX

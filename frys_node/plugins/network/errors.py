@@ -85,16 +85,10 @@ class TooManyConnections(FrysError):
 
 
 class Unauthorised(SecurityError):
-    """The request needs the admin token. Nothing was done."""
+    """The request needs a token that is valid. Nothing was done."""
 
     code = "http.unauthorised"
     status = 401
-
-
-class Forbidden(SecurityError):
-    """The request may not be made from here. Nothing was done."""
-
-    code = "http.forbidden"
 
 
 class CrossSite(SecurityError):

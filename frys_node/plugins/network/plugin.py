@@ -9,6 +9,7 @@ from pathlib import Path
 import trio
 
 import frys_node
+from frys_node.base.access import Kind
 from frys_node.base.errors import NotReady, ReloadRefused
 from frys_node.base.types import Address
 from frys_node.kernel.context import PluginContext
@@ -18,7 +19,7 @@ from frys_node.kernel.services.http import HTTP
 from frys_node.kernel.services.node import NODE
 from frys_node.kernel.services.topology import TOPOLOGY
 from frys_node.observe.log import get_logger
-from frys_node.plugins.network.access import Kind, kind_of
+from frys_node.plugins.network.access import kind_of
 from frys_node.plugins.network.binding import PortBook, listen_or_move
 from frys_node.plugins.network.config import NetworkPluginConfig
 from frys_node.plugins.network.errors import NoRoute, TokenNeeded
@@ -103,17 +104,17 @@ class NetworkPlugin:
         await trio.lowlevel.checkpoint()
         self._context = context
         self._config = context.config or NetworkPluginConfig()
-        tokens = context.services.find(ACCESS)
+        access = context.services.find(ACCESS)
         host = Address.parse(self._config.http).host
-        if kind_of(host, insecure=self._config.insecure) is Kind.TOKEN and tokens is None:
+        if kind_of(host, insecure=self._config.insecure) is Kind.TOKEN and access is None:
             raise TokenNeeded(
-                f"HTTP on {self._config.http} can be reached from outside and this node has no admin token",
+                f"HTTP on {self._config.http} can be reached from outside and this node has no tokens to check",
                 hint="bind it to 127.0.0.1, or set [plugins.network] insecure = true to serve everybody",
             )
         self._server = HttpServer(
             router=self._front,
             limits=self._config.limits,
-            tokens=tokens,
+            access=access,
             clock=context.clock,
             metrics=context.metrics,
             epoch=lambda: adopted(context.services.find(TOPOLOGY)),

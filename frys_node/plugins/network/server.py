@@ -11,15 +11,15 @@ from collections.abc import Callable, Container
 
 import trio
 
+from frys_node.base.access import Forbidden, Kind
 from frys_node.base.ports import Clock
 from frys_node.base.types import Address, Epoch
-from frys_node.kernel.services.access import BearerCheck
+from frys_node.kernel.services.access import Access
 from frys_node.observe.log import get_logger
 from frys_node.observe.metrics import Metrics
-from frys_node.plugins.network.access import Kind
 from frys_node.plugins.network.config import HttpLimits
 from frys_node.plugins.network.connection import Connection
-from frys_node.plugins.network.errors import Forbidden, TooManyConnections
+from frys_node.plugins.network.errors import TooManyConnections
 from frys_node.plugins.network.respond import error_response, head_bytes
 from frys_node.plugins.network.router import Router
 from frys_node.transport.stream import SocketListener, SocketStream
@@ -50,14 +50,14 @@ class HttpServer:
         *,
         router: Router,
         limits: HttpLimits,
-        tokens: BearerCheck | None,
+        access: Access | None,
         clock: Clock,
         metrics: Metrics,
         epoch: Callable[[], Epoch | None] = lambda: None,
     ) -> None:
         self.router = router
         self.limits = limits
-        self.tokens = tokens
+        self.access = access
         self._draining: set[Kind] = set()
         self._clock = clock
         self._connections: set[Connection] = set()

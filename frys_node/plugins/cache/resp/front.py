@@ -65,11 +65,11 @@ class RespFront:
         wanted = Address.parse(config.resp)
         if wanted.host.lower() == "localhost":
             wanted = Address("127.0.0.1", wanted.port)
-        tokens = context.services.find(ACCESS)
+        access = context.services.find(ACCESS)
         must_authenticate = not is_loopback(wanted.host) and not config.resp_insecure
-        if must_authenticate and tokens is None:
+        if must_authenticate and access is None:
             raise RespTokenNeeded(
-                f"Redis clients on {config.resp} could come from outside and this node has no admin token",
+                f"Redis clients on {config.resp} could come from outside and this node has no tokens to check",
                 hint="bind it to 127.0.0.1, or set [plugins.cache] resp_insecure = true to serve everybody",
             )
         self.take(config)
@@ -86,7 +86,8 @@ class RespFront:
             commands=COMMANDS,
             limits=lambda: self._limits,
             now_unix_ms=self._service.now_unix_ms,
-            check_token=lambda token: tokens is not None and tokens.check(token.decode(errors="replace")),
+            authenticate=lambda token: None if access is None else access.authenticate(token.decode(errors="replace")),
+            is_valid=lambda principal: access is None or access.is_valid(principal),
             redirect=view.redirect,
             settings=lambda: about.settings(self._service.config, listener.address.port),
             describe=self._describe,

@@ -105,6 +105,9 @@ class RespServer:
             limits = self.limits
             await trio.sleep(min(TICK_S, min(limits.idle_s, limits.request_s, limits.write_s) / 10))
             now_s = trio.current_time()
+            for connection in [c for c in self.connections if not c.session.is_current() and c.session.subscriptions]:
+                self.cut("token")
+                connection.scope.cancel()
             for connection in [c for c in self.connections if not c.is_busy and c.deadline_s <= now_s]:
                 self.cut("time")
                 connection.scope.cancel()

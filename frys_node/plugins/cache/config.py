@@ -19,6 +19,18 @@ class RespLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     clients: Annotated[int, Meta(ge=1, le=65_536, extra=_LIVE)] = 1_024
     """Connections at a time; one more is told so and closed."""
+    clients_per_address: Annotated[int, Meta(ge=1, le=65_536, extra=_LIVE)] = 512
+    """Connections at a time of one address (an IPv6 /64); one more is told so and closed."""
+    auth_s: _Seconds = 10.0
+    """Where a token is needed: a client that has not shown one after this is cut."""
+    requests_per_s: Annotated[float, Meta(ge=0, le=100_000_000, extra=_LIVE)] = 0.0
+    """Commands of one token, or of one address that needs none; 0: no limit. A client over it is not read meanwhile."""
+    requests_burst: Annotated[int, Meta(ge=1, le=100_000_000, extra=_LIVE)] = 10_000
+    """Commands that may come at once after a pause, where `requests_per_s` is a limit."""
+    strangers_per_s: Annotated[float, Meta(ge=0, le=100_000_000, extra=_LIVE)] = 20.0
+    """Commands of one address without a valid token, where one is needed; 0: no limit. They are not read meanwhile."""
+    strangers_burst: Annotated[int, Meta(ge=1, le=100_000_000, extra=_LIVE)] = 200
+    """Such commands that may come at once after a pause."""
     pipelined: Annotated[int, Meta(ge=1, le=65_536, extra=_LIVE)] = 1_024
     """Commands of one connection that are carried out together; more of a pipeline wait for their turn."""
     arguments: Annotated[int, Meta(ge=16, le=65_536, extra=_LIVE)] = 4_096

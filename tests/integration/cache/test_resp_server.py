@@ -64,7 +64,9 @@ class LoneMember:
 
 
 @asynccontextmanager
-async def serving(data_dir: Path, *, token: bool = True, **settings: Any) -> AsyncIterator[tuple[Kernel, Address]]:
+async def serving(
+    data_dir: Path, *, token: bool = True, access: FakeAccess | None = None, **settings: Any
+) -> AsyncIterator[tuple[Kernel, Address]]:
     """Run a node whose cache serves Redis clients on a free port."""
     limits = {name: settings.pop(name) for name in list(settings) if name in RespLimits.__struct_fields__}
     config = CacheConfig(resp_limits=RespLimits(**limits), **({"resp": "127.0.0.1:0"} | settings))
@@ -86,7 +88,7 @@ async def serving(data_dir: Path, *, token: bool = True, **settings: Any) -> Asy
             kernel.services.provide(RPC, network.node(SELF))
             kernel.services.provide(MEMBERS, LoneMember())
             if token:
-                kernel.services.provide(ACCESS, FakeAccess(TOKEN.decode()))
+                kernel.services.provide(ACCESS, access or FakeAccess(TOKEN.decode()))
             async with kernel.running():
                 plugins = {"network": NetworkPluginConfig(http="127.0.0.1:0"), "cache": config}
                 await kernel.load_plugins([find("network"), find("cache")], plugins)

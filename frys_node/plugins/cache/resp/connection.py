@@ -35,7 +35,7 @@ class RespConnection:
         limits = server.limits
         self.peer = peer
         self.scope = trio.CancelScope()
-        self.began_s = trio.current_time()
+        self.began_s = self.stranger_since_s = trio.current_time()
         self.deadline_s = self.began_s + limits.idle_s
         """When the server's reaper cuts this connection."""
         self.is_busy = False
@@ -108,6 +108,7 @@ class RespConnection:
         session, server, most = self._session, self._server, self._server.limits.pipelined
         for start in range(0, len(commands), most):
             batch = commands[start : start + most] if len(commands) > most else commands
+            await self._wait_turn(len(batch))
             server.count(len(batch))
             while batch:
                 steps, done = session.plan(batch)
@@ -116,6 +117,8 @@ class RespConnection:
                     await self._send(data)
                 self._reader.is_trusted = session.is_known
                 if session.is_closing:
+                    if session.is_attack:
+                        server.attacked(self.peer)
                     return
                 batch = batch[done:]
 
@@ -128,10 +131,16 @@ class RespConnection:
         if step is None:
             return False
         self.is_busy = True
+        await self._wait_turn(step.count)
         server.count(step.count)
         await self._send(await server.executor.run(self, (step,), self._send))
         self.is_busy = False
         return True
+
+    async def _wait_turn(self, count: int) -> None:
+        """Wait while the client is over its pace: it is not read meanwhile, so TCP holds it back."""
+        while wait_s := self._server.wait_s(self._session, self.peer, count):  # noqa: ASYNC110 (how long is known)
+            await trio.sleep(wait_s)
 
     async def _send(self, data: bytes) -> None:
         """Send replies; behind what a subscriber has not taken yet."""

@@ -27,6 +27,9 @@ QUEUED = b"+QUEUED\r\n"
 ATTACK_WORDS = frozenset({b"POST", b"HOST:"})
 """The beginnings of an HTTP request: a web page that was told to talk to this port. Redis hangs up on them too."""
 
+HTTP_VERBS = frozenset({b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT", b"PRI"})
+"""The other beginnings, if a path and ``HTTP/`` follow: Redis would go on to the first header."""
+
 
 TRANSACTION_COMMANDS_MAX = 65_536
 TRANSACTION_BYTES_MAX = 32 << 20
@@ -151,6 +154,8 @@ class Session:
         """Who the client is, as far as it has proved that; None: nobody yet, or its token does not stand any more."""
         self.is_closing = False
         """The client said QUIT, or what makes one hang up: nothing after it is answered."""
+        self.is_attack = False
+        """It spoke HTTP."""
         self.name = b""
         self.library: dict[str, bytes] = {}
         self.channels: dict[bytes, None] = {}
@@ -280,11 +285,12 @@ class Session:
         Raises:
             CommandError: It may not.
         """
-        spec = self.around.commands.get(command[0].upper())
+        name = command[0].upper()
+        spec = self.around.commands.get(name)
+        if name in ATTACK_WORDS or (len(command) == 3 and name in HTTP_VERBS and command[2].startswith(b"HTTP/")):
+            self.is_closing = self.is_attack = True
+            return None
         if spec is None:
-            if command[0].upper() in ATTACK_WORDS:
-                self.is_closing = True
-                return None
             raise CommandError(_unknown(command))
         if not spec.takes(len(command)):
             raise CommandError(f"ERR wrong number of arguments for '{spec.name}' command")

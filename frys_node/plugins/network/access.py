@@ -93,6 +93,9 @@ def _refuse_pages(kind: Kind, headers: Mapping[str, str]) -> None:
         raise CrossSite(f"the host '{host[:128]}' is not this machine", hint="use localhost or 127.0.0.1 in the URL")
     origin = headers.get("origin")
     if origin is None:
+        # Browsers send no Origin with what a page merely loads; to this machine they say whose page it is all the same.
+        if kind is Kind.LOOPBACK and headers.get("sec-fetch-site", "").strip().lower() == "cross-site":
+            raise CrossSite("requests of other sites' pages are refused", hint="type the URL, or call from a program")
         return
     origin_host = host_of(origin.partition("://")[2])
     is_own = is_loopback(origin_host) if kind is Kind.LOOPBACK else origin_host == host

@@ -35,6 +35,14 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Open at a time from one address; one more is answered 503."""
     pipelined: Annotated[int, msgspec.Meta(ge=1, le=4_096, extra=_LIVE)] = 128
     """Requests of one connection that wait for their turn; beyond it the connection is not read."""
+    requests_per_s: Annotated[float, msgspec.Meta(ge=0, le=10_000_000, extra=_LIVE)] = 0.0
+    """Requests of one token, or of one address (an IPv6 /64) that needs none; 0: no limit. More is answered 429."""
+    requests_burst: Annotated[int, msgspec.Meta(ge=1, le=10_000_000, extra=_LIVE)] = 1_000
+    """Requests that may come at once after a pause, where `requests_per_s` is a limit."""
+    strangers_per_s: Annotated[float, msgspec.Meta(ge=0, le=10_000_000, extra=_LIVE)] = 20.0
+    """Requests of one address without a valid token, where one is needed; 0: no limit. More is answered 429."""
+    strangers_burst: Annotated[int, msgspec.Meta(ge=1, le=10_000_000, extra=_LIVE)] = 200
+    """Such requests that may come at once after a pause."""
     json_depth: Annotated[int, msgspec.Meta(ge=4, le=512, extra=_LIVE)] = 64
     """Nesting of a JSON body; more is answered 400."""
 

@@ -56,6 +56,8 @@ class Connection:
         self.deadline_s = trio.current_time() + server.limits.header_s
         """When the server's reaper cuts this connection."""
         self.was_late = False
+        self.principal: Principal | None = None
+        """Who made the request that is answered."""
         self._server = server
         self._stream = stream
         self.kind = kind
@@ -116,11 +118,16 @@ class Connection:
 
     def _admit(self, request: Request) -> int:
         """Route and authorise a head before its body is kept."""
+        principal: Principal | None = None
         try:
-            path, query = split_target(request.target)
-            match = self._server.router.find(request.method, path)
-            need = match.route.need(match.params)
-            principal = authorise(self.kind, need, request.headers, self._server.access)
+            try:
+                path, query = split_target(request.target)
+                match = self._server.router.find(request.method, path)
+                need = match.route.need(match.params)
+                principal = authorise(self.kind, need, request.headers, self._server.access)
+            finally:
+                # Requests that are refused count too: to refuse is work.
+                self._server.check_pace(self.kind, principal, self.peer)
         except FrysError as error:
             request.refusal = error
             return DISCARD_BYTES_MAX
@@ -146,10 +153,10 @@ class Connection:
 
     async def _respond(self, request: Request) -> HttpResponse:
         if request.refusal is not None:
-            return error_response(request.refusal)
+            return shaped(request.refusal, error_response)
         admitted = request.route
         assert isinstance(admitted, _Admitted)
-        route = admitted.match.route
+        route, self.principal = admitted.match.route, admitted.principal
         try:
             self._check_body(request)
             return await route.handler(
@@ -165,6 +172,9 @@ class Connection:
             )
         except FrysError as error:
             failure = error
+        except RecursionError:
+            # The decoders have limits of their own; what gets past them all is the sender's doing.
+            failure = HttpError("the body nests too deeply")
         except Exception as error:  # noqa: BLE001 (answered, logged)
             log.failed("network.handler_failed", error, method=request.method, template=route.template)
             failure = InternalError("the node failed to answer", hint="its log says why")

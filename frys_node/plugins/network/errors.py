@@ -84,6 +84,14 @@ class TooManyConnections(FrysError):
     status = 503
 
 
+class TooManyRequests(FrysError):
+    """The token or the address has used its requests up. Nothing was done; retry later."""
+
+    code = "http.too_many_requests"
+    retryable = True
+    status = 429
+
+
 class Unauthorised(SecurityError):
     """The request needs a token that is valid. Nothing was done."""
 

@@ -155,7 +155,7 @@ def banner(info: dict[str, Any]) -> str:
     lines = [
         f"node {info['name']} of cluster {info['cluster']} {'runs, and is not ready yet' if waits else 'is ready'}",
         f"  cluster  {info['address']} (TCP and UDP, post-quantum TLS)",
-        f"  http     http://{info['http']}" if info["http"] else "  http     off",
+        f"  http     {info['scheme']}://{info['http']}" if info["http"] else "  http     off",
         f"  data     {info['data_dir']}",
     ]
     lines += [f"  waits    {text}" for text in waits]

@@ -33,6 +33,9 @@ EXPORTER_JOIN: Final = b"EXPORTER-frys-join"
 HANDSHAKE_BYTES_MAX = 65_536
 """What a side may send before it is authenticated."""
 
+_HANDSHAKE_READ_BYTES = 8_192
+"""Read at a time until then: what a client sends right behind its last message must not count as the handshake's."""
+
 _PIECE_BYTES = 262_144
 _READ_BYTES = 65_536
 _RECORD_BYTES = 16_384
@@ -214,6 +217,11 @@ class TlsStream:
         self._has_rest = False
 
     @property
+    def transport(self) -> Stream:
+        """What the records travel over."""
+        return self._transport
+
+    @property
     def connection(self) -> SSL.Connection:
         """The OpenSSL connection, for the gate and the exporter."""
         return self._connection
@@ -249,7 +257,7 @@ class TlsStream:
 
     async def _receive_handshake(self) -> bytes:
         try:
-            data = await self._transport.receive_some(_READ_BYTES)
+            data = await self._transport.receive_some(_HANDSHAKE_READ_BYTES)
         except trio.BrokenResourceError as error:
             raise HandshakeRefused("reset", "the connection broke during the handshake") from error
         if not data:

@@ -6,7 +6,8 @@ Nothing that a peer does ends more than its own connection.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -21,6 +22,7 @@ from frys_node.plugins.network.errors import HttpError, InternalError, RequestTi
 from frys_node.plugins.network.parser import DISCARD_BYTES_MAX, Phase, Request, RequestParser
 from frys_node.plugins.network.respond import CONTINUE, LAST_CHUNK, chunk, error_response, head_bytes
 from frys_node.plugins.network.router import Match, split_target
+from frys_node.secure.errors import HandshakeRefused
 from frys_node.transport.stream import SocketStream
 
 if TYPE_CHECKING:
@@ -31,6 +33,30 @@ LINGER_S = 2.0
 """How long the rest of a refused body is read away, so that the peer sees the answer and not a reset."""
 
 log = get_logger(__name__)
+
+
+class ByteStream(Protocol):
+    """What a connection needs of a socket, or of TLS over it."""
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """Return some bytes, empty at the peer's end."""
+        ...
+
+    async def send_all(self, data: bytes) -> None:
+        """Send everything."""
+        ...
+
+    async def send_eof(self) -> None:
+        """Say that nothing more comes."""
+        ...
+
+    def close(self) -> None:
+        """Close at once."""
+        ...
+
+
+Secure = Callable[[SocketStream], Awaitable[ByteStream]]
+"""Takes a socket through the handshake of TLS."""
 
 
 class _Admitted:
@@ -45,7 +71,9 @@ class _Admitted:
 class Connection:
     """The driver of one `RequestParser`."""
 
-    def __init__(self, server: HttpServer, stream: SocketStream, peer: Address, kind: Kind) -> None:
+    def __init__(
+        self, server: HttpServer, stream: SocketStream, peer: Address, kind: Kind, secure: Secure | None = None
+    ) -> None:
         self.peer = peer
         self.scope = trio.CancelScope()
         self.is_busy = False
@@ -59,7 +87,9 @@ class Connection:
         self.principal: Principal | None = None
         """Who made the request that is answered."""
         self._server = server
-        self._stream = stream
+        self._socket = stream
+        self._stream: ByteStream = stream
+        self._secure = secure
         self.kind = kind
         self._parser = RequestParser(server.limits, self._admit)
 
@@ -67,11 +97,16 @@ class Connection:
         """Serve until the peer or a rule ends it, then close. Raises nothing but cancellation from above."""
         try:
             with self.scope:
+                if self._secure is not None:
+                    # The deadline of a head holds for the handshake, too.
+                    self._stream = await self._secure(self._socket)
                 await self._serve()
             if self.was_late and self._parser.phase in (Phase.HEAD, Phase.BODY):
                 await self._answer_late()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._server.broken.inc()
+        except HandshakeRefused as error:
+            log.info("network.tls_refused", peer=str(self.peer), reason=error.reason)
         except Exception as error:  # noqa: BLE001 (one connection must never end the listener)
             log.failed("network.connection_failed", error, peer=str(self.peer))
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -31,8 +32,13 @@ from frys_node.plugins.network.server import HttpServer
 from frys_node.transport.network import SystemNetwork
 from frys_node.transport.stream import SocketListener
 
+if TYPE_CHECKING:
+    from frys_node.plugins.network.tls import TlsFront
+
 ADMIN_SOCKET = "admin.sock"
 """Name of the admin socket in the data directory; mode 0600."""
+
+RESTART_ONLY = ("http", "insecure", "tls", "tls_certificate", "tls_key", "tls_names", "tls_classical")
 
 DEFAULT_HTTP = NetworkPluginConfig().http
 
@@ -83,6 +89,7 @@ class NetworkPlugin:
         self._server: HttpServer | None = None
         self._listeners: list[SocketListener] = []
         self._public: SocketListener | None = None
+        self._tls: TlsFront | None = None
         self._socket_path: Path | None = None
 
     def metadata(self) -> PluginManifest:
@@ -119,6 +126,12 @@ class NetworkPlugin:
             metrics=context.metrics,
             epoch=lambda: adopted(context.services.find(TOPOLOGY)),
         )
+        if self._config.is_tls:
+            # OpenSSL is imported by nodes whose HTTP speaks TLS, before they answer anybody; others have it later.
+            from frys_node.plugins.network.tls import TlsFront
+
+            self._tls = TlsFront(context, self._config)
+            await self._tls.load()
         NodeRoutes(context).register(self._front)
         PlacementRoutes(context).register(self._front)
         GossipRoutes(context).register(self._front)
@@ -144,13 +157,17 @@ class NetworkPlugin:
         self._front.listens(str(listener.address))
         kind = kind_of(wanted.host, insecure=self._config.insecure)
         nursery.start_soon(self._server.serve, admin, Kind.UNIX, nursery)
-        nursery.start_soon(self._server.serve, listener, kind, nursery)
+        secure = None
+        if self._tls is not None:
+            secure = self._tls.secure
+            nursery.start_soon(self._tls.run)
+        nursery.start_soon(self._server.serve, listener, kind, nursery, secure)
         nursery.start_soon(self._server.reap)
         node = context.service(NODE)
         self._front.is_whole = node.is_ready
         node.add_status("http", self._status)
         node.add_door("http", self._close_door)
-        log.info("network.http_listening", address=self._front.address, access=kind.value)
+        log.info("network.http_listening", address=self._front.address, access=kind.value, tls=self._config.is_tls)
 
     async def _listen_admin(self, network: SystemNetwork) -> SocketListener:
         """Bind the admin socket through the directory's descriptor: a socket's path is limited to 107 bytes."""
@@ -165,8 +182,9 @@ class NetworkPlugin:
         self._socket_path = path
         return listener
 
-    def _status(self) -> dict[str, str]:
-        return {"address": self._front.address, "admin_socket": str(self._socket_path)}
+    def _status(self) -> dict[str, Any]:
+        address, socket_path = self._front.address, str(self._socket_path)
+        return {"address": address, "admin_socket": socket_path, "tls": self._config.is_tls}
 
     def handle_message(self, message: object) -> None:
         """No topic is subscribed: a message here is a mistake in the manifest."""
@@ -175,8 +193,9 @@ class NetworkPlugin:
     async def on_config_change(self, old: NetworkPluginConfig, new: NetworkPluginConfig) -> None:
         """Take new limits; open connections keep those that they started with."""
         await trio.lowlevel.checkpoint()
-        if (old.http, old.insecure) != (new.http, new.insecure):
-            raise ReloadRefused("plugins.network.http and insecure change only with a restart")
+        fixed = [name for name in RESTART_ONLY if getattr(old, name) != getattr(new, name)]
+        if fixed:
+            raise ReloadRefused(f"[plugins.network] {', '.join(fixed)} change only with a restart")
         assert self._server is not None
         self._server.limits = new.limits
         self._config = new

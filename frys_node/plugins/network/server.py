@@ -20,7 +20,7 @@ from frys_node.kernel.services.access import Access
 from frys_node.observe.log import get_logger
 from frys_node.observe.metrics import Metrics
 from frys_node.plugins.network.config import HttpLimits
-from frys_node.plugins.network.connection import Connection
+from frys_node.plugins.network.connection import Connection, Secure
 from frys_node.plugins.network.errors import TooManyConnections, TooManyRequests
 from frys_node.plugins.network.respond import error_response, head_bytes
 from frys_node.plugins.network.router import Router
@@ -87,8 +87,10 @@ class HttpServer:
         self.broken = metrics.counter("frys_network_connections_broken_total", "Connections that the peer broke")
         metrics.gauge("frys_network_connections", "Open HTTP connections", source=lambda: float(len(self._connections)))
 
-    async def serve(self, listener: SocketListener, kind: Kind, nursery: trio.Nursery) -> None:
-        """Accept until the listener is closed."""
+    async def serve(
+        self, listener: SocketListener, kind: Kind, nursery: trio.Nursery, secure: Secure | None = None
+    ) -> None:
+        """Accept until the listener is closed; `secure` takes a connection through its handshake first."""
         while True:
             try:
                 stream, peer = await listener.accept()
@@ -96,9 +98,9 @@ class HttpServer:
                 return
             refusal = self._refusal(stream, peer, kind)
             if refusal is not None:
-                self._turn_away(stream, refusal)
+                self._turn_away(stream, refusal, is_clear=secure is None)
                 continue
-            connection = Connection(self, stream, peer, kind)
+            connection = Connection(self, stream, peer, kind, secure)
             self._connections.add(connection)
             self._per_host[peer.host] = self._per_host.get(peer.host, 0) + 1
             self._wake_reaper.set()
@@ -134,8 +136,11 @@ class HttpServer:
             return TooManyConnections(f"more than {limits.connections} connections")
         return None
 
-    def _turn_away(self, stream: SocketStream, error: Forbidden | TooManyConnections) -> None:
-        """Answer without waiting: the few bytes fit the socket's empty buffer."""
+    def _turn_away(self, stream: SocketStream, error: Forbidden | TooManyConnections, *, is_clear: bool) -> None:
+        """Answer without waiting: the few bytes fit the socket's empty buffer. Where TLS is spoken only hang up."""
+        if not is_clear:
+            stream.close()
+            return
         response = error_response(error)
         head = head_bytes(response, fields=self.fields(), is_last=True, version="1.1", length=len(response.body))
         try:

@@ -50,6 +50,7 @@ async def serving(
     access: FakeAccess | None = None,
     http: str = "127.0.0.1:0",
     insecure: bool = False,
+    tls: dict[str, Any] | None = None,
     **limits: Any,
 ) -> AsyncIterator[tuple[Kernel, Http]]:
     """Run a node with HTTP on a free port."""
@@ -57,7 +58,7 @@ async def serving(
         kernel = make_node(data_dir)
         if token or access is not None:
             kernel.services.provide(ACCESS, FakeAccess(TOKEN) if access is None else access)
-        config = NetworkPluginConfig(http=http, insecure=insecure, limits=HttpLimits(**limits))
+        config = NetworkPluginConfig(http=http, insecure=insecure, limits=HttpLimits(**limits), **(tls or {}))
         async with kernel.running():
             await kernel.load_plugins([find("network")], {"network": config})
             kernel.mark_started()

@@ -33,8 +33,11 @@ class Route(NamedTuple):
 
     def need(self, params: dict[str, str]) -> Need:
         """Return what a request with these values of the template needs."""
-        element = NAMED.get(self.resource)
-        return Need(self.level, self.resource, params[element[1:-1]] if element is not None else "")
+        if self.resource is Resource.COLLECTION:
+            return Need(self.level, self.resource, params["collection"])
+        if self.resource is Resource.NAMESPACE:
+            return Need(self.level, self.resource, params["namespace"])
+        return Need(self.level, self.resource)
 
 
 class Match(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from http_fixtures import TOKEN, Client, client, serving
 
 from frys_node.base.access import Principal
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
+from frys_node.observe.metrics import Counter
 from frys_node.testing.access import FakeAccess
 
 READER = Principal("token:00000001", "read", token_id="00000001")
@@ -251,6 +253,33 @@ async def test_deep_json_is_a_400_whatever_it_is_called(tmp_path: Path, kind: st
             answer = await c.get("/json", *headers, method="POST", body=body)
             assert (answer.status, "nest" in answer.json()["error"]["message"]) == (400, True), depth
         assert (await c.get("/deep", *headers, method="POST", body=b"{}")).status == 400
+
+
+STRANGER = """
+import os, socket, sys
+directory = os.open(sys.argv[1], os.O_PATH)
+os.setgid(65534)
+os.setuid(65534)
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect(f"/proc/self/fd/{directory}/admin.sock")
+    sys.stdout.buffer.write(sock.recv(4096))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+async def test_another_user_gets_nothing_from_the_admin_socket_even_if_its_file_is_open_to_all(tmp_path: Path) -> None:
+    """The kernel says who is at the other end; permissions of files are the first line, not the only one."""
+    async with serving(tmp_path, token=True) as (kernel, http):
+        http.route("POST", "/v1/leave", _ok, scope="admin")
+        for path, mode in ((tmp_path, 0o777), (tmp_path / "admin.sock", 0o666)):
+            await trio.Path(path).chmod(mode)
+        done = await trio.run_process([sys.executable, "-c", STRANGER, str(tmp_path)], capture_stdout=True)
+        assert done.stdout.startswith(b"HTTP/1.1 403 ")
+        async with client(tmp_path / "admin.sock") as own:
+            assert (await own.get("/v1/leave", method="POST")).json() == {"who": "admin"}
+        refused = next(m for m in kernel.metrics if m.name == "frys_network_connections_refused_total")
+        assert isinstance(refused, Counter)
+        assert refused.values == {("uid",): 1}
 
 
 async def test_the_admin_socket_works_below_a_directory_of_any_length(tmp_path: Path) -> None:

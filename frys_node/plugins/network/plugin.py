@@ -33,7 +33,7 @@ from frys_node.transport.network import SystemNetwork
 from frys_node.transport.stream import SocketListener
 
 if TYPE_CHECKING:
-    from frys_node.plugins.network.tls import TlsFront
+    from frys_node.kernel.tls import TlsFront
 
 ADMIN_SOCKET = "admin.sock"
 """Name of the admin socket in the data directory; mode 0600."""
@@ -128,9 +128,20 @@ class NetworkPlugin:
         )
         if self._config.is_tls:
             # OpenSSL is imported by nodes whose HTTP speaks TLS, before they answer anybody; others have it later.
-            from frys_node.plugins.network.tls import TlsFront
+            from frys_node.kernel.tls import TlsFront, TlsSettings
 
-            self._tls = TlsFront(context, self._config)
+            config = self._config
+            self._tls = TlsFront(
+                context,
+                TlsSettings(
+                    config.tls_certificate,
+                    config.tls_key,
+                    config.tls_names,
+                    config.tls_classical,
+                    "[plugins.network] tls_certificate",
+                ),
+                listener="network",
+            )
             await self._tls.load()
         NodeRoutes(context).register(self._front)
         PlacementRoutes(context).register(self._front)

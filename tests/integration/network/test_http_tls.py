@@ -6,7 +6,6 @@ import re
 import shutil
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,54 +19,18 @@ from http_fixtures import TOKEN, serving
 from OpenSSL import SSL
 
 from frys_node.base.errors import ConfigError, NodeUnreachable
-from frys_node.base.types import Address, ClusterId
+from frys_node.base.types import Address
 from frys_node.client import Client, SyncClient
 from frys_node.client.secured import SecureWire, context_of, secured
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
-from frys_node.secure.certificates import create_authority
 from frys_node.secure.tls import new_context
-from frys_node.secure.web_certificates import issue_web
 from frys_node.secure.web_tls import client_context
 from frys_node.transport.blocking import Poller
 from frys_node.transport.network import SystemNetwork
+from tests.integration.papers import Papers, pem
 
 BIG = b"x" * 3_000_000
-
-
-def pem(thing: Any) -> bytes:
-    """A certificate or key as PEM."""
-    if isinstance(thing, Ed25519PrivateKey):
-        return thing.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    data: bytes = thing.public_bytes(serialization.Encoding.PEM)
-    return data
-
-
-class Papers:
-    """An authority, and files of a certificate that it issued."""
-
-    def __init__(self, directory: Path, name: str = "papers") -> None:
-        self._ca_key = Ed25519PrivateKey.generate()
-        self._now_ns = time.time_ns()
-        self._ca = create_authority(self._ca_key, ClusterId("c" * 32), name, self._now_ns)
-        self.ca, self.chain, self.key = (directory / f"{name}.{kind}" for kind in ("ca", "chain", "key"))
-        self.ca.write_bytes(pem(self._ca))
-        self.key.touch(0o600)
-        self.issue("localhost", "127.0.0.1")
-
-    def issue(self, *names: str, age_s: int = 0) -> None:
-        """Write another certificate with another key."""
-        key = Ed25519PrivateKey.generate()
-        made = issue_web(self._ca_key, self._ca, key.public_key(), names, self._now_ns - age_s * 10**9)
-        self.chain.write_bytes(pem(made))
-        self.key.write_bytes(pem(key))
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """For the plugin."""
-        return {"tls_certificate": str(self.chain), "tls_key": str(self.key)}
 
 
 @pytest.fixture
@@ -289,8 +252,8 @@ async def test_a_file_that_changes_is_shown_to_the_next_connection(
     tmp_path: Path, papers: Papers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A renewed certificate needs no restart; a broken one leaves the old in force."""
-    monkeypatch.setattr("frys_node.plugins.network.tls.FILES_LOOK_S", 0.05)
-    monkeypatch.setattr("frys_node.plugins.network.tls.RETRY_S", 0.05)
+    monkeypatch.setattr("frys_node.kernel.tls.FILES_LOOK_S", 0.05)
+    monkeypatch.setattr("frys_node.kernel.tls.RETRY_S", 0.05)
 
     async def serial(address: Address) -> int:
         transport = await SystemNetwork().connect(address)

@@ -7,8 +7,8 @@ Messages to a subscriber cannot wait for it: they queue up to a limit, and beyon
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -18,10 +18,35 @@ from frys_node.plugins.cache.resp import encode
 from frys_node.plugins.cache.resp.outbox import CLIENTS_MIN, DEFERRED_BYTES_MAX
 from frys_node.plugins.cache.resp.reader import Command, ProtocolError, RequestReader, Uniform
 from frys_node.plugins.cache.resp.session import Session
+from frys_node.secure.errors import HandshakeRefused
 from frys_node.transport.stream import SocketStream
 
 if TYPE_CHECKING:
     from frys_node.plugins.cache.resp.server import RespServer
+
+
+class ByteStream(Protocol):
+    """What a connection needs of a socket, or of TLS over it."""
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """Return some bytes, empty at the peer's end."""
+        ...
+
+    async def send_all(self, data: bytes) -> None:
+        """Send everything, behind what `send_nowait` has left."""
+        ...
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Take all of it and send what goes at once; True if that is all."""
+        ...
+
+    def close(self) -> None:
+        """Close at once."""
+        ...
+
+
+Secure = Callable[[SocketStream], Awaitable[ByteStream]]
+"""Takes a socket through the handshake of TLS."""
 
 READ_BYTES = 65_536
 
@@ -31,7 +56,14 @@ log = get_logger(__name__)
 class RespConnection:
     """The driver of one `RequestReader` and one `Session` (a `Listener`)."""
 
-    def __init__(self, server: RespServer, stream: SocketStream, peer: Address, session: Session) -> None:
+    def __init__(
+        self,
+        server: RespServer,
+        stream: SocketStream,
+        peer: Address,
+        session: Session,
+        secure: Secure | None = None,
+    ) -> None:
         limits = server.limits
         self.peer = peer
         self.scope = trio.CancelScope()
@@ -42,7 +74,9 @@ class RespConnection:
         """Commands are carried out; how long that takes is their own affair."""
         self._session = session
         self._server = server
-        self._stream = stream
+        self._socket = stream
+        self._stream: ByteStream = stream
+        self._secure = secure
         self._reader = RequestReader(limits.arguments, limits.request_bytes)
         self._reader.is_trusted = session.is_known
         self._queue: list[bytes] = []
@@ -63,7 +97,12 @@ class RespConnection:
         """Serve until the client or a rule ends it, then close. Raises nothing but cancellation from above."""
         try:
             with self.scope:
+                if self._secure is not None:
+                    with trio.fail_after(self._server.limits.auth_s):
+                        self._stream = await self._secure(self._socket)
                 await self._serve()
+        except (HandshakeRefused, trio.TooSlowError):
+            self._server.cut("tls")
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._server.broken.inc()
         except Exception as error:  # noqa: BLE001 (one connection must never end the listener)

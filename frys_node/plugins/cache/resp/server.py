@@ -12,7 +12,7 @@ from frys_node.observe.log import get_logger
 from frys_node.observe.metrics import Metrics
 from frys_node.plugins.cache.config import RespLimits
 from frys_node.plugins.cache.resp import encode
-from frys_node.plugins.cache.resp.connection import RespConnection
+from frys_node.plugins.cache.resp.connection import RespConnection, Secure
 from frys_node.plugins.cache.resp.executor import Executor
 from frys_node.plugins.cache.resp.hub import Hub
 from frys_node.plugins.cache.resp.outbox import Outbox
@@ -83,8 +83,8 @@ class RespServer:
         """What one client may take, as set now."""
         return self._limits()
 
-    async def serve(self, listener: SocketListener) -> None:
-        """Accept until the listener is closed."""
+    async def serve(self, listener: SocketListener, secure: Secure | None = None) -> None:
+        """Accept until the listener is closed; `secure` takes a client through its handshake first."""
         while True:
             try:
                 stream, peer = await listener.accept()
@@ -95,14 +95,15 @@ class RespServer:
             if is_crowd or len(self.connections) >= self.limits.clients:
                 self.cut("address" if is_crowd else "clients")
                 try:
-                    stream.send_nowait(encode.error(TOO_MANY))
+                    if secure is None:
+                        stream.send_nowait(encode.error(TOO_MANY))
                 except trio.BrokenResourceError:
                     self.broken.inc()
                 stream.close()
                 continue
             self.accepted += 1
             session = Session(self.accepted, self._around, must_authenticate=self._must_authenticate)
-            connection = RespConnection(self, stream, peer, session)
+            connection = RespConnection(self, stream, peer, session, secure)
             self.connections[connection] = None
             self._per_network[network] = self._per_network.get(network, 0) + 1
             self._wake_reaper.set()

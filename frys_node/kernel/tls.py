@@ -1,4 +1,4 @@
-"""TLS in front of HTTP: which certificate the listener shows, and streams over the connections that took it.
+"""TLS in front of a plugin's listener: which certificate it shows, and streams over the connections that took it.
 
 A listener with TLS never answers in the clear. Until its certificate is there (the cluster's comes from the issuer),
 connections wait for it as they wait for a slow client: up to the time that headers have. Handshakes are each
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 from OpenSSL import SSL
@@ -18,7 +19,6 @@ from frys_node.base.errors import ConfigError, FrysError
 from frys_node.kernel.context import PluginContext
 from frys_node.kernel.services.certificates import WEB_CERTIFICATES
 from frys_node.observe.log import get_logger
-from frys_node.plugins.network.config import NetworkPluginConfig
 from frys_node.secure.errors import HandshakeRefused
 from frys_node.secure.tls import TlsStream
 from frys_node.secure.web_tls import server_context
@@ -38,6 +38,19 @@ FILE_BYTES_MAX = 1 << 20
 log = get_logger(__name__)
 
 
+class TlsSettings(NamedTuple):
+    """What a listener shows, and to whom."""
+
+    certificate: str
+    """PEM file of a given certificate with its chain; empty for one of the cluster's authority."""
+    key: str
+    names: tuple[str, ...]
+    """Besides the node's own, for the cluster's certificate."""
+    is_classical: bool
+    option: str
+    """The setting that names the file, for the texts of errors."""
+
+
 class SecureStream:
     """What a connection needs of a stream, over TLS."""
 
@@ -52,6 +65,10 @@ class SecureStream:
     async def send_all(self, data: bytes) -> None:
         """Send everything."""
         await self._stream.send_all(data)
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Take all of it and send what goes at once; see `Stream.send_nowait`."""
+        return self._stream.send_nowait(data)
 
     async def send_eof(self) -> None:
         """Say that nothing more comes; receiving goes on."""
@@ -76,14 +93,15 @@ class SecureStream:
 class TlsFront:
     """The certificate of one listener, kept fresh by `run`."""
 
-    def __init__(self, context: PluginContext, config: NetworkPluginConfig) -> None:
+    def __init__(self, context: PluginContext, settings: TlsSettings, *, listener: str) -> None:
+        """`listener` is the beginning of the metric's name, such as ``network``."""
         self._plugin = context
-        self._config = config
+        self._settings = settings
         self._shown: SSL.Context | None = None
         self._is_ready = trio.Event()
         self._seen: tuple[bytes, bytes] | None = None
         self._refused = context.metrics.counter(
-            "frys_network_tls_refused_total", "TLS handshakes of HTTP clients that failed, by reason", ("reason",)
+            f"frys_{listener}_tls_refused_total", "TLS handshakes of clients that failed, by reason", ("reason",)
         )
 
     async def load(self) -> None:
@@ -92,18 +110,21 @@ class TlsFront:
         Raises:
             ConfigError: A file is unreadable, readable by others, or no certificate with its key.
         """
-        if self._config.tls_certificate:
+        if self._settings.certificate:
             await self._plugin.executor.run(self._read_files)
 
     def _read_files(self) -> None:
-        config = self._config
-        found = (_read(config.tls_certificate, secret=False), _read(config.tls_key, secret=True))
+        settings = self._settings
+        found = (
+            _read(settings.certificate, settings.option, secret=False),
+            _read(settings.key, settings.option, secret=True),
+        )
         if found != self._seen:
             self._show(*found)
             self._seen = found
 
     def _show(self, chain_pem: bytes, key_pem: bytes) -> None:
-        self._shown = server_context(chain_pem, key_pem, classical=self._config.tls_classical)
+        self._shown = server_context(chain_pem, key_pem, classical=self._settings.is_classical)
 
     async def secure(self, transport: SocketStream) -> SecureStream:
         """Shake hands; the caller's cancel scope bounds it.
@@ -128,23 +149,23 @@ class TlsFront:
                 wait_s = await self._refresh()
                 self._is_ready.set()
             except FrysError as error:
-                log.error("network.certificate_not_renewed", error=error.message, fix=error.hint)
+                log.error("kernel.certificate_not_renewed", error=error.message, fix=error.hint)
                 wait_s = RETRY_S
             await trio.sleep(wait_s)
 
     async def _refresh(self) -> float:
-        if self._config.tls_certificate:
+        if self._settings.certificate:
             await self._plugin.executor.run(self._read_files)
             return FILES_LOOK_S
         while (service := self._plugin.services.find(WEB_CERTIFICATES)) is None:  # noqa: ASYNC110 (services tell nobody)
             await trio.sleep(SERVICE_POLL_S)
-        made = await service.obtain(self._config.tls_names)
+        made = await service.obtain(self._settings.names)
         self._show(made.chain_pem, made.key_pem)
-        log.info("network.certificate_shown", fresh_for_s=round(made.fresh_for_s))
+        log.info("kernel.certificate_shown", fresh_for_s=round(made.fresh_for_s))
         return max(RETRY_S, made.fresh_for_s)
 
 
-def _read(name: str, *, secret: bool) -> bytes:
+def _read(name: str, option: str, *, secret: bool) -> bytes:
     path = Path(name)
     try:
         with path.open("rb") as file:
@@ -153,7 +174,7 @@ def _read(name: str, *, secret: bool) -> bytes:
     except OSError as error:
         raise ConfigError(
             f"cannot read {path}: {error.strerror or error}",
-            hint="set tls_certificate and tls_key of [plugins.network] to PEM files that this user can read",
+            hint=f"set {option} and its key to PEM files that this user can read",
         ) from error
     if secret and stat.S_ISREG(mode) and mode & 0o007:
         raise ConfigError(f"{path} holds a key and everybody may read it", hint=f"chmod 600 {path}")

@@ -70,6 +70,8 @@ class ApiTokenDesk:
         self._term = term
         self._members = members
         self._told: dict[NodeId, Version] = {}
+        self._complained: dict[NodeId, Version] = {}
+        """The version about which a member's silence was logged; once is enough."""
         self._wake = trio.Event()
 
     @property
@@ -156,7 +158,10 @@ class ApiTokenDesk:
                 with trio.fail_after(TELL_TIMEOUT_S):
                     await self.tell(node)
             except (FrysError, trio.TooSlowError) as error:
-                log.info("channel.api_tokens_not_told", extra={"peer": node, "error": str(error)})
+                version = self._tokens.sheet.version
+                if self._complained.get(node) != version:
+                    log.warning("channel.api_tokens_not_told", extra={"peer": node, "error": str(error)})
+                self._complained[node] = version
 
         async with trio.open_nursery() as nursery:
             for node in self._behind(members):
@@ -178,5 +183,6 @@ class ApiTokenDesk:
                     log.error("channel.api_tokens_not_written", extra={"error": error.message})
             else:
                 self._told.clear()
+                self._complained.clear()
             with trio.move_on_after(RETELL_S):
                 await self._wake.wait()

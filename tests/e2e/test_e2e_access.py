@@ -15,7 +15,7 @@ from tests.e2e.test_e2e_cluster import frys, wait
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = {"FRYS_CLUSTER_PARTITIONS": "8"}
+SETTINGS = {"FRYS_CLUSTER_PARTITIONS": "8", "FRYS_PLUGINS_NETWORK_LIMITS_STRANGERS_PER_S": "0"}
 GOLDEN = Path(__file__).parents[1] / "golden" / "routes.txt"
 
 

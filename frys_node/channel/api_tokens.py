@@ -28,6 +28,8 @@ RETELL_S = 5.0
 TELL_TIMEOUT_S = 2.0
 """Longest wait for one member's answer."""
 
+TELL_ROUNDS_MAX = 3
+
 log = logging.getLogger(__name__)
 
 
@@ -139,7 +141,8 @@ class ApiTokenDesk:
         sheet = self._tokens.sheet
         answer = await self._rpc.call(node, TELL_TOKENS, TellTokens(sheet))
         held = Version(answer.term, answer.seq)
-        if held > sheet.version and self.is_issuer:
+        # Compared with what this node holds by now: another call may have told the member of a change meanwhile.
+        if held > self._tokens.sheet.version and self.is_issuer:
             # This disk is an old copy: the member holds what an earlier life of this node wrote.
             log.warning("channel.api_tokens_behind", extra={"peer": node, "held": held, "own": sheet.version})
             self._tokens.outrun(held)
@@ -147,11 +150,12 @@ class ApiTokenDesk:
             raise NotReady("the member holds a newer sheet of API tokens; it is told again")
         if held < sheet.version:
             raise NotReady("the member did not take the sheet of API tokens")
-        self._told[node] = held
+        self._told[node] = max(held, self._told.get(node, held))
 
     async def tell_all(self) -> tuple[int, int]:
         """Tell every live member that is behind; return how many hold the sheet now, and of how many, this one too."""
         members = [node for node, _ in self._members() if node != self._rpc.self_id]
+        silent: set[NodeId] = set()
 
         async def tell(node: NodeId) -> None:
             try:
@@ -162,10 +166,14 @@ class ApiTokenDesk:
                 if self._complained.get(node) != version:
                     log.warning("channel.api_tokens_not_told", extra={"peer": node, "error": str(error)})
                 self._complained[node] = version
+                silent.add(node)
 
-        async with trio.open_nursery() as nursery:
-            for node in self._behind(members):
-                nursery.start_soon(tell, node)
+        # A connection that was replaced meanwhile, or a change, makes one ask again who has answered.
+        for _ in range(TELL_ROUNDS_MAX):
+            async with trio.open_nursery() as nursery:
+                for node in self._behind(members):
+                    if node not in silent:
+                        nursery.start_soon(tell, node)
         return 1 + len(members) - len(self._behind(members)), 1 + len(members)
 
     def _behind(self, members: Sequence[NodeId]) -> list[NodeId]:

@@ -15,7 +15,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Sequence
-from typing import Annotated, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import msgspec
 
@@ -24,7 +24,9 @@ from frys_node.base.errors import CorruptData, NotFound, Overloaded, UsageError
 from frys_node.base.ports import Clock, Disk
 from frys_node.secure.admin import AdminTokens
 from frys_node.secure.stored import read_secret
-from frys_node.secure.token import REMEMBER_EXPIRED_S, TTL_S_MAX, TokenInfo
+
+if TYPE_CHECKING:
+    from frys_node.secure.token import TokenInfo
 
 API_TOKENS_PATH: Final = "identity/api-tokens"
 API_TOKENS_MAX = 1_000
@@ -94,6 +96,8 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raise a `UsageError` unless a token can be made of it."""
+        from frys_node.secure.token import TTL_S_MAX
+
         if self.role not in ROLES:
             raise UsageError(f"there is no role '{self.role[:40]}'", hint="use node, read, write or admin")
         if not 1 <= self.ttl_s <= TTL_S_MAX:
@@ -162,6 +166,8 @@ class ApiTokens:
             Overloaded: There are too many tokens. Nothing was made.
             StorageError: The disk refused. Nothing was made.
         """
+        from frys_node.secure.token import REMEMBER_EXPIRED_S
+
         grant.check()
         if len(random_bytes) != SECRET_BYTES + ID_BYTES:
             raise UsageError(f"a token is made of {SECRET_BYTES + ID_BYTES} random bytes, not {len(random_bytes)}")
@@ -277,6 +283,9 @@ def _decode(data: bytes) -> TokenSheet:
 
 
 def _info(row: ApiToken, now_unix_s: int) -> TokenInfo:
+    # Imported when tokens are made or shown: a node that starts only looks them up.
+    from frys_node.secure.token import TokenInfo
+
     return TokenInfo(
         id=row.id,
         role=row.role,

@@ -10,7 +10,8 @@ import pytest
 import trio
 
 from frys_node.base.errors import FrysError, NotReady, SecurityError
-from frys_node.channel.api_tokens import TELL_TOKENS, ApiTokenDesk, TellTokens
+from frys_node.base.types import NodeId
+from frys_node.channel.api_tokens import TELL_TOKENS, ApiTokenDesk, HeldTokens, TellTokens
 from frys_node.secure.api_tokens import API_TOKENS_PATH, Grant
 from tests.integration.channel.channel_rig import CLOCK, ENTROPY, Node, create, join, open_node, running
 
@@ -154,3 +155,31 @@ async def test_no_member_has_the_text_of_a_token(tmp_path: Path) -> None:
         assert sum(path.match(API_TOKENS_PATH) for path in files) == 2
         assert not [path for path in files if secret in path.read_bytes()]
         assert all(path.stat().st_mode & 0o077 == 0 for path in files if path.match(API_TOKENS_PATH))
+
+
+async def test_a_change_while_a_member_is_being_told_is_no_sign_of_an_old_disk(tmp_path: Path) -> None:
+    """Two calls under way answer with the newest version: both are right, and nothing is written anew."""
+    async with offices(tmp_path, "ab") as (a, b):
+        await a.desk.tell_all()
+        asked = trio.Event()
+        serve, first = b.desk._serve_tell, True
+
+        async def slow(caller: NodeId, request: TellTokens) -> HeldTokens:
+            nonlocal first
+            if first:
+                first = False
+                asked.set()
+                while request.sheet.version >= b.node.channel.secrets.tokens.sheet.version:  # noqa: ASYNC110
+                    await trio.sleep(0.001)
+            return await serve(caller, request)
+
+        b.node.channel.unserve(TELL_TOKENS)
+        b.node.channel.serve(TELL_TOKENS, slow)
+        a.desk._told.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.desk.tell, b.node.id)
+            await asked.wait()
+            a.desk.create(READ)
+            version = a.node.channel.secrets.tokens.sheet.version
+            await a.desk.tell(b.node.id)
+        assert a.node.channel.secrets.tokens.sheet.version == version

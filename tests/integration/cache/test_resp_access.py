@@ -10,6 +10,7 @@ import trio
 
 from frys_node.base.access import Level, Principal, Resource
 from frys_node.base.types import Address
+from frys_node.plugins.cache.resp.reader import Uniform
 from frys_node.plugins.cache.resp.session import ATTACK_WORDS, HTTP_VERBS
 from frys_node.plugins.cache.resp.table import COMMANDS
 from frys_node.testing.access import FakeAccess
@@ -130,6 +131,14 @@ async def test_a_scope_is_a_database_and_holds_in_pipelines_and_transactions(nur
         reader = rig.nodes["a"].client(must_authenticate=True)
         assert (await reader.do("HELLO", 3, "AUTH", "default", "reader")).startswith(b"%7\r\n")
         assert await reader.send(sets) == no_run("set") * 20
+        # Reading takes the short cut of uniform pipelines, and only where the scopes reach.
+        pipeline = Uniform([b"k00", b"k01"], None)
+        assert reader.session.plan_uniform(pipeline) is not None
+        assert reader.session.plan_uniform(Uniform([b"k00"], [b"v"])) is None
+        assert await client.do("SELECT", 1) == OK
+        assert client.session.plan_uniform(pipeline) is not None
+        assert await client.do("SELECT", 0) == OK
+        assert client.session.plan_uniform(pipeline) is None
         assert await reader.send(command("MULTI") + command("SET", "a", "b") + command("EXEC")) == (
             OK + no_run("set") + b"-EXECABORT Transaction discarded because of previous errors.\r\n"
         )

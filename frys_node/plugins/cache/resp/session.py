@@ -185,6 +185,16 @@ class Session:
         """Take somebody for the one at the other end."""
         self.principal = principal
         self._is_free = principal is not None and principal.has(Level.WRITE) and not principal.is_scoped
+        self._judge()
+
+    def _judge(self) -> None:
+        """Find out once what whole pipelines need: may the client read and write in the chosen database?"""
+        namespace = namespace_of(self.database)
+        needs = [Need(level, Resource.NAMESPACE, namespace) for level in (Level.READ, Level.WRITE)]
+        self._may_read, self._may_write = (
+            self.principal is not None and decide(Kind.TOKEN, self.principal, need).verdict is Verdict.ALLOW
+            for need in needs
+        )
 
     def is_current(self) -> bool:
         """True unless the client's token was revoked or has expired; then it has to prove again who it is."""
@@ -202,6 +212,7 @@ class Session:
     def select(self, database: int) -> None:
         """Choose a database."""
         self.database = database
+        self._judge()
         self.prefix = database_prefix(database)
         self.choice = Choice(self.prefix, self.protocol)
 
@@ -232,7 +243,7 @@ class Session:
         """Plan a pipeline of one shape; None if one of its commands deserves a look of its own."""
         if not self.is_known or self.follows_redirects or self.channels or self.patterns or self.transaction:
             return None
-        if not self._is_free or not self.is_current():
+        if not self.is_current() or not (self._may_read if pipeline.values is None else self._may_write):
             return None
         prefix, limits = self.prefix, self.around.limits()
         if len(pipeline.keys[0]) > limits.key_bytes_max:

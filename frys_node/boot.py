@@ -20,7 +20,7 @@ from frys_node.base.ports import Clock
 from frys_node.base.types import NodeId
 from frys_node.config import NodeConfig, apply
 from frys_node.kernel.kernel import Kernel
-from frys_node.kernel.services.access import ACCESS
+from frys_node.kernel.services.access import ACCESS, Access
 from frys_node.observe import log as observe_log
 from frys_node.transport import memory
 from frys_node.transport.clock import SystemClock
@@ -138,18 +138,20 @@ async def _start_unless_stopped(launch: Launch, arrival: Arrival, kernel: Kernel
 async def _start(launch: Launch, arrival: Arrival, kernel: Kernel, network: SystemNetwork) -> None:
     """Open the front, then import the rest in a thread, so that the front answers meanwhile, and start it."""
     config = launch.config
-    secrets = await kernel.executor.run(_load_secrets, arrival)
-    kernel.services.provide(ACCESS, secrets.admin)
+    secrets, access = await kernel.executor.run(_load_secrets, arrival, kernel.clock)
+    kernel.services.provide(ACCESS, access)
     front = [spec for spec in config.specs if spec.name in FRONT]
     await kernel.load_plugins(front, config.plugins, config.modules, chosen=config.chosen())
     composition, identity = await kernel.executor.run(_load_rest, arrival, kernel.clock)
     await composition(launch, arrival, identity, kernel, network, secrets).start()
 
 
-def _load_secrets(arrival: Arrival) -> MemberSecrets:
+def _load_secrets(arrival: Arrival, clock: Clock) -> tuple[MemberSecrets, Access]:
     from frys_node.channel.credentials import MemberSecrets
+    from frys_node.secure.api_tokens import ApiAccess
 
-    return MemberSecrets(arrival.disk)
+    secrets = MemberSecrets(arrival.disk)
+    return secrets, ApiAccess(secrets.admin, secrets.tokens, clock)
 
 
 def _load_rest(arrival: Arrival, clock: Clock) -> tuple[type[Composition], Identity]:

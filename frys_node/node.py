@@ -21,13 +21,15 @@ from balancer.steps import StepConfig
 from balancer.topology import TopologyConfig
 from frys_node.arrival import WILDCARDS, Arrival, Launch, read_text
 from frys_node.base.ports import Network
-from frys_node.base.types import Address, BootId
+from frys_node.base.types import Address, BootId, NodeId
 from frys_node.channel.allowed import AllowedDatagram, AllowedNetwork, Turnstile
 from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.driver import Channel, ChannelSettings
 from frys_node.channel.gatekeeper import AllowList
+from frys_node.channel.web_certificates import WebCertificateDesk
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.registry import PluginSpec
+from frys_node.kernel.services.certificates import WEB_CERTIFICATES
 from frys_node.kernel.services.gossip import GOSSIP
 from frys_node.kernel.services.http import HTTP
 from frys_node.kernel.services.members import MEMBERS
@@ -45,6 +47,7 @@ from frys_node.secure.local import JOIN_FILE
 from frys_node.secure.packet import PacketSealer
 from frys_node.secure.posture import WORDING
 from frys_node.secure.signer import NodeSigner
+from frys_node.secure.web_certificates import is_literal
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.executor import ThreadExecutor
 from frys_node.transport.named_files import read_named_file
@@ -245,6 +248,32 @@ class Composition:
             settings=self._config.settings,
         )
 
+    def _hosts_of(self, node: NodeId) -> list[str]:
+        """Return what a member's HTTP may be known by: the name that the cluster gave it, and its literal address."""
+        if node == self._identity.node_id:
+            name, host = self._identity.node_name, self._arrival.advertise.host
+        else:
+            view, desk = self.membership.get(node), self.channel.desk
+            known = desk.names.find(node) if desk is not None else None
+            name = known or (view.name if view is not None else "")
+            host = view.address.host if view is not None else ""
+        return [text for text in (name, host if is_literal(host) else "") if text]
+
+    def _make_web_certificates(self) -> WebCertificateDesk:
+        kernel, channel = self._kernel, self.channel
+        desk = WebCertificateDesk(
+            self._identity,
+            channel,
+            kernel.disk,
+            kernel.entropy,
+            kernel.clock,
+            issuer=lambda: channel.issuer,
+            names_of=self._hosts_of,
+            permitted=self._config.plugins["network"].tls_names,
+        )
+        desk.serve()
+        return desk
+
     async def start(self) -> None:
         """Start everything in order; returns when the node is ready to serve."""
         kernel, services = self._kernel, self._kernel.services
@@ -255,6 +284,7 @@ class Composition:
         services.provide(SNAPSHOTS, self.snapshots)
         services.provide(REPLICATION, self.replication)
         kernel.control.add_status("security", lambda: WORDING[self._identity.kind])
+        services.provide(WEB_CERTIFICATES, self._make_web_certificates())
         kernel.control.add_status("replication", self.replication.status)
         kernel.control.add_status("topology", self.balancer.status)
         kernel.control.add_status("trouble", lambda: self.channel.trouble)
@@ -336,6 +366,7 @@ class Composition:
             "address": str(arrival.advertise),
             "http": http,
             "security": WORDING[self._identity.kind],
+            "scheme": "https" if self._config.plugins["network"].is_tls else "http",
             "data_dir": str(arrival.data_dir),
             "issuer": self._issuer_name(),
             "join_local": str(Address("127.0.0.1", bound.port) if bound.host in WILDCARDS else bound),

@@ -1,6 +1,6 @@
 """What an operator may ask of a node: tokens, a leave, moves, snapshots, settings. Routes for the command line.
 
-Tokens belong to the issuer's desk; any node passes the request on. A leave runs in the background, so that its progress
+A leave runs in the background, so that its progress
 can be shown: the ring first (everything this node holds moves away), then gossip, then the process ends.
 """
 
@@ -16,11 +16,11 @@ from balancer.driver import BalancerComponent
 from balancer.issuer_methods import IssuerStanding
 from balancer.seat_driver import REJOIN_HINT
 from frys_node.authority_routes import AuthorityRoutes
-from frys_node.base.errors import FrysError, NotReady
+from frys_node.base.errors import FrysError
 from frys_node.base.types import NodeId
+from frys_node.channel.api_tokens import ApiTokenDesk
 from frys_node.channel.authority import AuthorityDriver
 from frys_node.channel.driver import Channel
-from frys_node.channel.issuer import IssuerDesk
 from frys_node.channel.keys import ROTATE_KEYS, KeySurvey, RotateKeys
 from frys_node.channel.rotation_desk import RotationDesk
 from frys_node.channel.rotation_driver import RotationDriver
@@ -29,17 +29,15 @@ from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.lifecycle import ComponentChanged, State
 from frys_node.kernel.services.http import HTTP, Http, HttpRequest, HttpResponse
 from frys_node.kernel.services.members import MemberChanged, Status
-from frys_node.kernel.services.rpc import Method
 from frys_node.kernel.services.topology import TopologyChanged
 from frys_node.observe.log import get_logger
 from frys_node.replication.driver import ReplicationComponent
 from frys_node.ring_routes import RingRoutes
 from frys_node.saves import SnapshotRoutes
 from frys_node.secure.stored import LEFT_PATH, REMOVED
-from frys_node.secure.token import TokenInfo
+from frys_node.token_routes import TokenRoutes
 from frys_node.topology_routes import TopologyRoutes
 from frys_node.trust_routes import CONVERGENCE_S, TrustRoutes
-from frys_node.wire.codec import Message
 from membership.driver import MembershipDriver
 from snapshots.driver import SnapshotComponent
 
@@ -50,55 +48,6 @@ FRONT = "network"
 
 RING_STATE = "leaving the ring"
 """A leave's first stage; the seat knows more about it."""
-
-TTL_DEFAULT_S = 3_600.0
-
-
-class TokenWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of ``POST /v1/tokens``."""
-
-    ttl_s: float = TTL_DEFAULT_S
-    uses: int | None = 1
-    """None: any number of times."""
-    role: str = "node"
-
-
-class CreateToken(Message, frozen=True):
-    """Ask the issuer for a token."""
-
-    ttl_s: float
-    uses: int | None
-    role: str
-
-
-class CreatedToken(Message, frozen=True):
-    """The token's text, told once."""
-
-    token: str
-    id: str
-    expires_at: int | None
-    uses: int | None
-
-
-class ListTokens(Message, frozen=True):
-    """Ask the issuer which tokens there are."""
-
-
-class ListedTokens(Message, frozen=True):
-    """Every token without its secret."""
-
-    tokens: list[TokenInfo]
-
-
-class RevokeToken(Message, frozen=True):
-    """Ask the issuer to forget a token."""
-
-    id: str
-
-
-CREATE_TOKEN: Method[CreateToken, CreatedToken] = Method("operations.create_token", CreateToken, CreatedToken)
-LIST_TOKENS: Method[ListTokens, ListedTokens] = Method("operations.list_tokens", ListTokens, ListedTokens)
-REVOKE_TOKEN: Method[RevokeToken, ListTokens] = Method("operations.revoke_token", RevokeToken, ListTokens)
 
 
 class Operations:
@@ -134,7 +83,17 @@ class Operations:
         identity, holder = channel.identity, channel.authority
         desk = RotationDesk(identity, holder, kernel.disk, kernel.entropy, kernel.clock)
         self._rotation = RotationDriver(identity, holder, desk, channel, members=self._live)
-        balancer.verbs.entrust = self._authority.entrust
+        self._desk = ApiTokenDesk(
+            channel.secrets.tokens,
+            channel,
+            kernel.entropy,
+            kernel.clock,
+            issuer=lambda: channel.issuer,
+            term=self._term,
+            members=self._live,
+        )
+        self._tokens = TokenRoutes(balancer, channel, self._desk)
+        balancer.verbs.entrust = self._entrust
         balancer.verbs.standing = self._standing
         balancer.on_removed = self._removed
         self._leave_wanted = trio.Event()
@@ -145,9 +104,9 @@ class Operations:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve other nodes' requests to the issuer's desk, and wait for a leave."""
         if not self._is_open:
-            self._channel.serve(CREATE_TOKEN, self._serve_create)
-            self._channel.serve(LIST_TOKENS, self._serve_list)
-            self._channel.serve(REVOKE_TOKEN, self._serve_revoke)
+            self._tokens.serve()
+            self._desk.serve()
+            self._channel.on_connection(self._desk.connected)
             self._authority.serve()
             self._rotation.serve()
             self._kernel.bus.on(TopologyChanged, self._topology_changed)
@@ -161,6 +120,7 @@ class Operations:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._authority.run)
             nursery.start_soon(self._rotation.run)
+            nursery.start_soon(self._desk.run)
             task_status.started()
             while True:
                 await self._leave_wanted.wait()
@@ -168,7 +128,18 @@ class Operations:
                 self._leave_wanted = trio.Event()
 
     def _topology_changed(self, event: TopologyChanged) -> None:
-        self._channel.issuer = event.new.term.node
+        if self._channel.issuer != event.new.term.node:
+            self._channel.issuer = event.new.term.node
+            self._desk.wake()
+
+    def _term(self) -> int:
+        record = self._balancer.machine.record
+        return 0 if record is None else record.epoch.term.number
+
+    async def _entrust(self, successor: NodeId) -> None:
+        """Give a successor all that the role takes: the API tokens as they are now, and the authority's key."""
+        await self._desk.tell(successor)
+        await self._authority.entrust(successor)
 
     def _standing(self) -> IssuerStanding:
         return IssuerStanding(self._channel.authority.can_admit, self._authority.standby())
@@ -214,14 +185,12 @@ class Operations:
             self._membership,
             self._kernel.clock,
             live=self._live,
-            tokens=self._ask_tokens,
+            tokens=self._tokens.join_tokens,
             listeners=self._listeners,
         ).register(http)
         AuthorityRoutes(self._balancer.ask_issuer, self._rotation.view, self._membership).register(http)
         self._saves.register(http)
-        http.route("POST", "/v1/tokens", self._create_token, scope="admin")
-        http.route("GET", "/v1/tokens", self._list_tokens, scope="admin")
-        http.route("DELETE", "/v1/tokens/{id}", self._revoke_token, scope="admin")
+        self._tokens.register(http)
         http.route("GET", "/v1/keys", self._list_keys, scope="admin")
         http.route("POST", "/v1/keys/rotate", self._rotate_keys, scope="admin")
         http.route("POST", "/v1/leave", self._start_leave, scope="admin")
@@ -229,48 +198,6 @@ class Operations:
         http.route("GET", "/v1/topology", self._topology, scope="read")
         http.route("GET", "/v1/replication", self._replicas, scope="read")
         http.route("GET", "/v1/config", self._config, scope="admin")
-
-    # Tokens.
-
-    def _desk(self) -> IssuerDesk:
-        desk = self._channel.desk
-        if desk is None:
-            if self._channel.authority.is_issuer:
-                raise NotReady(
-                    "the issuer does not hold the key of the cluster's authority: no node can join",
-                    hint="hand its role to a node that does: frys-node issuer handover NAME",
-                )
-            raise NotReady("this node is not the issuer", hint="ask the issuer: frys-node issuer show says who it is")
-        return desk
-
-    async def _serve_create(self, caller: NodeId, request: CreateToken) -> CreatedToken:
-        text, info = self._desk().create_token(ttl_s=request.ttl_s, uses=request.uses, role=request.role)
-        log.info("operations.token_created", token_id=info.id, asked_by=caller, uses=request.uses)
-        return CreatedToken(text, info.id, info.expires_at, info.uses_left)
-
-    async def _serve_list(self, caller: NodeId, request: ListTokens) -> ListedTokens:
-        return ListedTokens(self._desk().list_tokens())
-
-    async def _serve_revoke(self, caller: NodeId, request: RevokeToken) -> ListTokens:
-        self._desk().revoke_token(request.id)
-        log.info("operations.token_revoked", token_id=request.id, asked_by=caller)
-        return ListTokens()
-
-    async def _create_token(self, request: HttpRequest) -> HttpResponse:
-        wanted = request.json(TokenWanted)
-        made = await self._balancer.ask_issuer(CREATE_TOKEN, CreateToken(wanted.ttl_s, wanted.uses, wanted.role))
-        body = {"token": made.token, "id": made.id, "expires_at": made.expires_at, "uses": made.uses}
-        return HttpResponse.json(body, 201)
-
-    async def _ask_tokens(self) -> list[TokenInfo]:
-        return (await self._balancer.ask_issuer(LIST_TOKENS, ListTokens())).tokens
-
-    async def _list_tokens(self, request: HttpRequest) -> HttpResponse:
-        return HttpResponse.json({"tokens": await self._ask_tokens()})
-
-    async def _revoke_token(self, request: HttpRequest) -> HttpResponse:
-        await self._balancer.ask_issuer(REVOKE_TOKEN, RevokeToken(request.params["id"]))
-        return HttpResponse.json({"revoked": request.params["id"]})
 
     # Gossip keys.
 

@@ -21,6 +21,7 @@ from frys_node.base.ports import Disk
 from frys_node.base.types import NodeId
 from frys_node.channel.messages import Credentials
 from frys_node.secure.admin import AdminTokens
+from frys_node.secure.api_tokens import ApiTokens
 from frys_node.secure.keyring import KEYRING_PATH, EpochKey, Keyring
 from frys_node.secure.statements import REVOKED_MAX, Expulsion, Statements
 from frys_node.secure.stored import read_secret
@@ -34,13 +35,14 @@ EXPULSIONS_MAX = 4
 class MemberSecrets:
     """This node's copy; `on_change` runs after each change that came from outside or from here."""
 
-    __slots__ = ("_disk", "_endorsed", "admin", "expulsions", "keyring", "on_change", "revoked", "statements")
+    __slots__ = ("_disk", "_endorsed", "admin", "expulsions", "keyring", "on_change", "revoked", "statements", "tokens")
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
         stored = read_secret(disk, KEYRING_PATH)
         self.keyring = Keyring() if stored is None else Keyring.decode(stored)
         self.admin = AdminTokens.load(disk)
+        self.tokens = ApiTokens(disk)
         self.revoked: dict[NodeId, None] = {
             NodeId(line): None for line in (disk.read(REVOKED_PATH) or b"").decode().split() if line
         }

@@ -43,6 +43,7 @@ FIXES = {
     "alpn": STRANGER,
     "bytes_cap": STRANGER,
     "return": "it has been away for too long, or left: join it anew from an empty directory",
+    "self_signed": "it shows a certificate of its own making: it has to join with a token first",
     "chain": "it belongs to another cluster: give each cluster addresses of its own, or let it join this one",
     "cipher": "upgrade that node: only TLS_AES_256_GCM_SHA384 is spoken",
     "cluster": "a data directory belongs to one cluster: start each node on its own",

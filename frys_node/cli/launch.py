@@ -160,7 +160,7 @@ def banner(info: dict[str, Any]) -> str:
         f"node {info['name']} of cluster {info['cluster']} {'runs, and is not ready yet' if waits else 'is ready'}",
         f"  cluster  {info['address']} (TCP and UDP)",
         f"  security {info['security']}",
-        f"  http     http://{info['http']}" if info["http"] else "  http     off",
+        f"  http     {info['scheme']}://{info['http']}" if info["http"] else "  http     off",
         f"  data     {info['data_dir']}",
     ]
     lines += [f"  waits    {text}" for text in waits]

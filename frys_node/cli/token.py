@@ -1,4 +1,7 @@
-"""Create, list and revoke join tokens. A token lets a machine become a node: treat it as a password."""
+"""Create, list and revoke tokens: those that let a machine join, and those that open the API to a program.
+
+A token is a password, whichever kind it is. Its text is shown once and kept nowhere.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,37 @@ from urllib.parse import quote
 from frys_node.cli import arguments as given
 from frys_node.cli.admin import AdminClient, add_common, show, table
 
+API_ROLES = ("read", "write", "admin")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     actions = parser.add_subparsers(dest="action", required=True)
     create = actions.add_parser("create", help="make a token and print it")
     create.add_argument(
-        "--ttl", type=given.duration, default="1h", help="how long it works: 90s, 10m, 1h, 7d (default 1h)"
+        "--ttl",
+        type=given.duration,
+        help="how long it works: 90s, 10m, 1h, 7d (default: 1h for the role node, 30d for the others)",
     )
-    create.add_argument("--uses", type=int, default=1, help="how many nodes may use it (default 1)")
-    create.add_argument("--role", default="node", choices=["node"], help="what the holder becomes")
+    create.add_argument("--uses", type=int, help="of the role node: how many nodes may use it (default 1)")
+    create.add_argument(
+        "--role",
+        default="node",
+        choices=["node", *API_ROLES],
+        help="node: join the cluster (default); read, write, admin: what a program may do over HTTP and Redis",
+    )
+    for option, what in (("--collection", "vector collection"), ("--namespace", "namespace of the cache")):
+        create.add_argument(
+            option,
+            action="append",
+            default=[],
+            type=given.name,
+            metavar=option[2].upper(),
+            help=f"only this {what}; may be given several times (default: the whole cluster)",
+        )
     add_common(create)
-    add_common(actions.add_parser("list", help="list tokens (never their secrets)"))
-    revoke = actions.add_parser("revoke", help="make a token useless")
+    add_common(actions.add_parser("list", help="list tokens of both kinds (never their secrets)"))
+    revoke = actions.add_parser("revoke", help="make a token of either kind useless")
     revoke.add_argument("id", type=given.name, help="the id that `token list` shows")
     add_common(revoke)
 
@@ -31,15 +52,35 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the chosen action."""
     client = AdminClient(arguments)
     if arguments.action == "create":
-        wanted = {"ttl_s": arguments.ttl, "uses": arguments.uses, "role": arguments.role}
+        wanted: dict[str, Any] = {"role": arguments.role}
+        wanted |= {name: getattr(arguments, name) for name in ("uses",) if getattr(arguments, name) is not None}
+        wanted |= {} if arguments.ttl is None else {"ttl_s": arguments.ttl}
+        scopes = {"collections": arguments.collection, "namespaces": arguments.namespace}
+        wanted |= {kind: names for kind, names in scopes.items() if names}
         body = client.call("POST", "/v1/tokens", wanted)
         return show(arguments, body, body["token"])
     if arguments.action == "revoke":
         body = client.call("DELETE", f"/v1/tokens/{quote(arguments.id, safe='')}")
-        return show(arguments, body, f"revoked {arguments.id}")
+        return show(arguments, body, f"revoked {arguments.id}{_reach(body)}")
     body = client.call("GET", "/v1/tokens")
-    rows = [(t["id"], t["role"], t["state"], _uses(t), _instant(t["expires_at"])) for t in body["tokens"]]
-    return show(arguments, body, table(rows, ("ID", "ROLE", "STATE", "USES_LEFT", "EXPIRES_AT")))
+    rows = [(t["id"], t["role"], _scopes(t), t["state"], _uses(t), _instant(t["expires_at"])) for t in body["tokens"]]
+    return show(arguments, body, table(rows, ("ID", "ROLE", "FOR", "STATE", "USES_LEFT", "EXPIRES_AT")))
+
+
+def _reach(body: dict[str, Any]) -> str:
+    """Say at how many nodes the change is in force already."""
+    if body.get("told", 0) >= body.get("members", 0):
+        return ""
+    return f"; {body['told']} of {body['members']} live nodes know it, the others when the issuer reaches them"
+
+
+def _scopes(token: dict[str, Any]) -> str:
+    """Return what a token is for: the cluster, or its collections and namespaces."""
+    if token["kind"] == "join":
+        return "joining"
+    names = [f"collection:{name}" for name in token["collections"]]
+    names += [f"namespace:{name}" for name in token["namespaces"]]
+    return ",".join(names) or "cluster"
 
 
 def _uses(token: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from frys_node.base.types import Address
 from frys_node.client import cache, vectors, workflows
@@ -24,11 +24,14 @@ from frys_node.client.memory import Memory
 from frys_node.client.pipeline import Queue
 from frys_node.client.pool import CONNECT_S, CONNECTIONS_MAX, Pool
 from frys_node.client.run import Flight, Run
-from frys_node.client.settings import DEFAULT_URL, TIMEOUT_S, addresses_of, find_token
+from frys_node.client.settings import DEFAULT_URL, TIMEOUT_S, addresses_of, find_token, find_trust
 from frys_node.client.stream import Conversation
 from frys_node.transport.blocking import Poller, Wire, now_s
 from frys_node.transport.entropy import SystemEntropy
 from frys_node.wire.sessions import NEW
+
+if TYPE_CHECKING:
+    from OpenSSL import SSL
 
 T = TypeVar("T")
 
@@ -95,7 +98,7 @@ class _Talk:
     @property
     def due_s(self) -> float:
         """When something has to have happened."""
-        if self.wire.is_connected:
+        if self.wire.is_ready:
             return self.flight.deadline_s
         return min(self.connect_by_s, self.flight.deadline_s)
 
@@ -138,7 +141,7 @@ class _Flights:
         at_s = now_s()
         for talk in list(self._talks.values()):
             if not talk.conversation.is_done and talk.due_s <= at_s:
-                talk.conversation.fail(Loss.LATE if talk.wire.is_connected else Loss.CONNECT, "no answer")
+                talk.conversation.fail(Loss.LATE if talk.wire.is_ready else Loss.CONNECT, "no answer")
             if talk.conversation.is_done:
                 self._end(talk, at_s)
 
@@ -150,7 +153,7 @@ class _Flights:
         wire = self._engine.pool.take(flight.address, at_s)
         if wire is None:
             try:
-                wire = Wire(flight.address)
+                wire = self._engine.dial(flight.address)
             except OSError as error:
                 conversation.fail(Loss.CONNECT, error.strerror or str(error))
                 self._queue.extend(self._run.landed(flight, conversation.outcomes, at_s))
@@ -163,26 +166,24 @@ class _Flights:
 
     def _advance(self, talk: _Talk) -> None:
         wire, conversation = talk.wire, talk.conversation
-        loss = Loss.BROKEN if wire.is_connected else Loss.CONNECT
         try:
             if not wire.is_connected:
                 self._poller.forget(wire)
                 if not wire.finish_connect():
                     self._poller.watch(wire, writing=True)
                     return
-                loss = Loss.BROKEN
             _read(wire, conversation)
-            if talk.rest and not conversation.is_done:
+            if wire.wants_write(bool(talk.rest)) and not conversation.is_done:
                 talk.rest = talk.rest[wire.send(talk.rest) :]
             if not conversation.is_done:
-                self._poller.watch(wire, writing=bool(talk.rest))
+                self._poller.watch(wire, writing=wire.wants_write(bool(talk.rest)))
         except OSError as error:
-            conversation.fail(loss, error.strerror or str(error))
+            conversation.fail(Loss.BROKEN if wire.is_ready else Loss.CONNECT, error.strerror or str(error))
 
     def _end(self, talk: _Talk, at_s: float) -> None:
         self._poller.forget(talk.wire)
         del self._talks[talk.wire]
-        if talk.conversation.can_go_on and not talk.rest:
+        if talk.conversation.can_go_on and not talk.wire.wants_write(bool(talk.rest)):
             self._engine.pool.give(talk.flight.address, talk.wire, at_s)
         else:
             talk.wire.close()
@@ -200,8 +201,11 @@ def _read(wire: Wire, conversation: Conversation) -> None:
 class SyncEngine:
     """Carries out plans in the calling thread, one at a time."""
 
-    def __init__(self, core: Core, token: str, timeout_s: float, connections_max: int) -> None:
+    def __init__(
+        self, core: Core, token: str, timeout_s: float, connections_max: int, tls: SSL.Context | None = None
+    ) -> None:
         self.core = core
+        self._tls = tls
         self.token = token
         self.timeout_s = timeout_s
         self.connections_max = connections_max
@@ -209,6 +213,14 @@ class SyncEngine:
         self.pool: Pool[Wire] = Pool(Wire.close, Wire.is_quiet)
         self.poller = Poller()
         self._lock = threading.Lock()
+
+    def dial(self, address: Address) -> Wire:
+        """Begin to connect to a node; see `Wire`."""
+        if self._tls is None:
+            return Wire(address)
+        from frys_node.client.secured import SecureWire
+
+        return SecureWire(address, self._tls)
 
     def within(self, timeout_s: float) -> SyncEngine:
         """Return an engine with another time limit, over the same connections."""
@@ -312,9 +324,13 @@ class SyncClient(SyncServices):
     """A cluster, by the URL of one of its nodes or of several.
 
     Args:
-        urls: Where to begin: ``http://host:port``. The other nodes are learnt from these.
-        token: The admin token; without it `data_dir`, ``FRYS_ADMIN_TOKEN`` and ``FRYS_DATA_DIR`` are looked at.
-        data_dir: A data directory that holds the token.
+        urls: Where to begin: ``http://host:port``, or ``https://`` where the cluster's HTTP speaks TLS. The other
+            nodes are learnt from these.
+        token: An API token or the admin token; without it `data_dir`, ``FRYS_ADMIN_TOKEN`` and ``FRYS_DATA_DIR`` are
+            looked at.
+        data_dir: A data directory that holds the admin token.
+        ca: With https: a PEM file of the authority to trust, such as the cluster's ``ca.pem``. Without it that of
+            `data_dir`, then those of the system.
         timeout_s: What one operation may take, retries included.
         straight: False: send everything to `urls`, such as a load balancer in front of nodes that cannot be reached.
         connections_max: Connections to one node at a time.
@@ -326,12 +342,14 @@ class SyncClient(SyncServices):
         *,
         token: str | None = None,
         data_dir: str | os.PathLike[str] | None = None,
+        ca: str | os.PathLike[str] | None = None,
         timeout_s: float = TIMEOUT_S,
         straight: bool = True,
         connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         core = Core(addresses_of(urls), straight=straight)
-        super().__init__(SyncEngine(core, find_token(token, data_dir), timeout_s, connections_max))
+        tls = find_trust(urls, ca, data_dir)
+        super().__init__(SyncEngine(core, find_token(token, data_dir), timeout_s, connections_max, tls))
 
     def close(self) -> None:
         """Close every connection."""

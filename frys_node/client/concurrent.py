@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import trio
 
@@ -24,13 +24,16 @@ from frys_node.client.memory import Memory
 from frys_node.client.pipeline import Queue
 from frys_node.client.pool import CONNECT_S, CONNECTIONS_MAX, Pool
 from frys_node.client.run import Flight, Run
-from frys_node.client.settings import DEFAULT_URL, TIMEOUT_S, addresses_of, find_token
+from frys_node.client.settings import DEFAULT_URL, TIMEOUT_S, addresses_of, find_token, find_trust
 from frys_node.client.stream import Conversation
 from frys_node.transport.blocking import is_quiet
 from frys_node.transport.entropy import SystemEntropy
 from frys_node.transport.network import SystemNetwork
 from frys_node.transport.stream import SocketStream
 from frys_node.wire.sessions import NEW
+
+if TYPE_CHECKING:
+    from OpenSSL import SSL
 
 T = TypeVar("T")
 
@@ -89,20 +92,27 @@ class Engine:
     """Carries out plans in the calling task."""
 
     def __init__(
-        self, core: Core, token: str, timeout_s: float, connections_max: int, network: Network | None = None
+        self,
+        core: Core,
+        token: str,
+        timeout_s: float,
+        connections_max: int,
+        network: Network | None = None,
+        tls: SSL.Context | None = None,
     ) -> None:
         self.core = core
         self._token = token
         self._timeout_s = timeout_s
         self._connections_max = connections_max
         self._network = network or SystemNetwork()
+        self._tls = tls
         self.memory: Memory | None = None
         self._pool: Pool[Stream] = Pool(_close, _is_quiet)
         self._turns: dict[Address, trio.CapacityLimiter] = {}
 
     def within(self, timeout_s: float) -> Engine:
         """Return an engine with another time limit, over the same connections."""
-        other = Engine(self.core, self._token, timeout_s, self._connections_max, self._network)
+        other = Engine(self.core, self._token, timeout_s, self._connections_max, self._network, self._tls)
         other._pool, other._turns, other.memory = self._pool, self._turns, self.memory
         return other
 
@@ -165,14 +175,29 @@ class Engine:
         stream = self._pool.take(address, trio.current_time())
         if stream is not None:
             return stream
+        transport: Stream | None = None
         with trio.move_on_after(CONNECT_S):
             try:
-                return await self._network.connect(address)
+                transport = await self._network.connect(address)
+                if self._tls is None:
+                    return transport
+                return await self._secured(transport, address, self._tls)
             except FrysError as error:
                 conversation.fail(Loss.CONNECT, error.message)
                 return None
         conversation.fail(Loss.CONNECT, f"not accepted within {CONNECT_S:g} s")
         return None
+
+    @staticmethod
+    async def _secured(transport: Stream, address: Address, tls: SSL.Context) -> Stream:
+        """Shake hands; whatever interrupts that closes the connection."""
+        from frys_node.client.secured import secured
+
+        try:
+            return await secured(transport, address, tls)
+        except BaseException:
+            _close(transport)
+            raise
 
     async def _talk(self, stream: Stream, address: Address, conversation: Conversation) -> None:
         is_sent = False
@@ -211,13 +236,20 @@ class Engine:
         self._pool.close()
 
 
+def _socket_of(stream: Stream) -> Stream:
+    """Return what a stream of TLS runs over, and any other as it is."""
+    return getattr(stream, "transport", stream)
+
+
 def _close(stream: Stream) -> None:
-    if isinstance(stream, SocketStream):
-        stream.close()
+    transport = _socket_of(stream)
+    if isinstance(transport, SocketStream):
+        transport.close()
 
 
 def _is_quiet(stream: Stream) -> bool:
-    return not isinstance(stream, SocketStream) or is_quiet(stream.socket)
+    transport = _socket_of(stream)
+    return not isinstance(transport, SocketStream) or is_quiet(transport.socket)
 
 
 class Pipeline(Queue):
@@ -284,13 +316,15 @@ class Client(Services):
         *,
         token: str | None = None,
         data_dir: str | os.PathLike[str] | None = None,
+        ca: str | os.PathLike[str] | None = None,
         timeout_s: float = TIMEOUT_S,
         straight: bool = True,
         connections_max: int = CONNECTIONS_MAX,
         network: Network | None = None,
     ) -> None:
         core = Core(addresses_of(urls), straight=straight)
-        super().__init__(Engine(core, find_token(token, data_dir), timeout_s, connections_max, network))
+        tls = find_trust(urls, ca, data_dir)
+        super().__init__(Engine(core, find_token(token, data_dir), timeout_s, connections_max, network, tls))
 
     async def aclose(self) -> None:
         """Close every connection."""

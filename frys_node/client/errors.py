@@ -16,7 +16,7 @@ ERROR_MODULES: Mapping[str, Sequence[str]] = {
     ],
     "cache": ["frys_node.plugins.cache.cache"],
     "channel": ["frys_node.channel.bootstrap"],
-    "http": ["frys_node.plugins.network.errors"],
+    "http": ["frys_node.plugins.network.errors", "frys_node.base.access"],
     "kernel": ["frys_node.kernel.supervisor"],
     "membership": ["membership.errors"],
     "node": ["frys_node.arrival", "balancer.errors"],

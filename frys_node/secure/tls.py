@@ -37,6 +37,9 @@ EXPORTER_RETURN: Final = b"EXPORTER-frys-return"
 HANDSHAKE_BYTES_MAX = 65_536
 """What a side may send before it is authenticated."""
 
+_HANDSHAKE_READ_BYTES = 8_192
+"""Read at a time until then: what a client sends right behind its last message must not count as the handshake's."""
+
 _PIECE_BYTES = 262_144
 _READ_BYTES = 65_536
 _RECORD_BYTES = 16_384
@@ -235,6 +238,11 @@ class TlsStream:
         self._has_rest = False
 
     @property
+    def transport(self) -> Stream:
+        """What the records travel over."""
+        return self._transport
+
+    @property
     def connection(self) -> SSL.Connection:
         """The OpenSSL connection, for the gate and the exporter."""
         return self._connection
@@ -274,7 +282,7 @@ class TlsStream:
         try:
             # One byte over the limit shows that it is passed; more than that is not even read.
             left = 1 + HANDSHAKE_BYTES_MAX - self.handshake_bytes
-            data = await self._transport.receive_some(min(_READ_BYTES, left))
+            data = await self._transport.receive_some(min(_HANDSHAKE_READ_BYTES, left))
         except trio.BrokenResourceError as error:
             raise HandshakeRefused("reset", "the connection broke during the handshake") from error
         if not data:

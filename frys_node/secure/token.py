@@ -135,6 +135,10 @@ class TokenInfo(msgspec.Struct, frozen=True, kw_only=True):
     used: int
     state: str
     """``valid``, ``expired`` or ``used``."""
+    kind: str = "join"
+    """``join``, or ``api``: a bearer for HTTP and Redis clients."""
+    collections: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] = ()
 
 
 class _StoredTable(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ import mmh3
 import msgspec
 import trio
 
+from frys_node.base.access import LOCAL
 from frys_node.base.errors import AlreadyExists, FrysError, NoReplica, NotFound
 from frys_node.base.types import Consistency, Epoch, NodeId, Term, UnitId
 from frys_node.kernel.services.http import ErrorShape, HttpRequest, HttpResponse, shaped
@@ -226,7 +227,7 @@ class FakeHttp:
                 query=query,
                 headers=headers or {},
                 body=raw,
-                principal="local",
+                principal=LOCAL,
             )
             return await match.route.handler(request)
         except FrysError as error:

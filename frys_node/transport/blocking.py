@@ -66,6 +66,15 @@ class Wire:
             if not self._targets:
                 raise OSError(number, os.strerror(number))
 
+    @property
+    def is_ready(self) -> bool:
+        """True once requests can be sent."""
+        return self.is_connected
+
+    def wants_write(self, has_more: bool) -> bool:
+        """True if it should be watched for room to write, the caller having more to send or not."""
+        return has_more
+
     def fileno(self) -> int:
         """The descriptor, for `Poller`; it changes while a name's addresses are tried."""
         return self._sock.fileno()

@@ -177,6 +177,7 @@ def _work(day: Day) -> None:
     a.call("PUT", "/collections/c", {"vectors": {"size": 2, "distance": "Dot"}})
     a.call("PUT", "/collections/c/points?wait=true", {"points": [{"id": 1, "vector": [1.0, 2.0]}]})
     a.call("PUT", "/v1/cache/default/key", b"kept")
+    _use_api_token(day)
     right, a.admin_token = a.admin_token, BEARER
     for method, path in (("GET", "/v1/members"), ("POST", "/v1/tokens"), ("GET", "/v1/config"), ("GET", "/nothing")):
         status, body = a.request(method, path)
@@ -198,6 +199,32 @@ def _work(day: Day) -> None:
         "issuer show",
     ):
         day.run(*line.split(), at=a.data_dir)
+
+
+def _use_api_token(day: Day) -> None:
+    """Made, shown where it is right and where it is not, revoked, shown again."""
+    a, right = day.a, day.a.admin_token
+    made = json.loads(
+        frys(
+            *("token", "create", "--role", "read", "--namespace", "default", "--json"),
+            *("--data-dir", str(a.data_dir)),
+            cwd=day.home,
+        ).stdout
+    )
+    secret = made["token"].rpartition("_")[2]
+    day.hunt.add("API token", base64.b32decode(secret.upper() + "===="))
+    day.hunt.add("API token as text", secret)
+    a.admin_token = made["token"]
+    asked = (("GET", "/v1/cache/default/key", 200), ("PUT", "/v1/cache/default/key", 403), ("GET", "/v1/config", 403))
+    for method, path, wanted in asked:
+        status, body = a.request(method, path, b"x" if method == "PUT" else None)
+        assert status == wanted
+        day.said.append(str(body))
+    assert day.run("token", "revoke", made["id"], at=day.b_dir).returncode == 0
+    status, body = a.request("GET", "/v1/cache/default/key")
+    assert status == 401
+    day.said.append(str(body))
+    a.admin_token = right
 
 
 def _snapshots(day: Day) -> None:

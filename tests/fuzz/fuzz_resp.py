@@ -6,6 +6,7 @@ import types
 
 from fuzz_machine import check
 
+from frys_node.base.access import ADMIN
 from frys_node.plugins.cache.resp.reader import Command, ProtocolError, RequestReader
 from frys_node.plugins.cache.resp.session import Limits, Session, Surroundings
 from frys_node.plugins.cache.resp.steps import Do, Say, Step
@@ -107,7 +108,8 @@ class RespHarness:
             commands=COMMANDS,
             limits=lambda: Limits(64, 512, ARGUMENTS_MAX, 8),
             now_unix_ms=lambda: 1_000_000,
-            check_token=lambda token: token == b"x" and not must_authenticate,
+            authenticate=lambda token: ADMIN if token == b"x" and not must_authenticate else None,
+            is_valid=lambda _principal: True,
             redirect=lambda key: None,
             settings=lambda: types.MappingProxyType({"maxmemory": "1"}),
             describe=lambda session: "me",

@@ -203,6 +203,7 @@ def test_the_banner_holds_the_exact_join_line() -> None:
         "cluster": "frys",
         "address": "10.0.0.1:7946",
         "http": "127.0.0.1:8080",
+        "scheme": "https",
         "data_dir": "frys-data/a",
         "issuer": "a",
         "security": "post-quantum confidentiality, classical authentication",
@@ -218,6 +219,7 @@ def test_the_banner_holds_the_exact_join_line() -> None:
     assert "frys-node join --seed 10.0.0.1:7946 --token-file join-token" in text
     assert "port 7946 was busy" in text
     assert "  security post-quantum confidentiality, classical authentication\n" in text
+    assert "  http     https://127.0.0.1:8080\n" in text
     for token in ("", "frys-data/a/join-token"):
         local = {"join_remote": "", "for_others": "--bind 0.0.0.0:7946", "join_token_file": token}
         lines = banner(info | local | {"address": "127.0.0.1:7946"})

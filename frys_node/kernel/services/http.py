@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from frys_node.base.access import Level, Principal, Resource, forbidden
 from frys_node.base.errors import FrysError, UsageError
 from frys_node.kernel.services import ServiceKey
 
@@ -23,8 +24,17 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str]
     """Lower-case names."""
     body: bytes
-    principal: str
-    """``admin`` (unix socket or admin token) or ``local`` (loopback)."""
+    principal: Principal
+    """Who asks; authorised for the route, and for the collection or namespace that its path names."""
+
+    def demand(self, level: Level) -> None:
+        """Ask more of the caller than the route does, for what only the body or the query tells.
+
+        Raises:
+            Forbidden: The caller's role is less.
+        """
+        if not self.principal.has(level):
+            raise forbidden(level)
 
     def json(self, form: type[T]) -> T:
         """Return the JSON body as a value of a type; an empty body is an empty object.
@@ -78,13 +88,18 @@ class Http(Protocol):
         handler: HttpHandler,
         *,
         scope: str,
+        resource: Resource = Resource.CLUSTER,
         error_shape: ErrorShape | None = None,
         body_bytes_max: int = 1 << 20,
     ) -> None:
         """Serve ``/v1/things/{name}``; a last ``{name...}`` takes the rest of the path.
 
-        `scope` is ``open``, ``read``, ``write`` or ``admin``. A `FrysError` from the handler becomes
-        ``{"error": {"code", "message", "hint"}}`` with its status, unless `error_shape` says otherwise.
+        `scope` is the least role that may: ``open``, ``read``, ``write`` or ``admin``. `resource` says what the route
+        is about, for tokens with scopes: with `Resource.COLLECTION` or `NAMESPACE` the path element ``{collection}`` or
+        ``{namespace}`` names it, and a template with such an element has to say so.
+
+        A `FrysError` from the handler becomes ``{"error": {"code", "message", "hint"}}`` with its status, unless
+        `error_shape` says otherwise.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -19,6 +19,18 @@ class RespLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     clients: Annotated[int, Meta(ge=1, le=65_536, extra=_LIVE)] = 1_024
     """Connections at a time; one more is told so and closed."""
+    clients_per_address: Annotated[int, Meta(ge=1, le=65_536, extra=_LIVE)] = 512
+    """Connections at a time of one address (an IPv6 /64); one more is told so and closed."""
+    auth_s: _Seconds = 10.0
+    """To shake hands, with TLS, and then to show a token, where one is needed; a client that takes longer is cut."""
+    requests_per_s: Annotated[float, Meta(ge=0, le=100_000_000, extra=_LIVE)] = 0.0
+    """Commands of one token, or of one address that needs none; 0: no limit. A client over it is not read meanwhile."""
+    requests_burst: Annotated[int, Meta(ge=1, le=100_000_000, extra=_LIVE)] = 10_000
+    """Commands that may come at once after a pause, where `requests_per_s` is a limit."""
+    strangers_per_s: Annotated[float, Meta(ge=0, le=100_000_000, extra=_LIVE)] = 20.0
+    """Commands of one address without a valid token, where one is needed; 0: no limit. They are not read meanwhile."""
+    strangers_burst: Annotated[int, Meta(ge=1, le=100_000_000, extra=_LIVE)] = 200
+    """Such commands that may come at once after a pause."""
     pipelined: Annotated[int, Meta(ge=1, le=65_536, extra=_LIVE)] = 1_024
     """Commands of one connection that are carried out together; more of a pipeline wait for their turn."""
     arguments: Annotated[int, Meta(ge=16, le=65_536, extra=_LIVE)] = 4_096
@@ -64,10 +76,23 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     resp: Annotated[str, Meta(extra={"reload": "restart"})] = ""
     """Where Redis clients are served, such as `127.0.0.1:6379`; empty: nowhere. On loopback it is open to this machine;
-    elsewhere clients must AUTH with the admin token."""
+    elsewhere clients must AUTH with a token (docs/access.md)."""
 
     resp_insecure: Annotated[bool, Meta(extra={"reload": "restart"})] = False
     """True: serve Redis clients without a token off loopback. Anybody who reaches the address may read and write."""
+
+    resp_tls: Annotated[Literal["", "cluster"], Meta(extra={"reload": "restart"})] = ""
+    """`cluster`: Redis clients over TLS (`rediss://`), with a certificate of the cluster's authority (`ca.pem` in the
+    data directory). Empty: in the clear, unless `resp_tls_certificate` is set."""
+
+    resp_tls_certificate: Annotated[str, Meta(extra={"reload": "restart"})] = ""
+    """Redis clients over TLS with the certificate in this PEM file and its chain. Read again when it changes."""
+
+    resp_tls_key: Annotated[str, Meta(extra={"reload": "restart"})] = ""
+    """PEM file of the certificate's key, without a passphrase and not readable by everybody."""
+
+    resp_tls_classical: Annotated[bool, Meta(extra={"reload": "restart"})] = False
+    """True: Redis clients without ML-KEM may connect by X25519 alone, as most have to, with an OpenSSL before 3.5."""
 
     resp_read: Annotated[Consistency, Meta(extra=_LIVE)] = Consistency.ONE
     """How many replicas a Redis client's reads ask: `one`, `quorum` or `all`."""
@@ -80,5 +105,9 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def __post_init__(self) -> None:
         if self.resp:
             Address.parse(self.resp)
+        if bool(self.resp_tls_certificate) != bool(self.resp_tls_key):
+            raise ValueError("resp_tls_certificate and resp_tls_key go together")
+        if self.resp_tls and self.resp_tls_certificate:
+            raise ValueError("resp_tls_certificate takes the place of resp_tls: set one of them")
         if sum(self.quotas.values()) > self.memory_bytes_max or min(self.quotas.values(), default=1) < 1:
             raise ValueError("quotas are positive, and together at most memory_bytes_max")

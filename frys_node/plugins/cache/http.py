@@ -23,6 +23,7 @@ from functools import partial
 
 import msgspec
 
+from frys_node.base.access import Level, Resource
 from frys_node.base.errors import UsageError
 from frys_node.base.types import Consistency
 from frys_node.kernel.services.http import Http, HttpHandler, HttpRequest, HttpResponse
@@ -117,11 +118,13 @@ class CacheHttp:
             ("PUT", entry, self.put, "write", RAW_BODY_BYTES_MAX),
             ("DELETE", entry, self.delete, "write", RAW_BODY_BYTES_MAX),
             ("POST", entry, self.add, "write", RAW_BODY_BYTES_MAX),
-            ("POST", batch, self.batch, "write", BATCH_BODY_BYTES_MAX),
+            ("POST", batch, self.batch, "read", BATCH_BODY_BYTES_MAX),
         ]
         for method, template, answer, scope, body_bytes_max in routes:
             handler = partial(in_session, answer=answer)
-            http.route(method, template, handler, scope=scope, body_bytes_max=body_bytes_max)
+            http.route(
+                method, template, handler, scope=scope, resource=Resource.NAMESPACE, body_bytes_max=body_bytes_max
+            )
 
     async def get(self, request: HttpRequest) -> HttpResponse:
         """Answer one value with its content type, ETag and remaining life; 304 when the client has it already."""
@@ -148,6 +151,7 @@ class CacheHttp:
             return HttpResponse(status=404, body=_error_body(miss))
         if text is None:
             raise miss
+        request.demand(Level.WRITE)
         lease_ms = parse_ttl_ms(text)
         if lease_ms > LEASE_S_MAX * 1_000:
             raise InvalidCacheRequest(
@@ -203,6 +207,8 @@ class CacheHttp:
             raise InvalidCacheRequest(
                 f"the body is not a batch: {error}", hint='send {"get": [...], "put": [...], "delete": [...]}'
             ) from error
+        if body.put or body.delete:
+            request.demand(Level.WRITE)
         self._service.check_batch(len(body.get) + len(body.put) + len(body.delete))
         namespace = request.params["namespace"]
         wanted, gone = self._keys(namespace, body.get), self._keys(namespace, body.delete)

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from frys_node.plugins.cache.memory import CacheMemory
     from frys_node.plugins.cache.resp.front import RespFront
 
-RESTART_ONLY = ("sweep_interval_s", "resp", "resp_insecure")
+RESTART_ONLY = (
+    "sweep_interval_s",
+    "resp",
+    "resp_insecure",
+    "resp_tls",
+    "resp_tls_certificate",
+    "resp_tls_key",
+    "resp_tls_classical",
+)
 
 
 class CachePlugin:

@@ -1,30 +1,29 @@
-"""Who may do what over HTTP (D15): one decision function for every route.
+"""Who may do what over HTTP (D15): credentials out of headers, web pages kept out, and `decide` for the rest.
 
 Sans-I/O. A listener is one of four kinds. The unix socket's peers are checked by the kernel and are ``admin``. On
-loopback the machine is trusted (``local``: everything but the scope ``admin``), so web pages must be kept out: Host and
-Origin have to be loopback names, which stops DNS rebinding and cross-site requests. Any other address demands the admin
-token, unless the operator wrote ``insecure``.
+loopback the machine is trusted (``local``: everything but the level ``admin``), so web pages must be kept out: Host and
+Origin have to be loopback names, which stops DNS rebinding and cross-site requests. Any other address demands a token,
+unless the operator wrote ``insecure``. A token that is shown decides everywhere, also where none is needed.
+
+Credentials are in ``Authorization: Bearer`` or, as Qdrant's clients send them, in ``api-key``: a browser adds neither
+by itself. Cookies, passwords and fields of the query are not looked at.
 """
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from enum import Enum
+from functools import lru_cache
 
-from frys_node.kernel.services.access import BearerCheck
-from frys_node.plugins.network.errors import CrossSite, Forbidden, Unauthorised
+from frys_node.base.access import Kind, Need, Principal, Verdict, decide, forbidden
+from frys_node.base.errors import NotReady
+from frys_node.kernel.services.access import Access
+from frys_node.plugins.network.errors import CrossSite, Unauthorised
+
+HOSTS_MAX = 256
+"""Hosts whose verdict is remembered: each request names one, and an address takes microseconds to read."""
 
 _LOCAL_NAMES = frozenset({"localhost", "localhost.localdomain", "ip6-localhost"})
-
-
-class Kind(Enum):
-    """How a listener is reached."""
-
-    UNIX = "unix"
-    LOOPBACK = "loopback"
-    TOKEN = "token"  # noqa: S105 (the kind's name)
-    INSECURE = "insecure"
 
 
 def kind_of(host: str, *, insecure: bool) -> Kind:
@@ -34,6 +33,7 @@ def kind_of(host: str, *, insecure: bool) -> Kind:
     return Kind.INSECURE if insecure else Kind.TOKEN
 
 
+@lru_cache(maxsize=HOSTS_MAX)
 def is_loopback(host: str) -> bool:
     """True if the host, without port and brackets, can only be this machine."""
     name = host.lower().rstrip(".")
@@ -52,36 +52,46 @@ def host_of(authority: str) -> str:
     return authority.rpartition(":")[0] if authority.count(":") == 1 else authority
 
 
-def authorise(kind: Kind, scope: str, headers: Mapping[str, str], tokens: BearerCheck | None) -> str:
-    """Return the principal, ``admin`` or ``local``; for the scope ``open`` it may be ``anonymous``.
+def authorise(kind: Kind, need: Need, headers: Mapping[str, str], access: Access | None) -> Principal:
+    """Return who asks, if that may be; for the level ``open`` it may be ``anonymous``.
 
     Raises:
         CrossSite: The request comes from a web page.
-        Unauthorised: A token is needed and is missing or wrong.
-        Forbidden: The scope ``admin`` over loopback without the token.
+        NotReady: It shows an API token, and this node has not heard yet which there are.
+        Unauthorised: A token is needed and is missing, or is nobody's, for whatever reason.
+        Forbidden: The role or the scopes do not reach; whether what the request names exists is not said.
     """
-    if kind is Kind.UNIX:
-        return "admin"
-    has_token = _has_token(headers, tokens)
-    if not has_token:
-        _refuse_pages(kind, headers)
-    if has_token:
-        return "admin"
-    if scope == "open":
-        return "anonymous"
-    if kind is Kind.TOKEN or "authorization" in headers:
+    shown: Principal | None = None
+    bearer, is_wrong = "", False
+    if kind is not Kind.UNIX:
+        if "authorization" in headers or "api-key" in headers:
+            bearer = bearer_of(headers)
+            shown = access.authenticate(bearer) if access is not None and bearer else None
+            # What is there and not understood is wrong, too.
+            is_wrong = shown is None
+        if shown is None:
+            _refuse_pages(kind, headers)
+    verdict, principal = decide(kind, shown, need, is_wrong=is_wrong)
+    if verdict is Verdict.ALLOW:
+        return principal
+    if verdict is Verdict.AUTHENTICATE:
+        if bearer.startswith("frys_") and access is not None and not access.is_told:
+            raise NotReady("this node does not know the cluster's API tokens yet", hint="retry, or ask another node")
         raise Unauthorised(
-            "this needs the admin token",
-            hint="send 'Authorization: Bearer <token>'; the token is in the data directory of the cluster's first node",
+            "this needs a token that is valid here",
+            hint="send 'Authorization: Bearer <token>'; make one with: frys-node token create --role read|write|admin",
         )
-    if scope == "admin":
-        raise Forbidden("this is for administrators", hint="use the frys-node command on the machine, or the token")
-    return "local"
+    raise forbidden(need.level)
 
 
-def _has_token(headers: Mapping[str, str], tokens: BearerCheck | None) -> bool:
-    scheme, _, bearer = headers.get("authorization", "").partition(" ")
-    return tokens is not None and scheme.lower() == "bearer" and tokens.check(bearer.strip())
+def bearer_of(headers: Mapping[str, str]) -> str:
+    """Return the token that a request shows, empty if none, or two that differ."""
+    scheme, _, text = headers.get("authorization", "").partition(" ")
+    bearer = text.strip() if scheme.lower() == "bearer" else ""
+    key = headers.get("api-key", "").strip()
+    if "authorization" in headers and "api-key" in headers:
+        return bearer if bearer == key else ""
+    return bearer or key
 
 
 def _refuse_pages(kind: Kind, headers: Mapping[str, str]) -> None:
@@ -90,6 +100,9 @@ def _refuse_pages(kind: Kind, headers: Mapping[str, str]) -> None:
         raise CrossSite(f"the host '{host[:128]}' is not this machine", hint="use localhost or 127.0.0.1 in the URL")
     origin = headers.get("origin")
     if origin is None:
+        # Browsers send no Origin with what a page merely loads; to this machine they say whose page it is all the same.
+        if kind is Kind.LOOPBACK and headers.get("sec-fetch-site", "").strip().lower() == "cross-site":
+            raise CrossSite("requests of other sites' pages are refused", hint="type the URL, or call from a program")
         return
     origin_host = host_of(origin.partition("://")[2])
     is_own = is_loopback(origin_host) if kind is Kind.LOOPBACK else origin_host == host

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
 from frys_node.base.types import Address
 
 _LIVE = {"reload": "live"}
+_FIXED = {"reload": "restart"}
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=3_600, extra=_LIVE)]
 
 
@@ -35,6 +36,14 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Open at a time from one address; one more is answered 503."""
     pipelined: Annotated[int, msgspec.Meta(ge=1, le=4_096, extra=_LIVE)] = 128
     """Requests of one connection that wait for their turn; beyond it the connection is not read."""
+    requests_per_s: Annotated[float, msgspec.Meta(ge=0, le=10_000_000, extra=_LIVE)] = 0.0
+    """Requests of one token, or of one address (an IPv6 /64) that needs none; 0: no limit. More is answered 429."""
+    requests_burst: Annotated[int, msgspec.Meta(ge=1, le=10_000_000, extra=_LIVE)] = 1_000
+    """Requests that may come at once after a pause, where `requests_per_s` is a limit."""
+    strangers_per_s: Annotated[float, msgspec.Meta(ge=0, le=10_000_000, extra=_LIVE)] = 20.0
+    """Requests of one address without a valid token, where one is needed; 0: no limit. More is answered 429."""
+    strangers_burst: Annotated[int, msgspec.Meta(ge=1, le=10_000_000, extra=_LIVE)] = 200
+    """Such requests that may come at once after a pause."""
     json_depth: Annotated[int, msgspec.Meta(ge=4, le=512, extra=_LIVE)] = 64
     """Nesting of a JSON body; more is answered 400."""
 
@@ -43,10 +52,32 @@ class NetworkPluginConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """The HTTP API."""
 
     http: str = "127.0.0.1:8080"
-    """Where HTTP listens. On loopback it is open to this machine; elsewhere it demands the admin token."""
+    """Where HTTP listens. On loopback it is open to this machine; elsewhere it demands tokens (docs/access.md)."""
     insecure: bool = False
     """True: serve HTTP without a token off loopback. Anybody who reaches the address may read and write."""
+    tls: Annotated[Literal["", "cluster"], msgspec.Meta(extra=_FIXED)] = ""
+    """`cluster`: HTTP over TLS, with a certificate of the cluster's authority, which clients have to trust (`ca.pem` in
+    the data directory). Empty: without TLS, unless `tls_certificate` is set."""
+    tls_certificate: Annotated[str, msgspec.Meta(extra=_FIXED)] = ""
+    """HTTP over TLS with the certificate in this PEM file, followed by its chain. Read again when it changes."""
+    tls_key: Annotated[str, msgspec.Meta(extra=_FIXED)] = ""
+    """PEM file of the certificate's key, without a passphrase and not readable by everybody."""
+    tls_names: Annotated[tuple[str, ...], msgspec.Meta(max_length=16, extra=_FIXED)] = ()
+    """With `tls = "cluster"`: names that the certificate is for, besides the node's, its address and loopback. The
+    issuer issues only those that stand in its own setting."""
+    tls_classical: Annotated[bool, msgspec.Meta(extra=_FIXED)] = False
+    """True: clients without ML-KEM may connect by X25519 alone. Whoever records that can read it when quantum computers
+    can. For browsers, and tools with an OpenSSL before 3.5."""
     limits: HttpLimits = HttpLimits()
+
+    @property
+    def is_tls(self) -> bool:
+        """True if HTTP is served over TLS."""
+        return bool(self.tls or self.tls_certificate)
 
     def __post_init__(self) -> None:
         Address.parse(self.http)
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key go together")
+        if self.tls and self.tls_certificate:
+            raise ValueError("tls_certificate takes the place of tls: set one of them")

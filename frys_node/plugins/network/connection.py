@@ -6,20 +6,23 @@ Nothing that a peer does ends more than its own connection.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from frys_node.base.access import Kind, Principal
 from frys_node.base.errors import FrysError
 from frys_node.base.types import Address
 from frys_node.kernel.services.http import HttpRequest, HttpResponse, shaped
 from frys_node.observe.log import get_logger
-from frys_node.plugins.network.access import Kind, authorise
+from frys_node.plugins.network.access import authorise
 from frys_node.plugins.network.body import is_too_deep
 from frys_node.plugins.network.errors import HttpError, InternalError, RequestTimeout
 from frys_node.plugins.network.parser import DISCARD_BYTES_MAX, Phase, Request, RequestParser
 from frys_node.plugins.network.respond import CONTINUE, LAST_CHUNK, chunk, error_response, head_bytes
 from frys_node.plugins.network.router import Match, split_target
+from frys_node.secure.errors import HandshakeRefused
 from frys_node.transport.stream import SocketStream
 
 if TYPE_CHECKING:
@@ -34,19 +37,45 @@ LINGER_BYTES_MAX = 64 << 20
 log = get_logger(__name__)
 
 
+class ByteStream(Protocol):
+    """What a connection needs of a socket, or of TLS over it."""
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """Return some bytes, empty at the peer's end."""
+        ...
+
+    async def send_all(self, data: bytes) -> None:
+        """Send everything."""
+        ...
+
+    async def send_eof(self) -> None:
+        """Say that nothing more comes."""
+        ...
+
+    def close(self) -> None:
+        """Close at once."""
+        ...
+
+
+Secure = Callable[[SocketStream], Awaitable[ByteStream]]
+"""Takes a socket through the handshake of TLS."""
+
+
 class _Admitted:
     """What `admit` found out about a request."""
 
     __slots__ = ("match", "path", "principal", "query")
 
-    def __init__(self, match: Match, path: str, query: dict[str, str], principal: str) -> None:
+    def __init__(self, match: Match, path: str, query: dict[str, str], principal: Principal) -> None:
         self.match, self.path, self.query, self.principal = match, path, query, principal
 
 
 class Connection:
     """The driver of one `RequestParser`."""
 
-    def __init__(self, server: HttpServer, stream: SocketStream, peer: Address, kind: Kind) -> None:
+    def __init__(
+        self, server: HttpServer, stream: SocketStream, peer: Address, kind: Kind, secure: Secure | None = None
+    ) -> None:
         self.peer = peer
         self.scope = trio.CancelScope()
         self.is_busy = False
@@ -57,8 +86,12 @@ class Connection:
         self.deadline_s = trio.current_time() + server.limits.header_s
         """When the server's reaper cuts this connection."""
         self.was_late = False
+        self.principal: Principal | None = None
+        """Who made the request that is answered."""
         self._server = server
-        self._stream = stream
+        self._socket = stream
+        self._stream: ByteStream = stream
+        self._secure = secure
         self.kind = kind
         self._parser = RequestParser(server.limits, self._admit)
 
@@ -66,11 +99,16 @@ class Connection:
         """Serve until the peer or a rule ends it, then close. Raises nothing but cancellation from above."""
         try:
             with self.scope:
+                if self._secure is not None:
+                    # The deadline of a head holds for the handshake, too.
+                    self._stream = await self._secure(self._socket)
                 await self._serve()
             if self.was_late and self._parser.phase in (Phase.HEAD, Phase.BODY):
                 await self._answer_late()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._server.broken.inc()
+        except HandshakeRefused as error:
+            log.info("network.tls_refused", peer=str(self.peer), reason=error.reason)
         except Exception as error:  # noqa: BLE001 (one connection must never end the listener)
             log.failed("network.connection_failed", error, peer=str(self.peer))
         finally:
@@ -117,10 +155,16 @@ class Connection:
 
     def _admit(self, request: Request) -> int:
         """Route and authorise a head before its body is kept."""
+        principal: Principal | None = None
         try:
-            path, query = split_target(request.target)
-            match = self._server.router.find(request.method, path)
-            principal = authorise(self.kind, match.route.scope, request.headers, self._server.tokens)
+            try:
+                path, query = split_target(request.target)
+                match = self._server.router.find(request.method, path)
+                need = match.route.need(match.params)
+                principal = authorise(self.kind, need, request.headers, self._server.access)
+            finally:
+                # Requests that are refused count too: to refuse is work.
+                self._server.check_pace(self.kind, principal, self.peer)
         except FrysError as error:
             request.refusal = error
             return DISCARD_BYTES_MAX
@@ -146,10 +190,10 @@ class Connection:
 
     async def _respond(self, request: Request) -> HttpResponse:
         if request.refusal is not None:
-            return error_response(request.refusal)
+            return shaped(request.refusal, error_response)
         admitted = request.route
         assert isinstance(admitted, _Admitted)
-        route = admitted.match.route
+        route, self.principal = admitted.match.route, admitted.principal
         try:
             self._check_body(request)
             return await route.handler(
@@ -165,6 +209,9 @@ class Connection:
             )
         except FrysError as error:
             failure = error
+        except RecursionError:
+            # The decoders have limits of their own; what gets past them all is the sender's doing.
+            failure = HttpError("the body nests too deeply")
         except Exception as error:  # noqa: BLE001 (answered, logged)
             log.failed("network.handler_failed", error, method=request.method, template=route.template)
             failure = InternalError("the node failed to answer", hint="its log says why")

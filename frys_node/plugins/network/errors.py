@@ -84,17 +84,19 @@ class TooManyConnections(FrysError):
     status = 503
 
 
+class TooManyRequests(FrysError):
+    """The token or the address has used its requests up. Nothing was done; retry later."""
+
+    code = "http.too_many_requests"
+    retryable = True
+    status = 429
+
+
 class Unauthorised(SecurityError):
-    """The request needs the admin token. Nothing was done."""
+    """The request needs a token that is valid. Nothing was done."""
 
     code = "http.unauthorised"
     status = 401
-
-
-class Forbidden(SecurityError):
-    """The request may not be made from here. Nothing was done."""
-
-    code = "http.forbidden"
 
 
 class CrossSite(SecurityError):

@@ -41,7 +41,7 @@ CHUNK_OVERHEAD_BYTES = 16_384
 CHUNK_OVERHEAD_FACTOR = 8
 """Chunk headers and extensions may take this much plus the factor times the body: a 1-byte chunk costs 5 more."""
 
-_SINGLE = frozenset({"host", "authorization", "content-type", "expect", "origin"})
+_SINGLE = frozenset({"host", "authorization", "api-key", "content-type", "expect", "origin"})
 _LENGTHLESS = frozenset({"POST", "PUT", "PATCH"})
 
 

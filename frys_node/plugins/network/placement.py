@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from frys_node.base.access import Resource
 from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.types import Address, Epoch, NodeId, UnitId
 from frys_node.kernel.context import PluginContext
@@ -35,11 +36,10 @@ class PlacementRoutes:
 
     def register(self, router: Router) -> None:
         """Add the route."""
-        router.route("GET", "/v1/placement", self.placement, scope="read")
+        router.route("GET", "/v1/placement", self.placement, scope="read", resource=Resource.SHARED)
 
     async def placement(self, request: HttpRequest) -> HttpResponse:
-        """Answer the current set of every unit, its first member first."""
-        del request
+        """Answer the current set of every unit, its first member first; of the collections that the caller may see."""
         topology = self._context.services.find(TOPOLOGY)
         epoch = adopted(topology)
         if topology is None or epoch is None:
@@ -55,6 +55,7 @@ class PlacementRoutes:
                     table.holders(f"vector/{collection.id}/{shard}") for shard in range(collection.shard_number)
                 ]
                 for collection in topology.collections()
+                if request.principal.reaches(Resource.COLLECTION, collection.name)
             },
         }
         members = self._context.services.find(MEMBERS)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 import frys_node
+from frys_node.base.access import Kind
 from frys_node.base.errors import NotReady, ReloadRefused
 from frys_node.base.types import Address
 from frys_node.kernel.context import PluginContext
@@ -18,7 +20,7 @@ from frys_node.kernel.services.http import HTTP
 from frys_node.kernel.services.node import NODE
 from frys_node.kernel.services.topology import TOPOLOGY
 from frys_node.observe.log import get_logger
-from frys_node.plugins.network.access import Kind, kind_of
+from frys_node.plugins.network.access import kind_of
 from frys_node.plugins.network.binding import PortBook, listen_or_move
 from frys_node.plugins.network.config import NetworkPluginConfig
 from frys_node.plugins.network.errors import NoRoute, TokenNeeded
@@ -30,8 +32,13 @@ from frys_node.plugins.network.server import HttpServer
 from frys_node.transport.network import SystemNetwork
 from frys_node.transport.stream import SocketListener
 
+if TYPE_CHECKING:
+    from frys_node.kernel.tls import TlsFront
+
 ADMIN_SOCKET = "admin.sock"
 """Name of the admin socket in the data directory; mode 0600."""
+
+RESTART_ONLY = ("http", "insecure", "tls", "tls_certificate", "tls_key", "tls_names", "tls_classical")
 
 DEFAULT_HTTP = NetworkPluginConfig().http
 
@@ -82,6 +89,7 @@ class NetworkPlugin:
         self._server: HttpServer | None = None
         self._listeners: list[SocketListener] = []
         self._public: SocketListener | None = None
+        self._tls: TlsFront | None = None
         self._socket_path: Path | None = None
 
     def metadata(self) -> PluginManifest:
@@ -103,21 +111,38 @@ class NetworkPlugin:
         await trio.lowlevel.checkpoint()
         self._context = context
         self._config = context.config or NetworkPluginConfig()
-        tokens = context.services.find(ACCESS)
+        access = context.services.find(ACCESS)
         host = Address.parse(self._config.http).host
-        if kind_of(host, insecure=self._config.insecure) is Kind.TOKEN and tokens is None:
+        if kind_of(host, insecure=self._config.insecure) is Kind.TOKEN and access is None:
             raise TokenNeeded(
-                f"HTTP on {self._config.http} can be reached from outside and this node has no admin token",
+                f"HTTP on {self._config.http} can be reached from outside and this node has no tokens to check",
                 hint="bind it to 127.0.0.1, or set [plugins.network] insecure = true to serve everybody",
             )
         self._server = HttpServer(
             router=self._front,
             limits=self._config.limits,
-            tokens=tokens,
+            access=access,
             clock=context.clock,
             metrics=context.metrics,
             epoch=lambda: adopted(context.services.find(TOPOLOGY)),
         )
+        if self._config.is_tls:
+            # OpenSSL is imported by nodes whose HTTP speaks TLS, before they answer anybody; others have it later.
+            from frys_node.kernel.tls import TlsFront, TlsSettings
+
+            config = self._config
+            self._tls = TlsFront(
+                context,
+                TlsSettings(
+                    config.tls_certificate,
+                    config.tls_key,
+                    config.tls_names,
+                    config.tls_classical,
+                    "[plugins.network] tls_certificate",
+                ),
+                listener="network",
+            )
+            await self._tls.load()
         NodeRoutes(context).register(self._front)
         PlacementRoutes(context).register(self._front)
         GossipRoutes(context).register(self._front)
@@ -143,13 +168,17 @@ class NetworkPlugin:
         self._front.listens(str(listener.address))
         kind = kind_of(wanted.host, insecure=self._config.insecure)
         nursery.start_soon(self._server.serve, admin, Kind.UNIX, nursery)
-        nursery.start_soon(self._server.serve, listener, kind, nursery)
+        secure = None
+        if self._tls is not None:
+            secure = self._tls.secure
+            nursery.start_soon(self._tls.run)
+        nursery.start_soon(self._server.serve, listener, kind, nursery, secure)
         nursery.start_soon(self._server.reap)
         node = context.service(NODE)
         self._front.is_whole = node.is_ready
         node.add_status("http", self._status)
         node.add_door("http", self._close_door)
-        log.info("network.http_listening", address=self._front.address, access=kind.value)
+        log.info("network.http_listening", address=self._front.address, access=kind.value, tls=self._config.is_tls)
 
     async def _listen_admin(self, network: SystemNetwork) -> SocketListener:
         """Bind the admin socket through the directory's descriptor: a socket's path is limited to 107 bytes."""
@@ -164,8 +193,9 @@ class NetworkPlugin:
         self._socket_path = path
         return listener
 
-    def _status(self) -> dict[str, str]:
-        return {"address": self._front.address, "admin_socket": str(self._socket_path)}
+    def _status(self) -> dict[str, Any]:
+        address, socket_path = self._front.address, str(self._socket_path)
+        return {"address": address, "admin_socket": socket_path, "tls": self._config.is_tls}
 
     def handle_message(self, message: object) -> None:
         """No topic is subscribed: a message here is a mistake in the manifest."""
@@ -174,8 +204,9 @@ class NetworkPlugin:
     async def on_config_change(self, old: NetworkPluginConfig, new: NetworkPluginConfig) -> None:
         """Take new limits; open connections keep those that they started with."""
         await trio.lowlevel.checkpoint()
-        if (old.http, old.insecure) != (new.http, new.insecure):
-            raise ReloadRefused("plugins.network.http and insecure change only with a restart")
+        fixed = [name for name in RESTART_ONLY if getattr(old, name) != getattr(new, name)]
+        if fixed:
+            raise ReloadRefused(f"[plugins.network] {', '.join(fixed)} change only with a restart")
         assert self._server is not None
         self._server.limits = new.limits
         self._config = new

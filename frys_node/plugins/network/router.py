@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 
+from frys_node.base.access import Level, Need, Resource
 from frys_node.base.errors import PluginError
 from frys_node.kernel.services.http import ErrorShape, HttpHandler
 from frys_node.plugins.network.errors import HttpError, MethodNotAllowed, NoRoute
 
-SCOPES = ("open", "read", "write", "admin")
+NAMED = {Resource.COLLECTION: "{collection}", Resource.NAMESPACE: "{namespace}"}
+"""The path element that names a resource, in every template that has one."""
 QUERY_FIELDS_MAX = 64
 ROUTES_MAX = 1_024
 
@@ -24,9 +26,18 @@ class Route(NamedTuple):
     method: str
     template: str
     handler: HttpHandler
-    scope: str
+    level: Level
+    resource: Resource
     error_shape: ErrorShape | None
     body_bytes_max: int
+
+    def need(self, params: dict[str, str]) -> Need:
+        """Return what a request with these values of the template needs."""
+        if self.resource is Resource.COLLECTION:
+            return Need(self.level, self.resource, params["collection"])
+        if self.resource is Resource.NAMESPACE:
+            return Need(self.level, self.resource, params["namespace"])
+        return Need(self.level, self.resource)
 
 
 class Match(NamedTuple):
@@ -66,17 +77,22 @@ class Router:
         handler: HttpHandler,
         *,
         scope: str,
+        resource: Resource = Resource.CLUSTER,
         error_shape: ErrorShape | None = None,
         body_bytes_max: int = 1 << 20,
     ) -> None:
         """Add a route; see `Http.route`.
 
         Raises:
-            PluginError: The template is served already, or malformed. The table is unchanged.
+            PluginError: The template is served already, or malformed, or what it names is not declared. The table is
+                unchanged.
         """
-        if scope not in SCOPES or not template.startswith("/") or method != method.upper():
+        if scope not in set(Level) or not template.startswith("/") or method != method.upper():
             raise PluginError(f"route {method} {template}: the scope, template or method is malformed")
-        route = Route(method, template, handler, scope, error_shape, body_bytes_max)
+        named = {kind for kind, element in NAMED.items() if element in template.split("/")}
+        if named != {resource} & NAMED.keys():
+            raise PluginError(f"route {method} {template}: the resource '{resource}' is not what the template names")
+        route = Route(method, template, handler, Level(scope), resource, error_shape, body_bytes_max)
         methods = self._methods(template)
         if method in methods:
             raise PluginError(f"route {method} {template} is served already")

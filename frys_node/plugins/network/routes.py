@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -47,6 +48,7 @@ class NodeRoutes:
         router.route("GET", "/v1/events", self._events.handle, scope="read")
         router.route("GET", "/v1/plugins", self.plugins, scope="read")
         router.route("POST", "/v1/plugins/{name}/{action}", self.change_plugin, scope="admin")
+        router.route("GET", "/v1/routes", partial(self.routes, router), scope="read")
 
     async def live(self, request: HttpRequest) -> HttpResponse:
         """200 while the event loop turns."""
@@ -164,6 +166,16 @@ class NodeRoutes:
         """Every plugin with its state."""
         views = [msgspec.to_builtins(view) for view in self._node.components() if view.version]
         return HttpResponse.json({"plugins": views})
+
+    async def routes(self, router: Router, request: HttpRequest) -> HttpResponse:
+        """Every route with the role that it takes, and what of its path a token's scopes have to name."""
+        del request
+        await trio.lowlevel.checkpoint()
+        listed = [
+            {"method": route.method, "path": route.template, "role": route.level, "resource": route.resource}
+            for route in router.routes
+        ]
+        return HttpResponse.json({"routes": listed})
 
     async def change_plugin(self, request: HttpRequest) -> HttpResponse:
         """Load, unload or reload a plugin while the node runs."""

@@ -6,20 +6,22 @@ One reaper looks at all deadlines once a tick, so that a request costs no timer 
 from __future__ import annotations
 
 import datetime as dt
+import math
 import os
 from collections.abc import Callable, Container
 
 import trio
 
+from frys_node.base.access import Forbidden, Kind, Principal
+from frys_node.base.pace import Pace, network_of
 from frys_node.base.ports import Clock
 from frys_node.base.types import Address, Epoch
-from frys_node.kernel.services.access import BearerCheck
+from frys_node.kernel.services.access import Access
 from frys_node.observe.log import get_logger
 from frys_node.observe.metrics import Metrics
-from frys_node.plugins.network.access import Kind
 from frys_node.plugins.network.config import HttpLimits
-from frys_node.plugins.network.connection import Connection
-from frys_node.plugins.network.errors import Forbidden, TooManyConnections
+from frys_node.plugins.network.connection import Connection, Secure
+from frys_node.plugins.network.errors import TooManyConnections, TooManyRequests
 from frys_node.plugins.network.respond import error_response, head_bytes
 from frys_node.plugins.network.router import Router
 from frys_node.transport.stream import SocketListener, SocketStream
@@ -50,14 +52,14 @@ class HttpServer:
         *,
         router: Router,
         limits: HttpLimits,
-        tokens: BearerCheck | None,
+        access: Access | None,
         clock: Clock,
         metrics: Metrics,
         epoch: Callable[[], Epoch | None] = lambda: None,
     ) -> None:
         self.router = router
         self.limits = limits
-        self.tokens = tokens
+        self.access = access
         self._draining: set[Kind] = set()
         self._clock = clock
         self._connections: set[Connection] = set()
@@ -67,6 +69,7 @@ class HttpServer:
         self._date = b""
         self._date_s = -1.0
         self._epoch = epoch
+        self._pace = Pace()
         self._told: Epoch | None = None
         self._told_field = b""
         self._requests = metrics.counter(
@@ -78,11 +81,16 @@ class HttpServer:
         self._refused = metrics.counter(
             "frys_network_connections_refused_total", "Connections turned away, by reason", ("reason",)
         )
+        self._paced = metrics.counter(
+            "frys_network_requests_paced_total", "Requests answered 429, by whose limit it was", ("limit",)
+        )
         self.broken = metrics.counter("frys_network_connections_broken_total", "Connections that the peer broke")
         metrics.gauge("frys_network_connections", "Open HTTP connections", source=lambda: float(len(self._connections)))
 
-    async def serve(self, listener: SocketListener, kind: Kind, nursery: trio.Nursery) -> None:
-        """Accept until the listener is closed."""
+    async def serve(
+        self, listener: SocketListener, kind: Kind, nursery: trio.Nursery, secure: Secure | None = None
+    ) -> None:
+        """Accept until the listener is closed; `secure` takes a connection through its handshake first."""
         while True:
             try:
                 stream, peer = await listener.accept()
@@ -90,9 +98,9 @@ class HttpServer:
                 return
             refusal = self._refusal(stream, peer, kind)
             if refusal is not None:
-                self._turn_away(stream, refusal)
+                self._turn_away(stream, refusal, is_clear=secure is None)
                 continue
-            connection = Connection(self, stream, peer, kind)
+            connection = Connection(self, stream, peer, kind, secure)
             self._connections.add(connection)
             self._per_host[peer.host] = self._per_host.get(peer.host, 0) + 1
             self._wake_reaper.set()
@@ -128,8 +136,11 @@ class HttpServer:
             return TooManyConnections(f"more than {limits.connections} connections")
         return None
 
-    def _turn_away(self, stream: SocketStream, error: Forbidden | TooManyConnections) -> None:
-        """Answer without waiting: the few bytes fit the socket's empty buffer."""
+    def _turn_away(self, stream: SocketStream, error: Forbidden | TooManyConnections, *, is_clear: bool) -> None:
+        """Answer without waiting: the few bytes fit the socket's empty buffer. Where TLS is spoken only hang up."""
+        if not is_clear:
+            stream.close()
+            return
         response = error_response(error)
         head = head_bytes(response, fields=self.fields(), is_last=True, version="1.1", length=len(response.body))
         try:
@@ -151,6 +162,40 @@ class HttpServer:
             for connection in [c for c in self._connections if not c.is_busy and c.deadline_s <= now_s]:
                 connection.was_late = True
                 connection.scope.cancel()
+            self._cut_revoked()
+
+    def _cut_revoked(self) -> None:
+        """End streams whose token was revoked or has expired; a request looks at its token itself."""
+        access = self.access
+        if access is None:
+            return
+        for connection in [c for c in self._connections if c.is_streaming]:
+            if connection.principal is not None and not access.is_valid(connection.principal):
+                connection.scope.cancel()
+
+    def check_pace(self, kind: Kind, principal: Principal | None, peer: Address) -> None:
+        """Count one request against its token or address; operators on the admin socket are not limited.
+
+        Raises:
+            TooManyRequests: It has to wait; `answer_headers` says how long.
+        """
+        limits = self.limits
+        is_stranger = kind is Kind.TOKEN and (principal is None or not principal.role)
+        rate_per_s = limits.strangers_per_s if is_stranger else limits.requests_per_s
+        if kind is Kind.UNIX or not rate_per_s:
+            return
+        limit = "strangers" if is_stranger else "requests"
+        has_token = principal is not None and principal.token_id
+        name = principal.name if has_token and principal is not None else f"{limit}:{network_of(peer.host)}"
+        burst = limits.strangers_burst if is_stranger else limits.requests_burst
+        wait_s = self._pace.wait_s(name, 1, rate_per_s=rate_per_s, burst=burst, now_s=trio.current_time())
+        if wait_s:
+            self._paced.inc(limit)
+            error = TooManyRequests(
+                f"more than {rate_per_s:g} requests a second", hint="wait as long as Retry-After says"
+            )
+            error.answer_headers = {"Retry-After": str(math.ceil(wait_s))}
+            raise error
 
     def is_draining(self, kind: Kind) -> bool:
         """True if connections of that kind end after the request that they are at."""

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import trio
 
+from frys_node.base.access import Resource
 from frys_node.base.errors import DeadlineExceeded, FrysError
 from frys_node.base.ports import Clock
 from frys_node.base.types import Consistency
@@ -172,6 +173,7 @@ class PointRoutes:
                 template,
                 self._dialect.handler(answer),
                 scope=scope,
+                resource=Resource.COLLECTION,
                 error_shape=error_shape,
                 body_bytes_max=BODY_BYTES_MAX,
             )

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from frys_node import __version__
+from frys_node.base.access import Resource
 from frys_node.base.errors import AlreadyExists, PluginError
 from frys_node.base.ports import Entropy
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
@@ -60,6 +61,7 @@ class CollectionRoutes:
                 template,
                 self._dialect.handler(answer),
                 scope=scope,
+                resource=Resource.COLLECTION if "{collection}" in template else Resource.SHARED,
                 error_shape=error_shape,
                 body_bytes_max=BODY_BYTES_MAX,
             )
@@ -70,6 +72,7 @@ class CollectionRoutes:
                 "/collections/{rest...}",
                 self._dialect.handler(self.unsupported),
                 scope="read",
+                resource=Resource.SHARED,
                 error_shape=error_shape,
                 body_bytes_max=qdrant.BODY_BYTES_MAX,
             )
@@ -86,9 +89,10 @@ class CollectionRoutes:
             hint="docs/limits.md lists that part",
         )
 
-    async def list(self, _request: HttpRequest) -> Any:
-        """List the collections by name."""
-        return {"collections": [{"name": one.name} for one in self._service.collections()]}
+    async def list(self, request: HttpRequest) -> Any:
+        """List the collections by name; those that the caller may see."""
+        names = [one.name for one in self._service.collections()]
+        return {"collections": [{"name": n} for n in names if request.principal.reaches(Resource.COLLECTION, n)]}
 
     async def exists(self, request: HttpRequest) -> Any:
         """Say whether there is a collection of the name."""

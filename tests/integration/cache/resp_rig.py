@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import trio
 
+from frys_node.base.access import ADMIN, Principal
 from frys_node.base.types import Address, NodeId
 from frys_node.observe.metrics import Metrics
 from frys_node.plugins.cache.changer import CHANGE, Changer
@@ -147,7 +148,8 @@ class CacheNode:
             commands=COMMANDS,
             limits=lambda: limits,
             now_unix_ms=lambda: rig.unix_ms,
-            check_token=lambda token: token == TOKEN,
+            authenticate=lambda token: ADMIN if token == TOKEN else rig.tokens.get(token),
+            is_valid=lambda principal: principal in rig.tokens.values(),
             redirect=self.view.redirect,
             settings=lambda: about.settings(rig.config, 6_379),
             describe=lambda session: about.client_line(session, "10.0.0.9:5", 3),
@@ -169,4 +171,5 @@ class RespCluster:
         self.nursery = nursery
         self.config = config or CacheConfig()
         self.unix_ms = 5_000_000
+        self.tokens: dict[bytes, Principal] = {}
         self.nodes = {name: CacheNode(self, NodeId(name)) for name in names}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from frys_node.kernel.services.topology import TOPOLOGY
 from frys_node.plugins.cache.cache import RespTokenNeeded
 from frys_node.plugins.cache.config import CacheConfig, RespLimits
 from frys_node.plugins.network.config import NetworkPluginConfig
+from frys_node.testing.access import FakeAccess
 from frys_node.testing.rpc import open_rpc_network
 from frys_node.testing.services import ServiceCluster
 from frys_node.transport.clock import SystemClock
@@ -32,14 +32,6 @@ from frys_node.transport.executor import ThreadExecutor
 from tests.integration.cache.resp_rig import TOKEN, command
 
 SELF = NodeId("a" * 32)
-
-
-class AdminToken:
-    """The check that `secure` provides in a real node."""
-
-    def check(self, bearer: str) -> bool:
-        """Compare in constant time."""
-        return hmac.compare_digest(bearer.encode(), TOKEN)
 
 
 class LoneMember:
@@ -72,7 +64,9 @@ class LoneMember:
 
 
 @asynccontextmanager
-async def serving(data_dir: Path, *, token: bool = True, **settings: Any) -> AsyncIterator[tuple[Kernel, Address]]:
+async def serving(
+    data_dir: Path, *, token: bool = True, access: FakeAccess | None = None, **settings: Any
+) -> AsyncIterator[tuple[Kernel, Address]]:
     """Run a node whose cache serves Redis clients on a free port."""
     limits = {name: settings.pop(name) for name in list(settings) if name in RespLimits.__struct_fields__}
     config = CacheConfig(resp_limits=RespLimits(**limits), **({"resp": "127.0.0.1:0"} | settings))
@@ -94,7 +88,7 @@ async def serving(data_dir: Path, *, token: bool = True, **settings: Any) -> Asy
             kernel.services.provide(RPC, network.node(SELF))
             kernel.services.provide(MEMBERS, LoneMember())
             if token:
-                kernel.services.provide(ACCESS, AdminToken())
+                kernel.services.provide(ACCESS, access or FakeAccess(TOKEN.decode()))
             async with kernel.running():
                 plugins = {"network": NetworkPluginConfig(http="127.0.0.1:0"), "cache": config}
                 await kernel.load_plugins([find("network"), find("cache")], plugins)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from frys_node.kernel.registry import find
 from frys_node.kernel.services.access import ACCESS
 from frys_node.kernel.services.http import HTTP, Http
 from frys_node.plugins.network.config import HttpLimits, NetworkPluginConfig
+from frys_node.testing.access import FakeAccess
 from frys_node.transport.clock import SystemClock
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.entropy import SystemEntropy
@@ -26,14 +26,6 @@ from frys_node.transport.stream import SocketStream
 
 TOKEN = "correct-horse-battery"
 FAIL_S = 20.0
-
-
-class AdminToken:
-    """The check that `secure` provides in a real node."""
-
-    def check(self, bearer: str) -> bool:
-        """Compare in constant time."""
-        return hmac.compare_digest(bearer.encode(), TOKEN.encode())
 
 
 def make_node(data_dir: Path) -> Kernel:
@@ -52,14 +44,21 @@ def make_node(data_dir: Path) -> Kernel:
 
 @asynccontextmanager
 async def serving(
-    data_dir: Path, *, token: bool = False, http: str = "127.0.0.1:0", insecure: bool = False, **limits: Any
+    data_dir: Path,
+    *,
+    token: bool = False,
+    access: FakeAccess | None = None,
+    http: str = "127.0.0.1:0",
+    insecure: bool = False,
+    tls: dict[str, Any] | None = None,
+    **limits: Any,
 ) -> AsyncIterator[tuple[Kernel, Http]]:
     """Run a node with HTTP on a free port."""
     with trio.fail_after(FAIL_S):
         kernel = make_node(data_dir)
-        if token:
-            kernel.services.provide(ACCESS, AdminToken())
-        config = NetworkPluginConfig(http=http, insecure=insecure, limits=HttpLimits(**limits))
+        if token or access is not None:
+            kernel.services.provide(ACCESS, FakeAccess(TOKEN) if access is None else access)
+        config = NetworkPluginConfig(http=http, insecure=insecure, limits=HttpLimits(**limits), **(tls or {}))
         async with kernel.running():
             await kernel.load_plugins([find("network")], {"network": config})
             kernel.mark_started()

@@ -39,7 +39,7 @@ async def serving(names: str) -> AsyncIterator[list[str]]:
                 cluster.http[name] = router
                 await cluster.load(name, VectorConfig(), nursery)
                 server = HttpServer(
-                    router=router, limits=HttpLimits(), tokens=None, clock=SystemClock(), metrics=Metrics()
+                    router=router, limits=HttpLimits(), access=None, clock=SystemClock(), metrics=Metrics()
                 )
                 listener = await SystemNetwork().listen(Address("127.0.0.1", 0))
                 listeners.append(listener)

@@ -157,7 +157,16 @@ def test_info_counts_values_by_database_and_nothing_else() -> None:
 
 def test_client_list_names_those_that_are_asked_for() -> None:
     """By number, or by what they do; nobody here is a replica."""
-    around = Surroundings({}, lambda: Limits(9, 9, 9, 9), lambda: 0, bool, lambda _key: None, dict, lambda _session: "")
+    around = Surroundings(
+        commands={},
+        limits=lambda: Limits(9, 9, 9, 9),
+        now_unix_ms=lambda: 0,
+        authenticate=lambda _token: None,
+        is_valid=lambda _principal: True,
+        redirect=lambda _key: None,
+        settings=dict,
+        describe=lambda _session: "",
+    )
     plain, listening = Session(1, around, must_authenticate=False), Session(2, around, must_authenticate=False)
     listening.channels[b"news"] = None
     for words, expected in (

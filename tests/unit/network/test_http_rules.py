@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hmac
-
 import pytest
 
+from frys_node.base.access import Forbidden, Kind, Level, Need
 from frys_node.base.errors import FrysError, PluginError
 from frys_node.kernel.services.http import HttpRequest, HttpResponse
-from frys_node.plugins.network.access import Kind, authorise, host_of, is_loopback, kind_of
+from frys_node.plugins.network.access import authorise, host_of, is_loopback, kind_of
 from frys_node.plugins.network.body import is_too_deep
-from frys_node.plugins.network.errors import CrossSite, Forbidden, HttpError, MethodNotAllowed, NoRoute, Unauthorised
+from frys_node.plugins.network.errors import CrossSite, HttpError, MethodNotAllowed, NoRoute, Unauthorised
 from frys_node.plugins.network.respond import error_response, head_bytes
 from frys_node.plugins.network.router import Router, split_target
 from frys_node.plugins.network.server import http_date
+from frys_node.testing.access import FakeAccess
 
 
 async def _handler(request: HttpRequest) -> HttpResponse:
@@ -80,14 +80,7 @@ def test_queries_are_decoded_and_bounded() -> None:
         split_target("/x?" + "&".join(f"a{i}=1" for i in range(1_000)))
 
 
-class Token:
-    """An admin token."""
-
-    def check(self, bearer: str) -> bool:
-        """Compare in constant time."""
-        return hmac.compare_digest(bearer.encode(), b"letmein-please")
-
-
+ACCESS = FakeAccess("letmein-please")
 GOOD = {"authorization": "Bearer letmein-please"}
 BAD = {"authorization": "Bearer letmein"}
 N = None
@@ -123,16 +116,16 @@ N = None
 def test_the_access_table(kind: Kind, scope: str, headers: dict[str, str], outcome: str | type[FrysError]) -> None:
     """Listener, scope and headers decide: default deny off loopback, web pages kept out, admin never by accident."""
     if isinstance(outcome, str):
-        assert authorise(kind, scope, headers, Token()) == outcome
+        assert authorise(kind, Need(Level(scope)), headers, ACCESS).name == outcome
         return
     with pytest.raises(outcome):
-        authorise(kind, scope, headers, Token())
+        authorise(kind, Need(Level(scope)), headers, ACCESS)
 
 
 def test_without_a_token_to_check_nothing_off_loopback_is_served() -> None:
     """A missing check is a refusal, not an open door."""
     with pytest.raises(Unauthorised):
-        authorise(Kind.TOKEN, "read", GOOD, None)
+        authorise(Kind.TOKEN, Need(Level.READ), GOOD, None)
 
 
 def test_listeners_are_judged_by_the_address_they_are_bound_to() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from frys_node.base.access import LOCAL
 from frys_node.base.errors import NoReplica
 from frys_node.base.types import Consistency, NodeId, UnitId
 from frys_node.kernel.services.http import HttpRequest, HttpResponse, shaped
@@ -95,7 +96,7 @@ async def test_an_error_answer_carries_the_token_too() -> None:
         raise NoReplica("nobody")
 
     for headers in ({"frys-session": "new"}, {}):
-        request = HttpRequest(method="GET", path="/", params={}, query={}, headers=headers, body=b"", principal="local")
+        request = HttpRequest(method="GET", path="/", params={}, query={}, headers=headers, body=b"", principal=LOCAL)
         with pytest.raises(NoReplica) as caught:
             await in_session(request, answer)
         response = shaped(caught.value, lambda error: HttpResponse(status=error.status, headers={"X": "1"}))
@@ -126,7 +127,7 @@ async def test_a_request_without_the_header_has_no_session_and_one_with_it_gets_
 
     def request(**headers: str) -> HttpRequest:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return HttpRequest(method="GET", path="/", params={}, query={}, headers=named, body=b"", principal="local")
+        return HttpRequest(method="GET", path="/", params={}, query={}, headers=named, body=b"", principal=LOCAL)
 
     assert (await in_session(request(), answer)).headers == {"ETag": "x"}
     response = await in_session(request(frys_session="new"), answer)

@@ -66,24 +66,23 @@ def select(session: Session, command: Command) -> None:
 
 
 def _prove(session: Session, user: bytes, token: bytes) -> None:
-    if user not in (b"default", b"admin") or not session.around.check_token(token):
+    principal = session.around.authenticate(token)
+    if principal is None or user not in (b"default", b"admin", principal.token_id.encode()):
         raise CommandError(WRONGPASS)
-    session.is_known = True
+    session.become(principal)
 
 
 def auth(session: Session, command: Command) -> None:
-    """AUTH [username] token: the node's admin token, where it is needed."""
+    """AUTH [username] token: an API token, or the admin token. The username is ``default`` or the token's id."""
     if len(command) > 3:
         raise CommandError(encode.SYNTAX)
-    if len(command) == 2 and not session.must_authenticate:
+    is_needed = session.must_authenticate
+    if len(command) == 2 and not is_needed and session.around.authenticate(command[1]) is None:
         # Redis' words for a server without a password.
-        if not session.around.check_token(command[1]):
-            raise CommandError(
-                "ERR AUTH <password> called without any password configured for the default user. "
-                "Are you sure your configuration is correct?"
-            )
-        session.say(encode.OK)
-        return
+        raise CommandError(
+            "ERR AUTH <password> called without any password configured for the default user. "
+            "Are you sure your configuration is correct?"
+        )
     _prove(session, command[1] if len(command) == 3 else b"default", command[-1])
     session.say(encode.OK)
 

@@ -7,8 +7,8 @@ Messages to a subscriber cannot wait for it: they queue up to a limit, and beyon
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -18,10 +18,35 @@ from frys_node.plugins.cache.resp import encode
 from frys_node.plugins.cache.resp.outbox import CLIENTS_MIN, DEFERRED_BYTES_MAX
 from frys_node.plugins.cache.resp.reader import Command, ProtocolError, RequestReader, Uniform
 from frys_node.plugins.cache.resp.session import Session
+from frys_node.secure.errors import HandshakeRefused
 from frys_node.transport.stream import SocketStream
 
 if TYPE_CHECKING:
     from frys_node.plugins.cache.resp.server import RespServer
+
+
+class ByteStream(Protocol):
+    """What a connection needs of a socket, or of TLS over it."""
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """Return some bytes, empty at the peer's end."""
+        ...
+
+    async def send_all(self, data: bytes) -> None:
+        """Send everything, behind what `send_nowait` has left."""
+        ...
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Take all of it and send what goes at once; True if that is all."""
+        ...
+
+    def close(self) -> None:
+        """Close at once."""
+        ...
+
+
+Secure = Callable[[SocketStream], Awaitable[ByteStream]]
+"""Takes a socket through the handshake of TLS."""
 
 READ_BYTES = 65_536
 
@@ -31,18 +56,27 @@ log = get_logger(__name__)
 class RespConnection:
     """The driver of one `RequestReader` and one `Session` (a `Listener`)."""
 
-    def __init__(self, server: RespServer, stream: SocketStream, peer: Address, session: Session) -> None:
+    def __init__(
+        self,
+        server: RespServer,
+        stream: SocketStream,
+        peer: Address,
+        session: Session,
+        secure: Secure | None = None,
+    ) -> None:
         limits = server.limits
         self.peer = peer
         self.scope = trio.CancelScope()
-        self.began_s = trio.current_time()
+        self.began_s = self.stranger_since_s = trio.current_time()
         self.deadline_s = self.began_s + limits.idle_s
         """When the server's reaper cuts this connection."""
         self.is_busy = False
         """Commands are carried out; how long that takes is their own affair."""
         self._session = session
         self._server = server
-        self._stream = stream
+        self._socket = stream
+        self._stream: ByteStream = stream
+        self._secure = secure
         self._reader = RequestReader(limits.arguments, limits.request_bytes)
         self._reader.is_trusted = session.is_known
         self._queue: list[bytes] = []
@@ -63,7 +97,12 @@ class RespConnection:
         """Serve until the client or a rule ends it, then close. Raises nothing but cancellation from above."""
         try:
             with self.scope:
+                if self._secure is not None:
+                    with trio.fail_after(self._server.limits.auth_s):
+                        self._stream = await self._secure(self._socket)
                 await self._serve()
+        except (HandshakeRefused, trio.TooSlowError):
+            self._server.cut("tls")
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._server.broken.inc()
         except Exception as error:  # noqa: BLE001 (one connection must never end the listener)
@@ -108,6 +147,7 @@ class RespConnection:
         session, server, most = self._session, self._server, self._server.limits.pipelined
         for start in range(0, len(commands), most):
             batch = commands[start : start + most] if len(commands) > most else commands
+            await self._wait_turn(len(batch))
             server.count(len(batch))
             while batch:
                 steps, done = session.plan(batch)
@@ -116,6 +156,8 @@ class RespConnection:
                     await self._send(data)
                 self._reader.is_trusted = session.is_known
                 if session.is_closing:
+                    if session.is_attack:
+                        server.attacked(self.peer)
                     return
                 batch = batch[done:]
 
@@ -128,10 +170,16 @@ class RespConnection:
         if step is None:
             return False
         self.is_busy = True
+        await self._wait_turn(step.count)
         server.count(step.count)
         await self._send(await server.executor.run(self, (step,), self._send))
         self.is_busy = False
         return True
+
+    async def _wait_turn(self, count: int) -> None:
+        """Wait while the client is over its pace: it is not read meanwhile, so TCP holds it back."""
+        while wait_s := self._server.wait_s(self._session, self.peer, count):  # noqa: ASYNC110 (how long is known)
+            await trio.sleep(wait_s)
 
     async def _send(self, data: bytes) -> None:
         """Send replies; behind what a subscriber has not taken yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -30,6 +31,9 @@ from frys_node.plugins.cache.resp.session import Limits, Session, Surroundings
 from frys_node.plugins.cache.resp.table import COMMANDS
 from frys_node.transport.network import SystemNetwork
 from frys_node.transport.stream import SocketListener
+
+if TYPE_CHECKING:
+    from frys_node.kernel.tls import TlsFront
 
 log = get_logger(__name__)
 
@@ -65,14 +69,15 @@ class RespFront:
         wanted = Address.parse(config.resp)
         if wanted.host.lower() == "localhost":
             wanted = Address("127.0.0.1", wanted.port)
-        tokens = context.services.find(ACCESS)
+        access = context.services.find(ACCESS)
         must_authenticate = not is_loopback(wanted.host) and not config.resp_insecure
-        if must_authenticate and tokens is None:
+        if must_authenticate and access is None:
             raise RespTokenNeeded(
-                f"Redis clients on {config.resp} could come from outside and this node has no admin token",
+                f"Redis clients on {config.resp} could come from outside and this node has no tokens to check",
                 hint="bind it to 127.0.0.1, or set [plugins.cache] resp_insecure = true to serve everybody",
             )
         self.take(config)
+        tls = await self._tls_front(config)
         listener = self._listener = await SystemNetwork().listen(wanted)
         rpc, nursery = context.service(RPC), context.nursery
         view = self._view = ClusterView(
@@ -86,7 +91,8 @@ class RespFront:
             commands=COMMANDS,
             limits=lambda: self._limits,
             now_unix_ms=self._service.now_unix_ms,
-            check_token=lambda token: tokens is not None and tokens.check(token.decode(errors="replace")),
+            authenticate=lambda token: None if access is None else access.authenticate(token.decode(errors="replace")),
+            is_valid=lambda principal: access is None or access.is_valid(principal),
             redirect=view.redirect,
             settings=lambda: about.settings(self._service.config, listener.address.port),
             describe=self._describe,
@@ -107,13 +113,37 @@ class RespFront:
             nursery=nursery,
             metrics=context.metrics,
         )
-        nursery.start_soon(server.serve, listener)
+        if tls is not None:
+            nursery.start_soon(tls.run)
+        nursery.start_soon(server.serve, listener, None if tls is None else tls.secure)
         nursery.start_soon(server.reap)
         nursery.start_soon(server.outbox.run)
         node = context.service(NODE)
         node.add_door("resp", self.drain)
-        node.add_status("resp", lambda: {"address": str(listener.address), "authenticates": must_authenticate})
+        facts = {"address": str(listener.address), "authenticates": must_authenticate, "tls": tls is not None}
+        node.add_status("resp", lambda: facts)
         log.info("cache.resp_listening", address=str(listener.address), authenticates=must_authenticate)
+
+    async def _tls_front(self, config: CacheConfig) -> TlsFront | None:
+        """Return what takes clients through TLS, None where they speak in the clear.
+
+        Raises:
+            ConfigError: A given file cannot be used.
+        """
+        if not (config.resp_tls or config.resp_tls_certificate):
+            return None
+        from frys_node.kernel.tls import TlsFront, TlsSettings
+
+        settings = TlsSettings(
+            config.resp_tls_certificate,
+            config.resp_tls_key,
+            (),
+            config.resp_tls_classical,
+            "[plugins.cache] resp_tls_certificate",
+        )
+        front = TlsFront(self._context, settings, listener="cache_resp")
+        await front.load()
+        return front
 
     def take(self, config: CacheConfig) -> None:
         """Take new settings."""

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import trio
 
+from frys_node.base.pace import Pace, network_of
 from frys_node.base.types import Address
+from frys_node.observe.log import get_logger
 from frys_node.observe.metrics import Metrics
 from frys_node.plugins.cache.config import RespLimits
 from frys_node.plugins.cache.resp import encode
-from frys_node.plugins.cache.resp.connection import RespConnection
+from frys_node.plugins.cache.resp.connection import RespConnection, Secure
 from frys_node.plugins.cache.resp.executor import Executor
 from frys_node.plugins.cache.resp.hub import Hub
 from frys_node.plugins.cache.resp.outbox import Outbox
@@ -19,6 +21,17 @@ from frys_node.transport.stream import SocketListener
 
 TICK_S = 1.0
 """Deadlines are kept to within this, or a tenth of the shortest limit if that is less."""
+
+ATTACK_LOG_S = 60.0
+"""At most one line about HTTP on this port in this time, as in Redis."""
+
+ATTACK = (
+    "Possible SECURITY ATTACK detected. It looks like somebody is sending HTTP, such as POST or Host:, to the port of "
+    "Redis clients. This is likely due to an attacker attempting to use Cross Protocol Scripting. Connection aborted."
+)
+"""Redis' words for it, so that what watches for them finds them."""
+
+log = get_logger(__name__)
 
 TOO_MANY = "ERR max number of clients reached"
 
@@ -50,6 +63,9 @@ class RespServer:
         self._must_authenticate = must_authenticate
         self.connections: dict[RespConnection, None] = {}
         self.outbox = Outbox()
+        self._per_network: dict[str, int] = {}
+        self._pace = Pace()
+        self._attack_s = -ATTACK_LOG_S
         self._ended = trio.Event()
         self._wake_reaper = trio.Event()
         self._commands = metrics.counter("frys_cache_resp_commands_total", "Commands of Redis clients.")
@@ -67,33 +83,40 @@ class RespServer:
         """What one client may take, as set now."""
         return self._limits()
 
-    async def serve(self, listener: SocketListener) -> None:
-        """Accept until the listener is closed."""
+    async def serve(self, listener: SocketListener, secure: Secure | None = None) -> None:
+        """Accept until the listener is closed; `secure` takes a client through its handshake first."""
         while True:
             try:
                 stream, peer = await listener.accept()
             except trio.ClosedResourceError:
                 return
-            if len(self.connections) >= self.limits.clients:
-                self.cut("clients")
+            network = network_of(peer.host)
+            is_crowd = self._per_network.get(network, 0) >= self.limits.clients_per_address
+            if is_crowd or len(self.connections) >= self.limits.clients:
+                self.cut("address" if is_crowd else "clients")
                 try:
-                    stream.send_nowait(encode.error(TOO_MANY))
+                    if secure is None:
+                        stream.send_nowait(encode.error(TOO_MANY))
                 except trio.BrokenResourceError:
                     self.broken.inc()
                 stream.close()
                 continue
             self.accepted += 1
             session = Session(self.accepted, self._around, must_authenticate=self._must_authenticate)
-            connection = RespConnection(self, stream, peer, session)
+            connection = RespConnection(self, stream, peer, session, secure)
             self.connections[connection] = None
+            self._per_network[network] = self._per_network.get(network, 0) + 1
             self._wake_reaper.set()
-            self.nursery.start_soon(self._run, connection)
+            self.nursery.start_soon(self._run, connection, network)
 
-    async def _run(self, connection: RespConnection) -> None:
+    async def _run(self, connection: RespConnection, network: str) -> None:
         try:
             await connection.run()
         finally:
             del self.connections[connection]
+            self._per_network[network] -= 1
+            if not self._per_network[network]:
+                del self._per_network[network]
             self._ended.set()
 
     async def reap(self) -> None:
@@ -103,11 +126,44 @@ class RespServer:
                 self._wake_reaper = trio.Event()
                 await self._wake_reaper.wait()
             limits = self.limits
-            await trio.sleep(min(TICK_S, min(limits.idle_s, limits.request_s, limits.write_s) / 10))
+            await trio.sleep(min(TICK_S, min(limits.idle_s, limits.request_s, limits.write_s, limits.auth_s) / 10))
             now_s = trio.current_time()
+            self._cut_strangers(now_s)
             for connection in [c for c in self.connections if not c.is_busy and c.deadline_s <= now_s]:
                 self.cut("time")
                 connection.scope.cancel()
+
+    def _cut_strangers(self, now_s: float) -> None:
+        """Cut whoever has not shown a token in time, and subscribers whose token does not stand any more."""
+        for connection in list(self.connections):
+            session = connection.session
+            if not session.is_current() and session.subscriptions:
+                self.cut("token")
+                connection.scope.cancel()
+            elif session.is_known:
+                connection.stranger_since_s = now_s
+            elif connection.stranger_since_s + self.limits.auth_s <= now_s:
+                self.cut("auth")
+                connection.scope.cancel()
+
+    def wait_s(self, session: Session, peer: Address, count: int) -> float:
+        """Return how long a client has to wait for its next commands; 0 if they were counted."""
+        limits, principal = self.limits, session.principal
+        rate_per_s, burst = limits.requests_per_s, limits.requests_burst
+        if principal is None:
+            rate_per_s, burst = limits.strangers_per_s, limits.strangers_burst
+        if not rate_per_s:
+            return 0.0
+        has_token = principal is not None and principal.token_id
+        name = principal.name if has_token and principal is not None else f"{principal is None}{network_of(peer.host)}"
+        return self._pace.wait_s(name, count, rate_per_s=rate_per_s, burst=burst, now_s=trio.current_time())
+
+    def attacked(self, peer: Address) -> None:
+        """Note that somebody spoke HTTP."""
+        self.cut("http")
+        if trio.current_time() - self._attack_s >= ATTACK_LOG_S:
+            self._attack_s = trio.current_time()
+            log.warning("cache.resp_http_refused", peer=str(peer), text=ATTACK)
 
     async def drain(self) -> None:
         """Close idle connections and let those at work finish what they were sent; returns when all are gone."""

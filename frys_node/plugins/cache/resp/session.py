@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from frys_node.base.access import LOCAL, Kind, Level, Need, Principal, Resource, Verdict, decide
 from frys_node.plugins.cache.cache import pack_plain, prefix_of
 from frys_node.plugins.cache.changes import Change
 from frys_node.plugins.cache.resp import encode
@@ -25,6 +26,9 @@ QUEUED = b"+QUEUED\r\n"
 
 ATTACK_WORDS = frozenset({b"POST", b"HOST:"})
 """The beginnings of an HTTP request: a web page that was told to talk to this port. Redis hangs up on them too."""
+
+HTTP_VERBS = frozenset({b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT", b"PRI"})
+"""The other beginnings, if a path and ``HTTP/`` follow: Redis would go on to the first header."""
 
 
 TRANSACTION_COMMANDS_MAX = 65_536
@@ -74,6 +78,10 @@ class Spec(Protocol):
         """The keys among the command's words."""
         ...
 
+    def need_of(self, command: Command) -> tuple[Level, Resource]:
+        """The least role for it, and what it touches; a namespace is the one of the chosen database."""
+        ...
+
 
 class Redirect(NamedTuple):
     """Where a slot is served, if not here."""
@@ -89,7 +97,10 @@ class Surroundings(NamedTuple):
     """By their names in capitals."""
     limits: Callable[[], Limits]
     now_unix_ms: Callable[[], int]
-    check_token: Callable[[bytes], bool]
+    authenticate: Callable[[bytes], Principal | None]
+    """Whose a token is, None for nobody's."""
+    is_valid: Callable[[Principal], bool]
+    """True while the token that somebody showed stands."""
     redirect: Callable[[bytes], Redirect | None]
     """Where the clients of a cluster find a key; None: here."""
     settings: Callable[[], Mapping[str, str]]
@@ -122,9 +133,14 @@ class Transaction:
         self.keys.update(keys)
 
 
+def namespace_of(number: int) -> str:
+    """Return the namespace that a database is."""
+    return f"db{number}" if number else "default"
+
+
 def database_prefix(number: int) -> bytes:
     """Return what stands before each key of a database."""
-    return prefix_of(f"db{number}" if number else "default")
+    return prefix_of(namespace_of(number))
 
 
 class Session:
@@ -134,10 +150,12 @@ class Session:
         self.number = number
         self.around = around
         self.must_authenticate = must_authenticate
-        self.is_known = not must_authenticate
-        """True once nothing has to be proved any more."""
+        self.principal: Principal | None = None
+        """Who the client is, as far as it has proved that; None: nobody yet, or its token does not stand any more."""
         self.is_closing = False
         """The client said QUIT, or what makes one hang up: nothing after it is answered."""
+        self.is_attack = False
+        """It spoke HTTP."""
         self.name = b""
         self.library: dict[str, bytes] = {}
         self.channels: dict[bytes, None] = {}
@@ -154,9 +172,37 @@ class Session:
         self.speak(2)
         self.select(0)
         self.follows_redirects = False
-        self.is_known = not self.must_authenticate
+        self.become(None if self.must_authenticate else LOCAL)
         self.name = b""
         self.transaction = None
+
+    @property
+    def is_known(self) -> bool:
+        """True once nothing has to be proved any more."""
+        return self.principal is not None
+
+    def become(self, principal: Principal | None) -> None:
+        """Take somebody for the one at the other end."""
+        self.principal = principal
+        self._is_free = principal is not None and principal.has(Level.WRITE) and not principal.is_scoped
+        self._judge()
+
+    def _judge(self) -> None:
+        """Find out once what whole pipelines need: may the client read and write in the chosen database?"""
+        namespace = namespace_of(self.database)
+        needs = [Need(level, Resource.NAMESPACE, namespace) for level in (Level.READ, Level.WRITE)]
+        self._may_read, self._may_write = (
+            self.principal is not None and decide(Kind.TOKEN, self.principal, need).verdict is Verdict.ALLOW
+            for need in needs
+        )
+
+    def is_current(self) -> bool:
+        """True unless the client's token was revoked or has expired; then it has to prove again who it is."""
+        principal = self.principal
+        if principal is None or not principal.token_id or self.around.is_valid(principal):
+            return True
+        self.become(None)
+        return False
 
     @property
     def subscriptions(self) -> int:
@@ -166,6 +212,7 @@ class Session:
     def select(self, database: int) -> None:
         """Choose a database."""
         self.database = database
+        self._judge()
         self.prefix = database_prefix(database)
         self.choice = Choice(self.prefix, self.protocol)
 
@@ -182,6 +229,7 @@ class Session:
         What follows a change of subscriptions can be planned only when that has been carried out.
         """
         self._steps = []
+        self.is_current()
         for position, command in enumerate(commands, 1):
             self.perform(command)
             if self.is_closing:
@@ -194,6 +242,8 @@ class Session:
     def plan_uniform(self, pipeline: Uniform) -> Step | None:
         """Plan a pipeline of one shape; None if one of its commands deserves a look of its own."""
         if not self.is_known or self.follows_redirects or self.channels or self.patterns or self.transaction:
+            return None
+        if not self.is_current() or not (self._may_read if pipeline.values is None else self._may_write):
             return None
         prefix, limits = self.prefix, self.around.limits()
         if len(pipeline.keys[0]) > limits.key_bytes_max:
@@ -246,11 +296,12 @@ class Session:
         Raises:
             CommandError: It may not.
         """
-        spec = self.around.commands.get(command[0].upper())
+        name = command[0].upper()
+        spec = self.around.commands.get(name)
+        if name in ATTACK_WORDS or (len(command) == 3 and name in HTTP_VERBS and command[2].startswith(b"HTTP/")):
+            self.is_closing = self.is_attack = True
+            return None
         if spec is None:
-            if command[0].upper() in ATTACK_WORDS:
-                self.is_closing = True
-                return None
             raise CommandError(_unknown(command))
         if not spec.takes(len(command)):
             raise CommandError(f"ERR wrong number of arguments for '{spec.name}' command")
@@ -258,12 +309,26 @@ class Session:
             raise CommandError("ERR too many arguments")
         if not self.is_known and "no_auth" not in spec.flags:
             raise CommandError("NOAUTH Authentication required.")
+        if not self._is_free:
+            self._check_allowed(spec, command)
         if self.subscriptions and self.protocol == 2 and "pubsub_ok" not in spec.flags:
             raise CommandError(
                 f"ERR Can't execute '{spec.name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET "
                 "are allowed in this context"
             )
         return spec
+
+    def _check_allowed(self, spec: Spec, command: Command) -> None:
+        """Raise a `CommandError` in Redis' words unless the client's role and scopes cover the command."""
+        level, resource = spec.need_of(command)
+        need = Need(level, resource, namespace_of(self.database))
+        verdict, who = decide(Kind.TOKEN, self.principal, need)
+        if verdict is Verdict.ALLOW:
+            return
+        if not who.has(level) or (resource is Resource.CLUSTER and "pubsub" not in spec.flags):
+            raise CommandError(f"NOPERM this user has no permissions to run the '{spec.name}' command")
+        what = "channels" if resource is Resource.CLUSTER else "keys"
+        raise CommandError(f"NOPERM this user has no permissions to access one of the {what} used as arguments")
 
     # ------------------------------------------------------------------ what handlers use
 

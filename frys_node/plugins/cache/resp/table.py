@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from frys_node.base.access import Level, Resource
 from frys_node.plugins.cache.resp import client, encode, hashes, strings, transaction
 from frys_node.plugins.cache.resp.reader import Command
 from frys_node.plugins.cache.resp.session import CommandError, Session
@@ -36,6 +37,15 @@ class Spec(NamedTuple):
             return []
         end = self.last + 1 if self.last > 0 else len(command)
         return command[self.first : end : self.step]
+
+    def need_of(self, command: Command) -> tuple[Level, Resource]:
+        """The least role for it, and what it touches."""
+        if self.name == "client" and command[1].upper() == b"LIST":
+            return Level.READ, Resource.CLUSTER
+        found = NEEDS.get(self.name)
+        if found is not None:
+            return found
+        return (Level.WRITE if WRITE in self.flags else Level.READ), Resource.NAMESPACE
 
 
 def _spec(name: str, handler: Handler, arity: int, flags: str = "", keys: tuple[int, int, int] = (0, 0, 0)) -> Spec:
@@ -170,6 +180,24 @@ _ALL = (
     _spec("unwatch", transaction.unwatch, 1, "noscript loading stale fast"),
     _spec("watch", transaction.watch, -2, TRANSACTS, ALL_KEYS),
 )
+
+_OPEN, _ANY = (Level.OPEN, Resource.SHARED), (Level.READ, Resource.SHARED)
+_LISTENS, _SPEAKS = (Level.READ, Resource.CLUSTER), (Level.WRITE, Resource.CLUSTER)
+
+NEEDS: dict[str, tuple[Level, Resource]] = {
+    **dict.fromkeys(("auth", "hello", "quit", "reset"), _OPEN),
+    **dict.fromkeys(("client", "cluster", "command", "echo", "info", "ping", "readonly", "readwrite", "select"), _ANY),
+    **dict.fromkeys(("discard", "exec", "multi", "unwatch", "watch", "unsubscribe", "punsubscribe"), _ANY),
+    **dict.fromkeys(("config", "psubscribe", "pubsub", "subscribe"), _LISTENS),
+    "publish": _SPEAKS,
+}
+"""What commands need that do not work on keys. Those that do need the role to read or write in their namespace.
+
+Channels are those of the whole cluster, so a token with scopes has none.
+"""
+
+_UNDECLARED = [s.name for s in _ALL if s.name not in NEEDS and not s.flags & {READ, WRITE}]
+assert not _UNDECLARED, f"NEEDS does not say who may: {_UNDECLARED}"
 
 COMMANDS: dict[bytes, Spec] = {spec.name.upper().encode(): spec for spec in _ALL}
 """Every command by its name in capitals."""

@@ -1,0 +1,185 @@
+"""The sheet of API tokens on its way to members, over real connections: told, taken, revoked, handed on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from frys_node.base.errors import FrysError, NotReady, SecurityError
+from frys_node.base.types import NodeId
+from frys_node.channel.api_tokens import TELL_TOKENS, ApiTokenDesk, HeldTokens, TellTokens
+from frys_node.secure.api_tokens import API_TOKENS_PATH, Grant
+from tests.integration.channel.channel_rig import CLOCK, ENTROPY, Node, create, join, open_node, running
+
+READ = Grant(role="read", ttl_s=600)
+
+
+class Office:
+    """A node with its desk; `term` is what its topology record would say."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.term = 1
+        self.live: list[Office] = []
+        self.desk = ApiTokenDesk(
+            node.channel.secrets.tokens,
+            node.channel,
+            ENTROPY,
+            CLOCK,
+            issuer=lambda: node.channel.issuer,
+            term=lambda: self.term,
+            members=lambda: [(office.node.id, office.node.identity.node_name) for office in self.live],
+        )
+        self.desk.serve()
+        node.channel.on_connection(self.desk.connected)
+
+    def knows(self, text: str) -> bool:
+        """True if the bearer is somebody's here."""
+        return self.node.channel.secrets.tokens.authenticate(text, CLOCK.unix_ns() // 1_000_000_000) is not None
+
+    async def until(self, text: str, known: bool) -> None:
+        """Wait until it is, or is not."""
+        with trio.fail_after(20):
+            while self.knows(text) is not known:  # noqa: ASYNC110 - nothing tells
+                await trio.sleep(0.005)
+
+
+def files_of(directory: Path) -> list[Path]:
+    """Return every file below."""
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
+@asynccontextmanager
+async def offices(tmp_path: Path, names: str) -> AsyncIterator[list[Office]]:
+    """Run the issuer and members that know one another, each with its desk at work."""
+    async with AsyncExitStack() as stack:
+        nodes = [await stack.enter_async_context(running(await create(tmp_path / names[0], names[0])))]
+        for name in names[1:]:
+            nodes.append(await stack.enter_async_context(running(await join(tmp_path / name, nodes[0], name))))
+        made = [Office(node) for node in nodes]
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        for office in made:
+            office.live = made
+            for other in made:
+                office.node.channel.learn(other.node.id, other.node.address, other.node.identity.node_name)
+            nursery.start_soon(office.desk.run)
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_token_is_in_force_everywhere_when_it_is_told_and_nowhere_once_it_is_revoked(tmp_path: Path) -> None:
+    """`tell_all` counts who holds the sheet; after it a bearer is known, or unknown, at each of them."""
+    async with offices(tmp_path, "abc") as (a, b, c):
+        text, info = a.desk.create(READ)
+        assert await a.desk.tell_all() == (3, 3)
+        assert [office.knows(text) for office in (a, b, c)] == [True] * 3
+        assert [i.id for i in c.desk.infos()] == [info.id]
+        a.desk.revoke(info.id)
+        assert await a.desk.tell_all() == (3, 3)
+        assert [office.knows(text) for office in (a, b, c)] == [False] * 3
+
+
+async def test_a_member_that_was_away_learns_of_a_revocation_when_it_is_back(tmp_path: Path) -> None:
+    """It comes up with what its disk says, and loses the token as soon as the issuer reaches it."""
+    async with offices(tmp_path, "ab") as (a, b):
+        text, info = a.desk.create(READ)
+        await a.desk.tell_all()
+        disk, identity = b.node.disk, b.node.identity
+        b.live = a.live = [a]
+        await b.node.channel.drain()
+        a.desk.revoke(info.id)
+        assert await a.desk.tell_all() == (1, 1)
+        back = await open_node(disk, identity)
+        async with running(back), trio.open_nursery() as nursery:
+            again = Office(back)
+            assert again.knows(text)
+            a.live = [a, again]
+            a.node.channel.learn(back.id, back.address, "b")
+            again.node.channel.learn(a.node.id, a.node.address, "a")
+            nursery.start_soon(again.desk.run)
+            await again.node.channel.connect(a.node.id)
+            await again.until(text, known=False)
+            nursery.cancel_scope.cancel()
+
+
+async def test_only_the_issuer_tells_and_only_it_makes(tmp_path: Path) -> None:
+    """A member can neither slip a sheet to another nor make a token of its own."""
+    async with offices(tmp_path, "abc") as (a, b, c):
+        a.desk.create(READ)
+        await a.desk.tell_all()
+        forged = b.node.channel.secrets.tokens
+        text, _ = forged.create(ENTROPY.token_bytes(36), READ, now_unix_s=CLOCK.unix_ns() // 10**9, term=99)
+        for target in (a, c):
+            with pytest.raises(SecurityError, match="only the issuer"):
+                await b.node.channel.call(target.node.id, TELL_TOKENS, TellTokens(forged.sheet))
+            assert not target.knows(text)
+        with pytest.raises(NotReady, match="not the issuer"):
+            b.desk.create(READ)
+        with pytest.raises(FrysError, match="not the issuer"):
+            b.desk.revoke("00000000")
+        # With its next word the honest issuer outruns the forged sheet: the member is not deaf to it for ever.
+        a.desk.create(READ)
+        await b.until(text, known=False)
+
+
+async def test_tokens_outlive_a_hand_over_and_the_old_issuers_word_is_worth_nothing_then(tmp_path: Path) -> None:
+    """`b` takes the role with a higher term; a token that `a` made unseen is gone once `b` has told it."""
+    async with offices(tmp_path, "abc") as (a, b, c):
+        text, _ = a.desk.create(READ)
+        await a.desk.tell_all()
+        unseen, _ = a.node.channel.secrets.tokens.create(
+            ENTROPY.token_bytes(36), READ, now_unix_s=CLOCK.unix_ns() // 10**9, term=1
+        )
+        for office in (a, b, c):
+            office.term = 2
+            office.node.channel.issuer = b.node.id
+            office.desk.wake()
+        await a.until(unseen, known=False)
+        assert [office.knows(text) for office in (a, b, c)] == [True] * 3
+        fresh, _ = b.desk.create(READ)
+        assert await b.desk.tell_all() == (3, 3)
+        assert [office.knows(fresh) for office in (a, b, c)] == [True] * 3
+
+
+async def test_no_member_has_the_text_of_a_token(tmp_path: Path) -> None:
+    """A search of every file of every node for the secret finds nothing."""
+    async with offices(tmp_path, "ab") as (a, _):
+        text, _ = a.desk.create(READ)
+        await a.desk.tell_all()
+        secret = text.rpartition("_")[2].encode()
+        files = files_of(tmp_path)
+        assert sum(path.match(API_TOKENS_PATH) for path in files) == 2
+        assert not [path for path in files if secret in path.read_bytes()]
+        assert all(path.stat().st_mode & 0o077 == 0 for path in files if path.match(API_TOKENS_PATH))
+
+
+async def test_a_change_while_a_member_is_being_told_is_no_sign_of_an_old_disk(tmp_path: Path) -> None:
+    """Two calls under way answer with the newest version: both are right, and nothing is written anew."""
+    async with offices(tmp_path, "ab") as (a, b):
+        await a.desk.tell_all()
+        asked = trio.Event()
+        serve, first = b.desk._serve_tell, True
+
+        async def slow(caller: NodeId, request: TellTokens) -> HeldTokens:
+            nonlocal first
+            if first:
+                first = False
+                asked.set()
+                while request.sheet.version >= b.node.channel.secrets.tokens.sheet.version:  # noqa: ASYNC110
+                    await trio.sleep(0.001)
+            return await serve(caller, request)
+
+        b.node.channel.unserve(TELL_TOKENS)
+        b.node.channel.serve(TELL_TOKENS, slow)
+        a.desk._told.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.desk.tell, b.node.id)
+            await asked.wait()
+            a.desk.create(READ)
+            version = a.node.channel.secrets.tokens.sheet.version
+            await a.desk.tell(b.node.id)
+        assert a.node.channel.secrets.tokens.sheet.version == version

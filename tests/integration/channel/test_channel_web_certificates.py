@@ -1,0 +1,122 @@
+"""Certificates for HTTP from the issuer, over real connections: for which names, kept, renewed, refused."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from frys_node.base.errors import FrysError, NotReady
+from frys_node.base.ports import Clock
+from frys_node.channel.web_certificates import AUTHORITY_PATH, ISSUE_WEB, RENEW_AT_S, WEB_PATH, WebCertificateDesk
+from frys_node.secure.errors import InvalidCertificate
+from frys_node.secure.web_certificates import covers, is_for
+from frys_node.testing.clock import FakeClock
+from tests.integration.channel.channel_rig import CLOCK, ENTROPY, Node, create, join, running
+
+
+def desk_of(node: Node, *permitted: str, clock: Clock = CLOCK) -> WebCertificateDesk:
+    """A node's desk, answering; members are known by their name and 10.0.0.<number of letters>."""
+    names = {node.id: node.identity.node_name}
+    made = WebCertificateDesk(
+        node.identity,
+        node.channel,
+        node.disk,
+        ENTROPY,
+        clock,
+        issuer=lambda: node.channel.issuer,
+        names_of=lambda other: [names.get(other, "b"), "10.0.0.5"],
+        permitted=permitted,
+    )
+    node.channel.unserve(ISSUE_WEB)
+    made.serve()
+    return made
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[tuple[Node, Node]]:
+    """An issuer `a` and a member `b`."""
+    async with AsyncExitStack() as stack:
+        a = await stack.enter_async_context(running(await create(tmp_path / "a", "a")))
+        b = await stack.enter_async_context(running(await join(tmp_path / "b", a, "b")))
+        yield a, b
+
+
+def leaf(pem: bytes) -> x509.Certificate:
+    """Read a certificate."""
+    return x509.load_pem_x509_certificate(pem)
+
+
+async def test_a_member_gets_a_certificate_of_the_authority_and_keeps_it(pair: tuple[Node, Node]) -> None:
+    """For its name, its address, loopback and what the issuer permits; a second start asks nobody."""
+    a, b = pair
+    desk_of(a, "API.example.org", "*.b.example.org")
+    made = await desk_of(b).obtain(["api.example.org", "*.b.example.org"])
+    certificate = leaf(made.chain_pem)
+    certificate.verify_directly_issued_by(leaf(made.authority_pem))
+    hosts = ("b", "10.0.0.5", "localhost", "127.0.0.1", "::1", "api.example.org", "x.b.example.org")
+    assert all(is_for(certificate, host) for host in hosts)
+    assert not is_for(certificate, "a")
+    assert b.disk.read(AUTHORITY_PATH) == made.authority_pem
+    assert (b.disk.mode(WEB_PATH) or 0) & 0o077 == 0
+    await a.channel.drain()
+    again = await desk_of(b).obtain(["api.example.org"])
+    assert (again.chain_pem, again.key_pem) == (made.chain_pem, made.key_pem)
+    assert 0 < again.fresh_for_s <= 60 * 86_400
+
+
+async def test_no_name_is_issued_that_neither_the_member_nor_the_issuers_settings_have(
+    pair: tuple[Node, Node],
+) -> None:
+    """Another member's name, a stranger's, a star: refused with the setting that would permit it, nothing stored."""
+    a, b = pair
+    desk_of(a, "api.example.org")
+    desk = desk_of(b, "www.example.com")
+    for name in ("a", "www.example.com", "*.example.org", "api.example.org.evil.example", "10.0.0.6", "*.b"):
+        with pytest.raises(InvalidCertificate, match="is issued to this node") as caught:
+            await desk.obtain([name])
+        assert "tls_names" in caught.value.hint
+    assert b.disk.read(WEB_PATH) is None
+
+
+async def test_only_the_issuer_issues(pair: tuple[Node, Node]) -> None:
+    """A member without the authority's key, or without the role, says who does."""
+    a, b = pair
+    desk_a, desk_b = desk_of(a), desk_of(b)
+    await b.channel.connect(a.id)
+    for node in (a, b):
+        node.channel.issuer = b.id
+    for desk in (desk_a, desk_b):
+        with pytest.raises(NotReady, match="does not issue"):
+            await desk.obtain([])
+
+
+async def test_a_certificate_is_renewed_with_a_third_of_its_life_left_or_for_other_names(
+    pair: tuple[Node, Node],
+) -> None:
+    """And whatever the file holds that is no good is replaced."""
+    a, b = pair
+    desk_of(a, "api.example.org")
+    first = await desk_of(b).obtain([])
+    later = FakeClock(unix_start_ns=CLOCK.unix_ns() + int(first.fresh_for_s + 60) * 10**9)
+    second = await desk_of(b, clock=later).obtain([])
+    assert second.chain_pem != first.chain_pem
+    third = await desk_of(b).obtain(["api.example.org"])
+    assert covers(leaf(third.chain_pem), ["api.example.org"])
+    assert third.fresh_for_s > RENEW_AT_S / 2
+    b.disk.write(WEB_PATH, b"junk")
+    assert (await desk_of(b).obtain([])).chain_pem != third.chain_pem
+
+
+async def test_an_issuer_that_is_down_leaves_what_was_there(pair: tuple[Node, Node]) -> None:
+    """Nothing is lost by asking in vain."""
+    a, b = pair
+    desk_of(a)
+    first = await desk_of(b).obtain([])
+    a.channel.unserve(ISSUE_WEB)
+    with pytest.raises(FrysError):
+        await desk_of(b).obtain(["api.example.org"])
+    assert (await desk_of(b).obtain([])).chain_pem == first.chain_pem

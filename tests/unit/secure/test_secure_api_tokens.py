@@ -1,0 +1,240 @@
+"""API tokens: what is kept of them, who takes which sheet, and what a wrong one learns."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import string
+
+import msgspec
+import pytest
+
+from frys_node.base.access import ADMIN, Level, Principal
+from frys_node.base.errors import CorruptData, NotFound, Overloaded, StorageError, UsageError
+from frys_node.secure.admin import AdminTokens
+from frys_node.secure.api_tokens import (
+    API_TOKENS_MAX,
+    API_TOKENS_PATH,
+    FORMAT,
+    ApiAccess,
+    ApiToken,
+    ApiTokens,
+    Grant,
+    TokenSheet,
+    Version,
+)
+from frys_node.testing.clock import FakeClock
+from frys_node.testing.disk import FakeDisk
+
+NOW = 1_800_000_000
+READ = Grant(role="read", ttl_s=60)
+
+
+def secret_of(seed: int) -> bytes:
+    """Return 32 bytes."""
+    return hashlib.sha256(seed.to_bytes(4, "big")).digest()
+
+
+def made(tokens: ApiTokens, grant: Grant = READ, *, seed: int = 1, now: int = NOW, term: int = 1) -> tuple[str, str]:
+    """Make a token; returns its text and id."""
+    text, info = tokens.create(secret_of(seed) + seed.to_bytes(4, "big"), grant, now_unix_s=now, term=term)
+    return text, info.id
+
+
+def test_a_token_opens_what_its_role_and_scopes_say_until_it_expires() -> None:
+    """The principal is the row's; one second before the end it stands, at the end it does not."""
+    tokens = ApiTokens(FakeDisk())
+    grant = Grant(role="write", ttl_s=60, collections=("docs", "docs"), namespaces=("b", "a"))
+    text, token_id = made(tokens, grant)
+    wanted = Principal(f"token:{token_id}", "write", ("docs",), ("a", "b"), token_id)
+    assert tokens.authenticate(text, NOW + 59) == wanted
+    assert tokens.is_valid(wanted, NOW + 59)
+    assert tokens.authenticate(text, NOW + 60) is None
+    assert not tokens.is_valid(wanted, NOW + 60)
+    assert [info.state for info in tokens.infos(NOW + 60)] == ["expired"]
+
+
+def test_only_the_hash_of_a_token_is_kept() -> None:
+    """Neither the disk nor a list has the secret, in any encoding of it that the text uses."""
+    disk = FakeDisk()
+    tokens = ApiTokens(disk)
+    text, token_id = made(tokens)
+    stored = disk.read(API_TOKENS_PATH) or b""
+    secret = text.rpartition("_")[2]
+    assert len(secret) == 52
+    assert secret.encode() not in stored
+    assert secret_of(1) not in stored
+    assert hashlib.sha256(text.encode()).digest() in stored
+    assert secret not in repr(tokens.infos(NOW))
+    assert token_id in text
+
+
+def test_every_changed_character_of_a_token_makes_it_nobodys() -> None:
+    """No position is left out of the check, the id's neither."""
+    tokens = ApiTokens(FakeDisk())
+    text, _ = made(tokens)
+    made(tokens, Grant(role="admin"), seed=2)
+    for place in range(len(text)):
+        for letter in string.ascii_lowercase + string.digits + "_":
+            changed = text[:place] + letter + text[place + 1 :]
+            assert changed == text or tokens.authenticate(changed, NOW) is None
+    for other in ("", " ", text + "a", text.upper(), text[:-1], text.replace("_", "-"), text + "\n", "frys_" * 100):
+        assert tokens.authenticate(other, NOW) is None
+
+
+def test_an_unknown_id_is_hashed_and_compared_as_a_known_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both paths do one SHA-256 and one constant-time comparison of 32 bytes: the time does not tell ids."""
+    compared: list[tuple[int, int]] = []
+    real = hmac.compare_digest
+
+    def counting(left: bytes, right: bytes) -> bool:
+        compared.append((len(left), len(right)))
+        return real(left, right)
+
+    tokens = ApiTokens(FakeDisk())
+    text, token_id = made(tokens)
+    monkeypatch.setattr(hmac, "compare_digest", counting)
+    wrong = text[:-1] + ("a" if text[-1] != "a" else "b")
+    assert tokens.authenticate(wrong, NOW) is None
+    assert tokens.authenticate(wrong.replace(token_id, "ffffffff"), NOW) is None
+    assert compared == [(32, 32), (32, 32)]
+
+
+def test_a_revoked_token_is_refused_and_stays_so_over_a_restart() -> None:
+    """What is on the disk is what counts, whether or not the process lived on."""
+    disk = FakeDisk()
+    tokens = ApiTokens(disk)
+    text, token_id = made(tokens)
+    kept, _ = made(tokens, seed=2)
+    tokens.revoke(token_id, term=1)
+    for each in (tokens, ApiTokens(disk)):
+        assert each.authenticate(text, NOW) is None
+        assert each.authenticate(kept, NOW) is not None
+    with pytest.raises(NotFound):
+        tokens.revoke(token_id, term=1)
+
+
+def test_a_member_takes_newer_sheets_only() -> None:
+    """An older sheet, or the same again, changes nothing: revoked tokens do not come back."""
+    issuer, member = ApiTokens(FakeDisk()), ApiTokens(disk := FakeDisk())
+    text, token_id = made(issuer)
+    old = issuer.sheet
+    assert member.take(old)
+    assert member.authenticate(text, NOW) is not None
+    issuer.revoke(token_id, term=1)
+    assert member.take(issuer.sheet)
+    assert not member.take(old)
+    assert not member.take(issuer.sheet)
+    assert not member.take(msgspec.structs.replace(old, format=FORMAT + 1, seq=99))
+    assert member.authenticate(text, NOW) is None
+    assert ApiTokens(disk).sheet == issuer.sheet
+
+
+def test_a_new_issuers_sheet_wins_over_what_an_old_one_wrote_unseen() -> None:
+    """The term counts before the sequence: a promoted node's word is final, however much the old one had written."""
+    old, new = ApiTokens(FakeDisk()), ApiTokens(FakeDisk())
+    made(old)
+    new.take(old.sheet)
+    unseen = [made(old, seed=seed)[0] for seed in range(2, 6)]
+    assert new.reign(2)
+    assert not new.reign(2)
+    assert new.sheet.version > old.sheet.version
+    assert old.take(new.sheet)
+    assert all(old.authenticate(text, NOW) is None for text in unseen)
+
+
+def test_an_issuer_with_an_old_disk_outruns_what_its_members_hold() -> None:
+    """Its sheet becomes higher than theirs, so that it does not talk to deaf ears for ever."""
+    tokens = ApiTokens(FakeDisk())
+    made(tokens)
+    tokens.outrun(Version(3, 70))
+    assert tokens.sheet.version > Version(3, 70)
+    before = tokens.sheet
+    tokens.outrun(Version(1, 1))
+    assert tokens.sheet == before
+
+
+@pytest.mark.parametrize(
+    "grant",
+    [
+        Grant(role="root"),
+        Grant(role="node"),
+        Grant(role="read", ttl_s=0.5),
+        Grant(role="read", ttl_s=1e12),
+        Grant(role="read", ttl_s=float("nan")),
+        Grant(role="admin", collections=("docs",)),
+        Grant(role="read", collections=("",)),
+        Grant(role="read", namespaces=("a\nb",)),
+        Grant(role="read", namespaces=("x" * 256,)),
+        Grant(role="read", namespaces=tuple(map(str, range(65)))),
+    ],
+)
+def test_grants_that_make_no_sense_are_refused_and_change_nothing(grant: Grant) -> None:
+    """Roles, lives and scopes are bounded; an admin token is never thought to be narrow."""
+    tokens = ApiTokens(FakeDisk())
+    with pytest.raises(UsageError):
+        made(tokens, grant)
+    assert tokens.sheet == TokenSheet()
+
+
+def test_the_sheet_has_a_limit_and_forgets_what_expired_yesterday() -> None:
+    """The thousand and first is refused; a day after their end expired rows make room."""
+    tokens = ApiTokens(FakeDisk())
+    rows = tuple(ApiToken(f"{n:08x}", bytes(32), "read", NOW, NOW + 60) for n in range(API_TOKENS_MAX))
+    tokens.take(TokenSheet(FORMAT, 1, 1, rows))
+    with pytest.raises(Overloaded, match="1000"):
+        made(tokens, seed=5_000)
+    made(tokens, seed=5_000, now=NOW + 60 + 86_401)
+    assert len(tokens.sheet.tokens) == 1
+
+
+def test_a_disk_that_refuses_leaves_no_token_that_a_restart_would_forget() -> None:
+    """On the issuer nothing is made or revoked that is not on the disk; a member obeys all the same."""
+    tokens = ApiTokens(FakeDisk(read_only=True))
+    with pytest.raises(StorageError):
+        made(tokens)
+    assert tokens.sheet == TokenSheet()
+    issuer = ApiTokens(FakeDisk())
+    text, _ = made(issuer)
+    with pytest.raises(StorageError):
+        tokens.take(issuer.sheet)
+    assert tokens.authenticate(text, NOW) is not None
+
+
+def test_a_damaged_sheet_says_what_to_do() -> None:
+    """It is not taken for an empty one."""
+    disk = FakeDisk()
+    disk.write(API_TOKENS_PATH, b"\x93junk")
+    with pytest.raises(CorruptData, match="damaged") as caught:
+        ApiTokens(disk)
+    assert "issuer" in caught.value.hint
+
+
+def test_the_first_stored_sheet_decodes_for_ever() -> None:
+    """The bytes that version 1 wrote; appended fields must leave them readable."""
+    golden = bytes.fromhex(
+        "940102039197a86162636465666768c420" + "11" * 32 + "a472656164ce6b49d200ce6b49d23c91a4646f637391a161"
+    )
+    sheet = msgspec.msgpack.decode(golden, type=TokenSheet)
+    row = ApiToken("abcdefgh", b"\x11" * 32, "read", NOW, NOW + 60, ("docs",), ("a",))
+    assert sheet == TokenSheet(1, 2, 3, (row,))
+    assert msgspec.msgpack.encode(sheet) == golden
+    short = msgspec.msgpack.encode((1, 2, 3, (("abcdefgh", b"\x11" * 32, "read", NOW, NOW + 60),)))
+    assert msgspec.msgpack.decode(short, type=TokenSheet).tokens[0].principal.collections == ()
+
+
+def test_the_admin_token_and_api_tokens_are_told_apart() -> None:
+    """Each kind is checked against its own hashes, and an overlong bearer against none."""
+    disk, clock = FakeDisk(), FakeClock(source=lambda: 0.0)
+    tokens = ApiTokens(disk)
+    now = clock.unix_ns() // 1_000_000_000
+    text, _ = made(tokens, now=now)
+    admin = AdminTokens([hashlib.sha256(b"frysadmin.x").digest()])
+    access = ApiAccess(admin, tokens, clock)
+    assert access.authenticate("frysadmin.x") is ADMIN
+    shown = access.authenticate(text)
+    assert shown is not None
+    assert (shown.role, access.is_valid(shown), access.is_valid(ADMIN)) == (Level.READ, True, True)
+    assert [access.authenticate(bad) for bad in ("", "frysadmin.y", "x" * 1_000, "é" * 40)] == [None] * 4
+    assert access.is_told
+    assert not ApiAccess(admin, ApiTokens(FakeDisk()), clock).is_told

@@ -154,6 +154,8 @@ class Connection:
         self._serving: dict[int, trio.CancelScope] = {}
         self._before: Connection | None = None
         self._is_parting = False
+        self.is_replaced = False
+        """True once the other side has said that there is another connection, which may be on its way here yet."""
         self._got_go_away = False
         self._is_stop_told = False
         self._scope = trio.CancelScope()
@@ -440,6 +442,7 @@ class Connection:
         elif isinstance(event, GoAway):
             self._got_go_away = True
             self._is_stop_told = event.reason == SHUTDOWN
+            self.is_replaced = event.reason == REPLACED
             self.succession.hear_last()
             self.drain(HEARD, REPLACED_DRAIN_S if event.reason == REPLACED else DRAIN_S)
 

@@ -12,6 +12,7 @@ shuts out could be given it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -74,6 +75,7 @@ class MemberSecrets:
         has_expulsions = self._merge_expulsions(offered.expulsions)
         has_revoked = from_issuer and self._merge_revoked(NodeId(node) for node in offered.revoked)
         has_keys = self.keyring.merge(self._trusted(offered.keys, from_issuer=from_issuer), from_issuer=from_issuer)
+        has_keys |= self.keyring.merge(self._signed_anew(offered.keys), from_issuer=True)
         has_hashes = self.admin.merge(offered.admin_hashes)
         if not (has_keys or has_hashes or has_revoked or has_expulsions):
             return False
@@ -208,8 +210,31 @@ class MemberSecrets:
         statements = self.statements
         if statements is None:
             return False
-        fresh = [said for said in offered if said not in self.expulsions and statements.is_said(said)]
-        return self._keep(fresh)
+        return self._keep([said for said in offered if statements.is_said(said) and self._says_more(said)])
+
+    def _says_more(self, said: Expulsion) -> bool:
+        """True if a statement names more than those held, or the same and is signed by the authority that issues now.
+
+        Two members that each took the other's for better would tell each other, and everybody, for ever.
+        """
+        assert self.statements is not None, "the channel brings the statements"
+        for held in self.expulsions:
+            if set(said.nodes) < set(held.nodes):
+                return False
+            if said.nodes == held.nodes:
+                is_issuing = partial(self.statements.is_said, by_the_issuing=True)
+                return said != held and is_issuing(said) and not is_issuing(held)
+        return True
+
+    def _signed_anew(self, keys: Iterable[EpochKey]) -> list[EpochKey]:
+        """Return keys that are held under a signature of an authority that issues no more, and come with a new one."""
+        statements = self.statements
+        if statements is None:
+            return []
+        is_issuing = partial(statements.is_ours, by_the_issuing=True)
+        held = {(key.rank, key.key): key for key in self.keyring.keys}
+        pairs = [(key, held.get((key.rank, key.key))) for key in keys if key not in self.keyring.keys]
+        return [key for key, mine in pairs if mine is not None and is_issuing(key) and not is_issuing(mine)]
 
     def _keep(self, fresh: Iterable[Expulsion]) -> bool:
         """Keep statements that say something new, and forget those that others say too; the nodes are never forgotten.

@@ -259,7 +259,7 @@ class Channel:
 
     def is_connected(self, node: NodeId) -> bool:
         """True while an authenticated connection to the node stands."""
-        return self._peers.find(node) is not None
+        return self._peers.is_connected(node)
 
     # What membership and node.py use
 

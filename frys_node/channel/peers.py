@@ -26,6 +26,9 @@ BACKOFF_MAX_S = 5.0
 DIAL_NOTES_MAX = 1_024
 """Notes that wait for one dial; more are dropped and counted."""
 
+REPLACED_WAIT_S = 2.0
+"""How long a connection that the other side has made in another's place may take to arrive, before one is dialled."""
+
 DIAL_NOTES_BYTES_MAX = 4 << 20
 ADDRESSES_MAX = 16_384
 
@@ -174,9 +177,18 @@ class Peers:
         self.nursery.start_soon(self._run_dial, node, address, dial)
         return dial
 
+    def is_connected(self, node: NodeId) -> bool:
+        """True while a connection stands, or the other side has just made one in its place."""
+        connection = self._connections.get(node)
+        return connection is not None and (connection.is_usable or (connection.is_open and connection.is_replaced))
+
     async def _run_dial(self, node: NodeId, address: Address, dial: _Dial) -> None:
         try:
-            await self._dial(node, address)
+            if self.is_connected(node):
+                with trio.move_on_after(REPLACED_WAIT_S):
+                    await dial.done.wait()
+            if self.find(node) is None:
+                await self._dial(node, address)
         except FrysError as error:
             dial.error = error
             self._back_off(node, error)
@@ -190,7 +202,8 @@ class Peers:
 
     def _send_waiting(self, node: NodeId, dial: _Dial) -> None:
         connection = self.find(node)
-        for name, body in dial.notes:
+        notes, dial.notes = dial.notes, []
+        for name, body in notes:
             if connection is None or not connection.mux.note(name, body):
                 self.notes_dropped += 1
         if connection is not None:
@@ -225,6 +238,11 @@ class Peers:
             connection.follow(known)
         self._connections[node] = connection
         self._open[connection] = None
+        dial = self._dials.get(node)
+        if dial is not None:
+            # From now on notes are sent at once: those that waited go first.
+            self._send_waiting(node, dial)
+            dial.done.set()
         self._backoffs.pop(node, None)
         return True
 

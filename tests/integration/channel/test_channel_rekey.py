@@ -16,6 +16,7 @@ from frys_node.base.types import NodeId
 from frys_node.channel import rekey
 from frys_node.channel.connection import Ending
 from frys_node.channel.driver import ChannelSettings
+from frys_node.channel.messages import REPLACED
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Counter as MetricCounter
 from frys_node.secure.errors import HandshakeRefused
@@ -149,6 +150,36 @@ class Gated:
     async def send_all(self, data: bytes) -> None:
         await self.gate.wait()
         await self._inner.send_all(data)
+
+
+async def test_between_the_old_connections_last_word_and_the_new_one_nobody_dials(tmp_path: Path) -> None:
+    """The last word may be the faster: what is sent meanwhile waits for the new connection, and goes first on it."""
+    async with _pair(tmp_path, OFF) as (a, b):
+        (old,) = a.channel._peers.all()
+        answers: list[bytes] = []
+
+        async def call() -> None:
+            answers.append(await a.channel.call(b.id, ECHO, b"x"))
+
+        with trio.fail_after(20):
+            b.channel._peers.all()[0].drain(REPLACED, 60.0)
+            while not old.is_replaced:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            assert a.channel._peers.find(b.id) is None
+            assert a.channel.is_connected(b.id)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(call)
+                for number in range(10):
+                    assert a.channel.note(b.id, "n", bytes([number]))
+                await b.channel._dial(a.id, a.address)
+                while a.channel._peers.find(b.id) is None:  # noqa: ASYNC110
+                    await trio.sleep(0.001)
+            assert answers == [b"x"]
+            assert a.channel.note(b.id, "n", bytes([255]))
+            while not b.notes or b.notes[-1][1] != bytes([255]):  # noqa: ASYNC110
+                await trio.sleep(0.001)
+        assert [body[0] for _, body in b.notes[:10]] == list(range(10))
+        assert not any(held.dialled for held in a.channel._peers.open())
 
 
 async def test_notes_do_not_wait_for_a_connection_that_was_lost(

@@ -12,8 +12,10 @@ from frys_node.channel import credentials
 from frys_node.channel.bootstrap import create_cluster
 from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.messages import Credentials
+from frys_node.secure import certificates
 from frys_node.secure.identity import Identity
 from frys_node.secure.keyring import KEYRING_PATH, EpochKey
+from frys_node.secure.signing_keys import new_key
 from frys_node.secure.statements import Expulsion, Statements
 from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import FakeDisk
@@ -218,3 +220,25 @@ def test_statements_are_of_one_cluster() -> None:
     assert said.is_said(expulsion)
     issuer.identity.cluster_id = ClusterId("0" * 32)
     assert not said.is_said(expulsion)
+
+
+def test_what_a_new_authority_signed_anew_spreads_by_any_way_and_comes_to_rest() -> None:
+    """While two authorities count, members with signatures of one and the other must not tell each other for ever."""
+    issuer, b, c = _cluster()
+    issuer.secrets.expel(X, b"k" * 32, 1)
+    b.hear(issuer)
+    c.hear(b)
+    old = issuer.identity.ca_certificate
+    key = new_key(FakeEntropy("follows"))
+    certificate = certificates.create_authority(key, issuer.identity.cluster_id, "test", 9 * 10**18, is_first=False)
+    for member in (issuer, b, c):
+        member.identity.ca_certificate, member.identity.also_trusted = certificate, (old,)
+    issuer.identity.ca_key = key
+    assert issuer.secrets.endorse()
+    assert b.hear(issuer)
+    assert not issuer.hear(c)
+    assert not b.hear(c)
+    assert c.hear(b)  # not the issuer, and no key or expulsion is new
+    assert not b.hear(c)
+    assert c.secrets.expulsions == issuer.secrets.expulsions
+    assert c.secrets.keyring.keys == issuer.secrets.keyring.keys

@@ -8,6 +8,7 @@ talk end with the same keys.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -92,13 +93,16 @@ class Keys(RuleBasedStateMachine):
 
     # The issuer.
 
-    @rule(which=st.sampled_from((0, 0, 1)))
-    def rotate(self, which: int) -> None:
-        """The issuer makes a key, or one that follows it and may not know what it knew."""
+    @rule(which=st.sampled_from((0, 1)), times=st.integers(1, 3))
+    def rotate(self, which: int, times: int) -> None:
+        """The issuer makes keys, or one that follows it and may not know what it knew."""
         secrets = self.members[which].secrets
-        if secrets.keyring.is_settled:
-            secrets.rotate(ENTROPY.token_bytes(32), CLOCK.unix_ns() // 10**9)
-            self._note_late(secrets)
+        for _ in range(times):
+            if secrets.keyring.is_settled:
+                secrets.rotate(ENTROPY.token_bytes(32), CLOCK.unix_ns() // 10**9)
+                self._note_late(secrets)
+            if times > 1:
+                secrets.keyring.promote()
 
     def _note_late(self, secrets: Any) -> None:
         if self.x.node_id in secrets.revoked:
@@ -122,6 +126,13 @@ class Keys(RuleBasedStateMachine):
             said, answered = one.secrets.offer(), other.secrets.offer()
             other.secrets.take(said, from_issuer=one is self.issuer)
             one.secrets.take(answered, from_issuer=other is self.issuer)
+
+    @rule(order=st.permutations(range(4)), length=st.integers(2, 4))
+    def spread(self, order: list[int], length: int) -> None:
+        """What the first holds goes from one to the next."""
+        for sender, receiver in itertools.pairwise(order[:length]):
+            told = self.members[sender].secrets.offer()
+            self.members[receiver].secrets.take(told, from_issuer=sender == 0)
 
     @rule(sender=st.integers(0, 3), receiver=st.integers(0, 3))
     def tell(self, sender: int, receiver: int) -> None:
@@ -174,10 +185,11 @@ class Keys(RuleBasedStateMachine):
             self.heard.append(told)
             self.known |= set(told.keys)
 
-    @rule(which=st.integers(0, 3))
-    def x_hears(self, which: int) -> None:
-        """A member that does not know better tells x what it holds."""
-        self._x_hears(self.members[which])
+    @rule()
+    def x_hears(self) -> None:
+        """Members that do not know better tell x what they hold."""
+        for member in self.members:
+            self._x_hears(member)
 
     @rule(which=st.integers(0, 3), number=st.integers(0, 50), strips=st.booleans())
     def x_repeats(self, which: int, number: int, strips: bool) -> None:
@@ -208,6 +220,8 @@ class Keys(RuleBasedStateMachine):
         for member in self.members:
             held = member.secrets.keyring.keys
             assert all(key.key != b"x" * 32 for key in held)
+            if self.x.node_id in member.secrets.revoked:
+                assert member.secrets.keyring.newest.key not in {key.key for key in self.known}
             primary = member.secrets.keyring.primary
             if primary is not None and primary.key in self.late:
                 packet = member.sealed()

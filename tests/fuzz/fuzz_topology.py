@@ -26,7 +26,7 @@ class TopologyHarness:
 
     def __init__(self) -> None:
         self._identity = create_cluster(FakeDisk(), SystemEntropy(), SystemClock(), cluster_name="fuzz", node_name="a")
-        self._proofs = CertifiedProofs(NodeSigner(self._identity, SystemClock()))
+        self._proofs = CertifiedProofs(NodeSigner(self._identity))
 
     def seeds(self) -> list[bytes]:
         """The golden messages and records, a record inside a message, and a good proof."""

@@ -278,6 +278,10 @@ class Channel:
         if node != self.self_id:
             await self._peers.connect(node)
 
+    def meet(self, node: NodeId) -> None:
+        """Have a connection to the node soon, if one can be made."""
+        self._peers.meet(node)
+
     async def connect_address(self, address: Address) -> NodeId:
         """Dial an address whose node is not known yet, and return who answered.
 

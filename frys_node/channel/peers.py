@@ -127,6 +127,11 @@ class Peers:
             raise dial.error or NodeUnreachable(f"the connection to {node} ended at once")
         return connection
 
+    def meet(self, node: NodeId) -> None:
+        """Have a connection to the node soon, if one can be made; nobody waits for it."""
+        if self.find(node) is None:
+            self._start_dial(node)
+
     def note(self, node: NodeId, name: str, body: bytes) -> bool:
         """Send a note on the connection, or queue it behind a dial; False (and counted) when neither is possible.
 

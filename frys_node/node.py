@@ -273,6 +273,7 @@ class Composition:
             permitted=self._config.plugins["network"].tls_names,
         )
         desk.serve()
+        channel.authority.on_trust.append(desk.authority_changed)
         return desk
 
     async def start(self) -> None:

@@ -110,10 +110,8 @@ class Channel:
         self._names: dict[NodeId, str] = {}
         self._greeter = self._make_greeter()
         self.refusals = Refusals(metrics)
-        is_expelled = self.secrets.revoked.__contains__
-        self._dialler = Dialler(
-            identity.node_id, network, self._greeter, self.refusals, is_expelled, self._chain_refused
-        )
+        is_out = self.secrets.revoked.__contains__
+        self._dialler = Dialler(identity.node_id, network, self._greeter, self.refusals, is_out, self._chain_refused)
         self._door = self._make_door(metrics, allow or AllowList())
         self.rekeying = Rekeying(
             self._peers,
@@ -139,10 +137,10 @@ class Channel:
         )
         self._upkeep = self._make_upkeep(network, disk, metrics)
         self.protection = ProtectionDesk(
-            self, identity, self._clock, self._peers, self.keys, self.rekeying, name_of=self._name_of
+            self, identity, clock, self._peers, self.keys, self.rekeying, name_of=self._name_of
         )
         declare_gauges(metrics, self._peers, self.keys, self.secrets)
-        self.authority.is_expelled = is_expelled
+        self.authority.is_expelled = is_out
         self.secrets.on_change = self._secrets_changed
 
     def _make_greeter(self) -> Greeter:
@@ -482,6 +480,11 @@ class Channel:
     def certificate_left_s(self) -> float:
         """Seconds until this node's certificate expires by its wall clock."""
         return self._upkeep.renewal.left_s()
+
+    async def renew_certificate(self) -> float:
+        """Get another certificate from the issuer now; returns the seconds that it lasts. Raises as `Renewal.renew`."""
+        await self._upkeep.renewal.renew()
+        return self.certificate_left_s()
 
     def _name_of(self, node: NodeId) -> str:
         return self._names.get(node, node)

@@ -30,7 +30,10 @@ class AuthorityRoutes:
         ask_issuer: Callable[..., Awaitable[Any]],
         own_view: Callable[[], AuthorityView],
         members: Members,
+        renew: Callable[[], Awaitable[float]],
     ) -> None:
+        """`renew` gets this node another certificate, and returns how many seconds that lasts."""
+        self._renew = renew
         self._ask_issuer = ask_issuer
         self._own_view = own_view
         self._members = members
@@ -40,6 +43,7 @@ class AuthorityRoutes:
         http.route("GET", "/v1/ca", self._show, scope="read")
         http.route("GET", "/v1/ca/certificates", self._certificates, scope="read")
         http.route("POST", "/v1/ca/rotate", self._rotate, scope="admin")
+        http.route("POST", "/v1/ca/renew", self._renew_own, scope="admin")
 
     def _told(self, view: AuthorityView) -> dict[str, Any]:
         """Return a view with the names of the dead: they come home when they are back."""
@@ -56,6 +60,10 @@ class AuthorityRoutes:
         await trio.lowlevel.checkpoint()
         view = self._own_view()
         return HttpResponse.json({"authority": view.authority, "kind": view.kind, "certificates": view.certificates})
+
+    async def _renew_own(self, _request: HttpRequest) -> HttpResponse:
+        left_s = await self._renew()
+        return HttpResponse.json({"authority": self._own_view().authority, "left_days": round(left_s / 86_400, 1)})
 
     async def _rotate(self, _request: HttpRequest) -> HttpResponse:
         view = await self._ask_issuer(ROTATE_AUTHORITY, RotateAuthority())

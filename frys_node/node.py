@@ -168,6 +168,7 @@ class Composition:
         secrets = self.channel.secrets
         sealer = PacketSealer(secrets.keyring, self._identity.node_id, arrival.boot, secrets.revoked)
         self.channel.watch_counter(sealer)
+        sealer.on_doubt = self.channel.meet
         # A boot heard inside TLS makes packets of older boots stale at once, also for a node that has just restarted.
         self.channel.on_connection(lambda node, boot, ending: None if ending else sealer.note_boot(node, BootId(boot)))
         return MembershipDriver(
@@ -272,6 +273,7 @@ class Composition:
             permitted=self._config.plugins["network"].tls_names,
         )
         desk.serve()
+        channel.authority.on_trust.append(desk.authority_changed)
         return desk
 
     async def start(self) -> None:

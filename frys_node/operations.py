@@ -188,7 +188,9 @@ class Operations:
             tokens=self._tokens.join_tokens,
             listeners=self._listeners,
         ).register(http)
-        AuthorityRoutes(self._balancer.ask_issuer, self._rotation.view, self._membership).register(http)
+        AuthorityRoutes(
+            self._balancer.ask_issuer, self._rotation.view, self._membership, self._channel.renew_certificate
+        ).register(http)
         self._saves.register(http)
         self._tokens.register(http)
         http.route("GET", "/v1/keys", self._list_keys, scope="admin")

@@ -143,6 +143,7 @@ class TrustRoutes:
                 "members": len(members),
             },
             "identity": msgspec.to_builtins(channel.protection.posture()),
+            "authority": {"id": channel.identity.ca_hash, "trusted": len(channel.identity.authorities)},
             "certificate": self._certificate(members),
             "keys": msgspec.to_builtins(keys) | self._rotation(),
             "expelled": [{"id": node, "name": self._name(node)} for node in sorted(channel.secrets.revoked)],

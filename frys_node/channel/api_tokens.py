@@ -16,7 +16,7 @@ import trio
 from frys_node.base.errors import FrysError, NotReady, SecurityError
 from frys_node.base.ports import Clock, Entropy
 from frys_node.base.types import NodeId
-from frys_node.channel.connection import Ending
+from frys_node.channel.ending import Ending
 from frys_node.kernel.services.rpc import Method, Rpc
 from frys_node.secure.api_tokens import ID_BYTES, SECRET_BYTES, ApiTokens, Grant, TokenSheet, Version
 from frys_node.secure.token import TokenInfo

@@ -65,8 +65,8 @@ class AuthorityHolder:
         self._is_lost: Callable[[NodeId], bool] = lambda _node: False
         self.is_expelled: Callable[[NodeId], bool] = lambda _node: False
         """Says whether a node was expelled: its key is admitted no more."""
-        self.on_trust: Callable[[], None] = lambda: None
-        """Called when this node trusts other authorities than before."""
+        self.on_trust: list[Callable[[], None]] = []
+        """Called, in this order, when this node trusts other authorities than before; they do not block."""
 
     @property
     def can_admit(self) -> bool:
@@ -144,7 +144,8 @@ class AuthorityHolder:
     def trust_changed(self) -> None:
         """Have connections to come use what is trusted now, and the desk too; forget a next key that waits no more."""
         self._desk = None
-        self.on_trust()
+        for hear in self.on_trust:
+            hear()
         try:
             pending = read_pending(self._disk)
             if pending is not None and pending.certificate not in self._identity.also_trusted:

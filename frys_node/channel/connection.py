@@ -11,11 +11,9 @@ notes of the new one wait until the other side has said on the old one that noth
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 from collections.abc import Callable
-from enum import StrEnum
 
 import trio
 
@@ -29,6 +27,8 @@ from frys_node.base.errors import (
 from frys_node.base.ports import Stream
 from frys_node.base.types import NodeId
 from frys_node.channel.dispatch import Dispatch
+from frys_node.channel.ending import Ending as Ending  # noqa: PLC0414 (others know it from here)
+from frys_node.channel.ending import ending_of
 from frys_node.channel.messages import (
     EXPELLED,
     HEARD,
@@ -72,39 +72,13 @@ PART_S = 0.25
 """How long an expelled node has to read why."""
 
 HELD_BYTES_MAX = QUEUE_BYTES_MAX
-"""Notes that wait for the end of those on the connection before; then this one is not read for so long."""
+"""Notes that wait for the end of those on connections before, of one peer; then no more of them are read."""
 
 HOLD_SILENT_S = 2.0
 """Notes wait for those of the connection before as long as that is heard of; after so much silence it has died."""
 
 BUDGET_S = 30.0
 """A call's budget when its caller has no deadline; it is enforced up to `PING_AFTER_S` later."""
-
-
-class Ending(StrEnum):
-    """How a connection ended."""
-
-    GOODBYE = "goodbye"
-    """One side said that it goes away."""
-    STOPPED = "stopped"
-    """The other side said that its process is being stopped."""
-    LOST = "lost"
-    """An end or a reset that nobody announced: what the kernel does for a process that has died."""
-    SILENT = "silent"
-    """No answer, or a network that says it cannot get there."""
-    CLOSED = "closed"
-    """This side wanted it, or what came was not this protocol."""
-
-
-_RESETS = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
-
-
-def ending_of(error: trio.BrokenResourceError) -> Ending:
-    """Say what a broken stream means: an errno that speaks of the network is no sign of the process."""
-    cause = error.__cause__
-    if isinstance(cause, OSError):
-        return Ending.LOST if cause.errno in _RESETS else Ending.SILENT
-    return Ending.LOST if cause is None else Ending.CLOSED
 
 
 class Connection:
@@ -139,7 +113,7 @@ class Connection:
         """Set when the connection is draining and no call is under way, or it has ended."""
         self._released = trio.Event()
         """Set when no note has to wait for those of the connection before any more."""
-        self.succession = Succession(self._hand_over, self._released.set)
+        self.succession = Succession(self._hand_over, self._release)
         self._stream = stream
         self._dispatch = dispatch
         self._on_credentials = on_credentials
@@ -152,7 +126,13 @@ class Connection:
         self._drained = trio.Event()
         self._waiters: dict[int, Waiter] = {}
         self._serving: dict[int, trio.CancelScope] = {}
-        self._before: Connection | None = None
+        self.before: Connection | None = None
+        """The connection whose notes come first, while they may."""
+        self._is_watched = False
+        """True while a task watches whether those before are heard of."""
+        self.on_first: Callable[[], None] | None = None
+        """Called once, before the first frame behind the hello is acted on: the other side uses this connection."""
+        self._drain_until_s = self._idle_until_s = self._close_s = math.inf
         self._is_parting = False
         self.is_replaced = False
         """True once the other side has said that there is another connection, which may be on its way here yet."""
@@ -206,13 +186,10 @@ class Connection:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
                     nursery.start_soon(self._watch)
-                    if self._before is not None:
-                        nursery.start_soon(self._hold, self._before)
-                        self._before = None
                     nursery.start_soon(self._read, nursery, early)
         finally:
             self.is_open = False
-            self.succession.end()
+            self.succession.hear_last()
             self._drained.set()
             self.idle.set()
             lost = NodeUnreachable(
@@ -237,10 +214,13 @@ class Connection:
         self.close()
 
     def drain(self, reason: str, within_s: float = DRAIN_S) -> None:
-        """Take no new calls and notes; the connection ends when the calls under way are done, or `within_s`."""
+        """Take no new calls and notes; the connection ends when the calls under way are done, or `within_s`.
+
+        With no call under way it stands for `DRAIN_S` at most, whatever the other side says.
+        """
         if self.is_open:
             self.mux.go_away(reason)
-            self._scope.deadline = min(self._scope.deadline, trio.current_time() + within_s)
+            self._drain_until_s = min(self._drain_until_s, trio.current_time() + within_s)
             self.flush()
             self._finish_drain()
 
@@ -259,14 +239,26 @@ class Connection:
 
     def follow(self, before: Connection) -> None:
         """Take the place of another connection to the same life of the node: its notes come first."""
-        self._before = before
         self.succession.follow(before.succession)
+        if self.succession.before is not None:
+            self.before = before
 
-    async def _hold(self, before: Connection) -> None:
-        """Let notes pass when the connection before is silent: it was lost, and its last word will not come."""
+    def _release(self) -> None:
+        self.before = None
+        self._released.set()
+
+    def _heard_before_s(self) -> float:
+        """When any of the connections whose notes come first was last heard."""
+        latest_s, before = -math.inf, self.before
+        while before is not None:
+            latest_s, before = max(latest_s, before.heard_s), before.before
+        return latest_s
+
+    async def _hold(self) -> None:
+        """Let notes pass when those before are silent: they were lost, and their last words will not come."""
         was_silent = False
         while self.succession.before is not None:
-            left_s = HOLD_SILENT_S + max(self.since_s, before.heard_s) - trio.current_time()
+            left_s = HOLD_SILENT_S + max(self.since_s, self._heard_before_s()) - trio.current_time()
             if left_s <= 0 and was_silent:
                 self.succession.release()
                 return
@@ -279,13 +271,17 @@ class Connection:
             self.notes_unknown += 1
 
     def _finish_drain(self) -> None:
-        if self.mux.is_draining and self.mux.in_flight == 0:
+        now_s, in_flight = trio.current_time(), self.mux.in_flight
+        self._idle_until_s = math.inf if in_flight else min(self._idle_until_s, now_s + DRAIN_S)
+        if self.mux.is_draining and in_flight == 0:
             self.idle.set()
         # Only the side that has read the other's GoAway may close: no call can be on its way to it any more. Its own
         # last answers and notes must have gone first.
         is_said = not self.mux.queued_bytes and not self._is_writing
-        if self._got_go_away and self.mux.in_flight == 0 and is_said:
-            self._scope.deadline = min(self._scope.deadline, trio.current_time() + 0.05)
+        if self._got_go_away and in_flight == 0 and is_said:
+            self._close_s = min(self._close_s, now_s + 0.05)
+        until_s = min(self._drain_until_s, self._idle_until_s, self._close_s)
+        self._scope.deadline = min(until_s, self._scope.deadline) if self._is_parting else until_s
 
     async def call(self, method: str, body: bytes) -> bytes:
         """Call the other side; the caller's cancel scope bounds the wait.
@@ -386,14 +382,13 @@ class Connection:
         events = early
         try:
             while True:
-                for event in events:
-                    self._handle(nursery, event)
+                self._take(nursery, events)
                 if self.mux.queued_bytes:
                     self._wake.set()
                     while self.mux.queued_bytes > 4 * QUEUE_BYTES_MAX:
                         self._drained = trio.Event()
                         await self._drained.wait()
-                if self.succession.held_bytes > HELD_BYTES_MAX:
+                if self.succession.before is not None and self.succession.line_bytes > HELD_BYTES_MAX:
                     await self._released.wait()
                 if self.mux.is_draining:
                     self._finish_drain()
@@ -420,6 +415,17 @@ class Connection:
             self._ended = "broken"
         nursery.cancel_scope.cancel()
 
+    def _take(self, nursery: trio.Nursery, events: list[Event]) -> None:
+        """Act on what one read brought."""
+        if events and self.on_first is not None:
+            first, self.on_first = self.on_first, None
+            first()
+        if self.before is not None and not self._is_watched:
+            self._is_watched = True
+            nursery.start_soon(self._hold)
+        for event in events:
+            self._handle(nursery, event)
+
     def _handle(self, nursery: trio.Nursery, event: Event) -> None:
         """Act on one event; of a node that was expelled on none."""
         if self._is_parting:
@@ -444,7 +450,9 @@ class Connection:
             self._is_stop_told = event.reason == SHUTDOWN
             self.is_replaced = event.reason == REPLACED
             self.succession.hear_last()
-            self.drain(HEARD, REPLACED_DRAIN_S if event.reason == REPLACED else DRAIN_S)
+            is_replaced = event.reason == REPLACED
+            # The answer says so too: the other side's calls on this connection have their whole budget as well.
+            self.drain(REPLACED if is_replaced else HEARD, REPLACED_DRAIN_S if is_replaced else DRAIN_S)
 
     def _settle(self, call_id: int, answer: Reply | FrysError) -> None:
         waiter = self._waiters.pop(call_id, None)

@@ -119,9 +119,11 @@ class Door:
         hears: Callable[[bytes], bool],
         may_join: Callable[[], bool],
         admit: Callable[[Greeted], Awaitable[object]],
+        is_member: Callable[[str], bool],
     ) -> None:
         """`hears` judges a knock; with `needs_knock` nobody is greeted without, but newcomers while they `may_join`."""
         self._needs_knock = needs_knock
+        self._is_member = is_member
         self._hears = hears
         self._may_join = may_join
         self._listener = listener
@@ -139,7 +141,7 @@ class Door:
 
     async def accept(self, nursery: trio.Nursery) -> None:
         """Accept until the listener is closed; each connection is greeted in the nursery."""
-        rate = AcceptRate(trio.current_time())
+        rate = AcceptRate(trio.current_time(), self._is_member)
         while True:
             try:
                 stream, source = await self._listener.accept()

@@ -16,8 +16,9 @@ import trio
 from frys_node.base.errors import FrysError, InvalidAddress, NotFound, StorageError
 from frys_node.base.ports import Clock, Disk, Entropy, Network, Stream, StreamListener
 from frys_node.base.types import Address, BootId, NodeId
+from frys_node.channel.audience import Audience, ConnectionHandler
 from frys_node.channel.authority import AuthorityHolder
-from frys_node.channel.connection import Connection, Ending
+from frys_node.channel.connection import Connection
 from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.dialler import Dialler
 from frys_node.channel.dispatch import Dispatch, NoteHandler, Served
@@ -38,6 +39,7 @@ from frys_node.channel.self_notes import SelfNotes
 from frys_node.channel.upkeep import Upkeep
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Metrics
+from frys_node.secure.certificates import life_state
 from frys_node.secure.errors import Expelled
 from frys_node.secure.identity import Identity
 from frys_node.secure.knock import Knocker
@@ -48,9 +50,6 @@ log = logging.getLogger(__name__)
 
 Req = TypeVar("Req")
 Rep = TypeVar("Rep")
-
-ConnectionHandler = Callable[[NodeId, int, Ending | None], None]
-"""Called with (node, boot, None) when a kept connection stands, and with its ending when it is gone."""
 
 ROLE_LOOK_S = 10.0
 """Pause between looks whether this node has become the issuer, whose directory has a token to join with."""
@@ -111,20 +110,19 @@ class Channel:
         self._names: dict[NodeId, str] = {}
         self._greeter = self._make_greeter()
         self.refusals = Refusals(metrics)
-        is_expelled = self.secrets.revoked.__contains__
-        self._dialler = Dialler(
-            identity.node_id, network, self._greeter, self.refusals, is_expelled, self._chain_refused
-        )
+        is_out = self.secrets.revoked.__contains__
+        self._dialler = Dialler(identity.node_id, network, self._greeter, self.refusals, is_out, self._chain_refused)
         self._door = self._make_door(metrics, allow or AllowList())
         self.rekeying = Rekeying(
             self._peers,
             self._dial,
             entropy.rng("channel.rekey"),
             metrics,
+            is_over=lambda held: life_state(held.peer.certificate, clock.unix_ns()) == "expired",
             after_bytes=settings.rekey_after_bytes,
             after_s=settings.rekey_after_s,
         )
-        self._handlers: list[ConnectionHandler] = []
+        self._audience = Audience(self._peers)
         self._self_notes = SelfNotes(identity.node_id, self._dispatch)
         self._nursery: trio.Nursery | None = None
         self._is_expulsion_told = False
@@ -139,10 +137,10 @@ class Channel:
         )
         self._upkeep = self._make_upkeep(network, disk, metrics)
         self.protection = ProtectionDesk(
-            self, identity, self._clock, self._peers, self.keys, self.rekeying, name_of=self._name_of
+            self, identity, clock, self._peers, self.keys, self.rekeying, name_of=self._name_of
         )
         declare_gauges(metrics, self._peers, self.keys, self.secrets)
-        self.authority.is_expelled = is_expelled
+        self.authority.is_expelled = is_out
         self.secrets.on_change = self._secrets_changed
 
     def _make_greeter(self) -> Greeter:
@@ -178,6 +176,7 @@ class Channel:
             hears=self._knocker.hears,
             may_join=self._may_join,
             admit=self._adopt,
+            is_member=self._peers.is_at,
         )
 
     def _knock(self, node: NodeId | None) -> bytes:
@@ -278,6 +277,10 @@ class Channel:
         if node != self.self_id:
             await self._peers.connect(node)
 
+    def meet(self, node: NodeId) -> None:
+        """Have a connection to the node soon, if one can be made."""
+        self._peers.meet(node)
+
     async def connect_address(self, address: Address) -> NodeId:
         """Dial an address whose node is not known yet, and return who answered.
 
@@ -302,7 +305,7 @@ class Channel:
 
     def on_connection(self, handler: ConnectionHandler) -> None:
         """Hear of connections that stand or are gone; the handler must not block."""
-        self._handlers.append(handler)
+        self._audience.add(handler)
 
     def boot_of(self, node: NodeId) -> BootId | None:
         """The boot id that a connected node told, inside TLS."""
@@ -397,21 +400,13 @@ class Channel:
         return connection
 
     async def _run_connection(self, connection: Connection, greeted: Greeted) -> None:
-        self._tell(connection, None)
+        self._audience.stands(connection)
         try:
             await connection.run(greeted.early)
         except Exception:
             log.exception("channel.connection_failed", extra={"peer": connection.node})
         finally:
-            if self._peers.remove(connection):
-                self._tell(connection, connection.ending)
-
-    def _tell(self, connection: Connection, ending: Ending | None) -> None:
-        for handler in self._handlers:
-            try:
-                handler(connection.node, connection.hello.boot, ending)
-            except Exception:
-                log.exception("channel.connection_handler_failed", extra={"peer": connection.node})
+            self._audience.ended(connection)
 
     def _take_credentials(self, connection: Connection, offered: Credentials) -> None:
         try:
@@ -485,6 +480,11 @@ class Channel:
     def certificate_left_s(self) -> float:
         """Seconds until this node's certificate expires by its wall clock."""
         return self._upkeep.renewal.left_s()
+
+    async def renew_certificate(self) -> float:
+        """Get another certificate from the issuer now; returns the seconds that it lasts. Raises as `Renewal.renew`."""
+        await self._upkeep.renewal.renew()
+        return self.certificate_left_s()
 
     def _name_of(self, node: NodeId) -> str:
         return self._names.get(node, node)

@@ -6,7 +6,7 @@ Sans-I/O.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 HALF_OPEN_MAX = 256
@@ -20,6 +20,9 @@ NEW_PER_NETWORK_BURST = 100
 NEW_PER_S = 500.0
 """New connections a second in all: what a quarter of a core shakes hands with."""
 NEW_BURST = 2_000
+MEMBERS_PER_S = 100.0
+MEMBERS_BURST = 400
+"""Over and above, for addresses of members that are known: strangers cannot use these up."""
 NETWORKS_MAX = 8_192
 """Networks whose rate is remembered; of more the one that was quiet longest is forgotten."""
 VERDICTS_MAX = 8_192
@@ -106,12 +109,18 @@ class Bucket:
 
 
 class AcceptRate:
-    """How often who may connect. A refused connection costs no handshake, and takes nothing from anybody else."""
+    """How often who may connect. A refused connection costs no handshake, and takes nothing from anybody else.
 
-    __slots__ = ("_all", "_networks")
+    Strangers at 25 addresses can use up what there is for all; then members still come in from the reserve.
+    """
 
-    def __init__(self, now_s: float) -> None:
+    __slots__ = ("_all", "_is_member", "_members", "_networks")
+
+    def __init__(self, now_s: float, is_member: Callable[[str], bool] = lambda _host: False) -> None:
+        """`is_member` says whether a member is known to live at that host."""
+        self._is_member = is_member
         self._all = Bucket(NEW_PER_S, NEW_BURST, now_s)
+        self._members = Bucket(MEMBERS_PER_S, MEMBERS_BURST, now_s)
         self._networks: dict[str, Bucket] = {}
 
     def refusal(self, host: str, now_s: float) -> str | None:
@@ -125,9 +134,12 @@ class AcceptRate:
             self._networks[network] = bucket
             if not bucket.has_one(now_s):
                 return "rate_network"
-        if not self._all.has_one(now_s):
+        if self._all.has_one(now_s):
+            self._all.take()
+        elif self._members.has_one(now_s) and self._is_member(host):
+            self._members.take()
+        else:
             return "rate"
-        self._all.take()
         if bucket is not None:
             bucket.take()
         return None

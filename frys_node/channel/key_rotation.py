@@ -134,6 +134,9 @@ class KeyKeeper:
         newest = self._secrets.keyring.newest
         if newest is None or not self._may_rotate():
             return float("inf")
+        if newest.expelled < len(self._secrets.revoked):
+            # A rotation for an expulsion has just failed: whoever was expelled reads on until it is made good.
+            return now_s + KEY_SETTLE_S
         due_s = self.plan.due_in_s(newest, self._unix_s(), now_s)
         # Never at once: what was due has just been tried.
         return now_s + max(KEY_SETTLE_S, due_s)

@@ -15,12 +15,14 @@ import trio
 from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.ports import Clock, Disk
 from frys_node.base.types import NodeId
+from frys_node.channel.gatekeeper import LogLimit
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Metrics
 from frys_node.secure import certificates
 from frys_node.secure.errors import Expelled, InvalidCertificate
 from frys_node.secure.gate import Peer
 from frys_node.secure.identity import Identity, save_identity
+from frys_node.secure.trust import issuer_of
 from frys_node.wire.codec import Message
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ LOOK_EVERY_S = 12 * 3_600.0
 RETRY_S = 600.0
 RENEW_FRACTION = 1 / 3
 """A certificate with less than this part of its life left is renewed."""
+
+FIX = "start the issuer, or give its role to a node that holds the authority's key"
 
 AUTHORITY_WARN_S = 365 * 86_400.0
 """The authority's certificate is called old from here on: it bounds the life of all others."""
@@ -114,13 +118,12 @@ class Renewal:
     def _complain(self, error: FrysError) -> None:
         """Say that there is no new certificate; an error that a person must see once the old one has expired."""
         left_s = self.left_s()
-        extra = {"error": error.message, "left_s": round(left_s)}
+        extra = {"error": error.message, "left_s": round(left_s), "fix": error.hint or FIX}
         if left_s >= 0:
             log.warning("channel.certificate_not_renewed", extra=extra)
         else:
             until_s = round(left_s + certificates.EXPIRY_GRACE_S)
-            fix = "start the issuer, or give its role to a node that holds the authority's key"
-            log.error("channel.certificate_expired", extra=extra | {"accepted_for_s": until_s, "fix": fix})
+            log.error("channel.certificate_expired", extra=extra | {"accepted_for_s": until_s, "fix": FIX})
 
     def left_s(self) -> float:
         """Seconds until the certificate expires by this node's wall clock."""
@@ -128,6 +131,8 @@ class Renewal:
 
     async def renew(self) -> None:
         """Get another certificate, check it, and store it before it is used.
+
+        One of the same authority that ends before the present one is refused: the issuer's clock is wrong.
 
         Raises:
             FrysError: The issuer cannot be reached or refused, or the disk did. The old certificate stands.
@@ -138,6 +143,13 @@ class Renewal:
         subject = certificates.verify_issued(certificate, identity.ca_certificate, self._clock.unix_ns())
         if subject.node != identity.node_id or certificate.public_key() != identity.key.public_key():
             raise InvalidCertificate("the issuer sent another node's certificate")
+        ends, present = certificate.not_valid_after_utc, identity.certificate
+        is_of_same = issuer_of(present, (identity.ca_certificate,)) is not None
+        if is_of_same and ends < present.not_valid_after_utc:
+            raise InvalidCertificate(
+                f"the new certificate would end before the present one, on {ends:%Y-%m-%d}",
+                hint="set the clock of the issuer",
+            )
         fresh = identity.renewed(certificate)
         save_identity(self._disk, fresh)
         identity.certificate = certificate
@@ -150,6 +162,7 @@ class ExpiryWatch:
 
     def __init__(self, identity: Identity, clock: Clock, metrics: Metrics) -> None:
         self._clock = clock
+        self._limit = LogLimit()
         metrics.gauge(
             "frys_channel_certificate_left_seconds",
             "Until this node's certificate expires; negative: it has, and is accepted for 7 days.",
@@ -172,6 +185,9 @@ class ExpiryWatch:
         if not peer.is_in_grace:
             return
         self._graced.inc()
+        skipped = self._limit.take("grace", trio.current_time())
+        if skipped is None:
+            return
         over_s = -certificates.left_s(peer.certificate, self._clock.unix_ns())
         log.warning(
             "channel.certificate_in_grace",
@@ -180,6 +196,7 @@ class ExpiryWatch:
                 "peer_name": peer.name,
                 "expired_s": round(over_s),
                 "refused_in_s": round(certificates.EXPIRY_GRACE_S - over_s),
+                "skipped": skipped,
                 "fix": "let it reach the issuer, or check its clock",
             },
         )

@@ -25,7 +25,7 @@ class Succession:
         self.after: Succession | None = None
         self._held: list[Note] = []
         self.has_heard_last = False
-        """True once the other side has said that nothing comes behind."""
+        """True once nothing comes behind."""
         self.held_bytes = 0
         """Bodies of notes that wait for their turn."""
         self.is_over = False
@@ -45,13 +45,26 @@ class Succession:
             self.held_bytes += len(note.body)
 
     def hear_last(self) -> None:
-        """Note that the other side has said that nothing comes behind."""
+        """Note that nothing comes behind: the other side has said so, or the connection has ended.
+
+        In the middle of a chain what is held here still waits for those before.
+        """
         self.has_heard_last = True
         if self.before is None:
             self.end()
 
+    @property
+    def line_bytes(self) -> int:
+        """Bodies of notes that wait for their turn on all connections of the chain."""
+        total, before, after = self.held_bytes, self.before, self.after
+        while before is not None:
+            total, before = total + before.held_bytes, before.before
+        while after is not None:
+            total, after = total + after.held_bytes, after.after
+        return total
+
     def end(self) -> None:
-        """Note that nothing comes any more, and let the next connection's notes pass."""
+        """Let the next connection's notes pass: all that came on this one have been handed over, or never will be."""
         self.release()
         self.is_over = True
         after, self.after = self.after, None
@@ -61,10 +74,14 @@ class Succession:
                 after.end()
 
     def release(self) -> None:
-        """Hand over what was held: nothing comes on the connection before any more."""
+        """Hand over what was held: nothing is waited for any more on the connections before, whose notes go first."""
         before, self.before = self.before, None
-        if before is not None and before.after is self:
-            before.after = None
+        if before is not None and not before.is_over:
+            if before.after is self:
+                before.after = None
+            before.release()
+            if before.has_heard_last:
+                before.end()
         held, self._held, self.held_bytes = self._held, [], 0
         for note in held:
             self._hand_over(note)

@@ -72,7 +72,7 @@ class Upkeep:
             renew=self.renewal.renew,
             addresses=lambda: [*(address for _, address in peers.known()), *identity.seeds],
         )
-        holder.on_trust = self._trust_changed
+        holder.on_trust.append(self._trust_changed)
         rpc.serve(RENEW, self.renewal.answer)
         rpc.serve(TRUST, self._trust.answer)
 

@@ -26,6 +26,7 @@ from frys_node.secure import certificates
 from frys_node.secure.errors import InvalidCertificate
 from frys_node.secure.identity import Identity
 from frys_node.secure.stored import ED25519, read_secret
+from frys_node.secure.trust import issuer_of
 from frys_node.secure.web_certificates import (
     LOOPBACK_NAMES,
     WEB_LIFE_DAYS,
@@ -40,6 +41,8 @@ WEB_PATH: Final = "identity/web.json"
 AUTHORITY_PATH: Final = "ca.pem"
 RENEW_AT_S: Final = WEB_LIFE_DAYS * 86_400 / 3
 """A certificate with less life left is renewed."""
+
+SOON: Final = "it is tried again in a few seconds"
 
 log = logging.getLogger(__name__)
 
@@ -90,10 +93,24 @@ class WebCertificateDesk:
         self._issuer = issuer
         self._names_of = names_of
         self._permitted = frozenset(clean_name(name) for name in permitted)
+        self._changed = trio.Event()
+        self._made_under = identity.ca_certificate
 
     def serve(self) -> None:
         """Answer members."""
         self._rpc.serve(ISSUE_WEB, self._issue)
+
+    @property
+    def changed(self) -> trio.Event:
+        """See `WebCertificates`."""
+        return self._changed
+
+    def authority_changed(self) -> None:
+        """Have listeners ask for another certificate if other authorities than before count."""
+        if self._identity.ca_certificate != self._made_under:
+            self._made_under = self._identity.ca_certificate
+            self._changed.set()
+            self._changed = trio.Event()
 
     async def _issue(self, caller: NodeId, request: WebRequest) -> WebIssued:
         await trio.lowlevel.checkpoint()
@@ -126,6 +143,8 @@ class WebCertificateDesk:
         certificate = certificates.load_der(issued.certificate)
         if certificate.public_key() != key.public_key() or not covers(certificate, wanted):
             raise InvalidCertificate("the issuer sent a certificate that was not asked for")
+        if issuer_of(certificate, (self._identity.ca_certificate,)) is None:
+            raise NotReady("one authority follows another, and this node and the issuer are not at the same", hint=SOON)
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )

@@ -27,6 +27,7 @@ def _summary(body: dict[str, Any]) -> str:
         ("trouble", body["trouble"]),
         ("sessions", _share(quantum)),
         ("identity", f"{identity['identity']}: {identity['summary']}"),
+        ("authority", _authority(body["authority"])),
         ("certificates", _certificates(body["certificate"])),
         ("gossip keys", f"epoch {keys['epoch']}: {keys['converged']}/{keys['total']} seal with it{_next(keys)}"),
         ("expelled", _expelled(body)),
@@ -42,6 +43,12 @@ def _share(quantum: dict[str, Any]) -> str:
     if quantum["answered"] < quantum["members"]:
         told += f"; only {quantum['answered']}/{quantum['members']} members answered"
     return told
+
+
+def _authority(authority: dict[str, Any]) -> str:
+    others = authority["trusted"] - 1
+    told = f"; {others} more trusted: one follows another (frys-node ca)" if others else ""
+    return f"{authority['id']}{told}"
 
 
 def _certificates(certificate: dict[str, Any]) -> str:

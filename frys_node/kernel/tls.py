@@ -99,6 +99,8 @@ class TlsFront:
         self._settings = settings
         self._shown: SSL.Context | None = None
         self._is_ready = trio.Event()
+        self._changed = trio.Event()
+        """Set when the certificate that is shown is of an authority of the past."""
         self._seen: tuple[bytes, bytes] | None = None
         self._refused = context.metrics.counter(
             f"frys_{listener}_tls_refused_total", "TLS handshakes of clients that failed, by reason", ("reason",)
@@ -143,7 +145,7 @@ class TlsFront:
         return SecureStream(stream, transport)
 
     async def run(self) -> None:
-        """Have a certificate, and another one in time; connections that stand keep theirs."""
+        """Have a certificate, and another one in time or of the next authority; connections that stand keep theirs."""
         while True:
             try:
                 wait_s = await self._refresh()
@@ -151,7 +153,8 @@ class TlsFront:
             except FrysError as error:
                 log.error("kernel.certificate_not_renewed", error=error.message, fix=error.hint)
                 wait_s = RETRY_S
-            await trio.sleep(wait_s)
+            with trio.move_on_after(wait_s):
+                await self._changed.wait()
 
     async def _refresh(self) -> float:
         if self._settings.certificate:
@@ -159,6 +162,7 @@ class TlsFront:
             return FILES_LOOK_S
         while (service := self._plugin.services.find(WEB_CERTIFICATES)) is None:  # noqa: ASYNC110 (services tell nobody)
             await trio.sleep(SERVICE_POLL_S)
+        self._changed = service.changed
         made = await service.obtain(self._settings.names)
         self._show(made.chain_pem, made.key_pem)
         log.info("kernel.certificate_shown", fresh_for_s=round(made.fresh_for_s))

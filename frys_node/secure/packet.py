@@ -22,8 +22,15 @@ asks the issuer for a new key, long before anything has to stop.
 
 The receiver looks the key up by what the header says and never tries keys in turn. Nothing is kept for a sender until
 a packet of it verified, and first-time derivations are rate-limited, so forged headers cost neither memory nor much
-time. A sender's boot never goes back: packets of an older boot are stale. A window of 1,024 counters per sender, boot
-and epoch refuses replays. Packets of expelled nodes are dropped, whatever key they have.
+time. A window of 1,024 counters per sender, boot and epoch refuses replays. Packets of expelled nodes are dropped,
+whatever key they have.
+
+A boot that was met in TLS is *proven*: packets of older boots are stale for good, and no packet makes it stale. A
+higher boot that only packets have told (the sender has just restarted, or any member made it up) is heard beside it
+until the next meeting in TLS, which settles what is true. Of a sender that was never met, the highest boot heard
+counts; one that nothing was heard of under the keys that are left gives way to any other, so whatever an expelled
+node made up ends with the keys it knew. Until then a packet of a lower boot that verifies asks for a meeting
+(`on_doubt`).
 
 What this does not do: a receiver that restarted has empty windows, so packets of the current epoch can be replayed to
 it once, until it has heard the sender (or met it in TLS: `note_boot`); membership is safe against that by its
@@ -34,7 +41,7 @@ from __future__ import annotations
 
 import hmac
 import struct
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -62,6 +69,9 @@ DERIVATIONS_PER_S = 1_000
 
 OWN_KEYS_MAX = 16
 """Keys of its own that a node counts under; one that was retired never comes back, so more than three is caution."""
+
+DOUBT_EVERY_S = 1.0
+"""Pause between looks whether a packet of an older boot is genuine, which asks for a meeting in TLS."""
 
 SHORT_HEADER_BYTES: Final = 11
 SHORT_OVERHEAD_BYTES: Final = SHORT_HEADER_BYTES + TAG_BYTES
@@ -98,17 +108,29 @@ class _Opener:
 
 
 class _Sender:
-    """What is kept of one sender: its current boot, and an opener by key id."""
+    """What is kept of one sender's boot: an opener by key id."""
 
-    __slots__ = ("boot", "node", "openers", "sender", "windows")
+    __slots__ = ("boot", "heir", "is_fading", "is_proven", "node", "openers", "sender", "windows")
 
     def __init__(self, sender: bytes, boot: int) -> None:
         self.sender = sender
         self.node = NodeId(sender.hex())
         self.boot = BootId(boot)
+        self.is_proven = False
+        """True once this boot was met in TLS."""
+        self.is_fading = False
+        """True if all keys are retired that this boot was heard under: if unproven, any other boot takes its place."""
+        self.heir: _Sender | None = None
+        """Of a proven boot: a higher one, which only packets have told."""
         self.openers: dict[int, _Opener] = {}
         self.windows: dict[bytes, ReplayWindow] = {}
         """By epoch key: a change of the keyring drops openers, but forgets nothing seen under a key that stays."""
+
+    def at(self, boot: int) -> _Sender | None:
+        """Return what is kept of that boot, this one or the heir."""
+        if self.boot == boot:
+            return self
+        return self.heir if self.heir is not None and self.heir.boot == boot else None
 
 
 class _Own:
@@ -135,6 +157,7 @@ class PacketSealer:
         "_boot",
         "_derivations",
         "_derived_s",
+        "_doubt_s",
         "_expelled",
         "_keyring",
         "_own",
@@ -145,6 +168,7 @@ class PacketSealer:
         "_senders",
         "_shorts",
         "drops",
+        "on_doubt",
     )
 
     def __init__(self, keyring: Keyring, node: NodeId, boot: BootId, expelled: Container[NodeId] = ()) -> None:
@@ -162,6 +186,9 @@ class PacketSealer:
         """Senders by the first bytes of their id; None where two share them, and only long headers do."""
         self._derivations = float(DERIVATIONS_PER_S)
         self._derived_s = 0.0
+        self._doubt_s = float("-inf")
+        self.on_doubt: Callable[[NodeId], None] = lambda _node: None
+        """Called with a member that should be met in TLS: packets tell two boots of it, and which one lives is open."""
         self.drops: dict[str, int] = {}
         """Packets that `open` refused, by reason."""
 
@@ -247,12 +274,12 @@ class PacketSealer:
             return "self"
         self._forget_retired_keys()
         known = self._senders.get(sender)
-        if known is not None and known.boot == boot:
-            opener = known.openers.get(key_id)
-        else:
-            if known is not None and boot < known.boot:
+        if known is not None and known.boot != boot:
+            if self._is_stale(known, boot):
+                self._weigh(packet, known, now_s)
                 return "stale_boot"
-            known = opener = None
+            known = known.at(boot)
+        opener = None if known is None else known.openers.get(key_id)
         if opener is None:
             derived = self._derive(key_id, sender, boot, now_s, known)
             if isinstance(derived, str):
@@ -273,11 +300,40 @@ class PacketSealer:
         return OpenedPacket(known.node, known.boot, payload)
 
     @staticmethod
+    def _is_stale(kept: _Sender, boot: int) -> bool:
+        """True if a boot is older than one that counts."""
+        if boot < kept.boot:
+            return kept.is_proven or not kept.is_fading
+        return kept.heir is not None and boot < kept.heir.boot and not kept.heir.is_fading
+
+    def _weigh(self, packet: bytes, kept: _Sender, now_s: float) -> None:
+        """Ask for a meeting with whoever seems to live in an older boot than the one heard, if the packet is genuine.
+
+        Looked at once in `DOUBT_EVERY_S`, so that packets recorded in a former life cost next to nothing.
+        """
+        _, _, key_id, sender, boot, counter = _HEADER.unpack_from(packet)
+        is_settled = kept.is_proven and boot < kept.boot
+        if is_settled or now_s < self._doubt_s:
+            return
+        self._doubt_s = now_s + DOUBT_EVERY_S
+        key = self._keyring.find(key_id)
+        if key is None or kept.node in self._expelled:
+            return
+        try:
+            AESGCM(subkey(key, sender, boot)).decrypt(
+                _NONCE.pack(counter), packet[HEADER_BYTES:], packet[:HEADER_BYTES]
+            )
+        except InvalidTag:
+            return
+        self.on_doubt(kept.node)
+
+    @staticmethod
     def _used(known: _Sender, key_id: int, opener: _Opener, counter: int) -> None:
         """Keep what opened a packet, for the next ones, and never take this one again."""
         if known.openers.get(key_id) is not opener:
             known.openers[key_id] = opener
             known.windows[opener.key] = opener.window
+            known.is_fading = False
         opener.window.add(counter)
 
     def _open_short(self, packet: bytes) -> OpenedPacket | str:
@@ -292,6 +348,14 @@ class PacketSealer:
         known = self._shorts.get(short)
         if known is None:
             return "unknown_sender"
+        if known.heir is not None:
+            opened = self._open_short_of(known.heir, packet, key_id, counter)
+            if isinstance(opened, OpenedPacket):
+                return opened
+        return self._open_short_of(known, packet, key_id, counter)
+
+    def _open_short_of(self, known: _Sender, packet: bytes, key_id: int, counter: int) -> OpenedPacket | str:
+        """Open a short packet as one of that boot of its sender."""
         opener = known.openers.get(key_id)
         if opener is None:
             derived = self._derive(key_id, known.sender, known.boot, 0.0, known)
@@ -311,25 +375,44 @@ class PacketSealer:
         return OpenedPacket(known.node, known.boot, payload, is_short=True)
 
     def note_boot(self, sender: NodeId, boot: BootId) -> None:
-        """Take a member's boot as proven by TLS: older boots are stale now, and it needs no budget to be derived."""
+        """Take a member's boot as proven by TLS: older boots are stale, higher ones that packets told are forgotten."""
         raw = bytes.fromhex(sender)
+        if raw == self._self:
+            return
         known = self._senders.get(raw)
-        if raw != self._self and (known is None or known.boot < boot):
-            self._remember(raw, boot)
+        if known is not None and known.heir is not None and known.heir.boot == boot:
+            known = self._senders[raw] = self._replace_short(known.heir)
+        elif known is None or known.boot < boot or (known.boot > boot and not known.is_proven):
+            known = self._keep(raw, boot)
+        if known.boot == boot:
+            known.is_proven, known.heir = True, None
 
     def forget(self, sender: NodeId) -> None:
         """Forget a member that is gone for good."""
         self._drop_sender(bytes.fromhex(sender))
 
     def _remember(self, sender: bytes, boot: int) -> _Sender:
+        """Keep a boot that a packet has told."""
+        known = self._senders.get(sender)
+        if known is None or not known.is_proven:
+            return self._keep(sender, boot)
+        known.heir = _Sender(sender, boot)
+        return known.heir
+
+    def _keep(self, sender: bytes, boot: int) -> _Sender:
+        """Keep a boot instead of whatever was kept of its sender."""
         if len(self._senders) >= SENDERS_MAX and sender not in self._senders:
             self._drop_sender(next(iter(self._senders)))
         known = self._senders[sender] = _Sender(sender, boot)
-        short = sender[:_SHORT_SENDER_BYTES]
+        return self._replace_short(known)
+
+    def _replace_short(self, known: _Sender) -> _Sender:
+        """Let the short form stand for this boot of its sender, unless two senders share it."""
+        short = known.sender[:_SHORT_SENDER_BYTES]
         if len(self._shorts) > 2 * SENDERS_MAX:
             self._forget_shared()
         other = self._shorts.get(short, known)
-        self._shorts[short] = known if other is not None and other.sender == sender else None
+        self._shorts[short] = known if other is not None and other.sender == known.sender else None
         return known
 
     def _drop_sender(self, sender: bytes) -> None:
@@ -364,6 +447,8 @@ class PacketSealer:
             return
         self._revision = self._keyring.revision
         held = {key.key for key in self._keyring.keys}
-        for known in self._senders.values():
-            known.openers.clear()
-            known.windows = {key: window for key, window in known.windows.items() if key in held}
+        for kept in self._senders.values():
+            for known in (kept,) if kept.heir is None else (kept, kept.heir):
+                known.openers.clear()
+                known.windows = {key: window for key, window in known.windows.items() if key in held}
+                known.is_fading = not known.windows

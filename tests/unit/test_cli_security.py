@@ -52,6 +52,7 @@ SECURITY: dict[str, Any] = {
     "members": [],
     "post_quantum": {"sessions": 6, "of": 6, "answered": 3, "members": 3},
     "identity": {"identity": "ed25519", "summary": "post-quantum confidentiality, classical authentication"},
+    "authority": {"id": "c0ffee", "trusted": 1},
     "certificate": {"left_days": 300.2, "least_left_days": 12.3, "least": "b"},
     "keys": {"epoch": 7, "converged": 3, "total": 3, "refusing": 3, "rotates_at": 1_800_000_000, "made_at": 1},
     "expelled": [],
@@ -118,6 +119,7 @@ def test_the_page_says_each_thing_once_and_plainly() -> None:
     for line in (
         "sessions:     6/6 post-quantum (100 %)",
         "identity:     ed25519: post-quantum confidentiality, classical authentication",
+        "authority:    c0ffee",
         "certificates: 300 days left here; least in the cluster 12 (b)",
         "gossip keys:  epoch 7: 3/3 seal with it; rotates next 2027-01-15 08:00 UTC",
         "expelled:     nobody",
@@ -138,6 +140,7 @@ def test_the_page_hides_nothing_that_is_wrong() -> None:
         "tokens": {"valid": 0, "used": 0, "expired": 0, "error": "the issuer a does not answer"},
         "expelled": [{"name": "mallory", "id": "0e" * 16}],
         "keys": SECURITY["keys"] | {"rotates_at": None, "refusing": 2},
+        "authority": {"id": "c0ffee", "trusted": 2},
     }
     page = status_security.text(wrong)
     assert "trouble:      this node was expelled" in page
@@ -145,6 +148,7 @@ def test_the_page_hides_nothing_that_is_wrong() -> None:
     assert "not known: the issuer a does not answer" in page
     assert "1, refused by 2/3 members" in page
     assert "rotates when asked" in page
+    assert "c0ffee; 1 more trusted: one follows another" in page
     assert "none: this node is alone" in status_security.text(
         SECURITY | {"post_quantum": {"sessions": 0, "of": 0, "answered": 1, "members": 1}}
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import trio
+
 from frys_node.kernel.services import ServiceKey
 
 
@@ -28,6 +30,11 @@ class WebCertificates(Protocol):
         Raises:
             FrysError: The issuer cannot be reached, refuses, or does not hold the authority's key. Nothing has changed.
         """
+        ...
+
+    @property
+    def changed(self) -> trio.Event:
+        """Set when the cluster has another authority: get it before `obtain`, and call that again once it is set."""
         ...
 
 

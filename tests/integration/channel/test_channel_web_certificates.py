@@ -16,6 +16,7 @@ from frys_node.secure.errors import InvalidCertificate
 from frys_node.secure.web_certificates import covers, is_for
 from frys_node.testing.clock import FakeClock
 from tests.integration.channel.channel_rig import CLOCK, ENTROPY, Node, create, join, running
+from tests.integration.channel.test_channel_rotation import driver, whole
 
 
 def desk_of(node: Node, *permitted: str, clock: Clock = CLOCK) -> WebCertificateDesk:
@@ -66,6 +67,27 @@ async def test_a_member_gets_a_certificate_of_the_authority_and_keeps_it(pair: t
     again = await desk_of(b).obtain(["api.example.org"])
     assert (again.chain_pem, again.key_pem) == (made.chain_pem, made.key_pem)
     assert 0 < again.fresh_for_s <= 60 * 86_400
+
+
+async def test_a_change_of_the_authority_asks_for_another_certificate_at_once(pair: tuple[Node, Node]) -> None:
+    """Listeners hear of it when the new authority issues, not while it is only trusted; what they get is of it."""
+    a, b = pair
+    desk_of(a)
+    desk = desk_of(b)
+    b.channel.authority.on_trust.append(desk.authority_changed)
+    before = await desk.obtain([])
+    changed = desk.changed
+    a.channel.learn(b.id, b.address)
+    rotation = driver(a, pair)
+    rotation._desk.begin()
+    assert not changed.is_set()
+    await whole(rotation)
+    assert changed.is_set()
+    assert not desk.changed.is_set()
+    after = await desk.obtain([])
+    assert after.authority_pem != before.authority_pem
+    leaf(after.chain_pem).verify_directly_issued_by(b.identity.ca_certificate)
+    assert b.disk.read(AUTHORITY_PATH) == after.authority_pem
 
 
 async def test_no_name_is_issued_that_neither_the_member_nor_the_issuers_settings_have(

@@ -13,7 +13,7 @@ from frys_node.channel.driver import Channel
 from frys_node.channel.renewal import LOOK_EVERY_S, RETRY_S, Renewed, RenewRequest
 from frys_node.observe.metrics import Counter, Gauge
 from frys_node.secure import certificates
-from frys_node.secure.errors import HandshakeRefused
+from frys_node.secure.errors import HandshakeRefused, InvalidCertificate
 from frys_node.testing.network import FakeNetwork
 from tests.unit.channel.test_channel_time import ECHO, FakeNode, _cluster
 
@@ -122,8 +122,45 @@ async def test_a_certificate_that_cannot_be_renewed_is_an_error_once_it_has_expi
         await trio.sleep(LOOK_EVERY_S + 1)
         levels = [r.levelno for r in caplog.records if r.message.startswith("channel.certificate_")]
         assert set(levels) == {logging.WARNING}
+        early = [r for r in caplog.records if r.message == "channel.certificate_not_renewed"]
+        assert all("issuer" in r.fix for r in early)  # type: ignore[attr-defined]
         await trio.sleep(DAY_S)
         last = [r for r in caplog.records if r.message.startswith("channel.certificate_")][-1]
         assert (last.message, last.levelno) == ("channel.certificate_expired", logging.ERROR)
         assert 6 * DAY_S < last.accepted_for_s < certificates.EXPIRY_GRACE_S  # type: ignore[attr-defined]
         assert "issuer" in last.fix  # type: ignore[attr-defined]
+
+
+async def test_a_renewal_that_would_end_earlier_is_refused(autojump_clock: trio.testing.MockClock) -> None:
+    """The issuer's clock has fallen behind by a month: the certificate that is there lasts longer, and stands."""
+    network = FakeNetwork()
+    async with _cluster(network) as (a, one, b, two):
+        await two.call(one.self_id, ECHO, b"x")
+        a.clock.step(-30 * DAY_S)
+        present = two.identity.certificate
+        with pytest.raises(InvalidCertificate, match="before the present one") as refused:
+            await two._upkeep.renewal.renew()
+        assert "clock" in refused.value.hint
+        assert two.identity.certificate is present
+        a.clock.step(31 * DAY_S)
+        b.clock.step(DAY_S)
+        await two._upkeep.renewal.renew()
+        assert two.identity.certificate.not_valid_after_utc > present.not_valid_after_utc
+
+
+async def test_members_in_grace_do_not_fill_the_log(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A hundred connections in a second make one line; the next says how many were left out, and all are counted."""
+    network = FakeNetwork()
+    async with _cluster(network) as (_a, one, _b, two):
+        await two.call(one.self_id, ECHO, b"x")
+        (connection,) = two._peers.all()
+        peer = connection.peer._replace(is_in_grace=True)
+        caplog.clear()
+        for _ in range(100):
+            two._upkeep.met(peer)
+        await trio.sleep(2)
+        two._upkeep.met(peer)
+        lines = [r for r in caplog.records if r.message == "channel.certificate_in_grace"]
+        assert [line.skipped for line in lines] == [0, 99]  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ import pytest
 from frys_node.channel import gatekeeper
 from frys_node.channel.door import FIXES, REFUSED_TEXT
 from frys_node.channel.gatekeeper import (
+    MEMBERS_BURST,
     NETWORKS_MAX,
     NEW_BURST,
     NEW_PER_NETWORK_BURST,
@@ -44,6 +45,18 @@ def test_all_networks_together_have_a_rate_too() -> None:
     assert outcomes == [None] * NEW_BURST + ["rate"] * 100
     assert rate.refusal("127.0.0.1", 0.0) == "rate"
     assert _let_in(rate, "127.0.0.1", 10_000, 1.0) == NEW_PER_S
+
+
+def test_members_still_come_in_when_strangers_have_used_up_what_there_is_for_all() -> None:
+    """Twenty-five addresses are enough for that; the reserve is bounded, fills up again, and is nobody else's."""
+    rate = AcceptRate(0.0, {"192.0.2.7"}.__contains__)
+    for number in range(25):
+        _let_in(rate, f"198.51.100.{number}", 1_000, 0.0)
+    assert rate.refusal("198.51.101.1", 0.0) == "rate"
+    assert _let_in(rate, "192.0.2.7", 1_000, 0.0) == NEW_PER_NETWORK_BURST
+    loopback = AcceptRate(0.0, {"127.0.0.1"}.__contains__)
+    assert _let_in(loopback, "127.0.0.1", 10_000, 0.0) == NEW_BURST + MEMBERS_BURST
+    assert loopback.refusal("127.0.0.1", 0.0) == "rate"
 
 
 def test_a_refused_network_does_not_use_up_what_all_share() -> None:

@@ -7,6 +7,7 @@ import math
 import trio
 from trio.testing import MockClock
 
+from frys_node.base.errors import StorageError
 from frys_node.channel.bootstrap import create_cluster
 from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.key_rotation import ASK_EVERY_S, KEY_RETIRE_S, KEY_SETTLE_S, KeyKeeper
@@ -136,6 +137,31 @@ async def test_an_expulsion_rotates_at_once_and_retires_what_was_there_before(au
         assert issuer.epochs == [2]
         nursery.cancel_scope.cancel()
     assert [key.epoch for key in MemberSecrets(issuer.disk).keyring.keys] == [2]
+
+
+async def test_a_rotation_for_an_expulsion_that_failed_is_tried_again_within_seconds(
+    autojump_clock: MockClock,
+) -> None:
+    """The disk refuses the new key at first; until it is made whoever was expelled reads on."""
+    issuer = Issuer()
+    keeper = issuer.open()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await trio.sleep(100.0)
+        rotate, tried = keeper.rotate, 0
+
+        def refuse() -> None:
+            nonlocal tried
+            tried += 1
+            if tried < 3:
+                raise StorageError("the disk is full")
+            rotate()
+
+        keeper.rotate = refuse  # type: ignore[method-assign]
+        issuer.secrets.revoke(issuer.identity.node_id)
+        await trio.sleep(3 * KEY_SETTLE_S)
+        assert issuer.epochs[0] == 2
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_worn_counter_asks_for_a_key_and_not_all_the_time(autojump_clock: MockClock) -> None:

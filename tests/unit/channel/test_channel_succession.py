@@ -76,3 +76,35 @@ def test_a_chain_of_replacements_keeps_the_order_however_they_end() -> None:
                 lines[index].note(item)
         assert heard == [b"%d" % place for place in range(number)], seed
         assert all(line.succession.is_over for line in lines), seed
+
+
+def test_the_end_of_a_connection_in_the_middle_overtakes_nothing() -> None:
+    """It held notes of its own when it was lost; those of the oldest still come first, whoever ends when."""
+    heard: list[bytes] = []
+    old, middle, new = Line(heard), Line(heard), Line(heard)
+    middle.succession.follow(old.succession)
+    new.succession.follow(middle.succession)
+    middle.note(2)
+    new.note(3)
+    assert [line.succession.line_bytes for line in (old, middle, new)] == [2, 2, 2]
+    middle.succession.hear_last()  # as at its end
+    old.note(1)
+    assert heard == [b"1"]
+    old.succession.hear_last()
+    assert heard == [b"1", b"2", b"3"]
+    assert middle.succession.is_over
+
+
+def test_who_waits_no_longer_for_silent_ones_lets_the_notes_of_all_pass_in_their_order() -> None:
+    """The newest connection gives the others up: what they hold comes first."""
+    heard: list[bytes] = []
+    old, middle, new = Line(heard), Line(heard), Line(heard)
+    middle.succession.follow(old.succession)
+    new.succession.follow(middle.succession)
+    new.note(3)
+    middle.note(2)
+    middle.succession.hear_last()
+    new.succession.release()
+    assert heard == [b"2", b"3"]
+    old.succession.end()
+    assert heard == [b"2", b"3"]

@@ -129,6 +129,78 @@ def test_a_forged_boot_does_not_lock_the_real_sender_out() -> None:
     assert b.open(a.seal(b"y"), 0.0) is not None
 
 
+FORGED = BootId((1 << 64) - 1)
+
+
+def test_a_boot_that_a_member_forged_mutes_nobody_who_was_met_in_tls() -> None:
+    """Both forms of the true boot's packets still open, and each opens once; the forged one is heard beside it."""
+    ring = _ring(1)
+    a, b, evil = (PacketSealer(ring, node, boot) for node, boot in ((A, BootId(7)), (B, BootId(1)), (A, FORGED)))
+    b.note_boot(A, BootId(7))
+    before = a.seal(b"before")
+    assert b.open(before, 0.0) is not None
+    assert b.open(evil.seal(b"forged"), 0.0) is not None
+    assert b.open(before, 0.0) is None
+    assert b.open(a.seal(b"long"), 0.0) == (A, 7, b"long", False)
+    assert b.open(a.seal(b"short", is_short=True), 0.0) == (A, 7, b"short", True)
+    assert b.open(evil.seal(b"short", is_short=True), 0.0) == (A, FORGED, b"short", True)
+    # A restart below the forged boot: the meeting in TLS settles it, for either form.
+    again = PacketSealer(ring, A, BootId(8))
+    b.note_boot(A, BootId(8))
+    assert b.open(again.seal(b"again"), 0.0) == (A, 8, b"again", False)
+    assert b.open(again.seal(b"again", is_short=True), 0.0) == (A, 8, b"again", True)
+    assert b.open(a.seal(b"old"), 0.0) is None
+    b.note_boot(A, BootId(7))
+    assert b.open(a.seal(b"old"), 0.0) is None
+
+
+def test_a_restarted_member_is_heard_at_once_and_proven_by_its_meeting() -> None:
+    """Its packets come before the meeting in TLS, which forgets nothing of what was seen."""
+    _, b = _pair()
+    old, new = PacketSealer(_ring(1), A, BootId(7)), PacketSealer(_ring(1), A, BootId(8))
+    b.note_boot(A, BootId(7))
+    b.open(old.seal(b"1"), 0.0)
+    first = new.seal(b"2")
+    assert b.open(first, 0.0) == (A, 8, b"2", False)
+    assert b.open(new.seal(b"3", is_short=True), 0.0) == (A, 8, b"3", True)
+    b.note_boot(A, BootId(8))
+    assert b.open(first, 0.0) is None
+    assert b.open(old.seal(b"4"), 0.0) is None
+    assert b.open(old.seal(b"5", is_short=True), 0.0) is None
+    assert b.drops == {"replay": 1, "stale_boot": 1, "tag": 1}
+    assert b.open(new.seal(b"6", is_short=True), 0.0) == (A, 8, b"6", True)
+
+
+def test_a_sender_never_met_asks_for_a_meeting_where_a_higher_boot_was_forged() -> None:
+    """Only a packet that verifies asks, once a second; the meeting makes the true boot count."""
+    ring, doubted = _ring(1), list[NodeId]()
+    a, b, evil = (PacketSealer(ring, node, boot) for node, boot in ((A, BootId(7)), (B, BootId(1)), (A, FORGED)))
+    b.on_doubt = doubted.append
+    assert b.open(evil.seal(b"forged"), 0.0) is not None
+    junk = bytearray(a.seal(b"x"))
+    junk[-1] ^= 1
+    assert b.open(bytes(junk), 0.0) is None
+    assert doubted == []
+    for now_s in (1.0, 1.5, 2.0):
+        assert b.open(a.seal(b"x"), now_s) is None
+    assert doubted == [A, A]
+    b.note_boot(A, BootId(7))
+    assert b.open(a.seal(b"heard"), 2.0) == (A, 7, b"heard", False)
+
+
+def test_what_an_expelled_node_forged_ends_with_the_keys_it_knew() -> None:
+    """Rotation and retirement are enough: nothing was heard of the forged boot under the key that is left."""
+    ring = _ring(1)
+    a, b, evil = (PacketSealer(ring, node, boot) for node, boot in ((A, BootId(7)), (B, BootId(1)), (A, FORGED)))
+    assert b.open(evil.seal(b"forged"), 0.0) is not None
+    ring.merge((EpochKey(2, b"2" * 32, 0, 1),))
+    ring.promote()
+    assert b.open(a.seal(b"x"), 0.0) is None
+    assert ring.retire()
+    assert b.open(a.seal(b"heard"), 0.0) == (A, 7, b"heard", False)
+    assert b.open(PacketSealer(ring, A, BootId(6)).seal(b"old"), 0.0) is None
+
+
 def test_rotation_keeps_three_epochs_and_no_more() -> None:
     """A packet of the epoch before still opens; one of a dropped epoch does not, though its key was derived before."""
     ring_a, ring_b = _ring(1), _ring(1)

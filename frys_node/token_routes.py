@@ -144,7 +144,7 @@ class TokenRoutes:
             collections=request.collections,
             namespaces=request.namespaces,
         )
-        text, info = self._desk.create(grant, is_taken=self._join_ids().__contains__)
+        text, info = self._desk.create(grant, made_through=caller, is_taken=self._join_ids().__contains__)
         log.info("operations.token_created", token_id=info.id, role=info.role, asked_by=asked_by, node=caller)
         told, members = await self._desk.tell_all()
         return CreatedToken(text, info.id, info.expires_at, None, told, members)

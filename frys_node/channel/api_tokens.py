@@ -109,7 +109,9 @@ class ApiTokenDesk:
         if not self.is_issuer:
             raise NotReady("this node is not the issuer", hint="ask the issuer: frys-node issuer show says who it is")
 
-    def create(self, grant: Grant, *, is_taken: Callable[[str], bool] = lambda _id: False) -> tuple[str, TokenInfo]:
+    def create(
+        self, grant: Grant, *, made_through: str = "", is_taken: Callable[[str], bool] = lambda _id: False
+    ) -> tuple[str, TokenInfo]:
         """Make a token, durably; see `ApiTokens.create`. `is_taken` says whether another kind of token has the id.
 
         Raises:
@@ -119,7 +121,9 @@ class ApiTokenDesk:
         drawn = self._entropy.token_bytes(SECRET_BYTES + ID_BYTES)
         while self._tokens.has(drawn[SECRET_BYTES:].hex()) or is_taken(drawn[SECRET_BYTES:].hex()):
             drawn = self._entropy.token_bytes(SECRET_BYTES + ID_BYTES)
-        made = self._tokens.create(drawn, grant, now_unix_s=self._now_unix_s(), term=self._term())
+        made = self._tokens.create(
+            drawn, grant, now_unix_s=self._now_unix_s(), term=self._term(), made_through=made_through
+        )
         self.wake()
         return made
 

@@ -63,8 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
         body = client.call("DELETE", f"/v1/tokens/{quote(arguments.id, safe='')}")
         return show(arguments, body, f"revoked {arguments.id}{_reach(body)}")
     body = client.call("GET", "/v1/tokens")
-    rows = [(t["id"], t["role"], _scopes(t), t["state"], _uses(t), _instant(t["expires_at"])) for t in body["tokens"]]
-    return show(arguments, body, table(rows, ("ID", "ROLE", "FOR", "STATE", "USES_LEFT", "EXPIRES_AT")))
+    rows = [
+        (t["id"], t["role"], _scopes(t), t["state"], _uses(t), _instant(t["expires_at"]), t.get("made_through") or "-")
+        for t in body["tokens"]
+    ]
+    return show(arguments, body, table(rows, ("ID", "ROLE", "FOR", "STATE", "USES_LEFT", "EXPIRES_AT", "MADE_THROUGH")))
 
 
 def _reach(body: dict[str, Any]) -> str:

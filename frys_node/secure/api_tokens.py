@@ -65,6 +65,8 @@ class ApiToken(msgspec.Struct, frozen=True, array_like=True):
     expires_unix_s: int
     collections: tuple[str, ...] = ()
     namespaces: tuple[str, ...] = ()
+    made_through: str = ""
+    """The node that asked the issuer for it; empty in rows of before."""
 
     @property
     def principal(self) -> Principal:
@@ -158,8 +160,12 @@ class ApiTokens:
 
     # On the issuer. Each change is on the disk before it counts.
 
-    def create(self, random_bytes: bytes, grant: Grant, *, now_unix_s: int, term: int) -> tuple[str, TokenInfo]:
+    def create(
+        self, random_bytes: bytes, grant: Grant, *, now_unix_s: int, term: int, made_through: str = ""
+    ) -> tuple[str, TokenInfo]:
         """Make a token from 36 random bytes and return its text, which is not kept, with what is known of it.
+
+        `made_through` is the id of the node that asked for it.
 
         Raises:
             UsageError: See `Grant.check`. Nothing was made.
@@ -184,6 +190,7 @@ class ApiTokens:
             now_unix_s + int(grant.ttl_s),
             tuple(sorted(set(grant.collections))),
             tuple(sorted(set(grant.namespaces))),
+            made_through,
         )
         horizon = now_unix_s - REMEMBER_EXPIRED_S
         rows = [*(known for known in self.sheet.tokens if known.expires_unix_s > horizon), row]
@@ -297,4 +304,5 @@ def _info(row: ApiToken, now_unix_s: int) -> TokenInfo:
         kind="api",
         collections=row.collections,
         namespaces=row.namespaces,
+        made_through=row.made_through,
     )

@@ -139,6 +139,8 @@ class TokenInfo(msgspec.Struct, frozen=True, kw_only=True):
     """``join``, or ``api``: a bearer for HTTP and Redis clients."""
     collections: tuple[str, ...] = ()
     namespaces: tuple[str, ...] = ()
+    made_through: str = ""
+    """Id of the node that asked for an API token; empty if that is not known."""
 
 
 class _StoredTable(msgspec.Struct, frozen=True):

@@ -91,6 +91,7 @@ class Operations:
             issuer=lambda: channel.issuer,
             term=self._term,
             members=self._live,
+            enrolled=self._enrolled,
         )
         self._tokens = TokenRoutes(balancer, channel, self._desk)
         balancer.verbs.entrust = self._entrust
@@ -135,6 +136,12 @@ class Operations:
     def _term(self) -> int:
         record = self._balancer.machine.record
         return 0 if record is None else record.epoch.term.number
+
+    def _enrolled(self) -> set[NodeId]:
+        """Members that the record has, without those that were expelled."""
+        record = self._balancer.machine.record
+        ring = () if record is None else (*record.ring, *record.next_ring)
+        return {member.node for member in ring} - set(self._channel.secrets.revoked)
 
     async def _entrust(self, successor: NodeId) -> None:
         """Give a successor all that the role takes: the API tokens as they are now, and the authority's key."""

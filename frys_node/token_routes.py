@@ -56,7 +56,7 @@ class CreateToken(Message, frozen=True):
 
 
 class CreatedToken(Message, frozen=True):
-    """The token's text, told once. An API token is in force at `told` of `members` live nodes."""
+    """The token's text, told once. An API token is in force at `told` of `members` nodes."""
 
     token: str
     id: str
@@ -84,7 +84,7 @@ class RevokeToken(Message, frozen=True):
 
 
 class RevokedToken(Message, frozen=True):
-    """It is forgotten; an API token is refused at `told` of `members` live nodes from now on."""
+    """It is forgotten; an API token is refused at `told` of `members` nodes from now on."""
 
     told: int = 0
     members: int = 0

@@ -74,7 +74,7 @@ def _reach(body: dict[str, Any]) -> str:
     """Say at how many nodes the change is in force already."""
     if body.get("told", 0) >= body.get("members", 0):
         return ""
-    return f"; {body['told']} of {body['members']} live nodes know it, the others when the issuer reaches them"
+    return f"; {body['told']} of {body['members']} nodes know it, the others when the issuer reaches them"
 
 
 def _scopes(token: dict[str, Any]) -> str:

@@ -10,16 +10,20 @@ import msgspec
 import pytest
 
 from frys_node.base.access import ADMIN, Level, Principal
-from frys_node.base.errors import CorruptData, NotFound, Overloaded, StorageError, UsageError
+from frys_node.base.errors import CorruptData, NotFound, Overloaded, SecurityError, StorageError, UsageError
 from frys_node.secure.admin import AdminTokens
 from frys_node.secure.api_tokens import (
     API_TOKENS_MAX,
     API_TOKENS_PATH,
     FORMAT,
+    SEQ_LEAD_MAX,
+    SHEET_ROWS_MAX,
+    WHOLE_MAX,
     ApiAccess,
     ApiToken,
     ApiTokens,
     Grant,
+    Revocation,
     TokenSheet,
     Version,
 )
@@ -147,11 +151,90 @@ def test_an_issuer_with_an_old_disk_outruns_what_its_members_hold() -> None:
     """Its sheet becomes higher than theirs, so that it does not talk to deaf ears for ever."""
     tokens = ApiTokens(FakeDisk())
     made(tokens)
-    tokens.outrun(Version(3, 70))
+    tokens.outrun(Version(3, 70), term=3)
     assert tokens.sheet.version > Version(3, 70)
     before = tokens.sheet
-    tokens.outrun(Version(1, 1))
+    tokens.outrun(Version(1, 1), term=3)
     assert tokens.sheet == before
+
+
+@pytest.mark.parametrize("seen", [Version(2**53, 1), Version(2, 1), Version(1, 2**53), Version(1, SEQ_LEAD_MAX + 2)])
+def test_what_no_issuer_can_have_written_is_not_outrun(seen: Version) -> None:
+    """One member's claim neither spends the numbers that there are nor makes a sheet that cannot be read again."""
+    tokens = ApiTokens(disk := FakeDisk())
+    made(tokens)
+    with pytest.raises(SecurityError, match="no issuer has written"):
+        tokens.outrun(seen, term=1)
+    assert ApiTokens(disk).sheet == tokens.sheet
+    assert tokens.sheet.version == Version(1, 1)
+
+
+def test_a_sheet_that_could_not_be_read_again_is_not_written() -> None:
+    """Whatever asks for it: the last number that a sheet may have is refused one, and the disk is as it was."""
+    tokens = ApiTokens(disk := FakeDisk())
+    tokens.take(TokenSheet(FORMAT, 1, WHOLE_MAX))
+    with pytest.raises(Overloaded, match="no sheet"):
+        made(tokens)
+    assert ApiTokens(disk).sheet.seq == WHOLE_MAX
+
+
+def test_reigning_in_a_term_that_is_behind_the_sheets_writes_nothing() -> None:
+    """The record may be older than the sheet; the sheet is not written anew every five seconds for that."""
+    tokens = ApiTokens(FakeDisk())
+    made(tokens, term=5)
+    assert not tokens.reign(3)
+    assert tokens.sheet.version == Version(5, 1)
+
+
+@pytest.mark.parametrize("is_old_disk", [False, True], ids=["promoted", "old disk"])
+def test_a_revocation_outlives_an_issuer_that_has_not_heard_of_it(is_old_disk: bool) -> None:
+    """Another node takes the role, or the same with an old disk: who knows refuses the token, and tells the issuer."""
+    first, knows, issuer = ApiTokens(FakeDisk()), ApiTokens(disk := FakeDisk()), ApiTokens(FakeDisk())
+    text, token_id = made(first)
+    kept, _ = made(first, seed=2)
+    issuer.take(first.sheet)
+    first.revoke(token_id, term=1)
+    knows.take(first.sheet)
+    term = 1 if is_old_disk else 2
+    issuer.reign(term)
+    told = issuer.sheet
+    knows.take(told, NOW)
+    assert knows.authenticate(text, NOW) is None
+    assert knows.unheard_of(told) == (token_id,)
+    assert issuer.bury(knows.unheard_of(told), term=term)
+    issuer.outrun(knows.sheet.version, term=term)
+    assert knows.take(issuer.sheet, NOW)
+    assert knows.sheet.digest == issuer.sheet.digest
+    for each in (issuer, knows, ApiTokens(disk)):
+        assert each.authenticate(text, NOW) is None
+        assert each.authenticate(kept, NOW) is not None
+    assert not issuer.bury(("00000000", token_id), term=term)
+
+
+def test_revocations_are_forgotten_when_their_tokens_have_been_expired_for_a_day() -> None:
+    """A clock that is a day behind would still take the token; after that the id is dead weight."""
+    issuer, member = ApiTokens(FakeDisk()), ApiTokens(FakeDisk())
+    _, token_id = made(issuer)
+    issuer.revoke(token_id, term=1)
+    end = NOW + 60 + 86_400
+    made(issuer, seed=2, now=end - 1)
+    member.take(issuer.sheet, end - 1)
+    assert [mark.id for mark in member.sheet.revoked] == [token_id]
+    made(issuer, seed=3, now=end)
+    member.take(issuer.sheet, end)
+    assert (issuer.sheet.revoked, member.sheet.revoked) == ((), ())
+
+
+def test_too_many_revocations_refuse_new_tokens_and_never_a_revocation() -> None:
+    """The ids that are kept are bounded by what may be made, and what is there can always be revoked."""
+    tokens = ApiTokens(FakeDisk())
+    marks = tuple(Revocation(f"{n:08x}", NOW + 60) for n in range(SHEET_ROWS_MAX - 1))
+    tokens.take(TokenSheet(FORMAT, 1, 1, (), marks), NOW)
+    _, token_id = made(tokens, seed=9_000)
+    with pytest.raises(Overloaded, match="revoked"):
+        made(tokens, seed=9_001)
+    tokens.revoke(token_id, term=1)
+    assert len(tokens.sheet.revoked) == SHEET_ROWS_MAX
 
 
 @pytest.mark.parametrize(

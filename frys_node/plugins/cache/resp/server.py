@@ -137,7 +137,8 @@ class RespServer:
         """Cut whoever has not shown a token in time, and subscribers whose token does not stand any more."""
         for connection in list(self.connections):
             session = connection.session
-            if not session.is_current() and session.subscriptions:
+            # A command may have found out before that the token does not stand any more.
+            if not (session.is_current() and session.is_known) and session.subscriptions:
                 self.cut("token")
                 connection.scope.cancel()
             elif session.is_known:
@@ -145,6 +146,13 @@ class RespServer:
             elif connection.stranger_since_s + self.limits.auth_s <= now_s:
                 self.cut("auth")
                 connection.scope.cancel()
+
+    def batch_max(self, session: Session) -> int:
+        """Return how many commands of a client are carried out together; what a bucket holds is never exceeded."""
+        limits = self.limits
+        if not session.is_known:
+            return 1
+        return min(limits.pipelined, limits.requests_burst) if limits.requests_per_s else limits.pipelined
 
     def wait_s(self, session: Session, peer: Address, count: int) -> float:
         """Return how long a client has to wait for its next commands; 0 if they were counted."""

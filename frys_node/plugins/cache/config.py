@@ -28,8 +28,8 @@ class RespLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     requests_burst: Annotated[int, Meta(ge=1, le=100_000_000, extra=_LIVE)] = 10_000
     """Commands that may come at once after a pause, where `requests_per_s` is a limit."""
     strangers_per_s: Annotated[float, Meta(ge=0, le=100_000_000, extra=_LIVE)] = 20.0
-    """Commands of one address without a valid token, where one is needed; 0: no limit. They wait; one that shows a valid
-    token does not."""
+    """Commands of one address without a valid token, where one is needed; 0: no limit. They wait; one that shows a
+    valid token does not."""
     strangers_burst: Annotated[int, Meta(ge=1, le=100_000_000, extra=_LIVE)] = 200
     """Such commands that may come at once after a pause."""
     pipelined: Annotated[int, Meta(ge=1, le=65_536, extra=_LIVE)] = 1_024

@@ -54,7 +54,8 @@ class NetworkPluginConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     http: str = "127.0.0.1:8080"
     """Where HTTP listens. On loopback it is open to this machine; elsewhere it demands tokens (docs/access.md)."""
     insecure: bool = False
-    """True: serve HTTP without a token off loopback. Anybody who reaches the address may read and write."""
+    """True: serve HTTP without a token off loopback. Anybody who reaches the address may read and write. `Host` has to
+    be an address, a name without dots, the node's own name or one of `tls_names`: pages of the web are kept out."""
     tls: Annotated[Literal["", "cluster"], msgspec.Meta(extra=_FIXED)] = ""
     """`cluster`: HTTP over TLS, with a certificate of the cluster's authority, which clients have to trust (`ca.pem` in
     the data directory). Empty: without TLS, unless `tls_certificate` is set."""

@@ -56,10 +56,13 @@ class HttpServer:
         clock: Clock,
         metrics: Metrics,
         epoch: Callable[[], Epoch | None] = lambda: None,
+        names: Container[str] = (),
     ) -> None:
         self.router = router
         self.limits = limits
         self.access = access
+        self.names = names
+        """Names that the node is known by, in small letters."""
         self._draining: set[Kind] = set()
         self._clock = clock
         self._connections: set[Connection] = set()

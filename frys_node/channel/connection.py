@@ -119,6 +119,7 @@ class Connection:
         hello: Hello,
         session: Session,
         dialled: bool,
+        host: str = "",
         dispatch: Dispatch,
         on_credentials: Callable[[Connection, Credentials], None],
     ) -> None:
@@ -126,6 +127,7 @@ class Connection:
         self.hello = hello
         self.session = session
         self.dialled = dialled
+        self.host = host
         self.mux = mux
         self.is_open = True
         self.notes_unknown = 0

@@ -91,6 +91,8 @@ class Connection:
         self.was_late = False
         self.principal: Principal | None = None
         """Who made the request that is answered."""
+        self._has_shown = False
+        """A request had a role: by a valid token, or because none is needed."""
         self._server = server
         self._socket = stream
         self._stream: ByteStream = stream
@@ -177,6 +179,9 @@ class Connection:
         except FrysError as error:
             request.refusal = error
             return DISCARD_BYTES_MAX
+        if principal.role and not self._has_shown:
+            self._has_shown = True
+            server.showed_token(self)
         request.route = _Admitted(match, path, query, principal)
         return match.route.body_bytes_max
 

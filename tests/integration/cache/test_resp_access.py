@@ -291,6 +291,20 @@ async def test_info_tells_a_scoped_token_of_its_own_databases_alone(tmp_path: Pa
         assert (b"db0:" in own, b"db1:" in own) == (False, True)
 
 
+async def test_strangers_that_fill_the_places_turn_themselves_out(tmp_path: Path) -> None:
+    """Whoever has logged in keeps its place, and the next one who does gets that of the oldest stranger."""
+    async with serving(tmp_path, resp="0.0.0.0:0", clients=4) as (kernel, address):
+        here = Address("127.0.0.1", address.port)
+        known = await dial(here)
+        assert await ask(known, command("AUTH", TOKEN), 5) == OK
+        silent = [await dial(here) for _ in range(6)]
+        newcomer = await dial(here)
+        assert await ask(newcomer, command("AUTH", TOKEN) + command("PING"), 12) == OK + b"+PONG\r\n"
+        assert [await stream.receive_some(100) for stream in silent[:5]] == [b""] * 5
+        assert await ask(known, command("PING"), 7) == b"+PONG\r\n"
+        assert cuts(kernel) == {"strangers": 5}
+
+
 HTTP = [
     b"GET / HTTP/1.1\r\nHost: localhost:6379\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\nSET k v\r\n",

@@ -111,6 +111,35 @@ async def test_a_token_that_is_revoked_while_its_body_arrives_does_nothing(tmp_p
     assert done == []
 
 
+async def test_strangers_that_fill_the_places_turn_themselves_out(tmp_path: Path) -> None:
+    """Silent ones and those that only probe go, the oldest first; who has shown a token stays and newcomers get in."""
+    limits = {"connections": 4, "connections_per_address": 4}
+    async with (
+        serving(tmp_path, http=OUTSIDE, token=True, **limits) as (kernel, http),
+        client(http) as known,
+        client(http) as probe,
+    ):
+        http.route("GET", "/x", _ok, scope="read")
+        assert await many(probe, 1, path="/livez") == [200]
+        assert await many(known, 1, bearer(TOKEN)) == [200]
+        async with client(http) as silent, client(http) as newcomer:
+            assert await many(newcomer, 1, bearer(TOKEN)) == [200]
+            with pytest.raises((EOFError, trio.BrokenResourceError)):
+                await probe.until(b"never")
+            async with client(http) as third, client(http) as fourth:
+                assert await many(third, 1, bearer(TOKEN)) == [200]
+                with pytest.raises((EOFError, trio.BrokenResourceError)):
+                    await silent.until(b"never")
+                assert await many(fourth, 1, bearer(TOKEN)) == [200]
+                for each in (known, newcomer, third, fourth):
+                    assert await many(each, 1, bearer(TOKEN)) == [200]
+                async with client(http) as fifth:
+                    assert (await fifth.read()).status == 503
+        refused = next(metric for metric in kernel.metrics if metric.name == "frys_network_connections_refused_total")
+        assert isinstance(refused, Counter)
+        assert refused.values == {("strangers",): 2, ("total",): 1}
+
+
 async def test_loopback_has_no_limit_unless_one_is_set(tmp_path: Path) -> None:
     """By default a local program is not paced, wrong tokens included; with a limit its address is."""
     async with serving(tmp_path, token=True, strangers_per_s=1.0, strangers_burst=1) as (_, http):

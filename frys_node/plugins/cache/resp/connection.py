@@ -156,7 +156,9 @@ class RespConnection:
             while batch:
                 steps, done = session.plan(batch)
                 # A stranger pays for what did not make it known: whoever else is behind its address can log in.
-                if not (is_paid or session.is_known or session.is_closing):
+                if not is_paid and session.is_known:
+                    server.showed_token(self)
+                elif not (is_paid or session.is_closing):
                     await self._wait_turn(1)
                 data = await server.executor.run(self, steps, self._send)
                 if data:

@@ -24,6 +24,7 @@ from frys_node.channel.driver import Channel
 from frys_node.channel.keys import ROTATE_KEYS, KeySurvey, RotateKeys
 from frys_node.channel.rotation_desk import RotationDesk
 from frys_node.channel.rotation_driver import RotationDriver
+from frys_node.channel.token_uses import TokenUses
 from frys_node.insight import InsightRoutes
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.lifecycle import ComponentChanged, State
@@ -93,7 +94,8 @@ class Operations:
             members=self._live,
             enrolled=self._enrolled,
         )
-        self._tokens = TokenRoutes(balancer, channel, self._desk)
+        self._uses = TokenUses(channel.secrets.tokens, channel, kernel.clock, members=self._live)
+        self._tokens = TokenRoutes(balancer, channel, self._desk, self._uses)
         balancer.verbs.entrust = self._entrust
         balancer.verbs.standing = self._standing
         balancer.on_removed = self._removed
@@ -107,6 +109,7 @@ class Operations:
         if not self._is_open:
             self._tokens.serve()
             self._desk.serve()
+            self._uses.serve()
             self._channel.on_connection(self._desk.connected)
             self._authority.serve()
             self._rotation.serve()

@@ -18,6 +18,7 @@ from frys_node.base.types import NodeId
 from frys_node.channel.api_tokens import ApiTokenDesk
 from frys_node.channel.driver import Channel
 from frys_node.channel.issuer import IssuerDesk
+from frys_node.channel.token_uses import TokenUses
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.log import get_logger
@@ -98,10 +99,11 @@ REVOKE_TOKEN: Method[RevokeToken, RevokedToken] = Method("operations.revoke_toke
 class TokenRoutes:
     """Handlers of ``/v1/tokens`` on every node, and of the calls that reach the issuer."""
 
-    def __init__(self, balancer: BalancerComponent, channel: Channel, desk: ApiTokenDesk) -> None:
+    def __init__(self, balancer: BalancerComponent, channel: Channel, desk: ApiTokenDesk, uses: TokenUses) -> None:
         self._balancer = balancer
         self._channel = channel
         self._desk = desk
+        self._uses = uses
 
     def serve(self) -> None:
         """Answer other nodes."""
@@ -204,7 +206,8 @@ class TokenRoutes:
 
     async def _list(self, request: HttpRequest) -> HttpResponse:
         listed = await self._balancer.ask_issuer(LIST_TOKENS, ListTokens())
-        return HttpResponse.json({"tokens": listed.tokens})
+        tokens, told, members = await self._uses.add_to(listed.tokens)
+        return HttpResponse.json({"tokens": tokens, "uses_told": told, "members": members})
 
     async def join_tokens(self) -> list[TokenInfo]:
         """Ask the issuer which join tokens there are; raises as a call does."""

@@ -39,6 +39,8 @@ SHEET_ROWS_MAX = 5_000
 """Tokens and revocations together. Only new tokens are refused at it: a revocation takes the place of its token."""
 SEQ_LEAD_MAX = 1_000_000
 """How many writes a member may have seen that this disk has not; more is made up."""
+USE_GRAIN_S = 60
+"""How exactly uses are told."""
 API_TTL_DEFAULT_S = 30 * 86_400.0
 SECRET_BYTES: Final = 32
 ID_BYTES: Final = 4
@@ -139,12 +141,13 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
 class ApiTokens:
     """This node's copy of the sheet."""
 
-    __slots__ = ("_disk", "_rows", "sheet")
+    __slots__ = ("_disk", "_rows", "_used_unix_s", "sheet")
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
         self.sheet = TokenSheet()
         self._rows: dict[str, ApiToken] = {}
+        self._used_unix_s: dict[str, int] = {}
         stored = read_secret(disk, API_TOKENS_PATH)
         if stored is not None:
             self._use(_decode(stored))
@@ -152,6 +155,7 @@ class ApiTokens:
     def _use(self, sheet: TokenSheet) -> None:
         self.sheet = sheet
         self._rows = {row.id: row for row in sheet.tokens}
+        self._used_unix_s = {id_: used for id_, used in self._used_unix_s.items() if id_ in self._rows}
 
     def authenticate(self, bearer: str, now_unix_s: int) -> Principal | None:
         """Return whose the bearer is; None if it is unknown, revoked or expired, which take the same time."""
@@ -163,12 +167,20 @@ class ApiTokens:
         is_right = hmac.compare_digest(shown, _NOTHING if row is None else row.digest)
         if row is None or not is_right or now_unix_s >= row.expires_unix_s:
             return None
+        self._used_unix_s[row.id] = now_unix_s
         return row.principal
 
     def is_valid(self, principal: Principal, now_unix_s: int) -> bool:
         """True while the token that the principal showed still stands."""
         row = self._rows.get(principal.token_id)
-        return row is not None and now_unix_s < row.expires_unix_s and row.principal == principal
+        if row is None or now_unix_s >= row.expires_unix_s or row.principal != principal:
+            return False
+        self._used_unix_s[row.id] = now_unix_s
+        return True
+
+    def uses(self) -> dict[str, int]:
+        """Return when tokens were used last since the start, by their ids, in Unix seconds to the minute."""
+        return {token_id: used - used % USE_GRAIN_S for token_id, used in self._used_unix_s.items()}
 
     def has(self, token_id: str) -> bool:
         """True if there is a token of that id."""

@@ -12,6 +12,7 @@ import trio
 from frys_node.base.errors import FrysError, NotReady, SecurityError
 from frys_node.base.types import NodeId
 from frys_node.channel.api_tokens import TELL_TOKENS, ApiTokenDesk, HeldTokens, TellTokens
+from frys_node.channel.token_uses import TOKEN_USES, AskUses, TokenUses, ToldUses
 from frys_node.secure.api_tokens import API_TOKENS_PATH, Grant
 from tests.integration.channel.channel_rig import CLOCK, ENTROPY, Node, create, join, open_node, running
 
@@ -225,6 +226,43 @@ async def test_a_member_that_makes_things_up_stops_nobody(tmp_path: Path, claim:
         again, _ = a.desk.create(READ)
         await c.until(again, known=True)
         assert a.node.channel.secrets.tokens.sheet.version.seq < 100
+
+
+async def test_the_last_use_is_that_of_whichever_node_saw_it_and_says_of_how_many(tmp_path: Path) -> None:
+    """To the minute, from every node that answers; one that does not, or claims the future, spoils nothing."""
+    async with offices(tmp_path, "abc") as made:
+        a, b, c = made
+        text, info = a.desk.create(READ)
+        unused, _ = a.desk.create(READ)
+        await a.desk.tell_all()
+        desks = [
+            TokenUses(
+                office.node.channel.secrets.tokens,
+                office.node.channel,
+                CLOCK,
+                members=lambda: [(each.node.id, "") for each in made],
+            )
+            for office in made
+        ]
+        desks[0].serve()
+        desks[1].serve()
+        assert b.knows(text)
+        now = CLOCK.unix_ns() // 1_000_000_000
+        listed, told, members = await desks[0].add_to(a.desk.infos())
+        assert (told, members) == (2, 3)
+        assert {each.id: each.last_used_at for each in listed} == {
+            info.id: now - now % 60,
+            unused.split("_")[1]: None,
+        }
+
+        async def lie(_caller: NodeId, _request: AskUses) -> ToldUses:
+            await trio.lowlevel.checkpoint()
+            return ToldUses({info.id: 2**53, "unknown": 1})
+
+        c.node.channel.serve(TOKEN_USES, lie)
+        listed, told, members = await desks[0].add_to(a.desk.infos())
+        assert (told, members, len(listed)) == (3, 3, 2)
+        assert max(each.last_used_at or 0 for each in listed) <= CLOCK.unix_ns() // 1_000_000_000
 
 
 async def test_members_that_nobody_hears_count_among_those_that_are_not_told(tmp_path: Path) -> None:

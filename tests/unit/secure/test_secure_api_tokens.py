@@ -315,6 +315,23 @@ def test_a_row_says_through_which_node_the_token_was_made() -> None:
     assert [info.made_through for info in member.infos(NOW)] == [""]
 
 
+def test_uses_are_remembered_to_the_minute_and_forgotten_with_the_token() -> None:
+    """A wrong text is no use; a connection that goes on is; nothing is kept of tokens that are gone."""
+    tokens = ApiTokens(FakeDisk())
+    text, token_id = made(tokens, Grant(role="read", ttl_s=600))
+    assert tokens.authenticate(text[:-1] + "7", NOW) is None
+    assert tokens.uses() == {}
+    who = tokens.authenticate(text, NOW)
+    assert who is not None
+    assert tokens.uses() == {token_id: NOW - NOW % 60}
+    assert tokens.is_valid(who, NOW + 130)
+    assert tokens.uses() == {token_id: NOW + 130 - (NOW + 130) % 60}
+    made(tokens, seed=2)
+    assert list(tokens.uses()) == [token_id]
+    tokens.revoke(token_id, term=1)
+    assert tokens.uses() == {}
+
+
 def test_the_admin_token_and_api_tokens_are_told_apart() -> None:
     """Each kind is checked against its own hashes, and an overlong bearer against none."""
     disk, clock = FakeDisk(), FakeClock(source=lambda: 0.0)

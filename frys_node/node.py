@@ -47,7 +47,7 @@ from frys_node.secure.local import JOIN_FILE
 from frys_node.secure.packet import PacketSealer
 from frys_node.secure.posture import WORDING
 from frys_node.secure.signer import NodeSigner
-from frys_node.secure.web_certificates import is_literal
+from frys_node.secure.web_certificates import free_names
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.executor import ThreadExecutor
 from frys_node.transport.named_files import read_named_file
@@ -250,15 +250,10 @@ class Composition:
         )
 
     def _hosts_of(self, node: NodeId) -> list[str]:
-        """Return what a member's HTTP may be known by: the name that the cluster gave it, and its literal address."""
+        """Return what a member's HTTP may be known by: its certificate's name, and where its connection comes from."""
         if node == self._identity.node_id:
-            name, host = self._identity.node_name, self._arrival.advertise.host
-        else:
-            view, desk = self.membership.get(node), self.channel.desk
-            known = desk.names.find(node) if desk is not None else None
-            name = known or (view.name if view is not None else "")
-            host = view.address.host if view is not None else ""
-        return [text for text in (name, host if is_literal(host) else "") if text]
+            return free_names(self._identity.node_name, self._arrival.advertise.host)
+        return free_names(*self.channel.proven(node))
 
     def _make_web_certificates(self) -> WebCertificateDesk:
         kernel, channel = self._kernel, self.channel

@@ -24,6 +24,7 @@ from frys_node.channel.driver import Channel
 from frys_node.channel.keys import ROTATE_KEYS, KeySurvey, RotateKeys
 from frys_node.channel.rotation_desk import RotationDesk
 from frys_node.channel.rotation_driver import RotationDriver
+from frys_node.channel.token_uses import TokenUses
 from frys_node.insight import InsightRoutes
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.lifecycle import ComponentChanged, State
@@ -91,8 +92,10 @@ class Operations:
             issuer=lambda: channel.issuer,
             term=self._term,
             members=self._live,
+            enrolled=self._enrolled,
         )
-        self._tokens = TokenRoutes(balancer, channel, self._desk)
+        self._uses = TokenUses(channel.secrets.tokens, channel, kernel.clock, members=self._live)
+        self._tokens = TokenRoutes(balancer, channel, self._desk, self._uses)
         balancer.verbs.entrust = self._entrust
         balancer.verbs.standing = self._standing
         balancer.on_removed = self._removed
@@ -106,6 +109,7 @@ class Operations:
         if not self._is_open:
             self._tokens.serve()
             self._desk.serve()
+            self._uses.serve()
             self._channel.on_connection(self._desk.connected)
             self._authority.serve()
             self._rotation.serve()
@@ -135,6 +139,12 @@ class Operations:
     def _term(self) -> int:
         record = self._balancer.machine.record
         return 0 if record is None else record.epoch.term.number
+
+    def _enrolled(self) -> set[NodeId]:
+        """Members that the record has, without those that were expelled."""
+        record = self._balancer.machine.record
+        ring = () if record is None else (*record.ring, *record.next_ring)
+        return {member.node for member in ring} - set(self._channel.secrets.revoked)
 
     async def _entrust(self, successor: NodeId) -> None:
         """Give a successor all that the role takes: the API tokens as they are now, and the authority's key."""

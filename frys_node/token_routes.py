@@ -18,6 +18,7 @@ from frys_node.base.types import NodeId
 from frys_node.channel.api_tokens import ApiTokenDesk
 from frys_node.channel.driver import Channel
 from frys_node.channel.issuer import IssuerDesk
+from frys_node.channel.token_uses import TokenUses
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.log import get_logger
@@ -56,7 +57,7 @@ class CreateToken(Message, frozen=True):
 
 
 class CreatedToken(Message, frozen=True):
-    """The token's text, told once. An API token is in force at `told` of `members` live nodes."""
+    """The token's text, told once. An API token is in force at `told` of `members` nodes."""
 
     token: str
     id: str
@@ -84,7 +85,7 @@ class RevokeToken(Message, frozen=True):
 
 
 class RevokedToken(Message, frozen=True):
-    """It is forgotten; an API token is refused at `told` of `members` live nodes from now on."""
+    """It is forgotten; an API token is refused at `told` of `members` nodes from now on."""
 
     told: int = 0
     members: int = 0
@@ -98,10 +99,11 @@ REVOKE_TOKEN: Method[RevokeToken, RevokedToken] = Method("operations.revoke_toke
 class TokenRoutes:
     """Handlers of ``/v1/tokens`` on every node, and of the calls that reach the issuer."""
 
-    def __init__(self, balancer: BalancerComponent, channel: Channel, desk: ApiTokenDesk) -> None:
+    def __init__(self, balancer: BalancerComponent, channel: Channel, desk: ApiTokenDesk, uses: TokenUses) -> None:
         self._balancer = balancer
         self._channel = channel
         self._desk = desk
+        self._uses = uses
 
     def serve(self) -> None:
         """Answer other nodes."""
@@ -144,7 +146,7 @@ class TokenRoutes:
             collections=request.collections,
             namespaces=request.namespaces,
         )
-        text, info = self._desk.create(grant, is_taken=self._join_ids().__contains__)
+        text, info = self._desk.create(grant, made_through=caller, is_taken=self._join_ids().__contains__)
         log.info("operations.token_created", token_id=info.id, role=info.role, asked_by=asked_by, node=caller)
         told, members = await self._desk.tell_all()
         return CreatedToken(text, info.id, info.expires_at, None, told, members)
@@ -204,7 +206,8 @@ class TokenRoutes:
 
     async def _list(self, request: HttpRequest) -> HttpResponse:
         listed = await self._balancer.ask_issuer(LIST_TOKENS, ListTokens())
-        return HttpResponse.json({"tokens": listed.tokens})
+        tokens, told, members = await self._uses.add_to(listed.tokens)
+        return HttpResponse.json({"tokens": tokens, "uses_told": told, "members": members})
 
     async def join_tokens(self) -> list[TokenInfo]:
         """Ask the issuer which join tokens there are; raises as a call does."""

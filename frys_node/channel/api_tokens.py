@@ -2,14 +2,15 @@
 
 The issuer tells each member by a call and knows by the answer what it holds; whoever did not answer is told again when
 its connection stands, and every `RETELL_S`. A member takes a sheet only from the node that it knows as the issuer, and
-only a newer one (`secure.api_tokens`). So a revocation is in force at the members that answered when `tell_all`
-returns, and at the others once they are connected to the issuer.
+only a newer one (`secure.api_tokens`); its answer names tokens of the sheet that it knows to be revoked, which the
+issuer then revokes. Nothing else that a member says changes the sheet, but its number. So a revocation is in force at
+the members that answered when `tell_all` returns, and at the others once they are connected to the issuer.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import trio
 
@@ -18,7 +19,7 @@ from frys_node.base.ports import Clock, Entropy
 from frys_node.base.types import NodeId
 from frys_node.channel.ending import Ending
 from frys_node.kernel.services.rpc import Method, Rpc
-from frys_node.secure.api_tokens import ID_BYTES, SECRET_BYTES, ApiTokens, Grant, TokenSheet, Version
+from frys_node.secure.api_tokens import ID_BYTES, SECRET_BYTES, ApiTokens, Grant, TokenSheet, Version, Whole
 from frys_node.secure.token import TokenInfo
 from frys_node.wire.codec import Message
 
@@ -40,10 +41,13 @@ class TellTokens(Message, frozen=True):
 
 
 class HeldTokens(Message, frozen=True):
-    """The version that the member holds now."""
+    """The version that the member holds now, and ids of tokens in the sheet that it was told which are revoked."""
 
-    term: int
-    seq: int
+    term: Whole
+    seq: Whole
+    revoked: tuple[str, ...] = ()
+    digest: bytes = b""
+    """See `TokenSheet.digest`."""
 
 
 TELL_TOKENS: Method[TellTokens, HeldTokens] = Method("channel.tell_api_tokens", TellTokens, HeldTokens)
@@ -62,8 +66,12 @@ class ApiTokenDesk:
         issuer: Callable[[], NodeId],
         term: Callable[[], int],
         members: Callable[[], Sequence[tuple[NodeId, str]]],
+        enrolled: Callable[[], Collection[NodeId]] = tuple,
     ) -> None:
-        """`issuer` and `term` are those of the topology record; `members` are the ids and names of who lives."""
+        """`issuer` and `term` are those of the topology record; `members` are the ids and names of who lives.
+
+        `enrolled` are the members that the record has, the silent ones, too: they may still serve clients somewhere.
+        """
         self._tokens = tokens
         self._rpc = rpc
         self._entropy = entropy
@@ -71,6 +79,7 @@ class ApiTokenDesk:
         self._issuer = issuer
         self._term = term
         self._members = members
+        self._enrolled = enrolled
         self._told: dict[NodeId, Version] = {}
         self._complained: dict[NodeId, Version] = {}
         """The version about which a member's silence was logged; once is enough."""
@@ -89,9 +98,10 @@ class ApiTokenDesk:
         await trio.lowlevel.checkpoint()
         if caller != self._issuer():
             raise SecurityError("only the issuer tells which API tokens there are")
-        if caller != self._rpc.self_id and self._tokens.take(request.sheet):
+        if caller != self._rpc.self_id and self._tokens.take(request.sheet, self._now_unix_s()):
             log.info("channel.api_tokens_taken", extra={"peer": caller, "count": len(request.sheet.tokens)})
-        return HeldTokens(*self._tokens.sheet.version)
+        own = self._tokens.sheet
+        return HeldTokens(own.term, own.seq, self._tokens.unheard_of(request.sheet), own.digest)
 
     def connected(self, node: NodeId, _boot: int, ending: Ending | None) -> None:
         """Note that a connection stands or is gone: whoever comes back may be another life with an older disk."""
@@ -109,7 +119,9 @@ class ApiTokenDesk:
         if not self.is_issuer:
             raise NotReady("this node is not the issuer", hint="ask the issuer: frys-node issuer show says who it is")
 
-    def create(self, grant: Grant, *, is_taken: Callable[[str], bool] = lambda _id: False) -> tuple[str, TokenInfo]:
+    def create(
+        self, grant: Grant, *, made_through: str = "", is_taken: Callable[[str], bool] = lambda _id: False
+    ) -> tuple[str, TokenInfo]:
         """Make a token, durably; see `ApiTokens.create`. `is_taken` says whether another kind of token has the id.
 
         Raises:
@@ -119,7 +131,9 @@ class ApiTokenDesk:
         drawn = self._entropy.token_bytes(SECRET_BYTES + ID_BYTES)
         while self._tokens.has(drawn[SECRET_BYTES:].hex()) or is_taken(drawn[SECRET_BYTES:].hex()):
             drawn = self._entropy.token_bytes(SECRET_BYTES + ID_BYTES)
-        made = self._tokens.create(drawn, grant, now_unix_s=self._now_unix_s(), term=self._term())
+        made = self._tokens.create(
+            drawn, grant, now_unix_s=self._now_unix_s(), term=self._term(), made_through=made_through
+        )
         self.wake()
         return made
 
@@ -141,19 +155,29 @@ class ApiTokenDesk:
         sheet = self._tokens.sheet
         answer = await self._rpc.call(node, TELL_TOKENS, TellTokens(sheet))
         held = Version(answer.term, answer.seq)
+        if answer.revoked and self.is_issuer and self._tokens.bury(answer.revoked, term=self._term()):
+            log.warning("channel.api_tokens_revoked_before", extra={"peer": node, "count": len(answer.revoked)})
         # Compared with what this node holds by now: another call may have told the member of a change meanwhile.
-        if held > self._tokens.sheet.version and self.is_issuer:
+        own = self._tokens.sheet
+        is_other = held == own.version and answer.digest not in (b"", own.digest)
+        if (held > own.version or is_other) and self.is_issuer:
             # This disk is an old copy: the member holds what an earlier life of this node wrote.
-            log.warning("channel.api_tokens_behind", extra={"peer": node, "held": held, "own": sheet.version})
-            self._tokens.outrun(held)
-            self.wake()
+            log.warning("channel.api_tokens_behind", extra={"peer": node, "held": held, "own": own.version})
+            # The next round tells it, not this one at once: a member could go on for ever.
+            self._tokens.outrun(held, term=self._term())
             raise NotReady("the member holds a newer sheet of API tokens; it is told again")
         if held < sheet.version:
             raise NotReady("the member did not take the sheet of API tokens")
         self._told[node] = max(held, self._told.get(node, held))
 
     async def tell_all(self) -> tuple[int, int]:
-        """Tell every live member that is behind; return how many hold the sheet now, and of how many, this one too."""
+        """Tell every live member that is behind; return how many hold the sheet now, and of how many, this one too.
+
+        The members that the record has and nobody hears count among the latter.
+
+        Raises:
+            NotReady: The role went to another node meanwhile, whose sheet counts.
+        """
         members = [node for node, _ in self._members() if node != self._rpc.self_id]
         silent: set[NodeId] = set()
 
@@ -161,7 +185,7 @@ class ApiTokenDesk:
             try:
                 with trio.fail_after(TELL_TIMEOUT_S):
                     await self.tell(node)
-            except (FrysError, trio.TooSlowError) as error:
+            except Exception as error:  # noqa: BLE001 (whatever one member answers, the others are told)
                 version = self._tokens.sheet.version
                 if self._complained.get(node) != version:
                     log.warning("channel.api_tokens_not_told", extra={"peer": node, "error": str(error)})
@@ -174,7 +198,13 @@ class ApiTokenDesk:
                 for node in self._behind(members):
                     if node not in silent:
                         nursery.start_soon(tell, node)
-        return 1 + len(members) - len(self._behind(members)), 1 + len(members)
+        if not self.is_issuer:
+            raise NotReady(
+                "the issuer's role moved while the members were told of the API tokens",
+                hint="look whether it is done (frys-node token list), and ask again if not",
+            )
+        everybody = {self._rpc.self_id, *members, *self._enrolled()}
+        return 1 + len(members) - len(self._behind(members)), len(everybody)
 
     def _behind(self, members: Sequence[NodeId]) -> list[NodeId]:
         return [node for node in members if self._told.get(node) != self._tokens.sheet.version]

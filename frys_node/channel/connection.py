@@ -93,6 +93,7 @@ class Connection:
         hello: Hello,
         session: Session,
         dialled: bool,
+        host: str = "",
         dispatch: Dispatch,
         on_credentials: Callable[[Connection, Credentials], None],
     ) -> None:
@@ -100,6 +101,7 @@ class Connection:
         self.hello = hello
         self.session = session
         self.dialled = dialled
+        self.host = host
         self.mux = mux
         self.is_open = True
         self.notes_unknown = 0

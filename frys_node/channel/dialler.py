@@ -57,7 +57,7 @@ class Dialler:
             await transport.aclose()
             raise
         try:
-            return await self._greeter.dial(transport, expected)
+            return (await self._greeter.dial(transport, expected))._replace(host=address.host)
         except HandshakeRefused as error:
             self._refuse(error.reason, address, error.message)
             self._on_refused(error.reason)

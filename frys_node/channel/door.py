@@ -189,7 +189,7 @@ class Door:
                 with trio.CancelScope(shield=True):
                     await transport.aclose()
         if greeted is not None:
-            await self._admit(greeted)
+            await self._admit(greeted._replace(host=source.host))
 
     async def _hear_knock(self, transport: Stream) -> bytes:
         """Read the first bytes and return what there is of them behind a knock.

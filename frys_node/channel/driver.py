@@ -303,6 +303,11 @@ class Channel:
         connection = self._peers.find(node)
         return connection if connection is not None and connection.hello.boot == boot else None
 
+    def proven(self, node: NodeId) -> tuple[str, str]:
+        """The name in a connected node's certificate, and the host that it came from, or was dialled at."""
+        found = self._peers.find(node)
+        return ("", "") if found is None else (found.peer.name, found.host)
+
     def on_connection(self, handler: ConnectionHandler) -> None:
         """Hear of connections that stand or are gone; the handler must not block."""
         self._audience.add(handler)
@@ -378,12 +383,12 @@ class Channel:
             hello=greeted.hello,
             session=greeted.session,
             dialled=greeted.dialled,
+            host=greeted.host,
             dispatch=self._dispatch,
             on_credentials=self._take_credentials,
         )
         # Between the gate and here the other side's hello was waited for: it may have been expelled since.
-        is_expelled = connection.node in self.secrets.revoked
-        if self._nursery is None or is_expelled or not self._peers.admit(connection):
+        if self._nursery is None or connection.node in self.secrets.revoked or not self._peers.admit(connection):
             connection.is_open = False
             with trio.CancelScope(shield=True):
                 await greeted.stream.aclose()

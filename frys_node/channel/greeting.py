@@ -38,6 +38,8 @@ class Greeted(NamedTuple):
     session: Session
     dialled: bool
     early: list[Event]
+    host: str = ""
+    """Where the other side is: the address that it came from, or at which it was dialled."""
 
 
 class Greeter:

@@ -1,8 +1,9 @@
 """Certificates for the HTTP listeners of members, issued by the cluster's authority on the issuer.
 
-A member may be known by its own name, by the host of its address, and by loopback's names, without anybody being
-asked. What else it asks for has to be in ``[plugins.network] tls_names`` of the *issuer*: a member that was taken over
-must not be able to get a certificate for any name in the world from an authority that people trust.
+A member may be known by its own name if that has no dots, by the address that its connection to the issuer comes from,
+and by loopback's names, without anybody being asked; what it would like besides of that kind is left out. What else it
+asks for has to be in ``[plugins.network] tls_names`` of the *issuer*: a member that was taken over must not be able to
+get a certificate for any name in the world from an authority that people trust.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class WebRequest(Message, frozen=True):
 
     signing_request: bytes
     names: tuple[str, ...]
+    wishes: tuple[str, ...] = ()
+    """Its own name and address, which are left out if the issuer knows it by others."""
 
 
 class WebIssued(Message, frozen=True):
@@ -64,6 +67,8 @@ class _Stored(msgspec.Struct, frozen=True):
     version: int
     chain: str
     key: str
+    wishes: tuple[str, ...] = ()
+    """What was asked for, and not insisted on."""
 
 
 ISSUE_WEB: Method[WebRequest, WebIssued] = Method("channel.issue_web", WebRequest, WebIssued)
@@ -126,34 +131,39 @@ class WebCertificateDesk:
                     f"no certificate for '{name}' is issued to this node",
                     hint="add it to [plugins.network] tls_names in the settings of the issuer, and of its standbys",
                 )
+        names = list(dict.fromkeys([*(wish for wish in map(clean_name, request.wishes) if wish in known), *names]))
         made = issue_web(ca_key, self._identity.ca_certificate, key, names, self._clock.unix_ns())
         log.info("channel.web_certificate_issued", extra={"peer": caller, "names": ",".join(names)})
         return WebIssued(certificates.der(made))
 
     async def obtain(self, names: Sequence[str]) -> ServerCertificate:
         """See `WebCertificates`."""
-        own = [*self._names_of(self._rpc.self_id), *LOOPBACK_NAMES, *names]
-        wanted = list(dict.fromkeys(clean_name(name) for name in own))
-        stored = self._stored(wanted)
+        wishes = tuple(clean_name(name) for name in self._names_of(self._rpc.self_id))
+        wanted = list(dict.fromkeys(clean_name(name) for name in (*LOOPBACK_NAMES, *names)))
+        stored = self._stored(wanted, wishes)
         if stored is not None:
             return stored
         key = Ed25519PrivateKey.from_private_bytes(self._entropy.token_bytes(32))
-        request = WebRequest(certificates.create_request(key), tuple(wanted))
+        request = WebRequest(certificates.create_request(key), tuple(wanted), wishes)
         issued = await self._rpc.call(self._issuer(), ISSUE_WEB, request)
         certificate = certificates.load_der(issued.certificate)
         if certificate.public_key() != key.public_key() or not covers(certificate, wanted):
             raise InvalidCertificate("the issuer sent a certificate that was not asked for")
         if issuer_of(certificate, (self._identity.ca_certificate,)) is None:
             raise NotReady("one authority follows another, and this node and the issuer are not at the same", hint=SOON)
+        missing = [wish for wish in wishes if not covers(certificate, [wish])]
+        if missing:
+            fix = "add them to [plugins.network] tls_names, here and on the issuer, if clients use them"
+            log.warning("channel.web_certificate_without", extra={"names": ",".join(missing), "fix": fix})
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        kept = _Stored(1, _pem(certificate).decode(), private.decode())
+        kept = _Stored(1, _pem(certificate).decode(), private.decode(), wishes)
         self._disk.write(WEB_PATH, msgspec.json.encode(kept))
         self._disk.write(AUTHORITY_PATH, _pem(self._identity.ca_certificate))
         return self._whole(kept, certificate)
 
-    def _stored(self, wanted: Sequence[str]) -> ServerCertificate | None:
+    def _stored(self, wanted: Sequence[str], wishes: tuple[str, ...]) -> ServerCertificate | None:
         """Return the certificate of an earlier time if it is of this authority, for these names, and fresh."""
         data = read_secret(self._disk, WEB_PATH)
         if data is None:
@@ -166,7 +176,8 @@ class WebCertificateDesk:
             log.warning("channel.web_certificate_unusable", extra={"error": type(error).__name__})
             return None
         is_fresh = life_left_s(certificate, self._clock.unix_ns()) > RENEW_AT_S
-        return self._whole(kept, certificate) if is_fresh and covers(certificate, wanted) else None
+        is_same = covers(certificate, wanted) and kept.wishes == wishes
+        return self._whole(kept, certificate) if is_fresh and is_same else None
 
     def _whole(self, kept: _Stored, certificate: x509.Certificate) -> ServerCertificate:
         return ServerCertificate(

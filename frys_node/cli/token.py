@@ -63,15 +63,33 @@ def run(arguments: argparse.Namespace) -> int:
         body = client.call("DELETE", f"/v1/tokens/{quote(arguments.id, safe='')}")
         return show(arguments, body, f"revoked {arguments.id}{_reach(body)}")
     body = client.call("GET", "/v1/tokens")
-    rows = [(t["id"], t["role"], _scopes(t), t["state"], _uses(t), _instant(t["expires_at"])) for t in body["tokens"]]
-    return show(arguments, body, table(rows, ("ID", "ROLE", "FOR", "STATE", "USES_LEFT", "EXPIRES_AT")))
+    rows = [_row(token) for token in body["tokens"]]
+    text = table(rows, ("ID", "ROLE", "FOR", "STATE", "USES_LEFT", "EXPIRES_AT", "LAST_USED", "MADE_THROUGH"))
+    if body.get("uses_told", 0) < body.get("members", 0):
+        text += f"\nlast used: as {body['uses_told']} of {body['members']} live nodes remember it"
+    return show(arguments, body, text)
+
+
+def _row(token: dict[str, Any]) -> tuple[str, ...]:
+    """Return a token's line; a node remembers uses since its start."""
+    used = token.get("last_used_at")
+    return (
+        token["id"],
+        token["role"],
+        _scopes(token),
+        token["state"],
+        _uses(token),
+        _instant(token["expires_at"]),
+        "-" if used is None else _instant(used),
+        token.get("made_through") or "-",
+    )
 
 
 def _reach(body: dict[str, Any]) -> str:
     """Say at how many nodes the change is in force already."""
     if body.get("told", 0) >= body.get("members", 0):
         return ""
-    return f"; {body['told']} of {body['members']} live nodes know it, the others when the issuer reaches them"
+    return f"; {body['told']} of {body['members']} nodes know it, the others when the issuer reaches them"
 
 
 def _scopes(token: dict[str, Any]) -> str:

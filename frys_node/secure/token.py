@@ -139,6 +139,10 @@ class TokenInfo(msgspec.Struct, frozen=True, kw_only=True):
     """``join``, or ``api``: a bearer for HTTP and Redis clients."""
     collections: tuple[str, ...] = ()
     namespaces: tuple[str, ...] = ()
+    made_through: str = ""
+    """Id of the node that asked for an API token; empty if that is not known."""
+    last_used_at: int | None = None
+    """Unix seconds, to the minute, of an API token; None if none of the nodes that were asked has seen it."""
 
 
 class _StoredTable(msgspec.Struct, frozen=True):

@@ -97,6 +97,15 @@ def is_literal(host: str) -> bool:
     return _address(host) is not None
 
 
+def free_names(name: str, host: str) -> list[str]:
+    """Return what a member may be known by without anybody's consent: its name, and the host that it is at.
+
+    A node's name is chosen by whoever joins: with dots, or as an address, it would be somebody else's name.
+    """
+    is_own = bool(name) and "." not in name and not is_literal(name)
+    return [*([name] if is_own else []), *([host] if is_literal(host) else [])]
+
+
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(name.strip("[]"))

@@ -188,6 +188,29 @@ def test_redis_clients_are_served_when_the_chart_is_told_so(helm: Path) -> None:
     assert "resp" in _helm(helm, "template", "shop", str(CHART), "--set", "resp.port=1", good=False)
 
 
+def test_http_is_tls_when_the_chart_is_told_so(helm: Path) -> None:
+    """Off by default; switched on, probes speak it, and the names are those of the service and its pods."""
+    from frys_node.config import load
+    from frys_node.secure.web_certificates import clean_name
+
+    assert "TLS" not in str(_pod(_render(helm)))
+    assert "HTTPS" not in str(_pod(_render(helm)))
+    (container,) = _pod(_render(helm, "--set", "tls.enabled=true", "--set", "tls.names={api.example.org}"))[
+        "containers"
+    ]
+    assert {container[probe]["httpGet"]["scheme"] for probe in container if probe.endswith("Probe")} == {"HTTPS"}
+    environ = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+    assert "FRYS_PLUGINS_NETWORK_TLS_CLASSICAL" not in environ
+    taken = {name: text for name, text in environ.items() if name.startswith("FRYS_PLUGINS_NETWORK_")}
+    network = load(environ=taken | {"FRYS_PLUGINS_NETWORK_TLS_CLASSICAL": "true"}).plugins["network"]
+    assert (network.tls, network.tls_classical) == ("cluster", True)
+    names = [clean_name(name) for name in network.tls_names]
+    assert {"shop-frys.data.svc", "*.shop-frys-nodes.data.svc", "api.example.org"} <= set(names)
+    classical = _render(helm, "--set", "tls.enabled=true", "--set", "tls.classical=true")
+    assert "FRYS_PLUGINS_NETWORK_TLS_CLASSICAL" in str(_pod(classical))
+    assert "tls" in _helm(helm, "template", "shop", str(CHART), "--set", "tls.port=1", good=False)
+
+
 def test_a_changed_configuration_rolls_the_pods(helm: Path) -> None:
     """The pods carry a digest of frys.toml, which itself is TOML."""
     first, second = (_render(helm, "--set", f"config={text}") for text in ("", "[plugins.network]\ninsecure = false\n"))

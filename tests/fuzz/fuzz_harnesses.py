@@ -18,7 +18,7 @@ from fuzz_machine import (
 )
 from fuzz_resp import RespHarness
 from fuzz_saved import SavedHarness, SealedHarness
-from fuzz_tokens import TokenHarness
+from fuzz_tokens import BearerHarness, TokenHarness
 from fuzz_topology import TopologyHarness
 from fuzz_wire import ChannelHarness, FrameHarness, SealHarness
 
@@ -48,5 +48,6 @@ HARNESSES: dict[str, Harness] = {
     "sealed": SealedHarness(),
     "topology": TopologyHarness(),
     "tokens": TokenHarness(),
+    "bearers": BearerHarness(),
     "http": HttpHarness(),
 }

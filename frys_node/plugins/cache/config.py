@@ -20,7 +20,12 @@ class RespLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     clients: Annotated[int, Meta(ge=1, le=65_536, extra=_LIVE)] = 1_024
     """Connections at a time; one more is told so and closed."""
     clients_per_address: Annotated[int, Meta(ge=1, le=65_536, extra=_LIVE)] = 512
-    """Connections at a time of one address (an IPv6 /64); one more is told so and closed."""
+    """Connections at a time of one address (an IPv6 /64); one more is told so and closed. Where tokens are needed,
+    clients that have shown none make room first, and hold half of `clients` at most."""
+    handshakes_per_s: Annotated[float, Meta(ge=0, le=1_000_000, extra=_LIVE)] = 50.0
+    """With TLS, where tokens are needed: handshakes of one address (an IPv6 /64); 0: no limit. More are hung up on."""
+    handshakes_burst: Annotated[int, Meta(ge=1, le=1_000_000, extra=_LIVE)] = 500
+    """Handshakes that may come at once after a pause."""
     auth_s: _Seconds = 10.0
     """To shake hands, with TLS, and then to show a token, where one is needed; a client that takes longer is cut."""
     requests_per_s: Annotated[float, Meta(ge=0, le=100_000_000, extra=_LIVE)] = 0.0
@@ -28,7 +33,8 @@ class RespLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     requests_burst: Annotated[int, Meta(ge=1, le=100_000_000, extra=_LIVE)] = 10_000
     """Commands that may come at once after a pause, where `requests_per_s` is a limit."""
     strangers_per_s: Annotated[float, Meta(ge=0, le=100_000_000, extra=_LIVE)] = 20.0
-    """Commands of one address without a valid token, where one is needed; 0: no limit. They are not read meanwhile."""
+    """Commands of one address without a valid token, where one is needed; 0: no limit. They wait; one that shows a
+    valid token does not."""
     strangers_burst: Annotated[int, Meta(ge=1, le=100_000_000, extra=_LIVE)] = 200
     """Such commands that may come at once after a pause."""
     pipelined: Annotated[int, Meta(ge=1, le=65_536, extra=_LIVE)] = 1_024

@@ -12,10 +12,10 @@ by itself. Cookies, passwords and fields of the query are not looked at.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from functools import lru_cache
 
-from frys_node.base.access import Kind, Need, Principal, Verdict, decide, forbidden
+from frys_node.base.access import Kind, Level, Need, Principal, Verdict, decide, forbidden
 from frys_node.base.errors import NotReady
 from frys_node.kernel.services.access import Access
 from frys_node.plugins.network.errors import CrossSite, Unauthorised
@@ -31,6 +31,21 @@ def kind_of(host: str, *, insecure: bool) -> Kind:
     if is_loopback(host):
         return Kind.LOOPBACK
     return Kind.INSECURE if insecure else Kind.TOKEN
+
+
+def _is_own(host: str, names: Container[str]) -> bool:
+    """True for what no page of the web can be at: an address, a name without dots, loopback, or one of `names`."""
+    name = host.lower().rstrip(".")
+    return "." not in name or is_loopback(host) or name in names or _is_literal(name)
+
+
+@lru_cache(maxsize=HOSTS_MAX)
+def _is_literal(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=HOSTS_MAX)
@@ -52,8 +67,20 @@ def host_of(authority: str) -> str:
     return authority.rpartition(":")[0] if authority.count(":") == 1 else authority
 
 
-def authorise(kind: Kind, need: Need, headers: Mapping[str, str], access: Access | None) -> Principal:
+def identify(kind: Kind, headers: Mapping[str, str], access: Access | None) -> Principal | None:
+    """Return whose credentials a request shows; None without any, or if they are nobody's."""
+    if kind is Kind.UNIX or access is None or not ("authorization" in headers or "api-key" in headers):
+        return None
+    bearer = bearer_of(headers)
+    return access.authenticate(bearer) if bearer else None
+
+
+def authorise(
+    kind: Kind, need: Need, headers: Mapping[str, str], access: Access | None, names: Container[str] = ()
+) -> Principal:
     """Return who asks, if that may be; for the level ``open`` it may be ``anonymous``.
+
+    `names` are those that the node is known by, in small letters, besides its address.
 
     Raises:
         CrossSite: The request comes from a web page.
@@ -71,17 +98,24 @@ def authorise(kind: Kind, need: Need, headers: Mapping[str, str], access: Access
             is_wrong = shown is None
         if shown is None:
             _refuse_pages(kind, headers)
+            if kind is Kind.INSECURE and need.level is not Level.OPEN:
+                _refuse_rebinding(headers, names)
     verdict, principal = decide(kind, shown, need, is_wrong=is_wrong)
     if verdict is Verdict.ALLOW:
         return principal
     if verdict is Verdict.AUTHENTICATE:
         if bearer.startswith("frys_") and access is not None and not access.is_told:
             raise NotReady("this node does not know the cluster's API tokens yet", hint="retry, or ask another node")
-        raise Unauthorised(
-            "this needs a token that is valid here",
-            hint="send 'Authorization: Bearer <token>'; make one with: frys-node token create --role read|write|admin",
-        )
+        raise unauthorised()
     raise forbidden(need.level)
+
+
+def unauthorised() -> Unauthorised:
+    """Return the refusal of a request without a valid token."""
+    return Unauthorised(
+        "this needs a token that is valid here",
+        hint="send 'Authorization: Bearer <token>'; make one with: frys-node token create --role read|write|admin",
+    )
 
 
 def bearer_of(headers: Mapping[str, str]) -> str:
@@ -92,6 +126,16 @@ def bearer_of(headers: Mapping[str, str]) -> str:
     if "authorization" in headers and "api-key" in headers:
         return bearer if bearer == key else ""
     return bearer or key
+
+
+def _refuse_rebinding(headers: Mapping[str, str], names: Container[str]) -> None:
+    """Refuse hosts that may be a page's own, made to resolve to this node: then Host and Origin agree."""
+    host = host_of(headers.get("host", "localhost"))
+    if not _is_own(host, names):
+        raise CrossSite(
+            f"this node does not know the host '{host[:128]}' as its own",
+            hint="use its address in the URL, or add the name to [plugins.network] tls_names",
+        )
 
 
 def _refuse_pages(kind: Kind, headers: Mapping[str, str]) -> None:

@@ -33,7 +33,12 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     connections: Annotated[int, msgspec.Meta(ge=1, le=65_536, extra=_LIVE)] = 1_024
     """Open at a time; one more is answered 503."""
     connections_per_address: Annotated[int, msgspec.Meta(ge=1, le=65_536, extra=_LIVE)] = 256
-    """Open at a time from one address; one more is answered 503."""
+    """Open at a time from one address (an IPv6 /64); one more is answered 503. Where tokens are needed, connections
+    that have shown none make room first, and hold half of `connections` at most."""
+    handshakes_per_s: Annotated[float, msgspec.Meta(ge=0, le=1_000_000, extra=_LIVE)] = 50.0
+    """With TLS, off loopback: handshakes of one address (an IPv6 /64); 0: no limit. More are hung up on."""
+    handshakes_burst: Annotated[int, msgspec.Meta(ge=1, le=1_000_000, extra=_LIVE)] = 500
+    """Handshakes that may come at once after a pause."""
     pipelined: Annotated[int, msgspec.Meta(ge=1, le=4_096, extra=_LIVE)] = 128
     """Requests of one connection that wait for their turn; beyond it the connection is not read."""
     requests_per_s: Annotated[float, msgspec.Meta(ge=0, le=10_000_000, extra=_LIVE)] = 0.0
@@ -54,7 +59,8 @@ class NetworkPluginConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     http: str = "127.0.0.1:8080"
     """Where HTTP listens. On loopback it is open to this machine; elsewhere it demands tokens (docs/access.md)."""
     insecure: bool = False
-    """True: serve HTTP without a token off loopback. Anybody who reaches the address may read and write."""
+    """True: serve HTTP without a token off loopback. Anybody who reaches the address may read and write. `Host` has to
+    be an address, a name without dots, the node's own name or one of `tls_names`: pages of the web are kept out."""
     tls: Annotated[Literal["", "cluster"], msgspec.Meta(extra=_FIXED)] = ""
     """`cluster`: HTTP over TLS, with a certificate of the cluster's authority, which clients have to trust (`ca.pem` in
     the data directory). Empty: without TLS, unless `tls_certificate` is set."""

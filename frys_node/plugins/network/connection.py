@@ -16,7 +16,7 @@ from frys_node.base.errors import FrysError
 from frys_node.base.types import Address
 from frys_node.kernel.services.http import HttpRequest, HttpResponse, shaped
 from frys_node.observe.log import get_logger
-from frys_node.plugins.network.access import authorise
+from frys_node.plugins.network.access import authorise, identify, unauthorised
 from frys_node.plugins.network.body import is_too_deep
 from frys_node.plugins.network.errors import HttpError, InternalError, RequestTimeout
 from frys_node.plugins.network.parser import DISCARD_BYTES_MAX, Phase, Request, RequestParser
@@ -33,6 +33,9 @@ LINGER_S = 2.0
 """How long the rest of a refused body is read away, so that the peer sees the answer and not a reset."""
 LINGER_BYTES_MAX = 64 << 20
 """How much of it at most: twice the largest body that any route takes."""
+
+PROBES = frozenset({"/livez", "/readyz"})
+"""Routes that are never paced."""
 
 log = get_logger(__name__)
 
@@ -88,6 +91,8 @@ class Connection:
         self.was_late = False
         self.principal: Principal | None = None
         """Who made the request that is answered."""
+        self._has_shown = False
+        """A request had a role: by a valid token, or because none is needed."""
         self._server = server
         self._socket = stream
         self._stream: ByteStream = stream
@@ -155,19 +160,28 @@ class Connection:
 
     def _admit(self, request: Request) -> int:
         """Route and authorise a head before its body is kept."""
-        principal: Principal | None = None
+        server, principal, is_probe = self._server, None, False
         try:
             try:
                 path, query = split_target(request.target)
-                match = self._server.router.find(request.method, path)
+                match = server.router.find(request.method, path)
+                is_probe = match.route.template in PROBES
                 need = match.route.need(match.params)
-                principal = authorise(self.kind, need, request.headers, self._server.access)
+                principal = authorise(self.kind, need, request.headers, server.access, server.names)
             finally:
-                # Requests that are refused count too: to refuse is work.
-                self._server.check_pace(self.kind, principal, self.peer)
+                # Requests that are refused count too, to refuse is work: those of a valid token against the token.
+                # Probes do not: whoever shares an address with the kubelet's could have the node restarted.
+                if not is_probe:
+                    who = principal
+                    if who is None:
+                        who = identify(self.kind, request.headers, server.access)
+                    server.check_pace(self.kind, who, self.peer)
         except FrysError as error:
             request.refusal = error
             return DISCARD_BYTES_MAX
+        if principal.role and not self._has_shown:
+            self._has_shown = True
+            server.showed_token(self)
         request.route = _Admitted(match, path, query, principal)
         return match.route.body_bytes_max
 
@@ -195,6 +209,7 @@ class Connection:
         assert isinstance(admitted, _Admitted)
         route, self.principal = admitted.match.route, admitted.principal
         try:
+            self._check_standing(admitted.principal)
             self._check_body(request)
             return await route.handler(
                 HttpRequest(
@@ -216,6 +231,12 @@ class Connection:
             log.failed("network.handler_failed", error, method=request.method, template=route.template)
             failure = InternalError("the node failed to answer", hint="its log says why")
         return shaped(failure, route.error_shape or error_response)
+
+    def _check_standing(self, principal: Principal) -> None:
+        """Raise `Unauthorised` if the token was revoked, or has expired, while the body came, or its turn."""
+        access = self._server.access
+        if principal.token_id and access is not None and not access.is_valid(principal):
+            raise unauthorised()
 
     def _check_body(self, request: Request) -> None:
         depth = self._server.limits.json_depth

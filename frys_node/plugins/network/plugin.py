@@ -125,6 +125,7 @@ class NetworkPlugin:
             clock=context.clock,
             metrics=context.metrics,
             epoch=lambda: adopted(context.services.find(TOPOLOGY)),
+            names={name.lower().rstrip(".") for name in (context.service(NODE).name, *self._config.tls_names)},
         )
         if self._config.is_tls:
             # OpenSSL is imported by nodes whose HTTP speaks TLS, before they answer anybody; others have it later.

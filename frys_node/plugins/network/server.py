@@ -14,6 +14,7 @@ import trio
 
 from frys_node.base.access import Forbidden, Kind, Principal
 from frys_node.base.pace import Pace, network_of
+from frys_node.base.places import Places
 from frys_node.base.ports import Clock
 from frys_node.base.types import Address, Epoch
 from frys_node.kernel.services.access import Access
@@ -56,14 +57,17 @@ class HttpServer:
         clock: Clock,
         metrics: Metrics,
         epoch: Callable[[], Epoch | None] = lambda: None,
+        names: Container[str] = (),
     ) -> None:
         self.router = router
         self.limits = limits
         self.access = access
+        self.names = names
+        """Names that the node is known by, in small letters."""
         self._draining: set[Kind] = set()
         self._clock = clock
         self._connections: set[Connection] = set()
-        self._per_host: dict[str, int] = {}
+        self._places: Places[Connection] = Places()
         self._ended = trio.Event()
         self._wake_reaper = trio.Event()
         self._date = b""
@@ -96,13 +100,20 @@ class HttpServer:
                 stream, peer = await listener.accept()
             except trio.ClosedResourceError:
                 return
-            refusal = self._refusal(stream, peer, kind)
+            network = network_of(peer.host)
+            if secure is not None and not self._may_shake_hands(kind, network):
+                self._refused.inc("handshakes")
+                stream.close()
+                continue
+            if kind is Kind.TOKEN:
+                self._make_room(network)
+            refusal = self._refusal(stream, network, kind)
             if refusal is not None:
                 self._turn_away(stream, refusal, is_clear=secure is None)
                 continue
             connection = Connection(self, stream, peer, kind, secure)
             self._connections.add(connection)
-            self._per_host[peer.host] = self._per_host.get(peer.host, 0) + 1
+            self._places.enter(connection, network, is_stranger=kind is Kind.TOKEN)
             self._wake_reaper.set()
             nursery.start_soon(self._run, connection)
 
@@ -111,26 +122,46 @@ class HttpServer:
             await connection.run()
         finally:
             self._connections.discard(connection)
-            left = self._per_host[connection.peer.host] - 1
-            if left:
-                self._per_host[connection.peer.host] = left
-            else:
-                del self._per_host[connection.peer.host]
+            self._places.leave(connection)
             self._ended.set()
 
-    def _refusal(self, stream: SocketStream, peer: Address, kind: Kind) -> Forbidden | TooManyConnections | None:
+    def _make_room(self, network: str) -> None:
+        """Turn a connection out that has not shown a token, if there is none left for another one."""
+        victim = self._places.make_room(network, self.limits.connections, self.limits.connections_per_address)
+        if victim is not None:
+            self._refused.inc("strangers")
+            victim.scope.cancel()
+
+    def _may_shake_hands(self, kind: Kind, network: str) -> bool:
+        limits = self.limits
+        if kind is Kind.LOOPBACK:
+            return True
+        wait_s = self._pace.wait_s(
+            f"handshakes:{network}",
+            1,
+            rate_per_s=limits.handshakes_per_s,
+            burst=limits.handshakes_burst,
+            now_s=trio.current_time(),
+        )
+        return not wait_s
+
+    def showed_token(self, connection: Connection) -> None:
+        """Note that a valid token came through a connection: it keeps its place."""
+        self._places.known(connection)
+
+    def _refusal(self, stream: SocketStream, network: str, kind: Kind) -> Forbidden | TooManyConnections | None:
         limits = self.limits
         if kind is Kind.UNIX:
             credentials = stream.peer_credentials()
             if credentials is None or credentials.uid not in (0, os.getuid()):
                 self._refused.inc("uid")
                 return Forbidden("this socket is for the node's own user and root")
-            over = len(self._connections) >= limits.connections + UNIX_RESERVE
+            over = len(self._places) >= limits.connections + UNIX_RESERVE
         else:
-            over = len(self._connections) >= limits.connections
-            if not over and self._per_host.get(peer.host, 0) >= limits.connections_per_address:
+            over = len(self._places) >= limits.connections
+            if not over and self._places.held_by(network) >= limits.connections_per_address:
                 self._refused.inc("address")
-                return TooManyConnections(f"more than {limits.connections_per_address} connections from {peer.host}")
+                return TooManyConnections(f"more than {limits.connections_per_address} connections from {network}")
         if over:
             self._refused.inc("total")
             return TooManyConnections(f"more than {limits.connections} connections")

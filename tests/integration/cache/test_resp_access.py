@@ -222,6 +222,89 @@ async def test_a_client_over_its_pace_waits_and_gets_every_answer(tmp_path: Path
         assert trio.current_time() - began_s >= 30 / 200
 
 
+async def test_a_stranger_behind_the_same_address_locks_nobody_out(tmp_path: Path) -> None:
+    """A thousand of its commands take no more than the bucket holds, and a good token is looked at all the same."""
+    async with serving(
+        tmp_path,
+        resp="0.0.0.0:0",
+        strangers_per_s=0.01,
+        strangers_burst=3,
+        auth_s=15.0,
+        access=FakeAccess(writer=WRITER),
+    ) as (_, address):
+        here = Address("127.0.0.1", address.port)
+        stranger = await dial(here)
+        assert await ask(stranger, command("PING") * 1_024, len(NO_AUTH) * 3) == NO_AUTH * 3
+        for shown in (command("AUTH", "writer"), command("HELLO", "2", "AUTH", "default", "writer")):
+            honest = await dial(here)
+            with trio.fail_after(5):
+                await ask(honest, shown + command("PING"), 12)
+        guesser = await dial(here)
+        await guesser.send_all(command("AUTH", "guess") * 2)
+        with trio.move_on_after(0.3) as scope:
+            await guesser.receive_some(100)
+        assert scope.cancelled_caught
+
+
+async def test_subscriptions_end_with_the_token_that_they_were_made_with(nursery: trio.Nursery) -> None:
+    """In RESP3 a subscriber may show another token: one that has no channels takes them away, another keeps them."""
+    async with open_rpc_network() as network:
+        rig = RespCluster("a", network, nursery)
+        rig.tokens = {name.encode(): principal for name, principal in TOKENS.items()}
+        client = rig.nodes["a"].client(must_authenticate=True)
+        await client.do("HELLO", 3, "AUTH", "default", "reader")
+        await client.do("SUBSCRIBE", "c")
+        assert await client.do("AUTH", "writer") == OK
+        assert client.session.subscriptions == 1
+        assert await client.do("AUTH", "scoped") == OK
+        assert client.session.subscriptions == 0
+        await (await logged_in(rig, "writer")).do("PUBLISH", "c", "news")
+        assert client.pushed == []
+
+
+async def test_a_subscriber_that_has_noticed_the_revocation_is_cut_all_the_same(tmp_path: Path) -> None:
+    """Its own command finds out first that the token does not stand: the subscriptions do not live on for that."""
+    access = FakeAccess(writer=WRITER)
+    async with serving(tmp_path, resp="0.0.0.0:0", access=access, request_s=0.3, auth_s=15.0) as (kernel, address):
+        stream = await dial(Address("127.0.0.1", address.port))
+        await ask(stream, command("HELLO", "3", "AUTH", "default", "writer") + command("SUBSCRIBE", "c"), 35)
+        access.tokens.clear()
+        await stream.send_all(command("PING"))
+        while await stream.receive_some(1_000):
+            continue
+        assert cuts(kernel) == {"token": 1}
+
+
+async def test_info_tells_a_scoped_token_of_its_own_databases_alone(tmp_path: Path) -> None:
+    """How many keys another database has, and how long they live, is nobody's business without a scope for it."""
+    access = FakeAccess(writer=WRITER, scoped=SCOPED)
+    async with serving(tmp_path, resp="0.0.0.0:0", access=access) as (_, address):
+        stream = await dial(Address("127.0.0.1", address.port))
+        sets = command("SET", "k", "v") + command("SELECT", 1) + command("SET", "k", "v")
+        await ask(stream, command("AUTH", "writer") + sets, 20)
+        await stream.send_all(command("INFO", "keyspace"))
+        whole = await stream.receive_some(10_000)
+        await ask(stream, command("AUTH", "scoped"), 5)
+        await stream.send_all(command("INFO", "keyspace"))
+        own = await stream.receive_some(10_000)
+        assert (b"db0:" in whole, b"db1:" in whole) == (True, True)
+        assert (b"db0:" in own, b"db1:" in own) == (False, True)
+
+
+async def test_strangers_that_fill_the_places_turn_themselves_out(tmp_path: Path) -> None:
+    """Whoever has logged in keeps its place, and the next one who does gets that of the oldest stranger."""
+    async with serving(tmp_path, resp="0.0.0.0:0", clients=4) as (kernel, address):
+        here = Address("127.0.0.1", address.port)
+        known = await dial(here)
+        assert await ask(known, command("AUTH", TOKEN), 5) == OK
+        silent = [await dial(here) for _ in range(6)]
+        newcomer = await dial(here)
+        assert await ask(newcomer, command("AUTH", TOKEN) + command("PING"), 12) == OK + b"+PONG\r\n"
+        assert [await stream.receive_some(100) for stream in silent[:5]] == [b""] * 5
+        assert await ask(known, command("PING"), 7) == b"+PONG\r\n"
+        assert cuts(kernel) == {"strangers": 5}
+
+
 HTTP = [
     b"GET / HTTP/1.1\r\nHost: localhost:6379\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\nSET k v\r\n",

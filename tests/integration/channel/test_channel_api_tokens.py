@@ -12,6 +12,7 @@ import trio
 from frys_node.base.errors import FrysError, NotReady, SecurityError
 from frys_node.base.types import NodeId
 from frys_node.channel.api_tokens import TELL_TOKENS, ApiTokenDesk, HeldTokens, TellTokens
+from frys_node.channel.token_uses import TOKEN_USES, AskUses, TokenUses, ToldUses
 from frys_node.secure.api_tokens import API_TOKENS_PATH, Grant
 from tests.integration.channel.channel_rig import CLOCK, ENTROPY, Node, create, join, open_node, running
 
@@ -112,7 +113,7 @@ async def test_only_the_issuer_tells_and_only_it_makes(tmp_path: Path) -> None:
         a.desk.create(READ)
         await a.desk.tell_all()
         forged = b.node.channel.secrets.tokens
-        text, _ = forged.create(ENTROPY.token_bytes(36), READ, now_unix_s=CLOCK.unix_ns() // 10**9, term=99)
+        text, _ = forged.create(ENTROPY.token_bytes(36), READ, now_unix_s=CLOCK.unix_ns() // 10**9, term=1)
         for target in (a, c):
             with pytest.raises(SecurityError, match="only the issuer"):
                 await b.node.channel.call(target.node.id, TELL_TOKENS, TellTokens(forged.sheet))
@@ -183,3 +184,108 @@ async def test_a_change_while_a_member_is_being_told_is_no_sign_of_an_old_disk(t
             version = a.node.channel.secrets.tokens.sheet.version
             await a.desk.tell(b.node.id)
         assert a.node.channel.secrets.tokens.sheet.version == version
+
+
+async def test_a_promoted_node_that_missed_a_revocation_does_not_bring_the_token_back(tmp_path: Path) -> None:
+    """`c` hears of it and `b` does not; then the issuer is gone and `b` reigns: `b` learns of it from `c`."""
+    async with offices(tmp_path, "abc") as (a, b, c):
+        text, info = a.desk.create(READ)
+        assert await a.desk.tell_all() == (3, 3)
+        a.live = [a, c]
+        b.node.channel.unserve(TELL_TOKENS)
+        a.desk.revoke(info.id)
+        await c.until(text, known=False)
+        assert b.knows(text)
+        b.desk.serve()
+        for office in (b, c):
+            office.term, office.live = 2, [b, c]
+            office.node.channel.issuer = b.node.id
+        a.node.channel.issuer = b.node.id
+        b.desk.wake()
+        assert not c.knows(text)
+        await b.until(text, known=False)
+        assert await b.desk.tell_all() == (2, 2)
+        assert not c.knows(text)
+
+
+@pytest.mark.parametrize("claim", [HeldTokens(1, 2**53), HeldTokens(2**53, 1), HeldTokens(1, 9, ("00000000",) * 9)])
+async def test_a_member_that_makes_things_up_stops_nobody(tmp_path: Path, claim: HeldTokens) -> None:
+    """Its claims change nothing but a number; the issuer goes on, and the others are told."""
+    async with offices(tmp_path, "abc") as (a, b, c):
+
+        async def lie(_caller: NodeId, _request: TellTokens) -> HeldTokens:
+            await trio.lowlevel.checkpoint()
+            return claim
+
+        b.node.channel.unserve(TELL_TOKENS)
+        b.node.channel.serve(TELL_TOKENS, lie)
+        text, _ = a.desk.create(READ)
+        told, members = await a.desk.tell_all()
+        assert (told <= 3, members) == (True, 3)
+        await c.until(text, known=True)
+        again, _ = a.desk.create(READ)
+        await c.until(again, known=True)
+        assert a.node.channel.secrets.tokens.sheet.version.seq < 100
+
+
+async def test_the_last_use_is_that_of_whichever_node_saw_it_and_says_of_how_many(tmp_path: Path) -> None:
+    """To the minute, from every node that answers; one that does not, or claims the future, spoils nothing."""
+    async with offices(tmp_path, "abc") as made:
+        a, b, c = made
+        text, info = a.desk.create(READ)
+        unused, _ = a.desk.create(READ)
+        await a.desk.tell_all()
+        desks = [
+            TokenUses(
+                office.node.channel.secrets.tokens,
+                office.node.channel,
+                CLOCK,
+                members=lambda: [(each.node.id, "") for each in made],
+            )
+            for office in made
+        ]
+        desks[0].serve()
+        desks[1].serve()
+        assert b.knows(text)
+        now = CLOCK.unix_ns() // 1_000_000_000
+        listed, told, members = await desks[0].add_to(a.desk.infos())
+        assert (told, members) == (2, 3)
+        assert {each.id: each.last_used_at for each in listed} == {
+            info.id: now - now % 60,
+            unused.split("_")[1]: None,
+        }
+
+        async def lie(_caller: NodeId, _request: AskUses) -> ToldUses:
+            await trio.lowlevel.checkpoint()
+            return ToldUses({info.id: 2**53, "unknown": 1})
+
+        c.node.channel.serve(TOKEN_USES, lie)
+        listed, told, members = await desks[0].add_to(a.desk.infos())
+        assert (told, members, len(listed)) == (3, 3, 2)
+        assert max(each.last_used_at or 0 for each in listed) <= CLOCK.unix_ns() // 1_000_000_000
+
+
+async def test_members_that_nobody_hears_count_among_those_that_are_not_told(tmp_path: Path) -> None:
+    """A silent member may serve clients beyond a partition: the answer does not say that the token is refused there."""
+    async with offices(tmp_path, "ab") as (a, b):
+        a.live = [a]
+        a.desk._enrolled = lambda: (a.node.id, b.node.id)
+        a.desk.create(READ)
+        assert await a.desk.tell_all() == (1, 2)
+
+
+async def test_a_change_that_races_a_hand_over_is_not_called_done(tmp_path: Path) -> None:
+    """The role moves while members are told: the answer is to look again, not how many hold a sheet of no worth."""
+    async with offices(tmp_path, "ab") as (a, b):
+        await a.desk.tell_all()
+        serve = b.desk._serve_tell
+
+        async def moved(caller: NodeId, request: TellTokens) -> HeldTokens:
+            a.node.channel.issuer = b.node.id
+            return await serve(caller, request)
+
+        b.node.channel.unserve(TELL_TOKENS)
+        b.node.channel.serve(TELL_TOKENS, moved)
+        a.desk.create(READ)
+        with pytest.raises(NotReady, match="role moved"):
+            await a.desk.tell_all()

@@ -13,7 +13,7 @@ from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.ports import Clock
 from frys_node.channel.web_certificates import AUTHORITY_PATH, ISSUE_WEB, RENEW_AT_S, WEB_PATH, WebCertificateDesk
 from frys_node.secure.errors import InvalidCertificate
-from frys_node.secure.web_certificates import covers, is_for
+from frys_node.secure.web_certificates import covers, free_names, is_for
 from frys_node.testing.clock import FakeClock
 from tests.integration.channel.channel_rig import CLOCK, ENTROPY, Node, create, join, running
 from tests.integration.channel.test_channel_rotation import driver, whole
@@ -142,3 +142,34 @@ async def test_an_issuer_that_is_down_leaves_what_was_there(pair: tuple[Node, No
     with pytest.raises(FrysError):
         await desk_of(b).obtain(["api.example.org"])
     assert (await desk_of(b).obtain([])).chain_pem == first.chain_pem
+
+
+@pytest.mark.parametrize("name", ["bank.com", "api.example.org", "10.0.0.9", "a.b"])
+def test_a_node_that_chose_the_name_of_somebody_else_gets_no_certificate_for_it(name: str) -> None:
+    """Names come free without dots alone, addresses only as those that the connection has."""
+    assert free_names(name, "10.0.0.5") == ["10.0.0.5"]
+    assert free_names(name, "node.example") == []
+    assert free_names("b", "::1") == ["b", "::1"]
+    assert free_names("", "") == []
+
+
+async def test_what_the_issuer_does_not_know_of_a_member_is_left_out_and_told(
+    pair: tuple[Node, Node], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A member that comes from another address than it advertises has TLS all the same, and the log says what to do."""
+    a, b = pair
+    desk = desk_of(a)
+    desk._names_of = lambda _node: ["b"]
+    made = await desk_of(b).obtain([])
+    assert [is_for(leaf(made.chain_pem), host) for host in ("b", "localhost", "10.0.0.5")] == [True, True, False]
+    told = [record for record in caplog.records if record.getMessage() == "channel.web_certificate_without"]
+    assert [(vars(record)["names"], "tls_names" in vars(record)["fix"]) for record in told] == [("10.0.0.5", True)]
+    assert (await desk_of(b).obtain([])).chain_pem == made.chain_pem
+
+
+async def test_the_address_and_name_that_count_are_those_of_the_connection(pair: tuple[Node, Node]) -> None:
+    """Not what gossip says, nor what the greeting advertises: the certificate's name, and where the bytes come from."""
+    a, b = pair
+    await b.channel.connect(a.id)
+    assert a.channel.proven(b.id) == ("b", "127.0.0.1")
+    assert a.channel.proven(a.id) == ("", "")

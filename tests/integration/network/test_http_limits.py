@@ -58,16 +58,86 @@ async def test_a_token_over_its_pace_is_answered_429_and_no_other_token_is(tmp_p
 
 
 async def test_an_address_without_a_token_is_paced_and_tokens_from_it_are_not(tmp_path: Path) -> None:
-    """Strangers' 401, 404 and health checks share a bucket; whoever shows a token from the same address is served."""
+    """Strangers' 401 and 404 share a bucket; whoever shows a token from the same address is served."""
     async with serving(tmp_path, http=OUTSIDE, token=True, strangers_per_s=0.5, strangers_burst=4) as (_, http):
         http.route("GET", "/x", _ok, scope="read")
         async with client(http) as c:
             assert (await c.get("/x")).status == 401
             assert (await c.get("/x", bearer("wrong"))).status == 401
             assert (await c.get("/nothing")).status == 404
-            assert (await c.get("/livez")).status == 200
+            assert (await c.get("/nothing")).status == 404
             assert await many(c, 2, bearer("wrong")) == [429, 429]
             assert await many(c, 20, bearer(TOKEN)) == [200] * 20
+
+
+async def test_probes_are_never_paced(tmp_path: Path) -> None:
+    """A flood from the address that the kubelet's probes come from does not have the node restarted."""
+    limits = {"strangers_per_s": 0.01, "strangers_burst": 1}
+    async with serving(tmp_path, http=OUTSIDE, token=True, **limits) as (_, http), client(http) as c:
+        assert await many(c, 3) == [404, 429, 429]
+        assert await many(c, 5, path="/livez") == [200] * 5
+        assert await many(c, 5, path="/readyz") == [200] * 5
+        assert await many(c, 1, path="/") == [429]
+
+
+async def test_what_a_valid_token_may_not_or_does_not_find_is_charged_to_the_token(tmp_path: Path) -> None:
+    """Its 403 and 404 leave the strangers' bucket as it was, and take of its own."""
+    limits = {"strangers_per_s": 0.01, "strangers_burst": 1, "requests_per_s": 0.01, "requests_burst": 6}
+    async with serving(tmp_path, http=OUTSIDE, access=FakeAccess(reader=READER), **limits) as (_, http):
+        http.route("GET", "/x", _ok, scope="admin")
+        async with client(http) as c:
+            assert await many(c, 3, bearer("reader")) == [403] * 3
+            assert await many(c, 4, bearer("reader"), path="/nothing") == [404, 404, 404, 429]
+            assert await many(c, 2) == [401, 429]
+
+
+async def test_a_token_that_is_revoked_while_its_body_arrives_does_nothing(tmp_path: Path) -> None:
+    """The head was let in; the handler runs only if the token still stands then."""
+    access, done = FakeAccess(reader=READER), []
+
+    async def note(request: HttpRequest) -> HttpResponse:
+        done.append(request.principal.name)
+        return HttpResponse()
+
+    async with serving(tmp_path, http=OUTSIDE, access=access) as (_, http):
+        http.route("POST", "/x", note, scope="read")
+        async with client(http) as c:
+            lines = ["POST /x HTTP/1.1", "Host: x", bearer("reader"), "Content-Length: 2", "Expect: 100-continue"]
+            await c.stream.send_all("\r\n".join(lines).encode() + b"\r\n\r\n")
+            await c.until(b"100 Continue\r\n\r\n")
+            access.tokens.clear()
+            await c.stream.send_all(b"{}")
+            assert (await c.read()).status == 401
+    assert done == []
+
+
+async def test_strangers_that_fill_the_places_turn_themselves_out(tmp_path: Path) -> None:
+    """Silent ones and those that only probe go, the oldest first; who has shown a token stays and newcomers get in."""
+    limits = {"connections": 4, "connections_per_address": 4}
+    async with (
+        serving(tmp_path, http=OUTSIDE, token=True, **limits) as (kernel, http),
+        client(http) as known,
+        client(http) as probe,
+    ):
+        http.route("GET", "/x", _ok, scope="read")
+        assert await many(probe, 1, path="/livez") == [200]
+        assert await many(known, 1, bearer(TOKEN)) == [200]
+        async with client(http) as silent, client(http) as newcomer:
+            assert await many(newcomer, 1, bearer(TOKEN)) == [200]
+            with pytest.raises((EOFError, trio.BrokenResourceError)):
+                await probe.until(b"never")
+            async with client(http) as third, client(http) as fourth:
+                assert await many(third, 1, bearer(TOKEN)) == [200]
+                with pytest.raises((EOFError, trio.BrokenResourceError)):
+                    await silent.until(b"never")
+                assert await many(fourth, 1, bearer(TOKEN)) == [200]
+                for each in (known, newcomer, third, fourth):
+                    assert await many(each, 1, bearer(TOKEN)) == [200]
+                async with client(http) as fifth:
+                    assert (await fifth.read()).status == 503
+        refused = next(metric for metric in kernel.metrics if metric.name == "frys_network_connections_refused_total")
+        assert isinstance(refused, Counter)
+        assert refused.values == {("strangers",): 2, ("total",): 1}
 
 
 async def test_loopback_has_no_limit_unless_one_is_set(tmp_path: Path) -> None:

@@ -248,6 +248,22 @@ async def test_a_slow_handshake_holds_up_nobody_and_has_an_end(tmp_path: Path, p
             await stream.aclose()
 
 
+async def test_handshakes_of_one_address_are_bounded(tmp_path: Path, papers: Papers) -> None:
+    """They cost more than anything that a stranger can ask for: beyond the burst the node hangs up before the first."""
+    limits = {"handshakes_per_s": 0.01, "handshakes_burst": 2}
+    async with secure(tmp_path, papers, http="0.0.0.0:0", token=True, **limits) as (kernel, http):
+        address = Address("127.0.0.1", Address.parse(http.address).port)
+        trusted = client_context(papers.ca.read_bytes())
+        for _ in range(2):
+            stream = await secured(await SystemNetwork().connect(address), address, trusted)
+            await stream.aclose()
+        third = await SystemNetwork().connect(address)
+        assert await third.receive_some(100) == b""
+        await third.aclose()
+        counted: Any = next(m for m in kernel.metrics if m.name == "frys_network_connections_refused_total")
+        assert counted.values == {("handshakes",): 1}
+
+
 async def test_a_file_that_changes_is_shown_to_the_next_connection(
     tmp_path: Path, papers: Papers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def test_queries_are_decoded_and_bounded() -> None:
 ACCESS = FakeAccess("letmein-please")
 GOOD = {"authorization": "Bearer letmein-please"}
 BAD = {"authorization": "Bearer letmein"}
+NAMES = {"api.example.org"}
 N = None
 
 
@@ -111,15 +112,22 @@ N = None
         (Kind.INSECURE, "write", {"host": "10.0.0.5:8080"}, "local"),
         (Kind.INSECURE, "admin", {}, Forbidden),
         (Kind.INSECURE, "write", {"host": "10.0.0.5:8080", "origin": "http://evil.example"}, CrossSite),
+        (Kind.INSECURE, "read", {"host": "evil.example:8080"}, CrossSite),
+        (Kind.INSECURE, "write", {"host": "evil.example", "origin": "http://evil.example"}, CrossSite),
+        (Kind.INSECURE, "open", {"host": "evil.example"}, "anonymous"),
+        (Kind.INSECURE, "write", {"host": "evil.example"} | GOOD, "admin"),
+        (Kind.INSECURE, "write", {"host": "frys-1:8080"}, "local"),
+        (Kind.INSECURE, "write", {"host": "[2001:db8::5]:8080"}, "local"),
+        (Kind.INSECURE, "write", {"host": "API.example.org.:80", "origin": "http://API.example.org.:80"}, "local"),
     ],
 )
 def test_the_access_table(kind: Kind, scope: str, headers: dict[str, str], outcome: str | type[FrysError]) -> None:
     """Listener, scope and headers decide: default deny off loopback, web pages kept out, admin never by accident."""
     if isinstance(outcome, str):
-        assert authorise(kind, Need(Level(scope)), headers, ACCESS).name == outcome
+        assert authorise(kind, Need(Level(scope)), headers, ACCESS, NAMES).name == outcome
         return
     with pytest.raises(outcome):
-        authorise(kind, Need(Level(scope)), headers, ACCESS)
+        authorise(kind, Need(Level(scope)), headers, ACCESS, NAMES)
 
 
 def test_without_a_token_to_check_nothing_off_loopback_is_served() -> None:

@@ -10,16 +10,20 @@ import msgspec
 import pytest
 
 from frys_node.base.access import ADMIN, Level, Principal
-from frys_node.base.errors import CorruptData, NotFound, Overloaded, StorageError, UsageError
+from frys_node.base.errors import CorruptData, NotFound, Overloaded, SecurityError, StorageError, UsageError
 from frys_node.secure.admin import AdminTokens
 from frys_node.secure.api_tokens import (
     API_TOKENS_MAX,
     API_TOKENS_PATH,
     FORMAT,
+    SEQ_LEAD_MAX,
+    SHEET_ROWS_MAX,
+    WHOLE_MAX,
     ApiAccess,
     ApiToken,
     ApiTokens,
     Grant,
+    Revocation,
     TokenSheet,
     Version,
 )
@@ -147,11 +151,90 @@ def test_an_issuer_with_an_old_disk_outruns_what_its_members_hold() -> None:
     """Its sheet becomes higher than theirs, so that it does not talk to deaf ears for ever."""
     tokens = ApiTokens(FakeDisk())
     made(tokens)
-    tokens.outrun(Version(3, 70))
+    tokens.outrun(Version(3, 70), term=3)
     assert tokens.sheet.version > Version(3, 70)
     before = tokens.sheet
-    tokens.outrun(Version(1, 1))
+    tokens.outrun(Version(1, 1), term=3)
     assert tokens.sheet == before
+
+
+@pytest.mark.parametrize("seen", [Version(2**53, 1), Version(2, 1), Version(1, 2**53), Version(1, SEQ_LEAD_MAX + 2)])
+def test_what_no_issuer_can_have_written_is_not_outrun(seen: Version) -> None:
+    """One member's claim neither spends the numbers that there are nor makes a sheet that cannot be read again."""
+    tokens = ApiTokens(disk := FakeDisk())
+    made(tokens)
+    with pytest.raises(SecurityError, match="no issuer has written"):
+        tokens.outrun(seen, term=1)
+    assert ApiTokens(disk).sheet == tokens.sheet
+    assert tokens.sheet.version == Version(1, 1)
+
+
+def test_a_sheet_that_could_not_be_read_again_is_not_written() -> None:
+    """Whatever asks for it: the last number that a sheet may have is refused one, and the disk is as it was."""
+    tokens = ApiTokens(disk := FakeDisk())
+    tokens.take(TokenSheet(FORMAT, 1, WHOLE_MAX))
+    with pytest.raises(Overloaded, match="no sheet"):
+        made(tokens)
+    assert ApiTokens(disk).sheet.seq == WHOLE_MAX
+
+
+def test_reigning_in_a_term_that_is_behind_the_sheets_writes_nothing() -> None:
+    """The record may be older than the sheet; the sheet is not written anew every five seconds for that."""
+    tokens = ApiTokens(FakeDisk())
+    made(tokens, term=5)
+    assert not tokens.reign(3)
+    assert tokens.sheet.version == Version(5, 1)
+
+
+@pytest.mark.parametrize("is_old_disk", [False, True], ids=["promoted", "old disk"])
+def test_a_revocation_outlives_an_issuer_that_has_not_heard_of_it(is_old_disk: bool) -> None:
+    """Another node takes the role, or the same with an old disk: who knows refuses the token, and tells the issuer."""
+    first, knows, issuer = ApiTokens(FakeDisk()), ApiTokens(disk := FakeDisk()), ApiTokens(FakeDisk())
+    text, token_id = made(first)
+    kept, _ = made(first, seed=2)
+    issuer.take(first.sheet)
+    first.revoke(token_id, term=1)
+    knows.take(first.sheet)
+    term = 1 if is_old_disk else 2
+    issuer.reign(term)
+    told = issuer.sheet
+    knows.take(told, NOW)
+    assert knows.authenticate(text, NOW) is None
+    assert knows.unheard_of(told) == (token_id,)
+    assert issuer.bury(knows.unheard_of(told), term=term)
+    issuer.outrun(knows.sheet.version, term=term)
+    assert knows.take(issuer.sheet, NOW)
+    assert knows.sheet.digest == issuer.sheet.digest
+    for each in (issuer, knows, ApiTokens(disk)):
+        assert each.authenticate(text, NOW) is None
+        assert each.authenticate(kept, NOW) is not None
+    assert not issuer.bury(("00000000", token_id), term=term)
+
+
+def test_revocations_are_forgotten_when_their_tokens_have_been_expired_for_a_day() -> None:
+    """A clock that is a day behind would still take the token; after that the id is dead weight."""
+    issuer, member = ApiTokens(FakeDisk()), ApiTokens(FakeDisk())
+    _, token_id = made(issuer)
+    issuer.revoke(token_id, term=1)
+    end = NOW + 60 + 86_400
+    made(issuer, seed=2, now=end - 1)
+    member.take(issuer.sheet, end - 1)
+    assert [mark.id for mark in member.sheet.revoked] == [token_id]
+    made(issuer, seed=3, now=end)
+    member.take(issuer.sheet, end)
+    assert (issuer.sheet.revoked, member.sheet.revoked) == ((), ())
+
+
+def test_too_many_revocations_refuse_new_tokens_and_never_a_revocation() -> None:
+    """The ids that are kept are bounded by what may be made, and what is there can always be revoked."""
+    tokens = ApiTokens(FakeDisk())
+    marks = tuple(Revocation(f"{n:08x}", NOW + 60) for n in range(SHEET_ROWS_MAX - 1))
+    tokens.take(TokenSheet(FORMAT, 1, 1, (), marks), NOW)
+    _, token_id = made(tokens, seed=9_000)
+    with pytest.raises(Overloaded, match="revoked"):
+        made(tokens, seed=9_001)
+    tokens.revoke(token_id, term=1)
+    assert len(tokens.sheet.revoked) == SHEET_ROWS_MAX
 
 
 @pytest.mark.parametrize(
@@ -218,9 +301,35 @@ def test_the_first_stored_sheet_decodes_for_ever() -> None:
     sheet = msgspec.msgpack.decode(golden, type=TokenSheet)
     row = ApiToken("abcdefgh", b"\x11" * 32, "read", NOW, NOW + 60, ("docs",), ("a",))
     assert sheet == TokenSheet(1, 2, 3, (row,))
-    assert msgspec.msgpack.encode(sheet) == golden
     short = msgspec.msgpack.encode((1, 2, 3, (("abcdefgh", b"\x11" * 32, "read", NOW, NOW + 60),)))
     assert msgspec.msgpack.decode(short, type=TokenSheet).tokens[0].principal.collections == ()
+
+
+def test_a_row_says_through_which_node_the_token_was_made() -> None:
+    """The list shows it, a member holds it, and rows of before have none."""
+    issuer, member = ApiTokens(FakeDisk()), ApiTokens(FakeDisk())
+    issuer.create(secret_of(1) + bytes(4), READ, now_unix_s=NOW, term=1, made_through="b" * 32)
+    member.take(issuer.sheet)
+    assert [info.made_through for info in member.infos(NOW)] == ["b" * 32]
+    member.take(TokenSheet(FORMAT, 2, 1, (ApiToken("abcdefab", bytes(32), "read", NOW, NOW + 60),)))
+    assert [info.made_through for info in member.infos(NOW)] == [""]
+
+
+def test_uses_are_remembered_to_the_minute_and_forgotten_with_the_token() -> None:
+    """A wrong text is no use; a connection that goes on is; nothing is kept of tokens that are gone."""
+    tokens = ApiTokens(FakeDisk())
+    text, token_id = made(tokens, Grant(role="read", ttl_s=600))
+    assert tokens.authenticate(text[:-1] + "7", NOW) is None
+    assert tokens.uses() == {}
+    who = tokens.authenticate(text, NOW)
+    assert who is not None
+    assert tokens.uses() == {token_id: NOW - NOW % 60}
+    assert tokens.is_valid(who, NOW + 130)
+    assert tokens.uses() == {token_id: NOW + 130 - (NOW + 130) % 60}
+    made(tokens, seed=2)
+    assert list(tokens.uses()) == [token_id]
+    tokens.revoke(token_id, term=1)
+    assert tokens.uses() == {}
 
 
 def test_the_admin_token_and_api_tokens_are_told_apart() -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from frys_node.base.access import Resource
 from frys_node.plugins.cache.census import Count
 from frys_node.plugins.cache.config import CacheConfig
 from frys_node.plugins.cache.resp.client import REDIS_VERSION
-from frys_node.plugins.cache.resp.session import DATABASES, Session, database_prefix
+from frys_node.plugins.cache.resp.session import DATABASES, Session, database_prefix, namespace_of
 
 POLICIES = {"lru": "allkeys-lru", "lfu": "allkeys-lfu", "sieve": "allkeys-sieve"}
 """Redis' names of the policies; it has no `sieve`."""
@@ -86,6 +87,19 @@ def databases(counts: Mapping[bytes, Count], now_unix_ms: int) -> dict[int, tupl
             left_ms = max(0, count.ends_unix_ms // count.brief - now_unix_ms) if count.brief else 0
             found[number] = count.keys, count.brief, left_ms
     return found
+
+
+def shown_to(session: Session, facts: Facts) -> Facts:
+    """Return what a client may know: of databases those that its scopes name."""
+    who = session.principal
+    if who is None or not who.is_scoped:
+        return facts
+    mine = {
+        number: found
+        for number, found in facts.databases.items()
+        if who.reaches(Resource.NAMESPACE, namespace_of(number))
+    }
+    return facts._replace(databases=mine)
 
 
 def is_wanted(session: Session, words: Sequence[bytes]) -> bool:

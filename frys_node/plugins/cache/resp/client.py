@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
+from frys_node.base.access import Kind, Level, Need, Resource, Verdict, decide
 from frys_node.plugins.cache.changes import parse_integer
 from frys_node.plugins.cache.resp import encode
 from frys_node.plugins.cache.resp.reader import Command
@@ -21,6 +22,10 @@ REDIS_VERSION = "7.0.15"
 CURSOR_MAX = (1 << 64) - 1
 
 WRONGPASS = "WRONGPASS invalid username-password pair or user is disabled."
+
+
+LISTENING = Need(Level.READ, Resource.CLUSTER)
+"""What channels need."""
 
 
 def ping(session: Session, command: Command) -> None:
@@ -70,6 +75,9 @@ def _prove(session: Session, user: bytes, token: bytes) -> None:
     if principal is None or user not in (b"default", b"admin", principal.token_id.encode()):
         raise CommandError(WRONGPASS)
     session.become(principal)
+    if session.subscriptions and decide(Kind.TOKEN, principal, LISTENING).verdict is not Verdict.ALLOW:
+        # They were the former token's, and are not to outlive its revocation.
+        session.do("end_subscriptions")
 
 
 def auth(session: Session, command: Command) -> None:

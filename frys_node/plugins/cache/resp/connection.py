@@ -144,13 +144,22 @@ class RespConnection:
         await self._finish()
 
     async def _carry_out(self, commands: Sequence[Command]) -> None:
-        session, server, most = self._session, self._server, self._server.limits.pipelined
-        for start in range(0, len(commands), most):
-            batch = commands[start : start + most] if len(commands) > most else commands
-            await self._wait_turn(len(batch))
+        session, server = self._session, self._server
+        while commands:
+            most = server.batch_max(session)
+            batch = commands[:most] if len(commands) > most else commands
+            commands = commands[len(batch) :]
+            is_paid = session.is_known
+            if is_paid:
+                await self._wait_turn(len(batch))
             server.count(len(batch))
             while batch:
                 steps, done = session.plan(batch)
+                # A stranger pays for what did not make it known: whoever else is behind its address can log in.
+                if not is_paid and session.is_known:
+                    server.showed_token(self)
+                elif not (is_paid or session.is_closing):
+                    await self._wait_turn(1)
                 data = await server.executor.run(self, steps, self._send)
                 if data:
                     await self._send(data)
@@ -164,7 +173,7 @@ class RespConnection:
     async def _carry_out_uniform(self, pipeline: Uniform) -> bool:
         """Carry out a pipeline of one shape; False if it has to be read command by command."""
         server = self._server
-        if len(pipeline.keys) > server.limits.pipelined:
+        if len(pipeline.keys) > server.batch_max(self._session):
             return False
         step = self._session.plan_uniform(pipeline)
         if step is None:

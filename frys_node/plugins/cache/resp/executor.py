@@ -200,6 +200,9 @@ class Executor:
             case "unsubscribe_all":
                 self._hub.leave(listener)
                 return b"+RESET\r\n"
+            case "end_subscriptions":
+                self._hub.leave(listener)
+                return b""
             case "pubsub":
                 return self._pubsub(args)
             case "cluster":

@@ -181,7 +181,7 @@ class RespFront:
         if verb == "client_list":
             sessions = [connection.session for connection in self._server.connections]
             return "".join(f"{self._describe(each)}\n" for each in sessions if about.is_wanted(each, args))
-        return about.info(self._facts(), args)
+        return about.info(about.shown_to(session, self._facts()), args)
 
     def _facts(self) -> about.Facts:
         assert self._server is not None

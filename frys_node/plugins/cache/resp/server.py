@@ -7,6 +7,7 @@ from collections.abc import Callable
 import trio
 
 from frys_node.base.pace import Pace, network_of
+from frys_node.base.places import Places
 from frys_node.base.types import Address
 from frys_node.observe.log import get_logger
 from frys_node.observe.metrics import Metrics
@@ -63,7 +64,7 @@ class RespServer:
         self._must_authenticate = must_authenticate
         self.connections: dict[RespConnection, None] = {}
         self.outbox = Outbox()
-        self._per_network: dict[str, int] = {}
+        self._places: Places[RespConnection] = Places()
         self._pace = Pace()
         self._attack_s = -ATTACK_LOG_S
         self._ended = trio.Event()
@@ -91,8 +92,14 @@ class RespServer:
             except trio.ClosedResourceError:
                 return
             network = network_of(peer.host)
-            is_crowd = self._per_network.get(network, 0) >= self.limits.clients_per_address
-            if is_crowd or len(self.connections) >= self.limits.clients:
+            if secure is not None and self._must_authenticate and not self._may_shake_hands(network):
+                self.cut("handshakes")
+                stream.close()
+                continue
+            if self._must_authenticate:
+                self._make_room(network)
+            is_crowd = self._places.held_by(network) >= self.limits.clients_per_address
+            if is_crowd or len(self._places) >= self.limits.clients:
                 self.cut("address" if is_crowd else "clients")
                 try:
                     if secure is None:
@@ -105,18 +112,32 @@ class RespServer:
             session = Session(self.accepted, self._around, must_authenticate=self._must_authenticate)
             connection = RespConnection(self, stream, peer, session, secure)
             self.connections[connection] = None
-            self._per_network[network] = self._per_network.get(network, 0) + 1
+            self._places.enter(connection, network, is_stranger=self._must_authenticate)
             self._wake_reaper.set()
-            self.nursery.start_soon(self._run, connection, network)
+            self.nursery.start_soon(self._run, connection)
 
-    async def _run(self, connection: RespConnection, network: str) -> None:
+    def _make_room(self, network: str) -> None:
+        """Turn a client out that has not shown a token, if there is no place left for another one."""
+        victim = self._places.make_room(network, self.limits.clients, self.limits.clients_per_address)
+        if victim is not None:
+            self.cut("strangers")
+            victim.scope.cancel()
+
+    def _may_shake_hands(self, network: str) -> bool:
+        limits, name = self.limits, f"handshakes:{network}"
+        rate_per_s, burst = limits.handshakes_per_s, limits.handshakes_burst
+        return not self._pace.wait_s(name, 1, rate_per_s=rate_per_s, burst=burst, now_s=trio.current_time())
+
+    def showed_token(self, connection: RespConnection) -> None:
+        """Note that a client is known: it keeps its place."""
+        self._places.known(connection)
+
+    async def _run(self, connection: RespConnection) -> None:
         try:
             await connection.run()
         finally:
             del self.connections[connection]
-            self._per_network[network] -= 1
-            if not self._per_network[network]:
-                del self._per_network[network]
+            self._places.leave(connection)
             self._ended.set()
 
     async def reap(self) -> None:
@@ -137,7 +158,8 @@ class RespServer:
         """Cut whoever has not shown a token in time, and subscribers whose token does not stand any more."""
         for connection in list(self.connections):
             session = connection.session
-            if not session.is_current() and session.subscriptions:
+            # A command may have found out before that the token does not stand any more.
+            if not (session.is_current() and session.is_known) and session.subscriptions:
                 self.cut("token")
                 connection.scope.cancel()
             elif session.is_known:
@@ -145,6 +167,13 @@ class RespServer:
             elif connection.stranger_since_s + self.limits.auth_s <= now_s:
                 self.cut("auth")
                 connection.scope.cancel()
+
+    def batch_max(self, session: Session) -> int:
+        """Return how many commands of a client are carried out together; what a bucket holds is never exceeded."""
+        limits = self.limits
+        if not session.is_known:
+            return 1
+        return min(limits.pipelined, limits.requests_burst) if limits.requests_per_s else limits.pipelined
 
     def wait_s(self, session: Session, peer: Address, count: int) -> float:
         """Return how long a client has to wait for its next commands; 0 if they were counted."""

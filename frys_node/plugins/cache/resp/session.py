@@ -35,7 +35,9 @@ TRANSACTION_COMMANDS_MAX = 65_536
 TRANSACTION_BYTES_MAX = 32 << 20
 """What a client may queue between MULTI and EXEC."""
 
-CHANGES_SUBSCRIPTIONS = frozenset({"subscribe", "unsubscribe", "psubscribe", "punsubscribe", "unsubscribe_all"})
+CHANGES_SUBSCRIPTIONS = frozenset(
+    {"subscribe", "unsubscribe", "psubscribe", "punsubscribe", "unsubscribe_all", "end_subscriptions"}
+)
 """Verbs of `Do` after which other commands are allowed than before."""
 
 

@@ -106,7 +106,7 @@ class Channel:
         self._knocks = settings.knock
         self._knocker = Knocker(self.secrets.keyring, identity.node_id)
         self._entropy = entropy
-        self._dispatch = Dispatch()
+        self._dispatch = Dispatch(self.secrets.revoked)
         self._peers = Peers(identity.node_id, entropy.rng("channel.peers"), self._dial, self.secrets.revoked)
         self._names: dict[NodeId, str] = {}
         self._greeter = self._make_greeter()

@@ -15,8 +15,10 @@ from frys_node.base.types import NodeId
 from frys_node.channel.join import JoinClient
 from frys_node.channel.key_rotation import KEY_RETIRE_S, KEY_SETTLE_S
 from frys_node.channel.keys import EXPEL, Expel, KeySurvey
+from frys_node.channel.messages import Request
 from frys_node.channel.mux import Mux
 from frys_node.channel.renewal import RenewRequest
+from frys_node.kernel.services.rpc import Method
 from frys_node.secure import certificates
 from frys_node.secure.errors import Expelled, HandshakeRefused
 from frys_node.secure.identity import Identity, load_identity
@@ -209,6 +211,47 @@ async def test_who_may_not_be_expelled_and_by_whom(tmp_path: Path) -> None:
             assert "issuer show" in refused.value.hint
         assert not a.channel.secrets.revoked
         assert not b.channel.secrets.revoked
+
+
+async def test_an_expelled_node_is_served_nothing_while_it_is_told_so(tmp_path: Path) -> None:
+    """A hostile one goes on asking on the connection that parts: a join token of that moment would be its way back."""
+    async with _cluster(tmp_path, "ax") as (a, x):
+        served: list[bytes] = []
+
+        async def mint(caller: NodeId, request: bytes) -> bytes:
+            served.append(request)
+            return a.token().encode()
+
+        a.channel.serve(Method("test.mint", bytes, bytes), mint)
+        noted: list[bytes] = []
+        a.channel.on_note("test.note", lambda _sender, body: noted.append(body))
+        with trio.fail_after(10):
+            stream = TlsStream(await NETWORK.connect(a.address), TlsProfile(x.identity).client, server=False)
+            await stream.handshake()
+            mux = Mux(dialled=True)
+            mux.hello(x.channel._greeter._hello())
+            mux.request("test.mint", 1_000, b"\xc4\x01a")
+            await stream.send_all(mux.data_to_send())
+            while served != [b"a"]:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            connection = a.channel._peers.open()[-1]
+            a.channel.secrets.expel(x.id, b"k" * 32, 1)
+            # One whose task was begun before, one that arrives alone, and two together.
+            await connection._serve(Request(99, "test.mint", 1_000, b"\xc4\x01b"))
+            for count in (1, 2):
+                for _ in range(count):
+                    mux.request("test.mint", 1_000, b"\xc4\x01c")
+                if count == 2:
+                    mux.note("test.note", b"n")
+                with suppress(trio.BrokenResourceError):
+                    await stream.send_all(mux.data_to_send())
+            await _until_closed(stream)
+            await stream.aclose()
+        assert served == [b"a"]
+        assert noted == []
+        with pytest.raises(Expelled, match="was expelled"):
+            await a.channel._dispatch.answer(x.id, "test.mint", b"\xc4\x01d")
+        assert not a.channel._dispatch.note(x.id, "test.note", b"n")
 
 
 async def test_an_expelled_node_gets_neither_a_renewal_nor_a_new_certificate_for_its_key(tmp_path: Path) -> None:

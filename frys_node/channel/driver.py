@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import trio
 
-from frys_node.base.errors import FrysError, InvalidAddress, NotFound, StorageError
+from frys_node.base.errors import FrysError, InvalidAddress, NotFound
 from frys_node.base.ports import Clock, Disk, Entropy, Network, Stream, StreamListener
 from frys_node.base.types import Address, BootId, NodeId
 from frys_node.channel.authority import AuthorityHolder
@@ -22,6 +22,7 @@ from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.dialler import Dialler
 from frys_node.channel.dispatch import Dispatch, NoteHandler, Served
 from frys_node.channel.door import Door, Refusals
+from frys_node.channel.exchange import Exchange
 from frys_node.channel.gatekeeper import AllowList
 from frys_node.channel.gauges import declare_gauges
 from frys_node.channel.greeting import Greeted, Greeter
@@ -30,7 +31,7 @@ from frys_node.channel.join import JoinServer
 from frys_node.channel.join_messages import PEERS_MAX, PeerAddress
 from frys_node.channel.key_rotation import Worn
 from frys_node.channel.keys import KeyDesk
-from frys_node.channel.messages import SHUTDOWN, Credentials
+from frys_node.channel.messages import SHUTDOWN
 from frys_node.channel.peers import Peers
 from frys_node.channel.protection import ProtectionDesk
 from frys_node.channel.rekey import AFTER_BYTES, AFTER_S, Rekeying
@@ -111,6 +112,7 @@ class Channel:
         self._names: dict[NodeId, str] = {}
         self._greeter = self._make_greeter()
         self.refusals = Refusals(metrics)
+        self._exchange = Exchange(self.secrets, self._peers, self.refusals, issuer=lambda: self.issuer)
         is_expelled = self.secrets.revoked.__contains__
         self._dialler = Dialler(
             identity.node_id, network, self._greeter, self.refusals, is_expelled, self._chain_refused
@@ -376,7 +378,7 @@ class Channel:
             session=greeted.session,
             dialled=greeted.dialled,
             dispatch=self._dispatch,
-            on_credentials=self._take_credentials,
+            on_credentials=self._exchange.take,
         )
         # Between the gate and here the other side's hello was waited for: it may have been expelled since.
         is_expelled = connection.node in self.secrets.revoked
@@ -413,12 +415,6 @@ class Channel:
             except Exception:
                 log.exception("channel.connection_handler_failed", extra={"peer": connection.node})
 
-    def _take_credentials(self, connection: Connection, offered: Credentials) -> None:
-        try:
-            self.secrets.take(offered, from_issuer=connection.node == self.issuer)
-        except StorageError as error:
-            log.error("channel.credentials_not_stored", extra={"error": error.message})
-
     @property
     def is_expelled(self) -> bool:
         """True once this node knows from the authority itself, or its issuer, that it is a member no more."""
@@ -446,22 +442,11 @@ class Channel:
         self.keys.keeper.sealer = sealer
 
     def _secrets_changed(self) -> None:
-        self._spread_credentials()
+        self._exchange.spread()
         self.keys.keeper.changed()
         if self.is_expelled and not self._is_expulsion_told:
             self._is_expulsion_told = True
             log.error("channel.expelled", extra={"fix": Expelled.FIX})
-
-    def _spread_credentials(self) -> None:
-        """Part with those who were expelled, then tell every member of a change."""
-        for connection in self._peers.open():
-            if connection.node in self.secrets.revoked and connection.is_open:
-                self.refusals.count("revoked")
-                connection.part(self.secrets.farewell())
-        for connection in self._peers.all():
-            if connection.is_usable:
-                connection.mux.credentials(self.secrets.offer())
-                connection.flush()
 
     def _join_peers(self) -> tuple[PeerAddress, ...]:
         """This node and members it knows the address of, for a newcomer's first gossip."""

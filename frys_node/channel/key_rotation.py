@@ -111,6 +111,7 @@ class KeyKeeper:
     def _step(self, now_s: float) -> float:
         """Do what is due; returns when to look again."""
         try:
+            self._secrets.flush()
             self._settle(now_s)
             if self._may_rotate():
                 self._issue(now_s)

@@ -43,4 +43,4 @@ def test_expulsions_are_written_so_and_read() -> None:
     disk.write(EXPULSIONS_PATH, golden)
     secrets = MemberSecrets(disk)
     assert set(secrets.revoked) == {NodeId(letter * 16) for letter in ("0d", "0e", "0f")}
-    assert secrets.offer().revoked == ("0d" * 16,)
+    assert set(secrets.offer().revoked) == set(secrets.revoked)

@@ -12,10 +12,11 @@ import trio
 
 from frys_node.base.errors import FrysError, NotReady, UsageError
 from frys_node.base.types import NodeId
+from frys_node.channel.exchange import FORGERIES_MAX
 from frys_node.channel.join import JoinClient
 from frys_node.channel.key_rotation import KEY_RETIRE_S, KEY_SETTLE_S
 from frys_node.channel.keys import EXPEL, Expel, KeySurvey
-from frys_node.channel.messages import Request
+from frys_node.channel.messages import Credentials, Request
 from frys_node.channel.mux import Mux
 from frys_node.channel.renewal import RenewRequest
 from frys_node.kernel.services.rpc import Method
@@ -24,6 +25,7 @@ from frys_node.secure.errors import Expelled, HandshakeRefused
 from frys_node.secure.identity import Identity, load_identity
 from frys_node.secure.keyring import KEYRING_PATH
 from frys_node.secure.packet import PacketSealer
+from frys_node.secure.statements import Expulsion
 from frys_node.secure.tls import TlsProfile, TlsStream
 from frys_node.secure.token import parse_token
 from frys_node.transport.disk import DirectoryDisk
@@ -277,6 +279,21 @@ async def _join_again(seed: Node, identity: Identity) -> None:
             advertise=LOOPBACK,
             expect_cluster=None,
         )
+
+
+async def test_a_member_that_brings_forgery_after_forgery_is_cut_off(tmp_path: Path) -> None:
+    """Each costs a signature's verification: the same few again and again do not, and are what honest members bring."""
+    async with _cluster(tmp_path, "ax") as (a, x):
+        connection = next(held for held in a.channel._peers.open() if held.node == x.id)
+        one = Credentials((), expulsions=(Expulsion((x.id,), b"0" * 64),))
+        for _ in range(2 * FORGERIES_MAX):
+            a.channel._exchange.take(connection, one)
+        assert connection.is_open
+        for number in range(FORGERIES_MAX):
+            forged = Expulsion((x.id,), number.to_bytes(64, "big"))
+            a.channel._exchange.take(connection, Credentials((), expulsions=(forged,)))
+        assert not connection.is_open
+        await a.until_refused("forged")
 
 
 async def test_a_connection_that_drains_ends_with_its_node_too(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ shuts out could be given it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
@@ -77,6 +78,10 @@ class MemberSecrets:
         """What to tell another member; with every expelled node beside the statements, for older members' sake."""
         keys = tuple(key for key in self.keyring.keys if key.expelled <= len(self.revoked))
         return Credentials(keys, self.admin.hashes, tuple(self.revoked), self.expulsions)
+
+    def digest(self) -> bytes:
+        """SHA-256 of all expelled nodes, to compare whom two members refuse."""
+        return hashlib.sha256("".join(sorted(self.revoked)).encode()).digest()
 
     def farewell(self) -> Credentials:
         """What to tell an expelled node: why, and nothing else."""

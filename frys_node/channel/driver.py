@@ -23,6 +23,7 @@ from frys_node.channel.dialler import Dialler
 from frys_node.channel.dispatch import Dispatch, NoteHandler, Served
 from frys_node.channel.door import Door, Refusals
 from frys_node.channel.exchange import Exchange
+from frys_node.channel.expulsion import ExpulsionDesk
 from frys_node.channel.gatekeeper import AllowList
 from frys_node.channel.gauges import declare_gauges
 from frys_node.channel.greeting import Greeted, Greeter
@@ -130,14 +131,9 @@ class Channel:
         self._self_notes = SelfNotes(identity.node_id, self._dispatch)
         self._nursery: trio.Nursery | None = None
         self._is_expulsion_told = False
-        self.keys = KeyDesk(
-            self,
-            self.secrets,
-            entropy,
-            clock,
-            rotate_every_s=settings.rotate_keys_every_s,
-            issuer=lambda: self.issuer,
-            may_rotate=self._may_rotate,
+        self.keys = self._make_keys(settings)
+        self.expulsions = ExpulsionDesk(
+            self, self.keys, has_name=self._has_name, was_entrusted=self.authority.was_entrusted
         )
         self._upkeep = self._make_upkeep(network, disk, metrics)
         self.protection = ProtectionDesk(
@@ -181,6 +177,20 @@ class Channel:
             may_join=self._may_join,
             admit=self._adopt,
         )
+
+    def _make_keys(self, settings: ChannelSettings) -> KeyDesk:
+        return KeyDesk(
+            self,
+            self.secrets,
+            self._entropy,
+            self._clock,
+            rotate_every_s=settings.rotate_keys_every_s,
+            issuer=lambda: self.issuer,
+            may_rotate=self._may_rotate,
+        )
+
+    def _has_name(self, node: NodeId) -> bool:
+        return self.desk is not None and self.desk.names.find(node) is not None
 
     def _knock(self, node: NodeId | None) -> bytes:
         return b"" if self._knocks == "off" else self._knocker.knock(node, self._entropy.token_bytes(16))

@@ -143,7 +143,7 @@ class TrustRoutes:
     async def _security(self, request: HttpRequest) -> HttpResponse:
         channel = self._channel
         members, keys = await channel.protection.survey(self._live())
-        sessions = channel.protection.sessions()
+        sessions, unsigned = channel.protection.sessions(), channel.secrets.unsigned()
         body: dict[str, Any] = {
             "name": channel.identity.node_name,
             "cluster": channel.identity.cluster_name,
@@ -159,7 +159,10 @@ class TrustRoutes:
             "identity": msgspec.to_builtins(channel.protection.posture()),
             "certificate": self._certificate(members),
             "keys": msgspec.to_builtins(keys) | self._rotation(),
-            "expelled": [{"id": node, "name": self._name(node)} for node in sorted(channel.secrets.revoked)],
+            "expelled": [
+                {"id": node, "name": self._name(node), "is_signed": node not in unsigned}
+                for node in sorted(channel.secrets.revoked)
+            ],
             "tokens": await self._token_counts(),
             "refusals": channel.refusals.by_reason(),
             "listeners": self._listeners(),

@@ -79,6 +79,11 @@ class MemberSecrets:
         keys = tuple(key for key in self.keyring.keys if key.expelled <= len(self.revoked))
         return Credentials(keys, self.admin.hashes, tuple(self.revoked), self.expulsions)
 
+    def unsigned(self) -> list[NodeId]:
+        """Expelled nodes that no statement names: members believe it of the issuer alone."""
+        said = {node for expulsion in self.expulsions for node in expulsion.nodes}
+        return [node for node in self.revoked if node not in said]
+
     def digest(self) -> bytes:
         """SHA-256 of all expelled nodes, to compare whom two members refuse."""
         return hashlib.sha256("".join(sorted(self.revoked)).encode()).digest()

@@ -330,16 +330,17 @@ class Channel:
             return self.identity.seeds[0]
         return known
 
-    def revoke(self, node: NodeId) -> None:
-        """Expel a node: its connections end and it is refused from now on, durably.
+    def revoke(self, node: NodeId) -> bool:
+        """Expel a node: its connections end and it is refused from now on, durably. True if the authority signed it.
 
         Where this node holds the authority's key the gossip keys are rotated, and everybody believes it. Without that
         the others believe it from this node only while it is the issuer, until one that holds the key has signed it.
         """
         if self._may_rotate():
             self.keys.expel(node)
-        else:
-            self.secrets.revoke(node)
+            return True
+        self.secrets.revoke(node)
+        return False
 
     # Component
 

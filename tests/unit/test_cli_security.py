@@ -136,7 +136,7 @@ def test_the_page_hides_nothing_that_is_wrong() -> None:
         "trouble": "this node was expelled from its cluster",
         "post_quantum": {"sessions": 5, "of": 6, "answered": 2, "members": 3},
         "tokens": {"valid": 0, "used": 0, "expired": 0, "error": "the issuer a does not answer"},
-        "expelled": [{"name": "mallory", "id": "0e" * 16}],
+        "expelled": [{"name": "mallory", "id": "0e" * 16, "is_signed": False}],
         "keys": SECURITY["keys"] | {"rotates_at": None, "refusing": 2},
     }
     page = status_security.text(wrong)

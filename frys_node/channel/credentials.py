@@ -22,7 +22,7 @@ from frys_node.base.errors import CorruptData, Overloaded
 from frys_node.base.ports import Disk
 from frys_node.base.types import NodeId
 from frys_node.channel.messages import Credentials
-from frys_node.secure.admin import ADMIN_HASHES_PATH, AdminTokens
+from frys_node.secure.admin import ADMIN_HASHES_PATH, AdminTokens, AdminWord
 from frys_node.secure.api_tokens import ApiTokens
 from frys_node.secure.keyring import KEYRING_PATH, EpochKey, Keyring
 from frys_node.secure.statements import (
@@ -77,7 +77,7 @@ class MemberSecrets:
     def offer(self) -> Credentials:
         """What to tell another member; with every expelled node beside the statements, for older members' sake."""
         keys = tuple(key for key in self.keyring.keys if key.expelled <= len(self.revoked))
-        return Credentials(keys, self.admin.hashes, tuple(self.revoked), self.expulsions)
+        return Credentials(keys, self.admin.hashes, tuple(self.revoked), self.expulsions, self.admin.word)
 
     def unsigned(self) -> list[NodeId]:
         """Expelled nodes that no statement names: members believe it of the issuer alone."""
@@ -102,7 +102,7 @@ class MemberSecrets:
         has_revoked = from_issuer and self._merge_revoked(NodeId(node) for node in offered.revoked)
         has_keys = self.keyring.merge(self._trusted(offered.keys, from_issuer=from_issuer), from_issuer=from_issuer)
         has_keys |= self.keyring.merge(self._signed_anew(offered.keys), from_issuer=True)
-        has_hashes = from_issuer and self.admin.merge(offered.admin_hashes)
+        has_hashes = self._merge_admin(offered.admin) or (from_issuer and self.admin.merge(offered.admin_hashes))
         if not (has_keys or has_hashes or has_revoked or has_expulsions):
             return False
         self._note(has_revoked or has_expulsions, REVOKED_PATH)
@@ -203,6 +203,46 @@ class MemberSecrets:
         is_said = any(node in expulsion.nodes for expulsion in self.expulsions)
         return node in self.revoked and is_said and is_keyed and not self._unsaved
 
+    def replace_admin(self, admin_hash: bytes) -> int:
+        """Accept one admin token and no other, durably, and have it told; returns the word's number. On the issuer.
+
+        Raises:
+            NotReady: This node does not hold the authority's key. Nothing changed.
+            StorageError: The disk refused. Nothing changed, unless only the unsigned copy was refused.
+        """
+        assert self.statements is not None, "the channel brings the statements"
+        held = self.admin.word
+        word = self.statements.say_admin(1 if held is None else held.number + 1, (admin_hash,))
+        replaced = AdminTokens()
+        replaced.use(word)
+        replaced.save(self._disk)
+        self.admin.use(word)
+        self.on_change()
+        return word.number
+
+    def _merge_admin(self, word: AdminWord | None) -> bool:
+        held, statements = self.admin.word, self.statements
+        if word is None or statements is None or word == held:
+            return False
+        if held is not None and (word.number, word.hashes) <= (held.number, held.hashes):
+            is_same = (word.number, word.hashes) == (held.number, held.hashes)
+            is_issuing = partial(statements.is_admin_word, by_the_issuing=True)
+            if not is_same or not is_issuing(word) or is_issuing(held):
+                return False
+        elif not statements.is_admin_word(word):
+            return False
+        self.admin.use(word)
+        return True
+
+    def _endorse_admin(self) -> bool:
+        """Sign anew what another authority said of the admin tokens; True if it did."""
+        word, statements = self.admin.word, self.statements
+        assert statements is not None
+        if word is None or statements.is_admin_word(word, by_the_issuing=True):
+            return False
+        self.admin.use(statements.say_admin(word.number, word.hashes))
+        return True
+
     def _check_room(self, node: NodeId) -> None:
         check_node_id(node)
         if node not in self.revoked and len(self.revoked) >= REVOKED_MAX:
@@ -238,7 +278,7 @@ class MemberSecrets:
         """
         statements = self.statements
         assert statements is not None, "the channel brings the statements"
-        state = (self.keyring.revision, self.expulsions, len(self.revoked), statements.authority)
+        state = (self.keyring.revision, self.expulsions, len(self.revoked), self.admin.word, statements.authority)
         if state == self._endorsed:
             return False
         has_expulsion = False
@@ -250,11 +290,19 @@ class MemberSecrets:
         unsigned = [key for key in self.keyring.keys if not statements.is_ours(key, by_the_issuing=True)]
         aged = [msgspec.structs.replace(key, made_unix_s=key.made_unix_s or made_unix_s) for key in unsigned]
         has_keys = self.keyring.merge(map(statements.sign_key, aged), from_issuer=True)
+        has_admin = self._endorse_admin()
         self._note(has_expulsion, REVOKED_PATH)
         self._note(has_keys, KEYRING_PATH)
+        self._note(has_admin, ADMIN_HASHES_PATH)
         self.flush()
-        self._endorsed = (self.keyring.revision, self.expulsions, len(self.revoked), statements.authority)
-        return has_expulsion or has_keys
+        self._endorsed = (
+            self.keyring.revision,
+            self.expulsions,
+            len(self.revoked),
+            self.admin.word,
+            statements.authority,
+        )
+        return has_expulsion or has_keys or has_admin
 
     def retire(self) -> bool:
         """Delete the keys that an expelled node may know, here and on the disk; True if there were any.

@@ -46,6 +46,8 @@ class HeldKeys(Message, frozen=True):
     """How many expelled nodes this node knows of, and refuses."""
     digest: bytes = b""
     """Of all of them, see `MemberSecrets.digest`; empty of a version that does not say."""
+    admin: int = 0
+    """Number of the authority's word on the admin tokens; 0 if there is none."""
 
 
 class RotateKeys(Message, frozen=True):
@@ -62,6 +64,8 @@ class MemberKeys(msgspec.Struct, frozen=True, kw_only=True):
     expelled: int = 0
     refuses: bool = False
     """It says that it refuses exactly who is expelled by the issuer's word."""
+    admin: int = 0
+    """Number of the authority's word on the admin tokens that it holds."""
     error: str = ""
 
 
@@ -121,7 +125,9 @@ class KeyDesk:
         primary = keyring.primary
         epochs = tuple(key.epoch for key in keyring.keys)
         seals_with = 0 if primary is None else primary.epoch
-        return HeldKeys(epochs, seals_with, len(self._secrets.revoked), self._secrets.digest())
+        word = self._secrets.admin.word
+        admin = 0 if word is None else word.number
+        return HeldKeys(epochs, seals_with, len(self._secrets.revoked), self._secrets.digest(), admin)
 
     async def _held(self, caller: NodeId, request: AskKeys) -> HeldKeys:
         return self.held()
@@ -205,6 +211,7 @@ def _survey_of(answers: Sequence[tuple[NodeId, str, HeldKeys | str]], wanted: He
                 primary=held.primary,
                 expelled=held.expelled,
                 refuses=refuses,
+                admin=held.admin,
             )
         )
     newest = max(wanted.epochs, default=0)

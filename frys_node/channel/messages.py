@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from frys_node.secure.admin import HASHES_MAX
+from frys_node.secure.admin import HASHES_MAX, AdminWord
 from frys_node.secure.keyring import EPOCHS_MAX, EpochKey
 from frys_node.secure.statements import EXPULSIONS_MAX, REVOKED_MAX, Expulsion, NodeIdText
 from frys_node.wire.codec import Codec, Message
@@ -49,6 +49,8 @@ class Credentials(Message, frozen=True, tag=2):
     """Every expelled node, for members of before there were statements: taken from the issuer itself only."""
     expulsions: Annotated[tuple[Expulsion, ...], msgspec.Meta(max_length=EXPULSIONS_MAX)] = ()
     """What the authority has signed: taken from anybody."""
+    admin: AdminWord | None = None
+    """Likewise; None until the admin token was replaced for the first time."""
 
 
 class Request(Message, frozen=True, tag=3):

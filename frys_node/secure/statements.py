@@ -1,9 +1,10 @@
 """What the cluster's authority says about keys and members, so that anybody may pass it on.
 
-Sans-I/O. Two statements, signed by the authority's key like certificates are: the gossip key of an epoch, and the node
-ids that were expelled. They are believed whoever brings them, and nobody else can make them: a member that is about to
-be expelled can neither plant a key of its own nor keep its expulsion from members that were away. Expulsions only ever
-grow, so statements may come in any order; the issuer signs one over all of them, which takes the place of the smaller.
+Sans-I/O. Three statements, signed by the authority's key like certificates are: the gossip key of an epoch, the node
+ids that were expelled, and which admin tokens count. They are believed whoever brings them, and nobody else can make
+them: a member that is about to be expelled can neither plant a key of its own nor keep its expulsion from members that
+were away. Expulsions only ever grow, so statements may come in any order; the issuer signs one over all of them, which
+takes the place of the smaller.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives import hashes
 
 from frys_node.base.errors import NotReady, UsageError
 from frys_node.base.types import NodeId
+from frys_node.secure.admin import HASHES_MAX, AdminWord
 from frys_node.secure.identity import Identity
 from frys_node.secure.keyring import EpochKey
 
@@ -40,6 +42,7 @@ NodeIdText = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 _ID_HEX: Final = 32
 _KEY_PREFIX: Final = b"frys gossip key v1"
 _EXPULSION_PREFIX: Final = b"frys expulsion v1"
+_ADMIN_PREFIX: Final = b"frys admin tokens v1"
 
 
 class Expulsion(msgspec.Struct, frozen=True, array_like=True):
@@ -104,6 +107,25 @@ class Statements:
         if not is_sound:
             return False
         return self._fits(self._expulsion_bytes(nodes), expulsion.signature, by_the_issuing=by_the_issuing)
+
+    def say_admin(self, number: int, admin_hashes: Iterable[bytes]) -> AdminWord:
+        """Return the statement that these are the hashes of the admin tokens, and no others.
+
+        Raises:
+            NotReady: This node does not hold the authority's key.
+        """
+        ordered = tuple(sorted(set(admin_hashes)))
+        return AdminWord(number, ordered, self._sign(self._admin_bytes(number, ordered)))
+
+    def is_admin_word(self, word: AdminWord, *, by_the_issuing: bool = False) -> bool:
+        """True if an authority that is trusted, or the one that issues now, made the statement."""
+        is_sound = 1 <= word.number <= 1 << 53 and 0 < len(word.hashes) <= HASHES_MAX
+        if not is_sound or any(len(one) != hashlib.sha256().digest_size for one in word.hashes):
+            return False
+        return self._fits(self._admin_bytes(word.number, word.hashes), word.signature, by_the_issuing=by_the_issuing)
+
+    def _admin_bytes(self, number: int, admin_hashes: tuple[bytes, ...]) -> bytes:
+        return _ADMIN_PREFIX + self._cluster() + number.to_bytes(8, "big") + b"".join(admin_hashes)
 
     def _key_bytes(self, key: EpochKey) -> bytes:
         numbers = b"".join(value.to_bytes(8, "big") for value in (key.epoch, key.made_unix_s, key.expelled))

@@ -13,7 +13,7 @@ from frys_node.channel.bootstrap import create_cluster
 from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.messages import BODY_BYTES_MAX, CHANNEL_CODEC, Credentials
 from frys_node.secure import certificates
-from frys_node.secure.admin import HASHES_MAX
+from frys_node.secure.admin import ADMIN_PATH, HASHES_MAX, AdminWord, replace_admin_token
 from frys_node.secure.identity import Identity
 from frys_node.secure.keyring import EPOCHS_MAX, KEYRING_PATH, EpochKey
 from frys_node.secure.signing_keys import new_key
@@ -314,8 +314,9 @@ def test_only_node_ids_are_expelled_and_all_of_them_together_fit_into_a_frame() 
     assert list(MemberSecrets(disk).revoked) == [X]
     nodes = tuple(f"{number:032x}" for number in range(REVOKED_MAX))
     words = tuple(Expulsion(nodes, b"s" * SIGNATURE_BYTES_MAX) for _ in range(EXPULSIONS_MAX))
+    admin = AdminWord(1 << 53, (b"h" * 32,) * HASHES_MAX, b"s" * SIGNATURE_BYTES_MAX)
     keys = tuple(EpochKey(1, b"k" * 32, signature=b"s" * SIGNATURE_BYTES_MAX) for _ in range(EPOCHS_MAX))
-    largest = CHANNEL_CODEC.encode(Credentials(keys, (b"h" * 32,) * HASHES_MAX, nodes, words))
+    largest = CHANNEL_CODEC.encode(Credentials(keys, (b"h" * 32,) * HASHES_MAX, nodes, words, admin))
     assert len(largest) < BODY_BYTES_MAX
     assert CHANNEL_CODEC.decode(largest)
 
@@ -366,3 +367,79 @@ def test_hashes_of_admin_tokens_are_taken_from_the_issuer_alone() -> None:
     assert not issuer.secrets.take(planted, from_issuer=False)
     assert b"h" * 32 not in b.secrets.offer().admin_hashes
     assert b.secrets.take(planted, from_issuer=True)
+
+
+def _token(member: Member) -> str:
+    return (member.disk.read(ADMIN_PATH) or b"").decode().strip()
+
+
+def test_a_replaced_admin_token_is_refused_everywhere_and_stays_so() -> None:
+    """By the authority's word, from whoever brings it; neither restarts, nor members of before, nor its file help."""
+    issuer, b, c = _cluster()
+    old = _token(issuer)
+    b.hear(issuer, from_issuer=True)
+    assert b.secrets.admin.check(old)
+    replace_admin_token(issuer.disk, FakeEntropy("new"), issuer.secrets.replace_admin)
+    new = _token(issuer)
+    assert new != old
+    before = Credentials((), b.secrets.offer().admin_hashes)
+    assert b.hear(issuer)  # not as from the issuer
+    assert c.hear(b)
+    assert not c.hear(b)
+    for member in (issuer, b, c):
+        member.secrets.take(before, from_issuer=True)
+        for _ in range(2):
+            assert member.secrets.admin.check(new)
+            assert not member.secrets.admin.check(old)
+            member.open()
+    b.disk.write(ADMIN_PATH, old.encode())
+    b.open()
+    assert not b.secrets.admin.check(old)
+
+
+def test_only_the_authoritys_word_replaces_the_admin_token_and_never_an_older_one() -> None:
+    """A member cannot make one, alter one, or bring back what was said before."""
+    issuer, b, _ = _cluster()
+    with pytest.raises(NotReady, match="authority"):
+        replace_admin_token(b.disk, FakeEntropy("b"), b.secrets.replace_admin)
+    assert _token(b) == ""
+    replace_admin_token(issuer.disk, FakeEntropy("1"), issuer.secrets.replace_admin)
+    first = issuer.secrets.admin.word
+    assert first is not None
+    replace_admin_token(issuer.disk, FakeEntropy("2"), issuer.secrets.replace_admin)
+    second = issuer.secrets.admin.word
+    assert second is not None
+    assert b.hear(issuer)
+    own = b"o" * 32
+    foreign = Statements(Member().identity).say_admin(9, (own,))
+    for word in (
+        first,
+        foreign,
+        AdminWord(3, (own,), second.signature),
+        AdminWord(3, second.hashes, second.signature),
+        AdminWord(3, (), b""),
+        AdminWord(3, (b"short",), second.signature),
+    ):
+        assert not b.secrets.take(Credentials((), admin=word), from_issuer=True)
+    assert b.secrets.admin.word == second
+
+
+def test_the_word_on_the_admin_token_is_signed_anew_by_the_authority_that_follows() -> None:
+    """Members that trust the new one alone would otherwise not believe it, and take the token of before."""
+    issuer, b, c = _cluster()
+    replace_admin_token(issuer.disk, FakeEntropy("1"), issuer.secrets.replace_admin)
+    b.hear(issuer)
+    old = issuer.identity.ca_certificate
+    key = new_key(FakeEntropy("follows"))
+    certificate = certificates.create_authority(key, issuer.identity.cluster_id, "test", 9 * 10**18, is_first=False)
+    for member in (issuer, b):
+        member.identity.ca_certificate, member.identity.also_trusted = certificate, (old,)
+    c.identity.ca_certificate = certificate
+    issuer.identity.ca_key = key
+    assert not c.hear(b)
+    assert issuer.secrets.endorse()
+    assert not issuer.secrets.endorse()
+    assert b.hear(issuer)
+    assert not issuer.hear(b)
+    assert c.hear(b)
+    assert c.secrets.admin.check(_token(issuer))

@@ -21,7 +21,7 @@ from frys_node.base.types import NodeId
 from frys_node.channel.api_tokens import ApiTokenDesk
 from frys_node.channel.authority import AuthorityDriver
 from frys_node.channel.driver import Channel
-from frys_node.channel.keys import ROTATE_KEYS, KeySurvey, RotateKeys
+from frys_node.channel.keys import POLL_S, ROTATE_KEYS, KeySurvey, RotateKeys
 from frys_node.channel.rotation_desk import RotationDesk
 from frys_node.channel.rotation_driver import RotationDriver
 from frys_node.channel.token_uses import TokenUses
@@ -35,6 +35,7 @@ from frys_node.observe.log import get_logger
 from frys_node.replication.driver import ReplicationComponent
 from frys_node.ring_routes import RingRoutes
 from frys_node.saves import SnapshotRoutes
+from frys_node.secure.admin import replace_admin_token
 from frys_node.secure.stored import LEFT_PATH, REMOVED
 from frys_node.token_routes import TokenRoutes
 from frys_node.topology_routes import TopologyRoutes
@@ -43,6 +44,9 @@ from membership.driver import MembershipDriver
 from snapshots.driver import SnapshotComponent
 
 log = get_logger(__name__)
+
+ADMIN_TOLD_S = 5.0
+"""How long a request waits for everybody to accept the new admin token alone; it goes on spreading after that."""
 
 FRONT = "network"
 """The plugin that provides HTTP."""
@@ -95,7 +99,7 @@ class Operations:
             enrolled=self._enrolled,
         )
         self._uses = TokenUses(channel.secrets.tokens, channel, kernel.clock, members=self._live)
-        self._tokens = TokenRoutes(balancer, channel, self._desk, self._uses)
+        self._tokens = TokenRoutes(balancer, channel, self._desk, self._uses, self._replace_admin)
         balancer.verbs.entrust = self._entrust
         balancer.verbs.standing = self._standing
         balancer.on_removed = self._removed
@@ -235,6 +239,20 @@ class Operations:
         with trio.move_on_after(CONVERGENCE_S):
             survey = await self._channel.keys.converged(self._live)
         return self._told(survey or await self._channel.keys.survey(self._live()))
+
+    async def _replace_admin(self) -> tuple[int, int]:
+        """Replace the admin token, on the issuer, and wait a while until everybody accepts the new one alone."""
+        keys, secrets = self._channel.keys, self._channel.secrets
+        keys.check_issuer()
+        replace_admin_token(self._kernel.disk, self._kernel.entropy, secrets.replace_admin)
+        told, members = 0, 1
+        with trio.move_on_after(ADMIN_TOLD_S):
+            while told < members:
+                said = (await keys.survey(self._live())).members
+                number = keys.held().admin
+                told, members = sum(one.admin >= number for one in said), len(said)
+                await trio.sleep(POLL_S)
+        return told, members
 
     # Leaving.
 

@@ -7,6 +7,7 @@ that again and logs it.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -28,6 +29,8 @@ from frys_node.wire.codec import Message
 
 log = get_logger(__name__)
 
+ADMIN_ID = "admin"
+"""Names the admin token; ids of the others are hexadecimal digits."""
 JOIN_ROLE = "node"
 JOIN_TTL_DEFAULT_S = 3_600.0
 
@@ -99,7 +102,16 @@ REVOKE_TOKEN: Method[RevokeToken, RevokedToken] = Method("operations.revoke_toke
 class TokenRoutes:
     """Handlers of ``/v1/tokens`` on every node, and of the calls that reach the issuer."""
 
-    def __init__(self, balancer: BalancerComponent, channel: Channel, desk: ApiTokenDesk, uses: TokenUses) -> None:
+    def __init__(
+        self,
+        balancer: BalancerComponent,
+        channel: Channel,
+        desk: ApiTokenDesk,
+        uses: TokenUses,
+        replace_admin: Callable[[], Awaitable[tuple[int, int]]],
+    ) -> None:
+        """`replace_admin` makes a new admin token, on the issuer: told to how many of how many members."""
+        self._replace_admin = replace_admin
         self._balancer = balancer
         self._channel = channel
         self._desk = desk
@@ -160,6 +172,12 @@ class TokenRoutes:
 
     async def _serve_revoke(self, caller: NodeId, request: RevokeToken) -> RevokedToken:
         asked_by = _checked(request.asked_by, caller)
+        if request.id == ADMIN_ID:
+            if request.asked_by is None:
+                raise SecurityError("the node that asks does not say who asked it", hint="ask another node")
+            told = await self._replace_admin()
+            log.warning("operations.admin_token_replaced", asked_by=asked_by, node=caller)
+            return RevokedToken(*told)
         is_join = request.id in self._join_ids()
         if is_join:
             self._join_desk().revoke_token(request.id)

@@ -11,7 +11,7 @@ import trio
 from balancer.changes import CLUSTER
 from balancer.driver import BalancerComponent
 from balancer.issuer_methods import RemovalView
-from frys_node.base.errors import NotFound
+from frys_node.base.errors import FrysError, NotFound
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
 from frys_node.observe.log import get_logger
@@ -51,7 +51,7 @@ class TopologyRoutes:
     """Handlers over the balancer, for people who name nodes."""
 
     def __init__(
-        self, balancer: BalancerComponent, membership: MembershipDriver, revoke: Callable[[NodeId], None]
+        self, balancer: BalancerComponent, membership: MembershipDriver, revoke: Callable[[NodeId], bool]
     ) -> None:
         self._balancer = balancer
         self._membership = membership
@@ -142,10 +142,22 @@ class TopologyRoutes:
         wanted = request.json(PromotionWanted)
         destroyed = None if wanted.destroyed is None else [self._find(name) for name in wanted.destroyed]
         record = await self._balancer.verbs.promote(destroyed)
-        for node in destroyed or ():
-            self._revoke(node)
+        warnings = [text for node in destroyed or () for text in self._give_up(node)]
         log.warning("operations.issuer_promoted", epoch=str(record.epoch), destroyed=len(destroyed or ()))
-        return HttpResponse.json(await self._shown())
+        return HttpResponse.json(await self._shown() | {"warnings": warnings})
+
+    def _give_up(self, node: NodeId) -> list[str]:
+        """Expel a node whose data was given up, and say what is missing; the others are expelled all the same."""
+        name = self._name(node)
+        try:
+            is_signed = self._revoke(node)
+        except FrysError as error:
+            log.error("operations.node_not_revoked", peer=name, code=error.code, error=error.message)
+            return [f"{name} is not expelled for good: {error.message}; run frys-node node revoke {name}"]
+        if is_signed:
+            return []
+        weak = f"{name} is expelled by this node's word alone, which members believe while it is the issuer"
+        return [f"{weak}: hand the role to one that holds the authority's key: frys-node issuer handover NAME"]
 
     async def _hand_over(self, request: HttpRequest) -> HttpResponse:
         to = request.json(SuccessorWanted).to

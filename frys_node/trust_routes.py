@@ -13,7 +13,8 @@ from frys_node.base.errors import FrysError, NotFound
 from frys_node.base.ports import Clock
 from frys_node.base.types import NodeId
 from frys_node.channel.driver import Channel
-from frys_node.channel.keys import EXPEL, Expel, KeySurvey
+from frys_node.channel.expulsion import EXPEL, Expel, NodeExpelled
+from frys_node.channel.keys import HeldKeys, KeySurvey
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
 from frys_node.kernel.services.members import Status
 from frys_node.observe.log import get_logger
@@ -26,6 +27,13 @@ CONVERGENCE_S = 10.0
 DAY_S = 86_400.0
 
 log = get_logger(__name__)
+
+
+class RevocationWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of ``POST /v1/members/{name}/revoke``; it may be left out."""
+
+    holds_authority: bool = False
+    """Also if the node was given the authority's key."""
 
 
 class TrustRoutes:
@@ -50,6 +58,10 @@ class TrustRoutes:
         self._live = live
         self._tokens = tokens
         self._listeners = listeners
+        channel.expulsions.is_member = self._is_member
+
+    def _is_member(self, node: NodeId) -> bool:
+        return self._membership.get(node) is not None or node in self._balancer.placement.record.members()
 
     def register(self, http: Http) -> None:
         """Add the routes."""
@@ -88,12 +100,15 @@ class TrustRoutes:
         """Have the issuer expel a node, and wait a while until everybody has the key that it never gets."""
         node = self._find(request.params["name"])
         name, start_s = self._name(node), trio.current_time()
-        made = await self._balancer.ask_issuer(EXPEL, Expel(node))
+        wanted = request.json(RevocationWanted)
+        asked = Expel(node, request.principal, wanted.holds_authority)
+        made = await self._balancer.ask_issuer(EXPEL, asked)
+        goal = HeldKeys((made.epoch,), made.epoch, made.expelled, made.digest)
         log.warning("operations.node_revoked", peer=name, peer_id=node, epoch=made.epoch, is_new=made.is_new)
         survey: KeySurvey | None = None
         with trio.move_on_after(CONVERGENCE_S):
-            survey = await self._channel.keys.converged(lambda: self._others(node))
-        survey = survey or await self._channel.keys.survey(self._others(node))
+            survey = await self._channel.keys.converged(lambda: self._others(node), goal)
+        survey = survey or await self._channel.keys.survey(self._others(node), goal)
         dead = [view.name for view in self._membership.all() if view.status is Status.DEAD and view.id != node]
         body = msgspec.to_builtins(survey) | {
             "name": name,
@@ -102,20 +117,19 @@ class TrustRoutes:
             "took_s": round(trio.current_time() - start_s, 3),
             "is_on_ring": node in self._balancer.placement.record.members(),
             "dead": dead,
-            "warnings": await self._warnings(name),
+            "warnings": await self._warnings(name, made),
         }
         return HttpResponse.json(body)
 
     def _others(self, node: NodeId) -> list[tuple[NodeId, str]]:
         return [member for member in self._live() if member[0] != node]
 
-    async def _warnings(self, name: str) -> list[str]:
+    async def _warnings(self, name: str, made: NodeExpelled) -> list[str]:
         """What else the expelled node may hold; it is expelled all the same if nobody can be asked."""
         found: list[str] = []
+        if made.held_authority:
+            found.append(f"{name} was given the authority's key and can make itself a new node: frys-node ca rotate")
         try:
-            view = await self._balancer.verbs.show()
-            if name in view.standby:
-                found.append(f"{name} keeps a copy of the authority's key: frys-node ca rotate")
             valid = sum(token.state == "valid" for token in await self._tokens())
             if valid:
                 tokens = "join token is" if valid == 1 else "join tokens are"
@@ -129,7 +143,7 @@ class TrustRoutes:
     async def _security(self, request: HttpRequest) -> HttpResponse:
         channel = self._channel
         members, keys = await channel.protection.survey(self._live())
-        sessions = channel.protection.sessions()
+        sessions, unsigned = channel.protection.sessions(), channel.secrets.unsigned()
         body: dict[str, Any] = {
             "name": channel.identity.node_name,
             "cluster": channel.identity.cluster_name,
@@ -146,7 +160,10 @@ class TrustRoutes:
             "authority": {"id": channel.identity.ca_hash, "trusted": len(channel.identity.authorities)},
             "certificate": self._certificate(members),
             "keys": msgspec.to_builtins(keys) | self._rotation(),
-            "expelled": [{"id": node, "name": self._name(node)} for node in sorted(channel.secrets.revoked)],
+            "expelled": [
+                {"id": node, "name": self._name(node), "is_signed": node not in unsigned}
+                for node in sorted(channel.secrets.revoked)
+            ],
             "tokens": await self._token_counts(),
             "refusals": channel.refusals.by_reason(),
             "listeners": self._listeners(),

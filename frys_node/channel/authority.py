@@ -11,16 +11,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+import msgspec
 import trio
 from cryptography import x509
 
 from frys_node.base.errors import CorruptData, FrysError, NotReady, SecurityError, StorageError
 from frys_node.base.ports import Clock, Disk, Entropy
 from frys_node.base.types import NodeId
+from frys_node.channel.entrusted import EntrustedTable
 from frys_node.channel.issuer import TOKENS_PATH, IssuerDesk
 from frys_node.channel.names import NAMES_PATH
 from frys_node.channel.pending import ROTATION_PATH, read_pending
 from frys_node.kernel.services.rpc import Method, Rpc
+from frys_node.secure import certificates
 from frys_node.secure.identity import Identity, save_identity
 from frys_node.secure.signing_keys import SEED_BYTES, PrivateKey, key_from_seed
 from frys_node.secure.stored import read_secret
@@ -41,6 +44,8 @@ class Authority(Message, frozen=True):
     names: bytes
     rotation: bytes = b""
     """The next authority's key while one follows another; empty otherwise."""
+    entrusted: bytes = b""
+    """Who was given the key before; see `entrusted`."""
 
 
 class Entrusted(Message, frozen=True):
@@ -62,6 +67,8 @@ class AuthorityHolder:
         self._clock = clock
         self._issuer = issuer
         self._desk: IssuerDesk | None = None
+        self.entrusted = EntrustedTable(disk)
+        """Who was given the key."""
         self._is_lost: Callable[[NodeId], bool] = lambda _node: False
         self.is_expelled: Callable[[NodeId], bool] = lambda _node: False
         """Says whether a node was expelled: its key is admitted no more."""
@@ -112,7 +119,8 @@ class AuthorityHolder:
             raise NotReady("this node does not hold the authority's key")
         tokens, names = read_secret(self._disk, TOKENS_PATH), self._disk.read(NAMES_PATH)
         rotation = read_secret(self._disk, ROTATION_PATH)
-        return Authority(key.private_bytes_raw(), tokens or b"", names or b"", rotation or b"")
+        known = self.entrusted.encode()
+        return Authority(key.private_bytes_raw(), tokens or b"", names or b"", rotation or b"", known)
 
     def take(self, copy: Authority) -> None:
         """Keep a copy durably.
@@ -129,11 +137,38 @@ class AuthorityHolder:
         for path, data in ((TOKENS_PATH, copy.tokens), (NAMES_PATH, copy.names), (ROTATION_PATH, copy.rotation)):
             if data and self._disk.read(path) != data:
                 self._disk.write(path, data)
+        self.entrusted.merge(copy.entrusted, self._trusted())
         if not copy.rotation:
             self._disk.remove(ROTATION_PATH)
         if self._identity.ca_key is None:
             self._identity.ca_key = key
             save_identity(self._disk, self._identity)
+
+    def _trusted(self) -> list[str]:
+        """Hashes of the authorities whose keys open anything, or will."""
+        pending = read_pending(self._disk)
+        coming = () if pending is None else (pending.certificate,)
+        return [certificates.spki_hash(authority) for authority in (*self._identity.authorities, *coming)]
+
+    def note_entrusted(self, node: NodeId, name: str) -> None:
+        """Note, durably, that a node is about to be given what `export` returns, and that this node has it; see there.
+
+        Raises:
+            Overloaded, StorageError: See `EntrustedTable.note`. Nothing may be given then.
+        """
+        trusted = self._trusted()
+        self.entrusted.note(self._identity.node_id, self._identity.node_name, trusted, trusted)
+        self.entrusted.note(node, name, trusted, trusted)
+
+    def was_entrusted(self, node: NodeId) -> bool:
+        """True if a node was given a key of an authority that is trusted, as far as this node was told."""
+        # Tables begin later than clusters: the founder made the first key.
+        is_founder = node == self._identity.issuer and not self._identity.retired
+        return is_founder or self.entrusted.has(node, self._trusted())
+
+    def standby_of(self, name: str) -> NodeId | None:
+        """Return the node that was given the key as the standby of this name; None if nobody was."""
+        return self.entrusted.pinned(name, self._trusted())
 
     def key_for(self, authority: x509.Certificate) -> PrivateKey | None:
         """Return the key of an authority if this node has it: the one that issues, or the next one."""
@@ -183,6 +218,8 @@ class AuthorityDriver:
         self._names = tuple(standby)
         self._members = members
         self._held: dict[NodeId, Authority] = {}
+        self._strangers: set[NodeId] = set()
+        """Who has a standby's name without being it; complained of once."""
 
     def serve(self) -> None:
         """Take copies from the issuer."""
@@ -199,34 +236,72 @@ class AuthorityDriver:
     async def entrust(self, node: NodeId) -> None:
         """Give a member a copy; nothing to give is no error, the successor then cannot admit nodes either."""
         if self._holder.can_admit:
-            copy = self._holder.export()
-            await self._rpc.call(node, ENTRUST, copy)
-            self._held[node] = copy
+            self._holder.note_entrusted(node, self._issued(node, dict(self._members()).get(node, "")))
+            await self._give(node, self._holder.export())
+
+    async def _give(self, node: NodeId, copy: Authority) -> None:
+        await self._rpc.call(node, ENTRUST, copy)
+        self._held[node] = copy
 
     def standby(self) -> list[str]:
         """Return the names of the living members that were given what this node holds now."""
         if not self._holder.can_admit:
             return []
-        copy = self._holder.export()
-        return [name for node, name in self._members() if self._held.get(node) == copy]
+        copy = _bare(self._holder.export())
+        return [name for node, name in self._members() if node in self._held and _bare(self._held[node]) == copy]
 
     async def run(self) -> None:
         """While this node is the issuer, keep the standby members' copies as its own."""
         while True:
             if self._holder.is_issuer and self._holder.can_admit:
-                await self.spread()
+                try:
+                    await self.spread()
+                except FrysError as error:
+                    log.error("channel.authority_not_given", extra={"error": error.message, "fix": error.hint})
             else:
                 self._held.clear()
             await trio.sleep(SPREAD_EVERY_S)
 
+    def _issued(self, node: NodeId, name: str) -> str:
+        """Return the name that the registry has for a node: what it calls itself in gossip is its own word."""
+        desk = self._holder.desk
+        return name if desk is None else desk.names.find(node) or ""
+
+    def _is_standby(self, node: NodeId, name: str) -> bool:
+        """True if the settings mean this node: by its id, or by its name and no other node had the key under it."""
+        if node == self._rpc.self_id or not {node, name} & set(self._names):
+            return False
+        if node in self._names:
+            return True
+        pinned = self._holder.standby_of(name)
+        if self._issued(node, name) == name and pinned in {None, node}:
+            return True
+        if node not in self._strangers:
+            fix = f"if it is the standby now, name it by its id: standby = ['{node}']"
+            log.error("channel.standby_is_another", extra={"peer": node, "standby": name, "was": pinned, "fix": fix})
+            self._strangers.add(node)
+        return False
+
     async def spread(self) -> None:
-        """Give each living standby member a copy, unless it holds it."""
+        """Give each living standby member a copy, unless it holds it.
+
+        Raises:
+            Overloaded, StorageError: Who is given it could not be noted. Nobody was given anything.
+        """
+        chosen = [(node, name) for node, name in self._members() if self._is_standby(node, name)]
+        for node, name in chosen:
+            self._holder.note_entrusted(node, name)
         copy = self._holder.export()
-        for node, name in self._members():
-            if name not in self._names or node == self._rpc.self_id or self._held.get(node) == copy:
+        for node, name in chosen:
+            if self._held.get(node) == copy:
                 continue
             try:
                 with trio.fail_after(SPREAD_EVERY_S):
-                    await self.entrust(node)
+                    await self._give(node, copy)
             except (FrysError, trio.TooSlowError) as error:
                 log.warning("channel.authority_not_given", extra={"peer": name, "error": str(error)})
+
+
+def _bare(copy: Authority) -> Authority:
+    """Leave out who else has the key: it does not make a standby's copy useless."""
+    return msgspec.structs.replace(copy, entrusted=b"")

@@ -379,6 +379,12 @@ class Connection:
         log.info("channel.peer_silent", extra={"peer": self.node, "silence_s": silence_s})
         self._break(Ending.SILENT)
 
+    async def _receive(self) -> bytes:
+        """Wait for bytes; of a node that was expelled they are thrown away, as unread ones would reset its farewell."""
+        while (data := await self._stream.receive_some(65_536)) and self._is_parting:
+            continue
+        return data
+
     async def _read(self, nursery: trio.Nursery, early: list[Event]) -> None:
         """Read until the end, or until a lone call comes: that is answered here, and another task reads on."""
         events = early
@@ -394,7 +400,7 @@ class Connection:
                     await self._released.wait()
                 if self.mux.is_draining:
                     self._finish_drain()
-                data = await self._stream.receive_some(65_536)
+                data = await self._receive()
                 if not data:
                     self._ended = "closed by the other side"
                     self._ending = self._ending or Ending.LOST
@@ -462,7 +468,9 @@ class Connection:
             waiter.settle(answer)
 
     async def _serve(self, request: Request) -> None:
-        """Answer one call within its budget."""
+        """Answer one call within its budget; of a node that was expelled none, also if its task has just begun."""
+        if self._is_parting:
+            return
         scope = trio.CancelScope(deadline=trio.current_time() + request.budget_ms / 1_000)
         self._serving[request.id] = scope
         error: FrysError | None = None

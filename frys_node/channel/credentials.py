@@ -1,9 +1,9 @@
 """What only members may know, kept on disk and exchanged on every ``frys/1`` connection.
 
-The gossip keyring, the hashes of the admin tokens, and the node ids that were expelled. Hashes are taken from any
-authenticated member. Keys and expulsions carry the authority's signature (`statements`) and are taken from anybody who
-brings them, so that whoever was away learns both with its first connection, whoever that is to. What is unsigned, of
-an issuer that does not hold the authority's key, is taken from the issuer itself.
+The gossip keyring, the hashes of the admin tokens, and the node ids that were expelled. Keys and expulsions carry the
+authority's signature (`statements`) and are taken from anybody who brings them, so that whoever was away learns both
+with its first connection, whoever that is to. What is unsigned, the hashes and whatever an issuer says that does not
+hold the authority's key, is taken from the issuer itself. What the disk refuses is in force, and written later.
 
 A key that was made after an expulsion is not passed on before the expulsion is known here: otherwise the node that it
 shuts out could be given it.
@@ -11,32 +11,49 @@ shuts out could be given it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
 import msgspec
 
-from frys_node.base.errors import CorruptData, Overloaded, StorageError
+from frys_node.base.errors import CorruptData, Overloaded
 from frys_node.base.ports import Disk
 from frys_node.base.types import NodeId
 from frys_node.channel.messages import Credentials
-from frys_node.secure.admin import AdminTokens
+from frys_node.secure.admin import ADMIN_HASHES_PATH, AdminTokens, AdminWord
 from frys_node.secure.api_tokens import ApiTokens
 from frys_node.secure.keyring import KEYRING_PATH, EpochKey, Keyring
-from frys_node.secure.statements import REVOKED_MAX, Expulsion, Statements
+from frys_node.secure.statements import (
+    EXPULSIONS_MAX,
+    REVOKED_MAX,
+    Expulsion,
+    Statements,
+    check_node_id,
+    is_node_id,
+)
 from frys_node.secure.stored import read_secret
 
 REVOKED_PATH: Final = "identity/revoked"
 EXPULSIONS_PATH: Final = "identity/expulsions"
-EXPULSIONS_MAX = 4
-"""Statements that are kept beside one another until the issuer has signed one over all of them."""
 
 
 class MemberSecrets:
     """This node's copy; `on_change` runs after each change that came from outside or from here."""
 
-    __slots__ = ("_disk", "_endorsed", "admin", "expulsions", "keyring", "on_change", "revoked", "statements", "tokens")
+    __slots__ = (
+        "_disk",
+        "_endorsed",
+        "_unsaved",
+        "admin",
+        "expulsions",
+        "keyring",
+        "on_change",
+        "revoked",
+        "statements",
+        "tokens",
+    )
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
@@ -44,13 +61,13 @@ class MemberSecrets:
         self.keyring = Keyring() if stored is None else Keyring.decode(stored)
         self.admin = AdminTokens.load(disk)
         self.tokens = ApiTokens(disk)
-        self.revoked: dict[NodeId, None] = {
-            NodeId(line): None for line in (disk.read(REVOKED_PATH) or b"").decode().split() if line
-        }
+        self._unsaved: set[str] = set()
+        """Paths of what is in force and not on the disk yet."""
+        self.revoked: dict[NodeId, None] = {}
+        self._merge_revoked(map(NodeId, (disk.read(REVOKED_PATH) or b"").decode("ascii", "replace").split()))
         self.expulsions = _decode(disk.read(EXPULSIONS_PATH))
         """What the authority signed; together they name all of `revoked` that the issuer could sign for."""
-        for expulsion in self.expulsions:
-            self.revoked.update((NodeId(node), None) for node in expulsion.nodes)
+        self._merge_revoked(NodeId(node) for expulsion in self.expulsions for node in expulsion.nodes)
         self._endorsed: object = None
         """What was last found to be signed, so that it is not verified again and again."""
         self.statements: Statements | None = None
@@ -58,9 +75,18 @@ class MemberSecrets:
         self.on_change: Callable[[], None] = _nothing
 
     def offer(self) -> Credentials:
-        """What to tell another member."""
+        """What to tell another member; with every expelled node beside the statements, for older members' sake."""
         keys = tuple(key for key in self.keyring.keys if key.expelled <= len(self.revoked))
-        return Credentials(keys, self.admin.hashes, tuple(self._unsigned()), self.expulsions)
+        return Credentials(keys, self.admin.hashes, tuple(self.revoked), self.expulsions, self.admin.word)
+
+    def unsigned(self) -> list[NodeId]:
+        """Expelled nodes that no statement names: members believe it of the issuer alone."""
+        said = {node for expulsion in self.expulsions for node in expulsion.nodes}
+        return [node for node in self.revoked if node not in said]
+
+    def digest(self) -> bytes:
+        """SHA-256 of all expelled nodes, to compare whom two members refuse."""
+        return hashlib.sha256("".join(sorted(self.revoked)).encode()).digest()
 
     def farewell(self) -> Credentials:
         """What to tell an expelled node: why, and nothing else."""
@@ -76,22 +102,39 @@ class MemberSecrets:
         has_revoked = from_issuer and self._merge_revoked(NodeId(node) for node in offered.revoked)
         has_keys = self.keyring.merge(self._trusted(offered.keys, from_issuer=from_issuer), from_issuer=from_issuer)
         has_keys |= self.keyring.merge(self._signed_anew(offered.keys), from_issuer=True)
-        has_hashes = self.admin.merge(offered.admin_hashes)
+        has_hashes = self._merge_admin(offered.admin) or (from_issuer and self.admin.merge(offered.admin_hashes))
         if not (has_keys or has_hashes or has_revoked or has_expulsions):
             return False
+        self._note(has_revoked or has_expulsions, REVOKED_PATH)
+        self._note(has_keys, KEYRING_PATH)
+        self._note(has_hashes, ADMIN_HASHES_PATH)
         try:
-            # Who is shut out first: a crash between the two must not leave a key that could be passed on to them.
-            if has_revoked or has_expulsions:
-                self._save_revoked()
-            if has_keys:
-                self._save_keys()
-            if has_hashes:
-                self.admin.save(self._disk)
-        except StorageError:
+            self.flush()
+        finally:
             self.on_change()
-            raise
-        self.on_change()
         return True
+
+    def _note(self, has_changed: bool, path: str) -> None:
+        if has_changed:
+            self._unsaved.add(path)
+
+    def flush(self) -> None:
+        """Write what is not on the disk yet.
+
+        Raises:
+            StorageError: The disk refused. It is used all the same, and `flush` tries again.
+        """
+        # Who is shut out first: a crash between the two must not leave a key that could be passed on to them.
+        if REVOKED_PATH in self._unsaved:
+            self._disk.write(EXPULSIONS_PATH, msgspec.msgpack.encode(self.expulsions))
+            self._disk.write(REVOKED_PATH, "\n".join(self.revoked).encode())
+            self._unsaved.discard(REVOKED_PATH)
+        if KEYRING_PATH in self._unsaved:
+            self._disk.write(KEYRING_PATH, self.keyring.encode())
+            self._unsaved.discard(KEYRING_PATH)
+        if ADMIN_HASHES_PATH in self._unsaved:
+            self.admin.save(self._disk)
+            self._unsaved.discard(ADMIN_HASHES_PATH)
 
     def _trusted(self, keys: Iterable[EpochKey], *, from_issuer: bool) -> list[EpochKey]:
         """Return the keys that are held here, the authority's, and unsigned ones that the issuer itself brings."""
@@ -127,38 +170,101 @@ class MemberSecrets:
         """Expel a node and rotate the keys, durably, and have both told to everybody. On the issuer.
 
         Returns:
-            False if the node was expelled before: then nothing changed.
+            False if the node was expelled before, durably, and the keys are rotated: then nothing changed.
 
         Raises:
             NotReady: This node does not hold the authority's key. Nothing changed.
             Overloaded: `REVOKED_MAX` nodes are expelled already. Nothing changed.
-            StorageError: The disk refused. The node is expelled here all the same; ask again.
+            UsageError: That is no node id. Nothing changed.
+            StorageError: The disk refused. The node is expelled all the same, here and where it has been told; ask
+                again for what is missing, which `KeyKeeper` does too.
         """
         assert self.statements is not None, "the channel brings the statements"
-        if node in self.revoked and any(node in expulsion.nodes for expulsion in self.expulsions):
+        if self._has_expelled(node):
             return False
-        expulsion = self.statements.expel((*self.revoked, node))
-        self.revoke(node, expulsion, tells=False)
+        self._check_room(node)
         try:
+            self._expel(node)
+            self.flush()
             self._add_key(key, made_unix_s)
         finally:
             self.on_change()
         return True
 
-    def revoke(self, node: NodeId, expulsion: Expulsion | None = None, *, tells: bool = True) -> None:
+    def _expel(self, node: NodeId) -> None:
+        assert self.statements is not None
+        if not any(node in expulsion.nodes for expulsion in self.expulsions):
+            self._note(self._keep((self.statements.expel((*self.revoked, node)),)), REVOKED_PATH)
+
+    def _has_expelled(self, node: NodeId) -> bool:
+        """True if nothing is left to be done about a node's expulsion."""
+        newest = self.keyring.newest
+        is_keyed = newest is not None and newest.expelled >= len(self.revoked)
+        is_said = any(node in expulsion.nodes for expulsion in self.expulsions)
+        return node in self.revoked and is_said and is_keyed and not self._unsaved
+
+    def replace_admin(self, admin_hash: bytes) -> int:
+        """Accept one admin token and no other, durably, and have it told; returns the word's number. On the issuer.
+
+        Raises:
+            NotReady: This node does not hold the authority's key. Nothing changed.
+            StorageError: The disk refused. Nothing changed, unless only the unsigned copy was refused.
+        """
+        assert self.statements is not None, "the channel brings the statements"
+        held = self.admin.word
+        word = self.statements.say_admin(1 if held is None else held.number + 1, (admin_hash,))
+        replaced = AdminTokens()
+        replaced.use(word)
+        replaced.save(self._disk)
+        self.admin.use(word)
+        self.on_change()
+        return word.number
+
+    def _merge_admin(self, word: AdminWord | None) -> bool:
+        held, statements = self.admin.word, self.statements
+        if word is None or statements is None or word == held:
+            return False
+        if held is not None and (word.number, word.hashes) <= (held.number, held.hashes):
+            is_same = (word.number, word.hashes) == (held.number, held.hashes)
+            is_issuing = partial(statements.is_admin_word, by_the_issuing=True)
+            if not is_same or not is_issuing(word) or is_issuing(held):
+                return False
+        elif not statements.is_admin_word(word):
+            return False
+        self.admin.use(word)
+        return True
+
+    def _endorse_admin(self) -> bool:
+        """Sign anew what another authority said of the admin tokens; True if it did."""
+        word, statements = self.admin.word, self.statements
+        assert statements is not None
+        if word is None or statements.is_admin_word(word, by_the_issuing=True):
+            return False
+        self.admin.use(statements.say_admin(word.number, word.hashes))
+        return True
+
+    def _check_room(self, node: NodeId) -> None:
+        check_node_id(node)
+        if node not in self.revoked and len(self.revoked) >= REVOKED_MAX:
+            raise Overloaded(
+                f"the cluster has expelled {REVOKED_MAX} nodes, more cannot be told",
+                hint="frys-node node remove takes it off the ring; nothing but a new cluster forgets the expelled",
+            )
+
+    def revoke(self, node: NodeId) -> None:
         """Refuse a node from now on, durably; without a statement members believe it from the issuer only.
 
         Raises:
             Overloaded: `REVOKED_MAX` nodes are expelled already. Nothing changed.
+            UsageError: That is no node id. Nothing changed.
+            StorageError: The disk refused. The node is refused all the same, and `flush` tries again.
         """
-        if node not in self.revoked and len(self.revoked) >= REVOKED_MAX:
-            raise Overloaded(f"the cluster has expelled {REVOKED_MAX} nodes", hint="rotate its authority")
-        has_changed = self._merge_revoked((node,))
-        if expulsion is not None:
-            has_changed |= self._keep((expulsion,))
-        if has_changed:
-            self._save_revoked()
-            if tells:
+        self._check_room(node)
+        if self._merge_revoked((node,)):
+            self._unsaved.add(REVOKED_PATH)
+            try:
+                self.flush()
+            finally:
                 self.on_change()
 
     def endorse(self, made_unix_s: int = 0) -> bool:
@@ -168,11 +274,11 @@ class MemberSecrets:
 
         Raises:
             NotReady: This node does not hold the authority's key. Nothing changed.
-            StorageError: The disk refused. It is used all the same.
+            StorageError: The disk refused. It is used all the same, and `flush` tries again.
         """
         statements = self.statements
         assert statements is not None, "the channel brings the statements"
-        state = (self.keyring.revision, self.expulsions, len(self.revoked), statements.authority)
+        state = (self.keyring.revision, self.expulsions, len(self.revoked), self.admin.word, statements.authority)
         if state == self._endorsed:
             return False
         has_expulsion = False
@@ -184,12 +290,19 @@ class MemberSecrets:
         unsigned = [key for key in self.keyring.keys if not statements.is_ours(key, by_the_issuing=True)]
         aged = [msgspec.structs.replace(key, made_unix_s=key.made_unix_s or made_unix_s) for key in unsigned]
         has_keys = self.keyring.merge(map(statements.sign_key, aged), from_issuer=True)
-        if has_expulsion:
-            self._save_revoked()
-        if has_keys:
-            self._save_keys()
-        self._endorsed = (self.keyring.revision, self.expulsions, len(self.revoked), statements.authority)
-        return has_expulsion or has_keys
+        has_admin = self._endorse_admin()
+        self._note(has_expulsion, REVOKED_PATH)
+        self._note(has_keys, KEYRING_PATH)
+        self._note(has_admin, ADMIN_HASHES_PATH)
+        self.flush()
+        self._endorsed = (
+            self.keyring.revision,
+            self.expulsions,
+            len(self.revoked),
+            self.admin.word,
+            statements.authority,
+        )
+        return has_expulsion or has_keys or has_admin
 
     def retire(self) -> bool:
         """Delete the keys that an expelled node may know, here and on the disk; True if there were any.
@@ -199,12 +312,9 @@ class MemberSecrets:
         """
         if not self.keyring.retire():
             return False
-        self._save_keys()
+        self._unsaved.add(KEYRING_PATH)
+        self.flush()
         return True
-
-    def _unsigned(self) -> list[NodeId]:
-        said = {node for expulsion in self.expulsions for node in expulsion.nodes}
-        return [node for node in self.revoked if node not in said]
 
     def _merge_expulsions(self, offered: Iterable[Expulsion]) -> bool:
         statements = self.statements
@@ -253,17 +363,10 @@ class MemberSecrets:
     def _merge_revoked(self, nodes: Iterable[NodeId]) -> bool:
         has_changed = False
         for node in nodes:
-            if node not in self.revoked and len(self.revoked) < REVOKED_MAX:
+            if node not in self.revoked and is_node_id(node) and len(self.revoked) < REVOKED_MAX:
                 self.revoked[node] = None
                 has_changed = True
         return has_changed
-
-    def _save_revoked(self) -> None:
-        self._disk.write(EXPULSIONS_PATH, msgspec.msgpack.encode(self.expulsions))
-        self._disk.write(REVOKED_PATH, "\n".join(self.revoked).encode())
-
-    def _save_keys(self) -> None:
-        self._disk.write(KEYRING_PATH, self.keyring.encode())
 
 
 def _decode(data: bytes | None) -> tuple[Expulsion, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from typing import Any, NamedTuple
 
 import trio
@@ -11,6 +11,7 @@ import trio
 from frys_node.base.errors import AlreadyExists, DeadlineExceeded, FrysError, NotFound
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.rpc import Method
+from frys_node.secure.errors import Expelled
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +32,12 @@ class InternalError(FrysError):
 
 
 class Dispatch:
-    """The table of methods and notes."""
+    """The table of methods and notes. Whoever was expelled is served none of them, by whatever connection it asks."""
 
-    __slots__ = ("methods", "notes")
+    __slots__ = ("_revoked", "methods", "notes")
 
-    def __init__(self) -> None:
+    def __init__(self, revoked: Container[NodeId] = ()) -> None:
+        self._revoked = revoked
         self.methods: dict[str, Served] = {}
         self.notes: dict[str, NoteHandler] = {}
 
@@ -60,9 +62,9 @@ class Dispatch:
         self.notes[name] = handler
 
     def note(self, sender: NodeId, name: str, body: bytes) -> bool:
-        """Hand a note over; False when nobody takes notes of that name. A handler's error is logged, not raised."""
+        """Hand a note over; False when nobody takes it. A handler's error is logged, not raised."""
         handler = self.notes.get(name)
-        if handler is None:
+        if handler is None or sender in self._revoked:
             return False
         try:
             handler(sender, body)
@@ -76,6 +78,8 @@ class Dispatch:
         Raises:
             FrysError: What the caller shall see.
         """
+        if caller in self._revoked:
+            raise Expelled(f"node {caller} was expelled from the cluster", hint=Expelled.FIX)
         served = self.methods.get(name)
         if served is None:
             raise NotFound(f"this node does not serve '{name}'", hint="its version or its plugins differ")

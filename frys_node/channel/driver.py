@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import trio
 
-from frys_node.base.errors import FrysError, InvalidAddress, NotFound, StorageError
+from frys_node.base.errors import FrysError, InvalidAddress, NotFound
 from frys_node.base.ports import Clock, Disk, Entropy, Network, Stream, StreamListener
 from frys_node.base.types import Address, BootId, NodeId
 from frys_node.channel.audience import Audience, ConnectionHandler
@@ -23,6 +23,8 @@ from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.dialler import Dialler
 from frys_node.channel.dispatch import Dispatch, NoteHandler, Served
 from frys_node.channel.door import Door, Refusals
+from frys_node.channel.exchange import Exchange
+from frys_node.channel.expulsion import ExpulsionDesk
 from frys_node.channel.gatekeeper import AllowList
 from frys_node.channel.gauges import declare_gauges
 from frys_node.channel.greeting import Greeted, Greeter
@@ -31,7 +33,7 @@ from frys_node.channel.join import JoinServer
 from frys_node.channel.join_messages import PEERS_MAX, PeerAddress
 from frys_node.channel.key_rotation import Worn
 from frys_node.channel.keys import KeyDesk
-from frys_node.channel.messages import SHUTDOWN, Credentials
+from frys_node.channel.messages import SHUTDOWN
 from frys_node.channel.peers import Peers
 from frys_node.channel.protection import ProtectionDesk
 from frys_node.channel.rekey import AFTER_BYTES, AFTER_S, Rekeying
@@ -105,11 +107,12 @@ class Channel:
         self._knocks = settings.knock
         self._knocker = Knocker(self.secrets.keyring, identity.node_id)
         self._entropy = entropy
-        self._dispatch = Dispatch()
+        self._dispatch = Dispatch(self.secrets.revoked)
         self._peers = Peers(identity.node_id, entropy.rng("channel.peers"), self._dial, self.secrets.revoked)
         self._names: dict[NodeId, str] = {}
         self._greeter = self._make_greeter()
         self.refusals = Refusals(metrics)
+        self._exchange = Exchange(self.secrets, self._peers, self.refusals, issuer=lambda: self.issuer)
         is_out = self.secrets.revoked.__contains__
         self._dialler = Dialler(identity.node_id, network, self._greeter, self.refusals, is_out, self._chain_refused)
         self._door = self._make_door(metrics, allow or AllowList())
@@ -126,14 +129,9 @@ class Channel:
         self._self_notes = SelfNotes(identity.node_id, self._dispatch)
         self._nursery: trio.Nursery | None = None
         self._is_expulsion_told = False
-        self.keys = KeyDesk(
-            self,
-            self.secrets,
-            entropy,
-            clock,
-            rotate_every_s=settings.rotate_keys_every_s,
-            issuer=lambda: self.issuer,
-            may_rotate=self._may_rotate,
+        self.keys = self._make_keys(settings)
+        self.expulsions = ExpulsionDesk(
+            self, self.keys, has_name=self._has_name, was_entrusted=self.authority.was_entrusted
         )
         self._upkeep = self._make_upkeep(network, disk, metrics)
         self.protection = ProtectionDesk(
@@ -178,6 +176,20 @@ class Channel:
             admit=self._adopt,
             is_member=self._peers.is_at,
         )
+
+    def _make_keys(self, settings: ChannelSettings) -> KeyDesk:
+        return KeyDesk(
+            self,
+            self.secrets,
+            self._entropy,
+            self._clock,
+            rotate_every_s=settings.rotate_keys_every_s,
+            issuer=lambda: self.issuer,
+            may_rotate=self._may_rotate,
+        )
+
+    def _has_name(self, node: NodeId) -> bool:
+        return self.desk is not None and self.desk.names.find(node) is not None
 
     def _knock(self, node: NodeId | None) -> bytes:
         return b"" if self._knocks == "off" else self._knocker.knock(node, self._entropy.token_bytes(16))
@@ -326,16 +338,17 @@ class Channel:
             return self.identity.seeds[0]
         return known
 
-    def revoke(self, node: NodeId) -> None:
-        """Expel a node: its connections end and it is refused from now on, durably.
+    def revoke(self, node: NodeId) -> bool:
+        """Expel a node: its connections end and it is refused from now on, durably. True if the authority signed it.
 
         Where this node holds the authority's key the gossip keys are rotated, and everybody believes it. Without that
         the others believe it from this node only while it is the issuer, until one that holds the key has signed it.
         """
         if self._may_rotate():
             self.keys.expel(node)
-        else:
-            self.secrets.revoke(node)
+            return True
+        self.secrets.revoke(node)
+        return False
 
     # Component
 
@@ -385,7 +398,7 @@ class Channel:
             dialled=greeted.dialled,
             host=greeted.host,
             dispatch=self._dispatch,
-            on_credentials=self._take_credentials,
+            on_credentials=self._exchange.take,
         )
         # Between the gate and here the other side's hello was waited for: it may have been expelled since.
         if self._nursery is None or connection.node in self.secrets.revoked or not self._peers.admit(connection):
@@ -412,12 +425,6 @@ class Channel:
             log.exception("channel.connection_failed", extra={"peer": connection.node})
         finally:
             self._audience.ended(connection)
-
-    def _take_credentials(self, connection: Connection, offered: Credentials) -> None:
-        try:
-            self.secrets.take(offered, from_issuer=connection.node == self.issuer)
-        except StorageError as error:
-            log.error("channel.credentials_not_stored", extra={"error": error.message})
 
     @property
     def is_expelled(self) -> bool:
@@ -446,22 +453,11 @@ class Channel:
         self.keys.keeper.sealer = sealer
 
     def _secrets_changed(self) -> None:
-        self._spread_credentials()
+        self._exchange.spread()
         self.keys.keeper.changed()
         if self.is_expelled and not self._is_expulsion_told:
             self._is_expulsion_told = True
             log.error("channel.expelled", extra={"fix": Expelled.FIX})
-
-    def _spread_credentials(self) -> None:
-        """Part with those who were expelled, then tell every member of a change."""
-        for connection in self._peers.open():
-            if connection.node in self.secrets.revoked and connection.is_open:
-                self.refusals.count("revoked")
-                connection.part(self.secrets.farewell())
-        for connection in self._peers.all():
-            if connection.is_usable:
-                connection.mux.credentials(self.secrets.offer())
-                connection.flush()
 
     def _join_peers(self) -> tuple[PeerAddress, ...]:
         """This node and members it knows the address of, for a newcomer's first gossip."""

@@ -110,12 +110,13 @@ class KeyKeeper:
 
     def _step(self, now_s: float) -> float:
         """Do what is due; returns when to look again."""
-        try:
-            self._settle(now_s)
-            if self._may_rotate():
-                self._issue(now_s)
-        except FrysError as error:
-            log.error("channel.keys_not_kept", extra={"error": error.message, "fix": error.hint})
+        self._settle(now_s)
+        # Each on its own: a disk that is full must not hold up what needs none.
+        for due in (self._secrets.flush, self._retire, self._issue):
+            try:
+                due()
+            except FrysError as error:
+                log.error("channel.keys_not_kept", extra={"error": error.message, "fix": error.hint})
         return min(now_s + LOOK_S, self._promote_s, self._retire_s, self._rotate_s(now_s))
 
     def _settle(self, now_s: float) -> None:
@@ -125,10 +126,13 @@ class KeyKeeper:
             keyring.promote()
             if keyring.has_retired:
                 self._retire_s = now_s + KEY_RETIRE_S
-        if now_s >= self._retire_s:
+
+    def _retire(self) -> None:
+        if trio.current_time() >= self._retire_s:
             self._retire_s = float("inf")
             if self._secrets.retire():
-                log.info("channel.keys_retired", extra={"epochs": [key.epoch for key in keyring.keys]})
+                epochs = [key.epoch for key in self._secrets.keyring.keys]
+                log.info("channel.keys_retired", extra={"epochs": epochs})
 
     def _rotate_s(self, now_s: float) -> float:
         newest = self._secrets.keyring.newest
@@ -141,8 +145,11 @@ class KeyKeeper:
         # Never at once: what was due has just been tried.
         return now_s + max(KEY_SETTLE_S, due_s)
 
-    def _issue(self, now_s: float) -> None:
+    def _issue(self) -> None:
         """The issuer's part: sign what is unsigned, rotate when somebody was expelled or the time has come."""
+        if not self._may_rotate():
+            return
+        now_s = trio.current_time()
         if self._secrets.endorse(int(self._unix_s())):
             self._secrets.on_change()
         newest = self._secrets.keyring.newest

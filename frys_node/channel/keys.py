@@ -1,4 +1,4 @@
-"""The gossip keys of the cluster: the issuer makes one or expels a node, and everybody says what it holds.
+"""The gossip keys of the cluster: the issuer makes them, and everybody says what it holds.
 
 A new key is only opened with at first; each node seals with it `KEY_SETTLE_S` after it has arrived there, when it has
 long reached whoever is connected. A member that is cut off meanwhile gets it with its next connection.
@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from math import inf
 
 import msgspec
 import trio
 
-from frys_node.base.errors import FrysError, NotReady, UsageError
+from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.ports import Clock, Entropy
 from frys_node.base.types import NodeId
 from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.key_rotation import KEY_SETTLE_S, KeyKeeper
 from frys_node.kernel.services.rpc import Method, Rpc
 from frys_node.secure.keyring import KEY_BYTES
-from frys_node.secure.statements import is_node_id
 from frys_node.wire.codec import Message
 
 SURVEY_TIMEOUT_S = 2.0
 """Longest wait for one member's answer."""
 
 POLL_S = 0.1
+
+ROTATE_EVERY_MIN_S = 10.0
+"""Pause between two rotations that members ask for; the issuer's own operator is not bound by it."""
 
 log = logging.getLogger(__name__)
 
@@ -41,25 +44,14 @@ class HeldKeys(Message, frozen=True):
     primary: int
     expelled: int = 0
     """How many expelled nodes this node knows of, and refuses."""
+    digest: bytes = b""
+    """Of all of them, see `MemberSecrets.digest`; empty of a version that does not say."""
+    admin: int = 0
+    """Number of the authority's word on the admin tokens; 0 if there is none."""
 
 
 class RotateKeys(Message, frozen=True):
     """Ask the issuer for a new key."""
-
-
-class Expel(Message, frozen=True):
-    """Ask the issuer to expel a node."""
-
-    node: str
-
-
-class NodeExpelled(Message, frozen=True):
-    """It is expelled, durably, and the keys are rotated."""
-
-    epoch: int
-    expelled: int
-    is_new: bool
-    """False: it was expelled before."""
 
 
 class MemberKeys(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,11 +62,15 @@ class MemberKeys(msgspec.Struct, frozen=True, kw_only=True):
     epochs: tuple[int, ...] = ()
     primary: int | None = None
     expelled: int = 0
+    refuses: bool = False
+    """It says that it refuses exactly who is expelled by the issuer's word."""
+    admin: int = 0
+    """Number of the authority's word on the admin tokens that it holds."""
     error: str = ""
 
 
 class KeySurvey(msgspec.Struct, frozen=True, kw_only=True):
-    """Everybody's epochs, how many members seal with the newest one, and how many refuse all who were expelled."""
+    """Everybody's epochs, how many members seal with the issuer's newest one, and how many refuse whom it expelled."""
 
     epoch: int
     converged: int
@@ -91,7 +87,6 @@ class KeySurvey(msgspec.Struct, frozen=True, kw_only=True):
 
 HELD_KEYS: Method[AskKeys, HeldKeys] = Method("channel.held_keys", AskKeys, HeldKeys)
 ROTATE_KEYS: Method[RotateKeys, HeldKeys] = Method("channel.rotate_keys", RotateKeys, HeldKeys)
-EXPEL: Method[Expel, NodeExpelled] = Method("channel.expel", Expel, NodeExpelled)
 
 
 class KeyDesk:
@@ -119,7 +114,7 @@ class KeyDesk:
         )
         rpc.serve(HELD_KEYS, self._held)
         rpc.serve(ROTATE_KEYS, self._rotate)
-        rpc.serve(EXPEL, self._expel)
+        self._rotated_s = -inf
 
     async def _want_key(self) -> None:
         await self._rpc.call(self._issuer(), ROTATE_KEYS, RotateKeys())
@@ -129,12 +124,16 @@ class KeyDesk:
         keyring = self._secrets.keyring
         primary = keyring.primary
         epochs = tuple(key.epoch for key in keyring.keys)
-        return HeldKeys(epochs, 0 if primary is None else primary.epoch, len(self._secrets.revoked))
+        seals_with = 0 if primary is None else primary.epoch
+        word = self._secrets.admin.word
+        admin = 0 if word is None else word.number
+        return HeldKeys(epochs, seals_with, len(self._secrets.revoked), self._secrets.digest(), admin)
 
     async def _held(self, caller: NodeId, request: AskKeys) -> HeldKeys:
         return self.held()
 
-    def _check_issuer(self) -> None:
+    def check_issuer(self) -> None:
+        """Raise a `NotReady` unless this node can make keys and expel nodes."""
         if not self._may_rotate():
             raise NotReady(
                 "this node is not the issuer, or does not hold the key of the cluster's authority",
@@ -142,71 +141,85 @@ class KeyDesk:
             )
 
     async def _rotate(self, caller: NodeId, request: RotateKeys) -> HeldKeys:
-        self._check_issuer()
+        self.check_issuer()
         if not self._secrets.keyring.is_settled:
             raise NotReady("the last key is still spreading", hint=f"retry in {KEY_SETTLE_S:g} s")
+        left_s = self._rotated_s + ROTATE_EVERY_MIN_S - trio.current_time()
+        if caller != self._rpc.self_id and left_s > 0:
+            raise NotReady("the keys were just rotated", hint=f"retry in {left_s:.0f} s, or run it on the issuer")
         self.keeper.rotate()
+        self._rotated_s = trio.current_time()
         return self.held()
 
-    async def _expel(self, caller: NodeId, request: Expel) -> NodeExpelled:
-        """Expel a node; whoever is a member may ask for it, as for a token that lets one in."""
-        self._check_issuer()
-        if not is_node_id(request.node):
-            raise UsageError(f"'{request.node[:64]}' is no node id", hint="32 hex digits; frys-node members shows them")
-        node = NodeId(request.node)
-        if node == self._rpc.self_id:
-            raise UsageError(
-                "the issuer cannot be expelled: nobody could sign it",
-                hint="hand its role over first: frys-node issuer handover NAME",
-            )
-        if node == caller:
-            raise UsageError("a node cannot expel itself", hint="run it on another node, or let it leave")
-        is_new = self.expel(node)
-        if is_new:
-            log.warning("channel.node_expelled", extra={"peer": node, "asked_by": caller})
-        held = self.held()
-        return NodeExpelled(max(held.epochs, default=0), held.expelled, is_new)
+    def is_expelled(self, node: NodeId) -> bool:
+        """True if this node refuses another as expelled."""
+        return node in self._secrets.revoked
 
     def expel(self, node: NodeId) -> bool:
         """Expel a node and rotate the keys, on the issuer; raises as `MemberSecrets.expel`."""
         made_s = self._clock.unix_ns() // 1_000_000_000
         return self._secrets.expel(node, self._entropy.token_bytes(KEY_BYTES), made_s)
 
-    async def survey(self, members: Sequence[tuple[NodeId, str]]) -> KeySurvey:
-        """Ask members, this node among them, at the same time; who does not answer is named."""
-        found: list[MemberKeys] = []
+    async def survey(self, members: Sequence[tuple[NodeId, str]], wanted: HeldKeys | None = None) -> KeySurvey:
+        """Ask members, this node among them, at the same time; who does not answer is named.
+
+        What they should hold is what the issuer holds; if it is not among them, `wanted` or what this node holds: no
+        member can move the goal by what it says of itself.
+        """
+        answers: list[tuple[NodeId, str, HeldKeys | str]] = []
 
         async def ask(node: NodeId, name: str) -> None:
             try:
                 with trio.fail_after(SURVEY_TIMEOUT_S):
                     held = await self._rpc.call(node, HELD_KEYS, AskKeys())
             except trio.TooSlowError:
-                found.append(MemberKeys(name=name, id=node, error=f"no answer within {SURVEY_TIMEOUT_S:g} s"))
+                answers.append((node, name, f"no answer within {SURVEY_TIMEOUT_S:g} s"))
             except FrysError as error:
-                found.append(MemberKeys(name=name, id=node, error=error.message))
+                answers.append((node, name, error.message))
             else:
-                found.append(
-                    MemberKeys(name=name, id=node, epochs=held.epochs, primary=held.primary, expelled=held.expelled)
-                )
+                answers.append((node, name, held))
 
         async with trio.open_nursery() as nursery:
             for node, name in members:
                 nursery.start_soon(ask, node, name)
-        newest = max((held.epochs[0] for held in found if held.epochs), default=0)
-        expelled = max((held.expelled for held in found), default=0)
-        return KeySurvey(
-            epoch=newest,
-            converged=sum(held.primary == newest for held in found),
-            total=len(found),
-            expelled=expelled,
-            refusing=sum(not held.error and held.expelled == expelled for held in found),
-            members=sorted(found, key=lambda held: (held.name, held.id)),
-        )
+        said = [held for node, _, held in answers if node == self._issuer() and isinstance(held, HeldKeys)]
+        return _survey_of(answers, said[0] if said else wanted or self.held())
 
-    async def converged(self, members: Callable[[], Sequence[tuple[NodeId, str]]]) -> KeySurvey:
+    async def converged(
+        self, members: Callable[[], Sequence[tuple[NodeId, str]]], wanted: HeldKeys | None = None
+    ) -> KeySurvey:
         """Survey until everybody seals with the newest key; the caller's cancel scope bounds it."""
         while True:
-            survey = await self.survey(members())
+            survey = await self.survey(members(), wanted)
             if survey.is_done:
                 return survey
             await trio.sleep(POLL_S)
+
+
+def _survey_of(answers: Sequence[tuple[NodeId, str, HeldKeys | str]], wanted: HeldKeys) -> KeySurvey:
+    found: list[MemberKeys] = []
+    for node, name, held in answers:
+        if isinstance(held, str):
+            found.append(MemberKeys(name=name, id=node, error=held))
+            continue
+        refuses = held.digest == wanted.digest if held.digest else held.expelled == wanted.expelled
+        found.append(
+            MemberKeys(
+                name=name,
+                id=node,
+                epochs=held.epochs,
+                primary=held.primary,
+                expelled=held.expelled,
+                refuses=refuses,
+                admin=held.admin,
+            )
+        )
+    newest = max(wanted.epochs, default=0)
+    return KeySurvey(
+        epoch=newest,
+        converged=sum(held.primary == newest for held in found),
+        total=len(found),
+        expelled=wanted.expelled,
+        refusing=sum(held.refuses for held in found),
+        members=sorted(found, key=lambda held: (held.name, held.id)),
+    )

@@ -83,4 +83,5 @@ def _text(view: dict[str, Any]) -> str:
         lines.append(f"{view['successor']} was named to take over and has not yet")
     if view["promised"]:
         lines.append(f"this node has promised term {view['promised']}: it takes no lower record")
+    lines += view.get("warnings", [])
     return "\n".join(lines)

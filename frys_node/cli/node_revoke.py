@@ -22,6 +22,8 @@ LOSS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("node", type=given.name, metavar="NODE", help="the node's name or id")
+    text = "also if the node was given the key of the cluster's authority (frys-node ca rotate takes that from it)"
+    parser.add_argument("--holds-authority", action="store_true", help=text)
     add_yes(parser)
     add_common(parser)
 
@@ -32,7 +34,8 @@ def run(arguments: argparse.Namespace, client: AdminClient) -> int:
     before = client.call("GET", path)
     if not before["is_expelled"]:
         must_type(arguments, LOSS.format(name=before["name"]), before["name"])
-    body = client.call("POST", path)
+    wanted = {"holds_authority": True} if arguments.holds_authority else None
+    body = client.call("POST", path, wanted)
     show(arguments, body, "\n".join(_lines(escaped(body))))
     return FAILED if _behind(body) else 0
 
@@ -42,7 +45,7 @@ def _behind(body: dict[str, Any]) -> list[str]:
     return [
         member["name"]
         for member in body["members"]
-        if member["error"] or member["primary"] != body["epoch"] or member["expelled"] != body["expelled"]
+        if member["error"] or member["primary"] != body["epoch"] or not member["refuses"]
     ]
 
 

@@ -12,8 +12,8 @@ def text(body: dict[str, Any]) -> str:
     """Lay the picture out; the body's texts are printable already."""
     parts = [_summary(body), _sessions(body), _listeners(body)]
     if body["expelled"]:
-        rows = [(entry["name"], entry["id"]) for entry in body["expelled"]]
-        parts.append("EXPELLED\n" + _indented(table(rows, ("NAME", "ID"))))
+        rows = [(entry["name"], entry["id"], _word(entry)) for entry in body["expelled"]]
+        parts.append("EXPELLED\n" + _indented(table(rows, ("NAME", "ID", "BY THE WORD OF"))))
     if body["refusals"]:
         rows = sorted(body["refusals"].items(), key=lambda entry: -entry[1])
         parts.append("REFUSED HERE SINCE THE START\n" + _indented(table(rows, ("REASON", "CONNECTIONS"))))
@@ -67,6 +67,10 @@ def _next(keys: dict[str, Any]) -> str:
 def _expelled(body: dict[str, Any]) -> str:
     count = len(body["expelled"])
     return f"{count}, refused by {body['keys']['refusing']}/{body['keys']['total']} members" if count else "nobody"
+
+
+def _word(entry: dict[str, Any]) -> str:
+    return "the authority" if entry["is_signed"] else "the issuer alone, which does not hold the authority's key"
 
 
 def _tokens(tokens: dict[str, Any]) -> str:

@@ -16,6 +16,9 @@ from frys_node.cli.admin import AdminClient, add_common, show, table
 API_ROLES = ("read", "write", "admin")
 
 
+ADMIN_ID = "admin"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     actions = parser.add_subparsers(dest="action", required=True)
@@ -44,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common(create)
     add_common(actions.add_parser("list", help="list tokens of both kinds (never their secrets)"))
     revoke = actions.add_parser("revoke", help="make a token of either kind useless")
-    revoke.add_argument("id", type=given.name, help="the id that `token list` shows")
+    revoke.add_argument("id", type=given.name, help="the id that `token list` shows; admin: replace the admin token")
     add_common(revoke)
 
 
@@ -61,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         return show(arguments, body, body["token"])
     if arguments.action == "revoke":
         body = client.call("DELETE", f"/v1/tokens/{quote(arguments.id, safe='')}")
-        return show(arguments, body, f"revoked {arguments.id}{_reach(body)}")
+        return show(arguments, body, f"revoked {arguments.id}{_reach(body)}{_new_admin(arguments.id)}")
     body = client.call("GET", "/v1/tokens")
     rows = [_row(token) for token in body["tokens"]]
     text = table(rows, ("ID", "ROLE", "FOR", "STATE", "USES_LEFT", "EXPIRES_AT", "LAST_USED", "MADE_THROUGH"))
@@ -90,6 +93,13 @@ def _reach(body: dict[str, Any]) -> str:
     if body.get("told", 0) >= body.get("members", 0):
         return ""
     return f"; {body['told']} of {body['members']} nodes know it, the others when the issuer reaches them"
+
+
+def _new_admin(token_id: str) -> str:
+    """Say where the new admin token is: it goes to the disk of the issuer alone."""
+    if token_id == ADMIN_ID:
+        return "\nthe new one is in `admin-token` in the data directory of the issuer: frys-node issuer show"
+    return ""
 
 
 def _scopes(token: dict[str, Any]) -> str:

@@ -18,6 +18,13 @@ class HandshakeRefused(SecurityError):
         """Metric label of `frys_channel_refused_total`."""
 
 
+class HoldsAuthority(SecurityError):
+    """The node that was to be expelled was given the authority's key. Nothing was done."""
+
+    code = "security.holds_authority"
+    FIX: ClassVar[str] = "run it with --holds-authority, and then at once: frys-node ca rotate"
+
+
 class Expelled(SecurityError):
     """The node is no member of the cluster any more. Nothing was sent."""
 

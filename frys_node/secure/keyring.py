@@ -13,7 +13,7 @@ may know never wins against one that it was not given, wherever the two meet, an
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -29,12 +29,12 @@ class EpochKey(msgspec.Struct, frozen=True, array_like=True):
     """One key: its epoch (1 and up) and 32 bytes, and what the authority signs with them."""
 
     epoch: int
-    key: bytes
+    key: Annotated[bytes, msgspec.Meta(max_length=64)]
     made_unix_s: int = 0
     """When the issuer made it, by its wall clock; 0 if that was not noted."""
     expelled: int = 0
     """How many nodes had been expelled by then: none of them was given it."""
-    signature: bytes = b""
+    signature: Annotated[bytes, msgspec.Meta(max_length=4_096)] = b""
     """The authority's, over all of this; empty in keys of the first format."""
 
     def __repr__(self) -> str:

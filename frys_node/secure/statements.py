@@ -1,50 +1,70 @@
 """What the cluster's authority says about keys and members, so that anybody may pass it on.
 
-Sans-I/O. Two statements, signed by the authority's key like certificates are: the gossip key of an epoch, and the node
-ids that were expelled. They are believed whoever brings them, and nobody else can make them: a member that is about to
-be expelled can neither plant a key of its own nor keep its expulsion from members that were away. Expulsions only ever
-grow, so statements may come in any order; the issuer signs one over all of them, which takes the place of the smaller.
+Sans-I/O. Three statements, signed by the authority's key like certificates are: the gossip key of an epoch, the node
+ids that were expelled, and which admin tokens count. They are believed whoever brings them, and nobody else can make
+them: a member that is about to be expelled can neither plant a key of its own nor keep its expulsion from members that
+were away. Expulsions only ever grow, so statements may come in any order; the issuer signs one over all of them, which
+takes the place of the smaller.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 
-from frys_node.base.errors import NotReady
+from frys_node.base.errors import NotReady, UsageError
 from frys_node.base.types import NodeId
+from frys_node.secure.admin import HASHES_MAX, AdminWord
 from frys_node.secure.identity import Identity
 from frys_node.secure.keyring import EpochKey
 
 REVOKED_MAX = 4_096
 """Nodes that a cluster can expel; every one is named whenever two members meet."""
 
+EXPULSIONS_MAX = 4
+"""Statements that are kept beside one another until the issuer has signed one over all of them."""
+
+FORGED_KEPT = 256
+"""Statements whose signature is not verified again."""
+
+SIGNATURE_BYTES_MAX = 4_096
+"""Longer than any signature of the kinds of keys there are."""
+
+NodeIdText = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+"""A node id as it travels."""
+
 _ID_HEX: Final = 32
 _KEY_PREFIX: Final = b"frys gossip key v1"
 _EXPULSION_PREFIX: Final = b"frys expulsion v1"
+_ADMIN_PREFIX: Final = b"frys admin tokens v1"
 
 
 class Expulsion(msgspec.Struct, frozen=True, array_like=True):
     """These nodes are members no more, whatever their certificates say."""
 
-    nodes: tuple[str, ...]
+    nodes: Annotated[tuple[NodeIdText, ...], msgspec.Meta(max_length=REVOKED_MAX)]
     """Node ids, sorted."""
-    signature: bytes
+    signature: Annotated[bytes, msgspec.Meta(max_length=SIGNATURE_BYTES_MAX)]
 
 
 class Statements:
     """Signs with the authority's key where this node holds it, and verifies everywhere."""
 
-    __slots__ = ("_identity",)
+    __slots__ = ("_authorities", "_forged", "_identity", "refused")
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
+        self._authorities = identity.authorities
+        self._forged: dict[bytes, None] = {}
+        """Hashes of the last ones that were refused, for these authorities: honest members repeat them."""
+        self.refused = 0
+        """How many statements were refused for their signature, each counted once."""
 
     @property
     def authority(self) -> bytes:
@@ -73,8 +93,11 @@ class Statements:
 
         Raises:
             NotReady: This node does not hold the authority's key.
+            UsageError: One of them is no node id: nobody would believe the statement.
         """
         ordered = tuple(sorted(set(nodes)))
+        for node in ordered:
+            check_node_id(node)
         return Expulsion(ordered, self._sign(self._expulsion_bytes(ordered)))
 
     def is_said(self, expulsion: Expulsion, *, by_the_issuing: bool = False) -> bool:
@@ -84,6 +107,25 @@ class Statements:
         if not is_sound:
             return False
         return self._fits(self._expulsion_bytes(nodes), expulsion.signature, by_the_issuing=by_the_issuing)
+
+    def say_admin(self, number: int, admin_hashes: Iterable[bytes]) -> AdminWord:
+        """Return the statement that these are the hashes of the admin tokens, and no others.
+
+        Raises:
+            NotReady: This node does not hold the authority's key.
+        """
+        ordered = tuple(sorted(set(admin_hashes)))
+        return AdminWord(number, ordered, self._sign(self._admin_bytes(number, ordered)))
+
+    def is_admin_word(self, word: AdminWord, *, by_the_issuing: bool = False) -> bool:
+        """True if an authority that is trusted, or the one that issues now, made the statement."""
+        is_sound = 1 <= word.number <= 1 << 53 and 0 < len(word.hashes) <= HASHES_MAX
+        if not is_sound or any(len(one) != hashlib.sha256().digest_size for one in word.hashes):
+            return False
+        return self._fits(self._admin_bytes(word.number, word.hashes), word.signature, by_the_issuing=by_the_issuing)
+
+    def _admin_bytes(self, number: int, admin_hashes: tuple[bytes, ...]) -> bytes:
+        return _ADMIN_PREFIX + self._cluster() + number.to_bytes(8, "big") + b"".join(admin_hashes)
 
     def _key_bytes(self, key: EpochKey) -> bytes:
         numbers = b"".join(value.to_bytes(8, "big") for value in (key.epoch, key.made_unix_s, key.expelled))
@@ -108,7 +150,20 @@ class Statements:
     def _fits(self, data: bytes, signature: bytes, *, by_the_issuing: bool) -> bool:
         # Two count while one authority follows the other, and the issuer signs anew before the old one is dropped.
         authorities = self._identity.authorities
-        return any(_is_by(one, data, signature) for one in (authorities[:1] if by_the_issuing else authorities))
+        if by_the_issuing:
+            return _is_by(authorities[0], data, signature)
+        if authorities != self._authorities:
+            self._authorities, self._forged = authorities, {}
+        name = hashlib.sha256(data + signature).digest()
+        if name in self._forged:
+            return False
+        if any(_is_by(one, data, signature) for one in authorities):
+            return True
+        self.refused += 1
+        self._forged[name] = None
+        if len(self._forged) > FORGED_KEPT:
+            del self._forged[next(iter(self._forged))]
+        return False
 
 
 def _is_by(authority: x509.Certificate, data: bytes, signature: bytes) -> bool:
@@ -118,6 +173,12 @@ def _is_by(authority: x509.Certificate, data: bytes, signature: bytes) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def check_node_id(node: str) -> None:
+    """Raise a `UsageError` unless the text has the form of a node id."""
+    if not is_node_id(node):
+        raise UsageError(f"'{node[:64]}' is no node id", hint="32 hex digits; frys-node members shows them")
 
 
 def is_node_id(node: str) -> bool:

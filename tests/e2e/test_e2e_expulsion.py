@@ -147,3 +147,30 @@ def test_an_expelled_node_is_out_within_ten_seconds_and_says_so(nodes: list[Node
     removed = frys("node", "remove", "mallory", "--data-dir", str(alpha.data_dir), cwd=alpha.home)
     assert removed.returncode == 0, removed.stdout + removed.stderr
     assert all(list(n.statuses().values()).count("alive") == 3 for n in (alpha, beta, gamma))
+
+
+def test_who_had_the_authoritys_key_is_expelled_only_with_open_eyes_and_the_admin_token_goes_too(
+    nodes: list[NodeProcess],
+) -> None:
+    """The founder has handed its role over: the command refuses, names the flag, and then says what is still to do."""
+    alpha, beta, gamma, _ = nodes
+    over = frys("issuer", "handover", "gamma", "--data-dir", str(alpha.data_dir), cwd=alpha.home)
+    assert over.returncode == 0, over.stdout + over.stderr
+    refused = frys("node", "revoke", "alpha", "--yes", "--data-dir", str(beta.data_dir), cwd=beta.home)
+    assert refused.returncode != 0
+    assert "--holds-authority" in refused.stderr
+    assert alpha.statuses()["beta"] == beta.statuses()["alpha"] == "alive"
+    done = frys(
+        "node", "revoke", "alpha", "--yes", "--holds-authority", "--data-dir", str(beta.data_dir), cwd=beta.home
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "refused by 2/2 members" in done.stdout
+    assert "alpha was given the authority's key" in done.stdout
+    assert "frys-node ca rotate" in done.stdout
+    old = (alpha.data_dir / "admin-token").read_text().strip()
+    gone = frys("token", "revoke", "admin", "--json", "--data-dir", str(beta.data_dir), cwd=beta.home)
+    assert gone.returncode == 0, gone.stdout + gone.stderr
+    assert json.loads(gone.stdout) == {"revoked": "admin", "told": 2, "members": 2}
+    new = (gamma.data_dir / "admin-token").read_text().strip()
+    assert new != old
+    assert (gamma.data_dir / "admin-token").stat().st_mode & 0o777 == 0o600

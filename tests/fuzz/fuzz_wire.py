@@ -129,6 +129,7 @@ class FrameHarness:
         return [
             (GOLDEN / "channel-messages-1.bin").read_bytes(),
             (GOLDEN / "channel-messages-2.bin").read_bytes(),
+            (GOLDEN / "channel-messages-3.bin").read_bytes(),
             frames,
             encode_frame(9, b"x" * (self.LIMIT_BYTES - 1)),
             b"\x00\x00\x04\x01\x01",

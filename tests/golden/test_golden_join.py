@@ -48,8 +48,14 @@ def test_messages_of_a_change_of_the_authority_are_frozen() -> None:
         JOIN_CODEC.encode(JoinAccepted(b"s", b"cert", b"ca", C, "prod", "n2", A, (), (b"old",), (b"older",))),
         JOIN_CODEC.encode(ReturnRequest(b"cert", b"csr", b"proof")),
         JOIN_CODEC.encode(Returned(b"cert", (b"old",), (b"l1",), (b"older",))),
-        ENTRUST.request.encode(Authority(b"k" * 32, b"tokens", b"names", b"next")),
+        ENTRUST.request.encode(Authority(b"k" * 32, b"tokens", b"names", b"next", b"[]")),
         TRUST.request.encode(Trust((b"new", b"old"), (b"l1",), (b"older",))),
         TRUST.reply.encode(Trusted(("n" * 32, "o" * 32), "n" * 32)),
     ]
-    assert messages == _lines(2)
+    before = _lines(2)
+    assert messages == [*before[:4], *_lines(3), *before[5:]]
+
+
+def test_copies_of_the_authority_of_before_say_nothing_of_who_has_it() -> None:
+    """The table of whom the key was given came with the third version."""
+    assert ENTRUST.request.decode(_lines(2)[4]) == Authority(b"k" * 32, b"tokens", b"names", b"next", b"")

@@ -8,6 +8,7 @@ import msgspec
 
 from frys_node.base.types import NodeId
 from frys_node.channel.credentials import EXPULSIONS_PATH, REVOKED_PATH, MemberSecrets
+from frys_node.secure.admin import ADMIN_WORD_PATH, AdminWord
 from frys_node.secure.keyring import KEYRING_PATH, EpochKey, Keyring
 from frys_node.secure.statements import Expulsion
 from frys_node.testing.disk import FakeDisk
@@ -43,4 +44,14 @@ def test_expulsions_are_written_so_and_read() -> None:
     disk.write(EXPULSIONS_PATH, golden)
     secrets = MemberSecrets(disk)
     assert set(secrets.revoked) == {NodeId(letter * 16) for letter in ("0d", "0e", "0f")}
-    assert secrets.offer().revoked == ("0d" * 16,)
+    assert set(secrets.offer().revoked) == set(secrets.revoked)
+
+
+def test_the_word_on_admin_tokens_is_written_so_and_read() -> None:
+    """Number, hashes and signature, byte for byte; without it the tokens of before would be accepted again."""
+    word = AdminWord(2, (b"g" * 32, b"h" * 32), b"t" * 64)
+    golden = (GOLDEN / "admin-word-1.bin").read_bytes()
+    assert msgspec.msgpack.encode(word) == golden
+    disk = FakeDisk()
+    disk.write(ADMIN_WORD_PATH, golden)
+    assert MemberSecrets(disk).admin.word == word

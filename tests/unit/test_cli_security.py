@@ -12,9 +12,9 @@ from frys_node.base.errors import UsageError
 from frys_node.cli import node_revoke, status_security
 
 MEMBERS = [
-    {"name": "a", "error": "", "primary": 5, "expelled": 1},
-    {"name": "b", "error": "", "primary": 4, "expelled": 1},
-    {"name": "c", "error": "no answer within 2 s", "primary": None, "expelled": 0},
+    {"name": "a", "error": "", "primary": 5, "expelled": 1, "refuses": True},
+    {"name": "b", "error": "", "primary": 4, "expelled": 1, "refuses": True},
+    {"name": "c", "error": "no answer within 2 s", "primary": None, "expelled": 0, "refuses": False},
 ]
 REVOKED: dict[str, Any] = {
     "name": "mallory",
@@ -75,7 +75,7 @@ class Client:
 
 
 def _arguments(*, yes: bool) -> argparse.Namespace:
-    return argparse.Namespace(node="mallory", yes=yes, json=False)
+    return argparse.Namespace(node="mallory", yes=yes, json=False, holds_authority=False)
 
 
 def test_an_expulsion_that_is_not_everywhere_yet_says_who_is_behind(capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,7 +138,7 @@ def test_the_page_hides_nothing_that_is_wrong() -> None:
         "trouble": "this node was expelled from its cluster",
         "post_quantum": {"sessions": 5, "of": 6, "answered": 2, "members": 3},
         "tokens": {"valid": 0, "used": 0, "expired": 0, "error": "the issuer a does not answer"},
-        "expelled": [{"name": "mallory", "id": "0e" * 16}],
+        "expelled": [{"name": "mallory", "id": "0e" * 16, "is_signed": False}],
         "keys": SECURITY["keys"] | {"rotates_at": None, "refusing": 2},
         "authority": {"id": "c0ffee", "trusted": 2},
     }

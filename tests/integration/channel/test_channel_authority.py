@@ -95,3 +95,37 @@ async def test_named_members_are_kept_up_to_date_and_nobody_else_gets_the_key(
         assert b.channel.authority.export() == a.channel.authority.export()
         b.channel.authority.drop()
         assert not b.channel.authority.can_admit
+
+
+async def test_a_standby_is_the_node_that_was_chosen_and_not_whoever_has_its_name(
+    pair: tuple[Node, Node], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A name goes to another machine when its node is dead for long, and in gossip everybody names itself."""
+    a, b = pair
+    async with running(await join(tmp_path / "c", a, "c")) as c:
+        await c.channel.connect(a.id)
+        names = {b.id: "b", c.id: "c"}
+        giver = AuthorityDriver(
+            a.channel.authority, a.channel, standby=["b"], members=lambda: [(node, names[node]) for node in names]
+        )
+        for node in (b, c):
+            driver(node)
+        names[c.id] = "b"
+        with trio.fail_after(10):
+            await giver.spread()
+        assert (b.channel.authority.can_admit, c.channel.authority.can_admit) == (True, False)
+        # Also if the registry gives it the name: the operator has to say so.
+        assert a.channel.desk is not None
+        a.channel.desk.names._nodes["b"] = c.id
+        a.channel.desk.names._nodes.pop("c")
+        del names[b.id]
+        await giver.spread()
+        assert not c.channel.authority.can_admit
+        told = [record for record in caplog.records if record.message == "channel.standby_is_another"]
+        assert len(told) == 1
+        assert c.id in told[0].__dict__["fix"]
+        by_id = AuthorityDriver(
+            a.channel.authority, a.channel, standby=[c.id], members=lambda: [(node, names[node]) for node in names]
+        )
+        await by_id.spread()
+        assert c.channel.authority.can_admit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -154,6 +154,45 @@ async def test_a_member_that_was_away_for_two_changes_comes_home_by_itself(tmp_p
         stored = load_identity(disk)
         assert stored is not None
         assert stored.certificate == c.identity.certificate
+
+
+async def test_an_expelled_node_stays_out_when_the_authority_is_replaced(tmp_path: Path) -> None:
+    """Also at a member that was away for both: what the old authority said is signed anew before it counts no more."""
+    async with AsyncExitStack() as stack:
+        a = await stack.enter_async_context(running(await create(tmp_path / "a", "a")))
+        b = await stack.enter_async_context(running(await join(tmp_path / "b", a, "b")))
+        x = await stack.enter_async_context(running(await join(tmp_path / "x", a, "x")))
+        async with running(await join(tmp_path / "c", a, "c")):
+            pass
+        a.channel.revoke(x.id)
+        rotation = driver(a, (a, b))
+        rotation._desk.begin()
+        await whole(rotation)
+        disk = DirectoryDisk(tmp_path / "c")
+        identity = load_identity(disk)
+        assert identity is not None
+        c = await stack.enter_async_context(running(await open_node(disk, identity)))
+        c.channel.learn(b.id, b.address)
+        assert x.id not in c.channel.secrets.revoked
+        with trio.fail_after(20):
+            while x.id not in c.channel.secrets.revoked:
+                with suppress(FrysError):
+                    await c.channel.connect(b.id)
+                await trio.sleep(0.02)
+            for node in (a, b, c):
+                said = node.channel.secrets.statements
+                assert said is not None
+                assert x.id in node.channel.secrets.revoked
+                for expulsion in node.channel.secrets.expulsions:
+                    assert said.is_said(expulsion, by_the_issuing=True)
+                newest = node.channel.secrets.keyring.newest
+                assert newest is not None
+                assert newest.expelled == 1
+                x.channel.secrets.revoked.clear()
+                with pytest.raises(FrysError):
+                    await x.channel.connect_address(node.address)
+                with pytest.raises(FrysError):
+                    await x.channel._upkeep._trust.come_home(node.address)
 
 
 async def test_only_a_member_that_proves_its_key_is_brought_home(tmp_path: Path) -> None:

@@ -6,17 +6,18 @@ import itertools
 
 import pytest
 
-from frys_node.base.errors import NotReady, Overloaded, StorageError
+from frys_node.base.errors import NotReady, Overloaded, StorageError, UsageError, WireError
 from frys_node.base.types import ClusterId, NodeId
 from frys_node.channel import credentials
 from frys_node.channel.bootstrap import create_cluster
 from frys_node.channel.credentials import MemberSecrets
-from frys_node.channel.messages import Credentials
+from frys_node.channel.messages import BODY_BYTES_MAX, CHANNEL_CODEC, Credentials
 from frys_node.secure import certificates
+from frys_node.secure.admin import ADMIN_PATH, HASHES_MAX, AdminWord, replace_admin_token
 from frys_node.secure.identity import Identity
-from frys_node.secure.keyring import KEYRING_PATH, EpochKey
+from frys_node.secure.keyring import EPOCHS_MAX, KEYRING_PATH, EpochKey
 from frys_node.secure.signing_keys import new_key
-from frys_node.secure.statements import Expulsion, Statements
+from frys_node.secure.statements import EXPULSIONS_MAX, REVOKED_MAX, SIGNATURE_BYTES_MAX, Expulsion, Statements
 from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import FakeDisk
 from frys_node.testing.entropy import FakeEntropy
@@ -169,7 +170,7 @@ def test_what_an_older_version_left_unsigned_is_signed_by_the_issuer() -> None:
     assert issuer.secrets.offer().revoked == (X,)
     assert not c.secrets.take(Credentials((old,), revoked=(X,)), from_issuer=False)
     assert issuer.secrets.endorse(77)
-    assert issuer.secrets.offer().revoked == ()
+    assert [said.nodes for said in issuer.secrets.expulsions] == [(X,)]
     assert issuer.secrets.keyring.keys[0].made_unix_s == 77
     assert not issuer.secrets.endorse(78)
     assert c.hear(issuer)
@@ -242,3 +243,203 @@ def test_what_a_new_authority_signed_anew_spreads_by_any_way_and_comes_to_rest()
     assert not b.hear(c)
     assert c.secrets.expulsions == issuer.secrets.expulsions
     assert c.secrets.keyring.keys == issuer.secrets.keyring.keys
+
+
+class FullDisk:
+    """A disk that refuses every write while it is full."""
+
+    def __init__(self, disk: FakeDisk) -> None:
+        self._disk = disk
+        self.is_full = True
+
+    def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
+        """See `Disk.write`."""
+        if self.is_full:
+            raise StorageError("the disk is full")
+        self._disk.write(path, data, durable=durable)
+
+
+def test_an_expulsion_that_the_disk_refused_is_told_at_once_and_made_good_when_asked_again() -> None:
+    """It was in force in memory alone before, told nobody, and asking again said that there was nothing to do."""
+    issuer, b, _ = _cluster()
+    told: list[int] = []
+    issuer.secrets.on_change = lambda: told.append(len(issuer.secrets.revoked))
+    full = FullDisk(issuer.disk)
+    issuer.secrets._disk = full  # type: ignore[assignment]
+    with pytest.raises(StorageError):
+        issuer.secrets.expel(X, b"k" * 32, 1)
+    assert told == [1]
+    assert b.hear(issuer)
+    assert list(b.secrets.revoked) == [X]
+    full.is_full = False
+    assert issuer.secrets.expel(X, b"k" * 32, 1)
+    assert issuer.epochs == [2, 1]
+    assert not issuer.secrets.expel(X, b"l" * 32, 1)
+    issuer.open()
+    assert list(issuer.secrets.revoked) == [X]
+    assert issuer.epochs == [2, 1]
+
+
+def test_what_a_members_disk_refused_is_written_when_it_takes_it_again() -> None:
+    """`KeyKeeper` flushes at each of its looks: a full disk must not bring the expelled back with the next restart."""
+    issuer, b, _ = _cluster()
+    issuer.secrets.expel(X, b"k" * 32, 1)
+    full = FullDisk(b.disk)
+    b.secrets._disk = full  # type: ignore[assignment]
+    with pytest.raises(StorageError):
+        b.hear(issuer)
+    assert not b.hear(issuer)
+    full.is_full = False
+    b.secrets.flush()
+    b.open()
+    assert list(b.secrets.revoked) == [X]
+    assert b.epochs == [2, 1]
+
+
+def test_only_node_ids_are_expelled_and_all_of_them_together_fit_into_a_frame() -> None:
+    """Anything else makes a statement that every member rejects, or one that is too large to be told."""
+    issuer, b, _ = _cluster()
+    for text in ("ab", "zz" * 16, "AB" * 16, "ab" * 400_000):
+        for refused in (
+            lambda text=text: issuer.secrets.expel(NodeId(text), b"k" * 32, 1),
+            lambda text=text: issuer.secrets.revoke(NodeId(text)),
+        ):
+            with pytest.raises(UsageError, match="no node id"):
+                refused()
+        assert not b.secrets.take(Credentials((), revoked=(text,)), from_issuer=True)
+    assert not issuer.secrets.revoked
+    assert not b.secrets.revoked
+    disk = FakeDisk()
+    disk.write(credentials.REVOKED_PATH, b"ab\n" + X.encode())
+    assert list(MemberSecrets(disk).revoked) == [X]
+    nodes = tuple(f"{number:032x}" for number in range(REVOKED_MAX))
+    words = tuple(Expulsion(nodes, b"s" * SIGNATURE_BYTES_MAX) for _ in range(EXPULSIONS_MAX))
+    admin = AdminWord(1 << 53, (b"h" * 32,) * HASHES_MAX, b"s" * SIGNATURE_BYTES_MAX)
+    keys = tuple(EpochKey(1, b"k" * 32, signature=b"s" * SIGNATURE_BYTES_MAX) for _ in range(EPOCHS_MAX))
+    largest = CHANNEL_CODEC.encode(Credentials(keys, (b"h" * 32,) * HASHES_MAX, nodes, words, admin))
+    assert len(largest) < BODY_BYTES_MAX
+    assert CHANNEL_CODEC.decode(largest)
+
+
+def test_every_expelled_node_is_named_for_members_that_know_no_statements() -> None:
+    """An older member reads `revoked` from the issuer alone: without it it would hand the new key to the expelled."""
+    issuer, b, _ = _cluster()
+    issuer.secrets.expel(X, b"k" * 32, 1)
+    b.hear(issuer)
+    assert issuer.secrets.offer().revoked == b.secrets.offer().revoked == (X,)
+
+
+@pytest.mark.parametrize(
+    "bogus",
+    [
+        Credentials((), expulsions=tuple(Expulsion((f"{n:032x}",), b"s" * 64) for n in range(EXPULSIONS_MAX + 1))),
+        Credentials(tuple(EpochKey(n + 1, b"k" * 32, signature=b"s") for n in range(EPOCHS_MAX + 1))),
+        Credentials((), (b"h" * 32,) * (HASHES_MAX + 1)),
+        Credentials((), expulsions=(Expulsion((X,), b"s" * (SIGNATURE_BYTES_MAX + 1)),)),
+        Credentials((), expulsions=(Expulsion(("ab",), b"s"),)),
+        Credentials((), revoked=("ab",)),
+        Credentials((EpochKey(1, b"k" * 100_000),)),
+    ],
+)
+def test_credentials_that_no_honest_member_tells_are_refused_before_any_signature(bogus: Credentials) -> None:
+    """A frame of nine thousand statements held the loop up for a second."""
+    with pytest.raises(WireError):
+        CHANNEL_CODEC.decode(CHANNEL_CODEC.encode(bogus))
+
+
+def test_a_forged_statement_is_counted_once_and_not_verified_again() -> None:
+    """Who repeats what an authority of before has signed is honest; who brings a new one each time is not."""
+    issuer, b, _ = _cluster()
+    forged = [Expulsion((X,), bytes([number]) * 64) for number in range(3)]
+    statements = b.secrets.statements
+    assert statements is not None
+    for _ in range(5):
+        assert not b.secrets.take(Credentials((), expulsions=tuple(forged)), from_issuer=False)
+    assert statements.refused == 3
+    assert b.hear(issuer) is False
+
+
+def test_hashes_of_admin_tokens_are_taken_from_the_issuer_alone() -> None:
+    """Any member could plant one, which outlived its expulsion, and fill the table before the real one came."""
+    issuer, b, _ = _cluster()
+    planted = Credentials((), admin_hashes=(b"h" * 32,))
+    assert not b.secrets.take(planted, from_issuer=False)
+    assert not issuer.secrets.take(planted, from_issuer=False)
+    assert b"h" * 32 not in b.secrets.offer().admin_hashes
+    assert b.secrets.take(planted, from_issuer=True)
+
+
+def _token(member: Member) -> str:
+    return (member.disk.read(ADMIN_PATH) or b"").decode().strip()
+
+
+def test_a_replaced_admin_token_is_refused_everywhere_and_stays_so() -> None:
+    """By the authority's word, from whoever brings it; neither restarts, nor members of before, nor its file help."""
+    issuer, b, c = _cluster()
+    old = _token(issuer)
+    b.hear(issuer, from_issuer=True)
+    assert b.secrets.admin.check(old)
+    replace_admin_token(issuer.disk, FakeEntropy("new"), issuer.secrets.replace_admin)
+    new = _token(issuer)
+    assert new != old
+    before = Credentials((), b.secrets.offer().admin_hashes)
+    assert b.hear(issuer)  # not as from the issuer
+    assert c.hear(b)
+    assert not c.hear(b)
+    for member in (issuer, b, c):
+        member.secrets.take(before, from_issuer=True)
+        for _ in range(2):
+            assert member.secrets.admin.check(new)
+            assert not member.secrets.admin.check(old)
+            member.open()
+    b.disk.write(ADMIN_PATH, old.encode())
+    b.open()
+    assert not b.secrets.admin.check(old)
+
+
+def test_only_the_authoritys_word_replaces_the_admin_token_and_never_an_older_one() -> None:
+    """A member cannot make one, alter one, or bring back what was said before."""
+    issuer, b, _ = _cluster()
+    with pytest.raises(NotReady, match="authority"):
+        replace_admin_token(b.disk, FakeEntropy("b"), b.secrets.replace_admin)
+    assert _token(b) == ""
+    replace_admin_token(issuer.disk, FakeEntropy("1"), issuer.secrets.replace_admin)
+    first = issuer.secrets.admin.word
+    assert first is not None
+    replace_admin_token(issuer.disk, FakeEntropy("2"), issuer.secrets.replace_admin)
+    second = issuer.secrets.admin.word
+    assert second is not None
+    assert b.hear(issuer)
+    own = b"o" * 32
+    foreign = Statements(Member().identity).say_admin(9, (own,))
+    for word in (
+        first,
+        foreign,
+        AdminWord(3, (own,), second.signature),
+        AdminWord(3, second.hashes, second.signature),
+        AdminWord(3, (), b""),
+        AdminWord(3, (b"short",), second.signature),
+    ):
+        assert not b.secrets.take(Credentials((), admin=word), from_issuer=True)
+    assert b.secrets.admin.word == second
+
+
+def test_the_word_on_the_admin_token_is_signed_anew_by_the_authority_that_follows() -> None:
+    """Members that trust the new one alone would otherwise not believe it, and take the token of before."""
+    issuer, b, c = _cluster()
+    replace_admin_token(issuer.disk, FakeEntropy("1"), issuer.secrets.replace_admin)
+    b.hear(issuer)
+    old = issuer.identity.ca_certificate
+    key = new_key(FakeEntropy("follows"))
+    certificate = certificates.create_authority(key, issuer.identity.cluster_id, "test", 9 * 10**18, is_first=False)
+    for member in (issuer, b):
+        member.identity.ca_certificate, member.identity.also_trusted = certificate, (old,)
+    c.identity.ca_certificate = certificate
+    issuer.identity.ca_key = key
+    assert not c.hear(b)
+    assert issuer.secrets.endorse()
+    assert not issuer.secrets.endorse()
+    assert b.hear(issuer)
+    assert not issuer.hear(b)
+    assert c.hear(b)
+    assert c.secrets.admin.check(_token(issuer))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from frys_node.base.errors import StorageError
+from frys_node.base.types import NodeId
 from frys_node.channel.bootstrap import create_cluster
 from frys_node.channel.credentials import MemberSecrets
-from frys_node.channel.key_rotation import ASK_EVERY_S, KEY_RETIRE_S, KEY_SETTLE_S, KeyKeeper
+from frys_node.channel.key_rotation import ASK_EVERY_S, KEY_RETIRE_S, KEY_SETTLE_S, LOOK_S, KeyKeeper
 from frys_node.channel.rotation_plan import JITTER, RotationPlan
 from frys_node.secure.keyring import EpochKey
 from frys_node.secure.statements import Statements
@@ -19,6 +21,7 @@ from frys_node.testing.disk import FakeDisk
 from frys_node.testing.entropy import FakeEntropy
 
 DAY_S = 86_400.0
+EXPELLED = NodeId("0e" * 16)
 
 
 def test_a_key_lives_for_a_day_give_or_take_a_tenth() -> None:
@@ -162,6 +165,33 @@ async def test_a_rotation_for_an_expulsion_that_failed_is_tried_again_within_sec
         await trio.sleep(3 * KEY_SETTLE_S)
         assert issuer.epochs[0] == 2
         nursery.cancel_scope.cancel()
+
+
+async def test_a_full_disk_holds_no_promotion_up_and_is_made_good(autojump_clock: MockClock) -> None:
+    """A member that cannot write seals with the new key all the same; once it can, the expulsion is on its disk."""
+    issuer = Issuer()
+    keeper = issuer.open()
+    write = issuer.disk.write
+
+    def refuse(path: str, data: bytes, *, durable: bool = True) -> None:
+        raise StorageError("the disk is full")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await trio.sleep(100.0)
+        issuer.secrets.rotate(b"n" * 32)
+        issuer.disk.write = refuse  # type: ignore[method-assign]
+        with pytest.raises(StorageError):
+            issuer.secrets.expel(EXPELLED, b"k" * 32, 1)
+        await trio.sleep(2 * KEY_SETTLE_S)
+        assert issuer.secrets.keyring.is_settled
+        assert not MemberSecrets(issuer.disk).revoked
+        issuer.disk.write = write  # type: ignore[method-assign]
+        await trio.sleep(2 * LOOK_S)
+        nursery.cancel_scope.cancel()
+    stored = MemberSecrets(issuer.disk)
+    assert list(stored.revoked) == [EXPELLED]
+    assert [key.expelled for key in stored.keyring.keys] == [1]
 
 
 async def test_a_worn_counter_asks_for_a_key_and_not_all_the_time(autojump_clock: MockClock) -> None:

@@ -27,6 +27,7 @@ from frys_node.channel.messages import (
     Request,
 )
 from frys_node.channel.mux import IN_FLIGHT_MAX, Event, Mux
+from frys_node.secure.admin import AdminWord
 from frys_node.secure.keyring import EpochKey
 from frys_node.secure.statements import Expulsion
 from frys_node.wire.frame import FrameReader, encode_frame
@@ -37,6 +38,7 @@ FIRST = Credentials((EpochKey(1, b"k" * 32),), (b"h" * 32,), ("d" * 32,))
 SIGNED = Credentials(
     (EpochKey(2, b"k" * 32, 1_800_000_000, 1, b"s" * 64),), (b"h" * 32,), (), (Expulsion(("d" * 32,), b"t" * 64),)
 )
+REPLACED = Credentials((), admin=AdminWord(2, (b"h" * 32,), b"t" * 64))
 EVERY: tuple[ChannelMessage, ...] = (
     HELLO,
     FIRST,
@@ -73,10 +75,11 @@ def test_the_golden_messages_decode_forever() -> None:
 
 
 def test_the_golden_credentials_decode_forever() -> None:
-    """Keys and expulsions with the authority's signatures, byte for byte."""
-    golden = GOLDEN.with_name("channel-messages-2.bin").read_bytes()
-    assert golden == b"".join(map(_frame, (FIRST, SIGNED)))
-    assert [CHANNEL_CODEC.decode(frame.body) for frame in FrameReader().receive_data(golden)] == [FIRST, SIGNED]
+    """With the authority's signatures over keys and expulsions; then over admin tokens too, byte for byte."""
+    for version, messages in ((2, [FIRST, SIGNED]), (3, [FIRST, SIGNED, REPLACED])):
+        golden = GOLDEN.with_name(f"channel-messages-{version}.bin").read_bytes()
+        assert [CHANNEL_CODEC.decode(frame.body) for frame in FrameReader().receive_data(golden)] == messages
+    assert golden == b"".join(map(_frame, messages))
 
 
 def test_a_call_goes_there_and_back() -> None:

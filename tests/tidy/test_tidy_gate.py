@@ -55,6 +55,19 @@ def test_counts_and_skips_of_a_test_run_are_collected(gate: ModuleType, capsys: 
     assert "FAIL  unit" in capsys.readouterr().out
 
 
+def test_lanes_run_side_by_side_and_every_failure_is_kept(gate: ModuleType, tmp_path: Path) -> None:
+    """Two stages that can only end together end; a stage behind one that failed runs all the same."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    write, read = f"open({str(pipe)!r}, 'w').write('x')", f"assert open({str(pipe)!r}).read() == 'x'"
+    found = gate.Run(time.monotonic())
+    found.side_by_side(
+        (gate.Stage("write", [sys.executable, "-c", write], 60), gate.Stage("bad", [sys.executable, "-c", "1/0"], 60)),
+        (gate.Stage("read", [sys.executable, "-c", read], 60), gate.Stage("worse", [sys.executable, "-c", "1/0"], 60)),
+    )
+    assert sorted(found.failures) == ["bad", "worse"]
+
+
 def test_seeds_that_cost_too_much_fail_the_gate(gate: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     """Their CPU seconds are read from each run, where they are told above its last line, and held to one limit."""
     text = "...\nseeds took 123.4 CPU-s\n3 passed in 200.00s\n"

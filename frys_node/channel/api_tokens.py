@@ -162,9 +162,9 @@ class ApiTokenDesk:
         is_other = held == own.version and answer.digest not in (b"", own.digest)
         if (held > own.version or is_other) and self.is_issuer:
             # This disk is an old copy: the member holds what an earlier life of this node wrote.
-            log.warning("channel.api_tokens_behind", extra={"peer": node, "held": held, "own": own.version})
             # The next round tells it, not this one at once: a member could go on for ever.
             self._tokens.outrun(held, term=self._term())
+            log.warning("channel.api_tokens_behind", extra={"peer": node, "held": held, "own": own.version})
             raise NotReady("the member holds a newer sheet of API tokens; it is told again")
         if held < sheet.version:
             raise NotReady("the member did not take the sheet of API tokens")

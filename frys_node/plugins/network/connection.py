@@ -100,6 +100,11 @@ class Connection:
         self.kind = kind
         self._parser = RequestParser(server.limits, self._admit)
 
+    @property
+    def is_idle(self) -> bool:
+        """True between requests."""
+        return not self.is_answering and self._parser.phase is Phase.IDLE and not self._parser.requests
+
     async def run(self) -> None:
         """Serve until the peer or a rule ends it, then close. Raises nothing but cancellation from above."""
         try:

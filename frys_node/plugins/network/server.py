@@ -196,11 +196,11 @@ class HttpServer:
             self._cut_revoked()
 
     def _cut_revoked(self) -> None:
-        """End streams whose token was revoked or has expired; a request looks at its token itself."""
+        """End streams and idle connections whose token does not stand any more; a request looks at its token itself."""
         access = self.access
         if access is None:
             return
-        for connection in [c for c in self._connections if c.is_streaming]:
+        for connection in [c for c in self._connections if c.is_streaming or c.is_idle]:
             if connection.principal is not None and not access.is_valid(connection.principal):
                 connection.scope.cancel()
 

@@ -228,6 +228,26 @@ async def test_a_member_that_makes_things_up_stops_nobody(tmp_path: Path, claim:
         assert a.node.channel.secrets.tokens.sheet.version.seq < 100
 
 
+async def test_an_issuer_with_an_old_disk_is_believed_only_once_its_sheet_is_above_the_members(tmp_path: Path) -> None:
+    """It writes a sheet of the very version that a member holds with other rows: that is not taken for told."""
+    async with offices(tmp_path, "ab") as (a, b):
+        await a.desk.tell_all()
+        tokens = a.node.channel.secrets.tokens
+        old = tokens.sheet
+        forgotten, _ = a.desk.create(READ)
+        await a.desk.tell_all()
+        held = tokens.sheet.version
+        tokens._use(old)
+        a.desk._told.clear()
+        drawn = ENTROPY.token_bytes(36)
+        text, _ = tokens.create(drawn, READ, now_unix_s=CLOCK.unix_ns() // 10**9, term=1)
+        assert tokens.sheet.version == held
+        with pytest.raises(NotReady, match="newer sheet"):
+            await a.desk.tell(b.node.id)
+        await a.desk.tell(b.node.id)
+        assert [office.knows(each) for office in (a, b) for each in (text, forgotten)] == [True, False] * 2
+
+
 async def test_the_last_use_is_that_of_whichever_node_saw_it_and_says_of_how_many(tmp_path: Path) -> None:
     """To the minute, from every node that answers; one that does not, or claims the future, spoils nothing."""
     async with offices(tmp_path, "abc") as made:

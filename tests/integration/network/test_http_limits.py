@@ -173,6 +173,25 @@ async def test_a_stream_ends_with_its_token(tmp_path: Path) -> None:
         assert scope.cancelled_caught
 
 
+async def test_an_idle_connection_goes_with_its_token(tmp_path: Path) -> None:
+    """It would keep a place that only those have who are known; one whose token stands, or that showed none, stays."""
+    access = FakeAccess(reader=READER, other=OTHER)
+    async with (
+        serving(tmp_path, http=OUTSIDE, access=access, header_s=0.3) as (_, http),
+        client(http) as c,
+        client(http) as d,
+        client(http) as probe,
+    ):
+        http.route("GET", "/x", _ok, scope="read")
+        assert await many(c, 1, bearer("reader")) == await many(d, 1, bearer("other")) == [200]
+        assert await many(probe, 1, path="/livez") == [200]
+        del access.tokens["reader"]
+        with pytest.raises((EOFError, trio.BrokenResourceError)):
+            await c.until(b"never")
+        assert await many(d, 1, bearer("other")) == [200]
+        assert await many(probe, 1, path="/livez") == [200]
+
+
 async def test_dripping_bytes_hold_a_connection_no_longer_than_the_limits(tmp_path: Path) -> None:
     """One byte at a time, in the head and in the body: the deadline is of the whole, not of each byte (slowloris)."""
     heads = [b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 10_000]

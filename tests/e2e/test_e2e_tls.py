@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from frys_node.client import SyncClient
+from tests.e2e.test_e2e_cluster import frys, wait
 from tests.e2e.test_e2e_start_stop import detached, ports
 
 pytestmark = pytest.mark.slow
@@ -20,10 +21,21 @@ def served(http: str, ca: Path) -> str:
     return ssl.get_server_certificate((host, int(port)), ca_certs=str(ca), timeout=20)
 
 
+def is_served(http: str, ca: Path) -> bool:
+    """True if a node shows a certificate of that authority."""
+    try:
+        return bool(served(http, ca))
+    except ssl.SSLCertVerificationError:
+        return False
+
+
 def test_a_cluster_that_speaks_tls_is_reached_by_curl_and_by_the_client_through_every_node(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One file is all that is trusted; the client finds owners over TLS; a restart shows the same certificate."""
+    """One file is all that is trusted; the client finds owners over TLS; a restart shows the same certificate.
+
+    Another authority's is shown as soon as it issues.
+    """
     monkeypatch.setenv("FRYS_PLUGINS_NETWORK_TLS", "cluster")
     monkeypatch.setenv("FRYS_PLUGINS_NETWORK_TLS_CLASSICAL", "true")
     monkeypatch.setenv("FRYS_CLUSTER_PARTITIONS", "8")
@@ -51,3 +63,10 @@ def test_a_cluster_that_speaks_tls_is_reached_by_curl_and_by_the_client_through_
                 assert {member["name"] for member in client.members()} == {"a", "b"}
         with detached(*join, cwd=tmp_path / "b", given=token) as b:
             assert served(b["http"], ca) == shown
+            old = ca.read_bytes()
+            done = frys("ca", "rotate", "--data-dir", str(tmp_path / "a" / a["data_dir"]), cwd=tmp_path / "a")
+            assert done.returncode == 0, done.stderr
+            # The listeners follow at once: what the new authority alone vouches for is shown by both.
+            wait("a's new file", lambda: ca.read_bytes() != old)
+            wait("both show it", lambda: all(is_served(node["http"], ca) for node in (a, b)))
+            assert served(b["http"], ca) != shown

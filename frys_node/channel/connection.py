@@ -32,6 +32,7 @@ from frys_node.channel.ending import ending_of
 from frys_node.channel.messages import (
     EXPELLED,
     HEARD,
+    OVERDUE,
     REPLACED,
     SHUTDOWN,
     Cancel,
@@ -458,9 +459,11 @@ class Connection:
             self._is_stop_told = event.reason == SHUTDOWN
             self.is_replaced = event.reason == REPLACED
             self.succession.hear_last()
-            is_replaced = event.reason == REPLACED
-            # The answer says so too: the other side's calls on this connection have their whole budget as well.
-            self.drain(REPLACED if is_replaced else HEARD, REPLACED_DRAIN_S if is_replaced else DRAIN_S)
+            if event.reason in (REPLACED, OVERDUE):
+                # The answer says so too: calls of the other side have their whole budget here as well.
+                self.drain(event.reason, REPLACED_DRAIN_S)
+            else:
+                self.drain(HEARD, DRAIN_S)
 
     def _settle(self, call_id: int, answer: Reply | FrysError) -> None:
         waiter = self._waiters.pop(call_id, None)

@@ -112,6 +112,9 @@ EXPELLED = "expelled"
 REPLACED = "replaced"
 """The reason of a connection in whose place there is a new one."""
 
+OVERDUE = "overdue"
+"""The reason of a connection that has to be made anew: there is no new one yet, and calls under way are finished."""
+
 HEARD = "heard"
 """The answer to the other side's `GoAway`: nothing comes behind it."""
 

@@ -21,7 +21,7 @@ import trio
 from frys_node.base.errors import FrysError
 from frys_node.base.types import Address, NodeId
 from frys_node.channel.connection import REPLACED_DRAIN_S, Connection
-from frys_node.channel.messages import REPLACED
+from frys_node.channel.messages import OVERDUE
 from frys_node.channel.peers import Peers
 from frys_node.observe.metrics import Metrics
 from frys_node.secure.errors import HandshakeRefused
@@ -108,7 +108,7 @@ class Rekeying:
                     if self._is_overdue(connection):
                         self._count.inc("overdue")
                         log.info("channel.connection_overdue", extra={"peer": connection.node})
-                        connection.drain(REPLACED, REPLACED_DRAIN_S)
+                        connection.drain(OVERDUE, REPLACED_DRAIN_S)
                     elif self._is_due(connection) and len(self._under_way) < AT_ONCE_MAX:
                         self._under_way.add(connection.node)
                         nursery.start_soon(self._replace, connection)

@@ -7,6 +7,7 @@ can be shown: the ring first (everything this node holds moves away), then gossi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from balancer.driver import BalancerComponent
 from balancer.issuer_methods import IssuerStanding
 from balancer.seat_driver import REJOIN_HINT
 from frys_node.authority_routes import AuthorityRoutes
-from frys_node.base.errors import FrysError
+from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.types import NodeId
 from frys_node.channel.api_tokens import ApiTokenDesk
 from frys_node.channel.authority import AuthorityDriver
@@ -47,6 +48,9 @@ log = get_logger(__name__)
 
 ADMIN_TOLD_S = 5.0
 """How long a request waits for everybody to accept the new admin token alone; it goes on spreading after that."""
+
+ADMIN_EVERY_S = 10.0
+"""Pause between two replacements of the admin token: any member can ask for one."""
 
 FRONT = "network"
 """The plugin that provides HTTP."""
@@ -103,6 +107,7 @@ class Operations:
         balancer.verbs.entrust = self._entrust
         balancer.verbs.standing = self._standing
         balancer.on_removed = self._removed
+        self._admin_replaced_s = -inf
         self._leave_wanted = trio.Event()
         self._leave_state = ""
         self._leave_error: FrysError | None = None
@@ -244,6 +249,10 @@ class Operations:
         """Replace the admin token, on the issuer, and wait a while until everybody accepts the new one alone."""
         keys, secrets = self._channel.keys, self._channel.secrets
         keys.check_issuer()
+        left_s = self._admin_replaced_s + ADMIN_EVERY_S - trio.current_time()
+        if left_s > 0:
+            raise NotReady("the admin token was just replaced", hint=f"retry in {left_s:.0f} s")
+        self._admin_replaced_s = trio.current_time()
         replace_admin_token(self._kernel.disk, self._kernel.entropy, secrets.replace_admin)
         told, members = 0, 1
         with trio.move_on_after(ADMIN_TOLD_S):

@@ -22,7 +22,7 @@ from frys_node.base.errors import CorruptData, Overloaded
 from frys_node.base.ports import Disk
 from frys_node.base.types import NodeId
 from frys_node.channel.messages import Credentials
-from frys_node.secure.admin import ADMIN_HASHES_PATH, AdminTokens, AdminWord
+from frys_node.secure.admin import ADMIN_HASHES_PATH, ADMIN_NUMBER_MAX, AdminTokens, AdminWord
 from frys_node.secure.api_tokens import ApiTokens
 from frys_node.secure.keyring import KEYRING_PATH, EpochKey, Keyring
 from frys_node.secure.statements import (
@@ -208,10 +208,15 @@ class MemberSecrets:
 
         Raises:
             NotReady: This node does not hold the authority's key. Nothing changed.
+            Overloaded: It was replaced `ADMIN_NUMBER_MAX` times. Nothing changed.
             StorageError: The disk refused. Nothing changed, unless only the unsigned copy was refused.
         """
         assert self.statements is not None, "the channel brings the statements"
         held = self.admin.word
+        if held is not None and held.number >= ADMIN_NUMBER_MAX:
+            raise Overloaded(
+                "the admin token was replaced too often", hint="API tokens with the role admin do the same"
+            )
         word = self.statements.say_admin(1 if held is None else held.number + 1, (admin_hash,))
         replaced = AdminTokens()
         replaced.use(word)

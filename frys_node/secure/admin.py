@@ -26,13 +26,15 @@ HASHES_MAX = 16
 
 ADMIN_WORD_PATH: Final = "identity/admin-word"
 
+ADMIN_NUMBER_MAX: Final = 1 << 53
+
 _HASH_BYTES = 32
 
 
 class AdminWord(msgspec.Struct, frozen=True, array_like=True):
     """These are the admin tokens, signed by the cluster's authority; a higher number takes the place of a lower."""
 
-    number: Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
+    number: Annotated[int, msgspec.Meta(ge=1, le=ADMIN_NUMBER_MAX)]
     hashes: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=HASHES_MAX)]
     """SHA-256 of each token, sorted."""
     signature: Annotated[bytes, msgspec.Meta(max_length=4_096)]

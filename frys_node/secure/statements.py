@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes
 
 from frys_node.base.errors import NotReady, UsageError
 from frys_node.base.types import NodeId
-from frys_node.secure.admin import HASHES_MAX, AdminWord
+from frys_node.secure.admin import ADMIN_NUMBER_MAX, HASHES_MAX, AdminWord
 from frys_node.secure.identity import Identity
 from frys_node.secure.keyring import EpochKey
 
@@ -119,7 +119,7 @@ class Statements:
 
     def is_admin_word(self, word: AdminWord, *, by_the_issuing: bool = False) -> bool:
         """True if an authority that is trusted, or the one that issues now, made the statement."""
-        is_sound = 1 <= word.number <= 1 << 53 and 0 < len(word.hashes) <= HASHES_MAX
+        is_sound = 1 <= word.number <= ADMIN_NUMBER_MAX and 0 < len(word.hashes) <= HASHES_MAX
         if not is_sound or any(len(one) != hashlib.sha256().digest_size for one in word.hashes):
             return False
         return self._fits(self._admin_bytes(word.number, word.hashes), word.signature, by_the_issuing=by_the_issuing)

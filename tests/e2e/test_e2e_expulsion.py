@@ -171,6 +171,9 @@ def test_who_had_the_authoritys_key_is_expelled_only_with_open_eyes_and_the_admi
     gone = frys("token", "revoke", "admin", "--json", "--data-dir", str(beta.data_dir), cwd=beta.home)
     assert gone.returncode == 0, gone.stdout + gone.stderr
     assert json.loads(gone.stdout) == {"revoked": "admin", "told": 2, "members": 2}
+    soon = frys("token", "revoke", "admin", "--data-dir", str(beta.data_dir), cwd=beta.home)
+    assert soon.returncode != 0
+    assert "just replaced" in soon.stderr
     new = (gamma.data_dir / "admin-token").read_text().strip()
     assert new != old
     assert (gamma.data_dir / "admin-token").stat().st_mode & 0o777 == 0o600

@@ -26,6 +26,9 @@ CONVERGENCE_S = 10.0
 
 DAY_S = 86_400.0
 
+TOKENS_SHOWN_MAX = 32
+"""API tokens that one warning names; `token list` names them all."""
+
 log = get_logger(__name__)
 
 
@@ -117,18 +120,20 @@ class TrustRoutes:
             "took_s": round(trio.current_time() - start_s, 3),
             "is_on_ring": node in self._balancer.placement.record.members(),
             "dead": dead,
-            "warnings": await self._warnings(name, made),
+            "warnings": await self._warnings(node, name, made),
         }
         return HttpResponse.json(body)
 
     def _others(self, node: NodeId) -> list[tuple[NodeId, str]]:
         return [member for member in self._live() if member[0] != node]
 
-    async def _warnings(self, name: str, made: NodeExpelled) -> list[str]:
+    async def _warnings(self, node: NodeId, name: str, made: NodeExpelled) -> list[str]:
         """What else the expelled node may hold; it is expelled all the same if nobody can be asked."""
         found: list[str] = []
         if made.held_authority:
             found.append(f"{name} was given the authority's key and can make itself a new node: frys-node ca rotate")
+        now_unix_s = self._clock.unix_ns() // 1_000_000_000
+        found += api_token_warnings(self._channel.secrets.tokens.infos(now_unix_s), node, name)
         try:
             valid = sum(token.state == "valid" for token in await self._tokens())
             if valid:
@@ -193,3 +198,14 @@ class TrustRoutes:
         except FrysError as error:
             counts["error"] = error.message
         return counts
+
+
+def api_token_warnings(tokens: Sequence[TokenInfo], node: NodeId, name: str) -> list[str]:
+    """Name the API tokens that were made through an expelled node: they open the API, and it may have kept them."""
+    ids = [token.id for token in tokens if token.made_through == node and token.state == "valid"]
+    if not ids:
+        return []
+    what = "1 API token was" if len(ids) == 1 else f"{len(ids)} API tokens were"
+    more = "" if len(ids) <= TOKENS_SHOWN_MAX else f" and {len(ids) - TOKENS_SHOWN_MAX} more"
+    shown = " ".join(ids[:TOKENS_SHOWN_MAX]) + more
+    return [f"{what} made through {name}, still valid: frys-node token revoke ID, for {shown}"]

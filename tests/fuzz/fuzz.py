@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT), str(HERE), str(ROOT / "tests" / "unit" / "membership"
 
 NAMES = (
     *("packets", "syncs", "rumours", "catch_up", "seal", "frames", "channel", "resp", "saved", "sealed"),
-    *("topology", "tokens", "http"),
+    *("topology", "tokens", "http", "bearers"),
 )
 INSTRUMENTED = [
     *("membership", "frys_node.wire", "frys_node.secure", "frys_node.channel", "frys_node.base", "snapshots"),

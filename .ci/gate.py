@@ -28,6 +28,7 @@ SEEDS_CPU_S_MAX = 480.0
 """What all batches of seeds may cost: they are to share four CPU-minutes, and a machine may be half as fast."""
 SEEDS_CPU = re.compile(r"^seeds took ([0-9.]+) CPU-s$", re.MULTILINE)
 COUNTS = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
+SUMMARY = re.compile(r"\bin [0-9.]+s\b")
 KNOWN_ANSWERS = {
     "FRYS_KAT_DIR": ROOT.parent / "shared" / "kat",
     "FRYS_SW_DIR": ROOT.parent / "shared" / "specs" / "serverless-workflow",
@@ -126,6 +127,12 @@ def missing_answers() -> list[str]:
     ]
 
 
+def summed_up(output: str) -> str:
+    """Return the line in which pytest adds up; the interpreter may say more behind it as it ends."""
+    lines = output.strip().splitlines()
+    return next((line for line in reversed(lines) if SUMMARY.search(line)), lines[-1] if lines else "")
+
+
 def judge(stage: Stage, outcome: Outcome, totals: dict[str, int], skipped: list[str]) -> bool:
     """Count a stage's tests, collect its skips and print its line (and its output if it failed)."""
     is_pytest = "pytest" in stage.command
@@ -133,11 +140,11 @@ def judge(stage: Stage, outcome: Outcome, totals: dict[str, int], skipped: list[
     if empty:
         skipped.append(f"{stage.name}: no tests there yet")
     if is_pytest:
-        for count, word in COUNTS.findall(outcome.output.strip().rpartition("\n")[2]):
+        for count, word in COUNTS.findall(summed_up(outcome.output)):
             totals["failed" if word.startswith("error") else word] += int(count)
         skipped += [f"{stage.name}: {line}" for line in re.findall(r"^SKIPPED (.*)$", outcome.output, re.MULTILINE)]
     good = outcome.code == 0 or empty
-    summary = outcome.output.strip().rpartition("\n")[2] if is_pytest else ""
+    summary = summed_up(outcome.output) if is_pytest else ""
     print(f"{'ok  ' if good else 'FAIL'}  {stage.name:<18} {outcome.seconds:6.1f} s  {summary}", flush=True)
     if not good:
         print(outcome.output, flush=True)

@@ -50,6 +50,8 @@ def test_counts_and_skips_of_a_test_run_are_collected(gate: ModuleType, capsys: 
     assert not gate.judge(stage, gate.Outcome(1, text, 0.1), totals, skipped)
     assert totals == {"passed": 2, "failed": 1, "skipped": 1}
     assert skipped == ["unit: [1] tests/unit/test_x.py:3: no nft"]
+    assert gate.judge(stage, gate.Outcome(0, "3 passed in 0.12s\nResourceWarning: 1 failed\n", 0.1), totals, skipped)
+    assert totals == {"passed": 5, "failed": 1, "skipped": 1}
     assert gate.judge(stage, gate.Outcome(5, "no tests ran in 0.01s\n", 0.1), totals, skipped)
     assert skipped[-1] == "unit: no tests there yet"
     assert "FAIL  unit" in capsys.readouterr().out

@@ -30,6 +30,11 @@ from snapshots.messages import SHARE, Shared, ShareRequest, ShareUnit
 SHARE_S: Final = 3_600.0
 """Longest that a node may take for its share."""
 
+SETTLE_S = 10.0
+SETTLE_POLL_S = 0.3
+"""The ring is stable a moment before the last copies are whole: they are waited for, and asked for again. What
+was saved before is in the place already and costs a look."""
+
 RENEW_S: Final = 60.0
 """How often the asker sees to its lock while others work."""
 
@@ -115,10 +120,15 @@ class ClusterSaver:
         holders = sorted({node for unit in units for node in self._topology.sets(unit).current})
         async with library.locks.using(f"save {name} of the cluster") as lock:
             assert lock is not None
-            shares, silent = await self._shares(
-                library, lock, ShareRequest(place, lock.key, epoch, list(kinds or ())), holders
-            )
-            missing = self._missing(units, shares, silent)
+            request = ShareRequest(place, lock.key, epoch, list(kinds or ()))
+            settled_s, written = trio.current_time() + SETTLE_S, 0
+            while True:
+                shares, silent = await self._shares(library, lock, request, holders)
+                missing = self._missing(units, shares, silent)
+                if not missing or is_partial or silent or trio.current_time() >= settled_s:
+                    break
+                written += sum(share.new_bytes for share in shares.values())
+                await trio.sleep(SETTLE_POLL_S)
             if missing and not is_partial:
                 raise SnapshotError(
                     f"{len(missing)} units cannot be saved, such as {missing[0].unit}: {missing[0].reason}",
@@ -137,8 +147,8 @@ class ClusterSaver:
                 missing=tuple(missing),
                 kinds=tuple(sorted(set(kinds or ()))),
                 epoch=SavedEpoch.of(epoch),
-                new_bytes=sum(share.new_bytes for share in shares.values()),
-                reused_bytes=sum(share.reused_bytes for share in shares.values()),
+                new_bytes=written + sum(share.new_bytes for share in shares.values()),
+                reused_bytes=max(0, sum(share.reused_bytes for share in shares.values()) - written),
             )
             await library.publish(lock, index)
         return index

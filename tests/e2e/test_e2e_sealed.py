@@ -55,7 +55,8 @@ def test_a_cluster_of_three_comes_back_from_one_sealed_file_in_a_cluster_of_one(
             wait(f"{node.name} is ready", lambda node=node: node.is_ready)
         wait("a stable ring of three", lambda: _is_stable(nodes))
         _fill(nodes[0])
-        assert run(nodes[1], "snapshot", "create", "full", "--cluster", "--store", place)[0] == 0
+        code, text = run(nodes[1], "snapshot", "create", "full", "--cluster", "--store", place)
+        assert code == 0, text
         # The second one is incremental: what it shares with the first has to be in its file all the same.
         assert run(nodes[1], "snapshot", "create", "next", "--cluster", "--store", place)[0] == 0
         for key in ("mine", "other"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+import trio.testing
 
 from frys_node.base.errors import NotReady
 from frys_node.base.types import NodeId, UnitId
@@ -79,6 +80,24 @@ async def test_a_silent_node_is_named_and_left_out_only_when_that_is_asked_for()
         saved = await cluster["a"].desk.create("all", place=PLACE, is_cluster=True, is_partial=True)
         assert [(one.unit, "(B: " in one.reason) for one in saved.missing] == [("workflow/1", True)]
         assert sorted(saved.nodes) == ["a", "c"]
+
+
+async def test_a_copy_that_is_not_whole_yet_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    """The ring is stable a moment before the last copy is; one that does not come is named after a while."""
+    async with open_saved_cluster(_held("a", "b"), kinds=("workflow",), partitions=2) as cluster:
+        await _open(cluster, partitions=2)
+        late = cluster["b"].units["workflow"].held.pop(UnitId("workflow/1"))
+
+        async def arrive() -> None:
+            await trio.sleep(3.0)
+            cluster["b"].units["workflow"].held[UnitId("workflow/1")] = late
+
+        with pytest.raises(SnapshotError, match="it is not whole there"):
+            await cluster["a"].desk.create("none", place=PLACE, is_cluster=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(arrive)
+            saved = await cluster["a"].desk.create("all", place=PLACE, is_cluster=True)
+        assert sorted(one.unit for one in saved.units) == ["workflow/0", "workflow/1"]
 
 
 async def test_a_ring_in_motion_is_not_saved() -> None:

@@ -10,6 +10,19 @@ from frys_node.testing.scenario import Scenario, ScenarioResult, percentile, tot
 COLUMNS = 6
 """Counters in one line."""
 
+PROMISES = {
+    "replication": {
+        "(a)": "acknowledged writes lost",
+        "(b)": "deletes resurrected",
+        "(c)": "writes ordered before older ones",
+        "(d)": "versions with two values",
+        "(e)": "double moves",
+        "(f)": "forked epochs",
+        "(g)": "clusters not equal after healing",
+    }
+}
+"""What must never be, by scenario and by the letter with which its checker's words begin."""
+
 
 def batch_report(
     name: str, scenario: Scenario, faults: str, results: Sequence[dict[str, Any]], wanted: int
@@ -50,8 +63,21 @@ def batch_report(
         "sometimes": sometimes,
         "figures": {figure: _statistics(samples) for figure, samples in sorted(figures.items())},
         "sums": list(scenario.sums),
+        "broken": _broken(name, results),
         "targets": {target.name: target.verdict(figures) for target in scenario.targets},
     }
+
+
+def _broken(name: str, results: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Count the broken promises of a scenario, those that were kept with 0."""
+    found = [violation for result in results for violation in result["violations"]]
+    promises = PROMISES.get(name, {})
+    return {text: sum(violation.startswith(letter) for violation in found) for letter, text in promises.items()}
+
+
+def broken_text(broken: Mapping[str, int]) -> str:
+    """Return the counts in words."""
+    return ", ".join(f"{text} {count}" for text, count in broken.items())
 
 
 def _statistics(samples: Sequence[float]) -> dict[str, float]:
@@ -69,6 +95,9 @@ def batch_text(report: Mapping[str, Any]) -> str:
     shown = dict(report)
     figures = shown.pop("figures")
     targets = shown.pop("targets")
+    shown["broken"] = broken_text(shown.pop("broken"))
+    if not shown["broken"]:
+        del shown["broken"]
     for name in shown.pop("sums"):
         if name in figures:
             shown[name] = f"{figures[name]['sum']:,.0f}"

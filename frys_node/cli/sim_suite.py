@@ -60,6 +60,8 @@ def _state_of(home: Path, entry: Entry) -> Path:
 
 def _line(report: dict[str, Any]) -> str:
     """One batch in one line, and one more for each target."""
+    from frys_node.cli.sim_report import broken_text
+
     good = not report["failed_seeds"] and not report["missed"]
     short = "" if report["seeds"] == report["seeds_wanted"] else f" of {report['seeds_wanted']} (budget)"
     size = f"{report['nodes']:>5} nodes  {report['faults_profile']:<10}"
@@ -68,6 +70,7 @@ def _line(report: dict[str, Any]) -> str:
     lines += [f"      {name}: {verdict}" for name, verdict in report["targets"].items()]
     sums = [f"{name} {report['figures'][name]['sum']:,.0f}" for name in report["sums"] if name in report["figures"]]
     lines += [f"      {', '.join(sums)}"] if sums else []
+    lines += [f"      {broken_text(report['broken'])}"] if report["broken"] else []
     lines += [f"      MISSED: {text}" for text in report["missed"]]
     return "\n".join(lines)
 

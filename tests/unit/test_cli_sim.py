@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from frys_node.cli.main import main
+from frys_node.cli.sim_report import batch_report, batch_text
 from frys_node.cli.sim_suite import _state_of
 from frys_node.testing import catalogue, swarm_scenario
-from frys_node.testing.catalogue import PLAN
+from frys_node.testing.catalogue import PLAN, SCENARIOS
 from frys_node.testing.scenario import ScenarioResult, Target
 
 SWARM = ["sim", "--scenario", "swarm", "--nodes", "5", "--seconds", "10"]
@@ -165,3 +166,20 @@ def test_everything_keeps_a_state_file_for_each_batch_and_never_counts_what_othe
     codes = {path.stem.rpartition("-")[2] for path in found if path.name.startswith("membership-")}
     assert len(codes) == 1
     assert codes.isdisjoint(path.stem.rpartition("-")[2] for path in found if path.name.startswith("replication-"))
+
+
+def test_the_promises_of_replication_are_counted_and_zeros_are_printed() -> None:
+    """By the letter that a violation begins with; a promise that was kept is told as well."""
+    kept = {"seed": 1, "violations": [], "sometimes": {}, "figures": {}, "nodes": 7, "seconds": 20.0, "events": 9}
+    kept |= {"wall_s": 1.0, "faults": {}}
+    lost = kept | {"seed": 2, "violations": ["(a) lost b'k'", "(a) scan 3 misses b'k'", "(f) two records with key 1.2"]}
+    report = batch_report("replication", SCENARIOS["replication"], "chaos", [kept, lost], 2)
+    assert [report["broken"][name] for name in ("acknowledged writes lost", "forked epochs", "double moves")] == [
+        2,
+        1,
+        0,
+    ]
+    clean = batch_report("replication", SCENARIOS["replication"], "chaos", [kept], 1)
+    assert set(clean["broken"].values()) == {0}
+    assert "deletes resurrected 0, " in batch_text(clean)
+    assert batch_report("swarm", SCENARIOS["swarm"], "chaos", [kept], 1)["broken"] == {}

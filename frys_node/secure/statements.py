@@ -71,11 +71,6 @@ class Statements:
         """Fingerprint of the certificate whose key is signed and verified with now."""
         return self._identity.ca_certificate.fingerprint(hashes.SHA256())
 
-    @property
-    def can_sign(self) -> bool:
-        """True if this node holds the authority's key."""
-        return self._identity.ca_key is not None
-
     def sign_key(self, key: EpochKey) -> EpochKey:
         """Return the key with the authority's signature.
 

@@ -47,6 +47,7 @@ from frys_node.secure.local import JOIN_FILE
 from frys_node.secure.packet import PacketSealer
 from frys_node.secure.posture import WORDING
 from frys_node.secure.signer import NodeSigner
+from frys_node.secure.voices import NodeVoices
 from frys_node.secure.web_certificates import free_names
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.executor import ThreadExecutor
@@ -182,6 +183,7 @@ class Composition:
             bus=kernel.bus,
             metrics=kernel.metrics,
             learn=self.channel.learn,
+            voices=NodeVoices(self._identity, NodeSigner(self._identity, secrets.revoked), secrets.revoked),
             introduce=self.channel.connect_address,
             channel=self.channel,
             peers=[Peer(peer.node, peer.address) for peer in arrival.peers],

@@ -46,6 +46,9 @@ def brief_of(update: Update) -> Brief:
         update.accuser,
         update.age_s,
         update.evidence,
+        update.proof,
+        update.word,
+        update.accusations,
     )
 
 
@@ -63,6 +66,9 @@ def whole(brief: Brief, held: Update, *, is_own: bool) -> Update | None:
         accuser=brief.accuser,
         age_s=brief.age_s,
         evidence=brief.evidence,
+        proof=brief.proof,
+        word=brief.word,
+        accusations=brief.accusations,
     )
 
 

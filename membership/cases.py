@@ -29,11 +29,13 @@ OBSERVERS_MAX = 16
 class Report:
     """One observer's evidence."""
 
-    __slots__ = ("at_s", "is_lifeline_lost", "is_void")
+    __slots__ = ("at_s", "is_lifeline_lost", "is_void", "word")
 
-    def __init__(self, at_s: float, is_lifeline_lost: bool) -> None:
+    def __init__(self, at_s: float, is_lifeline_lost: bool, word: bytes = b"") -> None:
         self.at_s = at_s
         self.is_lifeline_lost = is_lifeline_lost
+        self.word = word
+        """The observer's signature under the accusation."""
         self.is_void = False
         """The observer itself has seen life since; what it lost is remembered all the same, for E8's sake."""
 

@@ -21,7 +21,7 @@ from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import NodeId
 from frys_node.wire.codec import Codec, Message
 from membership.events import WINDOW, Events
-from membership.rumours import RUMOURS, Rumour, StateDelta, UserEvent
+from membership.rumours import RUMOURS, Rumour, Rumours, StateDelta, UserEvent
 from membership.state import States
 
 HEADS_MAX = 4_096
@@ -74,10 +74,13 @@ BATCHES: Codec[Batch] = Codec(Batch)
 class CatchUp:
     """Compares and repairs, for one node."""
 
-    def __init__(self, events: Events, states: States, boot_of: Callable[[NodeId], int | None]) -> None:
+    def __init__(
+        self, events: Events, states: States, rumours: Rumours, boot_of: Callable[[NodeId], int | None]
+    ) -> None:
         """`boot_of` says which boot of a node is live here; None for anybody who is no live member."""
         self._events = events
         self._states = states
+        self._rumours = rumours
         self._boot_of = boot_of
         self.is_settled = False
         self._digest = 0
@@ -155,7 +158,7 @@ class CatchUp:
             if head.version > since:
                 yield self._states.by_node[head.node].delta(head.node, since)
 
-    def take(self, batch: Batch, now_s: float) -> Heads | None:
+    def take(self, batch: Batch, source: NodeId, now_s: float) -> Heads | None:
         """Take a batch; returns this node's heads if the sender has more."""
         for data in batch.rumours:
             try:
@@ -163,9 +166,10 @@ class CatchUp:
             except MalformedFrame:
                 continue
             if isinstance(rumour, UserEvent):
-                self._events.take(rumour, now_s)
+                if self._rumours.is_signed(rumour, rumour.author, source, now_s):
+                    self._events.take(rumour, now_s)
             elif isinstance(rumour, StateDelta):
-                self._states.take(rumour)
+                self._states.take(rumour, source, now_s)
         self.revision += 1
         if not batch.is_whole:
             return self.heads()

@@ -19,21 +19,24 @@ from membership.conditions import condition_of
 from membership.config import MembershipConfig
 from membership.dissemination import Dissemination
 from membership.edges import Edge, EdgeKind, Edges
-from membership.effects import Effect, SendRefused, Superseded, SuspicionEnded, Tallies, TryPort
-from membership.hearsay import attributed, weighed
+from membership.effects import Effect, SendRefused, SuspicionEnded, Tallies, TryPort
+from membership.hearing import Hearing
+from membership.hearsay import weighed
 from membership.isolation import HOST_HEARD_S, NODES_MIN, Isolation
-from membership.member import Member, is_acceptable, view_of
-from membership.messages import Attributes, Evidence, Standing, Update, raised
+from membership.member import Member, view_of
+from membership.messages import Accusation, Attributes, Evidence, Standing, Update
 from membership.peers import Unmet
 from membership.probe import ProbeOrder
 from membership.publishing import Publishing
 from membership.refusals import Refusals
 from membership.rumours import Rumours
+from membership.scrutiny import ended
 from membership.story import Entry
 from membership.suspicions import Suspicions
 from membership.table import Merge, Table
-from membership.telling import source_told, strongest, turns
+from membership.telling import source_told, turns
 from membership.testimony import VouchKind
+from membership.voices import Signing, Voices, life_of, told_to_itself
 
 HEADER_BYTES_MAX = 160
 """Room kept in every packet for what is not an update."""
@@ -55,13 +58,15 @@ class Claims:
         rng: random.Random,
         now_s: float,
         unix_offset_ns: int,
+        voices: Voices,
     ) -> None:
         self.node = node
         self.boot = boot
         self.tallies = Tallies()
+        self.signing = Signing(node, voices)
         self.table = Table(node)
         self.queue = Dissemination(config.payload_bytes_max - HEADER_BYTES_MAX)
-        self.rumours = Rumours(config.payload_bytes_max - RUMOUR_HEADER_BYTES_MAX, self.tallies)
+        self.rumours = Rumours(config.payload_bytes_max - RUMOUR_HEADER_BYTES_MAX, self.tallies, self.signing)
         self.order = ProbeOrder(rng)
         self.unmet = Unmet()
         self.is_leaving = False
@@ -87,68 +92,18 @@ class Claims:
         """Until then this node accuses nobody and buries nobody: it stood still itself."""
         self.now_s = now_s
         """When this turn began: views of conditions that pass with time are as of then."""
-        self._superseded_by = boot
-        self.table.merge(Update(node, boot, 0, Standing.ALIVE, attributes), now_s)
+        self.hearing = Hearing(self)
+        self.rumours.ask = self.hearing.held.want
+        self.table.merge(self.signing.claimed(Update(node, boot, 0, Standing.ALIVE, attributes)), now_s)
 
-    def take(self, update: Update, now_s: float) -> bool:
+    def take(self, update: Update, source: NodeId, now_s: float) -> bool:
         """Settle one claim from another member; True if it brought a dead or departed member back."""
-        member = self.table.get(update.node)
-        if member is not None and member.update == update and member.standing is not Standing.SUSPECT:
-            # By far the most claims that arrive are known already. (One more voice against a suspect is news.)
-            return False
-        if not is_acceptable(update):
-            self._drop("unacceptable")
-            return False
-        if update.node == self.node:
-            self._answer(update, now_s)
-            return False
-        if member is None and not self._is_welcome(update):
-            return False
-        update = attributed(update, self.node)
-        if member is not None and update.standing is Standing.SUSPECT:
-            held = member.update
-            if (held.boot, held.incarnation, held.standing) == (update.boot, update.incarnation, update.standing):
-                self._confirm(member, update.accuser, now_s, update.evidence, is_heard=True)
-                return False
-        was_live = member is None or member.is_live
-        merge = self.merge(update, now_s, is_heard=True)
-        if merge is None or was_live or not merge.member.is_live:
-            return False
-        self.tallies.add(self.tallies.events, "returned")
-        return True
-
-    def _is_welcome(self, update: Update) -> bool:
-        """True if an unknown node may enter the table."""
-        reap_s = self.reap_after_s(update.standing)
-        if update.age_s >= reap_s:
-            return False
-        if len(self.table) >= self.config.members_max:
-            self._drop("table_full")
-            return False
-        return True
-
-    def _answer(self, update: Update, now_s: float) -> None:
-        """Answer a claim about this node: whatever is not what it says of itself is refuted."""
-        own = self.own
-        if update.boot > self._superseded_by:
-            self._superseded_by = update.boot
-            self.out.append(Superseded(update.boot))
-        if update.boot > self.boot or self.is_leaving:
-            return
-        if (update.boot, update.incarnation) < (own.boot, own.incarnation):
-            if update.standing > Standing.ALIVE:
-                # Refuted long ago, but whoever says it has not heard: two sides of a partition would stay apart.
-                self.queue.put(own)
-            return
-        if update.standing is Standing.ALIVE and update.incarnation == own.incarnation:
-            return
-        self.tallies.add(self.tallies.events, "refutation")
-        self.health.worsen()
-        self.tell(self.node, Entry(now_s, "refutes", update.accuser, update.evidence, update.standing.name.lower()))
-        self.merge(raised(own, update.incarnation), now_s)
+        return self.hearing.take(update, source, now_s)
 
     def merge(self, update: Update, now_s: float, *, is_heard: bool = False) -> Merge | None:
         """Put a claim, this node's own or one that `is_heard`, into the table; if it wins, tell members and others."""
+        if update.node == self.node:
+            update = self.signing.claimed(update)
         merge = self.table.merge(update, now_s)
         if merge is None:
             return None
@@ -195,23 +150,23 @@ class Claims:
         ):
             member.tell(entry)
 
-    def _confirm(
-        self, member: Member, accuser: NodeId, now_s: float, evidence: Evidence, *, is_heard: bool = False
-    ) -> None:
+    def confirm(self, member: Member, accusation: Accusation, now_s: float, *, is_heard: bool = False) -> None:
         """Count an independent accuser of a suspect, and pass it on while it matters. Only members have a voice."""
+        accuser, evidence, word = accusation.accuser, accusation.evidence, accusation.word
         if accuser != self.node and accuser not in self.table.live:
             return
-        if self.suspicions.confirm(member.node, accuser, now_s, weighed(evidence) if is_heard else evidence):
+        counted = replace(accusation, evidence=weighed(evidence)) if is_heard else accusation
+        if self.suspicions.confirm(member.node, counted, now_s):
             self.tallies.add(self.tallies.events, "confirmation")
             detail = source_told(evidence, is_heard=is_heard)
             self.tell(member.node, Entry(now_s, "confirmed", accuser, evidence, detail))
-            self.queue.put(replace(member.update, accuser=accuser, evidence=evidence))
+            self.queue.put(replace(member.update, accuser=accuser, evidence=evidence, word=word))
 
     def accuse(
         self,
         node: NodeId,
         identity: tuple[int, int],
-        accusers: Sequence[NodeId],
+        accusations: Sequence[Accusation],
         now_s: float,
         evidence: Evidence = Evidence.SILENCE,
     ) -> bool:
@@ -222,27 +177,29 @@ class Claims:
         tell of. Helpers fail with it, for it was this node's doubt that made them look; other observers of a crash saw
         for themselves, and their voices count.
         """
-        is_withheld = self.node in accusers and self._is_unfit(evidence, now_s)
+        others = [one for one in accusations if one.accuser != self.node]
+        is_own = len(others) < len(accusations)
+        is_withheld = is_own and self._is_unfit(evidence, now_s)
         if is_withheld:
             self.tallies.add(self.tallies.events, "accusation_withheld")
-            accusers = [a for a in accusers if a != self.node] if evidence is Evidence.CRASH else ()
-        elif self.node in accusers and evidence is Evidence.SILENCE and self.is_unasked(node, now_s):
+            accusations = others if evidence is Evidence.CRASH else ()
+        elif is_own and evidence is Evidence.SILENCE and self.is_unasked(node, now_s):
             is_withheld = True
             self.tallies.add(self.tallies.events, "accusation_withheld")
-            accusers = [accuser for accuser in accusers if accuser != self.node]
-        if not accusers:
+            accusations = others
+        if not accusations:
             return False
         member = self.table.get(node)
         if member is None or not member.is_live or (member.update.boot, member.update.incarnation) != identity:
             return not is_withheld
         if member.standing is Standing.ALIVE:
-            accuser = accusers[0] if accusers else self.node
-            self.merge(
-                replace(member.update, standing=Standing.SUSPECT, accuser=accuser, evidence=evidence),
-                now_s,
+            accuser, word = accusations[0].accuser, accusations[0].word
+            suspect = replace(
+                member.update, standing=Standing.SUSPECT, accuser=accuser, evidence=evidence, word=word, accusations=()
             )
-        for accuser in accusers:
-            self._confirm(member, accuser, now_s, evidence)
+            self.merge(suspect, now_s)
+        for accusation in accusations:
+            self.confirm(member, replace(accusation, evidence=evidence), now_s)
         return not is_withheld
 
     def vouch(self, node: NodeId, identity: tuple[int, int], voucher: NodeId, kind: VouchKind, now_s: float) -> None:
@@ -376,8 +333,8 @@ class Claims:
             member = self.table.get(node)
             if member is not None:
                 self.tallies.add(self.tallies.events, "death")
-                accuser, evidence = strongest(self.suspicions.get(node))
-                self.merge(replace(member.update, standing=Standing.DEAD, accuser=accuser, evidence=evidence), now_s)
+                accusations = self.suspicions.accusations(life_of(member.update))
+                self.merge(ended(member.update, accusations), now_s)
 
     def forget(self, node: NodeId) -> None:
         """Drop a member that is dead or has left; its time is up."""
@@ -385,6 +342,7 @@ class Claims:
         self.queue.drop(node)
         self.suspicions.forget(node)
         self.refusals.forget(node)
+        self.signing.forget(node)
         self.is_peers_changed = True
 
     @property
@@ -414,7 +372,7 @@ class Claims:
         """Tell everybody that this node gets no answer from a member that lives, or gets one again."""
         if is_up and not self.edges.has(self.node, node, now_s, kind):
             return
-        edge = Edge(self.node, node, int(self._unix_offset_ns / 1e9 + now_s), is_up, kind)
+        edge = self.rumours.signed(Edge(self.node, node, int(self._unix_offset_ns / 1e9 + now_s), is_up, kind))
         self.tallies.add(self.tallies.events, "edge_up" if is_up else "edge_down")
         self._take_edge(edge, self.node, now_s)
 
@@ -441,7 +399,7 @@ class Claims:
         member = self.table.get(node)
         if member is None or member.standing is Standing.ALIVE:
             return ()
-        return (member.update,) if self.config.buddy or member.standing >= Standing.DEAD else ()
+        return (told_to_itself(member.update),) if self.config.buddy or member.standing >= Standing.DEAD else ()
 
     def reap_after_s(self, standing: Standing) -> float:
         """Return how long a member of that standing is remembered."""
@@ -449,5 +407,6 @@ class Claims:
             return self.config.dead_reap_s
         return self.config.left_reap_s if standing is Standing.LEFT else math.inf
 
-    def _drop(self, reason: str) -> None:
+    def drop(self, reason: str) -> None:
+        """Count what was not used."""
         self.tallies.add(self.tallies.dropped, reason)

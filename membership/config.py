@@ -81,6 +81,9 @@ class MembershipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Suspicions start long and shrink with every accuser (LHA-Suspicion). Off: always the shortest."""
     buddy: bool = True
     """Whoever sends to a suspect tells it so in that packet (Lifeguard's buddy system)."""
+    accusers: Annotated[int, msgspec.Meta(ge=1, le=2)] = 2
+    """Members that must accuse another one before it is dead, or as many as are left. 1, which lets any member bury any
+    other, only to measure what it is worth."""
     watchers: Annotated[int, msgspec.Meta(ge=0, le=8)] = 3
     """Members that watch each one by regular beats and a lifeline; 0 leaves all to the probes. The same
     everywhere: `frys-node status` lists members where it is not."""

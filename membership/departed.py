@@ -13,7 +13,8 @@ from membership.claims import Claims
 from membership.config import MembershipConfig
 from membership.errors import MemberAlive
 from membership.member import Member
-from membership.messages import Evidence, Standing
+from membership.messages import ACCUSERS_NEEDED, Evidence, Standing
+from membership.voices import accusations_in, life_of
 
 
 class Departed:
@@ -77,5 +78,15 @@ class Departed:
 
     def _let_go(self, member: Member, who: NodeId, now_s: float) -> None:
         """Count a member as left on account of its heir, or of who forces it out."""
-        gone = replace(member.update, standing=Standing.LEFT, accuser=who, evidence=Evidence.SILENCE)
-        self._claims.merge(gone, now_s)
+        claims, dead = self._claims, member.update
+        gone = replace(
+            dead,
+            standing=Standing.LEFT,
+            accuser=who,
+            evidence=Evidence.SILENCE,
+            # That it lives under the name, everybody sees.
+            word=claims.signing.release(life_of(dead)) if who == claims.node else b"",
+            # Whoever has missed the death is shown its proof.
+            accusations=accusations_in(dead)[:ACCUSERS_NEEDED],
+        )
+        claims.merge(gone, now_s)

@@ -27,6 +27,7 @@ from membership.driver_insight import InsightDriver
 from membership.driver_lifelines import LifelineChannel, Lifelines
 from membership.driver_peers import PeersFile, SeedSeeker
 from membership.effects import (
+    AskVoices,
     Effect,
     Emit,
     KeepLifelines,
@@ -48,6 +49,7 @@ from membership.errors import JoinFailed, LeaveUnacknowledged
 from membership.machine import Membership
 from membership.member import STATUS, make_attributes
 from membership.messages import Attributes
+from membership.voices import Voices
 
 ALERTED = ("false_suspicion", "false_death", "isolated", "crash_mass", "crash_doubted", "edge_down")
 """Events that have a count of 0 from the start: a rule over a series that is not there yet misses its first step."""
@@ -99,6 +101,7 @@ class MembershipDriver:
         bus: Bus,
         metrics: Metrics,
         learn: Callable[[NodeId, Address], None],
+        voices: Voices,
         introduce: Callable[[Address], Awaitable[NodeId | None]] | None = None,
         channel: LifelineChannel | None = None,
         peers: Sequence[Peer] = (),
@@ -122,6 +125,7 @@ class MembershipDriver:
             rng=ports.entropy.rng("membership"),
             now_s=now_s,
             unix_offset_ns=self._clock.unix_ns() - int(now_s * 1e9),
+            voices=voices,
         )
         self.superseded_by: int | None = None
         """A higher boot of this very node that the cluster knows, if any."""
@@ -371,8 +375,8 @@ class MembershipDriver:
                     self._take_change(effect)
                 case RoundTrip() | PhiSeen() | SuspicionEnded() | SendRefused():
                     self._observe(effect)
-                case PushPull(node, address):
-                    self._exchange.begin(node, address)
+                case PushPull() | AskVoices():
+                    self._exchange.perform(effect)
                 case PersistPeers(peers):
                     self._peers_file.put(peers)
                 case KeepLifelines() | Nudge() | Reconnect() | TryPort():

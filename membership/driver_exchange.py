@@ -20,9 +20,10 @@ from frys_node.observe.log import get_logger
 from frys_node.wire.codec import Message
 from membership.agreement import SETTINGS_CHARS_MAX, Agreement
 from membership.driver_errands import Errands
-from membership.effects import Effect
-from membership.machine import NOBODY, Membership
-from membership.messages import SYNC_PLAIN_BYTES_MAX, SYNC_UPDATES_MAX, Sync
+from membership.effects import AskVoices, Effect, PushPull
+from membership.held import ASKED_MAX
+from membership.machine import Membership
+from membership.messages import NOBODY, STATEMENT_BYTES_MAX, SYNC_PLAIN_BYTES_MAX, SYNC_UPDATES_MAX, Sync
 from membership.packing import PackedCodec
 
 COMPRESS_ABOVE_BYTES = 1_024
@@ -51,6 +52,24 @@ class Settings(Message, frozen=True):
 
 SETTINGS: Method[Settings, Settings] = Method("membership.settings", Settings, Settings)
 """Here are my settings; give me yours. A member of an older version does not know this, and is not compared."""
+
+
+class AskedVoices(Message, frozen=True):
+    """Whose voices the asker wants to know."""
+
+    nodes: Annotated[tuple[Annotated[NodeId, msgspec.Meta(max_length=64)], ...], msgspec.Meta(max_length=ASKED_MAX)]
+
+
+class Statements(Message, frozen=True):
+    """What is known of them (`membership.voices`), as many as one answer holds."""
+
+    statements: Annotated[
+        tuple[Annotated[bytes, msgspec.Meta(max_length=STATEMENT_BYTES_MAX)], ...], msgspec.Meta(max_length=ASKED_MAX)
+    ]
+
+
+VOICES: Method[AskedVoices, Statements] = Method("membership.voices", AskedVoices, Statements)
+"""Whose voices are these?"""
 
 EXCHANGES_MAX = 8
 """Exchanges under way at once."""
@@ -87,11 +106,13 @@ class StateExchange:
         self._compared: dict[NodeId, int] = {}
         """The boot whose settings are known, of each member."""
         self._under_way: dict[NodeId, Address] = {}
+        self._asking: set[NodeId] = set()
         self._limit = trio.CapacityLimiter(EXCHANGES_MAX)
         self._pieces_max = 2 * machine.members_max // SYNC_UPDATES_MAX + 2
         self._errands = Errands()
         rpc.serve(PUSH_PULL, self._answer)
         rpc.serve(SETTINGS, self._answer_settings)
+        rpc.serve(VOICES, self._answer_voices)
 
     def __len__(self) -> int:
         """Exchanges under way or waiting."""
@@ -100,6 +121,14 @@ class StateExchange:
     def start(self, nursery: trio.Nursery) -> None:
         """Run exchanges in the nursery from now on."""
         self._errands.start(nursery)
+
+    def perform(self, effect: PushPull | AskVoices) -> None:
+        """Carry out one effect of the machine, in the background."""
+        match effect:
+            case PushPull(node, address):
+                self.begin(node, address)
+            case AskVoices(node, voices):
+                self._ask_voices(node, voices)
 
     def begin(self, node: NodeId, address: Address) -> None:
         """Exchange with a node in the background; nothing happens if that is under way."""
@@ -110,6 +139,32 @@ class StateExchange:
             return
         self._under_way[node] = address
         self._errands.begin(self._run, node, address)
+
+    def _ask_voices(self, node: NodeId, voices: tuple[NodeId, ...]) -> None:
+        """Ask a node for voices; nothing happens while one question to it is under way."""
+        if not self._errands.is_running or node in self._asking:
+            return
+        if len(self._asking) >= EXCHANGES_WAITING_MAX:
+            self._drop("exchange_refused")
+            return
+        self._asking.add(node)
+        self._errands.begin(self._learn_voices, node, voices)
+
+    async def _learn_voices(self, node: NodeId, voices: tuple[NodeId, ...]) -> None:
+        try:
+            with trio.fail_after(EXCHANGE_TIMEOUT_S):
+                reply = await self._rpc.call(node, VOICES, AskedVoices(voices))
+            self._perform(self._machine.learn_voices(reply.statements, self._clock.now_s()))
+        except (FrysError, trio.TooSlowError) as error:
+            # The machine asks again, as long as it wants to know.
+            self._drop("exchange_failed")
+            _LOG.debug("membership.voices_unknown", peer_id=node, error=str(error))
+        finally:
+            self._asking.discard(node)
+
+    async def _answer_voices(self, _caller: NodeId, request: AskedVoices) -> Statements:
+        await trio.lowlevel.checkpoint()
+        return Statements(self._machine.exchange.statements(request.nodes))
 
     async def _run(self, node: NodeId, address: Address) -> None:
         try:

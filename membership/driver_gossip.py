@@ -312,7 +312,7 @@ class GossipDriver:
     async def _serve_batch(self, caller: NodeId, request: Carried) -> Carried:
         await trio.lowlevel.checkpoint()
         now_s = self._clock.now_s()
-        heads = self._talk.take_batch(BATCHES.decode(request.data), now_s)
+        heads = self._talk.take_batch(BATCHES.decode(request.data), caller, now_s)
         self._perform(self._machine.end_turn(now_s))
         return Carried(heads)
 

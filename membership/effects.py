@@ -120,6 +120,13 @@ class SendBatch(NamedTuple):
     data: bytes
 
 
+class AskVoices(NamedTuple):
+    """Ask a node over the reliable channel, in the background, whose voices these are (`Membership.learn_voices`)."""
+
+    node: NodeId
+    voices: tuple[NodeId, ...]
+
+
 class KeepLifelines(NamedTuple):
     """Keep a connection to each of these nodes, and no longer than wanted to any other."""
 
@@ -179,6 +186,7 @@ Effect = (
     Talking
     | SendPacket
     | PushPull
+    | AskVoices
     | Emit
     | PersistPeers
     | RoundTrip

@@ -102,6 +102,7 @@ class Events:
         own = self.windows.get(self._node)
         sequence = 1 if own is None or own.boot != self._boot else own.head + 1
         event = UserEvent(self._node, self._boot, sequence, self.next_lamport, max(0, unix_ns), name, payload)
+        event = self._rumours.signed(event)
         self._rumours.queue.check_fits(event)
         if self._allowance is None:
             self._allowance = Allowance("events", per_s=EVENTS_PER_S, burst=EVENTS_BURST, now_s=now_s)

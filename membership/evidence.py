@@ -20,13 +20,13 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from frys_node.base.types import NodeId
-from membership.cases import Case, Report
+from membership.cases import CASE_S, Case, Report
 from membership.claims import Claims
 from membership.config import MembershipConfig
 from membership.effects import Nudge, Reconnect, TryPort
 from membership.findings import LifelineEnd, PortState, Response
 from membership.member import Member
-from membership.messages import Evidence, Gossip, Ping, Standing
+from membership.messages import Accusation, Evidence, Gossip, Ping, Standing
 from membership.outbox import Outbox
 from membership.rumours import RUMOURS
 from membership.story import Entry
@@ -50,6 +50,9 @@ MASS_SHARE = 4
 TAINT_WINDOW_S = 1.0
 TAINT_SUBJECTS = 2
 """An observer that finds so many of its subjects refused within the window needs a third one to agree."""
+
+UNHEARD_S = 0.1
+"""Pause before a case is looked at again whose member's new life has not been heard of here."""
 
 PATIENCE_S = 0.03
 """How long a process that runs may take to answer a greeting: no longer, because a veto must come in time."""
@@ -152,10 +155,11 @@ class CrashEvidence:
         if case is None or case.veto_until_s > now_s:
             return
         self._tell("crash_observed")
-        case.own = CrashReport(node, boot, case.incarnation, me, is_lifeline_lost)
+        word = self._claims.signing.accusation((node, boot, case.incarnation), Evidence.CRASH).word
+        case.own = CrashReport(node, boot, case.incarnation, me, is_lifeline_lost, word=word)
         case.due = [now_s + after_s for after_s in RESEND_S]
         self._spread(case.own)
-        self._add(case, me, Report(now_s, is_lifeline_lost), now_s)
+        self._add(case, me, Report(now_s, is_lifeline_lost, word), now_s)
         self._send(case, now_s)
 
     @staticmethod
@@ -181,7 +185,7 @@ class CrashEvidence:
         if case is None or case.has_reported(report.observer) or case.veto_until_s > now_s:
             return False
         self._tell("crash_reported")
-        is_news = self._add(case, report.observer, Report(now_s, report.is_lifeline_lost), now_s)
+        is_news = self._add(case, report.observer, Report(now_s, report.is_lifeline_lost, report.word), now_s)
         self._look(case, member)
         self._send(case, now_s)
         return is_news
@@ -191,9 +195,13 @@ class CrashEvidence:
         own = self._claims.own
         if report.boot == own.boot:
             accusation = replace(
-                own, incarnation=report.incarnation, standing=Standing.SUSPECT, accuser=report.observer
+                own,
+                incarnation=report.incarnation,
+                standing=Standing.SUSPECT,
+                accuser=report.observer,
+                word=report.word,
             )
-            self._claims.take(accusation, now_s)
+            self._claims.hearing.answer(accusation, now_s)
 
     def _look(self, case: Case, member: Member) -> None:
         """Look for oneself, once: by a nudge where there is a lifeline, by a connection where a helper is wanted."""
@@ -245,7 +253,8 @@ class CrashEvidence:
             return
         case.veto(claims.node, now_s)
         self._tell(f"veto_{kind.name.lower()}")
-        vouch = Vouch(case.node, case.boot, case.incarnation, claims.node, kind, self._outbox.next_word())
+        word = self._outbox.next_word()
+        vouch = claims.rumours.signed(Vouch(case.node, case.boot, case.incarnation, claims.node, kind, word))
         self._spread(vouch)
         payload = RUMOURS.encode(vouch)
         for peer in self._judges(case.node):
@@ -314,22 +323,15 @@ class CrashEvidence:
         self._claims.suspicions.relax(case.node, case.boot, until_s)
 
     def _accuse(self, case: Case, now_s: float) -> None:
-        claims, observers = self._claims, tuple(case.standing)
+        claims = self._claims
         evidence = Evidence.CRASH if case.is_crash else Evidence.SILENCE
         member = claims.table.get(case.node)
         if member is not None and member.update.boot < case.boot:
-            # A life that this node has not heard of is over already: what is known of the one before is history.
-            claims.merge(
-                replace(
-                    member.update,
-                    boot=case.boot,
-                    incarnation=case.incarnation,
-                    standing=Standing.SUSPECT,
-                    accuser=observers[0],
-                    evidence=evidence,
-                ),
-                now_s,
-            )
+            # A life that this node has not heard of is over already, but it has not said itself that it had begun: what
+            # it said is on its way here, or comes with the next exchange.
+            case.again_s = now_s + UNHEARD_S if now_s - case.since_s < CASE_S else math.inf
+            return
+        observers = [Accusation(who, evidence, report.word) for who, report in case.standing.items()]
         is_taken = claims.accuse(case.node, (case.boot, case.incarnation), observers, now_s, evidence)
         case.again_s = math.inf if is_taken or not claims.is_quiet else claims.quiet_until_s
 

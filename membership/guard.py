@@ -132,11 +132,17 @@ class Guard:
         """Vouch for a member oneself, unless it was not even asked."""
         if self._claims.is_unasked(vouch.node, now_s):
             return
+        vouch = self._claims.rumours.signed(vouch)
         self._spread(vouch)
         self._claims.vouch(vouch.node, (vouch.boot, vouch.incarnation), vouch.voucher, vouch.kind, now_s)
         self._evidence.take_vouch(vouch, now_s)
 
-    def _take_report(self, report: CrashReport, _source: NodeId, now_s: float) -> None:
+    def _take_report(self, report: CrashReport, source: NodeId, now_s: float) -> None:
+        claims = self._claims
+        life, accusation = (report.node, report.boot, report.incarnation), report.accusation
+        verdict = claims.signing.is_accused(life, accusation)
+        if not claims.rumours.judged(verdict, CrashReport, report.observer, source, now_s):
+            return
         if self._evidence.take_report(report, now_s):
             self._spread(report)
 

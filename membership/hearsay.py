@@ -1,8 +1,8 @@
 """What an accusation counts that came from somebody else, in gossip or a state exchange.
 
-Sans-I/O. Anybody may claim that anybody accuses a member, on any evidence. That two have seen a crash is for their own
-reports to say (`membership.testimony`), so a crash that is only told counts as GONE. And a node knows best what it has
-seen itself: as its own voice nothing counts but that its nack was taken for one, which is silence.
+Sans-I/O. An accusation is signed, so nobody makes one up for another (`membership.scrutiny`). That two have seen a
+crash is for their own reports to say (`membership.testimony`), so a crash that is only told counts as GONE. And a node
+knows best what it has seen itself: as its own voice nothing counts but that its nack was taken for one, of silence.
 """
 
 from __future__ import annotations

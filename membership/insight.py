@@ -48,6 +48,8 @@ class SuspicionView(msgspec.Struct, frozen=True, kw_only=True):
     votes: Sequence[Vote]
     votes_wanted: int
     """With so many the suspicion is as short as it gets."""
+    votes_needed: int
+    """With fewer the member is not declared dead here, whatever the time."""
     is_crash: bool
     """True if it runs on the short clock of a crash."""
     vetoed_until_unix_ns: int | None
@@ -233,6 +235,7 @@ class Insight:
                 for accuser, evidence in suspicion.votes
             ],
             votes_wanted=suspicions.expected + 1,
+            votes_needed=suspicions.needed,
             is_crash=suspicion.is_crash,
             vetoed_until_unix_ns=wall.later(suspicion.veto_until_s),
             held_until_unix_ns=wall.later(suspicion.held_until_s),

@@ -34,15 +34,16 @@ from membership.config import MembershipConfig
 from membership.departed import Departed
 from membership.edges import Seen
 from membership.effects import Effect, Peer, PersistPeers, PushPull
+from membership.exchange import Exchange
 from membership.farewell import Farewell
 from membership.findings import Finding, LifelineDown, LifelineEnd
 from membership.guard import Guard
 from membership.insight import Insight
 from membership.member import make_attributes
 from membership.messages import (
+    NOBODY,
     PACKET_NAMES,
     PACKETS,
-    SYNC_UPDATES_MAX,
     Ack,
     Attributes,
     Beat,
@@ -64,9 +65,7 @@ from membership.reunion import Reunion
 from membership.story import Entry
 from membership.talk import Talk
 from membership.timers import Timers
-
-NOBODY = NodeId("")
-"""Sorts before every node id."""
+from membership.voices import Voices, told_to_itself
 
 PAUSE_S = 0.5
 """A machine that is called this much later than it asked for has stood still."""
@@ -87,6 +86,7 @@ class Membership:
         config: MembershipConfig,
         rng: random.Random,
         now_s: float,
+        voices: Voices,
         unix_offset_ns: int = 0,
     ) -> None:
         self.node = node
@@ -101,14 +101,12 @@ class Membership:
             rng=rng,
             now_s=now_s,
             unix_offset_ns=unix_offset_ns,
+            voices=voices,
         )
         self.tallies = self._claims.tallies
         self._table = self._claims.table
-        self._queue = self._claims.queue
         self.rumours = self._claims.rumours
         self.insight = Insight(self._claims)
-        self._unmet = self._claims.unmet
-        self._out = self._claims.out
         self._outbox = Outbox(self._claims, config)
         self.talk = Talk(self._claims, self._outbox, config, now_s=now_s, unix_offset_ns=unix_offset_ns)
         self._probing = Probing(self._claims, self._outbox, config, rng)
@@ -118,6 +116,7 @@ class Membership:
         self._timers = Timers()
         self._farewell = Farewell(self._claims, self._outbox, config, rng)
         self._reunion = Reunion(self._claims, self._outbox, self._timers, config, rng)
+        self.exchange = Exchange(self._claims, self._reunion, self.talk)
         self._timers.reap_s = now_s + REAP_INTERVAL_S
         self._suspicion_at_s = self._damped_s = math.inf
         self._due_s = self._timers.reap_s
@@ -132,12 +131,12 @@ class Membership:
     @property
     def queue_length(self) -> int:
         """Updates waiting to be passed on."""
-        return len(self._queue)
+        return len(self._claims.queue)
 
     @property
     def has_said_all(self) -> bool:
         """True while there is nothing to pass on, nobody to tell that this node leaves, or nobody at all."""
-        return not self.live_count or not (len(self._queue) or self._farewell.is_under_way)
+        return not self.live_count or not (len(self._claims.queue) or self._farewell.is_under_way)
 
     @property
     def is_leaving(self) -> bool:
@@ -203,7 +202,7 @@ class Membership:
 
     def peers(self) -> tuple[Peer, ...]:
         """Peers worth keeping for the next start."""
-        return peers_to_keep(self.node, self._table, self._unmet, self._config.peers_max)
+        return peers_to_keep(self.node, self._table, self._claims.unmet, self._config.peers_max)
 
     # Commands.
 
@@ -242,26 +241,29 @@ class Membership:
 
     def sync(self, after: NodeId, now_s: float, *, wants_after: NodeId = NOBODY) -> Sync:
         """Return the members beyond `after`, in order of id; `wants_after` asks the other side likewise."""
-        updates, more = self._table.piece(after, SYNC_UPDATES_MAX, now_s)
-        return Sync(updates, wants_after, more, self.talk.said() if after == NOBODY else b"")
+        return self.exchange.piece(after, wants_after, now_s)
 
     def merge_sync(self, sync: Sync, source: NodeId, now_s: float) -> list[Effect]:
         """Take a piece of another member's table."""
         self._catch_up(now_s)
-        returned = sum(self._claims.take(update, now_s) for update in sync.updates)
-        if returned:
-            self._reunion.hasten(now_s)
-        if sync.said:
-            self.talk.meet(sync.said, source, now_s)
+        self.exchange.merge(sync, source, now_s)
+        return self._turn(now_s)
+
+    def learn_voices(self, statements: Sequence[bytes], now_s: float) -> list[Effect]:
+        """Take what another member knows of voices that this one asked it for."""
+        self._catch_up(now_s)
+        self.exchange.learn(statements, now_s)
         return self._turn(now_s)
 
     def hear(self, data: bytes, source: NodeId, now_s: float) -> list[Effect]:
         """Take a rumour that came over the channel, because it fits into no packet."""
+        self._catch_up(now_s)
         self.rumours.take(data, source, now_s)
         return self._turn(now_s)
 
     def end_turn(self, now_s: float) -> list[Effect]:
         """Return what commands to `talk` have brought about."""
+        self._catch_up(now_s)
         return self._turn(now_s)
 
     # What the driver notices.
@@ -298,19 +300,19 @@ class Membership:
         try:
             message = PACKETS.decode(payload)
         except MalformedFrame:
-            self._drop("malformed")
+            self._claims.drop("malformed")
             return self._turn(now_s)
         self.tallies.add(self.tallies.packets, "received", PACKET_NAMES[type(message)])
         if source_node == self.node:
-            self._unmet.met(self.node, source_address)
-            self._drop("own")
+            self._claims.unmet.met(self.node, source_address)
+            self._claims.drop("own")
             return self._turn(now_s)
         updates, is_wanting = unfold(message, self._table, self.node)
         if is_wanting:
             self.tallies.add(self.tallies.events, "brief_unknown")
             self._introduce(source_node, source_address, now_s)
         for update in updates:
-            if self._claims.take(update, now_s):
+            if self._claims.take(update, source_node, now_s):
                 self._reunion.hasten(now_s)
                 if update.node == source_node:
                     self._introduce(source_node, source_address, now_s)
@@ -338,7 +340,7 @@ class Membership:
                 if message.target in ("", self.node):
                     answer(Ack(message.sequence, self.node, (), self.talk.digest))
                 else:
-                    self._drop("misaddressed")
+                    self._claims.drop("misaddressed")
             case Ack():
                 self._take_ack(message, source, now_s)
             case PingReq():
@@ -359,17 +361,17 @@ class Membership:
         if member is None or member.update.boot < boot:
             self._introduce(source, address, now_s)
             return []
-        self._unmet.met(source, address)
+        self._claims.unmet.met(source, address)
         if member.update.boot > boot:
-            self._drop("stale_boot")
+            self._claims.drop("stale_boot")
         elif member.standing is Standing.ALIVE or (member.is_live and not self._config.buddy):
             return []
-        return [member.aged(now_s)]
+        return [told_to_itself(member.aged(now_s))]
 
     def _introduce(self, node: NodeId, address: Address, now_s: float) -> None:
         """Exchange states with a node, at most once per interval."""
         if not self.is_leaving and self._introductions.may(node, now_s):
-            self._out.append(PushPull(node, address))
+            self._claims.out.append(PushPull(node, address))
 
     def _take_ack(self, ack: Ack, source: Source, now_s: float) -> None:
         self._farewell.take_ack(ack.sequence)
@@ -401,7 +403,7 @@ class Membership:
             self._reunion.advance(now_s)
         if self._timers.persist_s <= now_s:
             self._timers.persist_s = math.inf
-            self._out.append(PersistPeers(self.peers()))
+            self._claims.out.append(PersistPeers(self.peers()))
         if self._timers.reap_s <= now_s:
             self._timers.reap_s = now_s + REAP_INTERVAL_S
             self._departed.reap(now_s)
@@ -424,6 +426,7 @@ class Membership:
         self._probing.catch_up(now_s)
         self._claims.catch_up(gap_s, now_s)
         self._guard.shift(gap_s, now_s)
+        self._claims.hearing.held.shift(gap_s)
         self._timers.catch_up(now_s)
         self._due_s = now_s
 
@@ -431,7 +434,7 @@ class Membership:
         """Tell a few members what is new."""
         self._timers.gossip_s = math.inf
         for node in self._table.live.sample(self._rng, self._config.gossip_fanout):
-            if not len(self._queue) and not len(self.rumours.queue):
+            if not len(self._claims.queue) and not len(self.rumours.queue):
                 break
             self._outbox.send_to(node, Gossip(), self._claims.about(node))
         if self._farewell.is_under_way:
@@ -446,19 +449,18 @@ class Membership:
         for node in self._table.live.sample(self._rng, 1):
             member = self._table.get(node)
             if member is not None and not self.is_leaving:
-                self._out.append(PushPull(node, member.address))
+                self._claims.out.append(PushPull(node, member.address))
 
     @property
     def _has_news(self) -> bool:
         """True while a round of gossip would say something."""
-        return bool(len(self._queue) or len(self.rumours.queue) or self._farewell.is_under_way)
-
-    def _drop(self, reason: str) -> None:
-        self.tallies.add(self.tallies.dropped, reason)
+        return bool(len(self._claims.queue) or len(self.rumours.queue) or self._farewell.is_under_way)
 
     def _turn(self, now_s: float) -> list[Effect]:
         """End a turn: arm timers for what has become necessary and hand out the effects."""
         config = self._config
+        held = self._claims.hearing.held
+        self._claims.out += held.flush(now_s)
         self.talk.flush()
         self._guard.turn(now_s)
         self._probing.arm(now_s, self._guard.beat_s)
@@ -471,7 +473,7 @@ class Membership:
                 self._timers.push_pull_s = now_s + self._rng.random() * config.push_pull_interval_s
             if self._timers.gossip_s == math.inf and self._has_news:
                 self._timers.gossip_s = now_s + config.gossip_interval_s / 4
-        is_somebody_lost = self._table.counts[Standing.DEAD] or len(self._unmet)
+        is_somebody_lost = self._table.counts[Standing.DEAD] or len(self._claims.unmet)
         if not is_somebody_lost:
             self._timers.reconnect_s = math.inf
         elif self._timers.reconnect_s == math.inf:
@@ -489,9 +491,10 @@ class Membership:
             self._probing.next_deadline_s,
             self._guard.next_deadline_s,
             self.talk.next_deadline_s,
+            held.next_deadline_s,
         )
         # A confirmation may set a suspicion's end into the past. That is due now; it is no time that this node slept.
         self._due_s = max(now_s, due_s)
-        out = list(self._out)
-        self._out.clear()
+        out = list(self._claims.out)
+        self._claims.out.clear()
         return out

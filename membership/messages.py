@@ -20,6 +20,12 @@ from membership.packing import PackedCodec
 TAGS_BYTES_MAX = 512
 """Keys and values of a member's tags, encoded."""
 
+SIGNATURE_BYTES_MAX = 64
+"""A signature by a member's voice (`membership.voices`)."""
+
+ACCUSERS_NEEDED = 2
+"""Members that must accuse another one before it is dead; fewer if fewer are left (design, fine print 12)."""
+
 UPDATES_MAX = 64
 """Updates in one datagram; more than a packet can hold."""
 
@@ -30,17 +36,25 @@ SYNC_PLAIN_BYTES_MAX = 1 << 20
 """What a compressed piece of a state exchange may expand to."""
 
 SYNC_UPDATES_MAX = 512
-"""Updates in one piece of a state exchange: at most about 500 KiB, well within one frame."""
+"""Updates in one piece of a state exchange: at most about 720 KiB, well within one frame."""
+
+STATEMENT_BYTES_MAX = 16 * 1024
+"""A voice's statement: about 1 KiB, or 9 KiB where identities are ML-DSA-65."""
 
 _Id = Annotated[NodeId, msgspec.Meta(min_length=1, max_length=64)]
 _IdOrNone = Annotated[NodeId, msgspec.Meta(max_length=64)]
 _Sequence = Annotated[int, msgspec.Meta(ge=0)]
 _Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+_Signature = Annotated[bytes, msgspec.Meta(max_length=SIGNATURE_BYTES_MAX)]
 _Tag = tuple[Annotated[str, msgspec.Meta(max_length=128)], Annotated[str, msgspec.Meta(max_length=TAGS_BYTES_MAX)]]
 
 
 INCARNATION_MAX = (1 << 62) - 1
 """Where a member's incarnation stands still: one more, and nobody could read what it says."""
+
+
+NOBODY = NodeId("")
+"""Sorts before every node id."""
 
 
 class Standing(IntEnum):
@@ -89,6 +103,18 @@ class Attributes(Message, frozen=True, array_like=True, gc=False, order=True):
         return Address(self.host, self.port)
 
 
+class Accusation(Message, frozen=True, array_like=True, gc=False):
+    """One member's word that another one does not answer."""
+
+    accuser: _Id
+    evidence: Evidence
+    word: _Signature
+    """The accuser's signature over the accused's (boot, incarnation) and the evidence (`membership.voices`)."""
+
+
+_Accusations = Annotated[tuple[Accusation, ...], msgspec.Meta(max_length=ACCUSERS_NEEDED)]
+
+
 class Update(Message, frozen=True, array_like=True, gc=False):
     """One claim about one member: the unit of gossip, and what the table holds."""
 
@@ -99,11 +125,17 @@ class Update(Message, frozen=True, array_like=True, gc=False):
     attributes: Attributes
     accuser: _IdOrNone = NodeId("")
     """Who raised a suspicion; of the dead, who accused it on the best evidence; of the left, who declared it: empty if
-    it said so itself. Told to people, proven by nobody, and not part of the precedence."""
+    it said so itself. Told to people, and not part of the precedence."""
     age_s: Annotated[int, msgspec.Meta(ge=0)] = 0
     """For the dead and the left: seconds since they became so, so that they are forgotten everywhere at about once."""
     evidence: Evidence = Evidence.SILENCE
     """What a suspicion, or a death, rests on. Not part of the precedence."""
+    proof: _Signature = b""
+    """The member's own signature over boot, incarnation and attributes, and over its leave if it says so itself."""
+    word: _Signature = b""
+    """The accuser's signature; of one who declares the dead to have left, over that."""
+    accusations: _Accusations = ()
+    """Further accusers: those without whom nobody need believe a death."""
 
 
 class Brief(Message, frozen=True, array_like=True, gc=False):
@@ -118,6 +150,9 @@ class Brief(Message, frozen=True, array_like=True, gc=False):
     accuser: _IdOrNone = NodeId("")
     age_s: Annotated[int, msgspec.Meta(ge=0)] = 0
     evidence: Evidence = Evidence.SILENCE
+    proof: _Signature = b""
+    word: _Signature = b""
+    accusations: _Accusations = ()
 
 
 def raised(update: Update, incarnation: int) -> Update:
@@ -172,6 +207,11 @@ class Nack(Message, frozen=True, array_like=True, gc=False, tag=4):
     updates: _Updates = ()
     reason: NackReason = NackReason.TIMEOUT
     briefs: _Briefs = ()
+    boot: Annotated[int, msgspec.Meta(ge=0)] = 0
+    incarnation: Annotated[int, msgspec.Meta(ge=0, le=INCARNATION_MAX)] = 0
+    """The life of the target that the helper knows."""
+    word: _Signature = b""
+    """With it the nack is the helper's own accusation, of silence."""
 
 
 class Gossip(Message, frozen=True, array_like=True, gc=False, tag=5):
@@ -194,6 +234,8 @@ class Sync(Message, frozen=True, array_like=True, gc=False, tag=6):
     more: bool = False
     said: bytes = b""
     """`membership.catchup.Heads` of the sender, encoded; in the first piece only."""
+    statement: Annotated[bytes, msgspec.Meta(max_length=STATEMENT_BYTES_MAX)] = b""
+    """Whose voice the sender's is (`membership.voices`); in the first piece only."""
 
 
 class Beat(Message, frozen=True, array_like=True, gc=False, tag=7):

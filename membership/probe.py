@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 
 from frys_node.base.types import NodeId
-from membership.messages import NackReason
+from membership.messages import Accusation, NackReason
 from membership.table import Roster
 
 
@@ -43,6 +43,7 @@ class Probe:
     """One check of one member."""
 
     __slots__ = (
+        "_accusations",
         "ack_due_s",
         "asked",
         "identity",
@@ -68,21 +69,25 @@ class Probe:
         self.asked: list[NodeId] = []
         self.nacks: dict[NodeId, NackReason] = {}
         """Helpers that said why they got no answer either."""
+        self._accusations: dict[NodeId, Accusation] = {}
         self.is_acked = False
         self.is_helped = False
         """True if a helper brought the ack."""
         self.is_refused = False
         """True if this node's own system refused to send it."""
 
-    def nack(self, helper: NodeId, reason: NackReason) -> None:
-        """Note that a helper that was asked got no answer either."""
+    def nack(self, helper: NodeId, reason: NackReason, accusation: Accusation | None) -> None:
+        """Note that a helper that was asked got no answer either, and whether it accuses the member of that."""
         if helper in self.asked and helper not in self.nacks:
             self.nacks[helper] = reason
+            # If its own way out was the reason, its nack says nothing about the member.
+            if accusation is not None and reason is not NackReason.UNREACHABLE:
+                self._accusations[helper] = accusation
 
     @property
-    def accusers(self) -> list[NodeId]:
-        """Helpers whose nack says something about the member: their own way out was not the reason."""
-        return [helper for helper, reason in self.nacks.items() if reason is not NackReason.UNREACHABLE]
+    def accusations(self) -> list[Accusation]:
+        """What helpers accuse the member of."""
+        return list(self._accusations.values())
 
 
 class Relay:

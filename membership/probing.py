@@ -12,13 +12,15 @@ import math
 import random
 from collections import deque
 
+from msgspec.structs import replace
+
 from frys_node.base.types import Address, NodeId
 from membership.claims import Claims
 from membership.config import MembershipConfig
 from membership.edges import RECHECKS_MAX, SPOKEN_FOR_S, TRIES, EdgeKind, Recheck
 from membership.effects import RoundTrip
 from membership.member import Member
-from membership.messages import Ack, Nack, NackReason, Ping, PingReq
+from membership.messages import Accusation, Ack, Evidence, Nack, NackReason, Ping, PingReq
 from membership.outbox import Outbox
 from membership.probe import Probe, Relay
 
@@ -164,9 +166,11 @@ class Probing:
             return
         # What was never sent is no silence of the member: then only helpers that did ask it accuse it.
         is_unasked = probe.is_refused and claims.is_unasked(probe.node, now_s, is_refused=True)
-        accusers = probe.accusers if is_unasked else [claims.node, *probe.accusers]
-        if accusers:
-            claims.accuse(probe.node, probe.identity, accusers, now_s)
+        accusations = probe.accusations
+        if not is_unasked:
+            accusations = [claims.signing.accusation((probe.node, *probe.identity), Evidence.SILENCE), *accusations]
+        if accusations:
+            claims.accuse(probe.node, probe.identity, accusations, now_s)
 
     def _ask_helpers(self, probe: Probe) -> None:
         """Ask others to ping the member that has not answered."""
@@ -229,8 +233,15 @@ class Probing:
 
     def take_nack(self, nack: Nack, source: NodeId) -> None:
         """Take that a helper got no answer either."""
-        if self._probe is not None and self._probe.sequence == nack.sequence:
-            self._probe.nack(source, nack.reason)
+        probe, signing = self._probe, self._claims.signing
+        if probe is None or probe.sequence != nack.sequence:
+            return
+        accusation = Accusation(source, Evidence.SILENCE, nack.word)
+        # Without its signature the helper's nack says that it is there, and accuses nobody; nor does it accuse, if it
+        # knows another life of the member.
+        is_signed = (nack.boot, nack.incarnation) == probe.identity and nack.word
+        is_accusing = is_signed and signing.is_accused((probe.node, *probe.identity), accusation)
+        probe.nack(source, nack.reason, accusation if is_accusing else None)
 
     def refused(self, address: Address) -> None:
         """Take that this node's own system refused to send there: helpers need not wait, nor need askers."""
@@ -284,5 +295,11 @@ class Probing:
             del self._relays[sequence]
             member = self._table.get(relay.target)
             is_refused = member is not None and member.refused_s >= now_s - REFUSED_S
-            reason = NackReason.REFUSED if is_refused else NackReason.TIMEOUT
-            self._outbox.send_to(relay.asker, Nack(relay.asker_sequence, relay.target, (), reason), ())
+            nack = Nack(
+                relay.asker_sequence, relay.target, (), NackReason.REFUSED if is_refused else NackReason.TIMEOUT
+            )
+            if member is not None:
+                boot, incarnation = member.identity
+                accusation = self._claims.signing.accusation((member.node, boot, incarnation), Evidence.SILENCE)
+                nack = replace(nack, boot=boot, incarnation=incarnation, word=accusation.word)
+            self._outbox.send_to(relay.asker, nack, ())

@@ -228,6 +228,7 @@ class Queries:
             tuple(sorted(tags.items())),
             live_count > DIRECT_MAX,
         )
+        query = self._rumours.signed(query)
         self._rumours.queue.check_fits(query)
         return query
 
@@ -317,6 +318,7 @@ class Queries:
         if query.origin == self._node:
             self.take_reply(reply, self._node, now_s)
             return
+        reply = self._rumours.signed(reply)
         known = self._answering.get(query.key)
         if known is not None and now_s < known.until_s:
             known.reply = reply

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import NodeId
@@ -20,7 +21,9 @@ from frys_node.wire.codec import Codec, Message
 from membership.edges import Edge
 from membership.effects import Tallies
 from membership.errors import GossipTooLarge
+from membership.messages import SIGNATURE_BYTES_MAX
 from membership.testimony import CrashReport, Vouch
+from membership.voices import Signing
 
 RUMOURS_MAX = 512
 """Rumours waiting at one node; beyond it the most-sent and oldest one goes."""
@@ -37,6 +40,7 @@ REPLY_PAYLOAD_BYTES_MAX = 16 * 1024
 _Id = Annotated[NodeId, msgspec.Meta(min_length=1, max_length=64)]
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=EVENT_NAME_MAX)]
+_Word = Annotated[bytes, msgspec.Meta(max_length=SIGNATURE_BYTES_MAX)]
 _Filter = tuple[Annotated[str, msgspec.Meta(max_length=128)], Annotated[str, msgspec.Meta(max_length=512)]]
 
 
@@ -52,6 +56,13 @@ class UserEvent(Message, frozen=True, array_like=True, gc=False, tag=10):
     """The origin's clock, for the latency metric and for people; never for order."""
     name: _Name
     payload: Annotated[bytes, msgspec.Meta(max_length=EVENT_PAYLOAD_BYTES_MAX)] = b""
+    word: _Word = b""
+    """The origin's signature."""
+
+    @property
+    def author(self) -> NodeId:
+        """Whose signature it needs."""
+        return self.origin
 
     @property
     def key(self) -> str:
@@ -76,6 +87,13 @@ class Query(Message, frozen=True, array_like=True, gc=False, tag=11):
     """Tags that a member must have, all of them."""
     is_spread: bool = False
     """True if the members are to pass it on; else the origin asks each of them itself."""
+    word: _Word = b""
+    """The origin's signature."""
+
+    @property
+    def author(self) -> NodeId:
+        """Whose signature it needs."""
+        return self.origin
 
     @property
     def key(self) -> str:
@@ -92,6 +110,8 @@ class QueryReply(Message, frozen=True, array_like=True, gc=False, tag=12):
     kind: Annotated[int, msgspec.Meta(ge=0, le=255)]
     """A `membership.queries.ReplyKind`."""
     payload: Annotated[bytes, msgspec.Meta(max_length=REPLY_PAYLOAD_BYTES_MAX)] = b""
+    word: _Word = b""
+    """The answering member's signature: that of whoever the packet came from."""
 
     @property
     def key(self) -> str:
@@ -120,6 +140,8 @@ class StateDelta(Message, frozen=True, array_like=True, gc=False, tag=13):
     """Tombstones up to this version have been dropped."""
     version: _Count
     entries: Annotated[tuple[StateEntry, ...], msgspec.Meta(max_length=256)] = ()
+    word: _Word = b""
+    """The owner's signature over the whole state as of this version (`membership.state`), however little is here."""
 
     @property
     def key(self) -> str:
@@ -144,7 +166,11 @@ KINDS: dict[type, str] = {
 RUMOURS: Codec[Rumour] = Codec(Rumour)
 """Codec of one rumour."""
 
+Worded = Edge | Vouch | UserEvent | Query | QueryReply
+"""Rumours that are signed as they are. A report of a crash is an accusation, and a state is signed as a whole."""
+
 R = TypeVar("R")
+W = TypeVar("W", bound=Worded)
 
 _ANY = msgspec.msgpack.Decoder(Any)
 
@@ -258,18 +284,39 @@ Handler = Callable[[Any, NodeId, float], object]
 
 
 class Rumours:
-    """The switchboard of one node: what waits to be sent, and who takes what arrives."""
+    """The switchboard of one node: what waits to be sent, who signed it, and who takes what arrives."""
 
-    __slots__ = ("_handlers", "_tallies", "queue")
+    __slots__ = ("_handlers", "_signing", "_tallies", "ask", "queue")
 
-    def __init__(self, size_bytes_max: int, tallies: Tallies) -> None:
+    def __init__(self, size_bytes_max: int, tallies: Tallies, signing: Signing) -> None:
         self.queue = RumourQueue(size_bytes_max, tallies)
         self._tallies = tallies
+        self._signing = signing
+        self.ask: Callable[[NodeId, NodeId, float], object] = _ask_nobody
+        """Hears of a voice that is not known, who spoke of it, and when."""
         self._handlers: dict[type, Handler] = {}
 
     def handle(self, kind: type[R], handler: Callable[[R, NodeId, float], object]) -> None:
         """Have the rumours of one kind taken: `handler(rumour, source, now_s)`. It queues what it wants passed on."""
         self._handlers[kind] = handler
+
+    def signed(self, rumour: W) -> W:
+        """Return a rumour of this node with its signature."""
+        return replace(rumour, word=self._signing.word(_unsigned(rumour)))
+
+    def is_signed(self, rumour: Worded, author: NodeId, source: NodeId, now_s: float) -> bool:
+        """True if its author signed the rumour. Forged ones are counted; a voice that is not known is asked for."""
+        verdict = self._signing.is_word(author, _unsigned(rumour), rumour.word)
+        return self.judged(verdict, type(rumour), author, source, now_s)
+
+    def judged(self, verdict: bool | None, kind: type, author: NodeId, source: NodeId, now_s: float) -> bool:
+        """Count a rumour that is not to be believed, and ask for the voice that is not known."""
+        if verdict:
+            return True
+        if verdict is None:
+            self.ask(author, source, now_s)
+        self._tallies.add(self._tallies.rumours_dropped, "forged" if verdict is False else "voice_unknown", KINDS[kind])
+        return False
 
     def take(self, data: bytes, source: NodeId, now_s: float) -> None:
         """Take one rumour out of a packet. What is unknown or malformed is counted and costs nothing else."""
@@ -282,8 +329,21 @@ class Rumours:
         kind = type(rumour)
         self._tallies.add(self._tallies.rumours, "received", KINDS[kind])
         handler = self._handlers.get(kind)
-        if handler is not None:
-            handler(rumour, source, now_s)
+        if handler is None:
+            return
+        if isinstance(rumour, Worded):
+            author = source if isinstance(rumour, QueryReply) else rumour.author
+            if not self.is_signed(rumour, author, source, now_s):
+                return
+        handler(rumour, source, now_s)
+
+
+def _unsigned(rumour: Worded) -> bytes:
+    return RUMOURS.encode(replace(rumour, word=b""))
+
+
+def _ask_nobody(_voice: NodeId, _source: NodeId, _now_s: float) -> None:
+    """Where nobody is there to be asked, what is not known is dropped."""
 
 
 _TAGS = frozenset(kind.__struct_config__.tag for kind in KINDS)  # type: ignore[attr-defined]

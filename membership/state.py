@@ -12,6 +12,7 @@ the next. What should outlive a restart belongs into the tags of the settings, o
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 from frys_node.base.errors import NotFound
@@ -21,6 +22,7 @@ from membership.effects import Tallies
 from membership.errors import GossipTooLarge
 from membership.events import ORIGINS_MAX, check_name
 from membership.rumours import EVENT_NAME_MAX, RUMOURS, Rumours, StateDelta, StateEntry
+from membership.voices import Signing
 
 KEYS_MAX = 64
 VALUE_BYTES_MAX = 1_024
@@ -38,7 +40,7 @@ CHANGES_BURST = 128
 class NodeState:
     """The state of one boot of one node."""
 
-    __slots__ = ("boot", "entries", "floor", "version")
+    __slots__ = ("boot", "entries", "floor", "version", "word")
 
     def __init__(self, boot: int) -> None:
         self.boot = boot
@@ -46,6 +48,19 @@ class NodeState:
         self.version = 0
         self.entries: dict[str, StateEntry] = {}
         """In order of their versions."""
+        self.word = b""
+        """The owner's signature over `signed_bytes`."""
+
+    def copy(self) -> NodeState:
+        """Return the same state, to be changed."""
+        same = NodeState(self.boot)
+        same.floor, same.version, same.word, same.entries = self.floor, self.version, self.word, dict(self.entries)
+        return same
+
+    def signed_bytes(self, node: NodeId) -> bytes:
+        """Return what the owner signs: all of it, so that whoever tells a part can neither alter nor leave out."""
+        whole = StateDelta(node, self.boot, 0, self.floor, self.version, tuple(self.entries.values()))
+        return hashlib.sha256(RUMOURS.encode(whole)).digest()
 
     @property
     def live(self) -> list[StateEntry]:
@@ -57,20 +72,21 @@ class NodeState:
         if since < self.floor or since > self.version:
             since = 0
         entries = tuple(entry for entry in self.entries.values() if entry.version > since)
-        return StateDelta(node, self.boot, since, self.floor, self.version, entries)
+        return StateDelta(node, self.boot, since, self.floor, self.version, entries, self.word)
 
     def fresh(self, node: NodeId, budget_bytes: int) -> StateDelta:
         """Return the delta with as many of the latest changes as the budget allows."""
         chosen: list[StateEntry] = []
         since = 0
-        budget_bytes -= len(RUMOURS.encode(StateDelta(node, self.boot, self.version, self.floor, self.version))) + 4
+        empty = StateDelta(node, self.boot, self.version, self.floor, self.version, (), self.word)
+        budget_bytes -= len(RUMOURS.encode(empty)) + 4
         for entry in reversed(self.entries.values()):
             budget_bytes -= len(entry.key.encode()) + len(entry.value) + ENTRY_BYTES
             if budget_bytes < 0:
                 since = max(entry.version, self.floor)
                 break
             chosen.append(entry)
-        return StateDelta(node, self.boot, since, self.floor, self.version, tuple(reversed(chosen)))
+        return StateDelta(node, self.boot, since, self.floor, self.version, tuple(reversed(chosen)), self.word)
 
     def merge(self, delta: StateDelta) -> list[StateEntry]:
         """Take a delta of this boot that goes on from what is here; returns what has changed for a reader."""
@@ -80,7 +96,7 @@ class NodeState:
         for entry in delta.entries:
             self.entries.pop(entry.key, None)
             self.entries[entry.key] = entry
-        self.version = delta.version
+        self.version, self.word = delta.version, delta.word
         self.collect(delta.floor)
         changed = [
             entry
@@ -112,9 +128,12 @@ def _value(entry: StateEntry | None) -> bytes | None:
 class States:
     """Everybody's state as one node knows it."""
 
-    def __init__(self, node: NodeId, boot: int, rumours: Rumours, room_bytes: int, tallies: Tallies):
+    def __init__(
+        self, node: NodeId, boot: int, rumours: Rumours, room_bytes: int, tallies: Tallies, signing: Signing
+    ) -> None:
         """`room_bytes` is what a packet has for one rumour."""
         self._node = node
+        self._signing = signing
         self._rumours = rumours
         self._room_bytes = room_bytes
         self._tallies = tallies
@@ -176,6 +195,7 @@ class States:
         if is_deleted:
             self._deleted_s[entry.version] = now_s
         self._collect(now_s)
+        own.word = self._signing.word(own.signed_bytes(self._node))
         self.changed.append((self._node, entry))
         self._tell(self._node, own)
         return entry
@@ -194,8 +214,11 @@ class States:
 
     # Everybody's.
 
-    def take(self, delta: StateDelta) -> bool:
-        """Merge what is said of another node's state, and pass it on; True if it was news."""
+    def take(self, delta: StateDelta, source: NodeId, now_s: float) -> bool:
+        """Merge what is said of another node's state, and pass it on; True if it was news.
+
+        The owner has signed the state that comes out, or nothing is taken.
+        """
         if delta.node == self._node:
             return False
         held = self.by_node.get(delta.node)
@@ -211,12 +234,15 @@ class States:
             return self._refuse("gap")
         if held is None and len(self.by_node) >= ORIGINS_MAX:
             return self._refuse("too_many")
-        state = held if held is not None and held.boot == delta.boot else NodeState(delta.boot)
-        gone = [] if held is None or held is state else [e for e in held.live if e.key not in _keys(delta)]
+        is_same = held is not None and held.boot == delta.boot
+        state = held.copy() if held is not None and is_same else NodeState(delta.boot)
+        gone = [] if held is None or is_same else [e for e in held.live if e.key not in _keys(delta)]
         changed = state.merge(delta)
         if len(state.entries) > KEYS_MAX + TOMBSTONES_MAX:
-            # No honest owner has so many. What was heard last is all that is kept; the next whole state sets it right.
-            state.entries = dict(list(state.entries.items())[-KEYS_MAX - TOMBSTONES_MAX :])
+            return self._refuse("unacceptable")
+        verdict = self._signing.is_word(delta.node, state.signed_bytes(delta.node), delta.word)
+        if not self._rumours.judged(verdict, StateDelta, delta.node, source, now_s):
+            return False
         self.by_node[delta.node] = state
         changed += [StateEntry(e.key, b"", delta.version, True) for e in gone]
         self.changed += [(delta.node, entry) for entry in changed]

@@ -19,7 +19,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from frys_node.base.types import NodeId
-from membership.messages import Evidence
+from membership.messages import Accusation, Evidence
 
 VETO_S = 5.0
 """For how long a voucher counts: evidence of a crash is void, and a stalled member is not dead."""
@@ -73,6 +73,7 @@ class Suspicion:
         "_floors",
         "_held_until_s",
         "_veto_until_s",
+        "_words",
         "ask_s",
         "boot",
         "incarnation",
@@ -88,12 +89,16 @@ class Suspicion:
         since_s: float,
         floors: Floors,
         evidence: Evidence = Evidence.SILENCE,
+        *,
+        word: bytes = b"",
     ) -> None:
         self.boot = boot
         self.incarnation = incarnation
         self.since_s = since_s
         self._floors = floors
         self._accusers: dict[NodeId, Evidence] = {accuser: evidence}
+        self._words: dict[NodeId, bytes] = {accuser: word}
+        """Their signatures, each over the evidence that it counts for or a better one."""
         self._crash_s = math.inf
         """When enough observers agreed on a crash."""
         self._veto_until_s = -math.inf
@@ -112,6 +117,16 @@ class Suspicion:
     def votes(self) -> tuple[tuple[NodeId, Evidence], ...]:
         """Who suspects and on what evidence, the first one first."""
         return tuple(self._accusers.items())
+
+    @property
+    def accusations(self) -> tuple[Accusation, ...]:
+        """Who suspects, as others can verify it."""
+        return tuple(Accusation(who, evidence, self._words[who]) for who, evidence in self._accusers.items())
+
+    def counts(self, accuser: NodeId, evidence: Evidence) -> bool:
+        """Return True if the accuser has said so already, on that evidence or better."""
+        known = self._accusers.get(accuser)
+        return known is not None and evidence <= known
 
     @property
     def veto_until_s(self) -> float:
@@ -155,7 +170,12 @@ class Suspicion:
         return bool(watchers) and all(self._accusers.get(watcher, silence) > silence for watcher in watchers)
 
     def confirm(
-        self, accuser: NodeId, expected: int, evidence: Evidence = Evidence.SILENCE, now_s: float = math.inf
+        self,
+        accuser: NodeId,
+        expected: int,
+        evidence: Evidence = Evidence.SILENCE,
+        now_s: float = math.inf,
+        word: bytes = b"",
     ) -> bool:
         """Count one more accuser, or better evidence of a known one; True if it is worth passing on."""
         if not accuser:
@@ -168,6 +188,7 @@ class Suspicion:
         if known is not None and evidence <= known:
             return False
         self._accusers[accuser] = evidence
+        self._words[accuser] = word
         return True
 
     def weigh(self, observers: int, now_s: float, crash_s: float) -> bool:

@@ -14,7 +14,7 @@ from membership.allowance import Allowance
 from membership.awareness import Awareness
 from membership.config import MembershipConfig
 from membership.hearsay import weighed
-from membership.messages import Evidence, Standing, Update
+from membership.messages import ACCUSERS_NEEDED, Accusation, Evidence, Standing, Update
 from membership.suspicion import VETO_S, Floors, Suspicion, suspicion_floor_s
 from membership.table import Table
 from membership.testimony import VouchKind
@@ -31,9 +31,6 @@ must not add a flood when half a cluster is lost, nor cost more than the probes 
 
 PATIENCE_MAX = 3
 """A node in trouble waits so many times longer at most: if all are, a death must be known some time all the same."""
-
-CRASH_OBSERVERS = 2
-"""Members that must have seen a crash; fewer if fewer are left."""
 
 
 class _Vouchers:
@@ -113,25 +110,39 @@ class Suspicions:
             return False
         self._deadline = None
         floors, evidence = self.floors(), weighed(update.evidence)
-        suspicion = Suspicion(update.boot, update.incarnation, update.accuser, now_s, floors, evidence)
+        boot, incarnation, accuser = update.boot, update.incarnation, update.accuser
+        suspicion = Suspicion(boot, incarnation, accuser, now_s, floors, evidence, word=update.word)
         self._running[update.node] = suspicion
         self.ask_s = min(self.ask_s, suspicion.ask_s)
         self._apply_vouchers(update.node, suspicion, now_s)
         return True
 
-    def confirm(self, node: NodeId, accuser: NodeId, now_s: float, evidence: Evidence) -> bool:
+    def confirm(self, node: NodeId, accusation: Accusation, now_s: float) -> bool:
         """Count an accuser of a suspect; True if it is worth passing on.
 
-        The short clock of a crash starts once `CRASH_OBSERVERS` have seen it, or all that are left.
+        The short clock of a crash starts once `ACCUSERS_NEEDED` have seen it, or all that are left.
         """
-        suspicion = self._running.get(node)
-        if suspicion is None or not suspicion.confirm(accuser, self.expected, evidence, now_s):
+        suspicion, evidence = self._running.get(node), accusation.evidence
+        if suspicion is None:
+            return False
+        if not suspicion.confirm(accusation.accuser, self.expected, evidence, now_s, accusation.word):
             return False
         self._deadline = None
         if evidence is Evidence.CRASH:
-            observers = max(1, min(CRASH_OBSERVERS, self._table.counts[Standing.ALIVE]))
+            observers = max(1, min(ACCUSERS_NEEDED, self._table.counts[Standing.ALIVE]))
             suspicion.weigh(observers, now_s, self._config.crash_suspicion_s * self._health.factor)
         return True
+
+    def accusations(self, life: tuple[NodeId, int, int]) -> tuple[Accusation, ...]:
+        """Return who accuses that very life of a member."""
+        suspicion = self._running.get(life[0])
+        is_same = suspicion is not None and (suspicion.boot, suspicion.incarnation) == life[1:]
+        return suspicion.accusations if suspicion is not None and is_same else ()
+
+    @property
+    def needed(self) -> int:
+        """How many must accuse a suspect before it is dead, whatever the time: others may see what one does not."""
+        return max(1, min(self._config.accusers, self._table.counts[Standing.ALIVE]))
 
     def vouch(self, node: NodeId, boot: int, voucher: NodeId, kind: VouchKind, now_s: float) -> bool:
         """Take that a member vouches for another one; True if it did not count a moment ago."""
@@ -192,12 +203,12 @@ class Suspicions:
             return math.inf
         key = (self.expected, self._table.circle.version, self._patience, is_silence_enough)
         if self._deadline is None or self._deadline[0] != key:
-            running = (node for node, s in self._running.items() if is_silence_enough or s.is_crash)
-            self._deadline = (key, min((self.ends_s(node) for node in running), default=math.inf))
+            ends_s = (self.ends_s(node) for node in self._judged(is_silence_enough=is_silence_enough))
+            self._deadline = (key, min(ends_s, default=math.inf))
         return self._deadline[1]
 
     def ends_s(self, node: NodeId) -> float:
-        """Return when the suspicion of a member runs out; there must be one."""
+        """Return when the suspicion of a member runs out, if enough accuse it by then; there must be one."""
         circle = self._table.circle.watchers(node, self._config.watchers)
         # Those that are suspect themselves are not waited for, as with confirmations.
         watchers = [watcher for watcher in circle if watcher not in self._running]
@@ -205,8 +216,14 @@ class Suspicions:
 
     def due(self, now_s: float, *, is_silence_enough: bool = True) -> list[NodeId]:
         """Return whose suspicion has run out."""
-        running = [node for node, s in self._running.items() if is_silence_enough or s.is_crash]
-        return [node for node in running if self.ends_s(node) <= now_s]
+        judged = self._judged(is_silence_enough=is_silence_enough)
+        return [node for node in judged if self.ends_s(node) <= now_s]
+
+    def _judged(self, *, is_silence_enough: bool) -> list[NodeId]:
+        """Return the suspects that are dead when their time is up: enough accuse them, and silence is enough."""
+        needed = self.needed
+        running = self._running.items()
+        return [node for node, s in running if (is_silence_enough or s.is_crash) and len(s.accusers) >= needed]
 
     def ask(self, now_s: float) -> list[NodeId]:
         """Return which suspects are to be asked now: of many those that have been asked least.

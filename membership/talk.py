@@ -43,7 +43,7 @@ class Talk:
         rumours = claims.rumours
         self.events = Events(claims.node, claims.boot, rumours, claims.tallies)
         room_bytes = config.payload_bytes_max - RUMOUR_HEADER_BYTES_MAX
-        self.states = States(claims.node, claims.boot, rumours, room_bytes, claims.tallies)
+        self.states = States(claims.node, claims.boot, rumours, room_bytes, claims.tallies, claims.signing)
         self.queries = Queries(
             claims.node,
             claims.boot,
@@ -51,9 +51,9 @@ class Talk:
             lambda: claims.own.attributes,
             {"ping": lambda payload, _: payload, "uptime": self._uptime},
         )
-        self.catch_up = CatchUp(self.events, self.states, self._boot_of)
+        self.catch_up = CatchUp(self.events, self.states, rumours, self._boot_of)
         rumours.handle(UserEvent, lambda event, source, at_s: self.events.take(event, at_s))
-        rumours.handle(StateDelta, lambda delta, source, at_s: self.states.take(delta))
+        rumours.handle(StateDelta, self.states.take)
         rumours.handle(Query, self.queries.take)
         rumours.handle(QueryReply, self.queries.take_reply)
 
@@ -127,9 +127,9 @@ class Talk:
         if batch is not None and member is not None:
             self._claims.out.append(SendBatch(source, member.address, BATCHES.encode(batch)))
 
-    def take_batch(self, batch: Batch, now_s: float) -> bytes:
+    def take_batch(self, batch: Batch, source: NodeId, now_s: float) -> bytes:
         """Take what this node lacked; returns its heads if the sender has more, else nothing."""
-        heads = self.catch_up.take(batch, now_s)
+        heads = self.catch_up.take(batch, source, now_s)
         return b"" if heads is None else HEADS.encode(heads)
 
     @property

@@ -1,7 +1,7 @@
 """How a claim that won is told in the story of its member.
 
-Sans-I/O. A claim of death names the strongest accuser and what that rested on, one of a departure who declared it. Both
-may be hearsay, and anybody could forge them: they are told to people, and nothing is decided by them.
+Sans-I/O. A claim of death names the strongest accuser and what that rested on, one of a departure who declared it.
+Either has signed it (`membership.scrutiny`); what is told of a member that was never known here may name nobody.
 """
 
 from __future__ import annotations
@@ -14,12 +14,6 @@ from membership.story import Entry
 from membership.suspicion import Suspicion
 
 AS_OTHERS_SAY = "as others say"
-
-
-def strongest(suspicion: Suspicion | None) -> tuple[NodeId, Evidence]:
-    """Return who accuses on the best evidence, the first one if there are several."""
-    votes = () if suspicion is None else suspicion.votes
-    return max(votes, key=lambda vote: vote[1], default=(NodeId(""), Evidence.SILENCE))
 
 
 def turns(

@@ -13,9 +13,11 @@ import msgspec
 
 from frys_node.base.types import NodeId
 from frys_node.wire.codec import Message
+from membership.messages import Accusation, Evidence
 
 _Id = Annotated[NodeId, msgspec.Meta(min_length=1, max_length=64)]
 _Boot = Annotated[int, msgspec.Meta(ge=0)]
+_Word = Annotated[bytes, msgspec.Meta(max_length=64)]
 _Incarnation = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 
 
@@ -42,6 +44,13 @@ class Vouch(Message, frozen=True, array_like=True, gc=False, tag=2):
     kind: VouchKind
     sequence: _Boot = 0
     """Rises with what the voucher says, over its restarts too: a repetition is news, an echo is not."""
+    word: _Word = b""
+    """The voucher's signature."""
+
+    @property
+    def author(self) -> NodeId:
+        """Whose signature it needs."""
+        return self.voucher
 
     @property
     def key(self) -> str:
@@ -58,6 +67,13 @@ class CrashReport(Message, frozen=True, array_like=True, gc=False, tag=3):
     observer: _Id
     is_lifeline_lost: bool
     is_refused: bool = True
+    word: _Word = b""
+    """The observer's signature under an accusation of a crash (`membership.voices`)."""
+
+    @property
+    def accusation(self) -> Accusation:
+        """What it accuses the node of."""
+        return Accusation(self.observer, Evidence.CRASH, self.word)
 
     @property
     def key(self) -> str:

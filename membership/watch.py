@@ -459,7 +459,8 @@ class Watch:
         if now_s - self._heard_s >= self._config.watch_interval_s:
             claims.observe_hush(now_s - self._heard_s, now_s)
         identity = (subject.boot, member.update.incarnation)
-        if claims.accuse(subject.node, identity, (claims.node,), now_s, evidence):
+        accusation = claims.signing.accusation((subject.node, *identity), evidence)
+        if claims.accuse(subject.node, identity, (accusation,), now_s, evidence):
             subject.accused = words
             self._tell("accused_gone" if evidence is Evidence.GONE else "accused_silent")
         elif claims.is_quiet:

@@ -193,6 +193,8 @@ def _suspicion(body: dict[str, Any], clock: _Clock) -> Iterator[str]:
         yield f"             {_name(vote['accuser'])}: {EVIDENCE[vote['evidence']]}"
     if suspicion["is_withheld"]:
         yield f"  deadline   none while {body['observer']['name']} distrusts its own senses"
+    elif len(votes) < suspicion.get("votes_needed", 1):
+        yield "  deadline   none while no other member accuses it: one alone buries nobody"
     else:
         why = " (the short clock of a crash)" if suspicion["is_crash"] else ""
         yield f"  deadline   {clock.time(deadline_ns)}, in {clock.ahead(deadline_ns)}, unless it refutes{why}"

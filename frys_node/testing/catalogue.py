@@ -165,6 +165,18 @@ SCENARIOS: dict[str, Scenario] = {
         seconds=20.0,
         targets=(Target("join_s", "max", 0.4),),
     ),
+    "insider": Scenario(
+        module="membership_insider",
+        claim="one lying member buries, moves and silences nobody, whatever it forges",
+        nodes=7,
+        seconds=60.0,
+        must_reach=(
+            *("lie_accused", "lie_accused_by_another", "lie_dead", "lie_dead_twice_by_one", "lie_used_up"),
+            *("lie_dead_at_a_later_incarnation", "lie_moved", "lie_left", "lie_let_go", "lie_rebooted"),
+            *("lie_crashed", "lie_vouched", "lie_event", "refutation"),
+        ),
+        targets=(Target("false_deaths", "max", 0.0),),
+    ),
     "gossip": Scenario(
         module="gossip_scenario",
         claim="every event once at every member, every query answered, state equal everywhere",
@@ -236,6 +248,7 @@ PLAN = (
     Entry("hostloss", 40, 120.0),
     Entry("leave", 100, 120.0),
     Entry("join", 50, 60.0),
+    Entry("insider", 40, 120.0),
     Entry("gossip", 50, 600.0),
     Entry("replication", 10_000, 7_200.0, nodes=7, seconds=20.0),
 )

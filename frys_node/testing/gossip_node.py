@@ -68,7 +68,7 @@ class GossipNode(MembershipNode):
             return self._perform(machine.hear(message.data, source_node, now_s), now_s)
         answers: list[Packet] = []
         if isinstance(message, Bulk):
-            heads = machine.talk.take_batch(BATCHES.decode(message.data), now_s)
+            heads = machine.talk.take_batch(BATCHES.decode(message.data), source_node, now_s)
             if heads:
                 answers.append(Packet(source, BULK.encode(More(heads))))
         else:

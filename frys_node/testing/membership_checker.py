@@ -11,10 +11,9 @@ from collections import Counter
 
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import MemberChanged, MemberView, Status
-from frys_node.testing.membership_node import WIRE, MembershipNode, Sealed, node_id
+from frys_node.testing.membership_node import WIRE, Answer, Ask, MembershipNode, Sealed, node_id
 from frys_node.testing.simulator import SimEvent, Simulator
-from membership.machine import NOBODY
-from membership.messages import PACKETS, Brief, Standing, Update
+from membership.messages import NOBODY, PACKETS, Brief, Standing, Update
 
 RANK = {Status.ALIVE: 0, Status.SUSPECT: 1, Status.DEAD: 2, Status.LEFT: 3}
 
@@ -86,6 +85,8 @@ class Checker:
         self._inputs: Counter[str] = Counter()
         self.leaver: NodeId = NOBODY
         """Who is leaving: nobody may call it suspect or dead."""
+        self.has_liar = False
+        """True if claims may be forged: those need no refutation."""
 
     def __call__(self, event: SimEvent) -> None:
         """Check what one input did."""
@@ -104,7 +105,8 @@ class Checker:
         if event.kind == "verb":
             self._check_change(node, MemberChanged(old=None, new=self._own(node)))
         elif event.kind == "mail" and node.is_reading:
-            self._check_refutation(node, event.payload)
+            if not self.has_liar:
+                self._check_refutation(node, event.payload)
             self._forget_phi(node, event.source)
         self._check_pause(node, event)
         self._inputs[event.node] += 1
@@ -151,8 +153,10 @@ class Checker:
         if isinstance(message, Sealed):
             packet = PACKETS.decode(message.payload)
             claims = (*packet.updates, *packet.briefs)
-        else:
+        elif isinstance(message, Ask | Answer):
             claims = message.sync.updates
+        else:
+            return
         for update in claims:
             if update.node == node.node and update.boot == node.boot and update.standing > Standing.ALIVE:
                 own = self._own(node)

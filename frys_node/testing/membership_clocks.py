@@ -25,8 +25,8 @@ from frys_node.testing.simulator import Packet
 from frys_node.wire.codec import Codec
 from membership.edges import EDGE_TTL_S, TRIES, Edge
 from membership.effects import Peer
-from membership.machine import NOBODY
 from membership.member import make_attributes
+from membership.messages import NOBODY
 
 STEPS = 40
 STEP_S_MAX = 86_400.0
@@ -55,6 +55,7 @@ class ClockNode(MembershipNode):
             config=self._config,
             rng=host.rng,
             now_s=now_s,
+            voices=self.voices,
             unix_offset_ns=self.unix_offset_ns,
         )
         self.is_started = True

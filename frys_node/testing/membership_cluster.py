@@ -19,10 +19,10 @@ from frys_node.testing.membership_checker import Checker, Verdicts
 from frys_node.testing.membership_node import MembershipNode, node_id
 from frys_node.testing.scenario import Replay, ScenarioResult, SimulationFailed
 from frys_node.testing.simulator import SimHost, Simulator
+from frys_node.testing.voices import FakeVoices
 from membership.config import MembershipConfig, for_profile
-from membership.machine import NOBODY
 from membership.member import precedence
-from membership.messages import Standing
+from membership.messages import NOBODY, Standing
 from membership.table import Table
 
 SEEDS_MAX = 3
@@ -30,6 +30,9 @@ SEEDS_MAX = 3
 
 EXACT_MAX = 250
 """Members up to which views are compared one by one; beyond, their digests."""
+
+FAKE_ABOVE = 100
+"""In larger clusters a keyed hash stands for the signatures."""
 
 STEP_S = 0.25
 """How often a waiting act looks whether its condition holds."""
@@ -96,6 +99,8 @@ class Cluster:
 
         def make(host: SimHost) -> MembershipNode:
             node = shell(host, self.config, seeds, self.lifelines)
+            if len(self.names) > FAKE_ABOVE:
+                node.voices = FakeVoices(node.node)
             self.shells.append(node)
             return node
 
@@ -111,9 +116,11 @@ class Cluster:
     def start_acquainted(self) -> None:
         """Boot every node as a member of a cluster that has existed for long: nobody has anything to say."""
         self.start()
-        updates = [self.node(name).machine.own for name in self.names]
+        machines = [self.node(name).machine for name in self.names]
+        updates = [machine.own for machine in machines]
+        statements = [statement for machine in machines for statement in machine.exchange.statements((machine.node,))]
         for name in self.names:
-            self.node(name).acquaint(updates, self.simulator.now_s)
+            self.node(name).acquaint(updates, statements, self.simulator.now_s)
 
     def run(self, seconds: float) -> None:
         """Let so much time pass."""

@@ -80,6 +80,8 @@ class _Trial:
             lha_probe=variant.lha_probe,
             lha_suspicion=variant.lha_suspicion,
             buddy=variant.buddy,
+            # Neither paper asks for a second accuser: it would hide what the experiment is about.
+            accusers=1,
             watchers=0,
             crash_evidence="off",
         )

@@ -15,9 +15,11 @@ from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import MemberChanged
 from frys_node.testing.lifelines import Carried, SimLifelines
 from frys_node.testing.simulator import Packet, SimHost
+from frys_node.testing.voices import Ed25519Voices
 from frys_node.wire.codec import Codec, Message
 from membership.config import IPV4_HEADER_BYTES, SEALING_BYTES, SHORT_SEALING_BYTES, MembershipConfig
 from membership.effects import (
+    AskVoices,
     Effect,
     Emit,
     KeepLifelines,
@@ -32,9 +34,10 @@ from membership.effects import (
     TryPort,
 )
 from membership.findings import LifelineDown, LifelineUp, Nudged, Refused, Tried
-from membership.machine import NOBODY, Membership
+from membership.machine import Membership
 from membership.member import make_attributes
-from membership.messages import Sync, Update
+from membership.messages import NOBODY, Sync, Update
+from membership.voices import Voices
 
 PORT = 7946
 PEERS_PATH = "peers"
@@ -63,7 +66,22 @@ class Answer(Message, frozen=True, array_like=True, gc=False, tag=3):
     sync: Sync
 
 
-WIRE: Codec[Sealed | Ask | Answer] = Codec(Sealed | Ask | Answer)
+class AskFor(Message, frozen=True, array_like=True, gc=False, tag=4):
+    """Voices asked for."""
+
+    voices: tuple[NodeId, ...]
+
+
+class Known(Message, frozen=True, array_like=True, gc=False, tag=5):
+    """What is known of them."""
+
+    statements: tuple[bytes, ...]
+
+
+Wired = Sealed | Ask | Answer | AskFor | Known
+
+WIRE: Codec[Wired] = Codec(Wired)
+
 
 _PEERS: Codec[list[Peer]] = Codec(list[Peer])
 
@@ -81,8 +99,10 @@ class SimMembership(Membership):
         """What this node says of itself."""
         return self._claims.own
 
-    def acquaint(self, updates: Iterable[Update], now_s: float) -> list[Effect]:
+    def acquaint(self, updates: Iterable[Update], statements: Iterable[bytes], now_s: float) -> list[Effect]:
         """Know these members as if this node had known them for long: nothing is passed on or published."""
+        for statement in statements:
+            self._claims.signing.learn(statement)
         for update in updates:
             if update.node != self.node:
                 self._claims.table.merge(update, now_s)
@@ -134,6 +154,7 @@ class MembershipNode:
         self._lifelines = lifelines
         self.node = node_id(host)
         self.boot = host.boot << 32
+        self.voices: Voices = Ed25519Voices(self.node)
         self.changes: list[MemberChanged] = []
         """Changes that the checkers have not seen yet, those held back from subscribers too."""
         self.published: list[MemberChanged] = []
@@ -171,6 +192,7 @@ class MembershipNode:
             config=self._config,
             rng=self._host.rng,
             now_s=now_s,
+            voices=self.voices,
         )
         self.is_started = True
         stored = self._host.disk.read(PEERS_PATH)
@@ -178,9 +200,9 @@ class MembershipNode:
         peers += [Peer(NOBODY, Address(name, PORT)) for name in self._seeds if name != self._host.name]
         return self._perform(self.machine.join(peers, now_s), now_s)
 
-    def acquaint(self, updates: Iterable[Update], now_s: float) -> None:
+    def acquaint(self, updates: Iterable[Update], statements: Iterable[bytes], now_s: float) -> None:
         """Be a member of a cluster that has existed for long: nobody has anything to say, and the lifelines stand."""
-        for effect in self.machine.acquaint(updates, now_s):
+        for effect in self.machine.acquaint(updates, statements, now_s):
             self._tend(effect)
 
     def receive(self, payload: bytes, source: str, now_s: float) -> Sequence[Packet]:
@@ -199,6 +221,12 @@ class MembershipNode:
                 message.payload, source_node, address, now_s, source_boot=message.boot, is_short=message.is_short
             )
             return self._perform(effects, now_s)
+        if isinstance(message, AskFor):
+            packets: list[Packet] = []
+            self._hand_over(packets, source, Known(machine.exchange.statements(message.voices)))
+            return packets
+        if isinstance(message, Known):
+            return self._perform(machine.learn_voices(message.statements, now_s), now_s)
         packets = self._perform(machine.merge_sync(message.sync, source_node, now_s), now_s)
         if isinstance(message, Ask):
             self._hand_over(packets, source, Answer(machine.sync(message.sync.after, now_s)))
@@ -225,7 +253,7 @@ class MembershipNode:
             request = self.machine.sync(self._asking[name], now_s, wants_after=wants_after)
             self._hand_over(packets, name, Ask(request))
 
-    def _hand_over(self, packets: list[Packet], name: str, message: Ask | Answer) -> None:
+    def _hand_over(self, packets: list[Packet], name: str, message: Wired) -> None:
         data = WIRE.encode(message)
         if self._lifelines is None or not self._lifelines.carry(self._host.name, name, data):
             packets.append(Packet(name, data))
@@ -263,6 +291,8 @@ class MembershipNode:
                 case PushPull(_, address):
                     self._asking[address.host] = NOBODY
                     self._hand_over(packets, address.host, Ask(self.machine.sync(NOBODY, now_s)))
+                case AskVoices(node, voices):
+                    self._hand_over(packets, f"n{int(node, 16)}", AskFor(voices))
                 case Emit(event, is_damped, _):
                     self.changes.append(event)
                     if not is_damped:

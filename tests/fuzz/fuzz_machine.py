@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from membership_hands import BOOT, ME, B, C, D, E, address, claim
+from membership_hands import BOOT, ME, B, C, D, E, address, answered, claim, said
 
 from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import NodeId
+from frys_node.testing.voices import FakeVoices
 from frys_node.transport.addresses import sockaddr
 from frys_node.wire.codec import Codec
 from membership.catchup import BATCHES, HEADS, Batch, Head, Heads
@@ -27,9 +28,9 @@ from membership.driver_exchange import PUSH_PULL
 from membership.edges import Edge
 from membership.effects import Effect, Reconnect, SendBatch, SendPacket, SendRumour, TryPort
 from membership.findings import Finding, LifelineDown, LifelineEnd, LifelineUp, Nudged, PortState, Tried
-from membership.machine import NOBODY, Membership
+from membership.machine import Membership
 from membership.member import make_attributes
-from membership.messages import PACKETS, SYNC_PLAIN_BYTES_MAX, SYNCS, Gossip, Standing, Sync
+from membership.messages import NOBODY, PACKETS, SYNC_PLAIN_BYTES_MAX, SYNCS, Gossip, Standing, Sync
 from membership.packing import pack
 from membership.rumours import (
     RUMOURS,
@@ -57,6 +58,8 @@ STEPS_MAX = 5
 WAIT_MS_MAX = 120_000
 LIVED_S_MAX = 1.0
 AFTERLIFE_S = (0.15, 6.0)
+GUARDS = ("membership-guard-1.hex", "membership-guard-2.hex", "membership-guard-3.hex")
+
 LONG_LIVES = 32
 """One input in so many is followed by the longer afterlife: turns are what costs time."""
 
@@ -77,6 +80,16 @@ def check(holds: object, what: str) -> None:
         raise Broken(what)
 
 
+class CredulousVoices(FakeVoices):
+    """Believes whatever is signed at all, so that made-up claims get as deep as proven ones do."""
+
+    def verify(self, node: NodeId, data: bytes, signature: bytes) -> bool | None:
+        """A signature that begins with a zero is of a voice that is not known."""
+        if super().verify(node, data, signature):
+            return True
+        return None if signature[:1] == b"\0" else bool(signature)
+
+
 class Session:
     """One node through one input."""
 
@@ -89,6 +102,7 @@ class Session:
             config=CONFIG,
             rng=random.Random(1),
             now_s=self.now_s,
+            voices=CredulousVoices(ME),
             unix_offset_ns=1_700_000_000_000_000_000,
         )
         m.merge_sync(Sync(EVERYBODY), B, self.now_s)
@@ -321,7 +335,7 @@ def sessions_of(steps: list[tuple[int, int, int, bytes]]) -> list[bytes]:
 
 def packet_seeds() -> list[bytes]:
     """Every golden packet, plain and compressed, all of them in a row, and the rumours in packets."""
-    packets = [data for version in (1, 2, 3, 4) for k, data in golden(f"membership-packets-{version}.hex").items()]
+    packets = [data for version in (1, 2, 3, 4, 5) for k, data in golden(f"membership-packets-{version}.hex").items()]
     guard = golden("membership-guard-1.hex")
     packets += [data for key, data in guard.items() if key.startswith("beat")]
     told = rumours()
@@ -334,18 +348,17 @@ def packet_seeds() -> list[bytes]:
 
 def rumours() -> list[bytes]:
     """Every golden rumour, and one of each kind about members of the table."""
-    guard = golden("membership-guard-1.hex")
-    told = [*golden("membership-rumours-1.hex").values(), *(guard[key] for key in ("vouch", "crash_report"))]
+    told = [*golden("membership-rumours-1.hex").values(), *golden("membership-rumours-2.hex").values()]
+    told += [guard[key] for guard in map(golden, GUARDS) for key in ("vouch", "crash_report")]
     about = (
         Edge(B, C, 1_700_000_000),
         Vouch(C, BOOT, 0, B, VouchKind.KERNEL_ACK, 1),
         CrashReport(C, BOOT, 0, B, True),
         UserEvent(B, BOOT, 3, 1, 1, "deploy", b"v2"),
         Query(B, BOOT, 1, 1, 5_000, "deploy", b"x"),
-        QueryReply(BOOT, 1, 1, b"x"),
         StateDelta(B, BOOT, 0, 0, 2, (StateEntry("k", b"v", 1), StateEntry("gone", b"", 2, True))),
     )
-    return [*told, *map(RUMOURS.encode, about)]
+    return [*told, *map(said, about), answered(QueryReply(BOOT, 1, 1, b"x"), B)]
 
 
 def rumour_seeds() -> list[bytes]:

@@ -14,11 +14,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from membership_hands import BOOT, ME, Answer, address, dead, hear, nobody, sent, well
+from membership_hands import BOOT, ME, Answer, address, dead, hear, nobody, said, sent, signed, well
 from msgspec.structs import replace
 
 from frys_node.base.types import NodeId
 from frys_node.cli.why import explain
+from frys_node.testing.voices import FakeVoices
 from membership.config import for_profile
 from membership.edges import Edge
 from membership.effects import Nudge, Reconnect
@@ -26,7 +27,6 @@ from membership.findings import LifelineDown, LifelineEnd, LifelineUp, Nudged, P
 from membership.machine import Membership
 from membership.member import make_attributes
 from membership.messages import Beat, BeatAck, Evidence, Gossip, NackReason, Packet, Standing, Sync, Update
-from membership.rumours import RUMOURS
 from membership.testimony import CrashReport
 
 HERE = Path(__file__).parent
@@ -41,7 +41,7 @@ MIDNIGHT_NS = 1_767_225_600_000_000_000
 
 def claim(node: NodeId, standing: Standing = Standing.ALIVE, incarnation: int = 0) -> Update:
     """Say something about a member of a cluster in which people know each other by name."""
-    return Update(node, BOOT, incarnation, standing, make_attributes(NAMES[node], address(node)))
+    return signed(Update(node, BOOT, incarnation, standing, make_attributes(NAMES[node], address(node))))
 
 
 def machine(knows: tuple[NodeId, ...] = (CID, DEE, EVE, BOB)) -> Membership:
@@ -53,6 +53,7 @@ def machine(knows: tuple[NodeId, ...] = (CID, DEE, EVE, BOB)) -> Membership:
         config=CONFIG,
         rng=random.Random(1),
         now_s=0.0,
+        voices=FakeVoices(ME),
         unix_offset_ns=MIDNIGHT_NS,
     )
     made.merge_sync(Sync(tuple(claim(node) for node in knows)), CID, 0.0)
@@ -121,7 +122,7 @@ def crash() -> str:
     lost = m.found(LifelineDown(BOB, BOOT, LifelineEnd.LOST), 20.001)
     assert any(isinstance(effect, Reconnect) for effect in lost)
     m.found(Tried(BOB, BOOT, PortState.REFUSED), 20.003)
-    hear(m, Gossip((), (RUMOURS.encode(CrashReport(BOB, BOOT, 0, CID, True)),)), CID, 20.004)
+    hear(m, Gossip((), (said(CrashReport(BOB, BOOT, 0, CID, True)),)), CID, 20.004)
     play(m, 22.0, dead(BOB))
     return told(m, "bob", 60.0)
 
@@ -132,7 +133,7 @@ def crash_suspicion() -> str:
     play(m, 20.0)
     m.found(LifelineDown(BOB, BOOT, LifelineEnd.LOST), 20.001)
     m.found(Tried(BOB, BOOT, PortState.REFUSED), 20.003)
-    hear(m, Gossip((), (RUMOURS.encode(CrashReport(BOB, BOOT, 0, CID, True)),)), CID, 20.004)
+    hear(m, Gossip((), (said(CrashReport(BOB, BOOT, 0, CID, True)),)), CID, 20.004)
     return told(m, "bob", 20.25)
 
 
@@ -142,7 +143,7 @@ def silent_loss() -> str:
     play(m, 20.0)
     play(m, 21.6, dead(BOB))
     for watcher, now_s in ((CID, 21.7), (DEE, 22.1)):
-        found = replace(claim(BOB, Standing.SUSPECT), accuser=watcher, evidence=Evidence.GONE)
+        found = signed(replace(claim(BOB, Standing.SUSPECT), accuser=watcher, evidence=Evidence.GONE))
         hear(m, Gossip((found,)), watcher, now_s)
         play(m, now_s + 0.1, dead(BOB))
     play(m, 50.0, dead(BOB))
@@ -162,7 +163,7 @@ def own_pause() -> str:
     m = machine()
     play(m, 20.0)
     m.advance(32.0)
-    accusation = Update(ME, BOOT, 0, Standing.SUSPECT, make_attributes("ann", address(ME)), CID)
+    accusation = signed(Update(ME, BOOT, 0, Standing.SUSPECT, make_attributes("ann", address(ME)), CID))
     hear(m, Gossip((accusation,)), CID, 32.001)
     return told(m, "ann", 33.0)
 
@@ -173,7 +174,7 @@ def degraded() -> str:
     play(m, 0.5)
     for node, now_s in ((CID, 1.0), (DEE, 3.5), (EVE, 4.25)):
         play(m, now_s)
-        hear(m, Gossip((), (RUMOURS.encode(Edge(node, BOB, int(now_s))),)), node, now_s)
+        hear(m, Gossip((), (said(Edge(node, BOB, int(now_s))),)), node, now_s)
     play(m, 10.0)
     return told(m, "bob", 10.0)
 
@@ -230,7 +231,7 @@ def hearsay() -> str:
     """Ann hears from Cid that Bob is dead, and has missed everything before."""
     m = machine()
     play(m, 20.0)
-    death = replace(claim(BOB, Standing.DEAD), accuser=DEE, evidence=Evidence.CRASH)
+    death = signed(replace(claim(BOB, Standing.DEAD), accuser=DEE, evidence=Evidence.CRASH))
     hear(m, Gossip((death,)), CID, 20.004)
     return told(m, "bob", 60.0)
 
@@ -238,7 +239,7 @@ def hearsay() -> str:
 def latecomer() -> str:
     """Ann joined half a minute after Bob's death: what she was told at the join is all that she has."""
     m = machine(knows=(CID, DEE, EVE))
-    death = replace(claim(BOB, Standing.DEAD), accuser=DEE, evidence=Evidence.CRASH, age_s=30)
+    death = signed(replace(claim(BOB, Standing.DEAD), accuser=DEE, evidence=Evidence.CRASH, age_s=30))
     m.merge_sync(Sync((death,)), CID, 40.0)
     return told(m, "bob", 60.0)
 
@@ -254,7 +255,7 @@ def leave() -> str:
 def forced_leave() -> str:
     """Bob is dead, and Ann is asked to count it as left."""
     m = machine()
-    hear(m, Gossip((replace(claim(BOB, Standing.DEAD), accuser=DEE, evidence=Evidence.CRASH),)), CID, 0.4)
+    hear(m, Gossip((signed(replace(claim(BOB, Standing.DEAD), accuser=DEE, evidence=Evidence.CRASH)),)), CID, 0.4)
     m.force_leave("bob", 0.5)
     return told(m, "bob", 60.0)
 
@@ -262,15 +263,15 @@ def forced_leave() -> str:
 def forced_leave_elsewhere() -> str:
     """The same, as Ann hears it of Eve."""
     m = machine()
-    hear(m, Gossip((replace(claim(BOB, Standing.DEAD), accuser=DEE, evidence=Evidence.CRASH),)), CID, 0.4)
-    hear(m, Gossip((replace(claim(BOB, Standing.LEFT), accuser=EVE),)), CID, 0.5)
+    hear(m, Gossip((signed(replace(claim(BOB, Standing.DEAD), accuser=DEE, evidence=Evidence.CRASH)),)), CID, 0.4)
+    hear(m, Gossip((signed(replace(claim(BOB, Standing.LEFT), accuser=EVE)),)), CID, 0.5)
     return told(m, "bob", 60.0)
 
 
 def forced_leave_survived() -> str:
     """Eve has counted Ann as left, who is there all the same."""
     m = machine()
-    hear(m, Gossip((replace(claim(ME, Standing.LEFT), accuser=EVE),)), CID, 0.5)
+    hear(m, Gossip((signed(replace(claim(ME, Standing.LEFT), accuser=EVE)),)), CID, 0.5)
     return told(m, "ann", 60.0)
 
 

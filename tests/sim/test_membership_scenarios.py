@@ -35,6 +35,7 @@ SHORT = (
     Short("hostloss", 20, 10.0, 3),
     Short("leave", 12, 2.0, 20),
     Short("join", 20, 5.0, 5),
+    Short("insider", 7, 8.0, 3),
     Short("starved", 40, 45.0, 1),
     Short("scale", 250, 30.0, 1),
 )

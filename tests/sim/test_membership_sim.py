@@ -20,6 +20,7 @@ from frys_node.testing.catalogue import SCENARIOS
 from frys_node.testing.membership_scenario import run_scenario
 from membership import machine
 from membership.claims import Claims
+from membership.hearing import Hearing
 from membership.messages import Packet, Standing, Update
 from membership.suspicion import Suspicion
 from membership.table import Table
@@ -132,7 +133,7 @@ def _violations(faults: str = "partitions") -> str:
 
 def test_checker_finds_a_missing_refutation(monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted bug: accusations of oneself are ignored (M3)."""
-    monkeypatch.setattr(Claims, "_answer", lambda self, update, now_s: None)
+    monkeypatch.setattr(Hearing, "answer", lambda self, update, now_s: None)
     assert "M3" in _violations()
 
 

@@ -19,6 +19,7 @@ from frys_node.testing.disk import FakeDisk
 from frys_node.testing.entropy import FakeEntropy
 from frys_node.testing.executor import InlineExecutor
 from frys_node.testing.network import FakeNetwork
+from frys_node.testing.voices import Ed25519Voices
 from membership.config import MembershipConfig, for_profile
 from membership.driver import MembershipDriver, Ports
 from membership.effects import Peer
@@ -151,6 +152,7 @@ class Cluster:
             bus=bus,
             metrics=metrics,
             learn=endpoint.learn,
+            voices=Ed25519Voices(node),
             peers=peers or (),
         )
         running = self.nodes[name] = RunningNode(host, node, driver, sealer, bus)

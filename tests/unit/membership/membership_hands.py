@@ -4,14 +4,40 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from msgspec.structs import replace
 
 from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import Status
+from frys_node.testing.voices import FakeVoices
 from membership.config import MembershipConfig, for_profile
-from membership.effects import Effect, SendPacket
-from membership.machine import NOBODY, Membership
+from membership.edges import Edge
+from membership.effects import Effect, SendPacket, Tallies
+from membership.machine import Membership
 from membership.member import make_attributes
-from membership.messages import PACKETS, Ack, Nack, NackReason, Packet, Ping, PingReq, Standing, Sync, Update
+from membership.messages import (
+    NOBODY,
+    PACKETS,
+    Accusation,
+    Ack,
+    Evidence,
+    Nack,
+    NackReason,
+    Packet,
+    Ping,
+    PingReq,
+    Standing,
+    Sync,
+    Update,
+)
+from membership.rumours import RUMOURS, Query, QueryReply, Rumour, Rumours, StateDelta, UserEvent
+from membership.state import NodeState
+from membership.testimony import CrashReport, Vouch
+from membership.voices import Signing
+
+Accusations = tuple[Accusation, ...]
+R = TypeVar("R", bound=Rumour)
 
 BOOT = 5
 ME, B, C, D, E = (NodeId(f"{letter:a>32}") for letter in "01234")
@@ -32,8 +58,58 @@ def claim(
     accuser: NodeId = NOBODY,
     age_s: int = 0,
 ) -> Update:
-    """Make a claim about a test node."""
-    return Update(node, boot, incarnation, standing, make_attributes(node[-1], address(node)), accuser, age_s)
+    """Make a claim about a test node, with the signatures that it needs."""
+    return signed(Update(node, boot, incarnation, standing, make_attributes(node[-1], address(node)), accuser, age_s))
+
+
+def signing(node: NodeId) -> Signing:
+    """Make what signs for a test node."""
+    return Signing(node, FakeVoices(node))
+
+
+def accused(
+    node: NodeId, *accusers: NodeId, evidence: Evidence = Evidence.SILENCE, incarnation: int = 0
+) -> Accusations:
+    """Make what members accuse a test node of."""
+    return tuple(signing(accuser).accusation((node, BOOT, incarnation), evidence) for accuser in accusers)
+
+
+def signed(update: Update) -> Update:
+    """Sign a claim: the member for itself, its accuser, and for a death two more that nobody names."""
+    others = tuple(other for other in (D, E, C, B) if other not in (update.node, update.accuser))
+    standing, accuser, life = update.standing, update.accuser, (update.node, update.boot, update.incarnation)
+    word, accusations = b"", ()
+    if accuser not in (NOBODY, update.node):
+        by = signing(accuser)
+        word = by.release(life) if standing is Standing.LEFT else by.accusation(life, update.evidence).word
+    if standing is Standing.DEAD or (standing is Standing.LEFT and word):
+        accusations = tuple(signing(other).accusation(life, Evidence.SILENCE) for other in others[:2])
+    proof = signing(update.node).claimed(update).proof
+    return replace(update, proof=proof, word=word, accusations=accusations)
+
+
+def spoken(rumour: R) -> R:
+    """Sign a rumour for its author."""
+    match rumour:
+        case CrashReport(node, boot, incarnation, observer):
+            return replace(rumour, word=signing(observer).accusation((node, boot, incarnation), Evidence.CRASH).word)
+        case StateDelta(node, boot):
+            state = NodeState(boot)
+            state.merge(rumour)
+            return replace(rumour, word=signing(node).word(state.signed_bytes(node)))
+        case Edge() | Vouch() | UserEvent() | Query():
+            return Rumours(1_000, Tallies(), signing(rumour.author)).signed(rumour)
+    raise AssertionError(rumour)
+
+
+def said(rumour: Rumour) -> bytes:
+    """Sign a rumour for its author, and encode it."""
+    return RUMOURS.encode(spoken(rumour))
+
+
+def answered(reply: QueryReply, source: NodeId) -> bytes:
+    """Sign an answer for the member that gives it, and encode it."""
+    return RUMOURS.encode(Rumours(1_000, Tallies(), signing(source)).signed(reply))
 
 
 def machine(*others: NodeId, config: MembershipConfig = CONFIG) -> Membership:
@@ -45,6 +121,7 @@ def machine(*others: NodeId, config: MembershipConfig = CONFIG) -> Membership:
         config=config,
         rng=random.Random(1),
         now_s=0.0,
+        voices=FakeVoices(ME),
     )
     if others:
         made.merge_sync(Sync(tuple(claim(node) for node in others)), others[0], 0.0)
@@ -129,9 +206,9 @@ def dead(*victims: NodeId, reason: NackReason = NackReason.TIMEOUT) -> Answer:
             return None
         if isinstance(message, PingReq):
             acked = message.target not in victims
-            return (
-                Ack(message.sequence, message.target) if acked else Nack(message.sequence, message.target, (), reason)
-            )
+            word = signing(node).accusation((message.target, BOOT, 0), Evidence.SILENCE).word
+            nack = Nack(message.sequence, message.target, (), reason, boot=BOOT, word=word)
+            return Ack(message.sequence, message.target) if acked else nack
         return well(node, message)
 
     return answer

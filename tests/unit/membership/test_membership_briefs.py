@@ -5,7 +5,23 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from membership_hands import ME, B, C, D, address, claim, hear, machine, own, run_to, sent, status
+from membership_hands import (
+    BOOT,
+    ME,
+    B,
+    C,
+    D,
+    address,
+    claim,
+    hear,
+    machine,
+    own,
+    run_to,
+    sent,
+    signed,
+    signing,
+    status,
+)
 from msgspec.structs import replace
 
 from frys_node.base.types import Address, NodeId
@@ -15,10 +31,11 @@ from membership.briefs import BRIEFS, brief_of, unfold, whole
 from membership.claims import HEADER_BYTES_MAX
 from membership.config import for_profile, packet_bytes_for
 from membership.effects import PushPull
-from membership.machine import NOBODY, Membership
+from membership.machine import Membership
 from membership.member import AGE_S_MAX, make_attributes, supersedes
 from membership.messages import (
     INCARNATION_MAX,
+    NOBODY,
     PACKETS,
     Beat,
     BeatAck,
@@ -31,6 +48,7 @@ from membership.messages import (
     Update,
 )
 from membership.table import Table
+from membership.voices import told_to_itself
 
 SMALL = for_profile("lan", watchers=0, packet_bytes_max=packet_bytes_for(MTU_MIN))
 WIDE = {"note": "x" * 400}
@@ -40,7 +58,7 @@ WIDE = {"note": "x" * 400}
 def wide(node: NodeId, standing: Standing = Standing.ALIVE, incarnation: int = 0, accuser: NodeId = NOBODY) -> Update:
     """Make a claim about a member with many tags."""
     attributes = make_attributes(node[-1], address(node), tags=WIDE)
-    return replace(claim(node, standing, incarnation, accuser=accuser), attributes=attributes)
+    return signed(replace(claim(node, standing, incarnation, accuser=accuser), attributes=attributes))
 
 
 def known() -> Membership:
@@ -55,8 +73,8 @@ def test_a_brief_means_the_claim_that_was_meant_or_nothing() -> None:
     """Whoever holds the same attributes gets the claim itself, others none that could win over what they have."""
     tagged = [make_attributes("1", address(B), tags=tags) for tags in ({}, {"a": "1"}, {"a": "2"})]
     for standing, incarnation, meant_as, held_as in product(Standing, range(3), tagged, tagged):
-        meant = replace(claim(B, standing, incarnation), attributes=meant_as)
-        held = replace(claim(B, incarnation=1), attributes=held_as)
+        meant = signed(replace(claim(B, standing, incarnation), attributes=meant_as))
+        held = signed(replace(claim(B, incarnation=1), attributes=held_as))
         found = whole(brief_of(meant), held, is_own=False)
         if meant_as == held_as:
             assert found == meant
@@ -87,11 +105,12 @@ def test_the_accused_hears_of_it_and_refutes_in_a_packet() -> None:
     hear(m, Gossip((wide(C, Standing.SUSPECT, accuser=D),)), D, 0.1)
     effects = hear(m, Ping(7, ME), C, 0.2)
     (told,) = [brief for _, packet in sent(effects) for brief in packet.briefs]
-    assert told == brief_of(wide(C, Standing.SUSPECT, accuser=D))
+    assert told == brief_of(told_to_itself(wide(C, Standing.SUSPECT, accuser=D)))
     accused = machine(B, config=SMALL)
     accused.set_tags(WIDE, 0.0)
     before = own(accused)
-    effects = hear(accused, Gossip((), (), (replace(told, node=ME, incarnation=before),)), B, 0.3)
+    word = signing(D).accusation((ME, BOOT, before), Evidence.SILENCE).word
+    effects = hear(accused, Gossip((), (), (replace(told, node=ME, incarnation=before, word=word),)), B, 0.3)
     effects += run_to(accused, 2.0)
     assert own(accused) == before + 1
     claims = [brief for _, packet in sent(effects) for brief in packet.briefs if brief.node == ME]
@@ -116,7 +135,7 @@ def test_what_a_node_knows_the_attributes_of_it_believes_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "update", [wide(NodeId(f"{'4':a>32}")), replace(wide(C, incarnation=1), attributes=claim(C).attributes)]
+    "update", [wide(NodeId(f"{'4':a>32}")), signed(replace(wide(C, incarnation=1), attributes=claim(C).attributes))]
 )
 def test_whoever_tells_of_unknown_attributes_is_asked_for_its_state(update: Update) -> None:
     """A newcomer, or tags that have changed: once per interval, and nothing is made up meanwhile."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from membership_hands import BOOT, ME, B, C, D, E, address, claim, dead, hear, live, machine, status
+from membership_hands import BOOT, ME, B, C, D, E, address, claim, dead, hear, live, machine, said, signed, status
 from msgspec.structs import replace
 
 from frys_node.base.errors import NotFound
@@ -12,10 +12,9 @@ from frys_node.kernel.services.members import Condition, Status
 from membership.config import for_profile
 from membership.errors import MemberAlive
 from membership.findings import LifelineDown, LifelineEnd
-from membership.machine import NOBODY, Membership
+from membership.machine import Membership
 from membership.member import make_attributes
-from membership.messages import Evidence, Gossip, Standing, Sync
-from membership.rumours import RUMOURS
+from membership.messages import NOBODY, Evidence, Gossip, Standing, Sync
 from membership.story import Entry
 from membership.telling import evidence_told, vote_told
 from membership.testimony import Vouch, VouchKind
@@ -58,7 +57,7 @@ def test_force_leave_spares_whoever_is_not_dead() -> None:
     with pytest.raises(MemberAlive, match="'1' is suspect, not dead") as suspect:
         m.force_leave("1", 1.0)
     assert "wait until it is dead; `frys-node why 1`" in suspect.value.hint
-    hear(m, Gossip((), (RUMOURS.encode(Vouch(B, BOOT, 0, C, VouchKind.KERNEL_ACK, 1)),)), C, 1.5)
+    hear(m, Gossip((), (said(Vouch(B, BOOT, 0, C, VouchKind.KERNEL_ACK, 1)),)), C, 1.5)
     view = m.view(B, 1.6)
     assert view is not None
     assert view.condition is Condition.STALLED
@@ -70,7 +69,7 @@ def test_force_leave_spares_whoever_is_not_dead() -> None:
 def test_vouchers_about_oneself_are_dropped() -> None:
     """A node that was stopped and goes on is not stalled in its own eyes, whatever others still say of it."""
     m = machine(B, C)
-    hear(m, Gossip((), (RUMOURS.encode(Vouch(ME, BOOT, 0, B, VouchKind.KERNEL_ACK, 1)),)), B, 0.2)
+    hear(m, Gossip((), (said(Vouch(ME, BOOT, 0, B, VouchKind.KERNEL_ACK, 1)),)), B, 0.2)
     view = m.view(ME, 0.3)
     assert view is not None
     assert view.condition is Condition.OK
@@ -81,7 +80,7 @@ def test_a_death_names_its_accuser_and_the_evidence_in_every_claim() -> None:
     """So that whoever was not there can tell why; a refutation takes both back."""
     m = machine(B, C, D)
     hear(m, Gossip((claim(B, Standing.SUSPECT, accuser=C),)), C, 1.0)
-    hear(m, Gossip((replace(claim(B, Standing.SUSPECT, accuser=D), evidence=Evidence.GONE),)), D, 1.1)
+    hear(m, Gossip((signed(replace(claim(B, Standing.SUSPECT, accuser=D), evidence=Evidence.GONE)),)), D, 1.1)
     live(m, 60.0, dead(B))
     (death,) = [u for u in m.sync(NOBODY, 60.0).updates if u.node == B]
     assert (death.standing, death.accuser, death.evidence) == (Standing.DEAD, D, Evidence.GONE)
@@ -116,7 +115,7 @@ def test_a_departure_says_who_declared_it() -> None:
 def test_how_a_departure_is_told(accuser: NodeId, incarnation: int, told: tuple[str, str, str]) -> None:
     """Own word, a forced one, one of a node that does not say who, and one whose name another node has."""
     m = machine(B, C, D)
-    heir = replace(claim(E), attributes=make_attributes("1", address(E)))
+    heir = signed(replace(claim(E), attributes=make_attributes("1", address(E))))
     hear(m, Gossip((heir, claim(B, Standing.DEAD, accuser=C))), C)
     hear(m, Gossip((claim(B, Standing.LEFT, incarnation, accuser=accuser),)), C, 1.0)
     entry = m.story(B)[-1]
@@ -131,7 +130,9 @@ def whats(m: Membership, node: NodeId) -> list[str]:
 def test_who_comes_later_is_told_of_a_death_as_of_when_it_was() -> None:
     """By the age of the claim: the death stands before the node's own hearing of it."""
     m = machine(C)
-    m.merge_sync(Sync((replace(claim(B, Standing.DEAD, accuser=D, age_s=30), evidence=Evidence.GONE),)), C, 40.0)
+    m.merge_sync(
+        Sync((signed(replace(claim(B, Standing.DEAD, accuser=D, age_s=30), evidence=Evidence.GONE)),)), C, 40.0
+    )
     death, met = m.story(B)
     assert death == Entry(10.0, "dead", D, Evidence.GONE, "as others say")
     assert (met.now_s, met.what, met.detail) == (40.0, "met", "dead")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from membership_hands import ME, B, C, D, E, address, claim, hear, machine, sent
+from membership_hands import ME, B, C, D, E, address, claim, hear, machine, said, sent
 
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import Condition, Status
@@ -22,7 +22,7 @@ def condition(m: Membership, node: NodeId) -> Condition:
 
 def rumour(*edges: Edge) -> Gossip:
     """Make a packet that tells of edges."""
-    return Gossip((), tuple(RUMOURS.encode(edge) for edge in edges))
+    return Gossip((), tuple(said(edge) for edge in edges))
 
 
 def probe(m: Membership, until_s: float, *, is_cut: bool) -> list[Edge]:

@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from membership_hands import BOOT, ME, B, C, address, claim, hear, machine, own, run_to, sent, status
+from membership_hands import (
+    BOOT,
+    ME,
+    B,
+    C,
+    address,
+    claim,
+    hear,
+    machine,
+    own,
+    run_to,
+    said,
+    sent,
+    signed,
+    signing,
+    status,
+)
 from msgspec.structs import replace
 
 from frys_node.base.types import NodeId
@@ -15,10 +31,10 @@ from membership.driver_exchange import PUSH_PULL
 from membership.edges import Edge
 from membership.effects import Tallies
 from membership.events import WINDOW, Events
-from membership.machine import NOBODY
 from membership.member import AGE_S_MAX, UPDATE_BYTES_MAX, is_acceptable, make_attributes
 from membership.messages import (
     INCARNATION_MAX,
+    NOBODY,
     PACKETS,
     SYNC_PLAIN_BYTES_MAX,
     UPDATES,
@@ -33,7 +49,6 @@ from membership.peers import INTRODUCED_MAX
 from membership.probing import RELAYS_MAX
 from membership.queries import ANSWERING_MAX
 from membership.rumours import (
-    RUMOURS,
     RUMOURS_BYTES_MAX,
     RUMOURS_MAX,
     Query,
@@ -51,7 +66,7 @@ TOP = 1 << 62
 def events(boot: int = BOOT) -> Events:
     """Make the events of this node."""
     tallies = Tallies()
-    return Events(ME, boot, Rumours(1_000, tallies), tallies)
+    return Events(ME, boot, Rumours(1_000, tallies, signing(ME)), tallies)
 
 
 def test_a_forged_age_does_not_break_the_next_exchange() -> None:
@@ -72,7 +87,7 @@ def test_the_last_incarnation_is_not_passed() -> None:
     m = machine(B, C)
     hear(m, Gossip((claim(ME, Standing.SUSPECT, INCARNATION_MAX, accuser=B),)))
     assert own(m) == INCARNATION_MAX
-    hear(m, Gossip((), (RUMOURS.encode(CrashReport(ME, BOOT, INCARNATION_MAX, B, True)),)))
+    hear(m, Gossip((), (said(CrashReport(ME, BOOT, INCARNATION_MAX, B, True)),)))
     m.set_attributes(make_attributes("0", address(ME), "", {"a": "1"}), 0.2)
     assert own(m) == INCARNATION_MAX
     heard = [packet for _, packet in sent(run_to(m, 3.0))]
@@ -107,9 +122,9 @@ def test_the_events_of_a_boot_begin_at_one_although_the_last_boot_is_remembered(
 def test_a_forged_head_costs_no_memory() -> None:
     """A number of events beyond all counting is compared, not counted up to."""
     tallies = Tallies()
-    rumours = Rumours(1_000, tallies)
-    mine, states = Events(ME, BOOT, rumours, tallies), States(ME, BOOT, rumours, 1_000, tallies)
-    repair = CatchUp(mine, states, lambda _: BOOT)
+    rumours = Rumours(1_000, tallies, signing(ME))
+    mine, states = Events(ME, BOOT, rumours, tallies), States(ME, BOOT, rumours, 1_000, tallies, signing(ME))
+    repair = CatchUp(mine, states, rumours, lambda _: BOOT)
     mine.take(UserEvent(B, BOOT, 3, 1, 0, "e"), 0.0)
     assert repair.meet(Heads((Head(B, BOOT, 0, TOP - 1, (1, 2, TOP - 2)),), True), 0.0) is None
     batch = repair.meet(Heads((Head(B, BOOT, 0, TOP - 1, (3,)),), True), 0.0)
@@ -122,29 +137,29 @@ def test_heads_fit_into_a_frame_whatever_is_missing() -> None:
     m = machine(B)
     for number in range(400):
         event = UserEvent(NodeId(f"{number:032x}"), BOOT, TOP - 1, 1, 0, "e")
-        hear(m, Gossip((), (RUMOURS.encode(event),)))
+        hear(m, Gossip((), (said(event),)))
     piece = m.sync(NOBODY, 1.0)
     assert len(piece.said) < 300 * 1_024
     heads = HEADS.decode(piece.said).heads
     assert 50 < len(heads) < 400
     assert all(len(head.missing) == WINDOW - 1 for head in heads)
-    assert m.talk.take_batch(Batch((), Heads(), False), 1.0) == piece.said
+    assert m.talk.take_batch(Batch((), Heads(), False), B, 1.0) == piece.said
 
 
 def test_an_update_over_its_size_is_refused() -> None:
     """Limits of characters are not limits of bytes: such claims fill packets and make pieces larger than a frame."""
     wide = Attributes("\N{SNOWMAN}" * 64, "\N{SNOWMAN}" * 255, 7946)
-    assert len(UPDATES.encode(replace(claim(B), attributes=wide))) > UPDATE_BYTES_MAX - 128
+    assert len(UPDATES.encode(signed(replace(claim(B), attributes=wide)))) > UPDATE_BYTES_MAX - 128
     large = replace(wide, http="\N{SNOWMAN}" * 200)
-    assert not is_acceptable(replace(claim(B), attributes=large))
+    assert not is_acceptable(signed(replace(claim(B), attributes=large)))
     honest = make_attributes("n" * 64, address(B), "", {"k": "v" * 480})
-    assert is_acceptable(replace(claim(B), attributes=honest, accuser=C))
+    assert is_acceptable(signed(replace(claim(B), attributes=honest, accuser=C)))
     m = machine(config=for_profile("lan", members_max=2_000))
     for start in range(0, 600, 300):
         ids = (NodeId(f"{number:032x}") for number in range(start, start + 300))
-        m.merge_sync(Sync(tuple(replace(claim(node), attributes=large) for node in ids)), B, 0.0)
+        m.merge_sync(Sync(tuple(signed(replace(claim(node), attributes=large)) for node in ids)), B, 0.0)
         ids = (NodeId(f"{number:032x}") for number in range(start, start + 300))
-        m.merge_sync(Sync(tuple(replace(claim(node), attributes=honest) for node in ids)), B, 0.0)
+        m.merge_sync(Sync(tuple(signed(replace(claim(node), attributes=honest)) for node in ids)), B, 0.0)
     assert len(PUSH_PULL.reply.encode(m.sync(NOBODY, 0.0))) < SYNC_PLAIN_BYTES_MAX
 
 
@@ -154,8 +169,8 @@ def test_what_should_ride_along_and_does_not_fit_stays_behind(packet_bytes_max: 
     config = for_profile("lan", watchers=0, packet_bytes_max=packet_bytes_max)
     m = machine(config=config)
     long = Attributes("c", "h" * 255, 7946, "", (("k", "v" * 500),))
-    m.merge_sync(Sync((claim(B, Standing.SUSPECT, accuser=C), replace(claim(C), attributes=long))), B, 0.0)
-    hear(m, Gossip((replace(claim(C, Standing.SUSPECT, accuser=B), attributes=long),)))
+    m.merge_sync(Sync((claim(B, Standing.SUSPECT, accuser=C), signed(replace(claim(C), attributes=long)))), B, 0.0)
+    hear(m, Gossip((signed(replace(claim(C, Standing.SUSPECT, accuser=B), attributes=long)),)))
     packets = sent(hear(m, Ping(1, NodeId("")), C)) + sent(run_to(m, 4.0))
     assert any(isinstance(packet, PingReq) for _, packet in packets)
     assert all(len(PACKETS.encode(packet)) <= config.payload_bytes_max for _, packet in packets)
@@ -179,7 +194,7 @@ def test_a_flood_of_forgeries_stays_within_every_bound() -> None:
     m = machine(B, C, config=for_profile("lan", members_max=16))
     for number in range(3_000):
         stranger, now_s = NodeId(f"{number:032x}"), number / 1e4
-        data = tuple(map(RUMOURS.encode, rumours_about(number)))
+        data = tuple(map(said, rumours_about(number)))
         m.receive(PACKETS.encode(Gossip((), data)), stranger, address(B), now_s, source_boot=BOOT)
         hear(m, Gossip((claim(stranger),)), B, now_s)
         hear(m, PingReq(number, stranger, "10.0.0.9", 1), B, now_s)

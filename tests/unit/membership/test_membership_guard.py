@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from membership_hands import BOOT, ME, B, C, D, E, address, claim, hear, machine, run_to, sent
+from membership_hands import BOOT, ME, B, C, D, E, address, claim, hear, machine, run_to, said, sent, signed
 from msgspec.structs import replace
 
 from frys_node.base.types import Address, NodeId
+from frys_node.testing.voices import FakeVoices
 from membership.config import for_profile
 from membership.effects import TryPort
 from membership.findings import LifelineDown, LifelineEnd, LifelineUp, PortState, Tried
@@ -28,7 +29,7 @@ NOBODY = NodeId(f"{'9':a>32}")
 
 def word(node: NodeId, voucher: NodeId, sequence: int, boot: int = BOOT) -> Gossip:
     """A voucher's word about a member."""
-    return Gossip((), (RUMOURS.encode(Vouch(node, boot, 0, voucher, VouchKind.KERNEL_ACK, sequence)),))
+    return Gossip((), (said(Vouch(node, boot, 0, voucher, VouchKind.KERNEL_ACK, sequence)),))
 
 
 def waiting(m: Membership) -> int:
@@ -40,7 +41,8 @@ def test_a_large_cluster_that_stalls_as_a_whole_makes_no_echo_news() -> None:
     """400 members with three vouchers each, all heard twice: the second time nothing is passed on."""
     nodes = [NodeId(f"{index:032x}") for index in range(400)]
     m = machine(config=LAN)
-    found = [Update(n, BOOT, 0, Standing.ALIVE, make_attributes(n, Address("10.0.0.9", 7946))) for n in nodes]
+    attributes_of = {node: make_attributes(node, Address("10.0.0.9", 7946)) for node in nodes}
+    found = [signed(Update(node, BOOT, 0, Standing.ALIVE, attributes_of[node])) for node in nodes]
     m.merge_sync(Sync(tuple(found)), nodes[0], 0.0)
     told = [(node, nodes[(index + step) % 400]) for index, node in enumerate(nodes) for step in (1, 2, 3)]
     for node, voucher in told:
@@ -57,7 +59,8 @@ def test_more_words_than_there_can_be_are_not_taken() -> None:
     """Forgetting what was heard would make its echoes news; old words make room."""
     nodes = [NodeId(f"{index:032x}") for index in range(40)]
     m = machine(config=STILL)
-    found = [Update(n, BOOT, 0, Standing.ALIVE, make_attributes(n, Address("10.0.0.9", 7946))) for n in nodes]
+    attributes_of = {node: make_attributes(node, Address("10.0.0.9", 7946)) for node in nodes}
+    found = [signed(Update(node, BOOT, 0, Standing.ALIVE, attributes_of[node])) for node in nodes]
     m.merge_sync(Sync(tuple(found)), nodes[0], 0.0)
     told = [(node, voucher) for node in nodes for voucher in nodes if node != voucher][:1_030]
     for node, voucher in told:
@@ -90,6 +93,7 @@ def test_a_voucher_that_has_restarted_is_heard_at_once() -> None:
             config=LAN,
             rng=random.Random(1),
             now_s=0.0,
+            voices=FakeVoices(D),
         )
         m.merge_sync(Sync((claim(ME), claim(C))), C, 0.0)
         for _ in range(packets):
@@ -103,7 +107,7 @@ def test_a_voucher_that_has_restarted_is_heard_at_once() -> None:
 
     m = machine(B, C, D, config=LAN)
     for now_s, boot, packets in ((1.0, 5 << 32, 5_000), (7.0, 6 << 32, 10)):
-        hear(m, Gossip((), (RUMOURS.encode(object_to(boot, packets)),)), B, now_s)
+        hear(m, Gossip((), (said(object_to(boot, packets)),)), B, now_s)
         assert m._claims.suspicions.vouched_at_s(C, VouchKind.DATAGRAM) == now_s
 
 
@@ -123,7 +127,7 @@ def test_whoever_hears_no_refutation_asks_the_suspect() -> None:
     """From a quarter of the shortest suspicion on, with the accusation in the ping: gossip misses some under loss."""
     m = machine(B, C, D, config=for_profile("lan"))
     run_to(m, 0.5)
-    hear(m, Gossip((replace(claim(B, Standing.SUSPECT), accuser=C),)), C, 0.5)
+    hear(m, Gossip((signed(replace(claim(B, Standing.SUSPECT), accuser=C)),)), C, 0.5)
     assert [round(at_s, 3) for at_s in asked(m, 2.7)] == [1.5, 2.0, 2.5]
     hear(m, Gossip((claim(B, incarnation=1),)), C, 2.7)
     assert asked(m, 3.2) == []
@@ -133,10 +137,12 @@ def test_when_half_a_cluster_is_suspected_few_are_asked_at_once() -> None:
     """Sixteen, then one in each probe interval, and each of them once before anybody is asked again."""
     nodes = [NodeId(f"{index:032x}") for index in range(40)]
     m = machine(config=LAN)
-    found = [Update(n, BOOT, 0, Standing.ALIVE, make_attributes(n, Address("10.0.0.9", 7946))) for n in nodes]
+    attributes_of = {node: make_attributes(node, Address("10.0.0.9", 7946)) for node in nodes}
+    found = [signed(Update(node, BOOT, 0, Standing.ALIVE, attributes_of[node])) for node in nodes]
     m.merge_sync(Sync(tuple(found)), nodes[0], 0.0)
     for node in nodes[1:]:
-        hear(m, Gossip((Update(node, BOOT, 0, Standing.SUSPECT, found[1].attributes, nodes[0]),)), nodes[0], 1.0)
+        accused = Update(node, BOOT, 0, Standing.SUSPECT, attributes_of[node], nodes[0])
+        hear(m, Gossip((signed(accused),)), nodes[0], 1.0)
     suspicions = m._claims.suspicions
     first_s, asked_s = suspicions.ask_s, []
     asks = [suspicions.ask(first_s)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import membership_hands as hands
 import pytest
-from membership_hands import BOOT, CONFIG, ME, B, C, D, E, claim, dead, hear, live, machine
+from membership_hands import BOOT, CONFIG, ME, B, C, D, E, claim, dead, hear, live, machine, said, signed
 from msgspec.structs import replace
 
 from frys_node.base.errors import NotFound
@@ -14,7 +15,6 @@ from membership.insight import EdgeView, Seen, Sight, Who
 from membership.machine import Membership
 from membership.messages import Evidence, Gossip, Standing
 from membership.reachability import Answer, Reachability, Silence, judge
-from membership.rumours import RUMOURS
 from membership.testimony import CrashReport, Vouch, VouchKind
 
 QUIET = for_profile("lan", watchers=0, probe_interval_s=600.0)
@@ -51,7 +51,7 @@ def test_a_crash_that_others_tell_of_is_told_as_hearsay() -> None:
     """Votes and turns say what was told, not `gone`, which nobody has claimed; then `crash`, once it was reported."""
     m = machine(B, C, D, E, config=QUIET)
     for accuser in (C, D):
-        told = replace(claim(B, Standing.SUSPECT, accuser=accuser), evidence=Evidence.CRASH)
+        told = signed(replace(claim(B, Standing.SUSPECT, accuser=accuser), evidence=Evidence.CRASH))
         hear(m, Gossip((told,)), accuser, 4.0)
     why = m.insight.why("1", 4.0, NOW_NS)
     assert why.suspicion is not None
@@ -59,7 +59,7 @@ def test_a_crash_that_others_tell_of_is_told_as_hearsay() -> None:
     assert [turn.evidence for turn in why.story] == [None, "hearsay", "hearsay"]
     for observer in (C, D):
         report = CrashReport(B, BOOT, 0, observer, is_lifeline_lost=True)
-        hear(m, Gossip((), (RUMOURS.encode(report),)), observer, 4.1)
+        hear(m, Gossip((), (said(report),)), observer, 4.1)
     why = m.insight.why("1", 4.1, NOW_NS)
     assert why.suspicion is not None
     assert [vote.evidence for vote in why.suspicion.votes] == ["crash", "crash"]
@@ -68,7 +68,7 @@ def test_a_crash_that_others_tell_of_is_told_as_hearsay() -> None:
 def test_a_voucher_is_told_and_holds_death_off() -> None:
     """Who vouches, how and when; until when the member is held alive."""
     m = accused()
-    hear(m, Gossip((), (RUMOURS.encode(Vouch(B, BOOT, 0, E, VouchKind.KERNEL_ACK, 1)),)), E, 7.0)
+    hear(m, Gossip((), (said(Vouch(B, BOOT, 0, E, VouchKind.KERNEL_ACK, 1)),)), E, 7.0)
     why = m.insight.why("1", 10.0, NOW_NS)
     assert [(v.voucher.name, v.kind, NOW_NS - v.unix_ns) for v in why.vouchers] == [("4", "kernel_ack", 3_000_000_000)]
     assert why.suspicion is not None
@@ -208,6 +208,6 @@ def test_evidence_is_told_by_name() -> None:
     """The words of the JSON body are those of the protocol."""
     m = machine(B, C, D)
     hear(m, Gossip((claim(B, Standing.SUSPECT, accuser=C),)), C, 4.0)
-    m.insight._claims.accuse(B, (BOOT, 0), (D,), 5.0, Evidence.GONE)
+    m.insight._claims.accuse(B, (BOOT, 0), hands.accused(B, D, evidence=Evidence.GONE), 5.0, Evidence.GONE)
     why = m.insight.why("1", 6.0, NOW_NS)
     assert [turn.evidence for turn in why.story] == [None, "silence", "gone"]

@@ -14,6 +14,7 @@ from membership_hands import (
     B,
     C,
     D,
+    accused,
     address,
     claim,
     dead,
@@ -23,12 +24,14 @@ from membership_hands import (
     own,
     run_to,
     sent,
+    signed,
     status,
 )
 from msgspec.structs import replace
 
 from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import Status
+from membership.briefs import brief_of
 from membership.config import for_profile
 from membership.effects import (
     Effect,
@@ -41,9 +44,9 @@ from membership.effects import (
     Superseded,
 )
 from membership.farewell import TOLD_AT_ONCE, TOLD_MAX
-from membership.machine import NOBODY
 from membership.member import make_attributes
 from membership.messages import (
+    NOBODY,
     PACKETS,
     SYNC_UPDATES_MAX,
     SYNCS,
@@ -128,7 +131,9 @@ def test_silence_leads_from_helpers_to_suspicion_to_death() -> None:
                 effects += hear(m, Ack(message.sequence, C), C, now_s)
             if where == address(C) and isinstance(message, PingReq):
                 assert message.target == B
-                effects += hear(m, Nack(message.sequence, B), C, now_s)
+                (accusation,) = accused(B, C)
+                nack = Nack(message.sequence, B, boot=BOOT, word=accusation.word)
+                effects += hear(m, nack, C, now_s)
     assert status(m, B) is Status.DEAD
     assert status(m, C) is Status.ALIVE
     changes = [(e.event.new.status, e.event.new.id) for e in effects if isinstance(e, Emit)]
@@ -256,7 +261,7 @@ def test_a_leave_is_told_to_every_member_until_it_has_acknowledged() -> None:
     nodes = [NodeId(f"{index:032x}") for index in range(70)]
     at = {node: Address(f"10.0.1.{index}", 7946) for index, node in enumerate(nodes)}
     m = machine()
-    found = [Update(n, BOOT, 0, Standing.ALIVE, make_attributes(n, at[n])) for n in nodes]
+    found = [signed(Update(n, BOOT, 0, Standing.ALIVE, make_attributes(n, at[n]))) for n in nodes]
     m.merge_sync(Sync(tuple(found[:SYNC_UPDATES_MAX])), nodes[0], 0.0)
     m.merge_sync(Sync(tuple(found[SYNC_UPDATES_MAX:])), nodes[0], 0.0)
     first = goodbyes(m.leave(1.0))
@@ -380,17 +385,29 @@ def test_no_bytes_make_the_machine_raise(payload: bytes) -> None:
     assert sum(m.tallies.packets.values()) + sum(m.tallies.dropped.values()) >= 1
 
 
-SYNC = Sync((claim(B),), C, more=True)
+def bare(
+    node: NodeId,
+    standing: Standing = Standing.ALIVE,
+    incarnation: int = 0,
+    boot: int = BOOT,
+    accuser: NodeId = NOBODY,
+    age_s: int = 0,
+) -> Update:
+    """Make a claim as it was before there were signatures."""
+    return replace(claim(node, standing, incarnation, boot, accuser, age_s), proof=b"", word=b"", accusations=())
+
+
+SYNC = Sync((bare(B),), C, more=True)
 PACKETS_1: dict[str, Packet] = {
-    "ping": Ping(1, B, (claim(C, Standing.SUSPECT, 2, accuser=D),)),
+    "ping": Ping(1, B, (bare(C, Standing.SUSPECT, 2, accuser=D),)),
     "ack": Ack(2, B, (), 0xFFFF_FFFF_FFFF_FFFF),
     "ping_req": PingReq(3, C, "10.0.0.2", 7946),
     "nack": Nack(4, C),
-    "gossip": Gossip((claim(B, Standing.DEAD, 1, age_s=7), claim(D, Standing.LEFT, 9, boot=1 << 63))),
+    "gossip": Gossip((bare(B, Standing.DEAD, 1, age_s=7), bare(D, Standing.LEFT, 9, boot=1 << 63))),
 }
 PACKETS_2: dict[str, Packet] = PACKETS_1 | {
     "nack_refused": Nack(4, C, (), NackReason.REFUSED),
-    "suspicion": Gossip((replace(claim(B, Standing.SUSPECT, accuser=C), evidence=Evidence.CRASH),)),
+    "suspicion": Gossip((replace(bare(B, Standing.SUSPECT, accuser=C), evidence=Evidence.CRASH),)),
 }
 SYNC_3 = replace(SYNC, said=b"\x92\x90\xc3")
 PACKETS_3: dict[str, Packet] = PACKETS_2 | {"rumours": Gossip((), (b"\x93\x63one", b""))}
@@ -400,10 +417,20 @@ PACKETS_4: dict[str, Packet] = PACKETS_3 | {
     "ack_brief": Ack(2, B, (), 0xFFFF_FFFF_FFFF_FFFF, (BRIEF,)),
     "ping_req_brief": PingReq(3, C, "10.0.0.2", 7946, (), (BRIEF,)),
     "nack_brief": Nack(4, C, (), NackReason.REFUSED, (BRIEF,)),
-    "gossip_brief": Gossip((claim(B),), (b"\x93\x63one",), (BRIEF,)),
+    "gossip_brief": Gossip((bare(B),), (b"\x93\x63one",), (BRIEF,)),
     "beat_brief": Beat(70_000, (), (BRIEF,)),
     "beat_ack_brief": BeatAck(70_000, (), (BRIEF,)),
 }
+
+
+DEATH = replace(claim(B, Standing.DEAD, 1, accuser=C), accusations=accused(B, D))
+PACKETS_5: dict[str, Packet] = PACKETS_4 | {
+    "claim": Gossip((claim(B),)),
+    "accusation": Ping(1, B, (claim(B, Standing.SUSPECT, accuser=C),)),
+    "death": Gossip((DEATH,), (), (brief_of(DEATH),)),
+    "nack_accusing": Nack(4, C, (), NackReason.TIMEOUT, (), BOOT, 2, accused(C, D)[0].word),
+}
+SYNC_5 = replace(SYNC_3, statement=b"statement")
 
 
 def golden_lines(version: int) -> dict[str, bytes]:
@@ -414,7 +441,13 @@ def golden_lines(version: int) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("version", "packets", "sync"),
-    [(1, PACKETS_1, SYNC), (2, PACKETS_2, SYNC), (3, PACKETS_3, SYNC_3), (4, PACKETS_4, SYNC_3)],
+    [
+        (1, PACKETS_1, SYNC),
+        (2, PACKETS_2, SYNC),
+        (3, PACKETS_3, SYNC_3),
+        (4, PACKETS_4, SYNC_3),
+        (5, PACKETS_5, SYNC_5),
+    ],
 )
 def test_golden_packets_decode_for_ever(version: int, packets: dict[str, Packet], sync: Sync) -> None:
     """Bytes that any version has written mean the same in every later one."""
@@ -425,16 +458,16 @@ def test_golden_packets_decode_for_ever(version: int, packets: dict[str, Packet]
 
 def test_packets_are_written_as_the_newest_golden_ones() -> None:
     """What is written today is the newest golden file, byte for byte."""
-    golden = golden_lines(4)
-    assert golden.pop("sync") == SYNCS.encode(SYNC_3)
-    assert golden == {name: PACKETS.encode(packet) for name, packet in PACKETS_4.items()}
+    golden = golden_lines(5)
+    assert golden.pop("sync") == SYNCS.encode(SYNC_5)
+    assert golden == {name: PACKETS.encode(packet) for name, packet in PACKETS_5.items()}
 
 
 def test_the_name_of_a_dead_member_may_be_taken_over() -> None:
     """30 s after the death a live member of its name makes the dead one count as left; before that both stay."""
     m = machine(B, C)
     hear(m, Gossip((claim(C, Standing.DEAD),)), B, 1.0)
-    heir = replace(claim(D), attributes=claim(C).attributes)
+    heir = signed(replace(claim(D), attributes=claim(C).attributes))
     hear(m, Gossip((heir,)), B, 2.0)
     assert not m.is_lost(C, 30.9)
     assert m.is_lost(C, 31.0)

@@ -138,9 +138,9 @@ def test_only_helpers_that_were_asked_can_nack_and_once() -> None:
     """A nack from a stranger is no accusation."""
     probe = Probe(NodeId("a"), (1, 0), 7, 0.0, 0.5)
     probe.asked = [NodeId("b")]
-    probe.nack(NodeId("x"), NackReason.TIMEOUT)
-    probe.nack(NodeId("b"), NackReason.REFUSED)
-    probe.nack(NodeId("b"), NackReason.TIMEOUT)
+    probe.nack(NodeId("x"), NackReason.TIMEOUT, None)
+    probe.nack(NodeId("b"), NackReason.REFUSED, None)
+    probe.nack(NodeId("b"), NackReason.TIMEOUT, None)
     assert probe.nacks == {NodeId("b"): NackReason.REFUSED}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from membership_beats import ALONE, LAN, Timed, condition, live, nudges, silent_from, told, until_nudged, vouches
-from membership_hands import BOOT, ME, B, C, D, claim, hear, machine, status
+from membership_hands import BOOT, ME, B, C, D, claim, hear, machine, signed, status
 from msgspec.structs import replace
 
 from frys_node.base.types import NodeId
@@ -95,7 +95,7 @@ def test_an_open_port_at_an_address_that_another_member_has_says_nothing() -> No
     m = machine(B, C, D, config=ALONE)
     now_s = until_nudged(m, B)
     heir = claim(NodeId(f"{ME}x"))
-    hear(m, Gossip((replace(heir, attributes=claim(B).attributes),)), C, now_s)
+    hear(m, Gossip((signed(replace(heir, attributes=claim(B).attributes)),)), C, now_s)
     m.found(told(Response.ACKNOWLEDGED), now_s + 0.1)
     assert status(m, B) is Status.SUSPECT
     assert m.tallies.events[("accused_silent",)] == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from membership_hands import CONFIG, ME, B, C, D, address, hear, machine, status
+from membership_hands import BOOT, CONFIG, ME, B, C, D, accused, address, hear, machine, status
 
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import UNWELL, Condition, Status
@@ -60,7 +60,7 @@ class House:
             case Beat():
                 return BeatAck(message.sequence)
             case PingReq() if message.target == B and self.helper is not None:
-                return Nack(message.sequence, B, (), self.helper)
+                return Nack(message.sequence, B, (), self.helper, boot=BOOT, word=accused(B, node)[0].word)
             case PingReq():
                 return Ack(message.sequence, message.target)
         return None
@@ -101,7 +101,7 @@ def test_helpers_that_did_ask_accuse_for_themselves() -> None:
 
 def test_who_is_not_heard_for_long_either_is_accused_all_the_same() -> None:
     """A route that is gone for good must not keep a dead member alive for ever."""
-    house = House(machine(B, C, D))
+    house = House(machine(B))
     house.is_heard = False
     house.live(CONFIG.stall_max_s - 1.0)
     assert status(house.m, B) is Status.ALIVE

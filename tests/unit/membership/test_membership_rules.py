@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from membership_hands import BOOT, B, C, D, claim, hear, machine, run_to
+from membership_hands import BOOT, B, C, D, claim, hear, machine, run_to, said, signing
 
 from frys_node.base.types import NodeId
 from membership.config import for_profile
@@ -15,7 +15,7 @@ from membership.isolation import Isolation
 from membership.machine import Membership
 from membership.messages import Gossip, Sync
 from membership.phi import Beats
-from membership.rumours import RUMOURS, Rumours
+from membership.rumours import Rumours
 from membership.state import States
 from membership.testimony import CrashReport
 
@@ -50,7 +50,7 @@ def test_crashes_count_together_within_five_seconds(within_s: float, is_mass: bo
         now_s = 6.0 + within_s * number / 2.0
         run_to(m, now_s)
         observer = nodes[4 + number]
-        rumour = RUMOURS.encode(CrashReport(victim, BOOT, 0, observer, True))
+        rumour = said(CrashReport(victim, BOOT, 0, observer, True))
         hear(m, Gossip((), (rumour,)), observer, now_s)
     assert bool(m.tallies.events.get(("crash_mass",))) is is_mass
 
@@ -103,5 +103,5 @@ def changes(states: States, now_s: float) -> int:
 def test_a_node_changes_its_state_128_times_at_once_and_then_20_times_a_second() -> None:
     """What is not used is in reserve, up to the 128."""
     tallies = Tallies()
-    states = States(B, BOOT, Rumours(1_000, tallies), 1_000, tallies)
+    states = States(B, BOOT, Rumours(1_000, tallies, signing(B)), 1_000, tallies, signing(B))
     assert [changes(states, now_s) for now_s in (0.0, 1.0, 1.5, 1_000.0)] == [128, 20, 10, 128]

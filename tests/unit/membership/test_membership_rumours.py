@@ -9,8 +9,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from membership_hands import signed, signing, spoken
+from msgspec.structs import replace
 
 from frys_node.base.types import Address, NodeId
+from frys_node.testing.voices import FakeVoices
 from membership.config import for_profile
 from membership.effects import SendPacket, Tallies
 from membership.machine import Membership
@@ -23,6 +26,7 @@ from membership.rumours import (
     RUMOURS_MAX,
     Query,
     QueryReply,
+    Rumour,
     RumourQueue,
     Rumours,
     StateDelta,
@@ -36,7 +40,7 @@ ME, B = NodeId("a"), NodeId("b")
 
 def event(sequence: int, payload: bytes = b"") -> UserEvent:
     """Make an event of a test node."""
-    return UserEvent(B, 1, sequence, sequence, 0, "deploy", payload)
+    return spoken(UserEvent(B, 1, sequence, sequence, 0, "deploy", payload))
 
 
 def delta(version: int) -> StateDelta:
@@ -53,8 +57,9 @@ def machine() -> Membership:
         config=CONFIG,
         rng=random.Random(1),
         now_s=0.0,
+        voices=FakeVoices(ME),
     )
-    other = Update(B, 1, 0, Standing.ALIVE, make_attributes("b", Address("10.0.0.2", 7946)))
+    other = signed(Update(B, 1, 0, Standing.ALIVE, make_attributes("b", Address("10.0.0.2", 7946))))
     made.merge_sync(Sync((other,)), B, 0.0)
     return made
 
@@ -115,7 +120,7 @@ def test_a_packet_never_exceeds_its_budget(sizes: list[int], budget: int, count_
 def test_an_unknown_kind_costs_nothing_but_a_count() -> None:
     """A rumour of a later version is passed over, its neighbours in the packet are taken; junk is told apart."""
     tallies = Tallies()
-    rumours = Rumours(1_000, tallies)
+    rumours = Rumours(1_000, tallies, signing(ME))
     taken: list[UserEvent] = []
     rumours.handle(UserEvent, lambda rumour, source, now_s: taken.append(rumour))
     for data in (msgspec.msgpack.encode([99, "x"]), b"\xc1", RUMOURS.encode(event(3)), RUMOURS.encode(delta(1))):
@@ -128,7 +133,7 @@ def test_an_unknown_kind_costs_nothing_but_a_count() -> None:
 @given(st.binary(max_size=64))
 def test_no_bytes_make_the_switchboard_raise(data: bytes) -> None:
     """Whatever arrives is taken or counted."""
-    Rumours(1_000, Tallies()).take(data, B, 0.0)
+    Rumours(1_000, Tallies(), signing(ME)).take(data, B, 0.0)
 
 
 @pytest.mark.parametrize("size", [0, 512])
@@ -163,7 +168,7 @@ def test_a_rumour_that_arrives_reaches_its_handler() -> None:
     assert taken == [(event(1), B, 1.0)]
 
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "membership-rumours-1.hex"
+GOLDEN = Path(__file__).parents[2] / "golden"
 RUMOURS_1 = {
     "event": UserEvent(B, 1 << 40, 7, 9, 1_700_000_000_000_000_000, "deploy", b"v1"),
     "query": Query(B, 1 << 40, 3, 10, 5_000, "ping", b"x", ("n1",), (("zone", "a"),), True),
@@ -172,9 +177,14 @@ RUMOURS_1 = {
 }
 
 
-def test_golden_rumours_are_read_and_written_unchanged() -> None:
-    """Bytes that the first version has written mean the same for ever, and are what is written today."""
-    lines = [line.split() for line in GOLDEN.read_text().splitlines() if not line.startswith("#")]
-    golden = {name: bytes.fromhex(data) for name, data in lines}
-    assert {name: RUMOURS.decode(data) for name, data in golden.items()} == RUMOURS_1
-    assert {name: RUMOURS.encode(rumour) for name, rumour in RUMOURS_1.items()} == golden
+RUMOURS_2 = {name: replace(rumour, word=b"w" * 64) for name, rumour in RUMOURS_1.items()}
+
+
+@pytest.mark.parametrize(("version", "meant"), [(1, RUMOURS_1), (2, RUMOURS_2)])
+def test_golden_rumours_are_read_as_they_were_meant(version: int, meant: dict[str, Rumour]) -> None:
+    """Bytes that any version has written mean the same for ever; the newest are what is written today."""
+    written = (GOLDEN / f"membership-rumours-{version}.hex").read_text().splitlines()
+    golden = {name: bytes.fromhex(data) for name, data in (line.split() for line in written if line[0] != "#")}
+    assert {name: RUMOURS.decode(data) for name, data in golden.items()} == meant
+    if version == 2:
+        assert {name: RUMOURS.encode(rumour) for name, rumour in meant.items()} == golden

@@ -7,6 +7,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from membership_hands import signing, spoken
 
 from frys_node.base.errors import NotFound, Overloaded, UsageError
 from frys_node.base.types import Address, NodeId
@@ -30,10 +31,12 @@ class Side:
 
     def __init__(self, node: NodeId, boot: int = 1) -> None:
         self.tallies = Tallies()
-        self.rumours = Rumours(ROOM, self.tallies)
+        by = signing(node)
+        self.node = node
+        self.rumours = Rumours(ROOM, self.tallies, by)
         self.events = Events(node, boot, self.rumours, self.tallies)
-        self.states = States(node, boot, self.rumours, ROOM, self.tallies)
-        self.repair = CatchUp(self.events, self.states, lambda _: 1)
+        self.states = States(node, boot, self.rumours, ROOM, self.tallies, by)
+        self.repair = CatchUp(self.events, self.states, self.rumours, lambda _: 1)
 
     def reads(self, node: NodeId) -> dict[str, bytes]:
         """What this side reads of a node."""
@@ -52,13 +55,15 @@ def exchange(a: Side, b: Side, now_s: float = 1.0) -> None:
     for mine, theirs, heads in ((a, b, said[1]), (b, a, said[0])):
         while heads:
             batch = mine.repair.meet(HEADS.decode(heads), now_s)
-            more = None if batch is None else theirs.repair.take(BATCHES.decode(BATCHES.encode(batch)), now_s)
+            more = (
+                None if batch is None else theirs.repair.take(BATCHES.decode(BATCHES.encode(batch)), mine.node, now_s)
+            )
             heads = b"" if more is None else HEADS.encode(more)
 
 
 def event(sequence: int, origin: NodeId = B, boot: int = 1) -> UserEvent:
     """Make an event."""
-    return UserEvent(origin, boot, sequence, sequence, 0, "e")
+    return spoken(UserEvent(origin, boot, sequence, sequence, 0, "e"))
 
 
 @given(st.lists(st.integers(1, 3 * WINDOW), max_size=80))
@@ -117,8 +122,8 @@ def test_origins_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert side.events.take(event(1, B), 0.0)
     assert not side.events.take(event(1, C), 0.0)
     assert side.events.take(event(2, B), 0.0)
-    assert side.states.take(StateDelta(B, 1, 0, 0, 1))
-    assert not side.states.take(StateDelta(C, 1, 0, 0, 1))
+    assert side.states.take(spoken(StateDelta(B, 1, 0, 0, 1)), B, 0.0)
+    assert not side.states.take(spoken(StateDelta(C, 1, 0, 0, 1)), B, 0.0)
     assert side.tallies.rumours_dropped == {("too_many", "event"): 1, ("too_many", "state"): 1}
     side.events.forget(B, RECENT_S)
     assert B in side.events.windows
@@ -166,7 +171,7 @@ def test_a_large_difference_comes_in_several_batches() -> None:
     rng = random.Random(1)
     for index in range(20):
         entries = tuple(StateEntry(f"k{n}", rng.randbytes(1_000), n + 1) for n in range(16))
-        assert b.states.take(StateDelta(NodeId(f"n{index}"), 1, 0, 0, 16, entries))
+        assert b.states.take(spoken(StateDelta(NodeId(f"n{index}"), 1, 0, 0, 16, entries)), B, 0.0)
     batch = b.repair.meet(a.repair.heads(), 0.0)
     assert batch is not None
     assert not batch.is_whole
@@ -197,7 +202,7 @@ def test_states_converge_whatever_is_lost(actions: list[tuple[str, str, int]], r
             for data in side.rumours.queue.take(ROOM + 10, 4, 9):
                 rumour = RUMOURS.decode(data)
                 assert isinstance(rumour, StateDelta)
-                other.states.take(rumour)
+                other.states.take(rumour, B, 0.0)
         elif action == "exchange":
             exchange(side, other)
     for _ in range(2):
@@ -235,17 +240,17 @@ def test_a_fresh_delta_fits_and_heals_what_was_missed() -> None:
     """As many of the latest changes as the packet holds, so that one lost packet is mended by the next."""
     owner, reader = Side(B), Side(ME)
     for index in range(5):
-        owner.states.put(f"k{index}", bytes(400), 0.0)
+        owner.states.put(f"k{index}", bytes(380), 0.0)
     (data,) = owner.rumours.queue.take(ROOM + 10, 1, 9)
     delta = RUMOURS.decode(data)
     assert isinstance(delta, StateDelta)
     assert [entry.key for entry in delta.entries] == ["k2", "k3", "k4"]
     assert len(data) <= ROOM
-    assert not reader.states.take(delta)
+    assert not reader.states.take(delta, B, 0.0)
     assert reader.tallies.rumours_dropped == {("gap", "state"): 1}
-    assert reader.states.take(owner.states.by_node[B].delta(B, 0))
+    assert reader.states.take(owner.states.by_node[B].delta(B, 0), B, 0.0)
     owner.states.put("k5", b"", 0.0)
-    assert reader.states.take(owner.states.by_node[B].fresh(B, ROOM))
+    assert reader.states.take(owner.states.by_node[B].fresh(B, ROOM), B, 0.0)
     assert len(reader.reads(B)) == 6
 
 
@@ -263,7 +268,7 @@ def test_a_fresh_delta_fits_and_heals_what_was_missed() -> None:
 def test_a_delta_that_no_honest_node_makes_is_refused(delta: StateDelta) -> None:
     """Versions beyond the delta's, out of order or doubled, a floor above it, too many keys, too many bytes."""
     side = Side(ME)
-    assert not side.states.take(delta)
+    assert not side.states.take(delta, B, 0.0)
     assert side.reads(B) == {}
     assert side.tallies.rumours_dropped == {("unacceptable", "state"): 1}
 
@@ -271,14 +276,14 @@ def test_a_delta_that_no_honest_node_makes_is_refused(delta: StateDelta) -> None
 def test_state_of_oneself_is_nobody_elses_to_tell() -> None:
     """A delta about this very node changes nothing; a new boot of another replaces its old state."""
     side = Side(ME)
-    assert not side.states.take(StateDelta(ME, 9, 0, 0, 5, (StateEntry("k", b"forged", 5),)))
+    assert not side.states.take(spoken(StateDelta(ME, 9, 0, 0, 5, (StateEntry("k", b"forged", 5),))), B, 0.0)
     assert side.reads(ME) == {}
-    side.states.take(StateDelta(B, 1, 0, 0, 2, (StateEntry("k", b"1", 1), StateEntry("l", b"2", 2))))
-    side.states.take(StateDelta(B, 2, 0, 0, 1, (StateEntry("k", b"3", 1),)))
+    side.states.take(spoken(StateDelta(B, 1, 0, 0, 2, (StateEntry("k", b"1", 1), StateEntry("l", b"2", 2)))), B, 0.0)
+    side.states.take(spoken(StateDelta(B, 2, 0, 0, 1, (StateEntry("k", b"3", 1),))), B, 0.0)
     assert side.reads(B) == {"k": b"3"}
     gone = [(entry.key, entry.is_deleted) for _, entry in side.states.changed]
     assert gone == [("k", False), ("l", False), ("k", False), ("l", True)]
-    assert not side.states.take(StateDelta(B, 1, 0, 0, 9, ()))
+    assert not side.states.take(spoken(StateDelta(B, 1, 0, 0, 9, ())), B, 0.0)
 
 
 def fill(side: Side, count: int, size: int, now_s: float) -> None:
@@ -323,7 +328,7 @@ def test_an_allowance_lets_a_burst_through_and_then_its_rate() -> None:
 def test_heads_of_strangers_and_of_the_dead_do_not_count_in_the_digest() -> None:
     """Only what was said by live members in their present boot is compared."""
     side = Side(ME)
-    side.repair = CatchUp(side.events, side.states, {B: 2}.get)
+    side.repair = CatchUp(side.events, side.states, side.rumours, {B: 2}.get)
     side.events.take(event(1, C), 0.0)
     side.events.take(event(1, B, boot=1), 0.0)
     assert side.digest() == 0
@@ -338,7 +343,9 @@ def test_heads_of_strangers_and_of_the_dead_do_not_count_in_the_digest() -> None
 def queries(node: NodeId = ME, **tags: str) -> Queries:
     """Make one node's queries."""
     attributes = make_attributes(f"name-{node}", Address("h", 1), tags=tags)
-    return Queries(node, 1, Rumours(ROOM, Tallies()), lambda: attributes, {"ping": lambda payload, _: payload})
+    return Queries(
+        node, 1, Rumours(ROOM, Tallies(), signing(node)), lambda: attributes, {"ping": lambda payload, _: payload}
+    )
 
 
 def draft(asker: Queries, name: str = "ping", live_count: int = 2, **how: object) -> Query:
@@ -398,13 +405,14 @@ def test_a_member_answers_once_and_repeats_what_it_said() -> None:
     query = draft(asker, "work")
     for _ in range(2):
         member.take(query, B, 0.0)
-    ack = Direct(B, QueryReply(1, 1, ReplyKind.ACK))
+    ack = Direct(B, member._rumours.signed(QueryReply(1, 1, ReplyKind.ACK)))
     assert member.out == [ack, Asked(query), ack]
     member.out.clear()
     member.answer(query, ReplyKind.ANSWER, b"done", 1.0)
     member.take(query, C, 1.0)
     member.take(query, B, 1.0)
-    assert member.out == [Direct(B, QueryReply(1, 1, ReplyKind.ANSWER, b"done"))] * 2
+    done = member._rumours.signed(QueryReply(1, 1, ReplyKind.ANSWER, b"done"))
+    assert member.out == [Direct(B, done)] * 2
     member.out.clear()
     member.answer(query, ReplyKind.ANSWER, b"late", 2.0)
     assert member.out == []

@@ -1,0 +1,270 @@
+"""Signed claims: what a member without others' voices can and cannot make a node believe, with real signatures."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from membership_hands import BOOT, CONFIG, ME, B, C, D, E, address, hear, run_to, said, status
+from msgspec.structs import replace
+
+from frys_node.base.types import NodeId
+from frys_node.kernel.services.members import Status
+from frys_node.testing.membership_insider import run_scenario
+from frys_node.testing.voices import Ed25519Voices, FakeVoices
+from membership.effects import AskVoices, Tallies
+from membership.held import ASK_S, CLAIMS_MAX, HELD_S, VOICES_MAX, Held
+from membership.machine import Membership
+from membership.member import make_attributes
+from membership.messages import INCARNATION_MAX, Accusation, Evidence, Gossip, Nack, Ping, Standing, Sync, Update
+from membership.rumours import RUMOURS, Rumours, StateDelta, StateEntry, UserEvent
+from membership.state import States
+from membership.testimony import CrashReport
+from membership.voices import Signing
+
+LIFE = (BOOT, 0)
+
+
+def by(node: NodeId) -> Signing:
+    """The voice of a test node, with a real key."""
+    return Signing(node, Ed25519Voices(node))
+
+
+def alive(node: NodeId, incarnation: int = 0, *, at: NodeId | None = None, signer: NodeId | None = None) -> Update:
+    """What a node says of itself, or another one in its name."""
+    attributes = make_attributes(node[-1], address(at or node))
+    return by(signer or node).claimed(Update(node, BOOT, incarnation, Standing.ALIVE, attributes))
+
+
+def accused(node: NodeId, *accusers: Accusation, standing: Standing = Standing.SUSPECT) -> Update:
+    """A claim that a node is suspect or dead, with these accusers."""
+    first, rest = accusers[0], accusers[1:]
+    found = replace(alive(node), standing=standing, accuser=first.accuser, evidence=first.evidence, word=first.word)
+    return replace(found, accusations=rest)
+
+
+def accuses(accuser: NodeId, node: NodeId, evidence: Evidence = Evidence.SILENCE) -> Accusation:
+    """What a node really accuses another one of."""
+    return by(accuser).accusation((node, *LIFE), evidence)
+
+
+def machine(*others: NodeId) -> Membership:
+    """A node that has met others."""
+    made = Membership(
+        node=ME,
+        boot=BOOT,
+        attributes=make_attributes("0", address(ME)),
+        config=CONFIG,
+        rng=random.Random(1),
+        now_s=0.0,
+        voices=Ed25519Voices(ME),
+    )
+    made.learn_voices([by(node).own_statement for node in others], 0.0)
+    made.merge_sync(Sync(tuple(map(alive, others))), others[0], 0.0)
+    return made
+
+
+def test_nobody_moves_a_member_but_itself() -> None:
+    """Another address under another one's signature is forged; under its own it counts."""
+    m = machine(B, C)
+    hear(m, Gossip((alive(C, 1, at=E, signer=B),)))
+    assert m.tallies.dropped == {("forged",): 1}
+    view = m.view(C)
+    assert view is not None
+    assert view.address == address(C)
+    hear(m, Gossip((alive(C, 1, at=E),)))
+    view = m.view(C)
+    assert view is not None
+    assert view.address == address(E)
+
+
+@pytest.mark.parametrize(
+    ("second", "becomes"),
+    [
+        (None, Status.SUSPECT),
+        (accuses(B, C), Status.SUSPECT),
+        (replace(accuses(B, C), accuser=D), Status.SUSPECT),
+        (by(D).accusation((C, BOOT, 1), Evidence.SILENCE), Status.SUSPECT),
+        (accuses(D, C), Status.DEAD),
+    ],
+    ids=["alone", "twice the same", "in another's name", "of another incarnation", "two"],
+)
+def test_a_death_needs_two_who_signed_it(second: Accusation | None, becomes: Status) -> None:
+    """One accuser's death is a suspicion, whoever it says the second one was."""
+    m = machine(B, C, D)
+    accusers = (accuses(B, C),) if second is None else (accuses(B, C), second)
+    hear(m, Gossip((accused(C, *accusers, standing=Standing.DEAD),)))
+    assert status(m, C) is becomes
+
+
+def test_accusers_add_up() -> None:
+    """A death with one accuser, told to a node that knows another one, is a death."""
+    m = machine(B, C, D)
+    hear(m, Gossip((accused(C, accuses(D, C)),)), D)
+    hear(m, Gossip((accused(C, accuses(B, C), standing=Standing.DEAD),)), B)
+    assert status(m, C) is Status.DEAD
+
+
+def test_a_death_that_nobody_signed_is_no_news_of_a_member_that_lives() -> None:
+    """It is dropped and counted; of a member that is unknown it is taken, for that one is asked itself."""
+    m = machine(B, C, D)
+    bare = replace(alive(C), standing=Standing.DEAD)
+    hear(m, Gossip((bare,)))
+    assert status(m, C) is Status.ALIVE
+    assert m.tallies.dropped == {("forged",): 1}
+    newcomer = machine(B, D)
+    newcomer.learn_voices([by(C).own_statement], 0.0)
+    newcomer.merge_sync(Sync((bare,)), B, 0.1)
+    assert status(newcomer, C) is Status.DEAD
+
+
+def test_nobody_says_of_the_living_that_they_have_left() -> None:
+    """Neither with the member's old signature nor as who lets it go; of the dead the latter counts."""
+    m = machine(B, C, D)
+    gone = replace(alive(C), standing=Standing.LEFT)
+    let_go = replace(gone, accuser=B, word=by(B).release((C, *LIFE)))
+    hear(m, Gossip((gone, let_go)))
+    assert status(m, C) is Status.ALIVE
+    hear(m, Gossip((accused(C, accuses(B, C), accuses(D, C), standing=Standing.DEAD),)))
+    hear(m, Gossip((replace(let_go, accuser=D),)))
+    assert status(m, C) is Status.DEAD
+    hear(m, Gossip((let_go,)))
+    assert status(m, C) is Status.LEFT
+
+
+def test_incarnations_are_not_used_up_by_others() -> None:
+    """An accusation under an incarnation that this node never had is forged; under its own it is refuted."""
+    m = machine(B, C)
+    beyond = replace(alive(ME), incarnation=INCARNATION_MAX, standing=Standing.SUSPECT, accuser=B)
+    hear(m, Ping(1, ME, (beyond,)))
+    view = m.view(ME)
+    assert view is not None
+    assert view.incarnation == 0
+    hear(m, Ping(2, ME, (accused(ME, accuses(B, ME)),)))
+    view = m.view(ME)
+    assert view is not None
+    assert view.incarnation == 1
+
+
+def test_a_crash_that_one_observer_reports_for_two_is_seen_by_one() -> None:
+    """The second report has not been signed by whom it names."""
+    m = machine(B, C, D)
+    word = by(B).accusation((C, *LIFE), Evidence.CRASH).word
+    for observer in (B, D):
+        hear(m, Gossip((), (RUMOURS.encode(CrashReport(C, *LIFE, observer, True, word=word)),)), B, 1.0)
+    assert m.tallies.rumours_dropped == {("forged", "crash_report"): 1}
+    run_to(m, 3.0)
+    assert status(m, C) is not Status.DEAD
+
+
+def test_a_nack_without_signature_accuses_nobody() -> None:
+    """It says that the helper is there, and its voice is not counted against the member."""
+    m = machine(B, C, D)
+    while m._probing._probe is None or not m._probing._probe.asked:
+        m.advance(m.next_deadline_s)
+    probe = m._probing._probe
+    helper = probe.asked[0]
+    hear(m, Nack(probe.sequence, probe.node, boot=BOOT), helper, m._claims.now_s)
+    assert list(probe.nacks) == [helper]
+    assert probe.accusations == []
+
+
+def test_a_claim_with_an_unknown_voice_waits_for_whoever_told_it() -> None:
+    """It is asked for once a second, and the claim counts when the statement has come."""
+    m = machine(B, C)
+    asked = [e for e in hear(m, Gossip((alive(D),)), B, 1.0) if isinstance(e, AskVoices)]
+    assert asked == [AskVoices(B, (D,))]
+    assert m.view(D) is None
+    effects = run_to(m, 1.0 + 1.5 * ASK_S)
+    assert [e for e in effects if isinstance(e, AskVoices)] == [AskVoices(B, (D,))]
+    effects = m.learn_voices([by(D).own_statement, b"nonsense"], 2.6)
+    assert status(m, D) is Status.ALIVE
+    assert m.tallies.dropped == {("statement",): 1}
+    assert m.exchange.statements((D, E)) == (by(D).own_statement,)
+
+
+def test_what_waits_for_a_voice_is_forgotten_in_time() -> None:
+    """Voices that nobody has are asked for ten times."""
+    m = machine(B, C)
+    hear(m, Gossip((alive(D),)), B, 1.0)
+    effects = run_to(m, 1.0 + 2 * HELD_S)
+    assert len([e for e in effects if isinstance(e, AskVoices)]) <= HELD_S / ASK_S
+    assert not m._claims.hearing.held
+    assert m.tallies.dropped == {("voice_unknown",): 1}
+
+
+def test_what_waits_is_bounded() -> None:
+    """Made-up voices, and made-up claims with one of them, take no more room than that."""
+    tallies = Tallies()
+    held = Held(tallies)
+    for number in range(VOICES_MAX + 5):
+        held.want(NodeId(f"{number:032x}"), B, 1.0)
+    assert len(held) == VOICES_MAX
+    assert tallies.dropped == {("held_full",): 5}
+    for number in range(3 * CLAIMS_MAX):
+        held.want(NodeId("0" * 32), B, 1.0, alive(NodeId(f"{number:032x}")))
+    assert len(held.release(NodeId("0" * 32))) == CLAIMS_MAX
+
+
+def test_an_exchange_brings_the_voice_of_whoever_speaks() -> None:
+    """A seed believes a newcomer at once, because its statement comes with its table."""
+    m = machine(B, C)
+    effects = m.merge_sync(Sync((alive(D),), statement=by(D).own_statement), D, 1.0)
+    assert not [e for e in effects if isinstance(e, AskVoices)]
+    assert status(m, D) is Status.ALIVE
+    assert m.sync(NodeId(""), 1.0).statement == by(ME).own_statement
+
+
+def test_an_event_is_its_origins() -> None:
+    """In another one's name it is dropped, also when it comes as what was missed."""
+    m = machine(B, C)
+    forged = Rumours(1_000, Tallies(), by(B)).signed(UserEvent(C, BOOT, 1, 1, 0, "forged"))
+    hear(m, Gossip((), (RUMOURS.encode(forged),)))
+    assert m.tallies.rumours_dropped == {("forged", "event"): 1}
+    assert not m.talk.events.windows
+
+
+def test_a_members_state_is_told_whole_and_unaltered() -> None:
+    """Whoever passes it on can neither change a value, nor leave one out, nor put the version forward."""
+
+    def states(node: NodeId) -> States:
+        tallies, signing = Tallies(), Signing(node, FakeVoices(node))
+        return States(node, BOOT, Rumours(1_000, tallies, signing), 1_000, tallies, signing)
+
+    owner, reader = states(B), states(ME)
+    for key in ("a", "b"):
+        owner.put(key, b"1", 0.0)
+    whole = owner.by_node[B].delta(B, 0)
+    changed = (replace(whole.entries[0], value=b"2"), whole.entries[1])
+    for delta in (
+        replace(whole, entries=changed),
+        replace(whole, entries=whole.entries[1:]),
+        replace(whole, version=9),
+        replace(whole, entries=(*whole.entries, StateEntry("c", b"3", 3)), version=3),
+        StateDelta(B, BOOT, 0, 0, 9),
+    ):
+        assert not reader.take(delta, C, 1.0)
+    assert reader._tallies.rumours_dropped == {("forged", "state"): 5}
+    assert reader.take(whole, C, 1.0)
+
+
+def test_an_echo_of_a_suspicion_is_not_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most claims that arrive are known, and cost no signature."""
+    m = machine(B, C, D)
+    update = accused(C, accuses(B, C))
+    hear(m, Gossip((update,)))
+    monkeypatch.setattr(Ed25519Voices, "verify", lambda *_: pytest.fail("a known claim was verified"))
+    hear(m, Gossip((update, alive(D))), D)
+
+
+def test_a_liar_succeeds_where_nothing_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scenario of the lying member has teeth: it fails as soon as signatures are not looked at."""
+    assert not run_scenario(7, 4.0, 1, "none").violations
+    monkeypatch.setattr(Ed25519Voices, "verify", lambda *_: True)
+    assert run_scenario(7, 4.0, 1, "none").violations
+
+
+def test_rumours_of_the_tests_are_signed_as_those_of_the_machine() -> None:
+    """What the tests' hands make is what a member would have said."""
+    event = UserEvent(B, BOOT, 1, 1, 0, "e")
+    assert RUMOURS.decode(said(event)) == Rumours(1_000, Tallies(), Signing(B, FakeVoices(B))).signed(event)

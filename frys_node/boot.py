@@ -29,9 +29,9 @@ from frys_node.transport.executor import ThreadExecutor, favour_the_loop
 from frys_node.transport.network import SystemNetwork
 
 if TYPE_CHECKING:
-    from frys_node.channel.credentials import MemberSecrets
     from frys_node.node import Composition
     from frys_node.secure.identity import Identity
+    from frys_node.trust.credentials import MemberSecrets
 
 FRONT = ("network",)
 """Plugins that start before there is a topology record, so that health can be asked from the beginning."""
@@ -147,8 +147,8 @@ async def _start(launch: Launch, arrival: Arrival, kernel: Kernel, network: Syst
 
 
 def _load_secrets(arrival: Arrival, clock: Clock) -> tuple[MemberSecrets, Access]:
-    from frys_node.channel.credentials import MemberSecrets
     from frys_node.secure.api_tokens import ApiAccess
+    from frys_node.trust.credentials import MemberSecrets
 
     secrets = MemberSecrets(arrival.disk)
     return secrets, ApiAccess(secrets.admin, secrets.tokens, clock)

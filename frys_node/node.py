@@ -23,10 +23,8 @@ from frys_node.arrival import WILDCARDS, Arrival, Launch, read_text
 from frys_node.base.ports import Network
 from frys_node.base.types import Address, BootId, NodeId
 from frys_node.channel.allowed import AllowedDatagram, AllowedNetwork, Turnstile
-from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.driver import Channel, ChannelSettings
 from frys_node.channel.gatekeeper import AllowList
-from frys_node.channel.web_certificates import WebCertificateDesk
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.registry import PluginSpec
 from frys_node.kernel.services.certificates import WEB_CERTIFICATES
@@ -52,6 +50,8 @@ from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.executor import ThreadExecutor
 from frys_node.transport.named_files import read_named_file
 from frys_node.transport.network import SystemNetwork
+from frys_node.trust.credentials import MemberSecrets
+from frys_node.trust.web_certificates import WebCertificateDesk
 from membership.config import MembershipConfig
 from membership.driver import MembershipDriver, Ports
 from membership.effects import Peer

@@ -7,17 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frys_node.base.errors import CorruptData
+from frys_node.base.log_limit import LogLimit
 from frys_node.base.types import NodeId
 from frys_node.channel.gatekeeper import (
     HALF_OPEN_MAX,
     HALF_OPEN_PER_NETWORK_MAX,
     HalfOpen,
-    LogLimit,
     is_loopback,
     network_of,
 )
-from frys_node.channel.names import NameRegistry
 from frys_node.secure.errors import InvalidCertificate, NameTaken
+from frys_node.trust.names import NameRegistry
 
 
 def _id(number: int) -> NodeId:

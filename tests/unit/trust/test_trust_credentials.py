@@ -8,10 +8,8 @@ import pytest
 
 from frys_node.base.errors import NotReady, Overloaded, StorageError, UsageError, WireError
 from frys_node.base.types import ClusterId, NodeId
-from frys_node.channel import credentials
 from frys_node.channel.bootstrap import create_cluster
-from frys_node.channel.credentials import MemberSecrets
-from frys_node.channel.messages import BODY_BYTES_MAX, CHANNEL_CODEC, Credentials
+from frys_node.channel.messages import BODY_BYTES_MAX, CHANNEL_CODEC
 from frys_node.secure import certificates
 from frys_node.secure.admin import ADMIN_PATH, HASHES_MAX, AdminWord, replace_admin_token
 from frys_node.secure.identity import Identity
@@ -21,6 +19,9 @@ from frys_node.secure.statements import EXPULSIONS_MAX, REVOKED_MAX, SIGNATURE_B
 from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import FakeDisk
 from frys_node.testing.entropy import FakeEntropy
+from frys_node.trust import credentials
+from frys_node.trust.credentials import MemberSecrets
+from frys_node.trust.messages import Credentials
 
 _CLUSTERS = itertools.count()
 X, Y = NodeId("0e" * 16), NodeId("0f" * 16)

@@ -21,7 +21,6 @@ import msgspec
 from frys_node.base.errors import CorruptData, Overloaded
 from frys_node.base.ports import Disk
 from frys_node.base.types import NodeId
-from frys_node.channel.messages import Credentials
 from frys_node.secure.admin import ADMIN_HASHES_PATH, ADMIN_NUMBER_MAX, AdminTokens, AdminWord
 from frys_node.secure.api_tokens import ApiTokens
 from frys_node.secure.keyring import KEYRING_PATH, EpochKey, Keyring
@@ -34,6 +33,7 @@ from frys_node.secure.statements import (
     is_node_id,
 )
 from frys_node.secure.stored import read_secret
+from frys_node.trust.messages import Credentials
 
 REVOKED_PATH: Final = "identity/revoked"
 EXPULSIONS_PATH: Final = "identity/expulsions"

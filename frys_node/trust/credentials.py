@@ -55,12 +55,13 @@ class MemberSecrets:
         "tokens",
     )
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, admin: AdminTokens | None = None, tokens: ApiTokens | None = None) -> None:
+        """`admin` and `tokens` are those that were read of this disk already, for whoever checks bearers by them."""
         self._disk = disk
         stored = read_secret(disk, KEYRING_PATH)
         self.keyring = Keyring() if stored is None else Keyring.decode(stored)
-        self.admin = AdminTokens.load(disk)
-        self.tokens = ApiTokens(disk)
+        self.admin = AdminTokens.load(disk) if admin is None else admin
+        self.tokens = ApiTokens(disk) if tokens is None else tokens
         self._unsaved: set[str] = set()
         """Paths of what is in force and not on the disk yet."""
         self.revoked: dict[NodeId, None] = {}

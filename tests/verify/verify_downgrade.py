@@ -382,7 +382,7 @@ async def _try(node: Node, row: Row, events: Events) -> str:
 
 async def _matrix(tally: Tally) -> None:
     events = Events()
-    logger = logging.getLogger("frys_node.channel")
+    logger = logging.getLogger("frys_node")
     logger.addHandler(events)
     propagates, logger.propagate = logger.propagate, False
     # Rows of one label follow one another faster than their events are let into the log.

@@ -8,16 +8,16 @@ from typing import Any
 import msgspec
 import trio
 
-from frys_node.channel.rotation import (
+from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
+from frys_node.kernel.services.members import Members, Status
+from frys_node.observe.log import get_logger
+from frys_node.trust.rotation import (
     ASK_AUTHORITY,
     ROTATE_AUTHORITY,
     AskAuthority,
     AuthorityView,
     RotateAuthority,
 )
-from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
-from frys_node.kernel.services.members import Members, Status
-from frys_node.observe.log import get_logger
 
 log = get_logger(__name__)
 

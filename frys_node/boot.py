@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
@@ -20,8 +20,10 @@ from frys_node.base.ports import Clock
 from frys_node.base.types import NodeId
 from frys_node.config import NodeConfig, apply
 from frys_node.kernel.kernel import Kernel
-from frys_node.kernel.services.access import ACCESS, Access
+from frys_node.kernel.services.access import ACCESS
 from frys_node.observe import log as observe_log
+from frys_node.secure.admin import AdminTokens
+from frys_node.secure.api_tokens import ApiAccess, ApiTokens
 from frys_node.transport import memory
 from frys_node.transport.clock import SystemClock
 from frys_node.transport.entropy import SystemEntropy
@@ -29,9 +31,9 @@ from frys_node.transport.executor import ThreadExecutor, favour_the_loop
 from frys_node.transport.network import SystemNetwork
 
 if TYPE_CHECKING:
-    from frys_node.channel.credentials import MemberSecrets
     from frys_node.node import Composition
     from frys_node.secure.identity import Identity
+    from frys_node.trust.credentials import MemberSecrets
 
 FRONT = ("network",)
 """Plugins that start before there is a topology record, so that health can be asked from the beginning."""
@@ -138,27 +140,29 @@ async def _start_unless_stopped(launch: Launch, arrival: Arrival, kernel: Kernel
 async def _start(launch: Launch, arrival: Arrival, kernel: Kernel, network: SystemNetwork) -> None:
     """Open the front, then import the rest in a thread, so that the front answers meanwhile, and start it."""
     config = launch.config
-    secrets, access = await kernel.executor.run(_load_secrets, arrival, kernel.clock)
-    kernel.services.provide(ACCESS, access)
+    # Tokens are hashes, and two small files: the front needs no library of cryptography to know its callers.
+    admin, tokens = AdminTokens.load(arrival.disk), ApiTokens(arrival.disk)
+    kernel.services.provide(ACCESS, ApiAccess(admin, tokens, kernel.clock))
     front = [spec for spec in config.specs if spec.name in FRONT]
     await kernel.load_plugins(front, config.plugins, config.modules, chosen=config.chosen())
-    composition, identity = await kernel.executor.run(_load_rest, arrival, kernel.clock)
-    await composition(launch, arrival, identity, kernel, network, secrets).start()
+    rest = await kernel.executor.run(_load_rest, arrival, kernel.clock, admin, tokens)
+    await rest.composition(launch, arrival, rest.identity, kernel, network, rest.secrets).start()
 
 
-def _load_secrets(arrival: Arrival, clock: Clock) -> tuple[MemberSecrets, Access]:
-    from frys_node.channel.credentials import MemberSecrets
-    from frys_node.secure.api_tokens import ApiAccess
+class _Rest(NamedTuple):
+    """What is imported and read while the front answers."""
 
-    secrets = MemberSecrets(arrival.disk)
-    return secrets, ApiAccess(secrets.admin, secrets.tokens, clock)
+    composition: type[Composition]
+    identity: Identity
+    secrets: MemberSecrets
 
 
-def _load_rest(arrival: Arrival, clock: Clock) -> tuple[type[Composition], Identity]:
+def _load_rest(arrival: Arrival, clock: Clock, admin: AdminTokens, tokens: ApiTokens) -> _Rest:
     identity = arrival.identity(clock)
     from frys_node.node import Composition
+    from frys_node.trust.credentials import MemberSecrets
 
-    return Composition, identity
+    return _Rest(Composition, identity, MemberSecrets(arrival.disk, admin, tokens))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ import msgspec
 
 from frys_node.base.errors import ConfigError, ReloadRefused
 from frys_node.base.words import did_you_mean
-from frys_node.kernel.cell import Change, diff, refuse_restart, reload_classes
+from frys_node.kernel.cell import Change, diff, field_hints, refuse_restart, reload_classes
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.registry import BUILT_IN, PluginRejected, PluginSpec, find
 from frys_node.observe import log as observe_log
@@ -47,6 +47,15 @@ LOOPBACK_ORIGIN = "advertises loopback"
 
 # Kubernetes gives every pod these for a Service whose name starts with `frys`; they are not ours.
 _SERVICE_LINK = re.compile(r"FRYS(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT(_\d+_(TCP|UDP)(_[A-Z]+)?)?)")
+
+
+class _Made(msgspec.Struct):
+    """Shows how msgspec keeps a default that is made anew for each instance."""
+
+    made: list[str] = msgspec.field(default_factory=list)
+
+
+_FACTORY: Any = type(_Made.__struct_defaults__[0])
 
 
 class Setting(typing.NamedTuple):
@@ -219,20 +228,33 @@ async def apply(kernel: Kernel, old: NodeConfig, new: NodeConfig) -> list[Change
 
 
 def _settings(section: str, cls: type[msgspec.Struct]) -> Iterator[Setting]:
-    hints = typing.get_type_hints(cls, include_extras=True)
-    reloads = reload_classes(cls)
-    for field in msgspec.structs.fields(cls):
-        key = f"{section}.{field.name}"
-        inner = typing.get_origin(hints[field.name])
-        hint = typing.get_args(hints[field.name])[0] if inner is Annotated else hints[field.name]
-        if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-            yield from _settings(key, hint)
-            continue
-        default = field.default
-        if default is msgspec.NODEFAULT:
-            assert field.default_factory is not msgspec.NODEFAULT, f"{key} has no default"
-            default = field.default_factory()
-        yield Setting(key, cls, field.name, hints[field.name], default, reloads[field.name])
+    reloads, defaults = reload_classes(cls), defaults_of(cls)
+    for name, hint in field_hints(cls).items():
+        key, inner = f"{section}.{name}", _bare(hint)
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            yield from _settings(key, inner)
+        else:
+            assert name in defaults, f"{key} has no default"
+            yield Setting(key, cls, name, hint, defaults[name], reloads[name])
+
+
+def defaults_of(cls: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the defaults of a Struct's fields, those that a factory makes anew.
+
+    `msgspec.structs.fields` tells them too, but compiles every annotation on the way.
+    """
+    count = len(cls.__struct_defaults__)
+    found = zip(cls.__struct_fields__[-count:], cls.__struct_defaults__, strict=True) if count else ()
+    return {
+        name: value.factory() if isinstance(value, _FACTORY) else value
+        for name, value in found
+        if value is not msgspec.NODEFAULT
+    }
+
+
+def _bare(hint: Any) -> Any:
+    """Return what is annotated, without its bounds."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
 
 
 def _sole_struct(module: str) -> type[msgspec.Struct]:
@@ -396,10 +418,9 @@ def _compose(merge: _Merge, specs: Mapping[str, PluginSpec]) -> NodeConfig:
 def _build(section: str, cls: Any, values: Mapping[str, Any]) -> Any:
     """Make a Struct from checked values; rules that span fields are its own `__post_init__`."""
     arguments: dict[str, Any] = {}
-    hints = typing.get_type_hints(cls)
-    for name in cls.__struct_fields__:
+    for name, hint in field_hints(cls).items():
         key = f"{section}.{name}"
-        arguments[name] = values[key] if key in values else _build(key, hints[name], values)
+        arguments[name] = values[key] if key in values else _build(key, _bare(hint), values)
     try:
         return cls(**arguments)
     except (ConfigError, ValueError, TypeError) as error:

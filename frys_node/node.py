@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
@@ -23,10 +25,8 @@ from frys_node.arrival import WILDCARDS, Arrival, Launch, read_text
 from frys_node.base.ports import Network
 from frys_node.base.types import Address, BootId, NodeId
 from frys_node.channel.allowed import AllowedDatagram, AllowedNetwork, Turnstile
-from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.driver import Channel, ChannelSettings
 from frys_node.channel.gatekeeper import AllowList
-from frys_node.channel.web_certificates import WebCertificateDesk
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.registry import PluginSpec
 from frys_node.kernel.services.certificates import WEB_CERTIFICATES
@@ -53,13 +53,18 @@ from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.executor import ThreadExecutor
 from frys_node.transport.named_files import read_named_file
 from frys_node.transport.network import SystemNetwork
+from frys_node.trust.credentials import MemberSecrets
+from frys_node.trust.web_certificates import WebCertificateDesk
 from membership.config import MembershipConfig
 from membership.driver import MembershipDriver, Ports
 from membership.effects import Peer
 from membership.member import make_attributes
-from snapshots.desk import Desk
 from snapshots.driver import SnapshotComponent
-from snapshots.places import Places
+from snapshots.reception import Reception
+
+if TYPE_CHECKING:
+    from snapshots.desk import Desk
+    from snapshots.places import Places
 
 UNIT_KINDS = ("cache", "vector", "workflow")
 """Plugins that hold units of the ring; one that is switched off on this node leaves its units to the others."""
@@ -127,7 +132,7 @@ class Composition:
             balancer=self.balancer,
             snapshots=self.snapshots,
             replication=self.replication,
-            saves=SnapshotRoutes(self._make_desk()),
+            saves=SnapshotRoutes(self._make_reception().desk),
             settings=self._config.settings,
             listeners=lambda: listeners(self._config, arrival.listener.address, self._http_address),
             standby=self._config.components["balancer"].standby,
@@ -225,11 +230,22 @@ class Composition:
             proofs=CertifiedProofs(NodeSigner(self._identity, self.channel.secrets.revoked)),
         )
 
-    def _make_desk(self) -> Desk:
+    def _make_reception(self) -> Reception:
+        kernel = self._kernel
+        return Reception(rpc=self.channel, executor=kernel.executor, metrics=kernel.metrics, load=self._load_desk)
+
+    def _load_desk(self) -> Callable[[], Desk]:
+        """Import all that saving, sealing and restoring take; returns what makes the desk."""
+        from snapshots.desk import Desk
+        from snapshots.places import Places
+
+        return partial(self._make_desk, Desk, Places)
+
+    def _make_desk(self, desk: type[Desk], places: type[Places]) -> Desk:
         kernel = self._kernel
         # A store may hang, and a disk under a save is slow: neither may take the threads that sync the journals.
         workers = ThreadExecutor(SAVE_WORKERS_MAX)
-        places = Places(
+        known = places(
             disk=kernel.disk,
             executor=workers,
             environ=os.environ,
@@ -237,7 +253,7 @@ class Composition:
             read_file=read_named_file,
             own=str(self._arrival.data_dir),
         )
-        return Desk(
+        return desk(
             self.snapshots,
             rpc=self.channel,
             topology=self.balancer,
@@ -246,7 +262,7 @@ class Composition:
             entropy=kernel.entropy,
             executor=workers,
             metrics=kernel.metrics,
-            places=places,
+            places=known,
             cluster_name=self._identity.cluster_name,
             settings=self._config.settings,
         )

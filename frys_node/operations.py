@@ -19,13 +19,7 @@ from balancer.seat_driver import REJOIN_HINT
 from frys_node.authority_routes import AuthorityRoutes
 from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.types import NodeId
-from frys_node.channel.api_tokens import ApiTokenDesk
-from frys_node.channel.authority import AuthorityDriver
 from frys_node.channel.driver import Channel
-from frys_node.channel.keys import POLL_S, ROTATE_KEYS, KeySurvey, RotateKeys
-from frys_node.channel.rotation_desk import RotationDesk
-from frys_node.channel.rotation_driver import RotationDriver
-from frys_node.channel.token_uses import TokenUses
 from frys_node.insight import InsightRoutes
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.lifecycle import ComponentChanged, State
@@ -40,6 +34,12 @@ from frys_node.secure.admin import replace_admin_token
 from frys_node.secure.stored import LEFT_PATH, REMOVED
 from frys_node.token_routes import TokenRoutes
 from frys_node.topology_routes import TopologyRoutes
+from frys_node.trust.api_tokens import ApiTokenDesk
+from frys_node.trust.authority import AuthorityDriver
+from frys_node.trust.keys import POLL_S, ROTATE_KEYS, KeySurvey, RotateKeys
+from frys_node.trust.rotation_desk import RotationDesk
+from frys_node.trust.rotation_driver import RotationDriver
+from frys_node.trust.token_uses import TokenUses
 from frys_node.trust_routes import CONVERGENCE_S, TrustRoutes
 from membership.driver import MembershipDriver
 from snapshots.driver import SnapshotComponent

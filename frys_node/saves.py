@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
 from frys_node.base.errors import UsageError
 from frys_node.base.types import UnitId
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
-from frys_node.secure.recipient import parse_recipient
-from frys_node.secure.sealed_header import RECIPIENTS_MAX
-from snapshots.archive import INDEX_BYTES_MAX
-from snapshots.desk import Desk
-from snapshots.export import OBJECTS_BODY_MAX
+from snapshots.sizes import INDEX_BYTES_MAX, OBJECTS_BODY_MAX
+
+if TYPE_CHECKING:
+    from snapshots.desk import Desk
 
 OLDER_MAX_S: Final = 1e10
 """Three hundred years."""
@@ -80,7 +80,8 @@ class PruneWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class SnapshotRoutes:
     """Answers requests about saved snapshots."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Callable[[], Awaitable[Desk]]) -> None:
+        """`desk` makes the desk when it is first asked for."""
         self._desk = desk
 
     def register(self, http: Http) -> None:
@@ -96,13 +97,13 @@ class SnapshotRoutes:
         http.route("POST", "/v1/snapshots/import", self._import, scope="admin", body_bytes_max=INDEX_BYTES_MAX)
 
     async def _list(self, request: HttpRequest) -> HttpResponse:
-        found, problems = await self._desk.list(_store_of(request))
+        found, problems = await (await self._desk()).list(_store_of(request))
         body: dict[str, Any] = {"snapshots": found, "problems": problems}
         return HttpResponse.json(body)
 
     async def _create(self, request: HttpRequest) -> HttpResponse:
         wanted = request.json(CreateWanted)
-        saved = await self._desk.create(
+        saved = await (await self._desk()).create(
             wanted.name,
             place=wanted.store,
             units=wanted.units,
@@ -113,41 +114,44 @@ class SnapshotRoutes:
         return HttpResponse.json(saved, 201)
 
     async def _delete(self, request: HttpRequest) -> HttpResponse:
-        return HttpResponse.json(await self._desk.delete(request.params["name"], _store_of(request)))
+        return HttpResponse.json(await (await self._desk()).delete(request.params["name"], _store_of(request)))
 
     async def _verify(self, request: HttpRequest) -> HttpResponse:
         wanted = request.json(VerifyWanted)
-        return HttpResponse.json(await self._desk.verify(wanted.name, wanted.store))
+        return HttpResponse.json(await (await self._desk()).verify(wanted.name, wanted.store))
 
     async def _restore(self, request: HttpRequest) -> HttpResponse:
         wanted = request.json(RestoreWanted)
-        done = await self._desk.restore(
+        done = await (await self._desk()).restore(
             wanted.name, place=wanted.store, units=wanted.units, kinds=wanted.kinds, replace=wanted.replace
         )
         return HttpResponse.json(done)
 
     async def _prune(self, request: HttpRequest) -> HttpResponse:
         wanted = request.json(PruneWanted)
-        done = await self._desk.prune(
+        done = await (await self._desk()).prune(
             place=wanted.store, keep=wanted.keep, older_than_s=wanted.older_than_s, is_dry_run=wanted.dry_run
         )
         return HttpResponse.json(done)
 
     async def _export(self, request: HttpRequest) -> HttpResponse:
+        from frys_node.secure.recipient import parse_recipient
+        from frys_node.secure.sealed_header import RECIPIENTS_MAX
+
         wanted = request.json(ExportWanted)
         if len(wanted.recipients) > RECIPIENTS_MAX:
             raise UsageError(f"a file is sealed to at most {RECIPIENTS_MAX} recipients")
         recipients = [parse_recipient(text) for text in wanted.recipients]
-        export = await self._desk.export(wanted.name, recipients, wanted.store)
+        export = await (await self._desk()).export(wanted.name, recipients, wanted.store)
         headers = {SIZE_HEADER: str(export.size_bytes)}
         return HttpResponse(content_type=OCTETS, headers=headers, stream=export.stream)
 
     async def _objects(self, request: HttpRequest) -> HttpResponse:
-        return HttpResponse.json({"objects": await self._desk.put_objects(request.body, _store_of(request))})
+        return HttpResponse.json({"objects": await (await self._desk()).put_objects(request.body, _store_of(request))})
 
     async def _import(self, request: HttpRequest) -> HttpResponse:
         place = _store_of(request, IMPORT)
-        report = await self._desk.adopt(request.body, name=request.query.get("name", ""), place=place)
+        report = await (await self._desk()).adopt(request.body, name=request.query.get("name", ""), place=place)
         return HttpResponse.json(report, 201)
 
 

@@ -16,15 +16,15 @@ from balancer.driver import BalancerComponent
 from frys_node.base.access import Level, Principal
 from frys_node.base.errors import NotReady, SecurityError, UsageError
 from frys_node.base.types import NodeId
-from frys_node.channel.api_tokens import ApiTokenDesk
 from frys_node.channel.driver import Channel
-from frys_node.channel.issuer import IssuerDesk
-from frys_node.channel.token_uses import TokenUses
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.log import get_logger
 from frys_node.secure.api_tokens import API_TTL_DEFAULT_S, Grant
 from frys_node.secure.token import TokenInfo
+from frys_node.trust.api_tokens import ApiTokenDesk
+from frys_node.trust.issuer import IssuerDesk
+from frys_node.trust.token_uses import TokenUses
 from frys_node.wire.codec import Message
 
 log = get_logger(__name__)

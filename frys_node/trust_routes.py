@@ -13,12 +13,12 @@ from frys_node.base.errors import FrysError, NotFound
 from frys_node.base.ports import Clock
 from frys_node.base.types import NodeId
 from frys_node.channel.driver import Channel
-from frys_node.channel.expulsion import EXPEL, Expel, NodeExpelled
-from frys_node.channel.keys import HeldKeys, KeySurvey
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
 from frys_node.kernel.services.members import Status
 from frys_node.observe.log import get_logger
 from frys_node.secure.token import TokenInfo
+from frys_node.trust.expulsion import EXPEL, Expel, NodeExpelled
+from frys_node.trust.keys import HeldKeys, KeySurvey
 from membership.driver import MembershipDriver
 
 CONVERGENCE_S = 10.0

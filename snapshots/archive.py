@@ -27,6 +27,7 @@ from snapshots.bundle import SMALL_BYTES, Bundle, decode_bundle, own_chunks, sma
 from snapshots.errors import CorruptExport, CorruptManifest, UnknownFormat
 from snapshots.index import BUNDLES, CHUNKS, INDEX_FORMAT, SavedSnapshot, decode_index
 from snapshots.manifest import DIGEST_BYTES, PART_BYTES_MAX, ChunkRef, digest_of
+from snapshots.sizes import BUNDLE_BYTES_MAX, INDEX_BYTES_MAX
 
 FORMAT: Final = 1
 
@@ -48,12 +49,6 @@ class Kind(IntEnum):
     BUNDLE = 2
     CHUNK = 3
 
-
-INDEX_BYTES_MAX: Final = 8 << 20
-"""The longest index: about 50,000 copies of units. Decoding it takes a tenth of a second in one go."""
-
-BUNDLE_BYTES_MAX: Final = 16 << 20
-"""The longest bundle: a full one and the manifest of one more unit, of 2^18 chunks."""
 
 _SIZES: Final[dict[int, tuple[int, int]]] = {
     Kind.INDEX: (0, INDEX_BYTES_MAX),

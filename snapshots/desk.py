@@ -26,7 +26,7 @@ from snapshots.driver import SnapshotComponent
 from snapshots.export import Export, put_objects
 from snapshots.index import SavedSnapshot, without_secrets
 from snapshots.library import Library, PruneReport
-from snapshots.messages import HAS, SHARE, SURVEY, TAKE
+from snapshots.metrics import SaveMetrics
 from snapshots.places import Places
 from snapshots.restore import Restorer, RestoreReport
 from snapshots.taking import Taking
@@ -76,23 +76,10 @@ class Desk:
         self._settings = settings
         self._process = str(clock.unix_ns())
         self._jobs = trio.CapacityLimiter(JOBS_MAX)
-        self._taking = Taking(component.providers)
-        self._cluster = ClusterSaver(rpc=rpc, topology=topology, members=members, clock=clock, library=self._library)
-        self._saved = metrics.counter(
-            "frys_snapshots_saved_bytes_total",
-            "Bytes of saved snapshots, by what became of them (new, reused).",
-            ("how",),
-        )
-        self._done = metrics.counter(
-            "frys_snapshots_saves_total", "Snapshots that were asked for, by result (saved, failed).", ("result",)
-        )
-        self._exports = metrics.counter(
-            "frys_snapshots_exports_total", "Sealed files that were begun, by result (whole, broken).", ("result",)
-        )
-        rpc.serve(SHARE, self._cluster.share)
-        rpc.serve(TAKE, self._taking.take)
-        rpc.serve(SURVEY, self._taking.survey)
-        rpc.serve(HAS, self._taking.has)
+        self.taking = Taking(component.providers)
+        """Answers other nodes that restore."""
+        self.cluster = ClusterSaver(rpc=rpc, topology=topology, members=members, clock=clock, library=self._library)
+        self._counted = SaveMetrics(metrics)
 
     def _name_of(self, node: NodeId) -> str:
         view = self._members.get(node)
@@ -147,17 +134,17 @@ class Desk:
             try:
                 if is_cluster:
                     place = place or self._component.config.store
-                    index = await self._cluster.create(
+                    index = await self.cluster.create(
                         library, name, place, self._describe, is_partial=is_partial, kinds=kinds
                     )
                 else:
                     index = await library.create(name, units, kinds)
             except FrysError:
-                self._done.inc("failed")
+                self._counted.saves.inc("failed")
                 raise
-        self._done.inc("saved")
-        self._saved.inc("new", by=index.new_bytes)
-        self._saved.inc("reused", by=index.reused_bytes)
+        self._counted.saves.inc("saved")
+        self._counted.bytes.inc("new", by=index.new_bytes)
+        self._counted.bytes.inc("reused", by=index.reused_bytes)
         return index
 
     async def list(self, place: str = "") -> tuple[list[SavedSnapshot], list[str]]:
@@ -189,7 +176,7 @@ class Desk:
                 topology=self._topology,
                 providers=self._component.providers,
                 replacing=self._component.replacing,
-                taking=self._taking,
+                taking=self.taking,
                 new_id=lambda: self._entropy.token_bytes(8).hex(),
                 name_of=self._name_of,
             )
@@ -222,7 +209,7 @@ class Desk:
             result = "whole"
         finally:
             self._jobs.release_on_behalf_of(export)
-            self._exports.inc(result)
+            self._counted.exports.inc(result)
             fields = {"snapshot": export.index.name, "recipients": ", ".join(recipients), "result": result}
             log.info("snapshots.exported", extra=fields)
 

@@ -16,7 +16,6 @@ from frys_node.base.errors import FrysError, UsageError
 from frys_node.base.ports import Executor
 from frys_node.secure.sealed import Sealer
 from snapshots.archive import (
-    BUNDLE_BYTES_MAX,
     FRONT,
     Item,
     Kind,
@@ -34,9 +33,6 @@ from snapshots.library import Library
 from snapshots.manifest import ChunkRef
 from snapshots.objects import Objects
 from snapshots.shelf import MEND, Contents
-
-OBJECTS_BODY_MAX: Final = BUNDLE_BYTES_MAX + (2 << 20)
-"""Bytes of objects that one request brings: room for one of the largest, or for many of the others."""
 
 PUTS_MAX: Final = 6
 """Objects of one request that are written at once."""

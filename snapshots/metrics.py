@@ -50,3 +50,20 @@ class SnapshotMetrics:
         self._left.source = left
         self._rate.source = rate
         self._eta.source = lambda: left() / rate() if rate() else 0.0
+
+
+class SaveMetrics:
+    """Counters of saved snapshots; declared once more they are the same."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.bytes = metrics.counter(
+            "frys_snapshots_saved_bytes_total",
+            "Bytes of saved snapshots, by what became of them (new, reused).",
+            ("how",),
+        )
+        self.saves = metrics.counter(
+            "frys_snapshots_saves_total", "Snapshots that were asked for, by result (saved, failed).", ("result",)
+        )
+        self.exports = metrics.counter(
+            "frys_snapshots_exports_total", "Sealed files that were begun, by result (whole, broken).", ("result",)
+        )

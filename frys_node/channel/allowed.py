@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from frys_node.base.log_limit import LogLimit
 from frys_node.base.ports import Clock, Datagram, Network, Stream, StreamListener
 from frys_node.base.types import Address
-from frys_node.channel.gatekeeper import AllowList, LogLimit
+from frys_node.channel.gatekeeper import AllowList
 from frys_node.observe.log import get_logger
 from frys_node.observe.metrics import Metrics
 from frys_node.transport.errors import ConnectFailed, connect_failed

@@ -23,7 +23,6 @@ from frys_node.base.errors import (
 from frys_node.base.ports import Clock, Disk, Entropy, Network
 from frys_node.base.types import Address, ClusterId, NodeId
 from frys_node.channel.join import JoinClient, Seed
-from frys_node.channel.join_messages import JOIN_S, JoinAccepted, JoinRedirect
 from frys_node.secure import certificates
 from frys_node.secure.admin import create_admin_token
 from frys_node.secure.errors import WrongIdentityKind
@@ -33,6 +32,7 @@ from frys_node.secure.signing_keys import SEED_BYTES, Kind, PrivateKey, key_from
 from frys_node.secure.statements import Statements
 from frys_node.secure.stored import ED25519
 from frys_node.secure.token import JoinToken, parse_token
+from frys_node.trust.join_messages import JOIN_S, JoinAccepted, JoinRedirect
 
 log = logging.getLogger(__name__)
 

@@ -36,7 +36,6 @@ from frys_node.channel.messages import (
     REPLACED,
     SHUTDOWN,
     Cancel,
-    Credentials,
     Failure,
     GoAway,
     Hello,
@@ -48,6 +47,7 @@ from frys_node.channel.mux import BUDGET_MS_MAX, QUEUE_BYTES_MAX, Event, Mux
 from frys_node.channel.succession import Succession
 from frys_node.channel.waiter import Waiter
 from frys_node.secure.gate import Peer, Session
+from frys_node.trust.messages import Credentials
 
 log = logging.getLogger(__name__)
 

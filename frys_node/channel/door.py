@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from frys_node.base.errors import FrysError, WireError
+from frys_node.base.log_limit import LogLimit
 from frys_node.base.ports import Stream, StreamListener
 from frys_node.base.types import Address
-from frys_node.channel.gatekeeper import AcceptRate, AllowList, HalfOpen, LogLimit
+from frys_node.channel.gatekeeper import AcceptRate, AllowList, HalfOpen
 from frys_node.channel.greeting import HANDSHAKE_S, Greeted, Greeter
 from frys_node.channel.join import JoinServer
 from frys_node.observe.metrics import Metrics

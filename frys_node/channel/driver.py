@@ -17,22 +17,15 @@ from frys_node.base.errors import FrysError, InvalidAddress, NotFound
 from frys_node.base.ports import Clock, Disk, Entropy, Network, Stream, StreamListener
 from frys_node.base.types import Address, BootId, NodeId
 from frys_node.channel.audience import Audience, ConnectionHandler
-from frys_node.channel.authority import AuthorityHolder
 from frys_node.channel.connection import Connection
-from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.dialler import Dialler
 from frys_node.channel.dispatch import Dispatch, NoteHandler, Served
 from frys_node.channel.door import Door, Refusals
 from frys_node.channel.exchange import Exchange
-from frys_node.channel.expulsion import ExpulsionDesk
 from frys_node.channel.gatekeeper import AllowList
 from frys_node.channel.gauges import declare_gauges
 from frys_node.channel.greeting import Greeted, Greeter
-from frys_node.channel.issuer import IssuerDesk
 from frys_node.channel.join import JoinServer
-from frys_node.channel.join_messages import PEERS_MAX, PeerAddress
-from frys_node.channel.key_rotation import Worn
-from frys_node.channel.keys import KeyDesk
 from frys_node.channel.messages import SHUTDOWN
 from frys_node.channel.peers import Peers
 from frys_node.channel.protection import ProtectionDesk
@@ -47,6 +40,13 @@ from frys_node.secure.identity import Identity
 from frys_node.secure.knock import Knocker
 from frys_node.secure.statements import Statements
 from frys_node.secure.tls import TlsProfile
+from frys_node.trust.authority import AuthorityHolder
+from frys_node.trust.credentials import MemberSecrets
+from frys_node.trust.expulsion import ExpulsionDesk
+from frys_node.trust.issuer import IssuerDesk
+from frys_node.trust.join_messages import PEERS_MAX, PeerAddress
+from frys_node.trust.key_rotation import Worn
+from frys_node.trust.keys import KeyDesk
 
 log = logging.getLogger(__name__)
 

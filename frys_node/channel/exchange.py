@@ -9,10 +9,10 @@ from weakref import WeakKeyDictionary
 from frys_node.base.errors import StorageError
 from frys_node.base.types import NodeId
 from frys_node.channel.connection import Connection
-from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.door import Refusals
-from frys_node.channel.messages import Credentials
 from frys_node.channel.peers import Peers
+from frys_node.trust.credentials import MemberSecrets
+from frys_node.trust.messages import Credentials
 
 FORGERIES_MAX = 32
 """Statements without a valid signature that one connection may bring. An honest member that was away while the

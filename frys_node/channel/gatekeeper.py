@@ -1,4 +1,4 @@
-"""New connections, half-open ones and refusals: counted, limited, logged without letting a flood fill the log.
+"""New connections and half-open ones: counted and limited.
 
 Sans-I/O.
 """
@@ -27,8 +27,6 @@ NETWORKS_MAX = 8_192
 """Networks whose rate is remembered; of more the one that was quiet longest is forgotten."""
 VERDICTS_MAX = 8_192
 """Addresses whose verdict is remembered: each packet asks, and to judge one takes microseconds."""
-LOG_EVERY_S = 1.0
-"""At most one log line per reason in this time; the next one says how many were left out."""
 
 
 class Ticket(Protocol):
@@ -172,25 +170,6 @@ class AllowList:
             return False
         inner = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
         return any((inner or address) in network for network in self._networks)
-
-
-class LogLimit:
-    """Which refusals to log."""
-
-    __slots__ = ("_last_s", "_skipped")
-
-    def __init__(self) -> None:
-        self._last_s: dict[str, float] = {}
-        self._skipped: dict[str, int] = {}
-
-    def take(self, reason: str, now_s: float) -> int | None:
-        """Return how many lines were left out since the last one, or None to leave this one out too."""
-        last_s = self._last_s.get(reason)
-        if last_s is not None and now_s - last_s < LOG_EVERY_S:
-            self._skipped[reason] = self._skipped.get(reason, 0) + 1
-            return None
-        self._last_s[reason] = now_s
-        return self._skipped.pop(reason, 0)
 
 
 def is_loopback(host: str) -> bool:

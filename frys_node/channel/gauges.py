@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from frys_node.channel.credentials import MemberSecrets
-from frys_node.channel.keys import KeyDesk
 from frys_node.channel.peers import Peers
 from frys_node.observe.metrics import Metrics
+from frys_node.trust.credentials import MemberSecrets
+from frys_node.trust.keys import KeyDesk
 
 
 def declare_gauges(metrics: Metrics, peers: Peers, keys: KeyDesk, secrets: MemberSecrets) -> None:

@@ -13,12 +13,13 @@ import trio
 from frys_node.base.errors import UnsupportedVersion, WireError
 from frys_node.base.ports import Clock, Stream
 from frys_node.base.types import Address, BootId, NodeId
-from frys_node.channel.messages import EXPELLED, Credentials, Hello
+from frys_node.channel.messages import EXPELLED, Hello
 from frys_node.channel.mux import Event, Mux
 from frys_node.secure.errors import HandshakeRefused
 from frys_node.secure.gate import Peer, Session, check_peer, session_of
 from frys_node.secure.identity import Identity
 from frys_node.secure.tls import TlsProfile, TlsStream, connect_tls
+from frys_node.trust.messages import Credentials
 from frys_node.wire.version import PROTOCOL_MAX, PROTOCOL_MIN, negotiate
 
 FAREWELL_S = 1.0

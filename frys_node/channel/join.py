@@ -1,9 +1,9 @@
-"""``frys-join/1``, both sides of one connection. The caller bounds each with `JOIN_S`."""
+"""``frys-join/1``, both sides of one connection. The caller bounds each with `JOIN_S`, but for `ask_home`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import trio
 from cryptography import x509
@@ -11,10 +11,22 @@ from cryptography import x509
 from frys_node.base.errors import FrysError, MalformedFrame, SecurityError, UnsupportedVersion, error_from_code
 from frys_node.base.ports import Clock, Network
 from frys_node.base.types import Address, ClusterId, NodeId
-from frys_node.channel.issuer import wrong_cluster
-from frys_node.channel.join_messages import (
+from frys_node.channel.messages import KIND_JOIN
+from frys_node.secure import certificates
+from frys_node.secure.errors import ForeignCluster, HandshakeRefused, TokenUnknown
+from frys_node.secure.gate import check_profile
+from frys_node.secure.identity import Identity
+from frys_node.secure.signer import is_return_proof, return_proof
+from frys_node.secure.signing_keys import Kind, PrivateKey, kind_of
+from frys_node.secure.tls import ALPN_JOIN, EXPORTER_JOIN, EXPORTER_RETURN, TlsStream, connect_tls, join_context
+from frys_node.secure.token import JoinToken, proof, proofs_match
+from frys_node.secure.trust import reaches
+from frys_node.trust.authority import AuthorityHolder
+from frys_node.trust.issuer import wrong_cluster
+from frys_node.trust.join_messages import (
     JOIN_BYTES_MAX,
     JOIN_CODEC,
+    JOIN_S,
     ClusterInfo,
     InfoRequest,
     JoinAccepted,
@@ -26,21 +38,9 @@ from frys_node.channel.join_messages import (
     Returned,
     ReturnRequest,
 )
-from frys_node.channel.messages import KIND_JOIN
-from frys_node.secure import certificates
-from frys_node.secure.errors import ForeignCluster, HandshakeRefused, TokenUnknown
-from frys_node.secure.gate import check_profile
-from frys_node.secure.identity import Identity
-from frys_node.secure.signer import is_return_proof, return_proof
-from frys_node.secure.signing_keys import Kind, PrivateKey, kind_of
-from frys_node.secure.tls import ALPN_JOIN, EXPORTER_JOIN, EXPORTER_RETURN, TlsStream, connect_tls, join_context
-from frys_node.secure.token import JoinToken, proof, proofs_match
-from frys_node.secure.trust import reaches
+from frys_node.trust.trust_keeper import HomeAnswer
 from frys_node.wire.frame import Frame, FrameReader, encode_frame
 from frys_node.wire.version import PROTOCOL_MAX, PROTOCOL_MIN, negotiate
-
-if TYPE_CHECKING:
-    from frys_node.channel.authority import AuthorityHolder
 
 
 class _JoinPipe:
@@ -341,3 +341,17 @@ class JoinClient:
         wanted = certificates.Subject(ClusterId(answer.cluster_id), NodeId(subject.node), answer.name)
         if not is_mine or subject != wanted or answer.ca_certificate != seed.info.ca_certificate:
             raise SecurityError("the issuer granted a certificate that is not this node's", hint="check the seed")
+
+
+async def ask_home(network: Network, clock: Clock, identity: Identity, address: Address) -> HomeAnswer:
+    """Ask who answers at the address to have this node back; returns the answer, and the authority that it showed.
+
+    Raises:
+        SecurityError: It did not answer within `JOIN_S`.
+        FrysError: It cannot be reached, or refused.
+    """
+    with trio.move_on_after(JOIN_S):
+        async with await JoinClient.open(network, address, clock) as client:
+            seed = await client.info()
+            return await client.come_home(seed, identity), seed.ca
+    raise SecurityError(f"{address} did not answer within {JOIN_S:.0f} s")

@@ -24,7 +24,6 @@ from frys_node.channel.messages import (
     NAME_BYTES_MAX,
     Cancel,
     ChannelMessage,
-    Credentials,
     Failure,
     GoAway,
     Hello,
@@ -34,6 +33,7 @@ from frys_node.channel.messages import (
     Reply,
     Request,
 )
+from frys_node.trust.messages import Credentials
 from frys_node.wire.frame import FrameReader
 
 QUEUE_BYTES_MAX = 16 << 20

@@ -13,13 +13,13 @@ import trio
 from frys_node.base.errors import FrysError
 from frys_node.base.ports import Clock
 from frys_node.base.types import NodeId
-from frys_node.channel.keys import SURVEY_TIMEOUT_S, KeyDesk, KeySurvey
 from frys_node.channel.peers import Peers
 from frys_node.channel.rekey import Rekeying
 from frys_node.kernel.services.rpc import Method, Rpc
 from frys_node.secure import certificates
 from frys_node.secure.identity import Identity
 from frys_node.secure.posture import Posture, posture
+from frys_node.trust.keys import SURVEY_TIMEOUT_S, KeyDesk, KeySurvey
 from frys_node.wire.codec import Message
 
 

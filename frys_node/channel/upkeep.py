@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
+from functools import partial
 from typing import Protocol
 
 import trio
 
 from frys_node.base.ports import Clock, Disk, Network
 from frys_node.base.types import NodeId
-from frys_node.channel.authority import AuthorityHolder
+from frys_node.channel.join import ask_home
 from frys_node.channel.peers import Peers
-from frys_node.channel.renewal import RENEW, ExpiryWatch, Renewal
-from frys_node.channel.rotation import TRUST
-from frys_node.channel.trust_keeper import TrustKeeper
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.observe.metrics import Metrics
 from frys_node.secure.gate import Peer
 from frys_node.secure.identity import Identity
 from frys_node.secure.trust import issuer_of
+from frys_node.trust.authority import AuthorityHolder
+from frys_node.trust.renewal import RENEW, ExpiryWatch, Renewal
+from frys_node.trust.rotation import TRUST
+from frys_node.trust.trust_keeper import TrustKeeper
 
 
 class Contexts(Protocol):
@@ -66,10 +68,9 @@ class Upkeep:
         self._trust = TrustKeeper(
             identity,
             disk,
-            clock,
-            network,
             holder=holder,
             renew=self.renewal.renew,
+            ask=partial(ask_home, network, clock, identity),
             addresses=lambda: [*(address for _, address in peers.known()), *identity.seeds],
         )
         holder.on_trust.append(self._trust_changed)

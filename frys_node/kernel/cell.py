@@ -30,10 +30,16 @@ class Change(NamedTuple):
 
 
 @lru_cache(maxsize=256)
+def field_hints(cls: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return what each field of a config Struct is declared to be. Annotations are compiled once: that takes long."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {name: hints[name] for name in cls.__struct_fields__}
+
+
+@lru_cache(maxsize=256)
 def reload_classes(cls: type[msgspec.Struct]) -> dict[str, str]:
     """Return the reload class of each field of a config Struct."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return {name: _reload_of(hint) for name, hint in hints.items() if name in cls.__struct_fields__}
+    return {name: _reload_of(hint) for name, hint in field_hints(cls).items()}
 
 
 def _reload_of(hint: Any) -> str:

@@ -26,6 +26,7 @@ from snapshots.driver import SnapshotComponent
 from snapshots.errors import StoreUnreachable
 from snapshots.objects import DirectoryObjects, check_size
 from snapshots.places import Places
+from snapshots.reception import Reception
 
 
 class _Dump:
@@ -291,7 +292,7 @@ class SavedNode:
         )
         for kind, source in units.items():
             self.component.register(kind, source, replaces=kind in cluster.replacing)
-        self.desk = Desk(
+        self.desk = desk = Desk(
             self.component,
             rpc=rpc,
             topology=cluster.ring,  # type: ignore[arg-type]  # of `Topology`, what snapshots use
@@ -313,6 +314,8 @@ class SavedNode:
                 {"key": "plugins.own.api_key", "value": "hush", "origin": "file"},
             ],
         )
+
+        self.reception = Reception(rpc=rpc, executor=executor, metrics=self.metrics, load=lambda: lambda: desk)
 
     def saved(self, directory: str = "") -> DirectoryObjects:
         """The objects of the node's own place, or of the shared one."""

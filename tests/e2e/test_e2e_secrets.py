@@ -18,12 +18,12 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from frys_node.channel.issuer import TOKENS_PATH
 from frys_node.demo.cluster import NodeProcess, free_port
 from frys_node.secure.keyring import KEYRING_PATH, Keyring
 from frys_node.secure.recipient import parse_key
 from frys_node.secure.stored import IDENTITY_PATH
 from frys_node.secure.token import derive_key, format_token, parse_token
+from frys_node.trust.issuer import TOKENS_PATH
 from tests.e2e.secret_hunt import Hunt, forms_of
 from tests.e2e.test_e2e_cluster import frys, wait
 

@@ -8,7 +8,6 @@ from fuzz_machine import check
 from frys_node.base.access import Kind, Level, Need
 from frys_node.base.errors import CorruptData, MalformedFrame, Overloaded, SecurityError
 from frys_node.base.types import NodeId
-from frys_node.channel.api_tokens import TELL_TOKENS, HeldTokens, TellTokens
 from frys_node.plugins.network.access import authorise
 from frys_node.plugins.network.errors import CrossSite, Unauthorised
 from frys_node.secure.admin import AdminTokens
@@ -17,6 +16,7 @@ from frys_node.secure.errors import InvalidToken
 from frys_node.secure.token import TokenTable, format_token, parse_token, proof
 from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import FakeDisk
+from frys_node.trust.api_tokens import TELL_TOKENS, HeldTokens, TellTokens
 
 NODE = NodeId("0a" * 16)
 CLUSTER, CA_HASH = "prod", "c" * 32

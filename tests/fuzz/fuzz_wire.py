@@ -11,20 +11,13 @@ from fuzz_machine import check, session_of, steps_of
 
 from frys_node.base.errors import FrysError, MalformedFrame, WireError, error_from_code
 from frys_node.base.types import Address, BootId, NodeId
-from frys_node.channel.join_messages import JOIN_CODEC, InfoRequest, JoinAccepted, JoinRequest, PeerAddress
-from frys_node.channel.messages import (
-    CHANNEL_CODEC,
-    FRAME_BYTES_MAX,
-    KIND_CHANNEL,
-    Credentials,
-    Failure,
-    Hello,
-    Request,
-)
+from frys_node.channel.messages import CHANNEL_CODEC, FRAME_BYTES_MAX, KIND_CHANNEL, Failure, Hello, Request
 from frys_node.channel.mux import IN_FLIGHT_MAX, Event, Mux
 from frys_node.secure.keyring import EPOCHS_MAX, EpochKey, Keyring
 from frys_node.secure.packet import _HEADER, OVERHEAD_BYTES, SENDERS_MAX, SHORT_OVERHEAD_BYTES, PacketSealer
 from frys_node.secure.replay import WINDOW_COUNTERS
+from frys_node.trust.join_messages import JOIN_CODEC, InfoRequest, JoinAccepted, JoinRequest, PeerAddress
+from frys_node.trust.messages import Credentials
 from frys_node.wire.frame import Frame, FrameReader, encode_frame
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

@@ -7,10 +7,6 @@ from pathlib import Path
 import pytest
 
 from frys_node.base.errors import UnsupportedVersion
-from frys_node.channel.authority import AuthorityHolder
-from frys_node.channel.pending import ROTATION_PATH, read_pending
-from frys_node.channel.rotation import Stage
-from frys_node.channel.rotation_desk import RotationDesk
 from frys_node.secure import certificates
 from frys_node.secure.identity import load_identity, save_identity
 from frys_node.secure.stored import IDENTITY_PATH, VERSION, read_stored
@@ -18,6 +14,10 @@ from frys_node.secure.trust import reaches
 from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import FakeDisk
 from frys_node.testing.entropy import FakeEntropy
+from frys_node.trust.authority import AuthorityHolder
+from frys_node.trust.pending import ROTATION_PATH, read_pending
+from frys_node.trust.rotation import Stage
+from frys_node.trust.rotation_desk import RotationDesk
 
 GOLDEN = Path(__file__).parent
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from frys_node.channel.authority import ENTRUST, Authority
-from frys_node.channel.join_messages import (
+from frys_node.trust.authority import ENTRUST, Authority
+from frys_node.trust.join_messages import (
     JOIN_CODEC,
     ClusterInfo,
     InfoRequest,
@@ -17,7 +17,7 @@ from frys_node.channel.join_messages import (
     Returned,
     ReturnRequest,
 )
-from frys_node.channel.rotation import TRUST, Trust, Trusted
+from frys_node.trust.rotation import TRUST, Trust, Trusted
 
 GOLDEN = Path(__file__).parent
 A, C = "a" * 32, "c" * 32

@@ -7,11 +7,11 @@ from pathlib import Path
 import msgspec
 
 from frys_node.base.types import NodeId
-from frys_node.channel.credentials import EXPULSIONS_PATH, REVOKED_PATH, MemberSecrets
 from frys_node.secure.admin import ADMIN_WORD_PATH, AdminWord
 from frys_node.secure.keyring import KEYRING_PATH, EpochKey, Keyring
 from frys_node.secure.statements import Expulsion
 from frys_node.testing.disk import FakeDisk
+from frys_node.trust.credentials import EXPULSIONS_PATH, REVOKED_PATH, MemberSecrets
 
 GOLDEN = Path(__file__).resolve().parent
 OLD = (EpochKey(2, b"\x02" * 32), EpochKey(1, b"\x01" * 32))

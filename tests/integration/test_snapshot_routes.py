@@ -165,7 +165,7 @@ async def _attacked(tmp_path: Path) -> AsyncIterator[tuple[SavedNode, Client]]:
         serving(tmp_path, token=True) as (_, http),
         client(http) as caller,
     ):
-        SnapshotRoutes(cluster["a"].desk).register(http)
+        SnapshotRoutes(cluster["a"].reception.desk).register(http)
         await cluster["a"].desk.create("keep")
         yield cluster["a"], caller
 

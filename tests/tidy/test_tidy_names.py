@@ -12,6 +12,7 @@ import pytest
 from tidy_checkout import Checkout
 
 from frys_node.base.errors import FrysError
+from frys_node.kernel.services.rpc import Method
 
 OPTIONAL = {"wasmtime", "psycopg"}
 """Packages of the extras: modules that need them cannot be imported on a plain install."""
@@ -69,6 +70,15 @@ def test_error_codes_are_unique_and_every_error_has_its_own(checkout: Checkout) 
     assert without == []
     assert {code: names for code, names in codes.items() if len(names) > 1} == {}
     assert [code for code in codes if not re.fullmatch(r"[a-z_]+\.[a-z0-9_]+", code)] == []
+
+
+def test_the_messages_of_every_call_can_travel(checkout: Checkout) -> None:
+    """Codecs are built at a call's first use: a type that msgspec refuses is found here, and not then."""
+    _import_all(checkout)
+    modules = [sys.modules[source.module] for source in checkout.installed if source.module in sys.modules]
+    calls = {value.name: value for module in modules for value in vars(module).values() if isinstance(value, Method)}
+    assert len(calls) >= 50
+    assert all(call.request and call.reply for call in calls.values())
 
 
 def test_metric_names_are_well_formed(checkout: Checkout) -> None:

@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from frys_node.base.errors import ConfigError, ReloadRefused
-from frys_node.config import RESERVED_ENV, NodeConfig, changes, load, schema_of
+from frys_node.config import RESERVED_ENV, NodeConfig, changes, defaults_of, load, schema_of
 from frys_node.kernel.cell import refuse_restart
 from frys_node.kernel.registry import BUILT_IN, find
 
@@ -241,3 +242,23 @@ def test_every_setting_is_described() -> None:
         for s in schema.values()
         if not s.key.endswith((".enabled", ".module")) and not _descriptions(s.owner).get(s.field)
     ] == []
+
+
+def test_every_default_is_the_one_that_the_section_declares() -> None:
+    """Defaults are read without compiling the annotations, and are those that msgspec tells, factories' ones too."""
+
+    class Section(msgspec.Struct, kw_only=True):
+        wanted: int
+        names: list[str] = msgspec.field(default_factory=lambda: ["a"])
+        table: dict[str, int] = {}
+        count: int = 3
+
+    owners = {setting.owner for setting in schema_of({name: find(name) for name in HERE}).values()}
+    for cls in (Section, *owners):
+        told = {
+            field.name: field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+            for field in msgspec.structs.fields(cls)
+            if not field.required
+        }
+        assert defaults_of(cls) == told
+    assert defaults_of(Section)["names"] is not defaults_of(Section)["names"]

@@ -19,12 +19,13 @@ from verify_handshake import CLOCK, ENTROPY, member_of
 
 from frys_node.base.types import BootId, NodeId
 from frys_node.channel.bootstrap import create_cluster
-from frys_node.channel.credentials import MemberSecrets
-from frys_node.channel.messages import CHANNEL_CODEC, Credentials
+from frys_node.channel.messages import CHANNEL_CODEC
 from frys_node.secure.identity import Identity
 from frys_node.secure.keyring import EpochKey, Keyring
 from frys_node.secure.packet import PacketSealer
 from frys_node.testing.disk import FakeDisk
+from frys_node.trust.credentials import MemberSecrets
+from frys_node.trust.messages import Credentials
 
 statements = pytest.importorskip("frys_node.secure.statements", reason="keys and expulsions are not signed here yet")
 

@@ -23,10 +23,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL
 from verify_tally import Tally
 
+from frys_node.base import log_limit
 from frys_node.base.errors import SecurityError
 from frys_node.base.types import ClusterId, NodeId
-from frys_node.channel import gatekeeper
-from frys_node.channel.messages import Credentials, Hello
+from frys_node.channel.messages import Hello
 from frys_node.channel.mux import Mux
 from frys_node.observe.metrics import Gauge
 from frys_node.secure import certificates
@@ -34,6 +34,7 @@ from frys_node.secure.errors import HandshakeRefused
 from frys_node.secure.gate import check_peer
 from frys_node.secure.identity import Identity, new_key
 from frys_node.secure.tls import ALPN_CHANNEL, TlsProfile, TlsStream, new_context
+from frys_node.trust.messages import Credentials
 from frys_node.wire.version import PROTOCOL_MAX, PROTOCOL_MIN
 from tests.integration.channel.channel_rig import CLOCK, ENTROPY, LOOPBACK, NETWORK, Node, create, running
 
@@ -381,11 +382,11 @@ async def _try(node: Node, row: Row, events: Events) -> str:
 
 async def _matrix(tally: Tally) -> None:
     events = Events()
-    logger = logging.getLogger("frys_node.channel")
+    logger = logging.getLogger("frys_node")
     logger.addHandler(events)
     propagates, logger.propagate = logger.propagate, False
     # Rows of one label follow one another faster than their events are let into the log.
-    pause_s, gatekeeper.LOG_EVERY_S = gatekeeper.LOG_EVERY_S, -1.0
+    pause_s, log_limit.LOG_EVERY_S = log_limit.LOG_EVERY_S, -1.0
     try:
         async with _node() as node:
             forge = Forge(node.identity)
@@ -404,7 +405,7 @@ async def _matrix(tally: Tally) -> None:
             labels = sorted({row.label for row in rows if row.label})
             tally.notes.append(f"labels: {', '.join(labels)}")
     finally:
-        gatekeeper.LOG_EVERY_S = pause_s
+        log_limit.LOG_EVERY_S = pause_s
         logger.removeHandler(events)
         logger.propagate = propagates
 

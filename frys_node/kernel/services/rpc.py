@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
 from frys_node.base.types import NodeId
@@ -14,14 +15,24 @@ Rep = TypeVar("Rep")
 
 
 class Method(Generic[Req, Rep]):
-    """A named remote call with its request and reply types. The name is ``package.verb``."""
+    """A named remote call with its request and reply types. The name is ``package.verb``.
 
-    __slots__ = ("name", "reply", "request")
+    Its codecs are built when they are first used: of the fifty calls that there are most nodes use a few.
+    """
 
     def __init__(self, name: str, request: Any, reply: Any) -> None:
         self.name = name
-        self.request: Codec[Req] = Codec(request)
-        self.reply: Codec[Rep] = Codec(reply)
+        self._types = (request, reply)
+
+    @cached_property
+    def request(self) -> Codec[Req]:
+        """The request's codec."""
+        return Codec(self._types[0])
+
+    @cached_property
+    def reply(self) -> Codec[Rep]:
+        """The reply's codec."""
+        return Codec(self._types[1])
 
 
 class Rpc(Protocol):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from frys_node.base.errors import FrysError
 from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services import ServiceKey
 
@@ -145,3 +146,11 @@ class Topology(Protocol):
 
 
 TOPOLOGY: ServiceKey[Topology] = ServiceKey("topology")
+
+
+def adopted(topology: Topology | None) -> Epoch | None:
+    """Return the epoch of the record that is in force here, None while there is none."""
+    try:
+        return topology.epoch if topology is not None else None
+    except FrysError:
+        return None

@@ -9,23 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from frys_node.base.access import Resource
-from frys_node.base.errors import FrysError, NotReady
-from frys_node.base.types import Address, Epoch, NodeId, UnitId
+from frys_node.base.errors import NotReady
+from frys_node.base.types import Address, NodeId, UnitId
 from frys_node.kernel.context import PluginContext
 from frys_node.kernel.services.http import HttpRequest, HttpResponse
 from frys_node.kernel.services.members import MEMBERS, MemberView
-from frys_node.kernel.services.topology import TOPOLOGY, Topology
+from frys_node.kernel.services.topology import TOPOLOGY, Topology, adopted
 from frys_node.plugins.network.router import Router
 
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 (names addresses, binds none)
-
-
-def adopted(topology: Topology | None) -> Epoch | None:
-    """Return the epoch of the record that is in force here, None while there is none."""
-    try:
-        return topology.epoch if topology is not None else None
-    except FrysError:
-        return None
 
 
 class PlacementRoutes:

@@ -18,22 +18,23 @@ from frys_node.kernel.plugin import PluginManifest
 from frys_node.kernel.services.access import ACCESS
 from frys_node.kernel.services.http import HTTP
 from frys_node.kernel.services.node import NODE
-from frys_node.kernel.services.topology import TOPOLOGY
+from frys_node.kernel.services.topology import TOPOLOGY, adopted
 from frys_node.observe.log import get_logger
 from frys_node.plugins.network.access import kind_of
 from frys_node.plugins.network.binding import PortBook, listen_or_move
 from frys_node.plugins.network.config import NetworkPluginConfig
 from frys_node.plugins.network.errors import NoRoute, TokenNeeded
-from frys_node.plugins.network.gossip import GossipRoutes
-from frys_node.plugins.network.placement import PlacementRoutes, adopted
+from frys_node.plugins.network.health import HealthRoutes
 from frys_node.plugins.network.router import Match, Router
-from frys_node.plugins.network.routes import NodeRoutes
 from frys_node.plugins.network.server import HttpServer
 from frys_node.transport.network import SystemNetwork
 from frys_node.transport.stream import SocketListener
 
 if TYPE_CHECKING:
     from frys_node.kernel.tls import TlsFront
+    from frys_node.plugins.network.gossip import GossipRoutes
+    from frys_node.plugins.network.placement import PlacementRoutes
+    from frys_node.plugins.network.routes import NodeRoutes
 
 ADMIN_SOCKET = "admin.sock"
 """Name of the admin socket in the data directory; mode 0600."""
@@ -144,13 +145,11 @@ class NetworkPlugin:
                 listener="network",
             )
             await self._tls.load()
-        NodeRoutes(context).register(self._front)
-        PlacementRoutes(context).register(self._front)
-        GossipRoutes(context).register(self._front)
+        HealthRoutes(context).register(self._front)
         context.provide(HTTP, self._front)
 
     async def on_load(self) -> None:
-        """Bind the admin socket, then HTTP, and serve both."""
+        """Bind the admin socket, then HTTP, and serve both: health at once, the rest as soon as it is imported."""
         assert self._context is not None
         assert self._server is not None
         context, nursery = self._context, self._context.nursery
@@ -180,6 +179,8 @@ class NetworkPlugin:
         node.add_status("http", self._status)
         node.add_door("http", self._close_door)
         log.info("network.http_listening", address=self._front.address, access=kind.value, tls=self._config.is_tls)
+        for routes in await context.executor.run(_other_routes):
+            routes(context).register(self._front)
 
     async def _listen_admin(self, network: SystemNetwork) -> SocketListener:
         """Bind the admin socket through the directory's descriptor: a socket's path is limited to 107 bytes."""
@@ -239,6 +240,15 @@ class NetworkPlugin:
         path, self._socket_path = self._socket_path, None
         if path is not None:
             path.unlink(missing_ok=True)
+
+
+def _other_routes() -> tuple[type[NodeRoutes], type[PlacementRoutes], type[GossipRoutes]]:
+    """Import what `/livez` need not wait for."""
+    from frys_node.plugins.network.gossip import GossipRoutes
+    from frys_node.plugins.network.placement import PlacementRoutes
+    from frys_node.plugins.network.routes import NodeRoutes
+
+    return NodeRoutes, PlacementRoutes, GossipRoutes
 
 
 def _literal(address: Address) -> Address:

@@ -6,6 +6,7 @@ last ``{name...}`` takes the rest. Segments are decoded after the split, so an e
 
 from __future__ import annotations
 
+from bisect import insort
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 
@@ -50,11 +51,17 @@ class Match(NamedTuple):
 class _Pattern(NamedTuple):
     parts: tuple[str, ...]
     methods: dict[str, Route]
+    rank: tuple[int, ...]
+    """Literal segments before names, names before a rest."""
+    shape: tuple[str, ...]
+    """Names do not distinguish templates: /a/{x} and /a/{y} are one place."""
 
-    @property
-    def rank(self) -> tuple[int, ...]:
-        """Literal segments before names, names before a rest."""
-        return tuple(0 if part[:1] != "{" else 2 if part.endswith("...}") else 1 for part in self.parts)
+
+def _pattern(template: str) -> _Pattern:
+    parts = tuple(template.split("/")[1:])
+    rank = tuple(0 if part[:1] != "{" else 2 if part.endswith("...}") else 1 for part in parts)
+    shape = tuple((part, "{}", "{...}")[kind] for part, kind in zip(parts, rank, strict=True))
+    return _Pattern(parts, {}, rank, shape)
 
 
 class Router:
@@ -63,6 +70,9 @@ class Router:
     def __init__(self) -> None:
         self._literal: dict[str, dict[str, Route]] = {}
         self._patterns: list[_Pattern] = []
+        """By rank."""
+        self._by_shape: dict[tuple[str, ...], _Pattern] = {}
+        self._count = 0
 
     @property
     def routes(self) -> list[Route]:
@@ -96,33 +106,29 @@ class Router:
         methods = self._methods(template)
         if method in methods:
             raise PluginError(f"route {method} {template} is served already")
-        if len(self.routes) >= ROUTES_MAX:
+        if self._count >= ROUTES_MAX:
             raise PluginError(f"more than {ROUTES_MAX} routes")
         methods[method] = route
+        self._count += 1
 
     def _methods(self, template: str) -> dict[str, Route]:
         if "{" not in template:
             return self._literal.setdefault(template, {})
-        parts = tuple(template.split("/")[1:])
-        # Names do not distinguish templates: /a/{x} and /a/{y} are one place.
-        shape = tuple(part if part[:1] != "{" else "{...}" if part.endswith("...}") else "{}" for part in parts)
-        for pattern in self._patterns:
-            if shape == tuple(
-                part if part[:1] != "{" else "{...}" if part.endswith("...}") else "{}" for part in pattern.parts
-            ):
-                return pattern.methods
-        pattern = _Pattern(parts, {})
-        self._patterns.append(pattern)
-        self._patterns.sort(key=lambda item: item.rank)
-        return pattern.methods
+        fresh = _pattern(template)
+        known = self._by_shape.setdefault(fresh.shape, fresh)
+        if known is fresh:
+            insort(self._patterns, fresh, key=lambda pattern: pattern.rank)
+        return known.methods
 
     def unroute(self, template_prefix: str) -> None:
         """Remove every route whose template starts so."""
         for methods in [*self._literal.values(), *(pattern.methods for pattern in self._patterns)]:
             for method in [m for m, route in methods.items() if route.template.startswith(template_prefix)]:
                 del methods[method]
+                self._count -= 1
         self._literal = {path: methods for path, methods in self._literal.items() if methods}
         self._patterns = [pattern for pattern in self._patterns if pattern.methods]
+        self._by_shape = {pattern.shape: pattern for pattern in self._patterns}
 
     def find(self, method: str, path: str) -> Match:
         """Return the route of a path that is still percent-encoded. HEAD is served by GET.

@@ -1,4 +1,4 @@
-"""What the HTTP plugin serves itself: health, metrics, members, ring, status, plugins, events."""
+"""What the HTTP plugin serves itself besides health: metrics, members, ring, status, plugins, events."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import msgspec
 import trio
 
 import frys_node
-from frys_node.base.errors import FrysError, NotReady, UsageError
+from frys_node.base.errors import NotReady, UsageError
 from frys_node.base.types import NodeId, UnitId
 from frys_node.base.units import cache_unit_of, partition_of, workflow_unit
 from frys_node.kernel.context import PluginContext
 from frys_node.kernel.services.http import HttpRequest, HttpResponse
 from frys_node.kernel.services.member_bodies import member_body
 from frys_node.kernel.services.members import MEMBERS, MemberView
-from frys_node.kernel.services.node import NODE, Check
-from frys_node.kernel.services.topology import TOPOLOGY, Topology, UnitSets
+from frys_node.kernel.services.node import NODE
+from frys_node.kernel.services.topology import TOPOLOGY, Topology, UnitSets, adopted
 from frys_node.observe.exposition import load, render
 from frys_node.plugins.network.events import EventStream
 from frys_node.plugins.network.router import Router
@@ -38,9 +38,6 @@ class NodeRoutes:
 
     def register(self, router: Router) -> None:
         """Add every route."""
-        for path in ("/livez", "/healthz"):
-            router.route("GET", path, self.live, scope="open")
-        router.route("GET", "/readyz", self.ready, scope="open")
         router.route("GET", "/metrics", self.metrics, scope="read")
         router.route("GET", "/v1/members", self.members, scope="read")
         router.route("GET", "/v1/status", self.status, scope="read")
@@ -49,14 +46,6 @@ class NodeRoutes:
         router.route("GET", "/v1/plugins", self.plugins, scope="read")
         router.route("POST", "/v1/plugins/{name}/{action}", self.change_plugin, scope="admin")
         router.route("GET", "/v1/routes", partial(self.routes, router), scope="read")
-
-    async def live(self, request: HttpRequest) -> HttpResponse:
-        """200 while the event loop turns."""
-        return _checks(self._node.liveness(), request)
-
-    async def ready(self, request: HttpRequest) -> HttpResponse:
-        """200 when this node should get traffic, else 503; ``?verbose`` lists the checks."""
-        return _checks(self._node.readiness(), request)
 
     async def metrics(self, request: HttpRequest) -> HttpResponse:
         """Prometheus or OpenMetrics text."""
@@ -191,25 +180,8 @@ class NodeRoutes:
 
 def _epoch(topology: Topology | None) -> str | None:
     """Return the adopted record's epoch, None while there is none."""
-    try:
-        return str(topology.epoch) if topology is not None else None
-    except FrysError:
-        return None
-
-
-def _checks(checks: Sequence[Check], request: HttpRequest) -> HttpResponse:
-    """Answer like Kubernetes' own endpoints: ``ok``, or a line for each check."""
-    status = 200 if all(check.ok for check in checks) else 503
-    if "verbose" not in request.query and status == 200:
-        return HttpResponse(body=b"ok\n", content_type="text/plain; charset=utf-8")
-    lines = [
-        f"[{'+' if check.ok else '-'}]{check.name} {'ok' if check.ok else 'failed: ' + check.detail}"
-        for check in checks
-        if "verbose" in request.query or not check.ok
-    ]
-    return HttpResponse(
-        status=status, body=("\n".join(lines) + "\n").encode(), content_type="text/plain; charset=utf-8"
-    )
+    epoch = adopted(topology)
+    return None if epoch is None else str(epoch)
 
 
 def _unit(query: Mapping[str, str], partitions: int) -> UnitId:

@@ -11,7 +11,6 @@ import trio
 from frys_node.base.types import Address, NodeId
 from frys_node.channel.bootstrap import create_cluster, join_cluster
 from frys_node.channel.driver import Channel, ChannelSettings
-from frys_node.channel.issuer import JOIN_PATH
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Counter, Gauge, Metrics
 from frys_node.secure.identity import Identity
@@ -20,6 +19,7 @@ from frys_node.transport.clock import SystemClock
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.entropy import SystemEntropy
 from frys_node.transport.network import SystemNetwork
+from frys_node.trust.issuer import JOIN_PATH
 
 ECHO: Method[bytes, bytes] = Method("test.echo", bytes, bytes)
 LOOPBACK = Address("127.0.0.1", 0)

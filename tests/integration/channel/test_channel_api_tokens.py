@@ -11,9 +11,9 @@ import trio
 
 from frys_node.base.errors import FrysError, NotReady, SecurityError
 from frys_node.base.types import NodeId
-from frys_node.channel.api_tokens import TELL_TOKENS, ApiTokenDesk, HeldTokens, TellTokens
-from frys_node.channel.token_uses import TOKEN_USES, AskUses, TokenUses, ToldUses
 from frys_node.secure.api_tokens import API_TOKENS_PATH, Grant
+from frys_node.trust.api_tokens import TELL_TOKENS, ApiTokenDesk, HeldTokens, TellTokens
+from frys_node.trust.token_uses import TOKEN_USES, AskUses, TokenUses, ToldUses
 from tests.integration.channel.channel_rig import CLOCK, ENTROPY, Node, create, join, open_node, running
 
 READ = Grant(role="read", ttl_s=600)

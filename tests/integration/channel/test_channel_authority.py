@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from frys_node.base.errors import FrysError, SecurityError
-from frys_node.channel.authority import ENTRUST, AuthorityDriver
+from frys_node.trust.authority import ENTRUST, AuthorityDriver
 from tests.integration.channel.channel_rig import Node, create, join, running
 
 

@@ -15,11 +15,12 @@ from frys_node.channel import rekey
 from frys_node.channel.connection import HELD_BYTES_MAX
 from frys_node.channel.driver import ChannelSettings
 from frys_node.channel.ending import Ending
-from frys_node.channel.messages import Credentials, GoAway
+from frys_node.channel.messages import GoAway
 from frys_node.channel.mux import Event, Mux
 from frys_node.channel.peers import OPEN_PER_NODE_MAX
 from frys_node.kernel.services.rpc import Method
 from frys_node.secure.tls import TlsProfile, TlsStream
+from frys_node.trust.messages import Credentials
 from tests.integration.channel.channel_rig import ECHO, NETWORK, Node
 from tests.integration.channel.test_channel_rekey import OFF, _pair, _rekeys
 

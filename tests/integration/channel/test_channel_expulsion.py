@@ -13,16 +13,10 @@ import trio
 from frys_node.base.access import ADMIN, LOCAL
 from frys_node.base.errors import FrysError, NotFound, NotReady, Overloaded, SecurityError, UsageError
 from frys_node.base.types import NodeId
-from frys_node.channel.authority import AuthorityDriver
-from frys_node.channel.entrusted import EntrustedTable
 from frys_node.channel.exchange import FORGERIES_MAX
-from frys_node.channel.expulsion import EXPEL, EXPEL_EVERY_S, Expel
 from frys_node.channel.join import JoinClient
-from frys_node.channel.key_rotation import KEY_RETIRE_S, KEY_SETTLE_S
-from frys_node.channel.keys import HELD_KEYS, ROTATE_EVERY_MIN_S, ROTATE_KEYS, AskKeys, HeldKeys, KeySurvey, RotateKeys
-from frys_node.channel.messages import Credentials, Request
+from frys_node.channel.messages import Request
 from frys_node.channel.mux import Mux
-from frys_node.channel.renewal import RenewRequest
 from frys_node.kernel.services.rpc import Method
 from frys_node.secure import certificates
 from frys_node.secure.errors import Expelled, HandshakeRefused, HoldsAuthority
@@ -33,6 +27,13 @@ from frys_node.secure.statements import Expulsion
 from frys_node.secure.tls import TlsProfile, TlsStream
 from frys_node.secure.token import parse_token
 from frys_node.transport.disk import DirectoryDisk
+from frys_node.trust.authority import AuthorityDriver
+from frys_node.trust.entrusted import EntrustedTable
+from frys_node.trust.expulsion import EXPEL, EXPEL_EVERY_S, Expel
+from frys_node.trust.key_rotation import KEY_RETIRE_S, KEY_SETTLE_S
+from frys_node.trust.keys import HELD_KEYS, ROTATE_EVERY_MIN_S, ROTATE_KEYS, AskKeys, HeldKeys, KeySurvey, RotateKeys
+from frys_node.trust.messages import Credentials
+from frys_node.trust.renewal import RenewRequest
 from tests.integration.channel.channel_rig import CLOCK, ECHO, LOOPBACK, NETWORK, Node, create, join, open_node, running
 
 EXPELLED_WITHIN_S = 10.0

@@ -22,9 +22,7 @@ from frys_node.base.ports import Stream
 from frys_node.base.types import Address
 from frys_node.channel import bootstrap
 from frys_node.channel.bootstrap import JoinOutcome, SeedsUnreachable, create_cluster, join_cluster, probe_cluster
-from frys_node.channel.issuer import IssuerDesk
 from frys_node.channel.join import JoinClient
-from frys_node.channel.join_messages import InfoRequest
 from frys_node.secure.errors import (
     ClassicalOnly,
     ForeignCluster,
@@ -44,6 +42,8 @@ from frys_node.secure.tls import ALPN_JOIN, TlsStream, _select_alpn, new_context
 from frys_node.secure.token import format_token, parse_token
 from frys_node.testing.disk import FakeDisk
 from frys_node.transport.disk import DirectoryDisk
+from frys_node.trust.issuer import IssuerDesk
+from frys_node.trust.join_messages import InfoRequest
 from tests.integration.channel.channel_rig import (
     CLOCK,
     ENTROPY,

@@ -8,13 +8,13 @@ import pytest
 import trio
 
 from frys_node.channel.bootstrap import create_cluster, join_cluster
-from frys_node.channel.join_messages import JOIN_BYTES_MAX, JOIN_CODEC, PEERS_MAX, JoinAccepted, PeerAddress
 from frys_node.secure import certificates
 from frys_node.secure.errors import WrongIdentityKind
 from frys_node.secure.identity import load_identity
 from frys_node.secure.observe_tls import parse_server_hello
 from frys_node.secure.tls import HANDSHAKE_BYTES_MAX
 from frys_node.transport.disk import DirectoryDisk
+from frys_node.trust.join_messages import JOIN_BYTES_MAX, JOIN_CODEC, PEERS_MAX, JoinAccepted, PeerAddress
 from tests.integration.channel.channel_rig import (
     CLOCK,
     ECHO,

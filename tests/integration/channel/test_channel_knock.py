@@ -10,9 +10,9 @@ import trio
 
 from frys_node.base.errors import FrysError
 from frys_node.channel.driver import ChannelSettings
-from frys_node.channel.issuer import JOIN_PATH
 from frys_node.secure.errors import HandshakeRefused
 from frys_node.secure.tls import TlsProfile, TlsStream
+from frys_node.trust.issuer import JOIN_PATH
 from tests.integration.channel.channel_rig import ECHO, ENTROPY, NETWORK, Node, create, join, running
 
 ON = ChannelSettings(knock="on")

@@ -19,13 +19,13 @@ from frys_node.base.types import NodeId
 from frys_node.channel import gatekeeper
 from frys_node.channel.bootstrap import create_cluster
 from frys_node.channel.gatekeeper import HALF_OPEN_MAX
-from frys_node.channel.join_messages import JOIN_BYTES_MAX, JOIN_CODEC, InfoRequest
 from frys_node.channel.messages import FRAME_BYTES_MAX, KIND_JOIN
 from frys_node.secure import certificates
 from frys_node.secure.errors import HandshakeRefused
 from frys_node.secure.identity import Identity, new_key
 from frys_node.secure.tls import ALPN_CHANNEL, ALPN_JOIN, TlsProfile, TlsStream, new_context
 from frys_node.transport.disk import DirectoryDisk
+from frys_node.trust.join_messages import JOIN_BYTES_MAX, JOIN_CODEC, InfoRequest
 from frys_node.wire.frame import encode_frame
 from tests.integration.channel.channel_rig import CLOCK, ECHO, ENTROPY, NETWORK, Node, create, join, running
 

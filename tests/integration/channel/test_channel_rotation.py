@@ -11,13 +11,7 @@ import trio
 
 from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.types import NodeId
-from frys_node.channel.authority import AuthorityDriver
 from frys_node.channel.join import JoinClient
-from frys_node.channel.join_messages import Returned, ReturnRequest
-from frys_node.channel.pending import ROTATION_PATH
-from frys_node.channel.rotation import TRUST, Stage, encode_trust
-from frys_node.channel.rotation_desk import RotationDesk
-from frys_node.channel.rotation_driver import RotationDriver
 from frys_node.secure import certificates
 from frys_node.secure.errors import ForeignCluster, HandshakeRefused
 from frys_node.secure.identity import load_identity
@@ -25,6 +19,12 @@ from frys_node.secure.signer import NodeSigner, return_proof
 from frys_node.secure.tls import EXPORTER_RETURN
 from frys_node.secure.token import parse_token
 from frys_node.transport.disk import DirectoryDisk
+from frys_node.trust.authority import AuthorityDriver
+from frys_node.trust.join_messages import Returned, ReturnRequest
+from frys_node.trust.pending import ROTATION_PATH
+from frys_node.trust.rotation import TRUST, Stage, encode_trust
+from frys_node.trust.rotation_desk import RotationDesk
+from frys_node.trust.rotation_driver import RotationDriver
 from tests.integration.channel.channel_rig import CLOCK, ECHO, ENTROPY, NETWORK, Node, create, join, open_node, running
 
 

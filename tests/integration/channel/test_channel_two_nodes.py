@@ -22,13 +22,13 @@ from frys_node.base.errors import (
 )
 from frys_node.base.types import NodeId
 from frys_node.channel import connection
-from frys_node.channel.credentials import MemberSecrets
 from frys_node.channel.dispatch import InternalError
-from frys_node.channel.keys import ROTATE_KEYS, RotateKeys
 from frys_node.channel.messages import BODY_BYTES_MAX
 from frys_node.channel.mux import IN_FLIGHT_MAX
 from frys_node.kernel.services.rpc import Method
 from frys_node.transport.disk import DirectoryDisk
+from frys_node.trust.credentials import MemberSecrets
+from frys_node.trust.keys import ROTATE_KEYS, RotateKeys
 from tests.integration.channel.channel_rig import ECHO, ENTROPY, Node, create, join, open_node, running
 
 

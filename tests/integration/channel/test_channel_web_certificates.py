@@ -11,10 +11,10 @@ from cryptography import x509
 
 from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.ports import Clock
-from frys_node.channel.web_certificates import AUTHORITY_PATH, ISSUE_WEB, RENEW_AT_S, WEB_PATH, WebCertificateDesk
 from frys_node.secure.errors import InvalidCertificate
 from frys_node.secure.web_certificates import covers, free_names, is_for
 from frys_node.testing.clock import FakeClock
+from frys_node.trust.web_certificates import AUTHORITY_PATH, ISSUE_WEB, RENEW_AT_S, WEB_PATH, WebCertificateDesk
 from tests.integration.channel.channel_rig import CLOCK, ENTROPY, Node, create, join, running
 from tests.integration.channel.test_channel_rotation import driver, whole
 

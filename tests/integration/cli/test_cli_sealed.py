@@ -77,7 +77,7 @@ class Rig(NamedTuple):
 async def _rig(tmp_path: Path) -> AsyncIterator[Rig]:
     async with open_saved_cluster({"a": dict(HELD)}) as cluster:
         node, http = cluster["a"], FakeHttp()
-        SnapshotRoutes(node.desk).register(http)
+        SnapshotRoutes(node.reception.desk).register(http)
         await node.desk.create("one")
         folder = tmp_path / "mine"
         folder.mkdir()

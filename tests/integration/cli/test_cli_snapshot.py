@@ -17,7 +17,7 @@ async def test_a_snapshot_lives_from_the_command_line(tmp_path: Path) -> None:
     held = {UnitId("t/1"): b"small", UnitId("t/2"): random.Random(1).randbytes(90_000)}
     async with open_saved_cluster({"a": dict(held)}, replacing=["t"]) as cluster:
         node, http = cluster["a"], FakeHttp()
-        SnapshotRoutes(node.desk).register(http)
+        SnapshotRoutes(node.reception.desk).register(http)
         async with command_line(tmp_path, http, "/v1/snapshots") as cli:
             empty = await cli.run("snapshot", "list")
             assert (empty.code, empty.out) == (0, "there are no snapshots\n")
@@ -55,7 +55,7 @@ async def test_runs_are_replaced_only_when_that_is_asked_for_and_confirmed(tmp_p
     held = {UnitId("t/1"): b"small", UnitId("t/2"): random.Random(1).randbytes(90_000)}
     async with open_saved_cluster({"a": dict(held)}, replacing=["t"]) as cluster:
         node, http = cluster["a"], FakeHttp()
-        SnapshotRoutes(node.desk).register(http)
+        SnapshotRoutes(node.reception.desk).register(http)
         await node.desk.create("one")
         async with command_line(tmp_path, http, "/v1/snapshots") as cli:
             stands = await cli.run("snapshot", "restore", "one")
@@ -82,7 +82,7 @@ async def test_places_are_named_as_the_node_understands_them(tmp_path: Path) -> 
     """A relative path is the command's, an unknown scheme is refused, and no credential is taken as an option."""
     async with open_saved_cluster({"a": {UnitId("t/1"): b"x"}}) as cluster:
         http = FakeHttp()
-        SnapshotRoutes(cluster["a"].desk).register(http)
+        SnapshotRoutes(cluster["a"].reception.desk).register(http)
         async with command_line(tmp_path, http, "/v1/snapshots") as cli:
             assert (await cli.run("snapshot", "create", "one", "--store", "backup")).code == 0
             assert list(cluster["a"].disk.list("_snapshots")) == ["one.json"]
@@ -98,7 +98,7 @@ async def test_a_prune_that_leaves_nothing_has_to_be_confirmed(tmp_path: Path) -
     """Whatever the rule is; one that keeps something needs no word, and a dry run only tells."""
     async with open_saved_cluster({"a": {UnitId("t/1"): b"x"}}) as cluster:
         desk, http = cluster["a"].desk, FakeHttp()
-        SnapshotRoutes(desk).register(http)
+        SnapshotRoutes(cluster["a"].reception.desk).register(http)
         async with command_line(tmp_path, http, "/v1/snapshots") as cli:
             for name in ("one", "two", "three"):
                 await desk.create(name)
@@ -128,7 +128,7 @@ async def test_what_was_not_restored_is_told_with_its_reason_and_an_exit_code(tm
     async with open_saved_cluster(held, kinds=("workflow",), partitions=16, replacing=["workflow"]) as cluster:
         cluster.ring.members = {unit: (NodeId(owner),) for unit, owner in owners.items()}
         http = FakeHttp()
-        SnapshotRoutes(cluster["a"].desk).register(http)
+        SnapshotRoutes(cluster["a"].reception.desk).register(http)
         await cluster["a"].desk.create("mon", place="/shared", is_cluster=True)
         for node in cluster.nodes.values():
             node.units["workflow"].held = dict.fromkeys(node.units["workflow"].held, b"")

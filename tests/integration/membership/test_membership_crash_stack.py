@@ -13,7 +13,6 @@ from frys_node.base.ports import StreamListener
 from frys_node.base.types import Address, BootId, NodeId
 from frys_node.channel.bootstrap import create_cluster, join_cluster
 from frys_node.channel.driver import Channel
-from frys_node.channel.issuer import JOIN_PATH
 from frys_node.channel.mux import Event, Mux
 from frys_node.kernel.bus import Bus
 from frys_node.kernel.services.members import Condition, Status
@@ -29,6 +28,7 @@ from frys_node.testing.disk import FakeDisk
 from frys_node.testing.entropy import FakeEntropy
 from frys_node.testing.executor import InlineExecutor
 from frys_node.testing.network import FakeNetwork
+from frys_node.trust.issuer import JOIN_PATH
 from membership.config import for_profile
 from membership.driver import MembershipDriver, Ports
 from membership.effects import Effect, Peer

@@ -20,6 +20,7 @@ from frys_node.testing.executor import InlineExecutor
 from snapshots.desk import Desk
 from snapshots.messages import HAS, SHARE, SURVEY, TAKE
 from snapshots.places import Places
+from snapshots.reception import Reception
 
 PLACE = "/shared"
 NAMES = {"n1", "n2", "n3"}
@@ -32,7 +33,7 @@ def _desk(cluster: DataCluster, name: str, shared: FakeDisk) -> Desk:
     executor, rpc = InlineExecutor(), cluster.network.node(name)
     for method in (SHARE, TAKE, SURVEY, HAS):
         rpc.unserve(method)
-    return Desk(
+    desk = Desk(
         node.snapshots,
         rpc=rpc,
         topology=node.balancer,  # type: ignore[arg-type]  # its placement is there once a record is
@@ -51,6 +52,8 @@ def _desk(cluster: DataCluster, name: str, shared: FakeDisk) -> Desk:
         cluster_name="frys",
         settings=list,
     )
+    Reception(rpc=rpc, executor=executor, metrics=Metrics(), load=lambda: lambda: desk)
+    return desk
 
 
 def _cache_key(number: int) -> bytes:

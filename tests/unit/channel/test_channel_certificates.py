@@ -10,11 +10,11 @@ import trio.testing
 
 from frys_node.base.errors import NotReady
 from frys_node.channel.driver import Channel
-from frys_node.channel.renewal import LOOK_EVERY_S, RETRY_S, Renewed, RenewRequest
 from frys_node.observe.metrics import Counter, Gauge
 from frys_node.secure import certificates
 from frys_node.secure.errors import HandshakeRefused, InvalidCertificate
 from frys_node.testing.network import FakeNetwork
+from frys_node.trust.renewal import LOOK_EVERY_S, RETRY_S, Renewed, RenewRequest
 from tests.unit.channel.test_channel_time import ECHO, FakeNode, _cluster
 
 DAY_S = 86_400

@@ -10,6 +10,8 @@ import pytest
 from frys_node.channel import gatekeeper
 from frys_node.channel.door import FIXES, REFUSED_TEXT
 from frys_node.channel.gatekeeper import (
+    HALF_OPEN_MAX,
+    HALF_OPEN_PER_NETWORK_MAX,
     MEMBERS_BURST,
     NETWORKS_MAX,
     NEW_BURST,
@@ -17,6 +19,9 @@ from frys_node.channel.gatekeeper import (
     NEW_PER_NETWORK_S,
     NEW_PER_S,
     AcceptRate,
+    HalfOpen,
+    is_loopback,
+    network_of,
 )
 from frys_node.secure.tls import _ERROR_REASONS, _VERIFY_REASONS
 
@@ -93,3 +98,56 @@ def test_every_reason_of_a_refusal_has_its_fix() -> None:
     reasons |= {label for _, label in _ERROR_REASONS} | set(_VERIFY_REASONS.values())
     assert len(reasons) > 20
     assert sorted(reasons - set(FIXES)) == []
+
+
+class _Ticket:
+    """A half-open connection."""
+
+    def __init__(self) -> None:
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        """Note it."""
+        self.is_cancelled = True
+
+
+def test_half_open_connections_are_limited_by_network_and_the_oldest_make_room() -> None:
+    """A network has its share; over the limit in all, the oldest of the network with the most has to go."""
+    half_open = HalfOpen()
+    few = [_Ticket() for _ in range(HALF_OPEN_PER_NETWORK_MAX)]
+    assert all(half_open.enter("10.0.0.1", ticket) for ticket in few)
+    assert not half_open.enter("10.0.0.1", _Ticket())
+    flood = [_Ticket() for _ in range(HALF_OPEN_MAX)]
+    assert all(half_open.enter("127.0.0.1", ticket) for ticket in flood)
+    newcomer = _Ticket()
+    assert half_open.enter("10.0.0.2", newcomer)
+    assert half_open.total == HALF_OPEN_MAX
+    assert half_open.expelled == HALF_OPEN_PER_NETWORK_MAX + 1
+    assert [ticket.is_cancelled for ticket in flood] == [n <= HALF_OPEN_PER_NETWORK_MAX for n in range(HALF_OPEN_MAX)]
+    assert not any(ticket.is_cancelled for ticket in (*few, newcomer))
+    for ticket in (*few, *flood, newcomer):
+        half_open.leave(ticket)
+        half_open.leave(ticket)
+    assert half_open.total == 0
+    assert half_open.enter("10.0.0.1", _Ticket())
+
+
+def test_a_network_is_what_one_sender_can_own() -> None:
+    """An IPv4 address, also in IPv6 clothes; an IPv6 /64."""
+    hosts = ("10.0.0.1", "::ffff:10.0.0.1", "2001:db8::1", "2001:db8::ffff", "2001:db8:0:1::1", "fe80::1%eth0", "x")
+    assert [network_of(host) for host in hosts] == [
+        "10.0.0.1",
+        "10.0.0.1",
+        "2001:db8::/64",
+        "2001:db8::/64",
+        "2001:db8:0:1::/64",
+        "fe80::/64",
+        "x",
+    ]
+    assert [is_loopback(host) for host in ("::1", "127.9.9.9", "10.0.0.1", "fe80::1%eth0", "x")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]

@@ -16,7 +16,6 @@ from frys_node.channel.messages import (
     KIND_CHANNEL,
     Cancel,
     ChannelMessage,
-    Credentials,
     Failure,
     GoAway,
     Hello,
@@ -30,6 +29,7 @@ from frys_node.channel.mux import IN_FLIGHT_MAX, Event, Mux
 from frys_node.secure.admin import AdminWord
 from frys_node.secure.keyring import EpochKey
 from frys_node.secure.statements import Expulsion
+from frys_node.trust.messages import Credentials
 from frys_node.wire.frame import FrameReader, encode_frame
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "channel-messages-1.bin"

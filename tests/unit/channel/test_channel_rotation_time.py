@@ -9,11 +9,11 @@ import trio.testing
 from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.types import NodeId
 from frys_node.channel.driver import Channel
-from frys_node.channel.rotation import ASK_AUTHORITY, ROTATE_AUTHORITY, AskAuthority, RotateAuthority
-from frys_node.channel.rotation_desk import RotationDesk
-from frys_node.channel.rotation_driver import HOLD_S, LOOK_EVERY_S, TELL_S, RotationDriver
-from frys_node.channel.trust_keeper import RETURN_EVERY_S
 from frys_node.testing.network import FakeNetwork
+from frys_node.trust.rotation import ASK_AUTHORITY, ROTATE_AUTHORITY, AskAuthority, RotateAuthority
+from frys_node.trust.rotation_desk import RotationDesk
+from frys_node.trust.rotation_driver import HOLD_S, LOOK_EVERY_S, TELL_S, RotationDriver
+from frys_node.trust.trust_keeper import RETURN_EVERY_S
 from tests.unit.channel.test_channel_time import ECHO, FakeNode, _cluster
 
 

@@ -14,7 +14,6 @@ from frys_node.base.types import Address, BootId, NodeId
 from frys_node.channel.bootstrap import create_cluster, join_cluster
 from frys_node.channel.connection import Ending
 from frys_node.channel.driver import Channel
-from frys_node.channel.issuer import JOIN_PATH
 from frys_node.channel.mux import Event, Mux
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Counter, Metrics
@@ -25,6 +24,7 @@ from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import FakeDisk
 from frys_node.testing.entropy import FakeEntropy
 from frys_node.testing.network import FakeNetwork
+from frys_node.trust.issuer import JOIN_PATH
 
 ECHO: Method[bytes, bytes] = Method("test.echo", bytes, bytes)
 HANG: Method[bytes, bytes] = Method("test.hang", bytes, bytes)

@@ -11,7 +11,7 @@ from frys_node.plugins.network.access import authorise, host_of, is_loopback, ki
 from frys_node.plugins.network.body import is_too_deep
 from frys_node.plugins.network.errors import CrossSite, HttpError, MethodNotAllowed, NoRoute, Unauthorised
 from frys_node.plugins.network.respond import error_response, head_bytes
-from frys_node.plugins.network.router import Router, split_target
+from frys_node.plugins.network.router import ROUTES_MAX, Router, split_target
 from frys_node.plugins.network.server import http_date
 from frys_node.testing.access import FakeAccess
 
@@ -70,6 +70,19 @@ def test_a_route_cannot_be_taken_twice_and_goes_with_its_prefix() -> None:
         router.route("GET", "/a/{other}", _handler, scope="read")
     router.unroute("/a")
     assert [route.template for route in router.routes] == ["/b"]
+
+
+def test_routes_are_bounded_and_those_that_went_make_room() -> None:
+    """A plugin that comes and goes finds the room that it had, also if it spells names of a template otherwise."""
+    router = _router(*(f"/a/{number}/{{x}}" for number in range(ROUTES_MAX)))
+    with pytest.raises(PluginError, match="routes"):
+        router.route("GET", "/b", _handler, scope="read")
+    router.unroute("/a/7")
+    router.route("GET", "/a/7/{y}", _handler, scope="read")
+    assert router.find("GET", "/a/7/z").params == {"y": "z"}
+    with pytest.raises(NoRoute):
+        router.find("GET", "/a/70/z")
+    assert len(router.routes) < ROUTES_MAX
 
 
 def test_queries_are_decoded_and_bounded() -> None:

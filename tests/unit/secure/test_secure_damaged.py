@@ -7,7 +7,6 @@ import pytest
 
 from frys_node.base.errors import CorruptData
 from frys_node.channel.bootstrap import create_cluster
-from frys_node.channel.names import NameRegistry
 from frys_node.secure.identity import load_identity
 from frys_node.secure.local import parse_nodes
 from frys_node.secure.stored import IDENTITY_PATH
@@ -15,6 +14,7 @@ from frys_node.secure.token import TokenTable
 from frys_node.testing.disk import FakeDisk
 from frys_node.transport.clock import SystemClock
 from frys_node.transport.entropy import SystemEntropy
+from frys_node.trust.names import NameRegistry
 
 DAMAGES = ("not UTF-8", "not JSON", "too deep")
 

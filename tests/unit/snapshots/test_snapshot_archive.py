@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from frys_node.base.errors import FrysError
 from frys_node.base.types import UnitId
 from snapshots.archive import (
-    BUNDLE_BYTES_MAX,
     FRONT,
     HEAD_BYTES,
-    INDEX_BYTES_MAX,
     ITEMS_MAX,
     ArchiveReader,
     Inventory,
@@ -30,6 +28,7 @@ from snapshots.archive import (
 from snapshots.bundle import SMALL_BYTES, Bundle
 from snapshots.errors import CorruptExport, UnknownFormat
 from snapshots.manifest import PART_BYTES_MAX, ChunkRef, build_manifest, digest_of
+from snapshots.sizes import BUNDLE_BYTES_MAX, INDEX_BYTES_MAX
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 

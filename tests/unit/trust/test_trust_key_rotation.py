@@ -11,14 +11,14 @@ from trio.testing import MockClock
 from frys_node.base.errors import StorageError
 from frys_node.base.types import NodeId
 from frys_node.channel.bootstrap import create_cluster
-from frys_node.channel.credentials import MemberSecrets
-from frys_node.channel.key_rotation import ASK_EVERY_S, KEY_RETIRE_S, KEY_SETTLE_S, LOOK_S, KeyKeeper
-from frys_node.channel.rotation_plan import JITTER, RotationPlan
 from frys_node.secure.keyring import EpochKey
 from frys_node.secure.statements import Statements
 from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import FakeDisk
 from frys_node.testing.entropy import FakeEntropy
+from frys_node.trust.credentials import MemberSecrets
+from frys_node.trust.key_rotation import ASK_EVERY_S, KEY_RETIRE_S, KEY_SETTLE_S, LOOK_S, KeyKeeper
+from frys_node.trust.rotation_plan import JITTER, RotationPlan
 
 DAY_S = 86_400.0
 EXPELLED = NodeId("0e" * 16)

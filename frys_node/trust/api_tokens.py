@@ -17,7 +17,6 @@ import trio
 from frys_node.base.errors import FrysError, NotReady, SecurityError
 from frys_node.base.ports import Clock, Entropy
 from frys_node.base.types import NodeId
-from frys_node.channel.ending import Ending
 from frys_node.kernel.services.rpc import Method, Rpc
 from frys_node.secure.api_tokens import ID_BYTES, SECRET_BYTES, ApiTokens, Grant, TokenSheet, Version, Whole
 from frys_node.secure.token import TokenInfo
@@ -103,7 +102,7 @@ class ApiTokenDesk:
         own = self._tokens.sheet
         return HeldTokens(own.term, own.seq, self._tokens.unheard_of(request.sheet), own.digest)
 
-    def connected(self, node: NodeId, _boot: int, ending: Ending | None) -> None:
+    def connected(self, node: NodeId, _boot: int, ending: str | None) -> None:
         """Note that a connection stands or is gone: whoever comes back may be another life with an older disk."""
         self._told.pop(node, None)
         if ending is None:

@@ -15,14 +15,14 @@ from cryptography import x509
 from frys_node.base.errors import SecurityError
 from frys_node.base.ports import Clock, Disk, Entropy
 from frys_node.base.types import Address, NodeId
-from frys_node.channel.join_messages import JoinAccepted, JoinRequest, PeerAddress
-from frys_node.channel.names import NAMES_PATH, NameRegistry
 from frys_node.secure import certificates
 from frys_node.secure.errors import Expelled, HandshakeRefused, InvalidToken, WrongCluster
 from frys_node.secure.identity import Identity
 from frys_node.secure.signing_keys import PublicKey
 from frys_node.secure.stored import read_secret
 from frys_node.secure.token import SECRET_BYTES, TokenInfo, TokenTable, parse_token, proof
+from frys_node.trust.join_messages import JoinAccepted, JoinRequest, PeerAddress
+from frys_node.trust.names import NAMES_PATH, NameRegistry
 
 TOKENS_PATH: Final = "issuer/tokens.json"
 JOIN_PATH: Final = "join-token"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 
 import pytest
 
 from frys_node.base.errors import NotReady, Overloaded, StorageError, UsageError, WireError
 from frys_node.base.types import ClusterId, NodeId
-from frys_node.channel import credentials
 from frys_node.channel.bootstrap import create_cluster
-from frys_node.channel.credentials import MemberSecrets
-from frys_node.channel.messages import BODY_BYTES_MAX, CHANNEL_CODEC, Credentials
+from frys_node.channel.messages import BODY_BYTES_MAX, CHANNEL_CODEC
 from frys_node.secure import certificates
-from frys_node.secure.admin import ADMIN_PATH, HASHES_MAX, AdminWord, replace_admin_token
+from frys_node.secure.admin import ADMIN_PATH, HASHES_MAX, AdminTokens, AdminWord, replace_admin_token
+from frys_node.secure.api_tokens import ApiTokens
 from frys_node.secure.identity import Identity
 from frys_node.secure.keyring import EPOCHS_MAX, KEYRING_PATH, EpochKey
 from frys_node.secure.signing_keys import new_key
@@ -21,6 +21,9 @@ from frys_node.secure.statements import EXPULSIONS_MAX, REVOKED_MAX, SIGNATURE_B
 from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import FakeDisk
 from frys_node.testing.entropy import FakeEntropy
+from frys_node.trust import credentials
+from frys_node.trust.credentials import MemberSecrets
+from frys_node.trust.messages import Credentials
 
 _CLUSTERS = itertools.count()
 X, Y = NodeId("0e" * 16), NodeId("0f" * 16)
@@ -395,6 +398,19 @@ def test_a_replaced_admin_token_is_refused_everywhere_and_stays_so() -> None:
     b.disk.write(ADMIN_PATH, old.encode())
     b.open()
     assert not b.secrets.admin.check(old)
+
+
+def test_whoever_read_the_tokens_first_accepts_what_is_learned_later() -> None:
+    """The HTTP front checks bearers by hashes that were read before the keys; it knows the issuer's words at once."""
+    issuer = Member()
+    member = Member(issuer.identity)
+    admin, tokens = AdminTokens.load(member.disk), ApiTokens(member.disk)
+    secrets = MemberSecrets(member.disk, admin, tokens)
+    secrets.statements = Statements(member.identity)
+    assert secrets.tokens is tokens
+    assert not admin.check("one")
+    secrets.take(Credentials((), (hashlib.sha256(b"one").digest(),)), from_issuer=True)
+    assert admin.check("one")
 
 
 def test_only_the_authoritys_word_replaces_the_admin_token_and_never_an_older_one() -> None:

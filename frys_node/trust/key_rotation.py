@@ -16,9 +16,9 @@ import trio
 
 from frys_node.base.errors import FrysError
 from frys_node.base.ports import Clock, Entropy
-from frys_node.channel.credentials import MemberSecrets
-from frys_node.channel.rotation_plan import RotationPlan
 from frys_node.secure.keyring import KEY_BYTES, EpochKey
+from frys_node.trust.credentials import MemberSecrets
+from frys_node.trust.rotation_plan import RotationPlan
 
 KEY_SETTLE_S = 1.0
 """From the arrival of a key to sealing with it."""

@@ -6,17 +6,17 @@ import pytest
 
 from frys_node.base.errors import CorruptData, NotReady, StorageError
 from frys_node.base.types import NodeId
-from frys_node.channel.authority import AuthorityHolder
 from frys_node.channel.bootstrap import create_cluster
-from frys_node.channel.issuer import JOIN_PATH
-from frys_node.channel.pending import ROTATION_PATH, read_pending
-from frys_node.channel.rotation import Rotation, Stage, Step, Trusted, Wanted, held_by
-from frys_node.channel.rotation_desk import RotationDesk
 from frys_node.secure.identity import Identity, load_identity
 from frys_node.secure.token import parse_token
 from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import FakeDisk
 from frys_node.testing.entropy import FakeEntropy
+from frys_node.trust.authority import AuthorityHolder
+from frys_node.trust.issuer import JOIN_PATH
+from frys_node.trust.pending import ROTATION_PATH, read_pending
+from frys_node.trust.rotation import Rotation, Stage, Step, Trusted, Wanted, held_by
+from frys_node.trust.rotation_desk import RotationDesk
 
 A, B, C = (NodeId(letter * 32) for letter in "abc")
 

@@ -18,15 +18,15 @@ from cryptography import x509
 from frys_node.base.errors import CorruptData, FrysError, NotReady, SecurityError, StorageError
 from frys_node.base.ports import Clock, Disk, Entropy
 from frys_node.base.types import NodeId
-from frys_node.channel.entrusted import EntrustedTable
-from frys_node.channel.issuer import TOKENS_PATH, IssuerDesk
-from frys_node.channel.names import NAMES_PATH
-from frys_node.channel.pending import ROTATION_PATH, read_pending
 from frys_node.kernel.services.rpc import Method, Rpc
 from frys_node.secure import certificates
 from frys_node.secure.identity import Identity, save_identity
 from frys_node.secure.signing_keys import SEED_BYTES, PrivateKey, key_from_seed
 from frys_node.secure.stored import read_secret
+from frys_node.trust.entrusted import EntrustedTable
+from frys_node.trust.issuer import TOKENS_PATH, IssuerDesk
+from frys_node.trust.names import NAMES_PATH
+from frys_node.trust.pending import ROTATION_PATH, read_pending
 from frys_node.wire.codec import Message
 
 SPREAD_EVERY_S = 20.0

@@ -15,10 +15,10 @@ import trio
 from frys_node.base.access import Level, Principal
 from frys_node.base.errors import NotFound, Overloaded, SecurityError, UsageError
 from frys_node.base.types import NodeId
-from frys_node.channel.keys import KeyDesk
 from frys_node.kernel.services.rpc import Method, Rpc
 from frys_node.secure.errors import HoldsAuthority
 from frys_node.secure.statements import check_node_id
+from frys_node.trust.keys import KeyDesk
 from frys_node.wire.codec import Message
 
 EXPEL_EVERY_S = 10.0

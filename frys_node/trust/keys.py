@@ -16,10 +16,10 @@ import trio
 from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.ports import Clock, Entropy
 from frys_node.base.types import NodeId
-from frys_node.channel.credentials import MemberSecrets
-from frys_node.channel.key_rotation import KEY_SETTLE_S, KeyKeeper
 from frys_node.kernel.services.rpc import Method, Rpc
 from frys_node.secure.keyring import KEY_BYTES
+from frys_node.trust.credentials import MemberSecrets
+from frys_node.trust.key_rotation import KEY_SETTLE_S, KeyKeeper
 from frys_node.wire.codec import Message
 
 SURVEY_TIMEOUT_S = 2.0

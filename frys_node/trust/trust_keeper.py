@@ -16,15 +16,14 @@ import trio
 from cryptography import x509
 
 from frys_node.base.errors import FrysError, SecurityError
-from frys_node.base.ports import Clock, Disk, Network
+from frys_node.base.ports import Disk
 from frys_node.base.types import Address, NodeId
-from frys_node.channel.authority import AuthorityHolder
-from frys_node.channel.join import JoinClient
-from frys_node.channel.join_messages import JOIN_S, JoinRedirect, Returned
-from frys_node.channel.rotation import Trust, Trusted, decode_trust, held_by
 from frys_node.secure import certificates
 from frys_node.secure.identity import Identity, save_identity
 from frys_node.secure.trust import RETIRED_MAX, TrustSet, check_change
+from frys_node.trust.authority import AuthorityHolder
+from frys_node.trust.join_messages import JoinRedirect, Returned
+from frys_node.trust.rotation import Trust, Trusted, decode_trust, held_by
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +31,9 @@ RETURN_EVERY_S = 15.0
 """Pause between two tries to come home."""
 SEEDS_MAX = 8
 """Members that are asked in one try."""
+
+HomeAnswer = tuple[Returned | JoinRedirect, x509.Certificate]
+"""What a member said to one that wants to come home, and the authority's certificate that it showed."""
 
 
 class TrustKeeper:
@@ -41,17 +43,16 @@ class TrustKeeper:
         self,
         identity: Identity,
         disk: Disk,
-        clock: Clock,
-        network: Network,
         *,
         holder: AuthorityHolder,
         renew: Callable[[], Awaitable[None]],
+        ask: Callable[[Address], Awaitable[HomeAnswer]],
         addresses: Callable[[], Sequence[Address]],
     ) -> None:
+        """`ask` asks who answers at an address to have this node back; `addresses` are where members were last seen."""
         self._identity = identity
         self._disk = disk
-        self._clock = clock
-        self._network = network
+        self._ask = ask
         self._holder = holder
         self._renew = renew
         self._addresses = addresses
@@ -126,10 +127,3 @@ class TrustKeeper:
         check_change(identity.trust, trust, certificate, identity.cluster_id)
         self._adopt(identity.trusting(trust, self._holder.key_for(authority)).renewed(certificate))
         log.info("channel.came_home", extra={"seed": str(seed), "authority": identity.ca_hash})
-
-    async def _ask(self, address: Address) -> tuple[Returned | JoinRedirect, x509.Certificate]:
-        with trio.move_on_after(JOIN_S):
-            async with await JoinClient.open(self._network, address, self._clock) as client:
-                seed = await client.info()
-                return await client.come_home(seed, self._identity), seed.ca
-        raise SecurityError(f"{address} did not answer within {JOIN_S:.0f} s")

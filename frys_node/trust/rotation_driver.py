@@ -10,8 +10,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.types import NodeId
-from frys_node.channel.authority import AuthorityHolder
-from frys_node.channel.rotation import (
+from frys_node.kernel.services.rpc import Rpc
+from frys_node.secure import certificates
+from frys_node.secure.identity import Identity
+from frys_node.trust.authority import AuthorityHolder
+from frys_node.trust.rotation import (
     ASK_AUTHORITY,
     ROTATE_AUTHORITY,
     TRUST,
@@ -26,10 +29,7 @@ from frys_node.channel.rotation import (
     encode_trust,
     held_by,
 )
-from frys_node.channel.rotation_desk import RotationDesk
-from frys_node.kernel.services.rpc import Rpc
-from frys_node.secure import certificates
-from frys_node.secure.identity import Identity
+from frys_node.trust.rotation_desk import RotationDesk
 
 log = logging.getLogger(__name__)
 

@@ -12,13 +12,13 @@ from typing import Final
 
 from frys_node.base.errors import CorruptData, NotReady
 from frys_node.base.ports import Clock, Disk, Entropy
-from frys_node.channel.authority import AuthorityHolder
-from frys_node.channel.pending import ROTATION_PATH, Pending, encode_pending, read_pending
-from frys_node.channel.rotation import Stage, Wanted
 from frys_node.secure import certificates
 from frys_node.secure.identity import Identity, save_identity
 from frys_node.secure.signing_keys import new_key
 from frys_node.secure.trust import make_link
+from frys_node.trust.authority import AuthorityHolder
+from frys_node.trust.pending import ROTATION_PATH, Pending, encode_pending, read_pending
+from frys_node.trust.rotation import Stage, Wanted
 
 log = logging.getLogger(__name__)
 

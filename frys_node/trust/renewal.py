@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Container
 import trio
 
 from frys_node.base.errors import FrysError, NotReady
+from frys_node.base.log_limit import LogLimit
 from frys_node.base.ports import Clock, Disk
 from frys_node.base.types import NodeId
-from frys_node.channel.gatekeeper import LogLimit
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Metrics
 from frys_node.secure import certificates

@@ -21,7 +21,6 @@ import msgspec
 from frys_node.base.errors import CorruptData, Overloaded
 from frys_node.base.ports import Disk
 from frys_node.base.types import NodeId
-from frys_node.channel.messages import Credentials
 from frys_node.secure.admin import ADMIN_HASHES_PATH, ADMIN_NUMBER_MAX, AdminTokens, AdminWord
 from frys_node.secure.api_tokens import ApiTokens
 from frys_node.secure.keyring import KEYRING_PATH, EpochKey, Keyring
@@ -34,6 +33,7 @@ from frys_node.secure.statements import (
     is_node_id,
 )
 from frys_node.secure.stored import read_secret
+from frys_node.trust.messages import Credentials
 
 REVOKED_PATH: Final = "identity/revoked"
 EXPULSIONS_PATH: Final = "identity/expulsions"
@@ -55,12 +55,13 @@ class MemberSecrets:
         "tokens",
     )
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, admin: AdminTokens | None = None, tokens: ApiTokens | None = None) -> None:
+        """`admin` and `tokens` are those that were read of this disk already, for whoever checks bearers by them."""
         self._disk = disk
         stored = read_secret(disk, KEYRING_PATH)
         self.keyring = Keyring() if stored is None else Keyring.decode(stored)
-        self.admin = AdminTokens.load(disk)
-        self.tokens = ApiTokens(disk)
+        self.admin = AdminTokens.load(disk) if admin is None else admin
+        self.tokens = ApiTokens(disk) if tokens is None else tokens
         self._unsaved: set[str] = set()
         """Paths of what is in force and not on the disk yet."""
         self.revoked: dict[NodeId, None] = {}

@@ -94,6 +94,8 @@ class ReplicaMachine:
         stamp: Callable[[], Version] = lambda: ZERO,
         wall_ms: Callable[[], int] | None = None,
         boot: int = 0,
+        *,
+        is_usable: Callable[[NodeId], bool] = lambda _node: True,
     ) -> None:
         self.node = node
         self._seq = boot << 40
@@ -127,6 +129,7 @@ class ReplicaMachine:
             memory_min_age_s=self.config.memory_min_age_s,
             interval_s=self.config.gc_interval_s,
             sync=self._sync_one,
+            is_usable=is_usable,
         )
         self._settled: Epoch | None = None
         self._refill_at_s = math.inf

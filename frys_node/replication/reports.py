@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
+from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.members import Members
 from frys_node.observe.metrics import Metrics
 from frys_node.replication import effects as fx
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from frys_node.replication.outbox import Outbox
     from frys_node.replication.replica import ReplicaMachine
 
+UNITS_SHOWN_MAX = 5
+"""Units named in one line of many."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -24,10 +30,16 @@ class Reports:
     """Reads the machines; changes nothing."""
 
     def __init__(
-        self, metrics: Metrics, members: Members, replica: ReplicaMachine, coordinator: CoordinatorMachine
+        self,
+        metrics: Metrics,
+        members: Members,
+        replica: ReplicaMachine,
+        coordinator: CoordinatorMachine,
+        wall_ms: Callable[[], int],
     ) -> None:
         self._members = members
         self._replica = replica
+        self._wall_ms = wall_ms
         self._corrupt = metrics.counter(
             "frys_replication_corruptions_total", "Keys found with two values under one version"
         )
@@ -53,9 +65,11 @@ class Reports:
         gauge("tombstones_freed", "Tombstones freed here since the start", lambda: float(purger.freed_count))
         gauge(
             "purge_stopped_units",
-            "Units led here whose tombstones cannot be freed: a member is down, incomplete, or its clock is behind",
-            lambda: float(len(purger.stopped)),
+            "Units whose tombstones cannot be freed, as far as this node is the one to say: a member is down, incomplete,"
+            " or its clock is behind",
+            lambda: float(len({unit for wait in purger.waits_for().values() for unit in wait.units})),
         )
+        gauge("purge_stopped_seconds", "For how long the first of these units has waited", self._stopped_s)
         gauge(
             "units_incomplete",
             "Units of this node that take writes and give no data yet",
@@ -123,15 +137,39 @@ class Reports:
             "tombstones_wait_for": self.purge_waits_for(),
         }
 
+    def _stopped_s(self) -> float:
+        waits = self._replica.purger.waits_for().values()
+        return max((self._wall_ms() - wait.since_unix_ms for wait in waits), default=0) / 1_000
+
+    def purge_wait(self, node: NodeId) -> dict[str, Any] | None:
+        """Return which units' tombstones wait for a member, and since when (Unix nanoseconds); None: none do."""
+        wait = self._replica.purger.waits_for().get(node)
+        if wait is None:
+            return None
+        return {
+            "units": len(wait.units),
+            "first": wait.units[:UNITS_SHOWN_MAX],
+            "since_unix_ns": wait.since_unix_ms * 1_000_000,
+        }
+
     def purge_waits_for(self) -> list[str]:
         """Say for people which members stop tombstones from being freed, one line each; empty when nobody does."""
         lines = []
-        for node, units in sorted(self._replica.purger.waits_for().items()):
+        for node, wait in sorted(self._replica.purger.waits_for().items()):
             member = self._members.get(node)
             name = node if member is None else member.name
-            why = "does not answer" if not self._members.is_usable(node) else "is not complete, or its clock is behind"
+            is_down = node != self._replica.node and not self._members.is_usable(node)
+            why = "does not answer" if is_down else "is not complete, or its clock is behind"
+            since = dt.datetime.fromtimestamp(wait.since_unix_ms // 1_000, dt.UTC)
             lines.append(
-                f"tombstones of {units} units wait for {name}, which {why}: they are kept until it is back,"
-                f" or removed from the ring"
+                f"tombstones of {_some(wait.units)} wait for {name} since {since:%Y-%m-%d %H:%M:%S} UTC, which {why}:"
+                f" they are kept until it is back, or removed from the ring"
             )
         return lines
+
+
+def _some(units: Sequence[UnitId]) -> str:
+    """Name a few of many."""
+    shown = ", ".join(units[:UNITS_SHOWN_MAX])
+    more = len(units) - UNITS_SHOWN_MAX
+    return shown if more <= 0 else f"{shown} and {more} more units"

@@ -72,6 +72,8 @@ class Desk:
         self.logs: dict[NodeId, list[LogRecord]] = {name: [] for name in self.names}
         self.cut: set[tuple[str, str]] = set()
         """Ways (from, to) on which everything is lost."""
+        self.down: set[str] = set()
+        """Nodes that membership calls dead."""
         self.kept: list[tuple[NodeId, NodeId, ReplicationMessage]] = []
         self.keeps: Callable[[NodeId, NodeId, ReplicationMessage], bool] = lambda _a, _b, _message: False
         """True for messages that are kept back, until `release`."""
@@ -86,7 +88,14 @@ class Desk:
         node = NodeId(name)
         clock = HybridClock(node, boot)
         rng = random.Random(name)
-        replica = ReplicaMachine(node, rng, self.config, wall_ms=lambda: self.wall_ms[node], boot=boot)
+        replica = ReplicaMachine(
+            node,
+            rng,
+            self.config,
+            wall_ms=lambda: self.wall_ms[node],
+            boot=boot,
+            is_usable=lambda other: other not in self.down,
+        )
         replica.declare("cache", lambda _unit: DictStore(), durable=self.durable)
         self.replicas[node] = replica
         self.coordinators[node] = CoordinatorMachine(node, clock, rng, self.coordinating)

@@ -104,10 +104,22 @@ class ReplicationNode:
 
     def new_replica(self, kind: type[Replica], config: ReplicaConfig) -> Replica:
         """Return a replica of that class with this node's clock, generator and boot."""
-        return kind(self.name, self.rng("replica"), config, self.stamp, wall_ms=self.wall_ms, boot=self.host.boot)
+        return kind(
+            self.name,
+            self.rng("replica"),
+            config,
+            self.stamp,
+            wall_ms=self.wall_ms,
+            boot=self.host.boot,
+            is_usable=self.is_usable,
+        )
 
     def _new_store(self, unit: UnitId) -> WatchedStore:
         return WatchedStore(unit, self.observer.freed)
+
+    def is_usable(self, node: NodeId) -> bool:
+        """Return whether membership would say that a node is up."""
+        return node not in self.observer.dead()
 
     def wall_ms(self) -> int:
         """Return this node's wall clock."""

@@ -29,7 +29,8 @@ from frys_node.kernel.services.replication import Version
 from frys_node.kernel.services.topology import UnitSets
 from frys_node.replication.effects import Effect, Send
 from frys_node.replication.messages import FloorsRecord, Purge, Purged, PurgeReply, Seal, Sealed
-from frys_node.replication.unit import HeldUnit, UnitTable, highest
+from frys_node.replication.unit import HeldUnit, UnitTable
+from frys_node.replication.version import highest
 
 ROUND_S = 5.0
 """A round that is not over after this is given up; the unit has its turn again."""

@@ -65,8 +65,8 @@ class Reports:
         gauge("tombstones_freed", "Tombstones freed here since the start", lambda: float(purger.freed_count))
         gauge(
             "purge_stopped_units",
-            "Units whose tombstones cannot be freed, as far as this node is the one to say: a member is down, incomplete,"
-            " or its clock is behind",
+            "Units whose tombstones cannot be freed, as this node has to say: a member is down, incomplete, or has a"
+            " clock that is behind",
             lambda: float(len({unit for wait in purger.waits_for().values() for unit in wait.units})),
         )
         gauge("purge_stopped_seconds", "For how long the first of these units has waited", self._stopped_s)

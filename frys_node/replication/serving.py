@@ -126,7 +126,7 @@ class Serving:
 
     def _page(self, source: NodeId, held: HeldUnit, ask: LeafAsk) -> LeafPage:
         entries, has_more = self._source.page(held, source, ask) if held.complete else ([], False)
-        return LeafPage(ask.epoch, ask.unit, ask.pull, ask.after, held.complete, entries, has_more)
+        return LeafPage(ask.epoch, ask.unit, ask.pull, ask.after, held.complete, entries, has_more, held.evict_floor)
 
 
 def _tree(held: HeldUnit, message: TreeAsk) -> Tree:
@@ -142,4 +142,5 @@ def _tree(held: HeldUnit, message: TreeAsk) -> Tree:
         is_equal,
         held.write_floor,
         held.purge_floor,
+        held.evict_floor,
     )

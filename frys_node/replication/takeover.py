@@ -15,9 +15,11 @@ from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.replication import Version
 from frys_node.replication.effects import Effect, Send
+from frys_node.replication.evictions import Listing
 from frys_node.replication.messages import FloorsRecord, LeafPage, PullReply, RightedRecord, Tree
 from frys_node.replication.pull import Pull, Purpose
-from frys_node.replication.unit import HeldUnit, UnitTable, highest
+from frys_node.replication.unit import HeldUnit, UnitTable
+from frys_node.replication.version import highest
 
 PULLS_MAX = 64
 """Pulls under way at once; the others wait in order."""
@@ -57,6 +59,7 @@ class Takeover:
         "epoch",
         "heard_s",
         "known",
+        "listings",
         "needed",
         "purge_floor",
         "purpose",
@@ -95,8 +98,16 @@ class Takeover:
         self.write_floor: Version | None = None
         self.purge_floor: Version | None = None
         """The highest floors of the sources that are done: they come into force together with the data (rule 18)."""
+        self.listings: dict[NodeId, Listing] = {}
+        """What the sources that are done hold, of a unit whose store evicts."""
         self.heard_s = started_s
         """When a source was asked for the first time, or gave something, last."""
+
+    def hand_over(self, held: HeldUnit) -> None:
+        """The unit is complete: the sources' floors come into force with the data, and what they say is gone goes."""
+        held.raise_floors(self.write_floor, self.purge_floor)
+        held.drop_strays(self.known)
+        held.forget_evicted(self.listings.values())
 
     def begin_again(self) -> None:
         """Ask every source once more; what was taken, and what is known, stays."""
@@ -319,6 +330,8 @@ class Puller:
         if takeover is None or takeover.purpose is not pull.purpose or takeover.epoch != pull.epoch:
             return effects
         takeover.done.add(pull.source)
+        if pull.listing is not None:
+            takeover.listings[pull.source] = pull.listing
         takeover.write_floor = highest(takeover.write_floor, pull.write_floor)
         takeover.purge_floor = highest(takeover.purge_floor, pull.purge_floor)
         if len(takeover.done) >= takeover.needed:

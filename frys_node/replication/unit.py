@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 from frys_node.base.pieces import pieces
 from frys_node.base.types import Epoch, UnitId
-from frys_node.kernel.services.replication import Dated, Entry, UnitStore, Version
+from frys_node.kernel.services.replication import Dated, Entry, Evicting, UnitStore, Version
 from frys_node.replication import hashtree
 from frys_node.replication.effects import Corrupted, Effect, Persist
+from frys_node.replication.evictions import Listing
 from frys_node.replication.hashtree import LiveTree
 from frys_node.replication.messages import PAGE_BYTES_MAX, EntriesRecord, LogRecord
-from frys_node.replication.version import ZERO, sent_bytes
+from frys_node.replication.version import ZERO, highest, sent_bytes
 
 
 class Merge(NamedTuple):
@@ -24,13 +25,6 @@ class Merge(NamedTuple):
     taken: list[Entry]
     highest: Version
     corrupt: list[Entry]
-
-
-def highest(first: Version | None, second: Version | None) -> Version | None:
-    """Return the higher of two floors, None below every other."""
-    if first is None or second is None:
-        return second if first is None else first
-    return max(first, second)
 
 
 class HeldUnit:
@@ -220,6 +214,23 @@ class HeldUnit:
         if strays:
             self.drop(strays)
 
+    @property
+    def evict_floor(self) -> Version | None:
+        """Below this the store may have forgotten what it does not hold; None: it forgets nothing by itself."""
+        return self.store.evict_floor if isinstance(self.store, Evicting) else None
+
+    def forget_evicted(self, listings: Iterable[Listing]) -> None:
+        """Hold no more what a source has forgotten for want of memory, and take the highest floor of all."""
+        listings = [listing for listing in listings if listing.floor is not None]
+        if not listings or not isinstance(self.store, Evicting):
+            return
+        self.drop([e.key for e in self.store.entries() if any(listing.covers(e) for listing in listings)])
+        floor = None
+        for listing in listings:
+            floor = highest(floor, listing.floor)
+        assert floor is not None
+        self.store.raise_evict_floor(floor)
+
     def raise_floors(self, write_floor: Version | None, purge_floor: Version | None) -> int:
         """Raise both floors as far as given and free the tombstones below the purge floor; returns how many."""
         self.write_floor = highest(self.write_floor, write_floor)
@@ -285,14 +296,15 @@ class UnitTable:
     def __init__(self) -> None:
         self.units: dict[UnitId, HeldUnit] = {}
         self.newest = ZERO
-        """No version that was merged into a unit in memory, and no write floor of one, is above this."""
+        """No version that was merged into a unit in memory, and no floor of one from other members, is above."""
         self._waiting: dict[int, Continuation] = {}
         self._token = 0
 
     def note_floor(self, held: HeldUnit) -> None:
         """What is stamped for units in memory without a message must be above their floors too."""
-        if not held.durable and held.write_floor is not None:
-            self.newest = max(self.newest, held.write_floor)
+        floor = None if held.durable else highest(held.write_floor, held.evict_floor)
+        if floor is not None:
+            self.newest = max(self.newest, floor)
 
     @property
     def waiting(self) -> int:

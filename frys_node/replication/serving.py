@@ -96,14 +96,15 @@ class Serving:
         if refusal is not None:
             self.refused[refusal[0]] += 1
             return [Send(source, WriteRefused(*answer, *refusal))]
-        if not held.durable and not held.complete:
-            held.early.update((key, version) for key, _value in message.items)
-        return self._table.take(
+        effects = self._table.take(
             held,
             [Entry(key, version, value) for key, value in message.items],
             lambda top, _at_s: [Send(source, WriteAck(*answer, top, held.seq))] if counts else [],
             now_s,
         )
+        if not held.durable and not held.complete:
+            held.note_early([key for key, _value in message.items], version)
+        return effects
 
     def _repair(self, source: NodeId, held: HeldUnit, message: Repair, now_s: float) -> list[Effect]:
         """Take what is not too old, and acknowledge a hint all the same: it would be too old the next time as well.

@@ -18,6 +18,9 @@ from frys_node.replication.hashtree import LiveTree
 from frys_node.replication.messages import PAGE_BYTES_MAX, EntriesRecord, LogRecord
 from frys_node.replication.version import ZERO, highest, sent_bytes
 
+EARLY_MAX = 4_096
+"""Early writes of a unit that are noted beyond twice those that it holds still."""
+
 
 class Merge(NamedTuple):
     """Outcome of a merge: what was new, the highest version now held of any key, and keys with two values."""
@@ -36,6 +39,7 @@ class HeldUnit:
         "complete",
         "durable",
         "early",
+        "early_max",
         "floor",
         "is_behind",
         "is_damaged",
@@ -75,6 +79,8 @@ class HeldUnit:
         """The record in force when it was found that some of a durable unit was lost (rule 14); None: nothing was."""
         self.early: dict[bytes, Version] = {}
         """What coordinators wrote to a unit in memory before it was complete; see `drop_strays`."""
+        self.early_max = EARLY_MAX
+        """When `early` is looked through next."""
         self.seq = 0
         """Counts changes; it begins higher at every boot, so that session tokens of earlier ones are kept too."""
         self._tombstones: dict[bytes, Version] = {}
@@ -156,7 +162,7 @@ class HeldUnit:
         self.floor = self.write_floor = self.purge_floor = self.lost = None
         self.complete = self.is_damaged = False
         self.join_key = join_key
-        self.early.clear()
+        self.early, self.early_max = {}, EARLY_MAX
 
     # ------------------------------------------------------------------ floors (rules 16 to 18)
 
@@ -196,6 +202,21 @@ class HeldUnit:
         held = self.store.get([entry.key for entry in entries])
         return [entry for entry, mine in zip(entries, held, strict=True) if entry.version >= floor or mine is not None]
 
+    def note_early(self, keys: Sequence[bytes], version: Version) -> None:
+        """Take down what a coordinator writes to a unit in memory that is not complete, and forget what is gone again.
+
+        A fill may take minutes, and far more may come meanwhile than the store has room for: what it does not hold any
+        more needs no dropping.
+        """
+        self.early.update(dict.fromkeys(keys, version))
+        if len(self.early) > self.early_max:
+            noted = list(self.early.items())
+            held = self.store.get([key for key, _version in noted])
+            self.early = {
+                key: at for (key, at), entry in zip(noted, held, strict=True) if entry and entry.version == at
+            }
+            self.early_max = EARLY_MAX + 2 * len(self.early)
+
     def strays(self, floor: Version | None, known: Mapping[bytes, Version]) -> list[bytes]:
         """Return what was written here too early to be refused, is below a write floor, and is not known at a source.
 
@@ -210,7 +231,7 @@ class HeldUnit:
     def drop_strays(self, known: Mapping[bytes, Version]) -> None:
         """The unit is complete: drop what nobody else holds, since the tombstone above it may have been freed."""
         strays = self.strays(self.write_floor, known)
-        self.early = {}
+        self.early, self.early_max = {}, EARLY_MAX
         if strays:
             self.drop(strays)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from frys_node.base.types import Consistency, NodeId, UnitId
+from frys_node.kernel.services.replication import Version
 from frys_node.plugins.cache.cache import pack_plain, plain_body
 from frys_node.plugins.cache.memory import CacheMemory
 from frys_node.plugins.cache.policy import PolicyName
@@ -13,8 +14,9 @@ from frys_node.plugins.cache.unit import CacheUnit
 from frys_node.replication import effects as fx
 from frys_node.replication.coordinator import CoordinatorConfig
 from frys_node.replication.knobs import ReplicaConfig
-from frys_node.replication.messages import LeafPage, Tree
+from frys_node.replication.messages import LeafPage, Tree, Write
 from frys_node.replication.replica import ReplicaMachine
+from frys_node.replication.unit import EARLY_MAX
 from frys_node.testing.replica_desk import UNIT, Desk, record_of
 
 CONFIG = ReplicaConfig(bulk_by_messages=True, sync_interval_s=3_600.0, catches_up=False)
@@ -176,6 +178,28 @@ def test_a_source_that_evicts_between_two_pages_tells_its_new_floor() -> None:
     assert desk.replicas[N2].local(UNIT) is not None
     desk.cut_off("n1")
     assert desk.found("n2", b"k") is None
+
+
+def test_what_is_noted_of_early_writes_is_bounded_by_what_is_held_of_them() -> None:
+    """A unit that fills for minutes is written far more than it has room for; what it has evicted needs no note."""
+    desk = CacheDesk(3)
+    desk.cut_off("n2")
+    replica = desk.boot("n2", 2)
+    desk.adopt(STABLE_3, "n2")
+    held = replica.table.units[UNIT]
+    for number in range(0, 4 * EARLY_MAX, 64):
+        keys = [(b"%d" % key, pack_plain(b"x")) for key in range(number, number + 64)]
+        version = Version(desk.wall_ms[N2] + number, 0, N1, 1)
+        desk.take(N2, replica.receive(N1, Write(STABLE_3.record.epoch, UNIT, number, 1, version, keys), desk.now_s))
+        assert set(held.store.keys()) <= held.early.keys()
+        assert len(held.early) <= held.early_max
+    assert not held.complete
+    assert desk.memories[N2].evicted > EARLY_MAX
+    assert held.early_max < 3 * EARLY_MAX
+    desk.cut_off()
+    desk.pass_time(4.0)
+    assert held.complete
+    assert (held.early, held.early_max) == ({}, EARLY_MAX)
 
 
 def _run(seed: int) -> int:

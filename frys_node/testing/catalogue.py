@@ -183,6 +183,8 @@ SCENARIOS: dict[str, Scenario] = {
             "asked_promote",
             "asked_remove",
             "clock_far_off",
+            "copied_by_chunks",
+            "dead_passed_over",
             "ended_dark",
             "log_removed",
             "log_rotted",

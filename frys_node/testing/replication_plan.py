@@ -74,6 +74,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Steps have the patience of the product, not that of many steps a minute."""
     mourned: NodeId | None
     """A node that dies early and stays dead to the end, while the ring goes on changing."""
+    bulk_by_chunks: bool
+    """The bulk of durable units goes by chunks of a snapshot, as in a node; else by messages, as that of the cache."""
     ends_dark: bool
     """The last fault is an outage of the whole cluster, so that nothing but recovery follows it."""
 
@@ -111,6 +113,7 @@ def draw_plan(nodes: int, seed: int) -> Plan:
             steps_year=rng.random() < 0.1,
             is_patient=False,
             mourned=None,
+            bulk_by_chunks=False,
             ends_dark=False,
             drift_max_s=60.0,
             gc_min_age_s=math.inf,
@@ -153,7 +156,8 @@ def _with_dead(seed: int, plan: Plan) -> Plan:
     rng = random.Random(f"{seed}/plan/dead")
     is_patient, dies = rng.random() < 0.5, rng.random() < 0.3
     mourned = rng.choice(plan.names[1:]) if dies and len(plan.names) > 3 else None
-    return msgspec.structs.replace(plan, is_patient=is_patient, mourned=mourned)
+    by_chunks = random.Random(f"{seed}/plan/bulk").random() < 0.5
+    return msgspec.structs.replace(plan, is_patient=is_patient, mourned=mourned, bulk_by_chunks=by_chunks)
 
 
 def mourning(plan: Plan) -> Plan:
@@ -212,6 +216,7 @@ def targeted(plan: Plan) -> Plan:
         gc_interval_s=math.inf,
         is_patient=False,
         mourned=None,
+        bulk_by_chunks=False,
         loses_log=False,
     )
 
@@ -249,6 +254,7 @@ def forgetful(plan: Plan) -> Plan:
         gc_interval_s=math.inf,
         is_patient=False,
         mourned=None,
+        bulk_by_chunks=False,
         loses_log=False,
     )
 
@@ -276,6 +282,7 @@ def purging(plan: Plan) -> Plan:
         gc_interval_s=0.3,
         is_patient=False,
         mourned=None,
+        bulk_by_chunks=False,
         loses_log=False,
     )
 

@@ -107,6 +107,7 @@ class ReplicationRun:
             plan.drift_max_s,
             plan.gc_min_age_s,
             plan.gc_interval_s,
+            plan.bulk_by_chunks,
             StepConfig() if plan.is_patient else HURRIED,
         )
         self.steps = StepWatch()
@@ -188,6 +189,10 @@ class ReplicationRun:
     def freed(self, unit: UnitId, entry: Entry) -> None:
         """A replica has freed a tombstone."""
         self.checker.freed(unit, entry)
+
+    def copied(self) -> None:
+        """A newcomer has the chunks of a unit."""
+        self.simulator.reach("copied_by_chunks")
 
     def renew(self, node: str) -> None:
         """Hand the wish for another record to the issuer, as the driver's call does."""

@@ -25,6 +25,7 @@ SOMETIMES = (
     "asked_promote",
     "asked_remove",
     "clock_far_off",
+    "copied_by_chunks",
     "dead_passed_over",
     "disk_refused",
     "ended_dark",

@@ -131,7 +131,7 @@ class ReplicationComponent:
         )
         self._inbox = Inbox(self._take, self._turns, self._dropped, self._is_joint)
         self._outbox = Outbox(rpc, NOTE, self._dropped)
-        self.reports = Reports(metrics, members, self.replica, self.coordinator, self._wall_ms)
+        self.reports = Reports(metrics, members, self.replica, self.coordinator, clock)
         self.reports.watch(metrics, self._outbox, self.log, self._commits)
 
     def _group_commit(self, checkpoint_bytes: int) -> GroupCommit:
@@ -193,7 +193,7 @@ class ReplicationComponent:
         """Return what an operator must know: a disk that refuses, units that lost something."""
         return {
             "disk_refuses": "" if self._commits.refusal is None else self._commits.refusal.message,
-            "tombstones_wait_for": self.reports.purge_waits_for(),
+            **self.reports.status(),
             "damaged": damage.damaged_units(self.node, self.replica.table, self.replica.placement, self._name),
         }
 

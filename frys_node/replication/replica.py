@@ -30,6 +30,7 @@ from frys_node.kernel.services.replication import Entry, UnitStore, Version
 from frys_node.kernel.services.topology import UnitSets
 from frys_node.replication.admission import Admission
 from frys_node.replication.antientropy import AntiEntropy
+from frys_node.replication.bulk_progress import BulkProgress
 from frys_node.replication.effects import (
     BulkFinished,
     BulkPull,
@@ -132,6 +133,11 @@ class ReplicaMachine:
         self._refill_at_s = math.inf
 
     # ------------------------------------------------------------------ what is held
+
+    @property
+    def bulks(self) -> BulkProgress:
+        """How far the bulk copies are that go by messages."""
+        return self._puller.bulks
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from frys_node.base.ports import Clock
 from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.members import Members
+from frys_node.kernel.services.snapshots import MoveProgress
 from frys_node.observe.metrics import Metrics
 from frys_node.replication import effects as fx
 from frys_node.replication.damage import fix_of
+from frys_node.replication.quorums import UNITS_SHOWN_MAX, quorum_lines, some_of
 
 if TYPE_CHECKING:
     from frys_node.replication.commit import GroupCommit
@@ -19,9 +21,6 @@ if TYPE_CHECKING:
     from frys_node.replication.log import Log
     from frys_node.replication.outbox import Outbox
     from frys_node.replication.replica import ReplicaMachine
-
-UNITS_SHOWN_MAX = 5
-"""Units named in one line of many."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,11 +34,11 @@ class Reports:
         members: Members,
         replica: ReplicaMachine,
         coordinator: CoordinatorMachine,
-        wall_ms: Callable[[], int],
+        clock: Clock,
     ) -> None:
         self._members = members
         self._replica = replica
-        self._wall_ms = wall_ms
+        self._clock = clock
         self._corrupt = metrics.counter(
             "frys_replication_corruptions_total", "Keys found with two values under one version"
         )
@@ -137,9 +136,40 @@ class Reports:
             "tombstones_wait_for": self.purge_waits_for(),
         }
 
+    def moves(self) -> list[MoveProgress]:
+        """Return the bulk copies to this node that go by messages, all units of a kind as one move named after it."""
+        now_s, unix_ns = self._clock.now_s(), self._clock.unix_ns()
+        return [
+            MoveProgress(
+                unit=UnitId(bulk.kind),
+                source=bulk.source,
+                state="transferring",
+                bytes_done=bulk.bytes_done,
+                bytes_total=bulk.bytes_total,
+                rate_bytes_s=bulk.rate_bytes_s(now_s),
+                eta_s=bulk.eta_s(now_s),
+                started_unix_ns=unix_ns - int((now_s - bulk.started_s) * 1e9),
+            )
+            for bulk in self._replica.bulks.under_way()
+        ]
+
     def _stopped_s(self) -> float:
         waits = self._replica.purger.waits_for().values()
-        return max((self._wall_ms() - wait.since_unix_ms for wait in waits), default=0) / 1_000
+        now_ms = self._clock.unix_ns() // 1_000_000
+        return max((now_ms - wait.since_unix_ms for wait in waits), default=0) / 1_000
+
+    def status(self) -> dict[str, list[str]]:
+        """Return what `frys-node status` says beside damage: lines for people, none when all is well."""
+        placement = self._replica.placement
+        quorums = [] if placement is None else quorum_lines(placement, self._is_up, self._name)
+        return {"quorums": quorums, "tombstones_wait_for": self.purge_waits_for()}
+
+    def _is_up(self, node: NodeId) -> bool:
+        return node == self._replica.node or self._members.is_usable(node)
+
+    def _name(self, node: NodeId) -> str:
+        member = self._members.get(node)
+        return node if member is None else member.name
 
     def purge_wait(self, node: NodeId) -> dict[str, Any] | None:
         """Return which units' tombstones wait for a member, and since when (Unix nanoseconds); None: none do."""
@@ -156,20 +186,10 @@ class Reports:
         """Say for people which members stop tombstones from being freed, one line each; empty when nobody does."""
         lines = []
         for node, wait in sorted(self._replica.purger.waits_for().items()):
-            member = self._members.get(node)
-            name = node if member is None else member.name
-            is_down = node != self._replica.node and not self._members.is_usable(node)
-            why = "does not answer" if is_down else "is not complete, or its clock is behind"
+            why = "is not complete, or its clock is behind" if self._is_up(node) else "does not answer"
             since = dt.datetime.fromtimestamp(wait.since_unix_ms // 1_000, dt.UTC)
             lines.append(
-                f"tombstones of {_some(wait.units)} wait for {name} since {since:%Y-%m-%d %H:%M:%S} UTC, which {why}:"
-                f" they are kept until it is back, or removed from the ring"
+                f"tombstones of {some_of(wait.units)} wait for {self._name(node)} since {since:%Y-%m-%d %H:%M:%S} UTC,"
+                f" which {why}: they are kept until it is back, or removed from the ring"
             )
         return lines
-
-
-def _some(units: Sequence[UnitId]) -> str:
-    """Name a few of many."""
-    shown = ", ".join(units[:UNITS_SHOWN_MAX])
-    more = len(units) - UNITS_SHOWN_MAX
-    return shown if more <= 0 else f"{shown} and {more} more units"

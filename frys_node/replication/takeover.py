@@ -14,12 +14,13 @@ from random import Random
 from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.replication import Version
+from frys_node.replication.bulk_progress import BulkProgress
 from frys_node.replication.effects import Effect, Send
 from frys_node.replication.evictions import Listing
 from frys_node.replication.messages import FloorsRecord, LeafPage, PullReply, RightedRecord, Tree
 from frys_node.replication.pull import Pull, Purpose
 from frys_node.replication.unit import HeldUnit, UnitTable
-from frys_node.replication.version import highest
+from frys_node.replication.version import highest, sent_bytes
 
 PULLS_MAX = 64
 """Pulls under way at once; the others wait in order."""
@@ -134,6 +135,7 @@ class Puller:
         self._node = node
         self._table = table
         self._next_token = rng.getrandbits(40) << 20
+        self.bulks = BulkProgress()
         self._takeovers: dict[UnitId, Takeover] = {}
         self._pulls: dict[int, Pull] = {}
         self._queue: deque[Asked] = deque()
@@ -163,6 +165,7 @@ class Puller:
 
     def cancel_all(self) -> None:
         """End every pull: another record is in force."""
+        self.bulks.clear()
         self._takeovers.clear()
         self._pulls.clear()
         self._queue.clear()
@@ -185,6 +188,8 @@ class Puller:
         if takeover.needed <= 0:
             return takeover.then(now_s)
         self._takeovers[takeover.unit] = takeover
+        if takeover.purpose is Purpose.BULK:
+            self.bulks.begin(takeover.unit, takeover.sources, now_s)
         for source in takeover.sources:
             self._wait_turn((takeover.unit, source, takeover.purpose, takeover.epoch), now_s)
         return self._start_queued(now_s)
@@ -297,6 +302,8 @@ class Puller:
     def _take_page(self, pull: Pull, held: HeldUnit, page: LeafPage, now_s: float) -> list[Effect]:
         if not pull.expects(page):
             return []
+        if pull.purpose is Purpose.BULK:
+            self.bulks.took(pull.unit, sum(map(sent_bytes, page.entries)))
         takeover = self._takeovers.get(pull.unit)
         if takeover is not None and held.early:
             takeover.known.update((e.key, e.version) for e in page.entries if held.early.get(e.key) == e.version)
@@ -343,6 +350,7 @@ class Puller:
                 held.raise_floors(takeover.write_floor, None)
                 takeover.begin_again()
                 return effects + self.start(takeover, now_s)
+            self.bulks.done(pull.unit)
             effects += takeover.then(now_s) + self._start_queued(now_s)
         return effects
 

@@ -91,6 +91,19 @@ async def test_a_node_whose_clock_is_ahead_is_told_to_set_it_right_and_still_rea
         await cluster["n1"].replication.write(UNIT, [(b"k", b"x")])
 
 
+async def test_the_status_of_a_node_says_what_one_death_among_two_replicas_stops(autojump_clock: MockClock) -> None:
+    """Before it happens, and, with the name of who is down, when it has."""
+    async with open_data_cluster(("n1", "n2")) as cluster:
+        await cluster.settle()
+        (line,) = cluster["n1"].replication.status()["quorums"]
+        assert "A quorum of two is two: one death stops" in line
+        await cluster["n2"].kill()
+        (line,) = cluster["n1"].replication.status()["quorums"]
+        assert "1 of 2 replicas up, and a quorum is 2: " in line
+        assert "n2" in line
+        await cluster["n1"].replication.write(UNIT, [(b"k", b"v")], Consistency.ONE)
+
+
 @pytest.mark.parametrize("place", [0, 2])
 async def test_tombstones_that_wait_for_a_node_name_it_and_go_once_it_is_back(
     autojump_clock: MockClock, place: int

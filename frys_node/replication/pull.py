@@ -126,8 +126,11 @@ class Pull:
         if tree.is_equal and self.roots != {hashtree.root(held.tree())}:
             # What is held here has changed since, and nobody knows any more which of it the source has.
             self.leaves = hashtree.ALL_LEAVES
-        others = hashtree.keys_in(held.store.keys(), hashtree.ALL_LEAVES.translate(None, self.leaves))
-        self.listing.add(others, tree.evict_floor)
+        keys = held.store.keys()
+        if self.leaves:
+            differing = frozenset(self.leaves)
+            keys = (key for key in keys if hashtree.leaf_of(key) not in differing)
+        self.listing.add(keys, tree.evict_floor)
 
     def known_early(self, held: HeldUnit, tree: Tree) -> dict[bytes, Version]:
         """Return what was written early to the taker and is at the source too, as its tree tells; after `take_tree`."""

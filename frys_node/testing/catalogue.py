@@ -186,6 +186,7 @@ SCENARIOS: dict[str, Scenario] = {
             "copied_by_chunks",
             "dead_passed_over",
             "ended_dark",
+            "evicted",
             "log_removed",
             "log_rotted",
             "purge_agreed",

@@ -37,7 +37,7 @@ from frys_node.replication.recovery import Recovery
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
 from frys_node.testing.replication_bulk import BULK_MESSAGES, BulkCopies, BulkMessage
 from frys_node.testing.replication_roles import Command, Knobs, Observer, placement_of
-from frys_node.testing.replication_store import WatchedStore
+from frys_node.testing.replication_store import ForgetfulStore, WatchedStore
 from frys_node.testing.simulator import Packet, SimHost
 from frys_node.transport.errors import StorageFull
 from frys_node.wire.codec import Codec
@@ -126,6 +126,13 @@ class ReplicationNode:
     def _new_store(self, unit: UnitId) -> WatchedStore:
         return WatchedStore(unit, self.observer.freed)
 
+    def _new_memory(self, unit: UnitId) -> WatchedStore:
+        room = self.knobs.memory_room
+        if room is None:
+            return self._new_store(unit)
+        rng = random.Random(f"{self.name}/{self.host.boot}/{unit}")
+        return ForgetfulStore(unit, self.observer.freed, room=room, rng=rng, evicted=self.observer.evicted)
+
     def is_usable(self, node: NodeId) -> bool:
         """Return whether membership would say that a node is up."""
         return node not in self.observer.dead()
@@ -166,7 +173,7 @@ class ReplicationNode:
     def start(self, now_s: float) -> Sequence[Packet]:
         """Recover from the disk."""
         self.replica.declare(DURABLE, self._new_store, durable=True)
-        self.replica.declare(MEMORY, self._new_store, durable=False)
+        self.replica.declare(MEMORY, self._new_memory, durable=False)
         self.recovery.read()
         self.recovery.begin()
         for kind in self.replica.kinds:

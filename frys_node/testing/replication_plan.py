@@ -76,6 +76,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A node that dies early and stays dead to the end, while the ring goes on changing."""
     bulk_by_chunks: bool
     """The bulk of durable units goes by chunks of a snapshot, as in a node; else by messages, as that of the cache."""
+    memory_room: int | None
+    """Entries that a replica of a unit in memory has room for; beyond it any goes, and a floor stays. None: all."""
     ends_dark: bool
     """The last fault is an outage of the whole cluster, so that nothing but recovery follows it."""
 
@@ -114,6 +116,7 @@ def draw_plan(nodes: int, seed: int) -> Plan:
             is_patient=False,
             mourned=None,
             bulk_by_chunks=False,
+            memory_room=None,
             ends_dark=False,
             drift_max_s=60.0,
             gc_min_age_s=math.inf,
@@ -156,8 +159,14 @@ def _with_dead(seed: int, plan: Plan) -> Plan:
     rng = random.Random(f"{seed}/plan/dead")
     is_patient, dies = rng.random() < 0.5, rng.random() < 0.3
     mourned = rng.choice(plan.names[1:]) if dies and len(plan.names) > 3 else None
-    by_chunks = random.Random(f"{seed}/plan/bulk").random() < 0.5
-    return msgspec.structs.replace(plan, is_patient=is_patient, mourned=mourned, bulk_by_chunks=by_chunks)
+    copies = random.Random(f"{seed}/plan/copies")
+    return msgspec.structs.replace(
+        plan,
+        is_patient=is_patient,
+        mourned=mourned,
+        bulk_by_chunks=copies.random() < 0.5,
+        memory_room=copies.choice((None, None, None, 2, 3)),
+    )
 
 
 def mourning(plan: Plan) -> Plan:
@@ -217,6 +226,7 @@ def targeted(plan: Plan) -> Plan:
         is_patient=False,
         mourned=None,
         bulk_by_chunks=False,
+        memory_room=None,
         loses_log=False,
     )
 
@@ -255,6 +265,7 @@ def forgetful(plan: Plan) -> Plan:
         is_patient=False,
         mourned=None,
         bulk_by_chunks=False,
+        memory_room=None,
         loses_log=False,
     )
 
@@ -283,6 +294,7 @@ def purging(plan: Plan) -> Plan:
         is_patient=False,
         mourned=None,
         bulk_by_chunks=False,
+        memory_room=None,
         loses_log=False,
     )
 

@@ -90,6 +90,10 @@ class Observer(Protocol):
         """A replica has freed a tombstone."""
         ...
 
+    def evicted(self) -> None:
+        """A replica in memory had no room for an entry."""
+        ...
+
     def copied(self) -> None:
         """A node has the chunks of a unit that it joins."""
         ...
@@ -125,4 +129,6 @@ class Knobs(NamedTuple):
     gc_min_age_s: float = 3_600.0
     gc_interval_s: float = math.inf
     bulk_by_chunks: bool = False
+    memory_room: int | None = None
+    """Entries of a unit in memory that a node has room for; None: all."""
     steps: StepConfig = HURRIED

@@ -29,6 +29,7 @@ SOMETIMES = (
     "dead_passed_over",
     "disk_refused",
     "ended_dark",
+    "evicted",
     "log_removed",
     "purge_agreed",
     "refused_by_epoch",

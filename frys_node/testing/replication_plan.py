@@ -83,8 +83,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Shape = Callable[[Plan], Plan]
-"""Bends what a seed has drawn, so that an error of one sort shows sooner: `targeted`, `crowded`, `forgetful`, `purging`
-or `losing`."""
+"""Bends what a seed has drawn, so that an error of one sort shows sooner: `targeted`, `crowded`, `forgetful`,
+`evicting`, `purging` or `losing`."""
 
 
 def draw_plan(nodes: int, seed: int) -> Plan:
@@ -268,6 +268,11 @@ def forgetful(plan: Plan) -> Plan:
         memory_room=None,
         loses_log=False,
     )
+
+
+def evicting(plan: Plan) -> Plan:
+    """Return the plan of `forgetful` with less room than keys, and refills that find their sources."""
+    return msgspec.structs.replace(forgetful(plan), keys=48, memory_room=40, operation_s=0.05, cuts_restarts=0.0)
 
 
 def purging(plan: Plan) -> Plan:

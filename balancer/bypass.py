@@ -16,6 +16,12 @@ import msgspec
 from balancer.ring import ring_with
 from balancer.spread import RingMember, rounds_of
 from frys_node.base.types import NodeId, UnitId
+from frys_node.wire.codec import Codec
+
+BYPASS_BYTES_MAX = 96 << 10
+"""What those who are passed over may take of the next sets' part of a record; a step that needs more is not begun. A
+record travels in one frame of 1 MiB, has two such parts while a step is under way, and `RECORD_BYTES_MAX` for the rest.
+Named is only what a step would have moved to the dead: some units of each, more when a factor grows."""
 
 
 class Bypass(msgspec.Struct, frozen=True, array_like=True):
@@ -28,6 +34,14 @@ class Bypass(msgspec.Struct, frozen=True, array_like=True):
     def units(self) -> list[UnitId]:
         """Return the units in which it is passed over."""
         return [UnitId(f"{group}/{number}") for group, numbers in self.groups for number in numbers]
+
+
+_BYPASS: Codec[Bypass] = Codec(Bypass)
+
+
+def bypass_bytes(bypassed: Iterable[Bypass]) -> int:
+    """Return what entries take in a record."""
+    return sum(len(_BYPASS.encode(bypass)) for bypass in bypassed)
 
 
 def bypass_of(node: NodeId, units: Iterable[UnitId]) -> Bypass:

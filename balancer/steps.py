@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection
 import msgspec
 
 from balancer.absence import Absence, around, ring_is_short, short_units
+from balancer.bypass import BYPASS_BYTES_MAX, bypass_bytes
 from balancer.changes import (
     JOIN,
     KINDS,
@@ -68,6 +69,8 @@ class StepConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A member that was passed over while it was dead gets its places again when it has been back for so long."""
     retry_pause_s: float = 2.0
     """Pause before a change whose step was aborted is tried again; doubled by each further abort, up to eightfold."""
+    bypass_bytes_max: int = BYPASS_BYTES_MAX
+    """A step that would have to name more members and units that are passed over is not begun."""
     auto_remove_after_s: float = math.inf
     """A node that has been dead for so long is removed, unless that would lose something."""
 
@@ -366,11 +369,20 @@ class Steps:
             if not absent:
                 return joining
             planned = around(joining, absent)
-            if not self._holds_up(planned):
+            if not self._is_too_long(planned.record, absent) and not self._holds_up(planned):
                 return planned.record
         if self._held_up:
             self._not_before_s = now_s + LOOK_S
         return None
+
+    def _is_too_long(self, planned: TopologyRecord, absent: list[NodeId]) -> bool:
+        """True if the record has no room for whom and where it would pass over; then it says what to do."""
+        size_bytes, bytes_max = bypass_bytes(planned.next_bypassed), self.config.bypass_bytes_max
+        if size_bytes <= bytes_max:
+            return False
+        why = f"going around all {len(absent)} such nodes takes {size_bytes} bytes of the record, over {bytes_max}"
+        self._held_up = [f"{node}: dead, and {why}; remove some, or start them again" for node in absent]
+        return True
 
     def _holds_up(self, planned: Placement) -> bool:
         """True if the dead would keep a step from ending; then it says which, and why."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import msgspec
 import trio
 from msgspec.structs import replace
 
 from frys_node.base.errors import NotFound, UsageError
+from frys_node.base.types import NodeId
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
 from frys_node.kernel.services.member_bodies import member_body
 from frys_node.kernel.services.members import Status
@@ -30,10 +34,15 @@ def _of_the_living(rtt: Rtt) -> Rtt:
 
 
 class InsightRoutes:
-    """Handlers over the membership component."""
+    """Handlers over the membership component, and what of replication waits for a member."""
 
-    def __init__(self, membership: MembershipDriver) -> None:
+    def __init__(
+        self,
+        membership: MembershipDriver,
+        tombstones: Callable[[NodeId], dict[str, Any] | None] = lambda _node: None,
+    ) -> None:
         self._membership = membership
+        self._tombstones = tombstones
 
     def register(self, http: Http) -> None:
         """Add the routes."""
@@ -45,7 +54,8 @@ class InsightRoutes:
     async def _why(self, request: HttpRequest) -> HttpResponse:
         await trio.lowlevel.checkpoint()
         why = self._membership.insight.why(request.params["name"])
-        return HttpResponse.json({**msgspec.to_builtins(why), "member": member_body(why.member)})
+        waits = {"tombstones": self._tombstones(why.member.id)}
+        return HttpResponse.json({**msgspec.to_builtins(why), "member": member_body(why.member), **waits})
 
     async def _force_leave(self, request: HttpRequest) -> HttpResponse:
         await trio.lowlevel.checkpoint()

@@ -125,6 +125,7 @@ class Composition:
             snapshots=self.snapshots,
             settings=self._config.components["replication"],
         )
+        self.snapshots.tell_of(self.replication.reports.moves)
         self.operations = Operations(
             kernel=kernel,
             channel=self.channel,

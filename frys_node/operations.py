@@ -190,7 +190,7 @@ class Operations:
 
     def register(self, http: Http) -> None:
         """Add the routes."""
-        InsightRoutes(self._membership).register(http)
+        InsightRoutes(self._membership, self._replication.reports.purge_wait).register(http)
         RingRoutes(
             balancer=self._balancer,
             snapshots=self._snapshots,

@@ -73,6 +73,7 @@ class SnapshotComponent:
         self._units: dict[UnitId, trio.Lock] = {}
         self._active: dict[int, Pull] = {}
         self._finished: deque[MoveProgress] = deque(maxlen=FINISHED_MAX)
+        self._beside: Callable[[], Sequence[MoveProgress]] = tuple
         self._idle = trio.Event()
         self._numbers = 0
         self._is_loaded = False
@@ -221,7 +222,11 @@ class SnapshotComponent:
 
     def moves(self) -> Sequence[MoveProgress]:
         """Moves under way, oldest first, then the last finished ones, newest first."""
-        return [pull.progress() for pull in self._active.values()] + list(reversed(self._finished))
+        return self._under_way() + list(reversed(self._finished))
+
+    def tell_of(self, beside: Callable[[], Sequence[MoveProgress]]) -> None:
+        """Have moves and metrics tell also of what is on its way here beside snapshots."""
+        self._beside = beside
 
     def _under_way(self) -> list[MoveProgress]:
-        return [pull.progress() for pull in self._active.values()]
+        return [*self._beside(), *(pull.progress() for pull in self._active.values())]

@@ -37,6 +37,8 @@ def _lines(value: Any, indent: str = "") -> list[str]:
             lines.append(f"{indent}{key}:")
             rows = [[None if cell == "" else cell for cell in entry.values()] for entry in item]
             lines += [f"{indent}  {line}" for line in table(rows, [name.upper() for name in item[0]]).splitlines()]
+        elif isinstance(item, list) and any(isinstance(cell, str) and " " in cell for cell in item):
+            lines += [f"{indent}{key}:", *(f"{indent}  {sentence}" for sentence in item)]
         elif item not in (None, "", [], {}):
             lines.append(f"{indent}{key}: {item}")
     return lines

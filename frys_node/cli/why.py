@@ -92,6 +92,7 @@ def explain(body: dict[str, Any], zone: dt.tzinfo | None) -> str:
         *_suspicion(body, clock),
         *_vouchers(body, clock),
         *_paths(body, clock),
+        *_tombstones(body, clock),
     ]
     lines.append(f"  {_health(body['observer'])}")
     if body["story"]:
@@ -221,6 +222,16 @@ def _paths(body: dict[str, Any], clock: _Clock) -> Iterator[str]:
         yield f"  path cut   {told}, since {clock.time(since_ns)} ({clock.ago(since_ns)} ago)"
     if body["is_flapping"]:
         yield "  flapping   its changes are not announced until it has come to rest"
+
+
+def _tombstones(body: dict[str, Any], clock: _Clock) -> Iterator[str]:
+    """Say what is kept for a member's sake; the first live member of a unit's set tells that, and nobody else."""
+    waits = body.get("tombstones")
+    if waits is None:
+        return
+    since_ns, more = waits["since_unix_ns"], waits["units"] - len(waits["first"])
+    units = ", ".join(waits["first"]) + (f" and {more} more units" if more else "")
+    yield f"  tombstones of {units} wait for it since {clock.time(since_ns)} ({clock.ago(since_ns)} ago)"
 
 
 def _health(observer: dict[str, Any]) -> str:

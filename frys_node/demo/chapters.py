@@ -302,7 +302,8 @@ class Story:
 
         def probe() -> bool:
             for move in d.call("GET", "/v1/moves")["moves"]:
-                seen[move["unit"]] = move
+                if "/" in move["unit"]:  # the cache's units come by messages, and are told of as one
+                    seen[move["unit"]] = move
             total = sum(move["bytes_done"] for move in seen.values())
             self.console.progress(f"  {len(seen)} units, {total / 1024:.0f} KiB have arrived")
             ring = d.call("GET", "/v1/ring")

@@ -100,6 +100,7 @@ class ReplicationComponent:
             lambda: hlc.stamp(self._wall_ms()),
             wall_ms=self._wall_ms,
             boot=boot >> BOOT_SHIFT,
+            is_usable=members.is_usable,
         )
         self.coordinator = CoordinatorMachine(
             self.node,
@@ -130,7 +131,7 @@ class ReplicationComponent:
         )
         self._inbox = Inbox(self._take, self._turns, self._dropped, self._is_joint)
         self._outbox = Outbox(rpc, NOTE, self._dropped)
-        self.reports = Reports(metrics, members, self.replica, self.coordinator)
+        self.reports = Reports(metrics, members, self.replica, self.coordinator, clock)
         self.reports.watch(metrics, self._outbox, self.log, self._commits)
 
     def _group_commit(self, checkpoint_bytes: int) -> GroupCommit:
@@ -192,6 +193,7 @@ class ReplicationComponent:
         """Return what an operator must know: a disk that refuses, units that lost something."""
         return {
             "disk_refuses": "" if self._commits.refusal is None else self._commits.refusal.message,
+            **self.reports.status(),
             "damaged": damage.damaged_units(self.node, self.replica.table, self.replica.placement, self._name),
         }
 

@@ -20,6 +20,7 @@ from frys_node.kernel.services.replication import Entry
 from frys_node.replication.version import digest
 
 LEAF_COUNT = 256
+ALL_LEAVES = bytes(range(LEAF_COUNT))
 _LEAVES = struct.Struct(f">{LEAF_COUNT}Q")
 _HALF = _LEAVES.size // 2
 

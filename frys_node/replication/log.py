@@ -34,7 +34,8 @@ from frys_node.replication.messages import (
     WipedRecord,
     lost_records,
 )
-from frys_node.replication.unit import HeldUnit, highest, pages
+from frys_node.replication.unit import HeldUnit, pages
+from frys_node.replication.version import highest
 from frys_node.transport.errors import StorageFull, StorageReadOnly
 
 DIRECTORY = "replication"

@@ -168,6 +168,8 @@ class Tree(Message, tag=11, frozen=True):
     """The source takes no coordinator's write below this (rule 17)."""
     purge_floor: Version | None = None
     """Below this all members agreed, and the tombstones are gone (rule 16)."""
+    evict_floor: Version | None = None
+    """Below this the replica, in memory, may have forgotten what it does not hold (`Evicting`)."""
 
 
 class LeafAsk(Message, tag=12, frozen=True):
@@ -191,6 +193,8 @@ class LeafPage(Message, tag=13, frozen=True):
     is_complete: bool
     entries: list[Entry]
     has_more: bool
+    evict_floor: Version | None = None
+    """As in `Tree`, as of this page."""
 
 
 class WriteRefused(Message, tag=14, frozen=True):

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from enum import Enum
 
 from frys_node.base.types import Epoch, NodeId, UnitId
-from frys_node.kernel.services.replication import Entry, Version
+from frys_node.kernel.services.replication import Entry, Evicting, Version
 from frys_node.replication import hashtree
+from frys_node.replication.evictions import Listing
 from frys_node.replication.messages import LeafAsk, LeafPage, Tree, TreeAsk
 from frys_node.replication.unit import HeldUnit, pages
 
@@ -48,9 +49,11 @@ class Pull:
         "epoch",
         "is_first",
         "leaves",
+        "listing",
         "purge_floor",
         "purpose",
         "retry_s",
+        "roots",
         "silent_count",
         "source",
         "strays",
@@ -78,12 +81,18 @@ class Pull:
         self.early: dict[bytes, Version] | None = None
         """What the taker had been written early when it asked for the first time; see `HeldUnit.strays`."""
 
+        self.listing: Listing | None = None
+        """Of a unit whose store evicts, and that may be complete after this pull: what the source holds of it."""
+        self.roots: set[bytes] = set()
+        """The roots that the source was asked to compare with; more than one when the question was asked again."""
+
     def request(self, held: HeldUnit | None) -> TreeAsk | LeafAsk:
         """Return the message that asks for what is missing next; sent again when no answer comes."""
         if self.leaves is None:
             if self.early is None and held is not None:
                 self.early = dict(held.early)
             root = b"" if held is None else hashtree.root(held.tree())
+            self.roots.add(root)
             return TreeAsk(self.epoch, self.unit, self.token, root)
         return LeafAsk(self.epoch, self.unit, self.token, self.leaves, self.after, self.is_first)
 
@@ -104,7 +113,24 @@ class Pull:
         if self.leaves is None:
             # Whatever came in here since the question was asked, the source has nothing beyond what was held then.
             self.leaves = b"" if tree.is_equal else hashtree.differing(held.tree(), tree.leaves)
+            if self.purpose.is_exempt and self.purpose is not Purpose.BULK and isinstance(held.store, Evicting):
+                self._list_equal(held, tree)
         return not self.leaves
+
+    def _list_equal(self, held: HeldUnit, tree: Tree) -> None:
+        """Take down what the source holds in the leaves that are equal: it will not send them."""
+        self.listing = Listing()
+        assert self.leaves is not None
+        if tree.evict_floor is None:
+            return
+        if tree.is_equal and self.roots != {hashtree.root(held.tree())}:
+            # What is held here has changed since, and nobody knows any more which of it the source has.
+            self.leaves = hashtree.ALL_LEAVES
+        keys = held.store.keys()
+        if self.leaves:
+            differing = frozenset(self.leaves)
+            keys = (key for key in keys if hashtree.leaf_of(key) not in differing)
+        self.listing.add(keys, tree.evict_floor)
 
     def known_early(self, held: HeldUnit, tree: Tree) -> dict[bytes, Version]:
         """Return what was written early to the taker and is at the source too, as its tree tells; after `take_tree`."""
@@ -152,6 +178,8 @@ class Pull:
         """Move on past the page; True if it was the last. A page that was not asked for is not passed here."""
         if page.entries:
             self.after = page.entries[-1].key
+        if self.listing is not None:
+            self.listing.add((entry.key for entry in page.entries), page.evict_floor)
         self.is_first = False
         return not page.has_more
 

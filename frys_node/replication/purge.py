@@ -10,7 +10,8 @@ takes G as its *purge floor*: what all had and it does not have is dead. Otherwi
 differs, and the unit has its turn again later.
 
 One member that is down, incomplete, or whose clock is behind G stops this for its units, until it returns or is removed
-(rule 19). Then tombstones pile up; `waits_for` names it.
+(rule 19). Then tombstones pile up; `waits_for` names it, and since when. With the first member down nobody leads, which
+costs nothing: its agreement would be needed anyway. The first one of the others that is up names it.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from random import Random
+from typing import NamedTuple
 
 from balancer.placement import Placement
 from balancer.record import STABLE
 from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.replication import Version
+from frys_node.kernel.services.topology import UnitSets
 from frys_node.replication.effects import Effect, Send
 from frys_node.replication.messages import FloorsRecord, Purge, Purged, PurgeReply, Seal, Sealed
-from frys_node.replication.unit import HeldUnit, UnitTable, highest
+from frys_node.replication.unit import HeldUnit, UnitTable
+from frys_node.replication.version import highest
 
 ROUND_S = 5.0
 """A round that is not over after this is given up; the unit has its turn again."""
@@ -48,6 +52,14 @@ UNITS_PER_TURN = 16
 
 Sync = Callable[[UnitId, NodeId, Epoch, float], list[Effect]]
 """Begins an exchange: takes from a member what is newer there."""
+
+
+class Wait(NamedTuple):
+    """What waits for one member."""
+
+    units: list[UnitId]
+    since_unix_ms: int
+    """Wall clock of the node that names it, when it first saw one of the units wait."""
 
 
 def floor_at(wall_ms: int, min_age_s: float) -> Version:
@@ -113,6 +125,7 @@ class Purger:
         memory_min_age_s: float,
         interval_s: float,
         sync: Sync,
+        is_usable: Callable[[NodeId], bool] = lambda _node: True,
     ) -> None:
         self.node = node
         self.freed_count = 0
@@ -124,6 +137,7 @@ class Purger:
         self._memory_min_age_s = memory_min_age_s
         self._interval_s = interval_s
         self._sync = sync
+        self._is_usable = is_usable
         self._next_request = rng.getrandbits(40) << 20
         self._placement: Placement | None = None
         self._rounds: dict[UnitId, Round] = {}
@@ -131,21 +145,43 @@ class Purger:
         self._not_before_s: dict[UnitId, float] = {}
         """When a unit may have its next round; set when one begins and when one has agreed."""
         self._turn_at_s = math.inf
-        self.stopped: dict[UnitId, tuple[NodeId, ...]] = {}
-        """Units led here whose last round was given up, with the members that did not answer."""
+        self.stopped: dict[UnitId, dict[NodeId, int]] = {}
+        """Units with tombstones that are old enough and must stay, with the members that they wait for, each with the
+        wall clock in milliseconds when that was seen first: units led here, and those that nobody leads."""
 
     def adopt(self, placement: Placement, now_s: float) -> None:
         """Work under a record from now on: rounds are bound to the one under which they began."""
         self._placement = placement
         self._rounds.clear()
         self._not_before_s.clear()
-        self.stopped.clear()
+        # Another record brings nobody back who is down, and is a member still.
+        kept = ((unit, self._members(unit), waits) for unit, waits in self.stopped.items())
+        self.stopped = {
+            unit: {node: at_ms for node, at_ms in waits.items() if node in members and not self._is_usable(node)}
+            for unit, members, waits in kept
+            if self.node in members
+        }
         if self._turn_at_s == math.inf and self._interval_s < math.inf:
             self._turn_at_s = now_s + self._interval_s
 
-    def waits_for(self) -> Mapping[NodeId, int]:
-        """Return the members that stop the freeing of tombstones, each with the number of its units led here."""
-        return Counter(node for nodes in self.stopped.values() for node in nodes)
+    def _members(self, unit: UnitId) -> tuple[NodeId, ...]:
+        placement = self._placement
+        return placement.sets(unit).current if placement is not None and unit in placement else ()
+
+    def waits_for(self) -> Mapping[NodeId, Wait]:
+        """Return the members that stop the freeing of tombstones, each with what of it this node has to name.
+
+        Of units that this node does not lead, it names only members that are down, and only while they are.
+        """
+        found: dict[NodeId, Wait] = {}
+        for unit, waits in sorted(self.stopped.items()):
+            leads = self._members(unit)[:1] == (self.node,)
+            for node, since_ms in waits.items():
+                if leads or node == self.node or not self._is_usable(node):
+                    wait = found.setdefault(node, Wait([], since_ms))
+                    wait.units.append(unit)
+                    found[node] = wait._replace(since_unix_ms=min(wait.since_unix_ms, since_ms))
+        return found
 
     # ------------------------------------------------------------------ the members' side
 
@@ -258,7 +294,11 @@ class Purger:
         del self._rounds[found.unit]
         if not found.is_purging:
             self.outcomes["stopped"] += 1
-            self.stopped[found.unit] = tuple(node for node in found.members if node not in found.answered)
+            self._note_stopped(found.unit, [node for node in found.members if node not in found.answered])
+
+    def _note_stopped(self, unit: UnitId, nodes: list[NodeId]) -> None:
+        before, now_ms = self.stopped.get(unit, {}), self._wall_ms()
+        self.stopped[unit] = {node: before.get(node, now_ms) for node in nodes}
 
     def _take_turn(self, now_s: float) -> list[Effect]:
         if not self._is_stable:
@@ -277,19 +317,35 @@ class Purger:
         held = self._table.units.get(unit)
         return self._memory_min_age_s if held is not None and not held.durable else self._min_age_s
 
+    def _missing(self, held: HeldUnit, sets: UnitSets) -> list[NodeId]:
+        """Return whom a unit without a leader waits for, if this node is the one to say so; else nobody."""
+        up = [node for node in sets.current if node == self.node or self._is_usable(node)]
+        if up[:1] != [self.node]:
+            return []
+        missing = [node for node in sets.current if node != self.node and not self._is_usable(node)]
+        return missing if held.complete else [self.node, *missing]
+
     def _begin(self, unit: UnitId, wall_ms: int, now_s: float) -> list[Effect]:
         """Begin a round if this node leads the unit and has something to free."""
         held, placement = self._table.units.get(unit), self._placement
-        if held is None or placement is None or unit not in placement or unit in self._rounds or not held.complete:
+        if held is None or placement is None or unit not in placement or unit in self._rounds:
             return []
         sets = placement.sets(unit)
-        if sets.current[0] != self.node or now_s < self._not_before_s.get(unit, 0.0):
+        leads = sets.current[:1] == (self.node,) and held.complete
+        missing = [] if leads else self._missing(held, sets)
+        if not leads and not missing:
+            self.stopped.pop(unit, None)
+            return []
+        if now_s < self._not_before_s.get(unit, 0.0):
             return []
         floor = floor_at(wall_ms, self._age_s(unit))
         if not held.tombstones_below(floor):
             self.stopped.pop(unit, None)
             return []
         self._not_before_s[unit] = now_s + min(AGAIN_SHARE * self._age_s(unit), AGAIN_MAX_S)
+        if not leads:
+            self._note_stopped(unit, missing)
+            return []
         self._next_request += 1
         found = self._rounds[unit] = Round(self._next_request, unit, sets.epoch, sets.current, floor, now_s)
         found.purged = held.purge_floor

@@ -18,9 +18,8 @@ What adoption does to a unit of this node:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
-from types import MappingProxyType
 from typing import NamedTuple
 
 from balancer.placement import Placement
@@ -31,6 +30,7 @@ from frys_node.kernel.services.replication import Entry, UnitStore, Version
 from frys_node.kernel.services.topology import UnitSets
 from frys_node.replication.admission import Admission
 from frys_node.replication.antientropy import AntiEntropy
+from frys_node.replication.bulk_progress import BulkProgress
 from frys_node.replication.effects import (
     BulkFinished,
     BulkPull,
@@ -67,8 +67,6 @@ from frys_node.replication.version import ZERO
 
 __all__ = ["ReplicaConfig", "ReplicaMachine", "kind_of"]
 
-NOTHING: Mapping[bytes, Version] = MappingProxyType({})
-
 Floors = tuple[Version | None, Version | None]
 """Write floor and purge floor."""
 
@@ -94,6 +92,8 @@ class ReplicaMachine:
         stamp: Callable[[], Version] = lambda: ZERO,
         wall_ms: Callable[[], int] | None = None,
         boot: int = 0,
+        *,
+        is_usable: Callable[[NodeId], bool] = lambda _node: True,
     ) -> None:
         self.node = node
         self._seq = boot << 40
@@ -127,11 +127,17 @@ class ReplicaMachine:
             memory_min_age_s=self.config.memory_min_age_s,
             interval_s=self.config.gc_interval_s,
             sync=self._sync_one,
+            is_usable=is_usable,
         )
         self._settled: Epoch | None = None
         self._refill_at_s = math.inf
 
     # ------------------------------------------------------------------ what is held
+
+    @property
+    def bulks(self) -> BulkProgress:
+        """How far the bulk copies are that go by messages."""
+        return self._puller.bulks
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -316,24 +322,22 @@ class ReplicaMachine:
             purpose=Purpose.FENCED,
             sources=tuple(node for node in sets.current if node != self.node),
             needed=fence(len(sets.current)) - counts_itself,
-            then=lambda at_s: self._complete(
-                held, sets.epoch, (takeover.write_floor, takeover.purge_floor), at_s, takeover.known
-            ),
+            then=lambda at_s: self._complete(held, sets.epoch, takeover, at_s),
             started_s=now_s,
         )
         return self._puller.start(takeover, now_s)
 
-    def _complete(
-        self, held: HeldUnit, epoch: Epoch, floors: Floors, now_s: float, known: Mapping[bytes, Version] = NOTHING
-    ) -> list[Effect]:
+    def _complete(self, held: HeldUnit, epoch: Epoch, takeover: Takeover | None, now_s: float) -> list[Effect]:
         """The unit is complete, and the sources' floors come into force with it, not before the data (rule 18)."""
         join_key = held.join_key
+        floors = (None, None) if takeover is None else (takeover.write_floor, takeover.purge_floor)
 
         def then(_at_s: float) -> list[Effect]:
             if self.table.units.get(held.unit) is not held or held.join_key != join_key:
                 return []
-            held.raise_floors(*floors)
-            held.drop_strays(known)
+            if takeover is not None:
+                takeover.hand_over(held)
+                self.table.note_floor(held)
             held.complete = True
             held.lost, held.waits_since_s = None, None
             held.is_damaged = held.is_behind = False
@@ -358,10 +362,9 @@ class ReplicaMachine:
         def then(at_s: float) -> list[Effect]:
             if self.table.units.get(held.unit) is not held:
                 return []
-            held.raise_floors(refill.write_floor, refill.purge_floor)
+            refill.hand_over(held)
             held.complete = True
             held.waits_since_s = None
-            held.drop_strays(refill.known)
             self.table.note_floor(held)
             told: list[Effect] = []
             if len(refill.done) < fence(len(sets.current)):
@@ -452,7 +455,7 @@ class ReplicaMachine:
         if held is None or not held.is_damaged or placement is None or unit not in placement:
             return []
         sets = placement.sets(unit)
-        return self._complete(held, sets.epoch, (None, None), now_s) if is_lone(self.node, sets) else []
+        return self._complete(held, sets.epoch, None, now_s) if is_lone(self.node, sets) else []
 
     def persisted(self, token: int, now_s: float) -> list[Effect]:
         """Continue what waited for the log."""

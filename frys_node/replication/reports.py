@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from frys_node.base.ports import Clock
+from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.members import Members
+from frys_node.kernel.services.snapshots import MoveProgress
 from frys_node.observe.metrics import Metrics
 from frys_node.replication import effects as fx
 from frys_node.replication.damage import fix_of
+from frys_node.replication.quorums import UNITS_SHOWN_MAX, quorum_lines, some_of
 
 if TYPE_CHECKING:
     from frys_node.replication.commit import GroupCommit
@@ -24,10 +29,16 @@ class Reports:
     """Reads the machines; changes nothing."""
 
     def __init__(
-        self, metrics: Metrics, members: Members, replica: ReplicaMachine, coordinator: CoordinatorMachine
+        self,
+        metrics: Metrics,
+        members: Members,
+        replica: ReplicaMachine,
+        coordinator: CoordinatorMachine,
+        clock: Clock,
     ) -> None:
         self._members = members
         self._replica = replica
+        self._clock = clock
         self._corrupt = metrics.counter(
             "frys_replication_corruptions_total", "Keys found with two values under one version"
         )
@@ -53,9 +64,11 @@ class Reports:
         gauge("tombstones_freed", "Tombstones freed here since the start", lambda: float(purger.freed_count))
         gauge(
             "purge_stopped_units",
-            "Units led here whose tombstones cannot be freed: a member is down, incomplete, or its clock is behind",
-            lambda: float(len(purger.stopped)),
+            "Units whose tombstones cannot be freed, as this node has to say: a member is down, incomplete, or has a"
+            " clock that is behind",
+            lambda: float(len({unit for wait in purger.waits_for().values() for unit in wait.units})),
         )
+        gauge("purge_stopped_seconds", "For how long the first of these units has waited", self._stopped_s)
         gauge(
             "units_incomplete",
             "Units of this node that take writes and give no data yet",
@@ -123,15 +136,60 @@ class Reports:
             "tombstones_wait_for": self.purge_waits_for(),
         }
 
+    def moves(self) -> list[MoveProgress]:
+        """Return the bulk copies to this node that go by messages, all units of a kind as one move named after it."""
+        now_s, unix_ns = self._clock.now_s(), self._clock.unix_ns()
+        return [
+            MoveProgress(
+                unit=UnitId(bulk.kind),
+                source=bulk.source,
+                state="transferring",
+                bytes_done=bulk.bytes_done,
+                bytes_total=bulk.bytes_total,
+                rate_bytes_s=bulk.rate_bytes_s(now_s),
+                eta_s=bulk.eta_s(now_s),
+                started_unix_ns=unix_ns - int((now_s - bulk.started_s) * 1e9),
+            )
+            for bulk in self._replica.bulks.under_way()
+        ]
+
+    def _stopped_s(self) -> float:
+        waits = self._replica.purger.waits_for().values()
+        now_ms = self._clock.unix_ns() // 1_000_000
+        return max((now_ms - wait.since_unix_ms for wait in waits), default=0) / 1_000
+
+    def status(self) -> dict[str, list[str]]:
+        """Return what `frys-node status` says beside damage: lines for people, none when all is well."""
+        placement = self._replica.placement
+        quorums = [] if placement is None else quorum_lines(placement, self._is_up, self._name)
+        return {"quorums": quorums, "tombstones_wait_for": self.purge_waits_for()}
+
+    def _is_up(self, node: NodeId) -> bool:
+        return node == self._replica.node or self._members.is_usable(node)
+
+    def _name(self, node: NodeId) -> str:
+        member = self._members.get(node)
+        return node if member is None else member.name
+
+    def purge_wait(self, node: NodeId) -> dict[str, Any] | None:
+        """Return which units' tombstones wait for a member, and since when (Unix nanoseconds); None: none do."""
+        wait = self._replica.purger.waits_for().get(node)
+        if wait is None:
+            return None
+        return {
+            "units": len(wait.units),
+            "first": wait.units[:UNITS_SHOWN_MAX],
+            "since_unix_ns": wait.since_unix_ms * 1_000_000,
+        }
+
     def purge_waits_for(self) -> list[str]:
         """Say for people which members stop tombstones from being freed, one line each; empty when nobody does."""
         lines = []
-        for node, units in sorted(self._replica.purger.waits_for().items()):
-            member = self._members.get(node)
-            name = node if member is None else member.name
-            why = "does not answer" if not self._members.is_usable(node) else "is not complete, or its clock is behind"
+        for node, wait in sorted(self._replica.purger.waits_for().items()):
+            why = "is not complete, or its clock is behind" if self._is_up(node) else "does not answer"
+            since = dt.datetime.fromtimestamp(wait.since_unix_ms // 1_000, dt.UTC)
             lines.append(
-                f"tombstones of {units} units wait for {name}, which {why}: they are kept until it is back,"
-                f" or removed from the ring"
+                f"tombstones of {some_of(wait.units)} wait for {self._name(node)} since {since:%Y-%m-%d %H:%M:%S} UTC,"
+                f" which {why}: they are kept until it is back, or removed from the ring"
             )
         return lines

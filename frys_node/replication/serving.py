@@ -96,14 +96,15 @@ class Serving:
         if refusal is not None:
             self.refused[refusal[0]] += 1
             return [Send(source, WriteRefused(*answer, *refusal))]
-        if not held.durable and not held.complete:
-            held.early.update((key, version) for key, _value in message.items)
-        return self._table.take(
+        effects = self._table.take(
             held,
             [Entry(key, version, value) for key, value in message.items],
             lambda top, _at_s: [Send(source, WriteAck(*answer, top, held.seq))] if counts else [],
             now_s,
         )
+        if not held.durable and not held.complete:
+            held.note_early([key for key, _value in message.items], version)
+        return effects
 
     def _repair(self, source: NodeId, held: HeldUnit, message: Repair, now_s: float) -> list[Effect]:
         """Take what is not too old, and acknowledge a hint all the same: it would be too old the next time as well.
@@ -126,7 +127,7 @@ class Serving:
 
     def _page(self, source: NodeId, held: HeldUnit, ask: LeafAsk) -> LeafPage:
         entries, has_more = self._source.page(held, source, ask) if held.complete else ([], False)
-        return LeafPage(ask.epoch, ask.unit, ask.pull, ask.after, held.complete, entries, has_more)
+        return LeafPage(ask.epoch, ask.unit, ask.pull, ask.after, held.complete, entries, has_more, held.evict_floor)
 
 
 def _tree(held: HeldUnit, message: TreeAsk) -> Tree:
@@ -142,4 +143,5 @@ def _tree(held: HeldUnit, message: TreeAsk) -> Tree:
         is_equal,
         held.write_floor,
         held.purge_floor,
+        held.evict_floor,
     )

@@ -75,34 +75,60 @@ class PageCutter:
         return page
 
 
-def _encode_page(page: Sequence[Entry]) -> bytes:
+def encode_page(page: Sequence[Entry]) -> bytes:
+    """Return a page as it stands in a dump: its length, then its entries."""
     body = _ENTRIES.encode(list(page))
     return _LENGTH.pack(len(body)) + body
 
 
-def _decode_page(unit: UnitId, body: bytes | memoryview) -> list[Entry]:
+def decode_page(unit: UnitId, body: bytes | memoryview) -> list[Entry]:
+    """Return the entries of a page without its length; `CorruptData` if it has none."""
     try:
         return _ENTRIES.decode(body)
     except MalformedFrame as error:
         raise CorruptData(f"the snapshot of '{unit}' cannot be read: {error.message}") from error
 
 
-async def _read_bodies(unit: UnitId, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield the pages of a dump, not decoded yet, as soon as each is whole; `CorruptData` if it is none."""
-    buffer = bytearray()
-    async for part in parts:
+class PageReader:
+    """Takes a dump in pieces of any size; returns the pages that are whole, not decoded yet."""
+
+    __slots__ = ("_buffer", "_unit")
+
+    def __init__(self, unit: UnitId) -> None:
+        self._unit = unit
+        self._buffer = bytearray()
+
+    def push(self, part: bytes) -> Iterator[bytes]:
+        """Add bytes and yield the pages that are whole now.
+
+        Raises:
+            CorruptData: The bytes are no dump of entries.
+        """
+        buffer = self._buffer
         buffer += part
         while len(buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(buffer)
             if length > _PAGE_BYTES_MAX:
-                raise CorruptData(f"a page of {length} bytes in the snapshot of '{unit}'")
+                raise CorruptData(f"a page of {length} bytes in the snapshot of '{self._unit}'")
             if len(buffer) < _LENGTH.size + length:
                 break
             body = bytes(memoryview(buffer)[_LENGTH.size : _LENGTH.size + length])
             del buffer[: _LENGTH.size + length]
             yield body
-    if buffer:
-        raise CorruptData(f"the snapshot of '{unit}' ends in the middle of a page")
+
+    def finish(self) -> None:
+        """Raise `CorruptData` if the dump ends in the middle of a page."""
+        if self._buffer:
+            raise CorruptData(f"the snapshot of '{self._unit}' ends in the middle of a page")
+
+
+async def _read_bodies(unit: UnitId, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the pages of a dump, not decoded yet, as soon as each is whole; `CorruptData` if it is none."""
+    reader = PageReader(unit)
+    async for part in parts:
+        for body in reader.push(part):
+            yield body
+    reader.finish()
 
 
 class CapturedEntries:
@@ -132,7 +158,7 @@ class CapturedEntries:
             is_end = len(some) < SLICE_ENTRIES
             if is_end:
                 whole.append(cutter.finish())
-            pages += [_encode_page(page) for page in whole if page]
+            pages += [encode_page(page) for page in whole if page]
             if is_end:
                 return False
             if self._turns.is_over:
@@ -272,7 +298,7 @@ class ReplicatedSource:
         async with closing(_read_bodies(unit, parts)) as found:
             async for body in found:
                 async with self._turns.turn():
-                    page = _decode_page(unit, body)
+                    page = decode_page(unit, body)
                 await self._merge(unit, page)
 
     async def regroup(self, states: AsyncIterator[SavedState], routing: Rerouting) -> AsyncIterator[Piece]:
@@ -281,13 +307,13 @@ class ReplicatedSource:
             async with closing(_read_bodies(state.unit, state.parts)) as found:
                 async for body in found:
                     groups: dict[UnitId, list[Entry]] = {}
-                    for entry in _decode_page(state.unit, body):
+                    for entry in decode_page(state.unit, body):
                         unit = routing.unit_of(state.unit, entry.key)
                         if unit is not None:
                             groups.setdefault(unit, []).append(entry)
                     for unit, entries in groups.items():
                         for part in pages(entries):
-                            yield Piece(unit, _encode_page(part), len(part))
+                            yield Piece(unit, encode_page(part), len(part))
 
     async def restored(self, unit: UnitId) -> None:
         """All of a snapshot is merged: an only replica that was damaged serves again with that.
@@ -318,7 +344,7 @@ class ReplicatedSource:
             return None
         # A piece of this source is one page.
         body = memoryview(piece.data)[_LENGTH.size :]
-        entries = [entry for entry in _decode_page(piece.unit, body) if entry.value is not None]
+        entries = [entry for entry in decode_page(piece.unit, body) if entry.value is not None]
         if not entries:
             return 0
         stamps = await self._writer.versions(

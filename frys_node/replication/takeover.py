@@ -14,10 +14,13 @@ from random import Random
 from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.replication import Version
+from frys_node.replication.bulk_progress import BulkProgress
 from frys_node.replication.effects import Effect, Send
+from frys_node.replication.evictions import Listing
 from frys_node.replication.messages import FloorsRecord, LeafPage, PullReply, RightedRecord, Tree
 from frys_node.replication.pull import Pull, Purpose
-from frys_node.replication.unit import HeldUnit, UnitTable, highest
+from frys_node.replication.unit import HeldUnit, UnitTable
+from frys_node.replication.version import highest, sent_bytes
 
 PULLS_MAX = 64
 """Pulls under way at once; the others wait in order."""
@@ -57,6 +60,7 @@ class Takeover:
         "epoch",
         "heard_s",
         "known",
+        "listings",
         "needed",
         "purge_floor",
         "purpose",
@@ -95,8 +99,16 @@ class Takeover:
         self.write_floor: Version | None = None
         self.purge_floor: Version | None = None
         """The highest floors of the sources that are done: they come into force together with the data (rule 18)."""
+        self.listings: dict[NodeId, Listing] = {}
+        """What the sources that are done hold, of a unit whose store evicts."""
         self.heard_s = started_s
         """When a source was asked for the first time, or gave something, last."""
+
+    def hand_over(self, held: HeldUnit) -> None:
+        """The unit is complete: the sources' floors come into force with the data, and what they say is gone goes."""
+        held.raise_floors(self.write_floor, self.purge_floor)
+        held.drop_strays(self.known)
+        held.forget_evicted(self.listings.values())
 
     def begin_again(self) -> None:
         """Ask every source once more; what was taken, and what is known, stays."""
@@ -123,6 +135,7 @@ class Puller:
         self._node = node
         self._table = table
         self._next_token = rng.getrandbits(40) << 20
+        self.bulks = BulkProgress()
         self._takeovers: dict[UnitId, Takeover] = {}
         self._pulls: dict[int, Pull] = {}
         self._queue: deque[Asked] = deque()
@@ -152,6 +165,7 @@ class Puller:
 
     def cancel_all(self) -> None:
         """End every pull: another record is in force."""
+        self.bulks.clear()
         self._takeovers.clear()
         self._pulls.clear()
         self._queue.clear()
@@ -174,6 +188,8 @@ class Puller:
         if takeover.needed <= 0:
             return takeover.then(now_s)
         self._takeovers[takeover.unit] = takeover
+        if takeover.purpose is Purpose.BULK:
+            self.bulks.begin(takeover.unit, takeover.sources, now_s)
         for source in takeover.sources:
             self._wait_turn((takeover.unit, source, takeover.purpose, takeover.epoch), now_s)
         return self._start_queued(now_s)
@@ -286,6 +302,8 @@ class Puller:
     def _take_page(self, pull: Pull, held: HeldUnit, page: LeafPage, now_s: float) -> list[Effect]:
         if not pull.expects(page):
             return []
+        if pull.purpose is Purpose.BULK:
+            self.bulks.took(pull.unit, sum(map(sent_bytes, page.entries)))
         takeover = self._takeovers.get(pull.unit)
         if takeover is not None and held.early:
             takeover.known.update((e.key, e.version) for e in page.entries if held.early.get(e.key) == e.version)
@@ -319,6 +337,8 @@ class Puller:
         if takeover is None or takeover.purpose is not pull.purpose or takeover.epoch != pull.epoch:
             return effects
         takeover.done.add(pull.source)
+        if pull.listing is not None:
+            takeover.listings[pull.source] = pull.listing
         takeover.write_floor = highest(takeover.write_floor, pull.write_floor)
         takeover.purge_floor = highest(takeover.purge_floor, pull.purge_floor)
         if len(takeover.done) >= takeover.needed:
@@ -330,6 +350,7 @@ class Puller:
                 held.raise_floors(takeover.write_floor, None)
                 takeover.begin_again()
                 return effects + self.start(takeover, now_s)
+            self.bulks.done(pull.unit)
             effects += takeover.then(now_s) + self._start_queued(now_s)
         return effects
 

@@ -10,12 +10,16 @@ from typing import NamedTuple
 
 from frys_node.base.pieces import pieces
 from frys_node.base.types import Epoch, UnitId
-from frys_node.kernel.services.replication import Dated, Entry, UnitStore, Version
+from frys_node.kernel.services.replication import Dated, Entry, Evicting, UnitStore, Version
 from frys_node.replication import hashtree
 from frys_node.replication.effects import Corrupted, Effect, Persist
+from frys_node.replication.evictions import Listing
 from frys_node.replication.hashtree import LiveTree
 from frys_node.replication.messages import PAGE_BYTES_MAX, EntriesRecord, LogRecord
-from frys_node.replication.version import ZERO, sent_bytes
+from frys_node.replication.version import ZERO, highest, sent_bytes
+
+EARLY_MAX = 4_096
+"""Early writes of a unit that are noted beyond twice those that it holds still."""
 
 
 class Merge(NamedTuple):
@@ -24,13 +28,6 @@ class Merge(NamedTuple):
     taken: list[Entry]
     highest: Version
     corrupt: list[Entry]
-
-
-def highest(first: Version | None, second: Version | None) -> Version | None:
-    """Return the higher of two floors, None below every other."""
-    if first is None or second is None:
-        return second if first is None else first
-    return max(first, second)
 
 
 class HeldUnit:
@@ -42,6 +39,7 @@ class HeldUnit:
         "complete",
         "durable",
         "early",
+        "early_max",
         "floor",
         "is_behind",
         "is_damaged",
@@ -81,6 +79,8 @@ class HeldUnit:
         """The record in force when it was found that some of a durable unit was lost (rule 14); None: nothing was."""
         self.early: dict[bytes, Version] = {}
         """What coordinators wrote to a unit in memory before it was complete; see `drop_strays`."""
+        self.early_max = EARLY_MAX
+        """When `early` is looked through next."""
         self.seq = 0
         """Counts changes; it begins higher at every boot, so that session tokens of earlier ones are kept too."""
         self._tombstones: dict[bytes, Version] = {}
@@ -162,7 +162,7 @@ class HeldUnit:
         self.floor = self.write_floor = self.purge_floor = self.lost = None
         self.complete = self.is_damaged = False
         self.join_key = join_key
-        self.early.clear()
+        self.early, self.early_max = {}, EARLY_MAX
 
     # ------------------------------------------------------------------ floors (rules 16 to 18)
 
@@ -202,6 +202,21 @@ class HeldUnit:
         held = self.store.get([entry.key for entry in entries])
         return [entry for entry, mine in zip(entries, held, strict=True) if entry.version >= floor or mine is not None]
 
+    def note_early(self, keys: Sequence[bytes], version: Version) -> None:
+        """Take down what a coordinator writes to a unit in memory that is not complete, and forget what is gone again.
+
+        A fill may take minutes, and far more may come meanwhile than the store has room for: what it does not hold any
+        more needs no dropping.
+        """
+        self.early.update(dict.fromkeys(keys, version))
+        if len(self.early) > self.early_max:
+            noted = list(self.early.items())
+            held = self.store.get([key for key, _version in noted])
+            self.early = {
+                key: at for (key, at), entry in zip(noted, held, strict=True) if entry and entry.version == at
+            }
+            self.early_max = EARLY_MAX + 2 * len(self.early)
+
     def strays(self, floor: Version | None, known: Mapping[bytes, Version]) -> list[bytes]:
         """Return what was written here too early to be refused, is below a write floor, and is not known at a source.
 
@@ -216,9 +231,26 @@ class HeldUnit:
     def drop_strays(self, known: Mapping[bytes, Version]) -> None:
         """The unit is complete: drop what nobody else holds, since the tombstone above it may have been freed."""
         strays = self.strays(self.write_floor, known)
-        self.early = {}
+        self.early, self.early_max = {}, EARLY_MAX
         if strays:
             self.drop(strays)
+
+    @property
+    def evict_floor(self) -> Version | None:
+        """Below this the store may have forgotten what it does not hold; None: it forgets nothing by itself."""
+        return self.store.evict_floor if isinstance(self.store, Evicting) else None
+
+    def forget_evicted(self, listings: Iterable[Listing]) -> None:
+        """Hold no more what a source has forgotten for want of memory, and take the highest floor of all."""
+        listings = [listing for listing in listings if listing.floor is not None]
+        if not listings or not isinstance(self.store, Evicting):
+            return
+        self.drop([e.key for e in self.store.entries() if any(listing.covers(e) for listing in listings)])
+        floor = None
+        for listing in listings:
+            floor = highest(floor, listing.floor)
+        assert floor is not None
+        self.store.raise_evict_floor(floor)
 
     def raise_floors(self, write_floor: Version | None, purge_floor: Version | None) -> int:
         """Raise both floors as far as given and free the tombstones below the purge floor; returns how many."""
@@ -285,14 +317,15 @@ class UnitTable:
     def __init__(self) -> None:
         self.units: dict[UnitId, HeldUnit] = {}
         self.newest = ZERO
-        """No version that was merged into a unit in memory, and no write floor of one, is above this."""
+        """No version that was merged into a unit in memory, and no floor of one from other members, is above."""
         self._waiting: dict[int, Continuation] = {}
         self._token = 0
 
     def note_floor(self, held: HeldUnit) -> None:
         """What is stamped for units in memory without a message must be above their floors too."""
-        if not held.durable and held.write_floor is not None:
-            self.newest = max(self.newest, held.write_floor)
+        floor = None if held.durable else highest(held.write_floor, held.evict_floor)
+        if floor is not None:
+            self.newest = max(self.newest, floor)
 
     @property
     def waiting(self) -> int:

@@ -39,3 +39,10 @@ def digest(entry: Entry) -> int:
 def sent_bytes(entry: Entry) -> int:
     """Return what an entry takes in a message at most: its bytes, its version, and the codec's marks."""
     return STAMP_BYTES + len(entry.key) + len(entry.value or b"")
+
+
+def highest(first: Version | None, second: Version | None) -> Version | None:
+    """Return the higher of two floors, None below every other."""
+    if first is None or second is None:
+        return second if first is None else first
+    return max(first, second)

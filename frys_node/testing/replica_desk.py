@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from balancer.placement import Placement, cache_unit
 from balancer.record import FORMAT, STABLE, TopologyRecord
 from balancer.spread import RingMember
-from frys_node.base.types import ClusterId, Consistency, Epoch, NodeId, Term
-from frys_node.kernel.services.replication import Entry
+from frys_node.base.types import ClusterId, Consistency, Epoch, NodeId, Term, UnitId
+from frys_node.kernel.services.replication import Entry, UnitStore
 from frys_node.replication import effects as fx
 from frys_node.replication.coordinator import CoordinatorConfig, CoordinatorMachine
 from frys_node.replication.hlc import HybridClock
@@ -60,6 +60,7 @@ class Desk:
         *,
         durable: bool = True,
         coordinating: CoordinatorConfig | None = None,
+        store: Callable[[NodeId, UnitId], UnitStore] = lambda _node, _unit: DictStore(),
     ) -> None:
         self.now_s = 0.0
         self.names = [NodeId(f"n{number}") for number in range(1, count + 1)]
@@ -67,11 +68,15 @@ class Desk:
         self.config = config or ReplicaConfig(bulk_by_messages=True, sync_interval_s=3_600.0, catches_up=False)
         self.coordinating = coordinating or CoordinatorConfig(repairs_reads=False, keeps_hints=False)
         self.durable = durable
+        self.store = store
+        """Makes what a node keeps a unit in."""
         self.replicas: dict[NodeId, ReplicaMachine] = {}
         self.coordinators: dict[NodeId, CoordinatorMachine] = {}
         self.logs: dict[NodeId, list[LogRecord]] = {name: [] for name in self.names}
         self.cut: set[tuple[str, str]] = set()
         """Ways (from, to) on which everything is lost."""
+        self.down: set[str] = set()
+        """Nodes that membership calls dead."""
         self.kept: list[tuple[NodeId, NodeId, ReplicationMessage]] = []
         self.keeps: Callable[[NodeId, NodeId, ReplicationMessage], bool] = lambda _a, _b, _message: False
         """True for messages that are kept back, until `release`."""
@@ -86,8 +91,15 @@ class Desk:
         node = NodeId(name)
         clock = HybridClock(node, boot)
         rng = random.Random(name)
-        replica = ReplicaMachine(node, rng, self.config, wall_ms=lambda: self.wall_ms[node], boot=boot)
-        replica.declare("cache", lambda _unit: DictStore(), durable=self.durable)
+        replica = ReplicaMachine(
+            node,
+            rng,
+            self.config,
+            wall_ms=lambda: self.wall_ms[node],
+            boot=boot,
+            is_usable=lambda other: other not in self.down,
+        )
+        replica.declare("cache", lambda unit: self.store(node, unit), durable=self.durable)
         self.replicas[node] = replica
         self.coordinators[node] = CoordinatorMachine(node, clock, rng, self.coordinating)
         return replica

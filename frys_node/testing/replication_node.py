@@ -35,8 +35,9 @@ from frys_node.replication.log import Log
 from frys_node.replication.messages import MESSAGES, Batch, CoordinatorReply, ReplicationMessage
 from frys_node.replication.recovery import Recovery
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
+from frys_node.testing.replication_bulk import BULK_MESSAGES, BulkCopies, BulkMessage
 from frys_node.testing.replication_roles import Command, Knobs, Observer, placement_of
-from frys_node.testing.replication_store import WatchedStore
+from frys_node.testing.replication_store import ForgetfulStore, WatchedStore
 from frys_node.testing.simulator import Packet, SimHost
 from frys_node.transport.errors import StorageFull
 from frys_node.wire.codec import Codec
@@ -50,7 +51,7 @@ _TERM: Codec[Term] = Codec(Term)
 SYNCED, RETRY = "synced", "retry"
 """What the disk wakes a node for: a group is durable; a group that had no room is tried again."""
 
-_DATA, _TOPOLOGY = b"\x00", b"\x01"
+_DATA, _TOPOLOGY, _BULK = b"\x00", b"\x01", b"\x02"
 _TOPOLOGY_KINDS = ("join", "leave", "remove", "factor", "hand over", "promote", "give up")
 
 
@@ -69,6 +70,14 @@ class ReplicationNode:
         self.replica = self.make_replica()
         self.coordinator = self.make_coordinator()
         self.topology = self.make_topology()
+        self.bulks = BulkCopies(
+            self.replica,
+            self.host.boot,
+            send=self._send_bulk,
+            perform=self._perform,
+            is_usable=self.is_usable,
+            on_copied=observer.copied,
+        )
         self.log = Log(host.disk)
         self.recovery = Recovery(host.disk, self.log, self.replica)
         self.register = IssuerRegister(host.disk)
@@ -94,7 +103,7 @@ class ReplicationNode:
         config = ReplicaConfig(
             sync_interval_s=self.knobs.sync_interval_s,
             sync_units=2,
-            bulk_by_messages=True,
+            bulk_by_messages=not self.knobs.bulk_by_chunks,
             catches_up=self.knobs.catches_up,
             clock_drift_max_s=self.knobs.clock_drift_max_s,
             gc_min_age_s=self.knobs.gc_min_age_s,
@@ -104,10 +113,29 @@ class ReplicationNode:
 
     def new_replica(self, kind: type[Replica], config: ReplicaConfig) -> Replica:
         """Return a replica of that class with this node's clock, generator and boot."""
-        return kind(self.name, self.rng("replica"), config, self.stamp, wall_ms=self.wall_ms, boot=self.host.boot)
+        return kind(
+            self.name,
+            self.rng("replica"),
+            config,
+            self.stamp,
+            wall_ms=self.wall_ms,
+            boot=self.host.boot,
+            is_usable=self.is_usable,
+        )
 
     def _new_store(self, unit: UnitId) -> WatchedStore:
         return WatchedStore(unit, self.observer.freed)
+
+    def _new_memory(self, unit: UnitId) -> WatchedStore:
+        room = self.knobs.memory_room
+        if room is None:
+            return self._new_store(unit)
+        rng = random.Random(f"{self.name}/{self.host.boot}/{unit}")
+        return ForgetfulStore(unit, self.observer.freed, room=room, rng=rng, evicted=self.observer.evicted)
+
+    def is_usable(self, node: NodeId) -> bool:
+        """Return whether membership would say that a node is up."""
+        return node not in self.observer.dead()
 
     def wall_ms(self) -> int:
         """Return this node's wall clock."""
@@ -145,7 +173,7 @@ class ReplicationNode:
     def start(self, now_s: float) -> Sequence[Packet]:
         """Recover from the disk."""
         self.replica.declare(DURABLE, self._new_store, durable=True)
-        self.replica.declare(MEMORY, self._new_store, durable=False)
+        self.replica.declare(MEMORY, self._new_memory, durable=False)
         self.recovery.read()
         self.recovery.begin()
         for kind in self.replica.kinds:
@@ -170,6 +198,8 @@ class ReplicationNode:
                 message = MESSAGES.decode(payload[1:])
                 assert not isinstance(message, Batch)
                 self._perform(self._deliver(NodeId(source), message, now_s), now_s)
+            elif payload[:1] == _BULK:
+                self.bulks.receive(NodeId(source), BULK_MESSAGES.decode(payload[1:]), now_s)
             else:
                 self._take_topology(NodeId(source), payload[1:], now_s)
         except MalformedFrame:
@@ -198,6 +228,7 @@ class ReplicationNode:
         self._perform(self.coordinator.advance(now_s), now_s)
         self._perform(self.topology.verdict(self.observer.dead(), now_s), now_s)
         self._perform(self.topology.advance(now_s), now_s)
+        self.bulks.advance(now_s)
         return self._sent()
 
     def wake(self, token: object, now_s: float) -> Sequence[Packet]:
@@ -221,7 +252,10 @@ class ReplicationNode:
 
     def _plan(self) -> None:
         self.next_deadline_s = min(
-            self.replica.next_deadline_s, self.coordinator.next_deadline_s, self.topology.next_deadline_s
+            self.replica.next_deadline_s,
+            self.coordinator.next_deadline_s,
+            self.topology.next_deadline_s,
+            self.bulks.next_deadline_s,
         )
 
     # ------------------------------------------------------------------ effects
@@ -242,6 +276,12 @@ class ReplicationNode:
 
     def _on_send_topology(self, effect: SendTopology, _now_s: float) -> None:
         self._packets.append(Packet(effect.to, _TOPOLOGY + TOPOLOGY_MESSAGES.encode(effect.message)))
+
+    def _send_bulk(self, node: NodeId, message: BulkMessage) -> None:
+        self._packets.append(Packet(node, _BULK + BULK_MESSAGES.encode(message)))
+
+    def _on_bulk(self, effect: fx.BulkPull, now_s: float) -> None:
+        self.bulks.add(effect, now_s)
 
     def _on_persist(self, effect: fx.Persist, now_s: float) -> None:
         self._pending.append(effect)
@@ -323,6 +363,7 @@ class ReplicationNode:
         placement, signed = self.topology.placement, self.topology.signed
         assert placement is not None
         assert signed is not None
+        self.bulks.adopted()
         found = [*self.replica.adopt(placement, now_s), *self.coordinator.adopt(placement, now_s)]
         # What adoption itself makes the machines do comes before what the topology sends about it.
         self._work.extendleft(reversed(found))
@@ -376,6 +417,7 @@ class ReplicationNode:
         fx.Persist: _on_persist,
         fx.ShareRecord: _on_share,
         fx.WantRecord: _on_want,
+        fx.BulkPull: _on_bulk,
         fx.BulkFinished: _on_finished,
         fx.PassFinished: _on_finished,
         fx.WriteDone: _on_done,

@@ -74,13 +74,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Steps have the patience of the product, not that of many steps a minute."""
     mourned: NodeId | None
     """A node that dies early and stays dead to the end, while the ring goes on changing."""
+    bulk_by_chunks: bool
+    """The bulk of durable units goes by chunks of a snapshot, as in a node; else by messages, as that of the cache."""
+    memory_room: int | None
+    """Entries that a replica of a unit in memory has room for; beyond it any goes, and a floor stays. None: all."""
     ends_dark: bool
     """The last fault is an outage of the whole cluster, so that nothing but recovery follows it."""
 
 
 Shape = Callable[[Plan], Plan]
-"""Bends what a seed has drawn, so that an error of one sort shows sooner: `targeted`, `crowded`, `forgetful`, `purging`
-or `losing`."""
+"""Bends what a seed has drawn, so that an error of one sort shows sooner: `targeted`, `crowded`, `forgetful`,
+`evicting`, `purging` or `losing`."""
 
 
 def draw_plan(nodes: int, seed: int) -> Plan:
@@ -111,6 +115,8 @@ def draw_plan(nodes: int, seed: int) -> Plan:
             steps_year=rng.random() < 0.1,
             is_patient=False,
             mourned=None,
+            bulk_by_chunks=False,
+            memory_room=None,
             ends_dark=False,
             drift_max_s=60.0,
             gc_min_age_s=math.inf,
@@ -153,7 +159,14 @@ def _with_dead(seed: int, plan: Plan) -> Plan:
     rng = random.Random(f"{seed}/plan/dead")
     is_patient, dies = rng.random() < 0.5, rng.random() < 0.3
     mourned = rng.choice(plan.names[1:]) if dies and len(plan.names) > 3 else None
-    return msgspec.structs.replace(plan, is_patient=is_patient, mourned=mourned)
+    copies = random.Random(f"{seed}/plan/copies")
+    return msgspec.structs.replace(
+        plan,
+        is_patient=is_patient,
+        mourned=mourned,
+        bulk_by_chunks=copies.random() < 0.5,
+        memory_room=copies.choice((None, None, None, 2, 3)),
+    )
 
 
 def mourning(plan: Plan) -> Plan:
@@ -212,6 +225,8 @@ def targeted(plan: Plan) -> Plan:
         gc_interval_s=math.inf,
         is_patient=False,
         mourned=None,
+        bulk_by_chunks=False,
+        memory_room=None,
         loses_log=False,
     )
 
@@ -249,8 +264,15 @@ def forgetful(plan: Plan) -> Plan:
         gc_interval_s=math.inf,
         is_patient=False,
         mourned=None,
+        bulk_by_chunks=False,
+        memory_room=None,
         loses_log=False,
     )
+
+
+def evicting(plan: Plan) -> Plan:
+    """Return the plan of `forgetful` with less room than keys, and refills that find their sources."""
+    return msgspec.structs.replace(forgetful(plan), keys=48, memory_room=40, operation_s=0.05, cuts_restarts=0.0)
 
 
 def purging(plan: Plan) -> Plan:
@@ -276,6 +298,8 @@ def purging(plan: Plan) -> Plan:
         gc_interval_s=0.3,
         is_patient=False,
         mourned=None,
+        bulk_by_chunks=False,
+        memory_room=None,
         loses_log=False,
     )
 

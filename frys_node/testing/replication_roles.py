@@ -90,6 +90,14 @@ class Observer(Protocol):
         """A replica has freed a tombstone."""
         ...
 
+    def evicted(self) -> None:
+        """A replica in memory had no room for an entry."""
+        ...
+
+    def copied(self) -> None:
+        """A node has the chunks of a unit that it joins."""
+        ...
+
     def renew(self, node: str) -> None:
         """A node needs another record, to refill what it lost."""
         ...
@@ -120,4 +128,7 @@ class Knobs(NamedTuple):
     clock_drift_max_s: float = 60.0
     gc_min_age_s: float = 3_600.0
     gc_interval_s: float = math.inf
+    bulk_by_chunks: bool = False
+    memory_room: int | None = None
+    """Entries of a unit in memory that a node has room for; None: all."""
     steps: StepConfig = HURRIED

@@ -71,7 +71,7 @@ class ReplicationRun:
         self.durable = durable
         self.keys = [f"k{number}".encode() for number in range(self.plan.keys)]
         self.busy = memory[:BUSY_UNITS_MAX]
-        self.checker = Checker(memory)
+        self.checker = Checker(memory, evicts=self.plan.memory_room is not None)
         self._node_class = node_class
         self._rng = random.Random(f"{seed}/clients")
         self._operator = random.Random(f"{seed}/operator")
@@ -107,6 +107,8 @@ class ReplicationRun:
             plan.drift_max_s,
             plan.gc_min_age_s,
             plan.gc_interval_s,
+            plan.bulk_by_chunks,
+            plan.memory_room,
             StepConfig() if plan.is_patient else HURRIED,
         )
         self.steps = StepWatch()
@@ -188,6 +190,14 @@ class ReplicationRun:
     def freed(self, unit: UnitId, entry: Entry) -> None:
         """A replica has freed a tombstone."""
         self.checker.freed(unit, entry)
+
+    def evicted(self) -> None:
+        """A replica in memory had no room for an entry."""
+        self.simulator.reach("evicted")
+
+    def copied(self) -> None:
+        """A newcomer has the chunks of a unit."""
+        self.simulator.reach("copied_by_chunks")
 
     def renew(self, node: str) -> None:
         """Hand the wish for another record to the issuer, as the driver's call does."""

@@ -129,6 +129,11 @@ MESSAGES_4 = [
     Read(EPOCH, UNIT, 6, 2, [b"key", b"more"], False, 9, True),
     RepairAck(EPOCH, UNIT, 8, False),
 ]
+MESSAGES_5 = [
+    *MESSAGES_4,
+    Tree(EPOCH, UNIT, 9, True, b"", None, True, VERSION, VERSION, VERSION),
+    LeafPage(EPOCH, UNIT, 9, b"a", True, [ENTRY], True, VERSION),
+]
 GROUPS_2: list[list[LogRecord]] = [
     *GROUPS_1,
     [FloorsRecord(UNIT, VERSION, None), RightedRecord(UNIT, [b"gone"], [ENTRY]), *lost_records(UNIT, EPOCH)],
@@ -144,6 +149,7 @@ GROUPS_2: list[list[LogRecord]] = [
         ("replication-messages-2.hex", MESSAGES, MESSAGES_2),
         ("replication-messages-3.hex", MESSAGES, MESSAGES_3),
         ("replication-messages-4.hex", MESSAGES, MESSAGES_4),
+        ("replication-messages-5.hex", MESSAGES, MESSAGES_5),
         ("topology-messages-1.hex", TOPOLOGY_MESSAGES, TOPOLOGY_1),
         ("topology-messages-2.hex", TOPOLOGY_MESSAGES, TOPOLOGY_2),
     ],
@@ -155,7 +161,7 @@ def test_messages_of_every_version_are_read(name: str, codec: Any, messages: lis
 
 @pytest.mark.parametrize(
     ("name", "codec", "messages"),
-    [("replication-messages-4.hex", MESSAGES, MESSAGES_4), ("topology-messages-2.hex", TOPOLOGY_MESSAGES, TOPOLOGY_2)],
+    [("replication-messages-5.hex", MESSAGES, MESSAGES_5), ("topology-messages-2.hex", TOPOLOGY_MESSAGES, TOPOLOGY_2)],
 )
 def test_messages_of_the_newest_version_are_written_unchanged(name: str, codec: Any, messages: list[Any]) -> None:
     """What is written today is the newest golden file, byte for byte."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import pytest
@@ -19,7 +19,7 @@ from frys_node.replication.replica import ReplicaMachine
 from frys_node.replication.unit import HeldUnit
 from frys_node.testing.replica_desk import Desk, record_of
 from frys_node.testing.replication_node import ReplicationNode
-from frys_node.testing.replication_plan import Shape, losing, purging, targeted
+from frys_node.testing.replication_plan import Shape, evicting, losing, purging, targeted
 from frys_node.testing.replication_scenario import run_scenario
 
 SECONDS = 30.0
@@ -64,6 +64,15 @@ class OpenUnit(HeldUnit):
 
     def alive(self, entries: Sequence[object]) -> Sequence[object]:  # type: ignore[override]
         return entries
+
+
+class LeavesFloors(HeldUnit):
+    """Who is filled takes the entries of its sources, and not what they have evicted."""
+
+    __slots__ = ()
+
+    def forget_evicted(self, listings: Iterable[object]) -> None:
+        return
 
 
 class WallClock(HybridClock):
@@ -114,8 +123,10 @@ class ReplicaNode(ReplicationNode):
         return self.new_replica(self.planted, super().make_replica().config)
 
 
-class OpenNode(ReplicationNode):
-    """A node whose units have no floors."""
+class UnitNode(ReplicationNode):
+    """A node whose units are planted ones."""
+
+    planted: type[HeldUnit]
 
     def make_replica(self) -> ReplicaMachine:
         replica = super().make_replica()
@@ -123,7 +134,7 @@ class OpenNode(ReplicationNode):
 
         def hold(*args: object, **kwargs: object) -> HeldUnit:
             held = right(*args, **kwargs)  # type: ignore[arg-type]
-            held.__class__ = OpenUnit
+            held.__class__ = self.planted
             return held
 
         replica._hold = hold  # type: ignore[method-assign]
@@ -154,7 +165,8 @@ PLANTED = {
     "freed by age": Planted(_with(PurgerNode, ByAge), purging, 1, ("(b)",)),
     "freed by a majority": Planted(_with(PurgerNode, ByMajority), purging, 2, ("(a)", "(b)")),
     "freed without comparing": Planted(_with(PurgerNode, Undigested), purging, 1, ("(a)", "(b)")),
-    "no floors": Planted(OpenNode, purging, 22, ("(b)",)),
+    "no floors": Planted(_with(UnitNode, OpenUnit), purging, 22, ("(b)",)),
+    "floors of evictions stay behind": Planted(_with(UnitNode, LeavesFloors), evicting, 1, ("(a)", "(b)")),
     "wall clock": Planted(WallNode, targeted, 0, ("(c)", "(a)")),
     "a lost log counts at once": Planted(_with(ReplicaNode, CountsAtOnce), losing, 0, ("(a)", "(b)")),
 }

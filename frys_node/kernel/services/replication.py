@@ -111,6 +111,18 @@ class Dated(Protocol):
         ...
 
 
+@runtime_checkable
+class Evicting(Protocol):
+    """A `UnitStore` that forgets what it has no room for: what it does not hold reads as a tombstone at its floor."""
+
+    evict_floor: Version | None
+    """Above every version that was forgotten; None: none was."""
+
+    def raise_evict_floor(self, floor: Version) -> None:
+        """Let nothing come that is below a version and not held; what is held stays."""
+        ...
+
+
 class Replication(Protocol):
     """Quorum writes and reads of units."""
 

@@ -22,13 +22,13 @@ CHANGES_MAX = 1_024
 class CacheUnit:
     """What this node holds of one unit (a `UnitStore`)."""
 
-    __slots__ = ("floor", "held", "memory", "unit", "was")
+    __slots__ = ("evict_floor", "held", "memory", "unit", "was")
 
     def __init__(self, unit: UnitId, memory: CacheMemory) -> None:
         self.unit = unit
         self.memory = memory
         """What bounds this unit together with the others of the node."""
-        self.floor: Version | None = None
+        self.evict_floor: Version | None = None
         """Just above the newest version evicted since the unit was empty; what is held below it stays."""
         self.held: dict[bytes, Entry] = {}
         """Entries by key; an expired one is a tombstone only after `expire_due`."""
@@ -43,7 +43,7 @@ class CacheUnit:
         self.memory.expire_due()
         found: list[Entry | None] = list(map(self.held.get, keys))
         self.memory.hit([entry.key for entry in found if entry is not None and entry.value is not None])
-        floor = self.floor
+        floor = self.evict_floor
         if floor is None:
             return found
         return [entry or Entry(key, floor, None) for key, entry in zip(keys, found, strict=True)]
@@ -96,7 +96,7 @@ class CacheUnit:
         for entry in self.held.values():
             self.memory.forget(entry)
         self.held.clear()
-        self.floor = self.was = None
+        self.evict_floor = self.was = None
 
     def evict(self, key: bytes) -> Entry:
         """Drop an entry for want of memory and raise the floor above it; its pool has forgotten it already."""
@@ -107,12 +107,16 @@ class CacheUnit:
 
     def raise_floor(self, version: Version) -> None:
         """Let nothing come that is not newer than a version which is not held any more."""
-        if self.floor is None or version >= self.floor:
-            self.floor = just_above(version)
+        self.raise_evict_floor(just_above(version))
+
+    def raise_evict_floor(self, floor: Version) -> None:
+        """Let nothing come that is below a version and not held."""
+        if self.evict_floor is None or floor > self.evict_floor:
+            self.evict_floor = floor
 
     def needs(self, tombstone: Entry) -> bool:
         """False if the floor says what the tombstone does."""
-        return self.floor is None or tombstone.version >= self.floor
+        return self.evict_floor is None or tombstone.version >= self.evict_floor
 
     def live(self, prefix: bytes) -> Iterator[bytes]:
         """The keys of a namespace that have values, in no order."""

@@ -118,7 +118,8 @@ async def served(cluster: Any, tmp_path: Path, **options: Any) -> AsyncIterator[
     async with serving(tmp_path, **options) as (kernel, http):
         kernel.services.provide(MEMBERS, nodes[0].driver)
         nodes[0].bus.on(MemberChanged, kernel.bus.publish)
-        InsightRoutes(nodes[0].driver).register(http)
+        waits = {"units": 7, "first": ["cache/0", "cache/3"], "since_unix_ns": 1_767_225_600_000_000_000}
+        InsightRoutes(nodes[0].driver, {nodes[2].node: waits}.get).register(http)
         yield nodes, kernel, http
 
 
@@ -176,6 +177,7 @@ async def test_the_command_line_asks_about_members(
         assert await command("why", "n3") == 0
         out = capsys.readouterr().out
         assert "  accused by " in out
+        assert "  tombstones of cache/0, cache/3 and 5 more units wait for it since 20" in out
         assert await command("rtt", "n3") == 1
         out = capsys.readouterr().out
         assert "n3 is dead: what is shown was measured before" in out

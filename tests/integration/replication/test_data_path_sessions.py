@@ -91,19 +91,46 @@ async def test_a_node_whose_clock_is_ahead_is_told_to_set_it_right_and_still_rea
         await cluster["n1"].replication.write(UNIT, [(b"k", b"x")])
 
 
-async def test_tombstones_that_wait_for_a_node_name_it_and_go_once_it_is_back(autojump_clock: MockClock) -> None:
-    """Thirty seconds after the delete (`gc_min_age_s`) everything is ready but one member (rule 19)."""
+async def test_the_status_of_a_node_says_what_one_death_among_two_replicas_stops(autojump_clock: MockClock) -> None:
+    """Before it happens, and, with the name of who is down, when it has."""
+    async with open_data_cluster(("n1", "n2")) as cluster:
+        await cluster.settle()
+        (line,) = cluster["n1"].replication.status()["quorums"]
+        assert "A quorum of two is two: one death stops" in line
+        await cluster["n2"].kill()
+        (line,) = cluster["n1"].replication.status()["quorums"]
+        assert "1 of 2 replicas up, and a quorum is 2: " in line
+        assert "n2" in line
+        await cluster["n1"].replication.write(UNIT, [(b"k", b"v")], Consistency.ONE)
+
+
+@pytest.mark.parametrize("place", [0, 2])
+async def test_tombstones_that_wait_for_a_node_name_it_and_go_once_it_is_back(
+    autojump_clock: MockClock, place: int
+) -> None:
+    """Thirty seconds after the delete (`gc_min_age_s`) everything is ready but one member (rule 19).
+
+    The first member of the set that is up names it, also if it is the first one of all that is down.
+    """
     async with open_data_cluster(NAMES, settings=ReplicationConfig(gc_min_age_s=30.0)) as cluster:
         await cluster.settle()
         await cluster["n1"].replication.write(UNIT, [(b"k", None)], Consistency.ALL)
-        await cluster["n3"].kill()
+        members = cluster["n1"].balancer.sets(UNIT).current
+        gone = members[place]
+        teller = members[0] if place else members[1]
+        await cluster[gone].kill()
         await trio.sleep(70)
-        lines = [line for name in ("n1", "n2") for line in cluster[name].replication.reports.purge_waits_for()]
-        leads = cluster["n1"].balancer.sets(UNIT).current[0] != "n3"
-        assert len(lines) == leads
-        assert all("n3" in line and "does not answer" in line for line in lines)
+        waits = {name: cluster[name].replication.reports.purge_waits_for() for name in members if name != gone}
+        assert [name for name, lines in waits.items() if lines] == [teller]
+        (line,) = waits[teller]
+        assert line.startswith(f"tombstones of {UNIT} wait for {gone} since ")
+        assert "does not answer" in line
+        assert cluster[teller].replication.status()["tombstones_wait_for"] == [line]
+        told = cluster[teller].replication.reports.purge_wait(gone)
+        assert told is not None
+        assert told["first"] == [UNIT]
         assert all(b"k" in store for store in cluster.stores(UNIT).values())
-        await cluster.restart("n3")
+        await cluster.restart(gone)
         await trio.sleep(70)
         assert [dict(store) for store in cluster.stores(UNIT).values()] == [{}, {}, {}]
         assert all(cluster[name].replication.reports.purge_waits_for() == [] for name in NAMES)

@@ -7,9 +7,20 @@ from collections.abc import Sequence
 import pytest
 
 from balancer.absence import around
-from balancer.bypass import Bypass, Detour, bypass_of
+from balancer.bypass import Bypass, Detour, bypass_bytes, bypass_of
 from balancer.placement import Placement, cache_unit, majority
-from balancer.record import FORMAT, FORMAT_BYPASS, JOINING, JOINT, STABLE, TopologyRecord, aborted, after, finished
+from balancer.record import (
+    FORMAT,
+    FORMAT_BYPASS,
+    JOINING,
+    JOINT,
+    RECORD,
+    STABLE,
+    TopologyRecord,
+    aborted,
+    after,
+    finished,
+)
 from balancer.spread import RingMember
 from balancer.steps import LOOK_S, StepConfig, Steps
 from balancer.topology_messages import Report
@@ -202,6 +213,30 @@ def test_a_step_that_the_dead_would_keep_from_ending_is_not_begun_and_says_why()
     joining = steps.next_record(1.1)
     assert joining is not None
     assert [member.node for member in joining.next_ring] == [N1, N3, N4]
+
+
+def test_a_step_for_which_the_record_has_no_room_waits_and_the_removal_of_the_dead_goes_first() -> None:
+    """`BYPASS_BYTES_MAX` bounds who is passed over, and where; at the limit nothing is begun that would not fit."""
+    before = stable([N1, N2, N3, N4])
+    joining = around(after(before, phase=JOINING, next_ring=ring([N1, N2, N4])), [N4]).record
+    needed = bypass_bytes(joining.next_bypassed)
+    assert len(RECORD.encode(joining)) - len(RECORD.encode(after(joining, next_bypassed=()))) == needed
+    for bytes_max, is_begun in ((needed, True), (needed - 1, False)):
+        steps = steps_under(before, StepConfig(bypass_bytes_max=bytes_max))
+        steps.verdict([N4], 0.0)
+        steps.request_leave(N3)
+        assert (steps.next_record(1.0) is not None) is is_begun
+        assert bool(steps.waits_for()) is not is_begun
+    (line,) = steps.waits_for()
+    assert line.startswith(f"n4: dead, and going around all 1 such nodes takes {needed} bytes of the record, over ")
+    assert line.endswith("; remove some, or start them again")
+    assert steps.next_deadline_s() == 1.0 + LOOK_S
+    assert N3 in steps.waiting
+    steps.request_remove(N4)
+    removing = steps.next_record(1.0)
+    assert removing is not None
+    assert {member.node: member.weight for member in removing.next_ring}[N4] == 0
+    assert removing.next_bypassed == ()
 
 
 def test_what_can_be_done_is_done_while_something_else_is_held_up() -> None:

@@ -115,12 +115,12 @@ def test_a_unit_that_is_being_filled_raises_no_floor_before_its_values_have_come
     memory = unit.memory
     held = HeldUnit(UNIT, unit, durable=False, complete=False, join_key=None)
     held.merge([deletion(f"gone:{number}", 1_000 + number) for number in range(200)])
-    assert unit.floor is None
+    assert unit.evict_floor is None
     values = [value(f"value:{number}", number + 1) for number in range(100)]
     assert held.merge(values).taken == values
     memory.standing = lambda _unit: Standing.WHOLE
     memory.sweep()
-    assert unit.floor is not None
+    assert unit.evict_floor is not None
     assert live(unit) == {entry.key for entry in values}
     assert memory.tombstones.total_bytes <= TOMBSTONES_SHARE * memory.bytes_max
 

@@ -152,9 +152,9 @@ def test_clearing_a_unit_forgets_its_floor_and_gives_its_memory_back() -> None:
     holder = memory(1)
     unit = holder.open(UnitId("cache/1"))
     unit.put([entry("a", 1), entry("b", 2)])
-    assert unit.floor is not None
+    assert unit.evict_floor is not None
     unit.clear()
-    assert unit.floor is None
+    assert unit.evict_floor is None
     assert holder.total_bytes == 0
     assert unit.get([b"a"]) == [None]
 

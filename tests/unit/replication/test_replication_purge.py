@@ -37,6 +37,17 @@ def purge_floor(desk: Desk, name: str) -> Version | None:
     return desk.replicas[NodeId(name)].table.units[UNIT].purge_floor
 
 
+def cut_off(desk: Desk, *gone: NodeId) -> None:
+    """Have nodes be down for the others, and up again if they are not named."""
+    desk.down = set(gone)
+    desk.cut = {(a, b) for a in desk.names for b in desk.names if a != b and {a, b} & desk.down}
+
+
+def waiting(desk: Desk, name: NodeId) -> dict[NodeId, list[str]]:
+    """Return what a node says waits for whom."""
+    return {node: list(wait.units) for node, wait in desk.replicas[name].purger.waits_for().items()}
+
+
 def test_a_tombstone_goes_once_it_is_old_enough_and_not_before() -> None:
     """After 10 s (`gc_min_age_s`) all three agree and free it; what lives stays."""
     for durable in (True, False):
@@ -79,11 +90,59 @@ def test_one_member_that_is_down_stops_it_and_is_named_and_its_return_ends_that(
     desk.cut = {(gone, name) for name in desk.names} | {(name, gone) for name in desk.names}
     desk.pass_time(60.0)
     assert [desk.held(name) is not None for name in desk.names] == [True] * 3
-    assert desk.replicas[LEADER].purger.waits_for() == {gone: 1}
+    ((named, wait),) = desk.replicas[LEADER].purger.waits_for().items()
+    assert (named, wait.units) == (gone, [UNIT])
+    assert START_MS + 10_000 <= wait.since_unix_ms <= START_MS + 25_000
+    assert [desk.replicas[name].purger.waits_for() for name in OTHERS] == [{}, {}]
     desk.cut = set()
     desk.pass_time(8.0)
     assert [desk.held(name) for name in desk.names] == [None] * 3
     assert desk.replicas[LEADER].purger.waits_for() == {}
+
+
+def test_tombstones_that_wait_for_the_first_member_are_named_by_the_first_one_that_is_up() -> None:
+    """Nobody leads a purge then, which could not end anyway; one node says so, and since when, until it is back."""
+    desk = desk_of_3()
+    first, second, third = STABLE_3.sets(UNIT).current
+    cut_off(desk, first)
+    desk.pass_time(20.0)
+    assert waiting(desk, second) == {first: [UNIT]}
+    assert waiting(desk, third) == {}
+    since_ms = desk.replicas[second].purger.waits_for()[first].since_unix_ms
+    desk.pass_time(40.0)
+    assert desk.replicas[second].purger.waits_for()[first].since_unix_ms == since_ms
+    cut_off(desk, first, second)
+    desk.pass_time(20.0)
+    assert waiting(desk, third) == {first: [UNIT], second: [UNIT]}
+    assert [desk.held(name) is not None for name in desk.names] == [True] * 3
+    cut_off(desk)
+    assert [waiting(desk, name) for name in (second, third)] == [{}, {}]
+    desk.pass_time(8.0)
+    assert [desk.held(name) for name in desk.names] == [None] * 3
+    assert [desk.replicas[name].purger.stopped for name in desk.names] == [{}] * 3
+
+
+def test_another_record_does_not_make_anybody_forget_how_long_tombstones_have_waited() -> None:
+    """Since when they wait is told through changes of the record, of those that are still members."""
+    desk = desk_of_3()
+    first, second, third = STABLE_3.sets(UNIT).current
+    cut_off(desk, first)
+    desk.pass_time(20.0)
+    since_ms = desk.replicas[second].purger.waits_for()[first].since_unix_ms
+    desk.adopt(record_of(3, ["n1", "n2", "n3"]), second, third)
+    assert desk.replicas[second].purger.waits_for()[first].since_unix_ms == since_ms
+    desk.adopt(record_of(4, [second, third]), second, third)
+    assert waiting(desk, second) == {}
+
+
+def test_a_first_member_that_is_not_whole_says_that_tombstones_wait_for_itself() -> None:
+    """It cannot lead before it has what the others have, and they cannot free anything meanwhile."""
+    desk = desk_of_3()
+    desk.replicas[LEADER].table.units[UNIT].complete = False
+    desk.pass_time(20.0)
+    assert [desk.held(name) is not None for name in desk.names] == [True] * 3
+    assert waiting(desk, LEADER) == {LEADER: [UNIT]}
+    assert [waiting(desk, name) for name in OTHERS] == [{}, {}]
 
 
 def test_members_that_differ_exchange_what_they_lack_and_agree_later() -> None:

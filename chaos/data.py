@@ -6,8 +6,9 @@ again, cut off in both directions and in one, and stopped and continued; one nod
 Then the plug is pulled: every process is killed at once, with one node joining and one leaving at that moment, and all
 are started again. After that everything is read back at quorum through every node.
 
-It passes if no acknowledged write is lost, nothing that was deleted or overwritten came back, and all replicas of every
-vector shard are equal. (Cache values live in memory and may vanish; what was overwritten or deleted may not come back.)
+It passes if no acknowledged write is lost, nothing that was deleted or overwritten came back, all replicas of every
+vector shard are equal, and the topology records of all nodes were one history: no forked epoch, no double move.
+(Cache values live in memory and may vanish; what was overwritten or deleted may not come back.)
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from chaos import checker, scenario
 from chaos.churn import Churn
@@ -30,6 +32,7 @@ from chaos.cluster import Cluster, HurtNode, Setback, heal, running, say, split,
 from chaos.load import Endpoint, Unanswered, create_collection, read_back
 from chaos.replicas import wait_equal
 from chaos.turnover import Turnover
+from chaos.watch import Watch
 from frys_node.base.errors import FrysError
 from frys_node.bench import namespaces
 
@@ -148,7 +151,9 @@ def injured(cluster: Cluster, arguments: argparse.Namespace) -> checker.Verdict:
     load = Churn(lambda: endpoints(cluster), rate_hz=arguments.rate, seed=arguments.seed)
     turnover = Turnover(cluster, random.Random(f"{arguments.seed}/turnover"), CHANGE_S)
     faults = Faults(cluster, turnover, rng)
+    watch = Watch(cluster)
     begun_s = time.monotonic()
+    watch.start()
     load.start()
     try:
         until("the first acknowledged writes", lambda: load.acknowledged_writes, 60)
@@ -162,25 +167,30 @@ def injured(cluster: Cluster, arguments: argparse.Namespace) -> checker.Verdict:
         for _ in range(arguments.plugs):
             faults.pull_the_plug(with_changes=not arguments.no_turnover)
         time.sleep(3.0)
+        history = load.stop()
+        say(f"load ended: {len(history)} operations; waiting for agreement")
+        turnover.settle()
+        cluster.wait_agreed()
+        until("a stable ring of all nodes", cluster.is_stable, SETTLE_S_MAX)
+        until("one record at all nodes", watch.is_agreed, SETTLE_S_MAX)
     finally:
         turnover.stop()
-        history = load.stop()
-    say(f"load ended: {len(history)} operations; waiting for agreement")
-    turnover.settle()
-    cluster.wait_agreed()
-    until("a stable ring of all nodes", cluster.is_stable, SETTLE_S_MAX)
-    return judge(cluster, arguments, history, faults, turnover, begun_s)
+        load.stop()
+        watch.stop()
+    return judge(cluster, history, Injuries(faults, turnover, watch), begun_s)
 
 
-def judge(
-    cluster: Cluster,
-    arguments: argparse.Namespace,
-    history: list[checker.Operation],
-    faults: Faults,
-    turnover: Turnover,
-    begun_s: float,
-) -> checker.Verdict:
+class Injuries(NamedTuple):
+    """What was done to a cluster, and what was seen of its records meanwhile."""
+
+    faults: Faults
+    turnover: Turnover
+    watch: Watch
+
+
+def judge(cluster: Cluster, history: list[checker.Operation], injuries: Injuries, begun_s: float) -> checker.Verdict:
     """Read everything back through every node, compare all replicas, and say what is wrong."""
+    faults, turnover, watch = injuries
     ledger = checker.Ledger(history)
     verdict = checker.Verdict("data")
     wrong = checker.check_reads(history, ledger)
@@ -191,10 +201,12 @@ def judge(
             wrong += checker.check_final(ledger, store, {node.name: found})
     roots, equal_s = wait_equal(cluster, SETTLE_S_MAX)
     wrong += checker.check_equal(roots)
-    verdict.violations += wrong
+    records = watch.records.judge(watch.ids)
+    verdict.violations += [*wrong, *records.violations]
     verdict.violations += checker.check_members(cluster.views(), cluster.living())
     verdict.violations += [f"{name} ended by itself" for name in {n.name for n in cluster.nodes} - {*cluster.living()}]
     verdict.violations += [f"{name} has not joined or left after healing" for name in turnover.stuck]
+    verdict.violations += [f"no record of {name} was ever read" for name in cluster.living() if name not in watch.ids]
     kinds = Counter(violation.kind for violation in wrong)
     writes = [operation for operation in history if operation.kind == "write"]
     acked = [operation for operation in writes if operation.is_acknowledged]
@@ -222,6 +234,7 @@ def judge(
         "stale": kinds["stale"],
         "invented": kinds["invented"],
         "units_unequal": kinds["unequal"],
+        **records.counts,
     }
     if faults.done.total() - faults.done["plug"] < faults.tried * 0.8:
         verdict.violations.append("too few faults took effect: the run proves too little")

@@ -47,8 +47,8 @@ def verdict_of(script: str, tmp_path: Path, *arguments: str) -> dict[str, object
 
 def test_quorum_writes_and_deletes_survive_faults_and_a_pulled_plug(tmp_path: Path) -> None:
     """Four faults, then every process is killed at once: nothing is lost or comes back, and the replicas are equal."""
-    arguments = ("--nodes", "3", "--events", "4", "--no-turnover", "--seed", "4", "--dir", str(tmp_path / "nodes"))
-    counts = json.loads(chaos("data", "--json", *arguments))["counts"]
+    arguments = ("--nodes", "3", "--events", "4", "--no-turnover", "--plugs", "nothing", "--seed", "4")
+    counts = json.loads(chaos("data", "--json", *arguments, "--dir", str(tmp_path / "nodes")))["counts"]
     assert counts["events: plug"] == 1
     assert counts["point_deletes_acknowledged"] > 0
     assert [counts[kind] for kind in ("missing", "resurrected", "stale", "invented", "units_unequal")] == [0] * 5

@@ -8,12 +8,13 @@ from typing import Any
 
 import msgspec
 
-from balancer.record import JOINING, JOINT, RECORD, TopologyRecord, after, finished, first_record, taken_over
+from balancer.record import JOINING, JOINT, RECORD, STABLE, TopologyRecord, after, finished, first_record, taken_over
 from balancer.register import REGISTER_PATH
 from balancer.saved import ADOPTED_PATH, FROZEN_PATH
 from balancer.spread import RingMember
 from balancer.topology_messages import SIGNED_RECORD, SignedRecord
 from chaos.cluster import Cluster
+from chaos.plug import is_removed, newcomers
 from chaos.records import Records
 from chaos.watch import Watch
 from frys_node.base.types import ClusterId, Epoch, NodeId, Term
@@ -175,3 +176,17 @@ def test_the_looks_find_what_nodes_have_on_their_disks(tmp_path: Path) -> None:
     assert found.counts["forked_epochs"] == 2
     assert found.counts["records_compared"] == 4
     assert found.counts["record_looks"] >= 2
+
+
+def test_a_removal_and_a_join_are_told_from_a_record() -> None:
+    """The removed node is to hold nothing, or what is on its disk alone; once that is in force nothing is under way."""
+    first = stable("abcd")
+    weightless = (*ring("abc"), RingMember(node=IDS["d"], weight=0), *ring("e"))
+    for following in (ring("abce"), weightless):
+        joining = after(first, phase=JOINING, next_ring=following, removed=(IDS["d"],))
+        assert is_removed(joining, IDS["d"])
+        assert newcomers(joining) == [IDS["e"]]
+        assert not is_removed(finished(after(joining, phase=JOINT)), IDS["d"])
+    leaves = after(first, phase=JOINING, next_ring=ring("abc"))
+    assert not is_removed(leaves, IDS["d"])
+    assert (newcomers(leaves), leaves.phase != STABLE) == ([], True)

@@ -50,7 +50,7 @@ class Turnover:
         """Killed to be removed: they stay down until they are."""
 
     def start(self) -> None:
-        """Begin with a join; then a leave and a join take turns."""
+        """Begin with a join; then a leave and a join take turns, each at least once."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -60,12 +60,12 @@ class Turnover:
             self._thread.join(CHANGE_S_MAX * 2)
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while True:
             self.finish(self.join())
+            self._stop.wait(self._every_s)
+            self.finish(self.leave())
             if self._stop.wait(self._every_s):
                 break
-            self.finish(self.leave())
-            self._stop.wait(self._every_s)
 
     def finish(self, change: Change) -> None:
         """Wait for a change; one that takes too long is taken up again by `settle`."""

@@ -37,7 +37,7 @@ check: $(DEV) ## the static half: lint, format, layers, tidy, types
 sim: $(RUNTIME) ## the long simulations: every scenario at its full size, one table over all; interrupted, it goes on
 	@$(BIN)/frys-node sim --all --jobs $(SIM_JOBS) --state .cache/sim
 
-chaos-data: $(RUNTIME) ## nodes killed, cut off, paused, joining and leaving under quorum writes, then the plug (EVENTS=100)
+chaos-data: $(RUNTIME) ## nodes killed, cut off, paused, joining and leaving under quorum writes, then the plug twice (EVENTS=100)
 	@$(BIN)/python -m chaos.data --events $(EVENTS)
 
 verify: $(DEV) ## known answers, mutated handshakes and packets, downgrades, replays and the protocol's model, with counts

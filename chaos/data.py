@@ -3,11 +3,13 @@
 Five real nodes, each in a network namespace of its own, replication factor 3. Writers put, overwrite and delete points
 and cache values at quorum through any node, each write under a version of its own, while nodes are killed and started
 again, cut off in both directions and in one, and stopped and continued; one node joins and one leaves each minute.
-Then the plug is pulled: every process is killed at once, with one node joining and one leaving at that moment, and all
-are started again. After that everything is read back at quorum through every node.
+Then the plug is pulled: every process is killed at once, first with one dead node being removed and one joining in the
+record of that moment, then with one leaving and one joining, and all are started again. After that everything is read
+back at quorum through every node.
 
-It passes if no acknowledged write is lost, nothing that was deleted or overwritten came back, and all replicas of every
-vector shard are equal. (Cache values live in memory and may vanish; what was overwritten or deleted may not come back.)
+It passes if no acknowledged write is lost, nothing that was deleted or overwritten came back, all replicas of every
+vector shard are equal, and the topology records of all nodes were one history: no forked epoch, no double move.
+(Cache values live in memory and may vanish; what was overwritten or deleted may not come back.)
 """
 
 from __future__ import annotations
@@ -23,13 +25,16 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from chaos import checker, scenario
 from chaos.churn import Churn
 from chaos.cluster import Cluster, HurtNode, Setback, heal, running, say, split, until
 from chaos.load import Endpoint, Unanswered, create_collection, read_back
+from chaos.plug import KINDS, TOO_LATE, Plug
 from chaos.replicas import wait_equal
 from chaos.turnover import Turnover
+from chaos.watch import Watch
 from frys_node.base.errors import FrysError
 from frys_node.bench import namespaces
 
@@ -40,9 +45,6 @@ PAUSE_S = (0.5, 5.0)
 QUIET_S = (0.1, 0.6)
 CHANGE_S = 30.0
 """Between the end of a join and the beginning of a leave, and the other way round: one of each a minute."""
-
-PLUG_AFTER_S = (0.5, 3.0)
-"""How far a join and a leave have come when the plug is pulled."""
 
 SETTLE_S_MAX = 240.0
 
@@ -97,28 +99,6 @@ class Faults:
         victim.resume()
         return took
 
-    def pull_the_plug(self, *, with_changes: bool) -> None:
-        """Kill every process at once, while one node joins and one leaves; start all again, and see both through."""
-        under_way = [change() for change in self._turnover.changes] if with_changes else []
-        time.sleep(self._rng.uniform(*PLUG_AFTER_S))
-        say("pulling the plug")
-        for node in self._cluster.nodes:
-            if node.is_running:
-                node.kill_soon()
-        for node in self._cluster.nodes:
-            node.reap()
-        self.done["plug"] += 1
-        for node in self._cluster.nodes:
-            if not node.has_left:
-                self._cluster.start_again(node)
-        changing = {change.node for change in under_way} | self._turnover.leaving
-        for node in self._cluster.nodes:
-            if node not in changing:
-                self._cluster.wait_ready(node)
-        say("every node is back")
-        for change in under_way:
-            self._turnover.finish(change)
-
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments."""
@@ -128,8 +108,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seconds", type=float, default=900.0, help="no new event after so long (default 900)")
     made.add_argument("--rate", type=float, default=30.0, help="requests to write a second (default 30)")
     made.add_argument("--seed", type=int, default=1, help="seed of victims and load (default 1)")
-    made.add_argument("--plugs", type=int, default=1, help="how often the plug is pulled at the end (default 1)")
-    made.add_argument("--no-turnover", action="store_true", help="nobody joins or leaves")
+    text = "what is under way when the plug is pulled, once each (default: removal leave)"
+    made.add_argument("--plugs", nargs="*", choices=KINDS, default=["removal", "leave"], help=text)
+    text = f"seconds between a join and a leave, and the other way round (default {CHANGE_S:g})"
+    made.add_argument("--pace", type=float, default=CHANGE_S, help=text)
+    made.add_argument("--no-turnover", action="store_true", help="nobody joins or leaves until the plug is pulled")
     made.add_argument("--json", action="store_true", help="print the verdict as JSON")
     made.add_argument("--report", type=Path, help="write the verdict as JSON here")
     made.add_argument("--dir", type=Path, help="keep the nodes' directories here")
@@ -146,9 +129,12 @@ def injured(cluster: Cluster, arguments: argparse.Namespace) -> checker.Verdict:
     rng = random.Random(arguments.seed)
     create_collection(cluster.nodes[0].endpoint, shards=SHARDS, replicas=3)
     load = Churn(lambda: endpoints(cluster), rate_hz=arguments.rate, seed=arguments.seed)
-    turnover = Turnover(cluster, random.Random(f"{arguments.seed}/turnover"), CHANGE_S)
+    turnover = Turnover(cluster, random.Random(f"{arguments.seed}/turnover"), arguments.pace)
     faults = Faults(cluster, turnover, rng)
+    plug = Plug(cluster, turnover, random.Random(f"{arguments.seed}/plug"))
+    watch = Watch(cluster)
     begun_s = time.monotonic()
+    watch.start()
     load.start()
     try:
         until("the first acknowledged writes", lambda: load.acknowledged_writes, 60)
@@ -159,28 +145,34 @@ def injured(cluster: Cluster, arguments: argparse.Namespace) -> checker.Verdict:
                 break
             faults.one(number, arguments.events)
         turnover.stop()
-        for _ in range(arguments.plugs):
-            faults.pull_the_plug(with_changes=not arguments.no_turnover)
+        for kind in arguments.plugs:
+            plug.pull(kind)
         time.sleep(3.0)
+        history = load.stop()
+        say(f"load ended: {len(history)} operations; waiting for agreement")
+        turnover.settle()
+        cluster.wait_agreed()
+        until("a stable ring of all nodes", cluster.is_stable, SETTLE_S_MAX)
+        until("one record at all nodes", watch.is_agreed, SETTLE_S_MAX)
     finally:
         turnover.stop()
-        history = load.stop()
-    say(f"load ended: {len(history)} operations; waiting for agreement")
-    turnover.settle()
-    cluster.wait_agreed()
-    until("a stable ring of all nodes", cluster.is_stable, SETTLE_S_MAX)
-    return judge(cluster, arguments, history, faults, turnover, begun_s)
+        load.stop()
+        watch.stop()
+    return judge(cluster, history, Injuries(faults, turnover, plug, watch), begun_s)
 
 
-def judge(
-    cluster: Cluster,
-    arguments: argparse.Namespace,
-    history: list[checker.Operation],
-    faults: Faults,
-    turnover: Turnover,
-    begun_s: float,
-) -> checker.Verdict:
+class Injuries(NamedTuple):
+    """What was done to a cluster, and what was seen of its records meanwhile."""
+
+    faults: Faults
+    turnover: Turnover
+    plug: Plug
+    watch: Watch
+
+
+def judge(cluster: Cluster, history: list[checker.Operation], injuries: Injuries, begun_s: float) -> checker.Verdict:
     """Read everything back through every node, compare all replicas, and say what is wrong."""
+    faults, turnover, plug, watch = injuries
     ledger = checker.Ledger(history)
     verdict = checker.Verdict("data")
     wrong = checker.check_reads(history, ledger)
@@ -191,19 +183,22 @@ def judge(
             wrong += checker.check_final(ledger, store, {node.name: found})
     roots, equal_s = wait_equal(cluster, SETTLE_S_MAX)
     wrong += checker.check_equal(roots)
-    verdict.violations += wrong
+    records = watch.records.judge(watch.ids)
+    verdict.violations += [*wrong, *records.violations]
     verdict.violations += checker.check_members(cluster.views(), cluster.living())
     verdict.violations += [f"{name} ended by itself" for name in {n.name for n in cluster.nodes} - {*cluster.living()}]
     verdict.violations += [f"{name} has not joined or left after healing" for name in turnover.stuck]
+    verdict.violations += [f"no record of {name} was ever read" for name in cluster.living() if name not in watch.ids]
     kinds = Counter(violation.kind for violation in wrong)
     writes = [operation for operation in history if operation.kind == "write"]
     acked = [operation for operation in writes if operation.is_acknowledged]
     instants = [operation.ended_s for operation in acked] or [begun_s]
     verdict.counts = {
         "seconds": round(time.monotonic() - begun_s, 1),
-        **{f"events: {kind}": count for kind, count in sorted(faults.done.items())},
+        **{f"events: {kind}": count for kind, count in sorted((faults.done + plug.pulled).items())},
         "joins": turnover.joined,
         "leaves": turnover.left,
+        "removals": turnover.removed,
         "changes_late": len(turnover.late),
         "slowest_change_s": round(turnover.slowest_s, 1),
         **{
@@ -222,9 +217,11 @@ def judge(
         "stale": kinds["stale"],
         "invented": kinds["invented"],
         "units_unequal": kinds["unequal"],
+        **records.counts,
     }
-    if faults.done.total() - faults.done["plug"] < faults.tried * 0.8:
+    if faults.done.total() < faults.tried * 0.8:
         verdict.violations.append("too few faults took effect: the run proves too little")
+    verdict.violations += [f"{shown}: the run proves too little" for shown in plug.pulled if TOO_LATE in shown]
     if len(acked) < 100:
         verdict.violations.append(f"only {len(acked)} writes were acknowledged: the run proves too little")
     return verdict
@@ -264,7 +261,7 @@ def show(verdict: checker.Verdict, arguments: argparse.Namespace) -> None:
         return
     print(f"data: {'good' if verdict.is_good else 'BROKEN'}")
     for key, value in verdict.counts.items():
-        print(f"  {key:<28} {value}")
+        print(f"  {key:<42} {value}")
     for violation in verdict.violations[: checker.VIOLATIONS_SHOWN_MAX]:
         print(f"  VIOLATION {violation}")
     sys.stdout.flush()

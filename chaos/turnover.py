@@ -1,7 +1,7 @@
 """Nodes that join and leave while others are hurt, one after the other, each at its own pace.
 
 Every change is a function that begins it and one that says whether it is through, so that a run can also begin several
-at once and pull the plug.
+at once and pull the plug (`plug`).
 """
 
 from __future__ import annotations
@@ -45,9 +45,12 @@ class Turnover:
         self.slowest_s = 0.0
         self.leaving: set[HurtNode] = set()
         """They may end by themselves at any moment, and must not be started again then."""
+        self.removed = 0
+        self.dead: set[HurtNode] = set()
+        """Killed to be removed: they stay down until they are."""
 
     def start(self) -> None:
-        """Begin with a join; then a leave and a join take turns."""
+        """Begin with a join; then a leave and a join take turns, each at least once."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -57,12 +60,12 @@ class Turnover:
             self._thread.join(CHANGE_S_MAX * 2)
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while True:
             self.finish(self.join())
+            self._stop.wait(self._every_s)
+            self.finish(self.leave())
             if self._stop.wait(self._every_s):
                 break
-            self.finish(self.leave())
-            self._stop.wait(self._every_s)
 
     def finish(self, change: Change) -> None:
         """Wait for a change; one that takes too long is taken up again by `settle`."""
@@ -74,11 +77,6 @@ class Turnover:
         """Wait for what was late, now that nothing hurts any more."""
         self.stuck += [change.node.name for change in self.late if not change.finish()]
 
-    @property
-    def changes(self) -> list[Callable[[], Change]]:
-        """What is under way at once when the plug is pulled."""
-        return [self.leave, self.join]
-
     def join(self) -> Change:
         """Start one more node."""
         node = self._cluster.add()
@@ -88,7 +86,7 @@ class Turnover:
 
     def _finish_join(self, node: HurtNode) -> bool:
         """Wait until the ring has it."""
-        done = self._until(f"the join of {node.name}", lambda: self._has_joined(node))
+        done = self.until(f"the join of {node.name}", lambda: self._has_joined(node))
         self.joined += done
         return done
 
@@ -100,23 +98,31 @@ class Turnover:
 
     def leave(self) -> Change:
         """Ask one node to leave, never the issuer: joins and leaves need it."""
-        ring = [node for node in self._cluster.nodes[1:] if self._is_in_ring(node, wanted=True)]
-        staying = [node for node in ring or self._cluster.nodes[1:] if node not in self.leaving]
-        node = self._rng.choice(staying)
+        node = self.choose()
         say(f"{node.name} leaves")
         self.leaving.add(node)
         self._ask_to_leave(node)
         return Change(node, lambda: self._finish_leave(node))
 
+    def choose(self) -> HurtNode:
+        """Return a node that may go: one of the ring that is not the issuer and does not leave already."""
+        ring = [node for node in self._cluster.nodes[1:] if self._is_in_ring(node, wanted=True)]
+        staying = [node for node in ring or self._cluster.nodes[1:] if node not in self.leaving]
+        return self._rng.choice(staying)
+
     def _finish_leave(self, node: HurtNode) -> bool:
         """Wait until the ring is without it and its process has ended; a crash in between makes it forget its wish."""
-        done = self._until(f"the leave of {node.name}", lambda: self._has_left(node))
+        done = self.until(f"the leave of {node.name}", lambda: self._has_left(node))
         self.left += done
         if done:
-            node.stop()
-            self._cluster.nodes.remove(node)
             self.leaving.discard(node)
+            self.forget(node)
         return done
+
+    def forget(self, node: HurtNode) -> None:
+        """Let a node go that is on the ring no more."""
+        node.stop()
+        self._cluster.nodes.remove(node)
 
     def _has_left(self, node: HurtNode) -> bool:
         if node.has_left:
@@ -149,7 +155,8 @@ class Turnover:
     def _seeds(self, joiner: HurtNode) -> list[str]:
         return [node.bind for node in self._cluster.nodes if node is not joiner and node.is_running]
 
-    def _until(self, what: str, is_done: Any) -> bool:
+    def until(self, what: str, is_done: Callable[[], bool]) -> bool:
+        """Poll for a change; False if it takes too long."""
         begun = time.monotonic()
         while time.monotonic() - begun < CHANGE_S_MAX:
             if is_done():

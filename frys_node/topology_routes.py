@@ -19,6 +19,9 @@ from membership.driver import MembershipDriver
 
 log = get_logger(__name__)
 
+IDS_SHOWN_MAX = 8
+"""Nodes without a name that an error lists."""
+
 
 class RemovalWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of ``POST /v1/members/{name}/remove``."""
@@ -69,9 +72,19 @@ class TopologyRoutes:
 
     def _find(self, name: str) -> NodeId:
         """Return a node by name or id; one of the ring's that nobody in gossip remembers, by its id."""
-        if name in self._balancer.placement.record.members():
+        members = self._balancer.placement.record.members()
+        if name in members:
             return NodeId(name)
-        return self._membership.insight.find(name)
+        try:
+            return self._membership.insight.find(name)
+        except NotFound as error:
+            nameless = [node for node in members if self._membership.get(node) is None]
+            if not nameless:
+                raise
+            # Names come from gossip: after a start of all nodes there is none of one that stayed down.
+            shown = ", ".join(nameless[:IDS_SHOWN_MAX]) + (" and others" if nameless[IDS_SHOWN_MAX:] else "")
+            hint = f"nobody here remembers the names of nodes that are on the ring: {shown}; give the id"
+            raise NotFound(error.message, hint=hint) from error
 
     def _name(self, node: NodeId) -> str:
         view = self._membership.get(node)

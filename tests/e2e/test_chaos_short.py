@@ -45,13 +45,17 @@ def verdict_of(script: str, tmp_path: Path, *arguments: str) -> dict[str, object
     return verdict
 
 
-def test_quorum_writes_and_deletes_survive_faults_and_a_pulled_plug(tmp_path: Path) -> None:
-    """Four faults, then every process is killed at once: nothing is lost or comes back, and the replicas are equal."""
-    arguments = ("--nodes", "3", "--events", "4", "--no-turnover", "--seed", "4", "--dir", str(tmp_path / "nodes"))
-    counts = json.loads(chaos("data", "--json", *arguments))["counts"]
+def test_quorum_writes_and_deletes_survive_faults_a_join_a_leave_and_a_pulled_plug(tmp_path: Path) -> None:
+    """Nothing is lost or comes back, the replicas are equal, and the records of all nodes are one history."""
+    arguments = ("--nodes", "3", "--events", "4", "--pace", "1", "--plugs", "nothing", "--seed", "4")
+    counts = json.loads(chaos("data", "--json", *arguments, "--dir", str(tmp_path / "nodes")))["counts"]
     assert counts["events: plug"] == 1
     assert counts["point_deletes_acknowledged"] > 0
-    assert [counts[kind] for kind in ("missing", "resurrected", "stale", "invented", "units_unequal")] == [0] * 5
+    assert (counts["joins"] > 0, counts["leaves"] > 0) == (True, True)
+    assert counts["records_compared"] > 3
+    broken = ("missing", "resurrected", "stale", "invented", "units_unequal")
+    broken += ("forked_epochs", "epochs_gone_back", "double_moves")
+    assert [counts[kind] for kind in broken] == [0] * len(broken)
 
 
 def test_kills_under_load_lose_nothing(tmp_path: Path) -> None:

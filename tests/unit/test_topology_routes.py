@@ -6,11 +6,14 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
-from frys_node.base.errors import StorageError
+import pytest
+
+from frys_node.base.errors import NotFound, StorageError
 from frys_node.base.types import NodeId
 from frys_node.topology_routes import TopologyRoutes
 
 GONE = NodeId("0e" * 16)
+HERE = NodeId("1e" * 16)
 
 
 def _routes(revoke: Callable[[NodeId], bool]) -> TopologyRoutes:
@@ -31,3 +34,25 @@ def test_an_expulsion_that_nobody_signed_or_the_disk_refused_is_said() -> None:
     (failed,) = _routes(refuse)._give_up(GONE)
     assert "the disk is full" in failed
     assert f"node revoke {GONE}" in failed
+
+
+def test_a_dead_node_whose_name_nobody_remembers_is_told_by_its_id() -> None:
+    """After a start of all nodes but it the error sent people to a list that does not have it."""
+
+    def refuse(_name: str) -> NodeId:
+        raise NotFound("there is no member 'd'", hint="`frys-node members` lists them")
+
+    def routes(*remembered: NodeId) -> TopologyRoutes:
+        record = SimpleNamespace(members=lambda: (GONE, HERE))
+        balancer = SimpleNamespace(placement=SimpleNamespace(record=record))
+        known = SimpleNamespace(get=lambda node: node if node in remembered else None, insight=insight)
+        return TopologyRoutes(cast("Any", balancer), cast("Any", known), lambda _node: True)
+
+    insight = SimpleNamespace(find=refuse)
+    with pytest.raises(NotFound, match="no member 'd'") as forgotten:
+        routes(HERE)._find("d")
+    assert forgotten.value.hint == f"nobody here remembers the names of nodes that are on the ring: {GONE}; give the id"
+    assert routes(HERE)._find(GONE) == GONE
+    with pytest.raises(NotFound) as unknown:
+        routes(HERE, GONE)._find("d")
+    assert unknown.value.hint == "`frys-node members` lists them"

@@ -12,7 +12,7 @@ import trio
 from balancer import router
 from balancer.catalogue_driver import Catalogue
 from balancer.intake import Intake
-from balancer.issuer_driver import IssuerVerbs, buried
+from balancer.issuer_driver import IssuerVerbs
 from balancer.measures import measure
 from balancer.methods import STEP, Nothing, RingView, StepView
 from balancer.movers_driver import MoverRunner
@@ -339,7 +339,7 @@ class BalancerComponent:
             self._sleeping_until_s = self.machine.next_deadline_s
             with trio.move_on_after(max(0.0, self._sleeping_until_s - self._clock.now_s())):
                 await self._timer_wake.wait()
-            self.perform(self.machine.verdict(buried(self._members, self.node), self._clock.now_s()))
+            self.perform(self.machine.verdict(self.verbs.burials.of(self.node), self._clock.now_s()))
             self.perform(self.machine.advance(self._clock.now_s()))
 
     # ------------------------------------------------------------------ for other components
@@ -379,7 +379,7 @@ class BalancerComponent:
 
     def wake(self) -> None:
         """At the issuer: a change was queued, look whether it can begin, and around whom."""
-        self.perform(self.machine.verdict(buried(self._members, self.node), self._clock.now_s()))
+        self.perform(self.machine.verdict(self.verbs.burials.of(self.node), self._clock.now_s()))
         self.perform(self.machine.wake(self._clock.now_s()))
 
     async def ask_issuer(self, method: Method[Req, Rep], request: Req) -> Rep:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
@@ -85,6 +86,11 @@ class IssuerView(msgspec.Struct, frozen=True, kw_only=True):
     """The term that this node has promised and that is not in force, empty if there is none."""
 
 
+UNMET_S = 60.0
+"""Whoever is on the ring and has not been met within this time after others were heard is taken for dead: seeds and
+remembered peers are tried every few seconds."""
+
+
 class IssuerVerbs:
     """Both sides of the operator's verbs."""
 
@@ -93,6 +99,7 @@ class IssuerVerbs:
         self._keeper = keeper
         self._members = members
         self._clock = clock
+        self.burials = Burials(members, clock, lambda: keeper.machine.record)
         self.entrust: Callable[[NodeId], Awaitable[None]] = _nothing
         """Gives a successor what it needs to admit nodes, before it takes over."""
         self.standing: Callable[[], IssuerStanding] = lambda: IssuerStanding(False, [])
@@ -149,7 +156,7 @@ class IssuerVerbs:
             raise UsageError(f"{name} writes the topology record", hint="run `frys-node leave` there")
         if self._members.is_usable(node):
             raise MemberAlive(f"{name} is not dead", hint=f"run `frys-node leave` on {name}, or wait until it is dead")
-        machine.verdict(buried(self._members, machine.node), self._clock.now_s())
+        machine.verdict(self.burials.of(machine.node), self._clock.now_s())
         blocked = [] if request.accepts_loss else machine.steps.loss_of(node)
         if blocked:
             raise LossNeeded(
@@ -323,12 +330,32 @@ class IssuerVerbs:
         return min(living, key=lambda node: (self._members.rank(node), node), default=None)
 
 
-def buried(members: Members, me: NodeId) -> list[NodeId]:
-    """Return whom membership has buried; nobody, while this node hears nobody itself."""
-    views = members.all()
-    if any(view.id == me and view.condition is Condition.ISOLATED for view in views):
-        return []
-    return [view.id for view in views if view.status in (Status.DEAD, Status.LEFT)]
+class Burials:
+    """Who is dead, for the issuer: whom membership has buried, and who is on the ring and has not been met for long.
+
+    Membership forgets the dead when all that knew them have been restarted; the record does not.
+    """
+
+    def __init__(self, members: Members, clock: Clock, record: Callable[[], TopologyRecord | None]) -> None:
+        self._members = members
+        self._clock = clock
+        self._record = record
+        self._heard_s = math.inf
+        """Since when this node has heard others."""
+
+    def of(self, me: NodeId) -> list[NodeId]:
+        """Return who is dead as of now; nobody, while this node hears nobody itself."""
+        views, now_s = self._members.all(), self._clock.now_s()
+        is_alone = not any(view.status is Status.ALIVE for view in views if view.id != me)
+        if any(view.id == me and view.condition is Condition.ISOLATED for view in views):
+            return []
+        self._heard_s = math.inf if is_alone else min(self._heard_s, now_s)
+        dead = [view.id for view in views if view.status in (Status.DEAD, Status.LEFT)]
+        record = self._record()
+        if record is None or now_s - self._heard_s < UNMET_S:
+            return dead
+        known = {view.id for view in views}
+        return [*dead, *(node for node in record.members() if node not in known and node != me)]
 
 
 def _some(items: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ from membership.peers import Unmet
 from membership.probe import ProbeOrder
 from membership.publishing import Publishing
 from membership.refusals import Refusals
-from membership.rumours import Rumours
+from membership.rumours import Introduction, Rumours
 from membership.scrutiny import ended
 from membership.story import Entry
 from membership.suspicions import Suspicions
@@ -94,11 +94,8 @@ class Claims:
         """When this turn began: views of conditions that pass with time are as of then."""
         self.hearing = Hearing(self)
         self.rumours.ask = self.hearing.held.want
+        self.rumours.handle(Introduction, self.hearing.take_introduction)
         self.table.merge(self.signing.claimed(Update(node, boot, 0, Standing.ALIVE, attributes)), now_s)
-
-    def take(self, update: Update, source: NodeId, now_s: float) -> bool:
-        """Settle one claim from another member; True if it brought a dead or departed member back."""
-        return self.hearing.take(update, source, now_s)
 
     def merge(self, update: Update, now_s: float, *, is_heard: bool = False) -> Merge | None:
         """Put a claim, this node's own or one that `is_heard`, into the table; if it wins, tell members and others."""

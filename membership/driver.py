@@ -144,6 +144,7 @@ class MembershipDriver:
             perform=self._perform,
             drop=self._drop,
             agreement=self._agreement,
+            is_connected=lambda node: channel is None or channel.is_connected(node),
         )
         self.gossip = self._make_gossip(rpc, metrics)
         self.insight = InsightDriver(machine=self._machine, clock=self._clock, rpc=rpc)

@@ -6,7 +6,7 @@ the other's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated
 
 import msgspec
@@ -79,6 +79,9 @@ EXCHANGES_WAITING_MAX = 64
 
 EXCHANGE_TIMEOUT_S = 10.0
 
+INFORMANTS_MAX = 2
+"""Members with a connection that are asked for a voice before one is made to whoever spoke of it."""
+
 _LOG = get_logger(__name__)
 
 
@@ -95,8 +98,10 @@ class StateExchange:
         perform: Callable[[Iterable[Effect]], None],
         drop: Callable[[str], None],
         agreement: Agreement,
+        is_connected: Callable[[NodeId], bool],
     ) -> None:
         self._machine = machine
+        self._is_connected = is_connected
         self._clock = clock
         self._rpc = rpc
         self._learn = learn
@@ -106,7 +111,10 @@ class StateExchange:
         self._compared: dict[NodeId, int] = {}
         """The boot whose settings are known, of each member."""
         self._under_way: dict[NodeId, Address] = {}
-        self._asking: set[NodeId] = set()
+        self._asking: dict[NodeId, dict[NodeId, None]] = {}
+        """Whose voices each node is to be asked for, beside the question that is under way."""
+        self._missed: dict[NodeId, None] = {}
+        """Voices that nobody who was asked knew, the latest last."""
         self._limit = trio.CapacityLimiter(EXCHANGES_MAX)
         self._pieces_max = 2 * machine.members_max // SYNC_UPDATES_MAX + 2
         self._errands = Errands()
@@ -141,26 +149,56 @@ class StateExchange:
         self._errands.begin(self._run, node, address)
 
     def _ask_voices(self, node: NodeId, voices: tuple[NodeId, ...]) -> None:
-        """Ask a node for voices; nothing happens while one question to it is under way."""
-        if not self._errands.is_running or node in self._asking:
+        """Ask a node for voices, with the next question if one is under way."""
+        if not self._errands.is_running:
             return
-        if len(self._asking) >= EXCHANGES_WAITING_MAX:
+        waiting = self._asking.get(node)
+        if waiting is not None:
+            waiting.update(dict.fromkeys(voices))
+        elif len(self._asking) >= EXCHANGES_WAITING_MAX:
             self._drop("exchange_refused")
-            return
-        self._asking.add(node)
-        self._errands.begin(self._learn_voices, node, voices)
+        else:
+            self._asking[node] = dict.fromkeys(voices)
+            self._errands.begin(self._learn_voices, node)
 
-    async def _learn_voices(self, node: NodeId, voices: tuple[NodeId, ...]) -> None:
+    async def _learn_voices(self, node: NodeId) -> None:
         try:
-            with trio.fail_after(EXCHANGE_TIMEOUT_S):
-                reply = await self._rpc.call(node, VOICES, AskedVoices(voices))
-            self._perform(self._machine.learn_voices(reply.statements, self._clock.now_s()))
+            while wanted := tuple(self._asking[node])[:ASKED_MAX]:
+                for voice in wanted:
+                    del self._asking[node][voice]
+                with trio.fail_after(EXCHANGE_TIMEOUT_S):
+                    await self._ask(self._informants(node), wanted)
+                    missing = self._missing(wanted)
+                    again = tuple(voice for voice in missing if voice in self._missed)
+                    if again and not self._is_connected(node):
+                        await self._ask([node], again)
+                    self._missed = {v: None for v in (*self._missed, *missing) if v not in wanted or v in missing}
+                    while len(self._missed) > ASKED_MAX:
+                        del self._missed[next(iter(self._missed))]
         except (FrysError, trio.TooSlowError) as error:
             # The machine asks again, as long as it wants to know.
             self._drop("exchange_failed")
             _LOG.debug("membership.voices_unknown", peer_id=node, error=str(error))
         finally:
-            self._asking.discard(node)
+            del self._asking[node]
+
+    async def _ask(self, informants: Sequence[NodeId], wanted: tuple[NodeId, ...]) -> None:
+        for informant in informants:
+            if wanted := self._missing(wanted):
+                reply = await self._rpc.call(informant, VOICES, AskedVoices(wanted))
+                self._perform(self._machine.learn_voices(reply.statements, self._clock.now_s()))
+
+    def _missing(self, voices: tuple[NodeId, ...]) -> tuple[NodeId, ...]:
+        return tuple(voice for voice in voices if not self._machine.exchange.statements((voice,)))
+
+    def _informants(self, node: NodeId) -> list[NodeId]:
+        """Return whom to ask: whoever told the claim, or members with a connection, where it has none.
+
+        When many are new at once, each has a connection to few, and those will know in a moment: one to the teller is
+        made only for what they do not know the second time.
+        """
+        connected = [view.id for view in self._machine.views() if self._is_connected(view.id)]
+        return [node] if node in connected or not connected else connected[:INFORMANTS_MAX]
 
     async def _answer_voices(self, _caller: NodeId, request: AskedVoices) -> Statements:
         await trio.lowlevel.checkpoint()

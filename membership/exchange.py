@@ -41,7 +41,8 @@ class Exchange:
         """Take a piece of another member's table."""
         if sync.statement:
             self.learn((sync.statement,), now_s)
-        returned = sum(self._claims.take(update, source, now_s) for update in sync.updates)
+        take = self._claims.hearing.take
+        returned = sum(take(update, source, now_s, is_exchange=True) for update in sync.updates)
         if returned:
             self._reunion.hasten(now_s)
         if sync.said:
@@ -53,10 +54,6 @@ class Exchange:
 
     def learn(self, statements: Iterable[bytes], now_s: float) -> None:
         """Take whose voices there are, and settle what waited for them."""
-        claims = self._claims
-        for statement in statements:
-            node = claims.signing.learn(statement)
-            if node is None:
-                claims.drop("statement")
-            elif claims.hearing.release(node, now_s):
-                self._reunion.hasten(now_s)
+        returned = sum(self._claims.hearing.learn(statement, now_s) for statement in statements)
+        if returned:
+            self._reunion.hasten(now_s)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from frys_node.base.types import NodeId
 from membership.effects import Superseded
-from membership.held import Held
+from membership.held import GOSSIP_S, Held
 from membership.member import Member, is_acceptable, supersedes
 from membership.messages import Accusation, Standing, Update, raised
+from membership.rumours import INTRODUCTION_BYTES_MAX, Introduction
 from membership.scrutiny import FORGED, Scrutiny
 from membership.story import Entry
 from membership.voices import accusations_in, life_of
@@ -33,8 +34,11 @@ class Hearing:
         self.held = Held(claims.tallies)
         """Claims with voices that are not known yet."""
 
-    def take(self, update: Update, source: NodeId, now_s: float) -> bool:
-        """Settle one claim; True if it brought a dead or departed member back."""
+    def take(self, update: Update, source: NodeId, now_s: float, *, is_exchange: bool = False) -> bool:
+        """Settle one claim; True if it brought a dead or departed member back.
+
+        In an exchange of tables (`is_exchange`) nothing follows: voices that are not known are asked for at once.
+        """
         claims = self._claims
         member = claims.table.get(update.node)
         if member is not None and member.update == update and member.standing is not Standing.SUSPECT:
@@ -52,7 +56,7 @@ class Hearing:
             return False
         finding = self._scrutiny.examine(update)
         if finding.unknown is not None:
-            self.held.want(finding.unknown, source, now_s, update)
+            self.held.want(finding.unknown, source, now_s, update, after_s=0.0 if is_exchange else GOSSIP_S)
         if finding.update is None:
             if finding.unknown is None:
                 claims.drop(FORGED)
@@ -97,6 +101,11 @@ class Hearing:
             return False
         return True
 
+    def take_introduction(self, introduction: Introduction, _source: NodeId, now_s: float) -> None:
+        """Take a voice that gossip brings; one that is known is an echo."""
+        if not self._claims.signing.knows(introduction.node):
+            self.learn(introduction.statement, now_s)
+
     def answer(self, update: Update, now_s: float) -> None:
         """Answer a claim about this node: whatever is not what it says of itself is refuted, unless it is forged."""
         claims = self._claims
@@ -137,7 +146,14 @@ class Hearing:
             verdicts.append(signing.is_released(update))
         return verdicts
 
-    def release(self, voice: NodeId, now_s: float) -> bool:
-        """Settle what waited for a voice that is known by now; True if that brought somebody back."""
+    def learn(self, statement: bytes, now_s: float) -> bool:
+        """Take whose voice somebody's is, and settle what waited for it; True if that brought somebody back."""
+        claims = self._claims
+        voice = claims.signing.learn(statement)
+        if voice is None:
+            claims.drop("statement")
+            return False
+        if len(statement) <= INTRODUCTION_BYTES_MAX and voice != claims.node:
+            claims.rumours.queue.put(Introduction(voice, statement))
         returned = sum(self.take(update, source, now_s) for update, source in self.held.release(voice))
         return returned > 0

@@ -2,6 +2,7 @@
 
 Sans-I/O. A newcomer knows nobody's voice but those that it was told of, and nobody knows the newcomer's. Whoever passes
 a claim on has verified it, so it can say whose voices those are: it is asked over the channel, and again a few times.
+Before that gossip has its chance, which spreads a newcomer's voice where it is small enough (`rumours.Introduction`).
 What waits is bounded in time and number, for anybody can make up claims with voices that nobody has.
 """
 
@@ -16,7 +17,10 @@ from membership.messages import Update
 HELD_S = 10.0
 """For so long a voice is asked for, and what needs it is kept, counted from the last claim that did."""
 
-ASK_S = 1.0
+GOSSIP_S = 0.1
+"""For so long a voice that a packet speaks with is waited for: an introduction mostly comes by the same way."""
+
+ASK_S = 0.5
 """Pause before the same voice is asked for again."""
 
 VOICES_MAX = 4_096
@@ -32,12 +36,13 @@ ASKED_MAX = 512
 class _Wanted:
     """One voice that is not known."""
 
-    __slots__ = ("ask_s", "claims", "source", "until_s")
+    __slots__ = ("ask_s", "asked_s", "claims", "source", "until_s")
 
-    def __init__(self, source: NodeId) -> None:
+    def __init__(self, source: NodeId, ask_s: float) -> None:
         self.source = source
         """Who spoke of it last."""
-        self.ask_s = -math.inf
+        self.ask_s = ask_s
+        self.asked_s = -math.inf
         self.until_s = math.inf
         self.claims: dict[NodeId, tuple[Update, NodeId]] = {}
         """By member: the claim, and who told it."""
@@ -57,14 +62,16 @@ class Held:
     def __len__(self) -> int:
         return len(self._wanted)
 
-    def want(self, voice: NodeId, source: NodeId, now_s: float, claim: Update | None = None) -> None:
-        """Ask `source` for a voice, and keep the claim that needs it."""
+    def want(
+        self, voice: NodeId, source: NodeId, now_s: float, claim: Update | None = None, *, after_s: float = GOSSIP_S
+    ) -> None:
+        """Keep the claim that needs a voice, and ask `source` for it after a while unless gossip brings it."""
         wanted = self._wanted.get(voice)
         if wanted is None:
             if len(self._wanted) >= VOICES_MAX:
                 self._tallies.add(self._tallies.dropped, "held_full")
                 return
-            wanted = self._wanted[voice] = _Wanted(source)
+            wanted = self._wanted[voice] = _Wanted(source, now_s + after_s)
         wanted.source = source
         wanted.until_s = now_s + HELD_S
         if claim is not None:
@@ -72,6 +79,7 @@ class Held:
             wanted.claims[claim.node] = (claim, source)
             if len(wanted.claims) > CLAIMS_MAX:
                 del wanted.claims[next(iter(wanted.claims))]
+        wanted.ask_s = min(wanted.ask_s, max(now_s + after_s, wanted.asked_s + ASK_S))
         self.next_deadline_s = min(self.next_deadline_s, max(now_s, wanted.ask_s))
 
     def release(self, voice: NodeId) -> list[tuple[Update, NodeId]]:
@@ -89,7 +97,7 @@ class Held:
                 del self._wanted[voice]
                 self._tallies.add(self._tallies.dropped, "voice_unknown")
             elif wanted.ask_s <= now_s:
-                wanted.ask_s = now_s + ASK_S
+                wanted.asked_s, wanted.ask_s = now_s, now_s + ASK_S
                 asked.setdefault(wanted.source, []).append(voice)
         self.next_deadline_s = min((min(w.ask_s, w.until_s) for w in self._wanted.values()), default=math.inf)
         return [
@@ -102,5 +110,6 @@ class Held:
         """Move everything by a time during which this node itself stood still."""
         for wanted in self._wanted.values():
             wanted.ask_s += gap_s
+            wanted.asked_s += gap_s
             wanted.until_s += gap_s
         self.next_deadline_s += gap_s

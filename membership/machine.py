@@ -312,7 +312,7 @@ class Membership:
             self.tallies.add(self.tallies.events, "brief_unknown")
             self._introduce(source_node, source_address, now_s)
         for update in updates:
-            if self._claims.take(update, source_node, now_s):
+            if self._claims.hearing.take(update, source_node, now_s):
                 self._reunion.hasten(now_s)
                 if update.node == source_node:
                     self._introduce(source_node, source_address, now_s)

@@ -18,6 +18,9 @@ from membership.effects import SendPacket
 from membership.messages import PACKET_NAMES, PACKETS, UPDATES, UPDATES_MAX, Brief, Gossip, Packet, Update
 from membership.packing import pack
 
+INTRODUCTIONS_SHARE = 50
+"""Percent of a packet of gossip that newcomers' voices may take before claims, which are worth nothing without."""
+
 ARRAY_BYTES = 3
 """What a list costs beyond an empty one, at most."""
 
@@ -59,6 +62,10 @@ class Outbox:
         claims, config = self._claims, self._config
         payload = PACKETS.encode(message)
         limit = transmit_limit(config.retransmit_multiplier, len(claims.table.live) + 1)
+        if isinstance(message, Gossip) and not message.rumours and claims.rumours.queue.is_introducing:
+            budget = config.payload_bytes_max * INTRODUCTIONS_SHARE // 100
+            message = replace(message, rumours=claims.rumours.queue.take(budget, limit, UPDATES_MAX, "introduction"))
+            payload = PACKETS.encode(message)
         if first or len(claims.queue):
             fitting, budget = self._fitting(first, config.payload_bytes_max - len(payload) - 2 * ARRAY_BYTES)
             skip = tuple(claim.node for claim in fitting)

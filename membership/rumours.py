@@ -37,11 +37,27 @@ QUERY_PAYLOAD_BYTES_MAX = 1_024
 REPLY_PAYLOAD_BYTES_MAX = 16 * 1024
 """A query's answer; over a packet's room it takes the channel."""
 
+INTRODUCTION_BYTES_MAX = 768
+"""A statement that is spread by gossip; one with Ed25519 keys has about 480 bytes."""
+
 _Id = Annotated[NodeId, msgspec.Meta(min_length=1, max_length=64)]
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=EVENT_NAME_MAX)]
 _Word = Annotated[bytes, msgspec.Meta(max_length=SIGNATURE_BYTES_MAX)]
 _Filter = tuple[Annotated[str, msgspec.Meta(max_length=128)], Annotated[str, msgspec.Meta(max_length=512)]]
+
+
+class Introduction(Message, frozen=True, array_like=True, gc=False, tag=4):
+    """Whose voice a newcomer's is: spread with its first claim, so that not everybody has to ask for it."""
+
+    node: _Id
+    statement: Annotated[bytes, msgspec.Meta(max_length=INTRODUCTION_BYTES_MAX)]
+    """Proves itself (`membership.voices`). Larger ones are only told to those who ask."""
+
+    @property
+    def key(self) -> str:
+        """Whose it is."""
+        return self.node
 
 
 class UserEvent(Message, frozen=True, array_like=True, gc=False, tag=10):
@@ -149,13 +165,14 @@ class StateDelta(Message, frozen=True, array_like=True, gc=False, tag=13):
         return self.node
 
 
-Rumour = Edge | Vouch | CrashReport | UserEvent | Query | QueryReply | StateDelta
+Rumour = Edge | Vouch | CrashReport | Introduction | UserEvent | Query | QueryReply | StateDelta
 """Everything that rides in `Gossip.rumours`. Tags 1 to 9 are for what the failure detector spreads."""
 
 KINDS: dict[type, str] = {
     Edge: "edge",
     Vouch: "vouch",
     CrashReport: "crash_report",
+    Introduction: "introduction",
     UserEvent: "event",
     Query: "query",
     QueryReply: "query_reply",
@@ -193,7 +210,7 @@ class _Entry:
 class RumourQueue:
     """Rumours waiting to be passed on, at most one per (kind, key)."""
 
-    __slots__ = ("_by_key", "_queue", "_sequence", "_size_bytes_max", "_tallies", "bytes")
+    __slots__ = ("_by_key", "_introductions", "_queue", "_sequence", "_size_bytes_max", "_tallies", "bytes")
 
     def __init__(self, size_bytes_max: int, tallies: Tallies) -> None:
         """Take the room that a packet has for one rumour, and where to count what is sent and dropped."""
@@ -202,6 +219,7 @@ class RumourQueue:
         self._sequence = 0
         self._size_bytes_max = size_bytes_max
         self._tallies = tallies
+        self._introductions = 0
         self.bytes = 0
         """Bytes waiting."""
 
@@ -232,6 +250,7 @@ class RumourQueue:
         self._sequence += 1
         entry = _Entry(key, data, self._sequence)
         self._by_key[key] = entry
+        self._introductions += entry.kind == "introduction"
         self.bytes += len(data)
         insort(self._queue, entry)
         while len(self._queue) > RUMOURS_MAX or self.bytes > RUMOURS_BYTES_MAX:
@@ -243,6 +262,7 @@ class RumourQueue:
         """Forget what is queued under a key."""
         old = self._by_key.pop((kind, key), None)
         if old is not None:
+            self._introductions -= old.kind == "introduction"
             self.bytes -= len(old.data)
             self._queue.remove(old)
 
@@ -250,14 +270,21 @@ class RumourQueue:
         """Forget everything."""
         self._by_key.clear()
         self._queue.clear()
-        self.bytes = 0
+        self._introductions = self.bytes = 0
 
-    def take(self, budget_bytes: int, limit: int, count_max: int) -> tuple[bytes, ...]:
-        """Return the rumours for one packet and count them as sent; each goes out `limit` times."""
+    @property
+    def is_introducing(self) -> bool:
+        """True while a newcomer's voice waits to be passed on: what it says is worth nothing before."""
+        return self._introductions > 0
+
+    def take(self, budget_bytes: int, limit: int, count_max: int, kind: str = "") -> tuple[bytes, ...]:
+        """Return the rumours for one packet, of one kind if wanted, and count them as sent; each goes `limit` times."""
         taken: list[_Entry] = []
         for entry in self._queue:
             if len(taken) >= count_max:
                 break
+            if kind and entry.kind != kind:
+                continue
             size_bytes = len(entry.data) + BYTES_HEADER
             if size_bytes <= budget_bytes:
                 budget_bytes -= size_bytes
@@ -269,6 +296,7 @@ class RumourQueue:
             if entry.order[0] >= limit:
                 del self._by_key[entry.key]
                 self.bytes -= len(entry.data)
+                self._introductions -= entry.kind == "introduction"
             else:
                 insort(self._queue, entry)
         return tuple(entry.data for entry in taken)

@@ -83,6 +83,10 @@ class Signing:
                 found.append(statement)
         return tuple(found)
 
+    def knows(self, node: NodeId) -> bool:
+        """True if a node's voice is known."""
+        return bool(self._voices.statement(node))
+
     def learn(self, statement: bytes) -> NodeId | None:
         """Remember whose voice it is; None if the statement proves nothing."""
         return self._voices.learn(statement)

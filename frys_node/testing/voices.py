@@ -15,6 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from frys_node.base.types import NodeId
 
+STATEMENT_BYTES = 484
+"""Size of a statement with an Ed25519 identity."""
+
 VERIFIED_MAX = 65_536
 
 
@@ -40,7 +43,7 @@ class FakeVoices:
 
     def statement(self, node: NodeId) -> bytes:
         """Return a node's statement."""
-        return node.encode()
+        return _padded(node.encode())
 
     def forget(self, node: NodeId) -> None:
         """Everybody is known for ever."""
@@ -75,7 +78,7 @@ class Ed25519Voices:
     def statement(self, node: NodeId) -> bytes:
         """Return a node's statement, empty if it is not known."""
         public = self._known.get(node)
-        return b"" if public is None else public + node.encode()
+        return b"" if public is None else _padded(public + node.encode())
 
     def forget(self, node: NodeId) -> None:
         """Drop a node's voice."""
@@ -84,9 +87,14 @@ class Ed25519Voices:
 
 def _node(name: bytes) -> NodeId | None:
     try:
-        return NodeId(name.decode())
+        return NodeId(name.rstrip(b"\0").decode())
     except UnicodeDecodeError:
         return None
+
+
+def _padded(statement: bytes) -> bytes:
+    """Return the statement with as many bytes as a real one has."""
+    return statement.ljust(STATEMENT_BYTES, b"\0")
 
 
 def _mac(node: NodeId, data: bytes) -> bytes:

@@ -53,7 +53,7 @@ def make(*others: NodeId, config: MembershipConfig | None = None) -> Claims:
         voices=FakeVoices(ME),
     )
     for node in others:
-        claims.take(claim(node), E, 0.0)
+        claims.hearing.take(claim(node), E, 0.0)
     return claims
 
 
@@ -136,7 +136,7 @@ def test_a_watcher_that_has_died_is_not_waited_for() -> None:
     claims = make(B, C, D, E)
     accuse(claims, B, (D, E, ME), 10.0, Evidence.GONE)
     assert claims.suspicion_deadline_s > 12.5
-    claims.take(claim(C, Standing.DEAD), E, 11.0)
+    claims.hearing.take(claim(C, Standing.DEAD), E, 11.0)
     assert claims.suspicion_deadline_s == 12.5
 
 
@@ -170,7 +170,7 @@ def test_hearsay_of_a_crash_starts_no_short_clock() -> None:
     """Updates pass through many hands: only reports of the observers themselves count as seen."""
     claims = make(B, C, D)
     for accuser in (C, D):
-        claims.take(claim(B, Standing.SUSPECT, accuser=accuser, evidence=Evidence.CRASH), E, 10.0)
+        claims.hearing.take(claim(B, Standing.SUSPECT, accuser=accuser, evidence=Evidence.CRASH), E, 10.0)
     assert claims.suspicion_deadline_s > 11.0
 
 
@@ -179,9 +179,9 @@ def test_its_own_voice_comes_back_to_a_node_as_silence_at_most(is_first: bool) -
     """A nack makes it an accuser; evidence that it never had is none because others say so."""
     claims = make(B, C, D)
     if not is_first:
-        claims.take(claim(B, Standing.SUSPECT, accuser=C), E, 10.0)
+        claims.hearing.take(claim(B, Standing.SUSPECT, accuser=C), E, 10.0)
     for evidence in (Evidence.CRASH, Evidence.GONE):
-        claims.take(claim(B, Standing.SUSPECT, accuser=ME, evidence=evidence), E, 10.1)
+        claims.hearing.take(claim(B, Standing.SUSPECT, accuser=ME, evidence=evidence), E, 10.1)
     suspicion = claims.suspicions.get(B)
     assert suspicion is not None
     assert dict(suspicion.votes)[ME] is Evidence.SILENCE
@@ -195,8 +195,8 @@ def test_its_own_voice_comes_back_to_a_node_as_silence_at_most(is_first: bool) -
 def test_a_crash_that_is_told_is_passed_on_as_it_was_told() -> None:
     """It counts as gone here; who hears of it must be able to see that nobody claimed a nudge went unanswered."""
     claims = make(B, C, D)
-    claims.take(claim(B, Standing.SUSPECT, accuser=C), E, 10.0)
-    claims.take(claim(B, Standing.SUSPECT, accuser=D, evidence=Evidence.CRASH), E, 10.1)
+    claims.hearing.take(claim(B, Standing.SUSPECT, accuser=C), E, 10.0)
+    claims.hearing.take(claim(B, Standing.SUSPECT, accuser=D, evidence=Evidence.CRASH), E, 10.1)
     (told,) = [update for update in claims.queue.take(1_000, 4, 9) if update.node == B]
     assert (told.accuser, told.evidence) == (D, Evidence.CRASH)
     suspicion = claims.suspicions.get(B)
@@ -340,7 +340,7 @@ def test_only_members_have_a_voice() -> None:
     accuse(claims, B, (ME,), 10.0)
     for number in range(100):
         stranger = NodeId(f"{number:x>32}")
-        claims.take(
+        claims.hearing.take(
             signed(msgspec.structs.replace(claim(B, Standing.SUSPECT), accuser=stranger, evidence=Evidence.GONE)),
             E,
             10.0,
@@ -366,7 +366,7 @@ def test_a_refutation_ends_the_stall() -> None:
     claims = make(B, C)
     accuse(claims, B, (ME, C), 10.0)
     claims.vouch(B, ALIVE_B, C, VouchKind.KERNEL_ACK, 11.0)
-    claims.take(claim(B, incarnation=1), E, 12.0)
+    claims.hearing.take(claim(B, incarnation=1), E, 12.0)
     assert condition(claims, B, 12.0) is Condition.OK
     assert claims.suspicion_deadline_s == float("inf")
 
@@ -384,7 +384,7 @@ def test_without_the_buddy_system_a_suspect_is_not_told_first() -> None:
     accuse(claims, B, (ME,), 10.0)
     assert claims.about(B) == ()
     assert make(B, C).about(B) == ()
-    claims.take(claim(C, Standing.DEAD), E, 10.0)
+    claims.hearing.take(claim(C, Standing.DEAD), E, 10.0)
     assert [update.node for update in claims.about(C)] == [C]
 
 
@@ -393,7 +393,7 @@ def test_the_story_names_accusers_evidence_and_times() -> None:
     claims = make(B, C, D)
     accuse(claims, B, (ME, C), 10.0)
     claims.vouch(B, ALIVE_B, D, VouchKind.KERNEL_ACK, 11.0)
-    claims.take(claim(B, incarnation=1), E, 12.0)
+    claims.hearing.take(claim(B, incarnation=1), E, 12.0)
     member = claims.table.get(B)
     assert member is not None
     assert [(e.now_s, e.what, e.who, e.evidence) for e in member.story] == [

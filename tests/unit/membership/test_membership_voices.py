@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from membership_hands import BOOT, CONFIG, ME, B, C, D, E, address, hear, run_to, said, status
+from membership_hands import BOOT, CONFIG, ME, B, C, D, E, address, hear, run_to, said, sent, status
 from msgspec.structs import replace
 
 from frys_node.base.types import NodeId
@@ -13,11 +13,11 @@ from frys_node.kernel.services.members import Status
 from frys_node.testing.membership_insider import run_scenario
 from frys_node.testing.voices import Ed25519Voices, FakeVoices
 from membership.effects import AskVoices, Tallies
-from membership.held import ASK_S, CLAIMS_MAX, HELD_S, VOICES_MAX, Held
+from membership.held import ASK_S, CLAIMS_MAX, GOSSIP_S, HELD_S, VOICES_MAX, Held
 from membership.machine import Membership
 from membership.member import make_attributes
 from membership.messages import INCARNATION_MAX, Accusation, Evidence, Gossip, Nack, Ping, Standing, Sync, Update
-from membership.rumours import RUMOURS, Rumours, StateDelta, StateEntry, UserEvent
+from membership.rumours import RUMOURS, Introduction, Rumours, StateDelta, StateEntry, UserEvent
 from membership.state import States
 from membership.testimony import CrashReport
 from membership.voices import Signing
@@ -170,17 +170,35 @@ def test_a_nack_without_signature_accuses_nobody() -> None:
 
 
 def test_a_claim_with_an_unknown_voice_waits_for_whoever_told_it() -> None:
-    """It is asked for once a second, and the claim counts when the statement has come."""
+    """Gossip has its chance, then it is asked for once a second; the claim counts when the statement has come."""
     m = machine(B, C)
-    asked = [e for e in hear(m, Gossip((alive(D),)), B, 1.0) if isinstance(e, AskVoices)]
-    assert asked == [AskVoices(B, (D,))]
+    assert not [e for e in hear(m, Gossip((alive(D),)), B, 1.0) if isinstance(e, AskVoices)]
     assert m.view(D) is None
-    effects = run_to(m, 1.0 + 1.5 * ASK_S)
-    assert [e for e in effects if isinstance(e, AskVoices)] == [AskVoices(B, (D,))]
+    effects = run_to(m, 1.1 + GOSSIP_S + ASK_S)
+    assert [e for e in effects if isinstance(e, AskVoices)] == 2 * [AskVoices(B, (D,))]
     effects = m.learn_voices([by(D).own_statement, b"nonsense"], 2.6)
     assert status(m, D) is Status.ALIVE
     assert m.tallies.dropped == {("statement",): 1}
     assert m.exchange.statements((D, E)) == (by(D).own_statement,)
+
+
+def test_a_newcomers_voice_comes_with_its_first_claim() -> None:
+    """Whoever believes it passes it on before other news, so that hardly anybody has to ask; an echo is no news."""
+    m = machine(B, C)
+    introduction = RUMOURS.encode(Introduction(D, by(D).own_statement))
+    for _ in range(2):
+        assert not [e for e in hear(m, Gossip((alive(D),), (introduction,)), B, 1.0) if isinstance(e, AskVoices)]
+    assert status(m, D) is Status.ALIVE
+    told = [packet for _, packet in sent(run_to(m, 2.0)) if isinstance(packet, Gossip)]
+    assert sum(introduction in packet.rumours for packet in told) == CONFIG.retransmit_multiplier
+    assert D in {update.node for packet in told if introduction in packet.rumours for update in packet.updates}
+
+
+def test_voices_in_an_exchange_are_asked_for_at_once() -> None:
+    """Nothing follows that could bring them."""
+    m = machine(B, C)
+    effects = m.merge_sync(Sync((alive(D),)), B, 1.0)
+    assert [e for e in effects if isinstance(e, AskVoices)] == [AskVoices(B, (D,))]
 
 
 def test_what_waits_for_a_voice_is_forgotten_in_time() -> None:

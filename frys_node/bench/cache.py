@@ -68,7 +68,7 @@ def ratios(seed: int, *, requests: int = REQUESTS) -> dict[PolicyName, float]:
 
 def run(rounds: int) -> list[Figure]:
     """Hit ratios beside LRU's, then rounds of redis-benchmark, ours and Redis' in turn, if its programs are there."""
-    tell(f"hit ratios of {len(PolicyName)} policies on {rounds} traces of {REQUESTS:,} requests")
+    tell(f"hit ratios of {len(PolicyName)} policies on {rounds} trace(s) of {REQUESTS:,} requests")
     figures = ratio_figures([ratios(seed) for seed in range(1, rounds + 1)])
     if find_tool("redis-benchmark") is None or server_command() is None:
         tell("no redis-server and redis-benchmark here (make peers): only the hit ratios")

@@ -15,13 +15,14 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from frys_node.bench.figure import Figure
 from frys_node.bench.move_cluster import COLLECTION, SPACE, Cluster, filled_key, key_place, point_place
 from frys_node.bench.move_load import Client, LibraryClient, PlainClient, Request, Span, failed, p99_ms, pause_ms
-from frys_node.bench.runner import tell
+from frys_node.bench.runner import processor_time, tell
 from frys_node.client import Point
 from frys_node.client.blocking import SyncServices
 
@@ -46,6 +47,15 @@ KEYS = 500
 AT_LEAVER = "clients at the leaver"
 ELSEWHERE = "clients elsewhere"
 GROUPS = (AT_LEAVER, ELSEWHERE)
+
+
+class Stage(NamedTuple):
+    """What happened, and what the machine did meanwhile."""
+
+    span: Span
+    moved_bytes: float = 0.0
+    busy: float = 0.0
+    """Percent of all processors in use, by whatever runs on the machine."""
 
 
 class Load:
@@ -158,21 +168,15 @@ def run_holding(held: int) -> list[Figure]:
 
 def _measured(cluster: Cluster, load: Load, held: int) -> list[Figure]:
     load.start()
-    begun_s = time.monotonic()
-    time.sleep(CALM_S)
-    calm = Span(begun_s, time.monotonic())
-    taken = cluster.received_bytes()
+    calm = _stage(cluster, _calm)
     had = cluster.held(cluster.leaver)
     port = cluster.nodes[cluster.leaver].http_port
     tell(f"{cluster.leaver} leaves; it says that it holds {had[0]:,} vectors and {had[1]:,} cache entries")
-    spans = {"leave": cluster.leave()}
-    moved = {"leave": cluster.received_bytes() - taken}
-    tell(f"it has left after {spans['leave'].seconds:.1f} s")
+    stages = {"leave": _stage(cluster, cluster.leave)}
+    tell(f"it has left after {stages['leave'].span.seconds:.1f} s")
     time.sleep(BETWEEN_S)
-    taken = cluster.received_bytes()
-    spans["join"] = cluster.join("e")
-    moved["join"] = cluster.received_bytes() - taken
-    tell(f"e has joined after {spans['join'].seconds:.1f} s; reading everything back")
+    stages["join"] = _stage(cluster, lambda: cluster.join("e"))
+    tell(f"e has joined after {stages['join'].span.seconds:.1f} s; reading everything back")
     load.finish()
     for client in load.clients:
         for text in client.errors:
@@ -181,25 +185,46 @@ def _measured(cluster: Cluster, load: Load, held: int) -> list[Figure]:
         Figure(f"{what} held by the leaver", what, count, "asked for", held)
         for what, count in zip(("vectors", "cache entries"), had, strict=True)
     ]
-    return counts + figures_of(load.clients, calm, spans, moved, load.lost(), port)
+    return counts + figures_of(load.clients, calm, stages, load.lost(), port)
+
+
+def _calm() -> Span:
+    begun_s = time.monotonic()
+    time.sleep(CALM_S)
+    return Span(begun_s, time.monotonic())
+
+
+def _stage(cluster: Cluster, act: Callable[[], Span]) -> Stage:
+    """Do something, and note what moved and how busy the machine was."""
+    taken, (busy, total) = cluster.received_bytes(), processor_time()
+    span = act()
+    busy_after, total_after = processor_time()
+    share = (busy_after - busy) / max(1, total_after - total)
+    return Stage(span, cluster.received_bytes() - taken, share * 100)
 
 
 def figures_of(
-    clients: Sequence[Client], calm: Span, spans: dict[str, Span], moved: dict[str, float], lost: int, port: int
+    clients: Sequence[Client], before: Stage, stages: Mapping[str, Stage], lost: int, port: int
 ) -> list[Figure]:
-    """Return the figures: each span beside the calm before it; `port` is that of the leaver's HTTP."""
+    """Return the figures: each stage beside the calm before it; `port` is that of the leaver's HTTP."""
     figures: list[Figure] = []
-    for what, span in spans.items():
-        figures += _of_all(what, clients, calm, span)
-        figures.append(Figure(f"{what}: time", "s", span.seconds, "before", calm.seconds))
-        figures.append(Figure(f"{what}: bytes moved by snapshot", "bytes", moved[what]))
-        figures += _waits(what, clients, calm, span)
-    if "leave" in spans:
+    calm = before.span
+    for what, stage in stages.items():
+        figures += _of_all(what, clients, calm, stage.span)
+        figures.append(Figure(f"{what}: time", "s", stage.span.seconds, "before", calm.seconds))
+        figures.append(Figure(f"{what}: processors in use, by all", "%", stage.busy, "before", before.busy))
+        figures.append(Figure(f"{what}: bytes moved by snapshot", "bytes", stage.moved_bytes))
+        figures += _waits(what, clients, calm, stage.span)
+    if "leave" in stages:
+        leave = stages["leave"].span
         for group in GROUPS:
-            of_group = [client for client in clients if client.group == group]
-            figures += _waits(f"leave, {group}", of_group, calm, spans["leave"])
-        figures += _at_leaver([c for c in clients if c.group == AT_LEAVER], calm, spans["leave"], port)
+            figures += _waits(f"leave, {group}", [c for c in clients if c.group == group], calm, leave)
+        figures += _at_leaver([c for c in clients if c.group == AT_LEAVER], calm, leave, port)
+    every = [sample for client in clients for sample in client.samples]
     written = sum(len(client.samples) for client in clients if is_writer(client))
+    figures.append(
+        Figure("failed requests, from the first to the last", "requests", failed(every), "sent", len(every), "0")
+    )
     figures.append(Figure("acknowledged writes lost", "writes", lost, "written", written, "0"))
     return figures
 

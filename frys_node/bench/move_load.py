@@ -93,9 +93,10 @@ class Client(threading.Thread, ABC):
             self.errors.append(text)
 
     def finish(self) -> None:
-        """End behind the request in flight."""
+        """End behind the request in flight; one that was never started has none."""
         self._end.set()
-        self.join()
+        if self.ident is not None:
+            self.join()
 
 
 class PlainClient(Client):

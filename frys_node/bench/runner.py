@@ -142,6 +142,13 @@ def cpu_s(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
+def processor_time() -> tuple[int, int]:
+    """Return how long all processors have been in use, by whatever runs here, and how long in all; kernel ticks."""
+    times = [int(part) for part in _lines("/proc/stat")[0].split()[1:9]]
+    _user, _nice, _system, idle, waiting, *_ = times
+    return sum(times) - idle - waiting, sum(times)
+
+
 def percentile(values: Sequence[float], percent: float) -> float:
     """Return the value below which `percent` of the sorted values lie (nearest rank)."""
     ordered = sorted(values)

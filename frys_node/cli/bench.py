@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("names", nargs="*", metavar="NAME", help="scenarios; none lists them")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--rounds", type=int, help="interleaved rounds (default 5; membership has its own)")
+    parser.add_argument(
+        "--rounds", type=int, help="interleaved rounds (default 5; membership has its own, move has none)"
+    )
     parser.add_argument(
         "--held",
         metavar="N",

@@ -29,6 +29,7 @@ from frys_node.bench import (
 )
 from frys_node.bench import membership_report as report
 from frys_node.bench.figure import NO_PEER, Figure
+from frys_node.bench.move import Stage
 from frys_node.bench.move_load import Client, Sample, Span
 from frys_node.bench.runner import SCENARIOS, Options, as_json
 from frys_node.cli.bench import run as bench_verb
@@ -58,7 +59,7 @@ class _Ended(Client):
 
 def _moved() -> list[Figure]:
     clients = [_Ended(kind, group, [Sample(1.0, 0.1, True)]) for kind in ("cache write",) for group in move.GROUPS]
-    return move.figures_of(clients, Span(0.0, 1.0), {"leave": Span(1.0, 2.0)}, {"leave": 0.0}, 0, 80)
+    return move.figures_of(clients, Stage(Span(0.0, 1.0)), {"leave": Stage(Span(1.0, 2.0))}, 0, 80)
 
 
 def _saved(values: list[float]) -> list[Figure]:

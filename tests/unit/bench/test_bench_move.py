@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from frys_node.bench.move import AT_LEAVER, ELSEWHERE, figures_of
+from frys_node.bench.move import AT_LEAVER, ELSEWHERE, Stage, figures_of
 from frys_node.bench.move_cluster import Cluster, key_place, point_place
 from frys_node.bench.move_load import (
     Client,
@@ -52,13 +52,18 @@ def test_errors_and_silence_are_failures_and_stand_beside_those_before() -> None
     writer = client("cache write", ELSEWHERE, [*fast, *slow, Sample(25.0, 0.1, False)])
     reader = client("cache read", ELSEWHERE, [*fast, Sample(26.0, 5.0, False)])
     assert failed(reader.samples) == 1
-    found = {f.name: f for f in figures_of([writer, reader], CALM, {"leave": LEAVE}, {"leave": 7.0}, 0, LEAVER)}
+    found = {
+        f.name: f
+        for f in figures_of([writer, reader], Stage(CALM, 0.0, 10.0), {"leave": Stage(LEAVE, 7.0, 40.0)}, 0, LEAVER)
+    }
     assert (found["leave: failed requests"].ours, found["leave: failed requests"].peer) == (2, 0)
     pause = found["leave: longest wait of a writer"]
     assert pause.peer is not None
     assert (round(pause.ours), round(pause.peer)) == (100, 1)
     assert (round(found["leave: cache write p99"].ours), found["leave: cache write p99"].budget) == (100, "<= 2x")
     assert found["leave: bytes moved by snapshot"].ours == 7.0
+    assert found["leave: processors in use, by all"].ratio == 4.0
+    assert found["failed requests, from the first to the last"].ours == 2
     assert found["acknowledged writes lost"].ours == 0
 
 
@@ -68,7 +73,7 @@ def test_the_leavers_clients_are_told_apart_from_the_others() -> None:
     during = [Sample(21.0, 0.03, True, LEAVER), Sample(24.0, 0.3, True, OTHER, 2), Sample(25.0, 0.03, True, OTHER)]
     there = client("cache write", AT_LEAVER, before + during)
     other = client("cache write", ELSEWHERE, [Sample(1.0, 0.001, True, OTHER), Sample(22.0, 0.05, True, OTHER)])
-    found = {f.name: f for f in figures_of([there, other], CALM, {"leave": LEAVE}, {"leave": 0.0}, 0, LEAVER)}
+    found = {f.name: f for f in figures_of([there, other], Stage(CALM), {"leave": Stage(LEAVE)}, 0, LEAVER)}
     assert round(found[f"leave, {AT_LEAVER}: longest wait of a writer"].ours) == 300
     assert round(found[f"leave, {ELSEWHERE}: longest wait of a writer"].ours) == 50
     answered = found[f"leave, {AT_LEAVER}: answered by it"]

@@ -44,6 +44,10 @@ PACE_S = 0.04
 KEYS = 500
 """Keys that one writer writes again and again."""
 
+WRITERS = 3
+"""Of points. Each has points of its own: two that write one point at a time make each other write it again, stamped
+above what the other wrote, and that took most of the longest waits."""
+
 AT_LEAVER = "clients at the leaver"
 ELSEWHERE = "clients elsewhere"
 GROUPS = (AT_LEAVER, ELSEWHERE)
@@ -70,18 +74,19 @@ class Load:
     def start(self) -> None:
         """Start four plain clients at each of two nodes that stay, and three of the library at the leaver."""
         cluster = self._cluster
-        for name in [name for name in cluster.nodes if name != cluster.leaver][:2]:
-            self._plain(name, cluster.nodes[name].http_port)
-        self._library(cluster.nodes[cluster.leaver].http_port)
-        for client in self.clients:
-            client.start()
+        for lane, name in enumerate([name for name in cluster.nodes if name != cluster.leaver][: WRITERS - 1]):
+            self._plain(name, cluster.nodes[name].http_port, lane)
+        self._library(cluster.nodes[cluster.leaver].http_port, WRITERS - 1)
+        for number, client in enumerate(self.clients):
+            # Spread over the pace: clients of one beat would come as a burst, and wait for each other.
+            client.begin(PACE_S * number / len(self.clients))
 
     def finish(self) -> None:
         """End all of them."""
         for client in self.clients:
             client.finish()
 
-    def _plain(self, name: str, port: int) -> None:
+    def _plain(self, name: str, port: int, lane: int) -> None:
         cluster, path = self._cluster, f"/collections/{COLLECTION}/points"
 
         def put(number: int) -> Request:
@@ -96,7 +101,8 @@ class Load:
             return Request("GET", f"/v1/cache/{SPACE}/{filled_key(number * 7_919 % cluster.entries)}", b"")
 
         def upsert(number: int) -> Request:
-            point = {"id": number * 104_729 % cluster.points, "vector": cluster.vector(), "payload": {"again": number}}
+            point_id = point_of(lane, number, cluster.points)
+            point = {"id": point_id, "vector": cluster.vector(), "payload": {"again": number}}
             return Request("PUT", f"{path}?wait=true", json.dumps({"points": [point]}).encode())
 
         def search(_number: int) -> Request:
@@ -105,12 +111,12 @@ class Load:
         kinds = (("cache write", put), ("cache read", get), ("vector write", upsert), ("vector search", search))
         self.clients += [PlainClient(kind, ELSEWHERE, PACE_S, port, make) for kind, make in kinds]
 
-    def _library(self, port: int) -> None:
+    def _library(self, port: int, lane: int) -> None:
         cluster, leaver = self._cluster, self._cluster.leaver
         names = (f"{leaver}:{number}" for number in itertools.count())
         own = list(itertools.islice((key for key in names if cluster.leads(leaver, key_place(key))), KEYS))
         filled = [n for n in range(cluster.entries) if cluster.leads(leaver, key_place(filled_key(n)))]
-        points = [n for n in range(cluster.points) if cluster.leads(leaver, point_place(n))]
+        points = [n for n in range(lane, cluster.points, WRITERS) if cluster.leads(leaver, point_place(n))]
 
         def put(services: SyncServices, number: int) -> None:
             key, value = own[number % len(own)], b"%d" % number
@@ -227,6 +233,11 @@ def figures_of(
     )
     figures.append(Figure("acknowledged writes lost", "writes", lost, "written", written, "0"))
     return figures
+
+
+def point_of(lane: int, number: int, points: int) -> int:
+    """Return the point that a writer writes at its turn `number`: one of those that it alone writes."""
+    return number * 104_729 % max(1, points // WRITERS) * WRITERS + lane
 
 
 def is_writer(client: Client) -> bool:

@@ -63,6 +63,7 @@ class Client(threading.Thread, ABC):
         self.errors: list[str] = []
         self._pace_s = pace_s
         self._end = threading.Event()
+        self._late_s = 0.0
 
     @abstractmethod
     def send(self, number: int) -> tuple[bool, int, int]:
@@ -72,10 +73,16 @@ class Client(threading.Thread, ABC):
     def close(self) -> None:
         """Close the connections."""
 
+    def begin(self, late_s: float) -> None:
+        """Start so much later than now."""
+        self._late_s = late_s
+        self.start()
+
     def run(self) -> None:
         """Send, and note what came of it."""
         number = 0
-        due_s = time.monotonic()
+        due_s = time.monotonic() + self._late_s
+        self._end.wait(self._late_s)
         while not self._end.is_set():
             sent_s = time.monotonic()
             outcome = self.send(number)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from frys_node.bench.move import AT_LEAVER, ELSEWHERE, Stage, figures_of
+from frys_node.bench.move import AT_LEAVER, ELSEWHERE, WRITERS, Stage, figures_of, point_of
 from frys_node.bench.move_cluster import Cluster, key_place, point_place
 from frys_node.bench.move_load import (
     Client,
@@ -81,6 +81,14 @@ def test_the_leavers_clients_are_told_apart_from_the_others() -> None:
     assert round(found[f"leave, {AT_LEAVER}: its last answer"].ours, 2) == 1.03
     assert found[f"leave, {AT_LEAVER}: sent again"].ours == 1
     assert found[f"before, {AT_LEAVER}: answered by it"].ours == 1
+
+
+def test_no_two_writers_ever_write_the_same_point() -> None:
+    """Each has a lane of its own, goes through all of it, and stays among the points that there are."""
+    lanes = [{point_of(lane, number, 3_000) for number in range(1_000)} for lane in range(WRITERS)]
+    assert [len(lane) for lane in lanes] == [1_000] * WRITERS
+    assert set.union(*lanes) == set(range(3_000))
+    assert max(point_of(WRITERS - 1, number, 500) for number in range(2_000)) < 500
 
 
 def test_who_holds_a_key_is_read_from_the_table_that_clients_go_by() -> None:

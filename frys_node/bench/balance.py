@@ -27,6 +27,8 @@ KEYS = 1_000_000
 
 Placed = Mapping[str, Sequence[NodeId]]
 Place = Callable[[Ring, int], Placed]
+Samples = dict[tuple[str, str, str], list[float]]
+"""By name, unit and budget of a figure."""
 
 _NAMES = [cache_unit(index) for index in range(UNITS)]
 
@@ -65,16 +67,29 @@ def run(rounds: int) -> list[Figure]:
     figures: list[Figure] = []
     for copies in (1, 3):
         ours, peers = [ring_figures(seeds, copies, place) for place in (bounded, plain)]
-        for (name, unit, budget), samples in ours.items():
-            peer = peers[name, unit, budget]
-            title = f"{name}, {copies} {'copy' if copies == 1 else 'copies'}"
-            figures.append(Figure(title, unit, fmean(samples), "no bound", fmean(peer), budget, samples))
+        figures += figures_of(copies, ours, peers)
     return figures + _keys()
 
 
-def ring_figures(seeds: Sequence[int], copies: int, place: Place) -> dict[tuple[str, str, str], list[float]]:
+def figures_of(copies: int, ours: Samples, peers: Samples) -> list[Figure]:
+    """Return the mean of each figure beside that of rings without bounds."""
+    return [
+        Figure(
+            f"{name}, {copies} {'copy' if copies == 1 else 'copies'}",
+            unit,
+            fmean(samples),
+            "no bound",
+            fmean(peers[name, unit, budget]),
+            budget,
+            samples,
+        )
+        for (name, unit, budget), samples in ours.items()
+    ]
+
+
+def ring_figures(seeds: Sequence[int], copies: int, place: Place) -> Samples:
     """Return the samples of each figure, by name, unit and budget."""
-    figures: dict[tuple[str, str, str], list[float]] = {}
+    figures: Samples = {}
 
     def add(name: str, unit: str, budget: str, value: float) -> None:
         figures.setdefault((name, unit, budget), []).append(value)

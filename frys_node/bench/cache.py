@@ -10,13 +10,13 @@ from __future__ import annotations
 import random
 import tempfile
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
 from frys_node.bench.figure import Figure
 from frys_node.bench.redis_tools import benchmark, find_tool, redis_server, server_command, wait_for_port
-from frys_node.bench.runner import cpu_s, median
+from frys_node.bench.runner import cpu_s, median, tell
 from frys_node.demo.cluster import NodeProcess, free_port
 from frys_node.plugins.cache.policy import PolicyName, make_policy
 
@@ -68,9 +68,20 @@ def ratios(seed: int, *, requests: int = REQUESTS) -> dict[PolicyName, float]:
 
 def run(rounds: int) -> list[Figure]:
     """Hit ratios beside LRU's, then rounds of redis-benchmark, ours and Redis' in turn, if its programs are there."""
-    found = [ratios(seed) for seed in range(1, rounds + 1)]
+    tell(f"hit ratios of {len(PolicyName)} policies on {rounds} trace(s) of {REQUESTS:,} requests")
+    figures = ratio_figures([ratios(seed) for seed in range(1, rounds + 1)])
+    if find_tool("redis-benchmark") is None or server_command() is None:
+        tell("no redis-server and redis-benchmark here (make peers): only the hit ratios")
+        return figures
+    with tempfile.TemporaryDirectory(prefix="frys-bench-") as home:
+        figures += _beside_redis(Path(home), rounds)
+    return figures
+
+
+def ratio_figures(found: Sequence[Mapping[PolicyName, float]]) -> list[Figure]:
+    """Return the hit ratio of each policy beside LRU's, of one trace or of several."""
     lru = median([ratio[PolicyName.LRU] for ratio in found])
-    figures = [
+    return [
         Figure(
             f"hit ratio {name}",
             "ratio",
@@ -82,12 +93,6 @@ def run(rounds: int) -> list[Figure]:
         )
         for name in PolicyName
     ]
-    if find_tool("redis-benchmark") is None or server_command() is None:
-        print("no redis-server and redis-benchmark here (make peers): only the hit ratios")
-        return figures
-    with tempfile.TemporaryDirectory(prefix="frys-bench-") as home:
-        figures += _beside_redis(Path(home), rounds)
-    return figures
 
 
 def _beside_redis(home: Path, rounds: int) -> list[Figure]:
@@ -108,17 +113,26 @@ def _rounds(ours: tuple[int, int], peer: tuple[int, int], rounds: int) -> list[F
     cases = [(test, pipeline, 0) for pipeline in PIPELINES for test in ("set", "get")]
     cases += [(test, PIPELINES[-1], RANDOM_KEYS) for test in ("set", "get")]
     for test, pipeline, keys in cases:
+        tell(f"redis-benchmark {test} P={pipeline}" + (f", {keys:,} random keys" if keys else ""))
         rates: list[tuple[float, float]] = []
         peer_rates: list[tuple[float, float]] = []
         for _ in range(rounds):
             for (port, pid), into in ((ours, rates), (peer, peer_rates)):
                 into.append(_measure(port, pid, test, pipeline, keys))
         title = f"{test} P={pipeline}" + (f", {keys} random keys" if keys else "")
-        budget = ">= 0.35x" if pipeline == PIPELINES[-1] and not keys else ""
-        for index, unit, limit in ((0, "ops/s", ""), (1, "ops/CPU-s", budget)):
-            samples = [rate[index] for rate in rates]
-            others = [rate[index] for rate in peer_rates]
-            figures.append(Figure(title, unit, median(samples), "redis-server", median(others), limit, samples))
+        figures += rate_figures(title, rates, peer_rates, ">= 0.35x" if pipeline == PIPELINES[-1] and not keys else "")
+    return figures
+
+
+def rate_figures(
+    title: str, rates: Sequence[tuple[float, float]], peer_rates: Sequence[tuple[float, float]], budget: str
+) -> list[Figure]:
+    """Return operations per second, and per second of the server's CPU, beside those of Redis."""
+    figures = []
+    for index, unit, limit in ((0, "ops/s", ""), (1, "ops/CPU-s", budget)):
+        samples = [rate[index] for rate in rates]
+        others = [rate[index] for rate in peer_rates]
+        figures.append(Figure(title, unit, median(samples), "redis-server", median(others), limit, samples))
     return figures
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import trio
@@ -26,6 +27,11 @@ def run(rounds: int) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="frys-bench-", dir=".") as home:
         for number in range(rounds):
             trio.run(_round, Path(home), number, ours, peer)
+    return figures_of(ours, peer)
+
+
+def figures_of(ours: Sequence[float], peer: Sequence[float]) -> list[Figure]:
+    """Return the figures; microseconds."""
     return [
         Figure(
             "journal commit p50", "us", percentile(ours, 50), "fdatasync p50", percentile(peer, 50), "<= 1.2x (dream)"

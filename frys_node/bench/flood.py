@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -76,11 +77,15 @@ def run(rounds: int) -> list[Figure]:
         finally:
             server.kill()
             server.wait()
+    junk_ms = sum(one.cpu_ms for one in measured) / (rounds * count)
+    return figures_of(measured, junk_ms, _handshake_ms())
+
+
+def figures_of(measured: Sequence[Round], junk_ms: float, handshake_ms: float) -> list[Figure]:
+    """Return the figures; milliseconds."""
     before = [value for one in measured for value in one.before]
     aside = [value for one in measured for value in one.aside]
     beside = [value for one in measured for value in one.beside]
-    junk_ms = sum(one.cpu_ms for one in measured) / (rounds * count)
-    handshake_ms = _handshake_ms()
     return [
         Figure("call p50 beside the flood", "ms", percentile(beside, 50), "before", percentile(before, 50)),
         Figure("call p99 beside the flood", "ms", percentile(beside, 99), "before", percentile(before, 99), "<= 2x"),

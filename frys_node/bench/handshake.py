@@ -13,7 +13,7 @@ import socket
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,6 +74,13 @@ def run(rounds: int) -> list[Figure]:
                 taken[name].append((time.process_time_ns() - begun) / 1e6 / HANDSHAKES)
             ours += trio.run(_echo_channel, ends["ed25519"])
             theirs += trio.run(_echo_stdlib, contexts)
+    return [*figures_of(taken, sizes, ours, theirs), *_joins(rounds)]
+
+
+def figures_of(
+    taken: Mapping[str, Sequence[float]], sizes: Mapping[str, int], ours: Sequence[float], theirs: Sequence[float]
+) -> list[Figure]:
+    """Return the figures of milliseconds a handshake, its bytes, and microseconds an echo."""
     figures = []
     peer = "stdlib ssl, Ed25519, X25519"
     for kind, budget in KINDS:
@@ -81,7 +88,7 @@ def run(rounds: int) -> list[Figure]:
         figures.append(Figure(title, "ms", median(taken[kind]), peer, median(taken["stdlib"]), budget, taken[kind]))
         figures.append(Figure(f"bytes of it, {kind}", "B", sizes[kind], peer, sizes["stdlib"]))
     figures.append(Figure("64 B echo p50", "us", percentile(ours, 50), "stdlib ssl", percentile(theirs, 50), "<= 1.1x"))
-    return [*figures, *_joins(rounds)]
+    return figures
 
 
 def make_ends(directory: Path, kind: Kind) -> Ends:
@@ -245,10 +252,17 @@ def _joins(rounds: int) -> list[Figure]:
                 starts.append(started)
                 joins.append(joined)
                 cpu.append(used)
-        title = f"join to /readyz, {kind}"
-        figures.append(Figure(title, "s", median(joins), "start of the first node", median(starts), "<= 1 s", joins))
-        figures.append(Figure("CPU of it", "s", median(cpu), "", 0.0, "", cpu))
+        figures += join_figures(kind, joins, starts, cpu)
     return figures
+
+
+def join_figures(kind: Kind, joins: Sequence[float], starts: Sequence[float], cpu: Sequence[float]) -> list[Figure]:
+    """Return the figures of joins with identities of a kind; seconds."""
+    title = f"join to /readyz, {kind}"
+    return [
+        Figure(title, "s", median(joins), "start of the first node", median(starts), "<= 1 s", joins),
+        Figure(f"CPU of a join, {kind}", "s", median(cpu), samples=cpu),
+    ]
 
 
 def _join_once(home: Path, kind: Kind, number: int) -> tuple[float, float, float]:

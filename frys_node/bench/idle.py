@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import fmean
 
 from frys_node.bench.figure import Figure
 from frys_node.bench.runner import cpu_s, median
@@ -20,6 +21,9 @@ from frys_node.demo.cluster import NodeProcess
 
 SETTLE_S = 3.0
 WINDOW_S = 10.0
+
+Both = tuple[list[float], list[float]]
+"""The node's samples and the peer's."""
 
 
 def run(rounds: int) -> list[Figure]:
@@ -32,9 +36,9 @@ def run(rounds: int) -> list[Figure]:
             time.sleep(SETTLE_S)
             assert node.process is not None
             pids = (node.process.pid, peer.pid)
-            cpu: tuple[list[float], list[float]] = ([], [])
-            rss: tuple[list[float], list[float]] = ([], [])
-            private: tuple[list[float], list[float]] = ([], [])
+            cpu: Both = ([], [])
+            rss: Both = ([], [])
+            private: Both = ([], [])
             for _ in range(rounds):
                 before = [cpu_s(pid) for pid in pids]
                 time.sleep(WINDOW_S)
@@ -46,12 +50,15 @@ def run(rounds: int) -> list[Figure]:
             peer.kill()
             peer.wait()
             node.stop()
+    return figures_of(rss, private, cpu)
+
+
+def figures_of(rss: Both, private: Both, cpu: Both) -> list[Figure]:
+    """Return the figures: MiB and percent of a core."""
     return [
         Figure("resident memory", "MiB", median(rss[0]), "sleeping trio", median(rss[1]), "<= 48 MiB", rss[0]),
         Figure("private memory", "MiB", median(private[0]), "sleeping trio", median(private[1]), "", private[0]),
-        Figure(
-            "idle CPU", "% of a core", sum(cpu[0]) / rounds, "sleeping trio", sum(cpu[1]) / rounds, "<= 0.5 %", cpu[0]
-        ),
+        Figure("idle CPU", "% of a core", fmean(cpu[0]), "sleeping trio", fmean(cpu[1]), "<= 0.5 %", cpu[0]),
     ]
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import trio
@@ -63,6 +64,11 @@ def run(rounds: int) -> list[Figure]:
             for process in (server, echo):
                 process.kill()
                 process.wait()
+    return figures_of(ours, peer)
+
+
+def figures_of(ours: Sequence[float], peer: Sequence[float]) -> list[Figure]:
+    """Return the figures; milliseconds."""
     return [
         Figure("request p50", "ms", percentile(ours, 50), "TCP echo p50", percentile(peer, 50), "<= 0.2 ms"),
         Figure("request p99", "ms", percentile(ours, 99), "TCP echo p99", percentile(peer, 99), "<= 1 ms"),

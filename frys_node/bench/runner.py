@@ -13,11 +13,11 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from frys_node.base.errors import UsageError
+from frys_node.base.errors import FrysError, UsageError
 from frys_node.bench.figure import HEADER, Figure
 from frys_node.cli.admin import table
 
@@ -30,7 +30,7 @@ SCENARIOS = {
     "gossip-packet": "sealing and opening 1,200 bytes, and replays, against bare AES-256-GCM",
     "cache": "hit ratios of the policies, and redis-benchmark against a node, against redis-server",
     "balance": "how evenly the ring spreads units and keys and what a join moves, against a ring without bounds",
-    "client": "three nodes through the client, straight to owners, against through any node",
+    "client": "three nodes through the client, straight to owners, against plain HTTP and the client through one",
     "commit": "a durable journal commit, against one fsync",
     "move": "a leave and a join of a cluster with data under load, against the same load before",
     "snapshot": "saving, checking and restoring a node, against plain writes, blake2b and requests before it",
@@ -61,31 +61,72 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines()
 
 
-def main(names: Sequence[str], *, json_output: bool, rounds: int, is_full: bool = False) -> int:
-    """Run scenarios by name, at full size those that have one; without a name, list them."""
+class Options(NamedTuple):
+    """How much is measured."""
+
+    rounds: int
+    """Interleaved rounds; `move` makes one leave and one join, however many."""
+    is_full: bool = False
+    """At the size of the goals, for scenarios that have one."""
+    held: int | None = None
+    """What `move` fills the node that leaves with, of each kind; None: as `is_full` says."""
+
+
+def main(names: Sequence[str], options: Options, *, json_output: bool) -> int:
+    """Run scenarios by name; without a name, list them. One that fails costs the others nothing.
+
+    Returns:
+        1 if a scenario failed, else 0.
+    """
     if not names:
         print(table(SCENARIOS.items(), ("SCENARIO", "MEASURES")))
         return 0
     unknown = [name for name in names if name not in SCENARIOS]
     if unknown:
         raise UsageError(f"no scenario '{unknown[0]}'", hint=f"one of: {', '.join(SCENARIOS)}")
-    results: dict[str, Any] = {"machine": machine(), "rounds": rounds, "scenarios": {}}
+    about, begun_s = machine(), time.monotonic()
+    found: dict[str, list[Figure]] = {}
+    failures: dict[str, str] = {}
     for name in names:
-        print(f"running {name}: {SCENARIOS[name]} ...", file=sys.stderr)
-        module = importlib.import_module(f"frys_node.bench.{MODULES.get(name, name)}")
-        scenario = getattr(module, "run_full", module.run) if is_full else module.run
-        figures: list[Figure] = scenario(rounds)
-        results["scenarios"][name] = [figure.as_dict() for figure in figures]
+        tell(f"running {name}: {SCENARIOS[name]} ...")
+        try:
+            found[name] = _scenario(name, options)
+        except FrysError as error:
+            failures[name] = str(error)
+            tell(f"{name} failed: {error}")
+            continue
+        tell(f"{name} is done, {time.monotonic() - begun_s:.0f} s after the start")
         if not json_output:
-            print(table([figure.as_row() for figure in figures], HEADER))
-    results["machine"]["load_average_after"] = [round(value, 2) for value in os.getloadavg()]
+            print(table([figure.as_row() for figure in found[name]], HEADER))
+    about["load_average_after"] = [round(value, 2) for value in os.getloadavg()]
     if json_output:
-        print(json.dumps(results, indent=2))
+        print(as_json(about, options.rounds, found, failures))
     else:
-        about = results["machine"]
         print(f"{about['cpu']}, {about['cores']} cores, Python {about['python']}, ", end="")
-        print(f"load {about['load_average']} -> {about['load_average_after']}, {rounds} rounds")
-    return 0
+        print(f"load {about['load_average']} -> {about['load_average_after']}, {options.rounds} rounds")
+    return 1 if failures else 0
+
+
+def _scenario(name: str, options: Options) -> list[Figure]:
+    module = importlib.import_module(f"frys_node.bench.{MODULES.get(name, name)}")
+    if options.held is not None and hasattr(module, "run_holding"):
+        return list(module.run_holding(options.held))
+    run = getattr(module, "run_full", module.run) if options.is_full else module.run
+    return list(run(options.rounds))
+
+
+def as_json(
+    about: Mapping[str, Any], rounds: int, found: Mapping[str, Sequence[Figure]], failures: Mapping[str, str]
+) -> str:
+    """Return the figures of scenarios as JSON of the standard, which knows no infinity."""
+    scenarios = {name: [figure.as_dict() for figure in figures] for name, figures in found.items()}
+    body = {"machine": about, "rounds": rounds, "scenarios": scenarios, "failures": failures}
+    return json.dumps(body, indent=2, allow_nan=False)
+
+
+def tell(text: str) -> None:
+    """Say how far a scenario is, on stderr: stdout is for figures."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def median(values: Sequence[float]) -> float:
@@ -99,6 +140,13 @@ def cpu_s(pid: int) -> float:
     The clock's number is what clock_getcpuclockid(3) computes on Linux.
     """
     return time.clock_gettime((~pid << 3) | 2)
+
+
+def processor_time() -> tuple[int, int]:
+    """Return how long all processors have been in use, by whatever runs here, and how long in all; kernel ticks."""
+    times = [int(part) for part in _lines("/proc/stat")[0].split()[1:9]]
+    _user, _nice, _system, idle, waiting, *_ = times
+    return sum(times) - idle - waiting, sum(times)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -17,13 +17,13 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from frys_node.base.errors import DeadlineExceeded, NodeUnreachable
 from frys_node.bench.figure import Figure
-from frys_node.bench.runner import cpu_s, median, percentile
+from frys_node.bench.runner import cpu_s, median, percentile, tell
 from frys_node.bench.startup import first_livez
 from frys_node.cli.admin import AdminClient
 from frys_node.demo.cluster import NodeProcess, free_port
@@ -64,11 +64,18 @@ def measure(rounds: int, items: int) -> list[Figure]:
         node = _Filled(Path(home).resolve() / "node")
         try:
             node.fill(items)
+            tell(f"filled: {items:,} vectors and as many cache entries")
             for number in range(rounds):
+                tell(f"round {number + 1} of {rounds}")
                 for name, value in _round(node, Path(home).resolve(), number).items():
                     results.setdefault(name, []).append(value)
         finally:
             node.process.stop()
+    return figures_of(results)
+
+
+def figures_of(results: Mapping[str, Sequence[float]]) -> list[Figure]:
+    """Return the figures of what rounds have measured; see `_round`."""
     write, hashed = median(results["write"]), median(results["hash"])
 
     def figure(name: str, unit: str, of: str, peer: str, value: float) -> Figure:

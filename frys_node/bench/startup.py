@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from frys_node.bench.figure import Figure
@@ -39,6 +40,13 @@ def run(rounds: int) -> list[Figure]:
             subprocess.run([sys.executable, "-c", "import trio"], check=True)
             peer.append((time.perf_counter() - begun) * 1e3)
             peer_cpu.append((_children_cpu_s() - used) * 1e3)
+    return figures_of(ours, peer, cpu, peer_cpu)
+
+
+def figures_of(
+    ours: Sequence[float], peer: Sequence[float], cpu: Sequence[float], peer_cpu: Sequence[float]
+) -> list[Figure]:
+    """Return the figures; milliseconds."""
     return [
         Figure("start to /livez", "ms", median(ours), "import trio", median(peer), "<= 2.0x", ours),
         Figure("CPU of it", "ms", median(cpu), "import trio", median(peer_cpu), "", cpu),

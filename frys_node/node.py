@@ -189,7 +189,7 @@ class Composition:
             bus=kernel.bus,
             metrics=kernel.metrics,
             learn=self.channel.learn,
-            voices=NodeVoices(self._identity, NodeSigner(self._identity, secrets.revoked), secrets.revoked),
+            voices=NodeVoices(self._identity, secrets.revoked),
             introduce=self.channel.connect_address,
             channel=self.channel,
             peers=[Peer(peer.node, peer.address) for peer in arrival.peers],

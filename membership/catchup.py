@@ -33,6 +33,9 @@ HEAD_BYTES = 48
 NUMBER_BYTES = 9
 """What a head costs beside its node and its missing numbers, and each of those, at most."""
 
+TELLERS_MAX = 4
+"""Members whose word on another one's events is remembered; the oldest make room."""
+
 BATCH_BYTES_MAX = 256 * 1024
 """Rumours in one batch; the rest follows in the next one."""
 
@@ -83,6 +86,8 @@ class CatchUp:
         self._rumours = rumours
         self._boot_of = boot_of
         self.is_settled = False
+        self._said: dict[tuple[NodeId, int], dict[NodeId, int]] = {}
+        """Who says up to where the events of a member's boot go, where that is beyond what was heard here."""
         self._digest = 0
         self._digest_of: tuple[int, int] | None = None
         self.revision = 0
@@ -174,11 +179,32 @@ class CatchUp:
         if not batch.is_whole:
             return self.heads()
         for head in batch.heads.heads:
-            if head.sequence:
+            sequence = self._agreed(head, source)
+            if sequence:
                 missing = frozenset(head.missing)
-                self._events.adopt(head.node, head.boot, head.sequence, missing, now_s, not self.is_settled)
+                self._events.adopt(head.node, head.boot, sequence, missing, now_s, not self.is_settled)
         self.is_settled = True
         return None
+
+    def _agreed(self, head: Head, source: NodeId) -> int:
+        """Return up to which event a member's events are given up, because others cannot tell them any more.
+
+        Numbers that nobody has signed: beyond what was heard of the member itself it takes two who say so, or itself.
+        Otherwise whoever lies about them would silence it here. A newcomer takes what the first one says.
+        """
+        window = self._events.windows.get(head.node)
+        heard = window.head if window is not None and window.boot == head.boot else 0
+        if head.sequence <= heard or source == head.node or not self.is_settled:
+            return head.sequence
+        said = self._said.setdefault((head.node, head.boot), {})
+        said.pop(source, None)
+        said[source] = head.sequence
+        if len(said) > TELLERS_MAX:
+            del said[next(iter(said))]
+        if len(self._said) > HEADS_MAX:
+            del self._said[next(iter(self._said))]
+        agreed = sorted(said.values())[-2] if len(said) > 1 else 0
+        return max(heard, agreed)
 
 
 def _lacks(theirs: Head, event: UserEvent) -> bool:

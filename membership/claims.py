@@ -76,7 +76,7 @@ class Claims:
         self.config = config
         self._unix_offset_ns = unix_offset_ns
         self.health = Awareness(is_on=config.lha_probe)
-        self.suspicions = Suspicions(self.table, config, self.health)
+        self.suspicions = Suspicions(node, self.table, config, self.health)
         """Running suspicions of other members."""
         self._isolation = Isolation()
         self.publishing = Publishing(self)
@@ -157,7 +157,9 @@ class Claims:
             self.tallies.add(self.tallies.events, "confirmation")
             detail = source_told(evidence, is_heard=is_heard)
             self.tell(member.node, Entry(now_s, "confirmed", accuser, evidence, detail))
-            self.queue.put(replace(member.update, accuser=accuser, evidence=evidence, word=word))
+            verdicts = self.suspicions.verdicts(life_of(member.update))
+            others = tuple(one for one in verdicts if one.accuser != accuser)
+            self.queue.put(replace(member.update, accuser=accuser, evidence=evidence, word=word, accusations=others))
 
     def accuse(
         self,
@@ -330,8 +332,10 @@ class Claims:
             member = self.table.get(node)
             if member is not None:
                 self.tallies.add(self.tallies.events, "death")
-                accusations = self.suspicions.accusations(life_of(member.update))
-                self.merge(ended(member.update, accusations), now_s)
+                life, suspicion = life_of(member.update), self.suspicions.get(node)
+                evidence = Evidence.SILENCE if suspicion is None else suspicion.evidence
+                verdicts = (self.signing.verdict(life, evidence), *self.suspicions.verdicts(life))
+                self.merge(ended(member.update, verdicts), now_s)
 
     def forget(self, node: NodeId) -> None:
         """Drop a member that is dead or has left; its time is up."""

@@ -74,7 +74,7 @@ class Edge(Message, frozen=True, array_like=True, gc=False, tag=1):
     """When, by the wall clock of `a`. Only to tell the newer of two."""
     is_up: bool = False
     kind: EdgeKind = EdgeKind.PACKETS
-    word: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
+    word: Annotated[bytes, msgspec.Meta(max_length=65)] = b""
     """The signature of `a`."""
 
     @property

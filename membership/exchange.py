@@ -41,8 +41,7 @@ class Exchange:
         """Take a piece of another member's table."""
         if sync.statement:
             self.learn((sync.statement,), now_s)
-        take = self._claims.hearing.take
-        returned = sum(take(update, source, now_s, is_exchange=True) for update in sync.updates)
+        returned = sum(self._claims.hearing.take(update, source, now_s) for update in sync.updates)
         if returned:
             self._reunion.hasten(now_s)
         if sync.said:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from frys_node.base.types import NodeId
 from membership.effects import Superseded
-from membership.held import GOSSIP_S, Held
+from membership.held import Held
 from membership.member import Member, is_acceptable, supersedes
-from membership.messages import Accusation, Standing, Update, raised
+from membership.messages import ACCUSERS_NEEDED, Accusation, Standing, Update, raised
 from membership.rumours import INTRODUCTION_BYTES_MAX, Introduction
-from membership.scrutiny import FORGED, Scrutiny
+from membership.scrutiny import FORGED, Scrutiny, ended
 from membership.story import Entry
 from membership.voices import accusations_in, life_of
 
@@ -34,11 +34,8 @@ class Hearing:
         self.held = Held(claims.tallies)
         """Claims with voices that are not known yet."""
 
-    def take(self, update: Update, source: NodeId, now_s: float, *, is_exchange: bool = False) -> bool:
-        """Settle one claim; True if it brought a dead or departed member back.
-
-        In an exchange of tables (`is_exchange`) nothing follows: voices that are not known are asked for at once.
-        """
+    def take(self, update: Update, source: NodeId, now_s: float) -> bool:
+        """Settle one claim; True if it brought a dead or departed member back."""
         claims = self._claims
         member = claims.table.get(update.node)
         if member is not None and member.update == update and member.standing is not Standing.SUSPECT:
@@ -56,7 +53,7 @@ class Hearing:
             return False
         finding = self._scrutiny.examine(update)
         if finding.unknown is not None:
-            self.held.want(finding.unknown, source, now_s, update, after_s=0.0 if is_exchange else GOSSIP_S)
+            self.held.want(finding.unknown, source, now_s, update)
         if finding.update is None:
             if finding.unknown is None:
                 claims.drop(FORGED)
@@ -67,6 +64,11 @@ class Hearing:
         """Take what is proven of a claim."""
         claims = self._claims
         was_live = member is None or member.is_live
+        is_dead = member is not None and update.standing is member.standing is Standing.DEAD
+        if member is not None and is_dead and life_of(update) == life_of(member.update):
+            found = {one.accuser: one for one in (*accusations_in(member.update), *accusations)}
+            member.update = ended(member.update, tuple(found.values()))
+            return False
         merge = claims.merge(update, now_s, is_heard=True)
         member = claims.table.get(update.node)
         if update.standing is Standing.SUSPECT and member is not None and member.standing is Standing.SUSPECT:
@@ -81,15 +83,15 @@ class Hearing:
 
     def _is_news(self, update: Update, member: Member) -> bool:
         """True if a claim says more than what is held, or brings another accuser of a suspect."""
-        held = member.update
-        if supersedes(update, held):
-            return True
-        if update.standing < Standing.SUSPECT or member.standing is not Standing.SUSPECT:
-            return False
-        suspicion = self._claims.suspicions.get(update.node)
-        if suspicion is None or life_of(update) != life_of(held):
-            return False
-        return any(not suspicion.counts(one.accuser, one.evidence) for one in accusations_in(update))
+        held, suspicion = member.update, self._claims.suspicions.get(update.node)
+        is_same_life = life_of(update) == life_of(held)
+        if suspicion is not None and is_same_life and update.standing in (Standing.SUSPECT, Standing.DEAD):
+            return any(not suspicion.counts(one) for one in accusations_in(update))
+        if update.standing is held.standing is Standing.DEAD and is_same_life:
+            # Others will want to see two verdicts.
+            known = {one.accuser for one in accusations_in(held)}
+            return len(known) < ACCUSERS_NEEDED and any(one.accuser not in known for one in accusations_in(update))
+        return supersedes(update, held)
 
     def _is_welcome(self, update: Update) -> bool:
         """True if an unknown node may enter the table."""
@@ -102,8 +104,8 @@ class Hearing:
         return True
 
     def take_introduction(self, introduction: Introduction, _source: NodeId, now_s: float) -> None:
-        """Take a voice that gossip brings; one that is known is an echo."""
-        if not self._claims.signing.knows(introduction.node):
+        """Take a voice that gossip brings, if a claim waits for it; one that is known is an echo."""
+        if introduction.node in self.held:
             self.learn(introduction.statement, now_s)
 
     def answer(self, update: Update, now_s: float) -> None:
@@ -149,6 +151,8 @@ class Hearing:
     def learn(self, statement: bytes, now_s: float) -> bool:
         """Take whose voice somebody's is, and settle what waited for it; True if that brought somebody back."""
         claims = self._claims
+        if claims.signing.has(statement):
+            return False
         voice = claims.signing.learn(statement)
         if voice is None:
             claims.drop("statement")

@@ -235,7 +235,7 @@ class Insight:
                 for accuser, evidence in suspicion.votes
             ],
             votes_wanted=suspicions.expected + 1,
-            votes_needed=suspicions.needed,
+            votes_needed=suspicions.needed(node),
             is_crash=suspicion.is_crash,
             vetoed_until_unix_ns=wall.later(suspicion.veto_until_s),
             held_until_unix_ns=wall.later(suspicion.held_until_s),

@@ -366,7 +366,7 @@ class Membership:
             self._claims.drop("stale_boot")
         elif member.standing is Standing.ALIVE or (member.is_live and not self._config.buddy):
             return []
-        return [told_to_itself(member.aged(now_s))]
+        return [told_to_itself(member.aged(now_s), boot)]
 
     def _introduce(self, node: NodeId, address: Address, now_s: float) -> None:
         """Exchange states with a node, at most once per interval."""

@@ -28,8 +28,11 @@ STATUS = {
     Standing.LEFT: Status.LEFT,
 }
 
-UPDATE_BYTES_MAX = 1_024
-"""A member's own update must fit into every packet beside its header."""
+ATTRIBUTES_BYTES_MAX = 896
+"""What a member says of itself, encoded."""
+
+UPDATE_BYTES_MAX = ATTRIBUTES_BYTES_MAX + 512
+"""A claim with all its signatures. One that does not fit into a packet travels without attributes."""
 
 AGE_S_MAX = 30 * 86_400
 """Nobody remembers the dead and the left for longer (see `MembershipConfig.dead_reap_s`)."""
@@ -51,7 +54,7 @@ def make_attributes(name: str, address: Address, http: str = "", tags: dict[str,
     """Build a member's attributes with the tags in order.
 
     Raises:
-        TagsTooLarge: The tags are over `TAGS_BYTES_MAX`, or all of it is over `UPDATE_BYTES_MAX`. Nothing changed.
+        TagsTooLarge: The tags are over `TAGS_BYTES_MAX`, or all of it is over `ATTRIBUTES_BYTES_MAX`. Nothing changed.
     """
     pairs = tuple(sorted((tags or {}).items()))
     tags_bytes = len(msgspec.msgpack.encode(pairs))
@@ -63,8 +66,8 @@ def make_attributes(name: str, address: Address, http: str = "", tags: dict[str,
     except MalformedFrame as error:
         raise TagsTooLarge(f"name, address or tags are over a limit: {error}") from error
     size_bytes = len(msgspec.msgpack.encode(attributes))
-    if size_bytes > UPDATE_BYTES_MAX - 128:
-        raise TagsTooLarge(f"name, addresses and tags take {size_bytes} bytes, the limit is {UPDATE_BYTES_MAX - 128}")
+    if size_bytes > ATTRIBUTES_BYTES_MAX:
+        raise TagsTooLarge(f"name, addresses and tags take {size_bytes} bytes, the limit is {ATTRIBUTES_BYTES_MAX}")
     return attributes
 
 

@@ -20,8 +20,8 @@ from membership.packing import PackedCodec
 TAGS_BYTES_MAX = 512
 """Keys and values of a member's tags, encoded."""
 
-SIGNATURE_BYTES_MAX = 64
-"""A signature by a member's voice (`membership.voices`)."""
+SIGNATURE_BYTES_MAX = 65
+"""A signature by a member's voice (`membership.voices`); an accusation's has a byte in front that says how strong."""
 
 ACCUSERS_NEEDED = 2
 """Members that must accuse another one before it is dead; fewer if fewer are left (design, fine print 12)."""
@@ -52,6 +52,9 @@ _Tag = tuple[Annotated[str, msgspec.Meta(max_length=128)], Annotated[str, msgspe
 INCARNATION_MAX = (1 << 62) - 1
 """Where a member's incarnation stands still: one more, and nobody could read what it says."""
 
+
+VERDICT = 4
+"""First byte of an accusation's signature: the evidence, and this if it is a verdict."""
 
 NOBODY = NodeId("")
 """Sorts before every node id."""
@@ -104,12 +107,17 @@ class Attributes(Message, frozen=True, array_like=True, gc=False, order=True):
 
 
 class Accusation(Message, frozen=True, array_like=True, gc=False):
-    """One member's word that another one does not answer."""
+    """One member's word that another one does not answer, or that it is dead."""
 
     accuser: _Id
     evidence: Evidence
     word: _Signature
-    """The accuser's signature over the accused's (boot, incarnation) and the evidence (`membership.voices`)."""
+    """The accuser's signature over the accused's (boot, incarnation), the evidence and whether it is a verdict."""
+
+    @property
+    def is_verdict(self) -> bool:
+        """True if the accuser's own suspicion had run out: it does not doubt that the member is there, it buried it."""
+        return bool(self.word) and self.word[0] >= VERDICT
 
 
 _Accusations = Annotated[tuple[Accusation, ...], msgspec.Meta(max_length=ACCUSERS_NEEDED)]
@@ -135,7 +143,7 @@ class Update(Message, frozen=True, array_like=True, gc=False):
     word: _Signature = b""
     """The accuser's signature; of one who declares the dead to have left, over that."""
     accusations: _Accusations = ()
-    """Further accusers: those without whom nobody need believe a death."""
+    """Further accusers. A death is believed on the verdicts of two."""
 
 
 class Brief(Message, frozen=True, array_like=True, gc=False):

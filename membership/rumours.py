@@ -37,6 +37,9 @@ QUERY_PAYLOAD_BYTES_MAX = 1_024
 REPLY_PAYLOAD_BYTES_MAX = 16 * 1024
 """A query's answer; over a packet's room it takes the channel."""
 
+INTRODUCTIONS_FIRST_MAX = 2
+"""Up to so many newcomers at once are introduced before other news; of more, where there is room."""
+
 INTRODUCTION_BYTES_MAX = 768
 """A statement that is spread by gossip; one with Ed25519 keys has about 480 bytes."""
 
@@ -274,8 +277,11 @@ class RumourQueue:
 
     @property
     def is_introducing(self) -> bool:
-        """True while a newcomer's voice waits to be passed on: what it says is worth nothing before."""
-        return self._introductions > 0
+        """True while a newcomer's voice goes before claims, which are worth nothing without it.
+
+        Of many newcomers the claims are what fills the packets, and whose voices they have is quicker asked.
+        """
+        return 0 < self._introductions <= INTRODUCTIONS_FIRST_MAX
 
     def take(self, budget_bytes: int, limit: int, count_max: int, kind: str = "") -> tuple[bytes, ...]:
         """Return the rumours for one packet, of one kind if wanted, and count them as sent; each goes `limit` times."""

@@ -1,10 +1,10 @@
 """What of a claim that was heard is proven, and what may be believed.
 
-Sans-I/O. What a member says of itself counts if its own signature is on it. That others accuse it counts for each of
-them whose signature is, and a death for `ACCUSERS_NEEDED` of them, or for all others that are left. So whoever lies
-alone can neither move nor bury anybody: a death with too few accusers is taken for the suspicion that it proves, and
-one with none for what it says of the member's life. Nobody has to be convinced of the end of a member that is unknown
-here, or dead already: it is asked itself, and comes back with its own word.
+Sans-I/O. What a member says of itself counts if its own signature is on it. That others accuse it counts for each live
+member whose signature is. A death that is told is believed on two *verdicts*: a verdict is signed by a member whose own
+suspicion has run out, so the accused had its time, and whoever lies alone can add one and not two. With fewer it is
+taken for the suspicion that it proves, and with none for what it says of the member's life. The end of a member that is
+not known here at all needs no proof: it counts as dead, is asked itself, and comes back with its own word.
 """
 
 from __future__ import annotations
@@ -83,29 +83,33 @@ class Scrutiny:
         return is_namesake and heir is not None and heir.is_live and heir.node != update.node
 
     def _weigh(self, update: Update, member: Member | None, *, is_known: bool) -> Finding:
-        """Judge who accuses the member."""
+        """Judge who accuses the member, and who has buried it."""
         life = life_of(update)
         proven: list[Accusation] = []
         unknown: NodeId | None = None
         for accusation in accusations_in(update):
+            if accusation.accuser != self._node and accusation.accuser not in self._table.live:
+                # Whoever is no member, or not any more, has nothing to say.
+                continue
             verdict = self._signing.is_accused(life, accusation)
             if verdict:
                 proven.append(accusation)
             elif verdict is None and unknown is None:
                 unknown = accusation.accuser
-        if update.standing is Standing.SUSPECT:
-            return self._suspect(update, proven, unknown, is_known=is_known)
-        voices = {one.accuser: one for one in self._suspicions.accusations(life)} | {one.accuser: one for one in proven}
-        is_over = member is None or not member.is_live
-        if is_over or len(voices) >= self._needed(member):
-            known = tuple(voices.values())
-            return Finding(_end(update, known if len(proven) < ACCUSERS_NEEDED else tuple(proven)), known)
+        verdicts = {one.accuser: one for one in (*self._suspicions.verdicts(life), *proven) if one.is_verdict}
+        is_buried = len(verdicts) >= self._accusers
+        is_ended = update.standing is not Standing.SUSPECT
+        if is_buried:
+            known = tuple(verdicts.values())
+            # Since when it is so nobody has signed: of one that lived here, since now.
+            age_s = 0 if member is not None and member.is_live else update.age_s
+            return Finding(_end(replace(update, age_s=age_s), known), known)
+        if is_ended and member is None:
+            # It is dead as far as anybody knows, and is asked itself, also if others say that it has left.
+            return Finding(_bare(update, Standing.DEAD))
+        if is_ended and member is not None and is_known and not member.is_live:
+            return Finding(_end(update, tuple(proven)), tuple(proven))
         return self._suspect(update, proven, unknown, is_known=is_known)
-
-    def _needed(self, member: Member | None) -> int:
-        """Return how many must accuse a member: two, or as many as live beside it."""
-        others = self._table.counts[Standing.ALIVE] - (member is not None and member.standing is Standing.ALIVE)
-        return max(1, min(self._accusers, others))
 
     @staticmethod
     def _suspect(update: Update, proven: list[Accusation], unknown: NodeId | None, *, is_known: bool) -> Finding:
@@ -125,13 +129,13 @@ def _life_and_attributes(update: Update) -> tuple[object, ...]:
 
 def _bare(update: Update, standing: Standing) -> Update:
     """Return a claim that nobody else has a part in."""
-    if update.standing is standing and not (update.accuser or update.word or update.accusations):
+    if update.standing is standing and standing is not Standing.DEAD and not (update.accuser or update.accusations):
         return update
     return replace(
         update,
         standing=standing,
         accuser=NodeId(""),
-        age_s=update.age_s if standing is update.standing else 0,
+        age_s=update.age_s if standing is Standing.LEFT else 0,
         evidence=Evidence.SILENCE,
         word=b"",
         accusations=(),
@@ -139,7 +143,7 @@ def _bare(update: Update, standing: Standing) -> Update:
 
 
 def _end(update: Update, accusations: tuple[Accusation, ...]) -> Update:
-    """Return the claim of an end with those accusations that prove it, and no others."""
+    """Return the claim of an end with those verdicts that prove it, and no others."""
     if update.standing is Standing.LEFT:
         return replace(update, accusations=accusations[:ACCUSERS_NEEDED])
     return ended(update, accusations)

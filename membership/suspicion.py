@@ -19,7 +19,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from frys_node.base.types import NodeId
-from membership.messages import Accusation, Evidence
+from membership.messages import ACCUSERS_NEEDED, Accusation, Evidence
 
 VETO_S = 5.0
 """For how long a voucher counts: evidence of a crash is void, and a stalled member is not dead."""
@@ -72,6 +72,7 @@ class Suspicion:
         "_crash_s",
         "_floors",
         "_held_until_s",
+        "_verdicts",
         "_veto_until_s",
         "_words",
         "ask_s",
@@ -99,6 +100,7 @@ class Suspicion:
         self._accusers: dict[NodeId, Evidence] = {accuser: evidence}
         self._words: dict[NodeId, bytes] = {accuser: word}
         """Their signatures, each over the evidence that it counts for or a better one."""
+        self._verdicts: dict[NodeId, Accusation] = {}
         self._crash_s = math.inf
         """When enough observers agreed on a crash."""
         self._veto_until_s = -math.inf
@@ -123,10 +125,23 @@ class Suspicion:
         """Who suspects, as others can verify it."""
         return tuple(Accusation(who, evidence, self._words[who]) for who, evidence in self._accusers.items())
 
-    def counts(self, accuser: NodeId, evidence: Evidence) -> bool:
+    @property
+    def verdicts(self) -> tuple[Accusation, ...]:
+        """Who has buried the member already, as this node has heard."""
+        return tuple(self._verdicts.values())
+
+    def judge(self, accusation: Accusation) -> bool:
+        """Take another member's verdict; True if it is news."""
+        if not accusation.is_verdict or accusation.accuser in self._verdicts or len(self._verdicts) >= ACCUSERS_NEEDED:
+            return False
+        self._verdicts[accusation.accuser] = accusation
+        return True
+
+    def counts(self, accusation: Accusation) -> bool:
         """Return True if the accuser has said so already, on that evidence or better."""
-        known = self._accusers.get(accuser)
-        return known is not None and evidence <= known
+        known = self._accusers.get(accusation.accuser)
+        is_judged = not accusation.is_verdict or accusation.accuser in self._verdicts
+        return known is not None and accusation.evidence <= known and is_judged
 
     @property
     def veto_until_s(self) -> float:
@@ -183,7 +198,7 @@ class Suspicion:
         if now_s < self._veto_until_s:
             evidence = Evidence.SILENCE
         known = self._accusers.get(accuser)
-        if known is None and evidence is Evidence.SILENCE and len(self._accusers) > expected:
+        if known is None and evidence is Evidence.SILENCE and len(self._accusers) > max(expected, ACCUSERS_NEEDED - 1):
             return False
         if known is not None and evidence <= known:
             return False

@@ -62,9 +62,10 @@ class _Vouchers:
 class Suspicions:
     """Suspicions by member, at most one each."""
 
-    __slots__ = ("_allowance", "_config", "_deadline", "_health", "_running", "_table", "_vouchers", "ask_s")
+    __slots__ = ("_allowance", "_config", "_deadline", "_health", "_node", "_running", "_table", "_vouchers", "ask_s")
 
-    def __init__(self, table: Table, config: MembershipConfig, health: Awareness) -> None:
+    def __init__(self, node: NodeId, table: Table, config: MembershipConfig, health: Awareness) -> None:
+        self._node = node
         self._table = table
         self._config = config
         self._health = health
@@ -74,7 +75,7 @@ class Suspicions:
         self._allowance = Allowance("questions", per_s=per_s, burst=ASKED_MAX, now_s=0.0)
         self.ask_s = math.inf
         """When `ask` must be called next."""
-        self._deadline: tuple[tuple[int, int, int, bool], float] | None = None
+        self._deadline: tuple[tuple[int, int, int, int, bool], float] | None = None
         """The next deadline and what it was computed for: it is asked for in every turn, and rarely changes."""
 
     def __len__(self) -> int:
@@ -125,24 +126,33 @@ class Suspicions:
         suspicion, evidence = self._running.get(node), accusation.evidence
         if suspicion is None:
             return False
+        is_news = suspicion.judge(accusation)
         if not suspicion.confirm(accusation.accuser, self.expected, evidence, now_s, accusation.word):
-            return False
+            return is_news
         self._deadline = None
         if evidence is Evidence.CRASH:
             observers = max(1, min(ACCUSERS_NEEDED, self._table.counts[Standing.ALIVE]))
             suspicion.weigh(observers, now_s, self._config.crash_suspicion_s * self._health.factor)
         return True
 
-    def accusations(self, life: tuple[NodeId, int, int]) -> tuple[Accusation, ...]:
-        """Return who accuses that very life of a member."""
+    def verdicts(self, life: tuple[NodeId, int, int]) -> tuple[Accusation, ...]:
+        """Return who has buried that very life of a member, as this node has heard."""
         suspicion = self._running.get(life[0])
         is_same = suspicion is not None and (suspicion.boot, suspicion.incarnation) == life[1:]
-        return suspicion.accusations if suspicion is not None and is_same else ()
+        return suspicion.verdicts if suspicion is not None and is_same else ()
 
-    @property
-    def needed(self) -> int:
-        """How many must accuse a suspect before it is dead, whatever the time: others may see what one does not."""
-        return max(1, min(self._config.accusers, self._table.counts[Standing.ALIVE]))
+    def needed(self, node: NodeId) -> int:
+        """Return how many must accuse a suspect before it is dead, whatever the time: others may see what one does not.
+
+        Two, or all that live beside it. Only whom this node itself finds silent does not count as living: otherwise
+        whoever accuses everybody would be alone with this node, and right about all of them.
+        """
+        others = 1 + sum(peer != node and not self._is_mine(peer) for peer in self._table.live)
+        return max(1, min(self._config.accusers, others))
+
+    def _is_mine(self, node: NodeId) -> bool:
+        suspicion = self._running.get(node)
+        return suspicion is not None and self._node in suspicion.accusers
 
     def vouch(self, node: NodeId, boot: int, voucher: NodeId, kind: VouchKind, now_s: float) -> bool:
         """Take that a member vouches for another one; True if it did not count a moment ago."""
@@ -201,7 +211,7 @@ class Suspicions:
         """Return when the next one runs out, infinity if none does; silence may not be enough (`is_isolated`)."""
         if not self._running:
             return math.inf
-        key = (self.expected, self._table.circle.version, self._patience, is_silence_enough)
+        key = (self.expected, self._table.circle.version, self._patience, len(self._table.live), is_silence_enough)
         if self._deadline is None or self._deadline[0] != key:
             ends_s = (self.ends_s(node) for node in self._judged(is_silence_enough=is_silence_enough))
             self._deadline = (key, min(ends_s, default=math.inf))
@@ -221,9 +231,13 @@ class Suspicions:
 
     def _judged(self, *, is_silence_enough: bool) -> list[NodeId]:
         """Return the suspects that are dead when their time is up: enough accuse them, and silence is enough."""
-        needed = self.needed
         running = self._running.items()
-        return [node for node, s in running if (is_silence_enough or s.is_crash) and len(s.accusers) >= needed]
+        return [node for node, s in running if (is_silence_enough or s.is_crash) and self._is_agreed(node, s)]
+
+    def _is_agreed(self, node: NodeId, suspicion: Suspicion) -> bool:
+        """True if enough accuse a suspect, or if this node does and nobody else is left."""
+        count = len(suspicion.accusers)
+        return count >= self._config.accusers or (self._is_mine(node) and count >= self.needed(node))
 
     def ask(self, now_s: float) -> list[NodeId]:
         """Return which suspects are to be asked now: of many those that have been asked least.

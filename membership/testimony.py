@@ -13,11 +13,11 @@ import msgspec
 
 from frys_node.base.types import NodeId
 from frys_node.wire.codec import Message
-from membership.messages import Accusation, Evidence
+from membership.messages import SIGNATURE_BYTES_MAX, Accusation, Evidence
 
 _Id = Annotated[NodeId, msgspec.Meta(min_length=1, max_length=64)]
 _Boot = Annotated[int, msgspec.Meta(ge=0)]
-_Word = Annotated[bytes, msgspec.Meta(max_length=64)]
+_Word = Annotated[bytes, msgspec.Meta(max_length=SIGNATURE_BYTES_MAX)]
 _Incarnation = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 
 

@@ -18,7 +18,7 @@ from typing import Protocol
 import msgspec
 
 from frys_node.base.types import NodeId
-from membership.messages import NOBODY, Accusation, Evidence, Standing, Update
+from membership.messages import NOBODY, SIGNATURE_BYTES_MAX, VERDICT, Accusation, Evidence, Standing, Update
 
 _CLAIM = b"frys claim v1\0"
 _ACCUSATION = b"frys accusation v1\0"
@@ -47,6 +47,10 @@ class Voices(Protocol):
         """Remember whose voice it is; returns the node, or None if nobody need believe the statement."""
         ...
 
+    def has(self, statement: bytes) -> bool:
+        """True if that very statement has been learnt."""
+        ...
+
     def statement(self, node: NodeId) -> bytes:
         """Return the statement on a node's voice, for others to learn; empty if it is not known."""
         ...
@@ -64,7 +68,7 @@ class Signing:
     def __init__(self, node: NodeId, voices: Voices) -> None:
         self._node = node
         self._voices = voices
-        self._words: dict[tuple[Life, Evidence], bytes] = {}
+        self._words: dict[tuple[Life, int], bytes] = {}
 
     @property
     def own_statement(self) -> bytes:
@@ -83,9 +87,9 @@ class Signing:
                 found.append(statement)
         return tuple(found)
 
-    def knows(self, node: NodeId) -> bool:
-        """True if a node's voice is known."""
-        return bool(self._voices.statement(node))
+    def has(self, statement: bytes) -> bool:
+        """True if that very statement is known: nothing follows from it."""
+        return self._voices.has(statement)
 
     def learn(self, statement: bytes) -> NodeId | None:
         """Remember whose voice it is; None if the statement proves nothing."""
@@ -108,25 +112,28 @@ class Signing:
     # Claims about others.
 
     def accusation(self, life: Life, evidence: Evidence) -> Accusation:
-        """Accuse a member's life."""
-        key = (life, evidence)
+        """Accuse a member's life: others may confirm it, and the accused refutes it in time."""
+        return self._accuse(life, evidence, int(evidence))
+
+    def verdict(self, life: Life, evidence: Evidence) -> Accusation:
+        """Declare a member's life to be over, once this node's own suspicion has run out."""
+        return self._accuse(life, evidence, VERDICT + evidence)
+
+    def _accuse(self, life: Life, evidence: Evidence, strength: int) -> Accusation:
+        key = (life, strength)
         word = self._words.get(key)
         if word is None:
-            word = self._words[key] = self._voices.sign(_accusation_bytes(life, evidence))
+            word = self._words[key] = bytes([strength]) + self._voices.sign(_accusation_bytes(life, strength))
             if len(self._words) > WORDS_KEPT:
                 del self._words[next(iter(self._words))]
         return Accusation(self._node, evidence, word)
 
     def is_accused(self, life: Life, accusation: Accusation) -> bool | None:
         """True if the accuser said so, on that evidence or better; None if its voice is unknown."""
-        accuser, word = accusation.accuser, accusation.word
-        verdict: bool | None = False
-        for evidence in Evidence:
-            if evidence >= accusation.evidence:
-                verdict = self._voices.verify(accuser, _accusation_bytes(life, evidence), word)
-                if verdict is not False:
-                    return verdict
-        return verdict
+        word = accusation.word
+        if len(word) != SIGNATURE_BYTES_MAX or word[0] % VERDICT < accusation.evidence:
+            return False
+        return self._voices.verify(accusation.accuser, _accusation_bytes(life, word[0]), word[1:])
 
     def release(self, life: Life) -> bytes:
         """Declare that a dead member has left."""
@@ -170,9 +177,13 @@ def accusations_in(update: Update) -> tuple[Accusation, ...]:
     return tuple(found.values())
 
 
-def told_to_itself(update: Update) -> Update:
-    """Return a claim for the member that it is about: its own signature it has, and one accuser is enough to refute."""
-    return msgspec.structs.replace(update, proof=b"", accusations=())
+def told_to_itself(update: Update, boot: int | None = None) -> Update:
+    """Return what is claimed of a life for the member that lives it, or for a boot of it that may be an earlier one.
+
+    Its own signature it has, and one accuser is enough to refute; a former self has to be shown that it has said so.
+    """
+    is_later = boot is not None and update.boot > boot
+    return msgspec.structs.replace(update, proof=update.proof if is_later else b"", accusations=())
 
 
 def _claim_bytes(update: Update) -> bytes:
@@ -180,8 +191,8 @@ def _claim_bytes(update: Update) -> bytes:
     return _CLAIM + msgspec.msgpack.encode(said)
 
 
-def _accusation_bytes(life: Life, evidence: Evidence) -> bytes:
-    return _ACCUSATION + msgspec.msgpack.encode((*life, evidence))
+def _accusation_bytes(life: Life, strength: int) -> bytes:
+    return _ACCUSATION + msgspec.msgpack.encode((*life, strength))
 
 
 def _release_bytes(life: Life) -> bytes:

@@ -46,10 +46,12 @@ SIGNED_CODEC: Codec[SignedBytes] = Codec(SignedBytes)
 class NodeSigner:
     """Signs with this node's key and verifies others'. Implements the `Signer` port."""
 
-    __slots__ = ("_identity", "_keys", "_revoked", "_verified")
+    __slots__ = ("_identity", "_is_past_trusted", "_keys", "_revoked", "_verified")
 
-    def __init__(self, identity: Identity, revoked: Container[NodeId] = ()) -> None:
+    def __init__(self, identity: Identity, revoked: Container[NodeId] = (), *, is_past_trusted: bool = True) -> None:
+        """`is_past_trusted`: certificates of authorities that others have followed count, for what was signed then."""
         self._identity = identity
+        self._is_past_trusted = is_past_trusted
         self._revoked = revoked
         self._keys: dict[NodeId, list[PublicKey]] = {}
         self._verified: dict[bytes, tuple[NodeId, PublicKey]] = {}
@@ -95,7 +97,7 @@ class NodeSigner:
         identity = self._identity
         # What was signed long ago is signed still: neither the certificate's life nor that of its authority, which
         # may have been followed by another since, says anything about the signature.
-        authorities = (*identity.authorities, *identity.retired)
+        authorities = (*identity.authorities, *(identity.retired if self._is_past_trusted else ()))
         known = next((ca for ca in authorities if ca.subject == certificate.issuer), identity.ca_certificate)
         subject = certificates.verify_binding(certificate, known)
         key = public_key(certificate.public_key())

@@ -36,20 +36,52 @@ _KEY_BYTES: Final = 32
 class NodeVoices:
     """This node's voice, and those that it has been told of."""
 
-    __slots__ = ("_key", "_keys", "_revoked", "_signer", "_statements", "_verified", "verified")
+    __slots__ = (
+        "_certificate",
+        "_identity",
+        "_key",
+        "_keys",
+        "_known",
+        "_revoked",
+        "_signer",
+        "_statements",
+        "_trusted",
+        "_verified",
+        "verified",
+    )
 
-    def __init__(self, identity: Identity, signer: NodeSigner, revoked: Container[NodeId]) -> None:
-        """Take who this node is, who verifies statements, and who was expelled."""
-        self._signer = signer
+    def __init__(self, identity: Identity, revoked: Container[NodeId]) -> None:
+        """Take who this node is, and who was expelled."""
+        self._identity = identity
         self._revoked = revoked
         self._key = _voice_of(identity)
         self._keys: dict[NodeId, Ed25519PublicKey] = {}
         self._statements: dict[NodeId, bytes] = {}
+        self._known: set[bytes] = set()
         self._verified: dict[bytes, bool] = {}
         self.verified = 0
         """Signatures that were verified, those remembered not counted."""
+        self._follow()
+
+    def _follow(self) -> None:
+        """Follow the identity: its certificate is renewed, and authorities come and go.
+
+        What an authority has certified that is trusted no more is worth nothing, so everybody is learnt anew.
+        """
+        identity = self._identity
+        self._certificate, self._trusted = identity.certificate, identity.authorities
+        self._signer = NodeSigner(identity, self._revoked, is_past_trusted=False)
+        before, self._keys, self._statements, self._known = self._statements, {}, {}, set()
         public = self._key.public_key().public_bytes_raw()
-        self.learn(SIGNED_CODEC.encode(signer.sign_with_certificate(_PREFIX + public)))
+        self.learn(SIGNED_CODEC.encode(self._signer.sign_with_certificate(_PREFIX + public)))
+        for node, statement in before.items():
+            if node != identity.node_id:
+                self.learn(statement)
+
+    @property
+    def _is_behind(self) -> bool:
+        identity = self._identity
+        return self._certificate is not identity.certificate or self._trusted != identity.authorities
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -62,6 +94,8 @@ class NodeVoices:
         """True if the node's voice signed; False if not, or if it was expelled; None if its voice is not known."""
         if node in self._revoked:
             return False
+        if self._is_behind:
+            self._follow()
         key = self._keys.get(node)
         if key is None:
             return None
@@ -86,18 +120,25 @@ class NodeVoices:
             return None
         self.forget(node)
         if len(self._keys) >= VOICES_MAX:
-            self.forget(next(iter(self._keys)))
+            self.forget(next(known for known in self._keys if known != self._identity.node_id or len(self._keys) == 1))
         self._keys[node], self._statements[node] = key, statement
+        self._known.add(statement)
         return node
+
+    def has(self, statement: bytes) -> bool:
+        """True if that very statement has been learnt."""
+        return statement in self._known
 
     def statement(self, node: NodeId) -> bytes:
         """Return the statement on a node's voice, for others to learn; empty if it is not known."""
+        if self._is_behind:
+            self._follow()
         return b"" if node in self._revoked else self._statements.get(node, b"")
 
     def forget(self, node: NodeId) -> None:
         """Drop a node's voice."""
         self._keys.pop(node, None)
-        self._statements.pop(node, None)
+        self._known.discard(self._statements.pop(node, b""))
 
 
 def _voice_of(identity: Identity) -> Ed25519PrivateKey:

@@ -173,7 +173,7 @@ SCENARIOS: dict[str, Scenario] = {
         must_reach=(
             *("lie_accused", "lie_accused_by_another", "lie_dead", "lie_dead_twice_by_one", "lie_used_up"),
             *("lie_dead_at_a_later_incarnation", "lie_moved", "lie_left", "lie_let_go", "lie_rebooted"),
-            *("lie_crashed", "lie_vouched", "lie_event", "refutation"),
+            *("lie_crashed", "lie_vouched", "lie_event", "lie_all_dead", "lie_all_dead_and_gone", "refutation"),
         ),
         targets=(Target("false_deaths", "max", 0.0),),
     ),

@@ -41,6 +41,10 @@ class FakeVoices:
         """Return whose statement it is."""
         return _node(statement)
 
+    def has(self, statement: bytes) -> bool:
+        """Nothing needs to be learnt."""
+        return True
+
     def statement(self, node: NodeId) -> bytes:
         """Return a node's statement."""
         return _padded(node.encode())
@@ -74,6 +78,10 @@ class Ed25519Voices:
             return None
         self._known[node] = statement[:32]
         return node
+
+    def has(self, statement: bytes) -> bool:
+        """True if the voice is known."""
+        return self._known.get(_node(statement[32:]) or NodeId("")) == statement[:32]
 
     def statement(self, node: NodeId) -> bytes:
         """Return a node's statement, empty if it is not known."""

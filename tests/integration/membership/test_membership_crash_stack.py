@@ -20,7 +20,6 @@ from frys_node.kernel.supervisor import Handle, Supervisor
 from frys_node.observe.metrics import Metrics
 from frys_node.secure.identity import Identity
 from frys_node.secure.packet import PacketSealer
-from frys_node.secure.signer import NodeSigner
 from frys_node.secure.stored import next_boot
 from frys_node.secure.voices import NodeVoices
 from frys_node.testing.clock import FakeClock
@@ -83,7 +82,7 @@ class StackNode:
             bus=Bus(),
             metrics=metrics,
             learn=channel.learn,
-            voices=NodeVoices(identity, NodeSigner(identity), ()),
+            voices=NodeVoices(identity, ()),
             introduce=channel.connect_address,
             channel=channel,
             peers=peers,

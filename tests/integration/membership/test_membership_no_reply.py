@@ -16,7 +16,6 @@ from frys_node.kernel.bus import Bus
 from frys_node.kernel.services.members import Status
 from frys_node.secure.keyring import EpochKey, Keyring
 from frys_node.secure.packet import HEADER_BYTES, PACKET_BYTES_MAX, PacketSealer
-from frys_node.secure.signer import NodeSigner
 from frys_node.secure.voices import NodeVoices
 from frys_node.transport.executor import ThreadExecutor
 from membership.config import for_profile
@@ -76,7 +75,7 @@ class Gossiper:
             bus=Bus(),
             metrics=node.metrics,
             learn=channel.learn,
-            voices=NodeVoices(node.identity, NodeSigner(node.identity), ()),
+            voices=NodeVoices(node.identity, ()),
             introduce=channel.connect_address,
             channel=channel,
             peers=peers,

@@ -41,8 +41,8 @@ R = TypeVar("R", bound=Rumour)
 
 BOOT = 5
 ME, B, C, D, E = (NodeId(f"{letter:a>32}") for letter in "01234")
-CONFIG = for_profile("lan", watchers=0)
-"""Without watchers: whoever tests them asks for them."""
+CONFIG = for_profile("lan", watchers=0, accusers=1)
+"""Without watchers and second accusers: whoever tests them asks for them."""
 
 
 def address(node: NodeId) -> Address:
@@ -75,15 +75,16 @@ def accused(
 
 
 def signed(update: Update) -> Update:
-    """Sign a claim: the member for itself, its accuser, and for a death two more that nobody names."""
-    others = tuple(other for other in (D, E, C, B) if other not in (update.node, update.accuser))
+    """Sign a claim: the member for itself, its accuser, and for a death two more, the tested node among them."""
+    others = tuple(other for other in (ME, B, C) if other not in (update.node, update.accuser))
     standing, accuser, life = update.standing, update.accuser, (update.node, update.boot, update.incarnation)
     word, accusations = b"", ()
     if accuser not in (NOBODY, update.node):
         by = signing(accuser)
-        word = by.release(life) if standing is Standing.LEFT else by.accusation(life, update.evidence).word
+        accuse = by.verdict if standing is Standing.DEAD else by.accusation
+        word = by.release(life) if standing is Standing.LEFT else accuse(life, update.evidence).word
     if standing is Standing.DEAD or (standing is Standing.LEFT and word):
-        accusations = tuple(signing(other).accusation(life, Evidence.SILENCE) for other in others[:2])
+        accusations = tuple(signing(other).verdict(life, Evidence.SILENCE) for other in others[:2])
     proof = signing(update.node).claimed(update).proof
     return replace(update, proof=proof, word=word, accusations=accusations)
 

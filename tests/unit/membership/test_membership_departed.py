@@ -83,7 +83,7 @@ def test_a_death_names_its_accuser_and_the_evidence_in_every_claim() -> None:
     hear(m, Gossip((signed(replace(claim(B, Standing.SUSPECT, accuser=D), evidence=Evidence.GONE)),)), D, 1.1)
     live(m, 60.0, dead(B))
     (death,) = [u for u in m.sync(NOBODY, 60.0).updates if u.node == B]
-    assert (death.standing, death.accuser, death.evidence) == (Standing.DEAD, D, Evidence.GONE)
+    assert (death.standing, death.accuser, death.evidence) == (Standing.DEAD, ME, Evidence.GONE)
     hear(m, Gossip((claim(B, incarnation=1),)), B, 60.1)
     (back,) = [u for u in m.sync(NOBODY, 60.1).updates if u.node == B]
     assert (back.standing, back.accuser, back.evidence) == (Standing.ALIVE, NOBODY, Evidence.SILENCE)
@@ -129,7 +129,7 @@ def whats(m: Membership, node: NodeId) -> list[str]:
 
 def test_who_comes_later_is_told_of_a_death_as_of_when_it_was() -> None:
     """By the age of the claim: the death stands before the node's own hearing of it."""
-    m = machine(C)
+    m = machine(C, D)
     m.merge_sync(
         Sync((signed(replace(claim(B, Standing.DEAD, accuser=D, age_s=30), evidence=Evidence.GONE)),)), C, 40.0
     )

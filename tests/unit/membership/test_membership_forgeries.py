@@ -31,7 +31,7 @@ from membership.driver_exchange import PUSH_PULL
 from membership.edges import Edge
 from membership.effects import Tallies
 from membership.events import WINDOW, Events
-from membership.member import AGE_S_MAX, UPDATE_BYTES_MAX, is_acceptable, make_attributes
+from membership.member import AGE_S_MAX, ATTRIBUTES_BYTES_MAX, is_acceptable, make_attributes
 from membership.messages import (
     INCARNATION_MAX,
     NOBODY,
@@ -149,7 +149,7 @@ def test_heads_fit_into_a_frame_whatever_is_missing() -> None:
 def test_an_update_over_its_size_is_refused() -> None:
     """Limits of characters are not limits of bytes: such claims fill packets and make pieces larger than a frame."""
     wide = Attributes("\N{SNOWMAN}" * 64, "\N{SNOWMAN}" * 255, 7946)
-    assert len(UPDATES.encode(signed(replace(claim(B), attributes=wide)))) > UPDATE_BYTES_MAX - 128
+    assert len(UPDATES.encode(signed(replace(claim(B), attributes=wide)))) > ATTRIBUTES_BYTES_MAX
     large = replace(wide, http="\N{SNOWMAN}" * 200)
     assert not is_acceptable(signed(replace(claim(B), attributes=large)))
     honest = make_attributes("n" * 64, address(B), "", {"k": "v" * 480})

@@ -79,10 +79,10 @@ def test_a_voucher_is_told_and_holds_death_off() -> None:
 def test_a_forgotten_accuser_is_named_by_its_id() -> None:
     """A story outlives those who are in it."""
     m = machine(B, C)
-    stranger = NodeId("f" * 32)
-    hear(m, Gossip((claim(B, Standing.SUSPECT, accuser=stranger),)), C, 4.0)
+    hear(m, Gossip((claim(B, Standing.SUSPECT, accuser=C),)), C, 4.0)
+    m._claims.forget(C)
     who = m.insight.why(B, 10.0, NOW_NS).story[-1].who
-    assert who == Who(id=stranger, name="")
+    assert who == Who(id=C, name="")
 
 
 def test_nobody_and_two_of_one_name_are_refused() -> None:

@@ -13,7 +13,7 @@ from frys_node.base.errors import NotFound, Overloaded, UsageError
 from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.gossip import Outcome
 from membership.allowance import Allowance
-from membership.catchup import BATCH_BYTES_MAX, BATCHES, HEADS, CatchUp, Head, Heads
+from membership.catchup import BATCH_BYTES_MAX, BATCHES, HEADS, Batch, CatchUp, Head, Heads
 from membership.effects import Tallies
 from membership.errors import GossipTooFast, GossipTooLarge
 from membership.events import LAMPORT_MAX, RECENT_S, WINDOW, Events, Window
@@ -453,3 +453,18 @@ def test_queries_are_limited() -> None:
     assert matches(draft(asker, nodes=("n",), tags={"a": "1"}), B, attributes)
     assert not matches(draft(asker, nodes=("n",), tags={"a": "2"}), B, attributes)
     assert not matches(draft(asker, nodes=("m",)), B, attributes)
+
+
+def test_one_member_alone_does_not_silence_another_one() -> None:
+    """A number of events beyond all that were heard is given up when two say so, or the member itself."""
+    side = Side(ME)
+    side.repair.is_settled = True
+    lie = Batch((), Heads((Head(C, 1, 0, 1_000),), True))
+    side.repair.take(lie, B, 1.0)
+    assert side.events.take(event(1, C), 1.0)
+    side.repair.take(lie, B, 2.0)
+    assert side.events.take(event(2, C), 2.0)
+    side.repair.take(Batch((), Heads((Head(C, 1, 0, 7),), True)), NodeId("d"), 3.0)
+    assert side.events.windows[C].head == 7
+    side.repair.take(Batch((), Heads((Head(C, 1, 0, 9),), True)), C, 4.0)
+    assert side.events.windows[C].head == 9

@@ -5,24 +5,37 @@ from __future__ import annotations
 import random
 
 import pytest
-from membership_hands import BOOT, CONFIG, ME, B, C, D, E, address, hear, run_to, said, sent, status
+from membership_hands import BOOT, ME, B, C, D, E, address, hear, live, run_to, said, sent, status, well
 from msgspec.structs import replace
 
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.members import Status
 from frys_node.testing.membership_insider import run_scenario
 from frys_node.testing.voices import Ed25519Voices, FakeVoices
+from membership.config import for_profile
 from membership.effects import AskVoices, Tallies
-from membership.held import ASK_S, CLAIMS_MAX, GOSSIP_S, HELD_S, VOICES_MAX, Held
+from membership.held import ASK_S, CLAIMS_MAX, HELD_S, VOICES_MAX, Held
 from membership.machine import Membership
 from membership.member import make_attributes
-from membership.messages import INCARNATION_MAX, Accusation, Evidence, Gossip, Nack, Ping, Standing, Sync, Update
+from membership.messages import (
+    INCARNATION_MAX,
+    NOBODY,
+    Accusation,
+    Evidence,
+    Gossip,
+    Nack,
+    Ping,
+    Standing,
+    Sync,
+    Update,
+)
 from membership.rumours import RUMOURS, Introduction, Rumours, StateDelta, StateEntry, UserEvent
 from membership.state import States
 from membership.testimony import CrashReport
-from membership.voices import Signing
+from membership.voices import Signing, accusations_in
 
 LIFE = (BOOT, 0)
+CONFIG = for_profile("lan", watchers=0)
 
 
 def by(node: NodeId) -> Signing:
@@ -46,6 +59,11 @@ def accused(node: NodeId, *accusers: Accusation, standing: Standing = Standing.S
 def accuses(accuser: NodeId, node: NodeId, evidence: Evidence = Evidence.SILENCE) -> Accusation:
     """What a node really accuses another one of."""
     return by(accuser).accusation((node, *LIFE), evidence)
+
+
+def buries(accuser: NodeId, node: NodeId) -> Accusation:
+    """What a node says of another one when its own suspicion has run out."""
+    return by(accuser).verdict((node, *LIFE), Evidence.SILENCE)
 
 
 def machine(*others: NodeId) -> Membership:
@@ -82,27 +100,67 @@ def test_nobody_moves_a_member_but_itself() -> None:
     ("second", "becomes"),
     [
         (None, Status.SUSPECT),
-        (accuses(B, C), Status.SUSPECT),
-        (replace(accuses(B, C), accuser=D), Status.SUSPECT),
-        (by(D).accusation((C, BOOT, 1), Evidence.SILENCE), Status.SUSPECT),
-        (accuses(D, C), Status.DEAD),
+        (buries(B, C), Status.SUSPECT),
+        (replace(buries(B, C), accuser=D), Status.SUSPECT),
+        (by(D).verdict((C, BOOT, 1), Evidence.SILENCE), Status.SUSPECT),
+        (accuses(D, C), Status.SUSPECT),
+        (buries(E, C), Status.SUSPECT),
+        (buries(D, C), Status.DEAD),
     ],
-    ids=["alone", "twice the same", "in another's name", "of another incarnation", "two"],
+    ids=["alone", "twice the same", "in another's name", "of another incarnation", "doubted", "no member", "two"],
 )
 def test_a_death_needs_two_who_signed_it(second: Accusation | None, becomes: Status) -> None:
-    """One accuser's death is a suspicion, whoever it says the second one was."""
+    """One member's verdict is a suspicion, whoever it says the second one was; so is one with another's doubt."""
     m = machine(B, C, D)
-    accusers = (accuses(B, C),) if second is None else (accuses(B, C), second)
+    m.learn_voices([by(E).own_statement], 0.0)
+    accusers = (buries(B, C),) if second is None else (buries(B, C), second)
     hear(m, Gossip((accused(C, *accusers, standing=Standing.DEAD),)))
     assert status(m, C) is becomes
 
 
-def test_accusers_add_up() -> None:
-    """A death with one accuser, told to a node that knows another one, is a death."""
+def test_verdicts_add_up_and_are_passed_on() -> None:
+    """Each of two that have buried a member tells its own; whoever has heard one tells it on with the suspicion."""
     m = machine(B, C, D)
-    hear(m, Gossip((accused(C, accuses(D, C)),)), D)
-    hear(m, Gossip((accused(C, accuses(B, C), standing=Standing.DEAD),)), B)
+    hear(m, Gossip((accused(C, buries(D, C), standing=Standing.DEAD),)), D)
+    assert status(m, C) is Status.SUSPECT
+    told = [u for _, packet in sent(run_to(m, 1.0)) for u in packet.updates if u.node == C]
+    assert any(one.is_verdict for update in told for one in accusations_in(update))
+    hear(m, Gossip((accused(C, buries(B, C), standing=Standing.DEAD),)), B)
     assert status(m, C) is Status.DEAD
+    (held,) = [update for update in m.sync(NOBODY, 1.0).updates if update.node == C]
+    assert {one.accuser for one in accusations_in(held) if one.is_verdict} == {B, D}
+
+
+def test_a_liar_that_accuses_everybody_and_leaves_is_not_alone_with_this_node() -> None:
+    """Only whom this node itself finds silent counts as gone: the liar's word is not enough by its other words."""
+    m = machine(B, C, D)
+    leave = by(B).claimed(replace(alive(B, 1), standing=Standing.LEFT))
+    lies = [accused(node, accuses(B, node)) for node in (C, D)]
+    lies += [accused(node, buries(B, node), standing=Standing.DEAD) for node in (C, D)]
+    for sync in (Sync(tuple(lies)), Sync((leave,)), Sync(tuple(lies))):
+        m.merge_sync(sync, B, 1.0)
+    live(m, 60.0, well)
+    assert status(m, C) is not Status.DEAD
+    assert status(m, D) is not Status.DEAD
+
+
+def test_a_dead_member_that_comes_back_cannot_be_kept_dead() -> None:
+    """Its new word proves that it lives, whoever says in the same breath that it is dead again."""
+    m = machine(B, C, D)
+    hear(m, Gossip((accused(C, buries(B, C), buries(D, C), standing=Standing.DEAD),)))
+    hear(m, Gossip((replace(alive(C, 1), standing=Standing.DEAD),)), B, 1.0)
+    assert status(m, C) is Status.ALIVE
+
+
+def test_whoever_is_said_to_have_left_before_it_was_known_is_asked() -> None:
+    """A newcomer takes it for dead, from now: dead members are tried again, those that left are not."""
+    m = machine(B, D)
+    m.learn_voices([by(C).own_statement], 0.0)
+    gone = replace(alive(C), standing=Standing.LEFT, accuser=B, word=by(B).release((C, *LIFE)), age_s=3_000)
+    m.merge_sync(Sync((gone,)), B, 0.5)
+    assert status(m, C) is Status.DEAD
+    assert not m.is_lost(C, 10.0)
+    assert any(where == address(C) and isinstance(packet, Ping) for where, packet in sent(run_to(m, 10.0)))
 
 
 def test_a_death_that_nobody_signed_is_no_news_of_a_member_that_lives() -> None:
@@ -125,7 +183,7 @@ def test_nobody_says_of_the_living_that_they_have_left() -> None:
     let_go = replace(gone, accuser=B, word=by(B).release((C, *LIFE)))
     hear(m, Gossip((gone, let_go)))
     assert status(m, C) is Status.ALIVE
-    hear(m, Gossip((accused(C, accuses(B, C), accuses(D, C), standing=Standing.DEAD),)))
+    hear(m, Gossip((accused(C, buries(B, C), buries(D, C), standing=Standing.DEAD),)))
     hear(m, Gossip((replace(let_go, accuser=D),)))
     assert status(m, C) is Status.DEAD
     hear(m, Gossip((let_go,)))
@@ -170,12 +228,14 @@ def test_a_nack_without_signature_accuses_nobody() -> None:
 
 
 def test_a_claim_with_an_unknown_voice_waits_for_whoever_told_it() -> None:
-    """Gossip has its chance, then it is asked for once a second; the claim counts when the statement has come."""
+    """It is asked for at once and again, each teller in turn; the claim counts when the statement has come."""
     m = machine(B, C)
-    assert not [e for e in hear(m, Gossip((alive(D),)), B, 1.0) if isinstance(e, AskVoices)]
+    effects = hear(m, Gossip((alive(D),)), B, 1.0)
     assert m.view(D) is None
-    effects = run_to(m, 1.1 + GOSSIP_S + ASK_S)
-    assert [e for e in effects if isinstance(e, AskVoices)] == 2 * [AskVoices(B, (D,))]
+    effects += hear(m, Gossip((alive(D),)), C, 1.1)
+    effects += run_to(m, 1.1 + 2 * ASK_S)
+    asked = [e for e in effects if isinstance(e, AskVoices)]
+    assert asked == [AskVoices(B, (D,)), AskVoices(B, (D,)), AskVoices(C, (D,))]
     effects = m.learn_voices([by(D).own_statement, b"nonsense"], 2.6)
     assert status(m, D) is Status.ALIVE
     assert m.tallies.dropped == {("statement",): 1}
@@ -192,13 +252,6 @@ def test_a_newcomers_voice_comes_with_its_first_claim() -> None:
     told = [packet for _, packet in sent(run_to(m, 2.0)) if isinstance(packet, Gossip)]
     assert sum(introduction in packet.rumours for packet in told) == CONFIG.retransmit_multiplier
     assert D in {update.node for packet in told if introduction in packet.rumours for update in packet.updates}
-
-
-def test_voices_in_an_exchange_are_asked_for_at_once() -> None:
-    """Nothing follows that could bring them."""
-    m = machine(B, C)
-    effects = m.merge_sync(Sync((alive(D),)), B, 1.0)
-    assert [e for e in effects if isinstance(e, AskVoices)] == [AskVoices(B, (D,))]
 
 
 def test_what_waits_for_a_voice_is_forgotten_in_time() -> None:
@@ -219,9 +272,12 @@ def test_what_waits_is_bounded() -> None:
         held.want(NodeId(f"{number:032x}"), B, 1.0)
     assert len(held) == VOICES_MAX
     assert tallies.dropped == {("held_full",): 5}
-    for number in range(3 * CLAIMS_MAX):
-        held.want(NodeId("0" * 32), B, 1.0, alive(NodeId(f"{number:032x}")))
+    lie = alive(C)
+    for number in range(CLAIMS_MAX + 5):
+        held.want(NodeId("0" * 32), B, 1.0, replace(lie, node=NodeId(f"{number:032x}")))
     assert len(held.release(NodeId("0" * 32))) == CLAIMS_MAX
+    held.want(NodeId("0" * 31 + "1"), B, 1.0, lie)
+    assert held.release(NodeId("0" * 31 + "1")) == [(lie, B)]
 
 
 def test_an_exchange_brings_the_voice_of_whoever_speaks() -> None:

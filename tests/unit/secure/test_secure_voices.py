@@ -26,7 +26,7 @@ def cluster(kind: Kind = "ed25519", seed: str = "a") -> Identity:
 def voiced(identity: Identity, revoked: set[NodeId] | None = None) -> NodeVoices:
     """Give a node its voice."""
     expelled = set() if revoked is None else revoked
-    return NodeVoices(identity, NodeSigner(identity, expelled), expelled)
+    return NodeVoices(identity, expelled)
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ml-dsa-65"])

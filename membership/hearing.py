@@ -5,6 +5,7 @@ Sans-I/O. Most claims that arrive say nothing new, and are passed over before an
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from frys_node.base.types import NodeId
@@ -17,6 +18,9 @@ from membership.scrutiny import FORGED, Scrutiny, ended
 from membership.story import Entry
 from membership.voices import accusations_in, life_of
 
+UNPROVEN = "unproven"
+"""The reason of claims that nobody signed: ends that a newcomer took as it heard them, and passed on."""
+
 if TYPE_CHECKING:
     from membership.claims import Claims
 
@@ -24,13 +28,15 @@ if TYPE_CHECKING:
 class Hearing:
     """Settles claims for one node."""
 
-    __slots__ = ("_claims", "_scrutiny", "_superseded_by", "held")
+    __slots__ = ("_claims", "_refuted_s", "_scrutiny", "_superseded_by", "held")
 
     def __init__(self, claims: Claims) -> None:
         self._claims = claims
         accusers = claims.config.accusers
         self._scrutiny = Scrutiny(claims.node, claims.table, claims.suspicions, claims.signing, accusers=accusers)
         self._superseded_by = claims.boot
+        self._refuted_s = -math.inf
+        """When it last refuted what nobody had signed."""
         self.held = Held(claims.tallies)
         """Claims with voices that are not known yet."""
 
@@ -56,7 +62,7 @@ class Hearing:
             self.held.want(finding.unknown, source, now_s, update)
         if finding.update is None:
             if finding.unknown is None:
-                claims.drop(FORGED)
+                claims.drop(FORGED if finding.is_forged else UNPROVEN)
             return False
         return self._settle(finding.update, member, finding.accusations, now_s)
 
@@ -133,10 +139,17 @@ class Hearing:
         if not is_beyond and verdicts and all(verdict is False for verdict in verdicts):
             claims.drop(FORGED)
             return
+        is_signed = is_beyond or any(verdicts)
+        if not is_signed and now_s - self._refuted_s < claims.config.probe_interval_s:
+            # Whoever took it as a newcomer hears the last refutation; more would let anybody use up incarnations.
+            claims.drop(UNPROVEN)
+            return
         claims.tallies.add(claims.tallies.events, "refutation")
-        if is_beyond or any(verdicts):
+        if is_signed:
             # What nobody has signed says nothing about how this node does.
             claims.health.worsen()
+        else:
+            self._refuted_s = now_s
         claims.tell(claims.node, Entry(now_s, "refutes", update.accuser, update.evidence, update.standing.name.lower()))
         claims.merge(raised(own, update.incarnation), now_s)
 

@@ -34,9 +34,11 @@ class Finding(NamedTuple):
     """The proven ones, if the member is suspect or dead."""
     unknown: NodeId | None = None
     """Whose voice has to be known before the rest can be judged."""
+    is_forged: bool = False
+    """True if a signature is on it that is not of whom it names."""
 
 
-NOTHING = Finding(None)
+NOTHING = Finding(None, is_forged=True)
 
 
 class Scrutiny:
@@ -87,6 +89,7 @@ class Scrutiny:
         life = life_of(update)
         proven: list[Accusation] = []
         unknown: NodeId | None = None
+        is_forged = False
         for accusation in accusations_in(update):
             if accusation.accuser != self._node and accusation.accuser not in self._table.live:
                 # Whoever is no member, or not any more, has nothing to say.
@@ -96,6 +99,7 @@ class Scrutiny:
                 proven.append(accusation)
             elif verdict is None and unknown is None:
                 unknown = accusation.accuser
+            is_forged = is_forged or verdict is False
         verdicts = {one.accuser: one for one in (*self._suspicions.verdicts(life), *proven) if one.is_verdict}
         is_buried = len(verdicts) >= self._accusers
         is_ended = update.standing is not Standing.SUSPECT
@@ -109,7 +113,7 @@ class Scrutiny:
             return Finding(_bare(update, Standing.DEAD))
         if is_ended and member is not None and is_known and not member.is_live:
             return Finding(_end(update, tuple(proven)), tuple(proven))
-        return self._suspect(update, proven, unknown, is_known=is_known)
+        return self._suspect(update, proven, unknown, is_known=is_known)._replace(is_forged=is_forged)
 
     @staticmethod
     def _suspect(update: Update, proven: list[Accusation], unknown: NodeId | None, *, is_known: bool) -> Finding:

@@ -66,6 +66,11 @@ def buries(accuser: NodeId, node: NodeId) -> Accusation:
     return by(accuser).verdict((node, *LIFE), Evidence.SILENCE)
 
 
+def own_attributes(m: Membership) -> Attributes:
+    """What a machine says of itself."""
+    return m._claims.own.attributes
+
+
 def machine(*others: NodeId) -> Membership:
     """A node that has met others."""
     made = Membership(
@@ -169,7 +174,7 @@ def test_a_death_that_nobody_signed_is_no_news_of_a_member_that_lives() -> None:
     bare = replace(alive(C), standing=Standing.DEAD)
     hear(m, Gossip((bare,)))
     assert status(m, C) is Status.ALIVE
-    assert m.tallies.dropped == {("forged",): 1}
+    assert m.tallies.dropped == {("unproven",): 1}
     newcomer = machine(B, D)
     newcomer.learn_voices([by(C).own_statement], 0.0)
     newcomer.merge_sync(Sync((bare,)), B, 0.1)
@@ -202,6 +207,20 @@ def test_incarnations_are_not_used_up_by_others() -> None:
     view = m.view(ME)
     assert view is not None
     assert view.incarnation == 1
+
+
+def test_what_nobody_signed_is_refuted_once_in_a_while() -> None:
+    """A member that is taken for dead by newcomers says so; nobody makes it say so a hundred times."""
+    m = machine(B, C)
+    for _ in range(5):
+        view = m.view(ME)
+        assert view is not None
+        bare = replace(by(ME).claimed(Update(ME, BOOT, view.incarnation, Standing.ALIVE, own_attributes(m))), proof=b"")
+        hear(m, Ping(1, ME, (replace(bare, standing=Standing.DEAD),)))
+    view = m.view(ME)
+    assert view is not None
+    assert view.incarnation == 1
+    assert m.tallies.dropped == {("unproven",): 4}
 
 
 def test_a_crash_that_one_observer_reports_for_two_is_seen_by_one() -> None:

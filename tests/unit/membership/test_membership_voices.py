@@ -21,6 +21,7 @@ from membership.messages import (
     INCARNATION_MAX,
     NOBODY,
     Accusation,
+    Attributes,
     Evidence,
     Gossip,
     Nack,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
@@ -340,8 +339,8 @@ class Burials:
         self._members = members
         self._clock = clock
         self._record = record
-        self._heard_s = math.inf
-        """Since when this node has heard others."""
+        self._unmet_s: dict[NodeId, float] = {}
+        """Since when this node hears others and has not met each of those on the ring."""
 
     def of(self, me: NodeId) -> list[NodeId]:
         """Return who is dead as of now; nobody, while this node hears nobody itself."""
@@ -349,13 +348,11 @@ class Burials:
         is_alone = not any(view.status is Status.ALIVE for view in views if view.id != me)
         if any(view.id == me and view.condition is Condition.ISOLATED for view in views):
             return []
-        self._heard_s = math.inf if is_alone else min(self._heard_s, now_s)
+        record, known = self._record(), {view.id for view in views}
+        on_ring = () if is_alone or record is None else record.members()
+        self._unmet_s = {node: self._unmet_s.get(node, now_s) for node in on_ring if node not in known and node != me}
         dead = [view.id for view in views if view.status in (Status.DEAD, Status.LEFT)]
-        record = self._record()
-        if record is None or now_s - self._heard_s < UNMET_S:
-            return dead
-        known = {view.id for view in views}
-        return [*dead, *(node for node in record.members() if node not in known and node != me)]
+        return [*dead, *(node for node, since_s in self._unmet_s.items() if now_s - since_s >= UNMET_S)]
 
 
 def _some(items: Sequence[str]) -> str:

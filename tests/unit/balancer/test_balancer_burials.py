@@ -9,7 +9,7 @@ from balancer.record import STABLE
 from frys_node.base.types import Address, NodeId
 from frys_node.kernel.services.members import Condition, Members, MemberView, Status
 from frys_node.testing.clock import FakeClock
-from tests.unit.balancer.topology_rig import N1, N2, N3, N4, record
+from tests.unit.balancer.topology_rig import N1, N2, N3, N4, N5, record
 
 NOWHERE = Address("10.0.0.1", 7946)
 
@@ -51,6 +51,18 @@ def test_whoever_is_on_the_ring_and_forgotten_is_dead_after_a_while() -> None:
     assert house.dead(1.0 + UNMET_S) == [N3, N4]
     house.see(N4)
     assert house.dead(2.0 + UNMET_S) == [N3]
+
+
+def test_whoever_joins_the_ring_has_its_own_time_to_be_met() -> None:
+    """An issuer that has run for long may hear of a newcomer by gossip after it is on the ring."""
+    house = House()
+    for node in (N2, N3, N4):
+        house.see(node)
+    assert house.dead(1.0) == []
+    house.record = record(2, STABLE, [N1, N2, N3, N4, N5])
+    assert house.dead(9.0 * UNMET_S) == []
+    assert house.dead(9.9 * UNMET_S) == []
+    assert house.dead(10.0 * UNMET_S) == [N5]
 
 
 def test_whoever_hears_nobody_buries_nobody() -> None:

@@ -6,6 +6,7 @@ they provide and require. The kernel stops them in reverse. `boot` has brought t
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -42,6 +43,7 @@ from frys_node.operations import Operations
 from frys_node.plugins.network.access import is_loopback
 from frys_node.replication.driver import ReplicationComponent
 from frys_node.saves import SnapshotRoutes
+from frys_node.secure.errors import TokenRevoked
 from frys_node.secure.identity import Identity
 from frys_node.secure.local import JOIN_FILE
 from frys_node.secure.packet import PacketSealer
@@ -54,6 +56,7 @@ from frys_node.transport.executor import ThreadExecutor
 from frys_node.transport.named_files import read_named_file
 from frys_node.transport.network import SystemNetwork
 from frys_node.trust.credentials import MemberSecrets
+from frys_node.trust.issuer import IssuerDesk
 from frys_node.trust.web_certificates import WebCertificateDesk
 from membership.config import MembershipConfig
 from membership.driver import MembershipDriver, Ports
@@ -74,6 +77,23 @@ SAVE_WORKERS_MAX = 6
 
 READY_WAIT_S = 30.0
 READY_POLL_S = 0.02
+
+log = logging.getLogger(__name__)
+
+
+def accept_premade(desk: IssuerDesk, text: str) -> None:
+    """Accept a token that was made before the cluster, such as a Kubernetes Secret (fine print 9); others are ignored.
+
+    Raises:
+        InvalidToken: It begins like one and is none.
+    """
+    if not text.startswith("frys0."):
+        return
+    try:
+        desk.accept_premade(text)
+    except TokenRevoked as error:
+        fix = "put another one into FRYS_TOKEN (in Kubernetes: into the Secret), or take it out"
+        log.warning("channel.revoked_token_offered", extra={"error": error.message, "fix": fix})
 
 
 class Composition:
@@ -162,10 +182,8 @@ class Composition:
         )
         for peer in arrival.peers:
             channel.learn(peer.node, peer.address, peer.name)
-        premade = os.environ.get("FRYS_TOKEN", "").strip()
-        if channel.desk is not None and premade.startswith("frys0."):
-            # A token made before the cluster, such as a Kubernetes Secret (fine print 9).
-            channel.desk.accept_premade(premade)
+        if channel.desk is not None:
+            accept_premade(channel.desk, os.environ.get("FRYS_TOKEN", "").strip())
         return channel
 
     def _make_membership(self) -> MembershipDriver:

@@ -83,6 +83,12 @@ class TokenUsedUp(SecurityError):
     code = "security.token_used_up"
 
 
+class TokenRevoked(SecurityError):
+    """The pre-made token was revoked here, and stays so. It was not accepted again."""
+
+    code = "security.token_revoked"
+
+
 class TooManyFailures(SecurityError):
     """Too many wrong tokens came from this address. Nothing was checked; wait a minute."""
 

@@ -23,11 +23,14 @@ import msgspec
 
 from frys_node.base.errors import CorruptData, NotFound, Overloaded, UsageError
 from frys_node.base.types import NodeId
-from frys_node.secure.errors import InvalidToken, TokenExpired, TokenUnknown, TokenUsedUp, TooManyFailures
+from frys_node.secure.errors import InvalidToken, TokenExpired, TokenRevoked, TokenUnknown, TokenUsedUp, TooManyFailures
 
 SECRET_BYTES: Final = 32
 TOKENS_MAX = 1_000
 """Rows of the issuer's table, the expired ones of the last day included."""
+
+REVOKED_MAX = 1_000
+"""Revoked pre-made tokens that are remembered; of more the one that was revoked first is forgotten."""
 
 FAILURES_PER_MINUTE = 10
 """Wrong proofs from one address before it has to wait."""
@@ -148,17 +151,20 @@ class TokenInfo(msgspec.Struct, frozen=True, kw_only=True):
 class _StoredTable(msgspec.Struct, frozen=True):
     version: int
     tokens: list[TokenRow]
+    revoked: list[str] = []
 
 
 class TokenTable:
     """The issuer's side: makes, checks and uses up tokens. The caller persists `encode()` after each change."""
 
-    __slots__ = ("_ca_hash", "_cluster", "_failures", "_rows")
+    __slots__ = ("_ca_hash", "_cluster", "_failures", "_revoked", "_rows")
 
     def __init__(self, cluster: str, ca_hash: str) -> None:
         self._cluster = cluster
         self._ca_hash = ca_hash
         self._rows: dict[str, TokenRow] = {}
+        self._revoked: list[str] = []
+        """Hashes of revoked pre-made tokens: whoever was given one offers it again at each start."""
         self._failures: dict[str, tuple[float, float]] = {}
 
     def create(
@@ -199,10 +205,17 @@ class TokenTable:
         return format_token(self._cluster, self._ca_hash, token_id, secret)
 
     def add_premade(self, text: str, now_unix_s: int) -> str:
-        """Accept a pre-made ``frys0`` token and return its id; adding it again changes nothing."""
+        """Accept a pre-made ``frys0`` token and return its id; adding it again changes nothing.
+
+        Raises:
+            InvalidToken: It is none, or a damaged one. Nothing was changed.
+            TokenRevoked: It was revoked; it stays so for good. Nothing was changed.
+        """
         token = parse_token(text)
         if token.ca_hash is not None:
             raise InvalidToken("only tokens that begin with 'frys0.' can be made before the cluster")
+        if _hash_of(token.key) in self._revoked:
+            raise TokenRevoked(f"the pre-made join token {token.id} was revoked")
         if token.id not in self._rows:
             self._rows[token.id] = TokenRow(
                 id=token.id, key=token.key, role="node", created_unix_s=now_unix_s, expires_unix_s=None, uses_left=None
@@ -210,13 +223,16 @@ class TokenTable:
         return token.id
 
     def revoke(self, token_id: str) -> None:
-        """Forget a token.
+        """Forget a token; of a pre-made one the hash is kept, so that it is never accepted again.
 
         Raises:
             NotFound: There is none with that id. Nothing was changed.
         """
-        if self._rows.pop(token_id, None) is None:
+        row = self._rows.pop(token_id, None)
+        if row is None:
             raise NotFound(f"there is no token with the id '{token_id}'", hint="frys-node token list")
+        if row.expires_unix_s is None:
+            self._revoked = [*self._revoked, _hash_of(row.key)][-REVOKED_MAX:]
 
     def drop_pinned(self) -> None:
         """Forget every token that pins an authority, for another one has followed it; pre-made tokens pin none."""
@@ -286,7 +302,7 @@ class TokenTable:
     def encode(self) -> bytes:
         """Return the table's bytes for the disk."""
         rows = sorted(self._rows.values(), key=lambda row: row.id)
-        return msgspec.json.encode(_StoredTable(1, rows))
+        return msgspec.json.encode(_StoredTable(1, rows, self._revoked))
 
     def restore(self, data: bytes) -> None:
         """Take the rows of `encode`.
@@ -299,6 +315,7 @@ class TokenTable:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise CorruptData(f"the token table is damaged: {error}", hint="remove it and create new tokens") from error
         self._rows = {row.id: row for row in stored.tokens}
+        self._revoked = stored.revoked
 
     def _forget(self, now_unix_s: int) -> None:
         horizon = now_unix_s - REMEMBER_EXPIRED_S
@@ -317,6 +334,11 @@ class TokenTable:
         if left >= FAILURES_PER_MINUTE:
             self._failures.pop(host, None)
         return left
+
+
+def _hash_of(key: bytes) -> str:
+    """Return what is kept of a pre-made token that was revoked."""
+    return hashlib.sha256(b"frys0 revoked" + key).hexdigest()
 
 
 def _state(row: TokenRow, now_unix_s: int) -> str:

@@ -90,7 +90,7 @@ class IssuerDesk:
         self._save_tokens()
 
     def accept_premade(self, text: str) -> None:
-        """Accept a ``frys0`` token from now on, durably."""
+        """Accept a ``frys0`` token from now on, durably; raises as `TokenTable.add_premade` does."""
         self._tokens.add_premade(text, self._now_unix_s())
         self._save_tokens()
 

@@ -23,6 +23,7 @@ from frys_node.base.types import Address
 from frys_node.channel import bootstrap
 from frys_node.channel.bootstrap import JoinOutcome, SeedsUnreachable, create_cluster, join_cluster, probe_cluster
 from frys_node.channel.join import JoinClient
+from frys_node.node import accept_premade
 from frys_node.secure.errors import (
     ClassicalOnly,
     ForeignCluster,
@@ -245,6 +246,28 @@ async def test_a_premade_token_lets_nodes_in(a: Node, tmp_path: Path) -> None:
     _desk(a).accept_premade(premade)
     outcome = await _join(DirectoryDisk(tmp_path / "b"), [a.address], premade)
     assert outcome.identity.cluster_id == a.identity.cluster_id
+
+
+async def test_a_revoked_premade_token_stays_revoked_when_the_issuer_starts_with_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its environment offers it at each start: it is not accepted again, the log says so, and nobody joins with it."""
+    premade = "frys0." + "s" * 40
+    async with running(await create(tmp_path / "a", "a")) as first:
+        accept_premade(_desk(first), premade)
+        await _join(DirectoryDisk(tmp_path / "b"), [first.address], premade)
+        _desk(first).revoke_token(parse_token(premade).id)
+        first.disk.close()
+    disk = DirectoryDisk(tmp_path / "a")
+    identity = load_identity(disk)
+    assert identity is not None
+    async with running(await open_node(disk, identity)) as again:
+        accept_premade(_desk(again), premade)
+        assert parse_token(premade).id not in [info.id for info in _desk(again).list_tokens()]
+        await _refused(TokenUnknown, [again.address], premade)
+    (told,) = [record for record in caplog.records if record.message == "channel.revoked_token_offered"]
+    assert "FRYS_TOKEN" in told.fix
+    assert premade not in str(vars(told))
 
 
 async def test_a_full_or_read_only_disk_leaves_nothing_half_done(a: Node) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from frys_node.base.errors import CorruptData, NotFound, Overloaded, UsageError
 from frys_node.base.types import NodeId
 from frys_node.secure import token as tokens
-from frys_node.secure.errors import InvalidToken, TokenExpired, TokenUnknown, TokenUsedUp, TooManyFailures
+from frys_node.secure.errors import InvalidToken, TokenExpired, TokenRevoked, TokenUnknown, TokenUsedUp, TooManyFailures
 from frys_node.secure.token import TokenTable, format_token, parse_token, proof
 
 CA_HASH = "ab" * 16
@@ -197,3 +197,31 @@ def test_the_table_is_bounded_and_forgets_old_tokens() -> None:
     assert table.create(RANDOM, ttl_s=60, uses=1, now_unix_s=90_000)
     with pytest.raises(NotFound, match="no token"):
         table.revoke("nope")
+
+
+def test_a_revoked_premade_token_is_never_accepted_again() -> None:
+    """Its hash outlives the table's restart: whoever offers it again is refused, and so is a joiner that shows it."""
+    table, text = _table(), "frys0." + "p" * 30
+    table.revoke(table.add_premade(text, 5))
+    again = _table()
+    again.restore(table.encode())
+    with pytest.raises(TokenRevoked, match=parse_token(text).id):
+        again.add_premade(text, 6)
+    with pytest.raises(TokenUnknown):
+        _check(again, text)
+    assert again.list(6) == []
+    assert b"pppp" not in again.encode()
+    other = "frys0." + "q" * 30
+    assert again.add_premade(other, 7) == parse_token(other).id
+
+
+def test_revoked_premade_tokens_take_bounded_memory() -> None:
+    """Only pre-made ones are remembered, and of too many the first is forgotten."""
+    table = _table()
+    for number in range(tokens.REVOKED_MAX + 1):
+        table.revoke(table.add_premade(f"frys0.{number:030}", 5))
+    table.revoke(table.create(RANDOM, ttl_s=60, uses=1, now_unix_s=0).split(".")[3])
+    assert len(table._revoked) == tokens.REVOKED_MAX
+    assert table.add_premade(f"frys0.{0:030}", 5)
+    with pytest.raises(TokenRevoked):
+        table.add_premade(f"frys0.{tokens.REVOKED_MAX:030}", 5)

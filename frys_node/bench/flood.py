@@ -2,16 +2,18 @@
 
 A node, a peer with a standing connection to it, and an attacker, each a process of its own on loopback. The attacker
 opens `JUNK` connections in all rounds together, `RATE_PER_S` a second: random bytes, HTTP, half a record's header, a
-ClientHello that was recorded once (the dearest for the node: it answers each), and one byte and silence. The last three
-hold their place until the attacker has too many of them. Loopback has no limit per network, only the one in all, so
-this is a flood from many addresses. Here the attacker takes its CPU from the same machine, so each round also has the
-same junk thrown at a listener that only accepts: what calls suffer then is the machine's, not the node's.
+ClientHello that was recorded once (the node answers each), and one byte and silence. The last three hold their place
+until the attacker has too many of them. Every `ASK_EVERY`th shakes hands as a joiner instead and asks `ASKED` times in
+one breath which cluster this is: the first is answered, the second ends it. Loopback has no limit per network, only the
+one in all, so this is a flood from many addresses. Here the attacker takes its CPU from the same machine, so each round
+also has the same junk thrown at a listener that only accepts: what calls suffer then is the machine's, not the node's.
 """
 
 from __future__ import annotations
 
 import random
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -31,17 +33,24 @@ from frys_node.bench.request import WARM_UP, calls, open_channel
 from frys_node.bench.runner import cpu_s, percentile
 from frys_node.channel.bootstrap import create_cluster, join_cluster
 from frys_node.channel.driver import Channel
+from frys_node.channel.messages import KIND_JOIN
 from frys_node.secure.tls import join_context
 from frys_node.transport.clock import SystemClock
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.entropy import SystemEntropy
 from frys_node.transport.network import SystemNetwork
+from frys_node.trust.join_messages import JOIN_BYTES_MAX, JOIN_CODEC, InfoRequest
+from frys_node.wire.frame import encode_frame
+from frys_node.wire.version import PROTOCOL_MAX, PROTOCOL_MIN
 
 JUNK = 10_000
 RATE_PER_S = 1_000
 BURST = 20
 HELD_MAX = 250
 """Silent connections that the attacker keeps open."""
+
+ASK_EVERY = 40
+ASKED = 4_000
 
 CONNECT_S = 5.0
 CALLS = 500
@@ -178,15 +187,33 @@ def _sink() -> int:
     return int(listener.getsockname()[1])
 
 
+def ask(port: int) -> None:
+    """Shake hands as a joiner does, and ask `ASKED` times which cluster this is; answers are not read."""
+    question = encode_frame(KIND_JOIN, JOIN_CODEC.encode(InfoRequest(PROTOCOL_MIN, PROTOCOL_MAX)), JOIN_BYTES_MAX)
+    with suppress(OSError, SSL.Error), socket.create_connection(("127.0.0.1", port), CONNECT_S) as plain:
+        # A blocking socket with the kernel's timeout: with Python's, OpenSSL would be told to come again at once.
+        plain.settimeout(None)
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            plain.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(CONNECT_S), 0))
+        joiner = SSL.Connection(join_context(), plain)
+        joiner.set_connect_state()
+        joiner.do_handshake()
+        joiner.sendall(question * ASKED)
+
+
 def attack(port: int, count: int, seed: int) -> None:
     """Open junk connections at `RATE_PER_S` until so many were made."""
     rng, hello = random.Random(seed), _client_hello()
     held: deque[socket.socket] = deque()
+    is_aside = not port
     port = port or _sink()
     begun_s = time.monotonic()
     for made in range(count):
         if made % BURST == 0:
             time.sleep(max(0.0, begun_s + made / RATE_PER_S - time.monotonic()))
+        if made % ASK_EVERY == ASK_EVERY - 1 and not is_aside:
+            ask(port)
+            continue
         kind = made % 5
         payload = (rng.randbytes(600), b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"\x16\x03\x01", hello, b"\x16")[kind]
         try:

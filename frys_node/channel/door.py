@@ -57,6 +57,7 @@ FIXES = {
     "half_open_network": "close the port to that network by [cluster] allow or a firewall",
     "handshake": STRANGER,
     "internal": "report it, with the lines of the log before",
+    "join_repeated": STRANGER,
     "knock": "a stranger, or a member that was away for long: frys-node token create opens the issuer's door to it",
     "no_certificate": STRANGER,
     "not_tls": "something that is no frys node connects to the cluster port: give it the HTTP port",

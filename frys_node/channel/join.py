@@ -94,13 +94,22 @@ class JoinServer:
     async def serve(self, stream: TlsStream, source: Address) -> str:
         """Serve one connection to its end and return the code of what became of it: ``joined``, ``asked``, an error's.
 
+        Each kind of message is answered once: an answer is far larger than what asks for it, and dearer. How many
+        connections an address may make is limited at the door, and with it how many answers it gets.
+
         Raises:
+            HandshakeRefused: Reason ``join_repeated``: a kind of message came again. It was not answered.
             WireError, trio.BrokenResourceError: The other side broke the protocol or the connection.
         """
         check_profile(stream.connection, ALPN_JOIN)
         pipe = _JoinPipe(stream)
         outcome = "asked"
+        answered: set[type[JoinMessage]] = set()
         while (message := await pipe.receive()) is not None:
+            if type(message) in answered:
+                text = f"a join connection may send one {type(message).__name__}, and this one sent another"
+                raise HandshakeRefused("join_repeated", text)
+            answered.add(type(message))
             if isinstance(message, InfoRequest):
                 refusal = self._version_refusal(message)
                 if refusal is not None:

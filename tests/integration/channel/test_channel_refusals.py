@@ -25,8 +25,8 @@ from frys_node.secure.errors import HandshakeRefused
 from frys_node.secure.identity import Identity, new_key
 from frys_node.secure.tls import ALPN_CHANNEL, ALPN_JOIN, TlsProfile, TlsStream, new_context
 from frys_node.transport.disk import DirectoryDisk
-from frys_node.trust.join_messages import JOIN_BYTES_MAX, JOIN_CODEC, InfoRequest
-from frys_node.wire.frame import encode_frame
+from frys_node.trust.join_messages import JOIN_BYTES_MAX, JOIN_CODEC, ClusterInfo, InfoRequest, JoinMessage
+from frys_node.wire.frame import FrameReader, encode_frame
 from tests.integration.channel.channel_rig import CLOCK, ECHO, ENTROPY, NETWORK, Node, create, join, running
 
 
@@ -344,6 +344,32 @@ async def test_a_join_has_no_more_bytes_than_one_connection_may_send_unauthentic
             await transport.aclose()
 
     await _refused(a, "protocol", attempt, tmp_path)
+
+
+async def test_a_joiner_gets_one_answer_to_each_kind_of_question(a: Node, tmp_path: Path) -> None:
+    """A thousand questions in one breath, 9 bytes each: one answer, then the end, under a label of its own."""
+    context = new_context()
+    context.set_alpn_protos([ALPN_JOIN])
+    context.set_verify(SSL.VERIFY_NONE)
+    answers: list[JoinMessage] = []
+
+    async def attempt() -> None:
+        transport = await NETWORK.connect(a.address)
+        try:
+            stream = TlsStream(transport, context, server=False)
+            await stream.handshake()
+            frames = FrameReader(JOIN_BYTES_MAX)
+            question = encode_frame(KIND_JOIN, JOIN_CODEC.encode(InfoRequest(1, 1)), JOIN_BYTES_MAX)
+            assert len(question) == 9
+            await stream.send_all(question * 1_000)
+            while data := await stream.receive_some():
+                answers.extend(JOIN_CODEC.decode(frame.body) for frame in frames.receive_data(data))
+        finally:
+            await transport.aclose()
+
+    await _refused(a, "join_repeated", attempt, tmp_path)
+    assert len(answers) <= 1
+    assert all(isinstance(answer, ClusterInfo) for answer in answers)
 
 
 async def test_a_flood_from_one_network_is_refused_and_the_others_come_in(

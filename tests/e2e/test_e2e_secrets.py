@@ -161,16 +161,26 @@ def _work(day: Day) -> None:
     token = parse_token(created)
     assert token.cluster is not None
     assert token.ca_hash is not None
+    day.learn_token("unknown pre-made token", "frys0." + "quetzalcoatl" * 3)
     unknown = format_token(token.cluster, token.ca_hash, "00000000", b"quetzalcoatl" * 2 + b"12345678")
     day.learn_token("unknown join token", unknown)
     mistyped = created[:-3] + ("aaa" if created[-3:] != "aaa" else "bbb")
-    for text in (unknown, mistyped, created[:-20], "frys0." + "short"):
+    wrong = (
+        (unknown, "security.token_unknown"),
+        (mistyped, "security.token_invalid"),
+        (created[:-20], "security.token_invalid"),
+        ("frys0." + "short", "security.token_invalid"),
+        ("frys0." + "quetzalcoatl" * 3, "security.token_unknown"),
+    )
+    for text, code in wrong:
+        bind, web = (f"127.0.0.1:{free_port()}" for _ in range(2))
         refused = day.run(
-            *("join", "--seed", a.bind, "--token-file", "-", "--bind", f"127.0.0.1:{free_port()}", "--http", "off"),
+            *("join", "--seed", a.bind, "--token-file", "-", "--bind", bind, "--http", web),
             stdin=text + "\n",
             at=day.home / "never",
         )
-        assert refused.returncode != 0
+        assert refused.returncode == 1
+        assert f"[{code}]" in refused.stderr, refused.stderr
     day.join(created)
     wait("both see both", lambda: list(a.statuses().values()) == ["alive", "alive"])
     wait("a stable ring", lambda: a.call("GET", "/v1/ring")["phase"] == "stable")

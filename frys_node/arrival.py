@@ -30,6 +30,7 @@ from frys_node.transport.addresses import family_of, sockaddr
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.errors import AddressInUse
 from frys_node.transport.network import SystemNetwork
+from frys_node.transport.premises import settle_directory
 from frys_node.transport.route import default_route_host, host_towards
 
 if TYPE_CHECKING:
@@ -128,8 +129,11 @@ async def arrive(launch: Launch, network: SystemNetwork, entropy: Entropy, clock
     is_new = not directory.exists()
     disk = DirectoryDisk(directory)
     try:
+        mended = settle_directory(directory)
         disk.lock()
-        return await _settle(launch, directory, disk, network, entropy, clock)
+        arrival = await _settle(launch, directory, disk, network, entropy, clock)
+        arrival.notes.extend([mended] * bool(mended))
+        return arrival
     except BaseException:
         disk.close()
         if is_new:

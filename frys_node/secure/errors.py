@@ -117,7 +117,7 @@ class InvalidCertificate(SecurityError):
 
 
 class UnsafePermissions(SecurityError):
-    """A file with secrets can be read by others. It was not used; run chmod 600 on it."""
+    """A file with secrets can be read by others, or belongs to another user. It was not used."""
 
     code = "security.permissions"
 

@@ -102,12 +102,16 @@ def read_secret(disk: Disk, path: str) -> bytes | None:
     """Return a file with secrets, or None if there is none.
 
     Raises:
-        UnsafePermissions: Others may read it. It was not used.
+        UnsafePermissions: Others may read it, or another user put it there. It was not used.
     """
     data = disk.read(path)
-    # Simulated disks have no permissions; the real one says its mode.
+    # Simulated disks have no permissions; the real one says its mode and whose it is.
     mode_of = getattr(disk, "mode", None)
     mode = mode_of(path) if data is not None and mode_of is not None else None
     if mode is not None and mode & 0o077:
         raise UnsafePermissions(f"{path} is readable by others (mode {mode & 0o777:04o})", hint=f"chmod 600 {path}")
+    is_foreign = getattr(disk, "is_foreign", None)
+    if data is not None and is_foreign is not None and is_foreign(path):
+        hint = f"see who put it there; if it is the node's own: give it back to the node's user with chown {path}"
+        raise UnsafePermissions(f"{path} belongs to another user", hint=hint)
     return data

@@ -247,6 +247,15 @@ class DirectoryDisk:
         except OSError as error:
             raise storage_failed("look at", path, error) from error
 
+    def is_foreign(self, path: str) -> bool:
+        """True if the file is there and belongs neither to this user nor to root: somebody else has put it there."""
+        try:
+            return os.stat(self._full(path), follow_symlinks=False).st_uid not in (os.geteuid(), 0)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise storage_failed("look at", path, error) from error
+
     def list(self, directory: str) -> Sequence[str]:
         """Names in a directory, sorted, without temporary files; empty if there is none."""
         inner = check_path(directory, allow_root=True)

@@ -7,16 +7,18 @@ the data directory itself is the multi-use token that `start` prints (24 h, rene
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Container
+from contextlib import suppress
 from typing import Final
 
 from cryptography import x509
 
-from frys_node.base.errors import SecurityError
+from frys_node.base.errors import NotFound, SecurityError
 from frys_node.base.ports import Clock, Disk, Entropy
 from frys_node.base.types import Address, NodeId
 from frys_node.secure import certificates
-from frys_node.secure.errors import Expelled, HandshakeRefused, InvalidToken, WrongCluster
+from frys_node.secure.errors import Expelled, HandshakeRefused, InvalidToken, UnsafePermissions, WrongCluster
 from frys_node.secure.identity import Identity
 from frys_node.secure.signing_keys import PublicKey
 from frys_node.secure.stored import read_secret
@@ -28,6 +30,9 @@ TOKENS_PATH: Final = "issuer/tokens.json"
 JOIN_PATH: Final = "join-token"
 _JOIN_ID_PATH: Final = "issuer/join-token-id"
 JOIN_TTL_S = 86_400
+
+log = logging.getLogger(__name__)
+
 _RETURN_HINT: Final = "join as a new node: move its data directory away, then frys-node join with a token"
 
 
@@ -100,12 +105,22 @@ class IssuerDesk:
             self._save_names()
 
     def renew_join_token(self) -> float:
-        """Make a new ``join-token`` if less than half of its life is left; return the seconds until the next look."""
+        """Make a new ``join-token`` if less than half of its life is left; return the seconds until the next look.
+
+        One that others could read is a token that they may have: it is revoked and replaced.
+        """
         now = self._now_unix_s()
         token_id = (self._disk.read(_JOIN_ID_PATH) or b"").decode("ascii", "replace").strip()
+        try:
+            written = read_secret(self._disk, JOIN_PATH)
+        except UnsafePermissions as error:
+            log.warning("channel.join_token_replaced", extra={"error": error.message, "token_id": token_id})
+            written = None
+            with suppress(NotFound):
+                self.revoke_token(token_id)
         current = next((info for info in self._tokens.list(now) if info.id == token_id), None)
         left_s = (current.expires_at or 0) - now if current is not None else 0
-        if left_s < JOIN_TTL_S // 2 or not self._is_pinned(self._disk.read(JOIN_PATH)):
+        if left_s < JOIN_TTL_S // 2 or not self._is_pinned(written):
             text, info = self.create_token(ttl_s=JOIN_TTL_S, uses=None)
             self._disk.write(JOIN_PATH, text.encode() + b"\n")
             self._disk.write(_JOIN_ID_PATH, info.id.encode())

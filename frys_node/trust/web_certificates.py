@@ -24,7 +24,7 @@ from frys_node.base.types import NodeId
 from frys_node.kernel.services.certificates import ServerCertificate
 from frys_node.kernel.services.rpc import Method, Rpc
 from frys_node.secure import certificates
-from frys_node.secure.errors import InvalidCertificate
+from frys_node.secure.errors import InvalidCertificate, UnsafePermissions
 from frys_node.secure.identity import Identity
 from frys_node.secure.stored import ED25519, read_secret
 from frys_node.secure.trust import issuer_of
@@ -165,7 +165,12 @@ class WebCertificateDesk:
 
     def _stored(self, wanted: Sequence[str], wishes: tuple[str, ...]) -> ServerCertificate | None:
         """Return the certificate of an earlier time if it is of this authority, for these names, and fresh."""
-        data = read_secret(self._disk, WEB_PATH)
+        try:
+            data = read_secret(self._disk, WEB_PATH)
+        except UnsafePermissions as error:
+            # The key may be known to others: this node has no use for it any more.
+            log.warning("channel.web_certificate_replaced", extra={"error": error.message})
+            return None
         if data is None:
             return None
         try:

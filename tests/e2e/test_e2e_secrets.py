@@ -19,6 +19,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from frys_node.demo.cluster import NodeProcess, free_port
+from frys_node.secure.api_tokens import API_TOKENS_PATH
 from frys_node.secure.keyring import KEYRING_PATH, Keyring
 from frys_node.secure.recipient import parse_key
 from frys_node.secure.stored import IDENTITY_PATH
@@ -317,7 +318,7 @@ def test_every_file_of_a_node_is_its_users_alone_whatever_the_umask(day: Day) ->
 def test_a_secret_that_others_can_read_keeps_a_node_from_starting(day: Day) -> None:
     """Each of them: the error names the file and the chmod; put right, the node starts and is who it was."""
     day.stop()
-    for name in (IDENTITY_PATH, KEYRING_PATH, TOKENS_PATH, "admin-token"):
+    for name in (IDENTITY_PATH, KEYRING_PATH, TOKENS_PATH, API_TOKENS_PATH, "admin-token"):
         path = day.a.data_dir / name
         for mode in (0o604, 0o640):
             path.chmod(mode)
@@ -330,6 +331,22 @@ def test_a_secret_that_others_can_read_keeps_a_node_from_starting(day: Day) -> N
         path.chmod(0o600)
     day.a.start()
     wait("alpha is ready again", lambda: day.a.is_ready)
+
+
+def test_a_directory_that_others_can_write_keeps_a_node_from_starting(day: Day) -> None:
+    """It names the directory and the chmod; one that others could only read is closed, and that is said."""
+    day.stop()
+    root = day.a.data_dir
+    root.chmod(0o777)
+    refused = day.run("start", at=root)
+    assert refused.returncode == 1
+    assert f"chmod 700 {root}" in refused.stderr
+    assert "storage.exposed" in refused.stderr
+    root.chmod(0o755)
+    day.a.start()
+    wait("alpha is ready with its directory closed", lambda: day.a.is_ready)
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
+    assert "was open to others (mode 0755)" in day.a.log_tail(40)
 
 
 def test_the_hunt_finds_every_form() -> None:

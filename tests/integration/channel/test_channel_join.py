@@ -43,7 +43,7 @@ from frys_node.secure.tls import ALPN_JOIN, TlsStream, _select_alpn, new_context
 from frys_node.secure.token import format_token, parse_token
 from frys_node.testing.disk import FakeDisk
 from frys_node.transport.disk import DirectoryDisk
-from frys_node.trust.issuer import IssuerDesk
+from frys_node.trust.issuer import JOIN_PATH, IssuerDesk
 from frys_node.trust.join_messages import InfoRequest
 from tests.integration.channel.channel_rig import (
     CLOCK,
@@ -307,6 +307,29 @@ async def test_the_join_token_is_renewed_at_half_of_its_life(a: Node) -> None:
     desk.renew_join_token()
     assert a.token() != first
     await _join(FakeDisk(), [a.address], first)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
+async def test_a_join_token_that_others_could_read_is_revoked_and_replaced(
+    tmp_path: Path, mode: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the issuer's start: whoever has read it cannot join with it, and the new one is the owner's alone."""
+    async with running(await create(tmp_path / "a", "a")) as first:
+        known = first.token()
+        first.disk.close()
+    file = tmp_path / "a" / JOIN_PATH
+    file.chmod(mode)
+    disk = DirectoryDisk(tmp_path / "a")
+    identity = load_identity(disk)
+    assert identity is not None
+    async with running(await open_node(disk, identity)) as again:
+        assert again.token() != known
+        assert file.stat().st_mode & 0o777 == 0o600
+        await _refused(TokenUnknown, [again.address], known)
+        await _join(DirectoryDisk(tmp_path / "b"), [again.address], again.token())
+        assert len(_desk(again).list_tokens()) == 1
+    (told,) = [record for record in caplog.records if record.message == "channel.join_token_replaced"]
+    assert told.token_id == parse_token(known).id
 
 
 async def test_a_seed_tells_its_cluster_to_anybody(a: Node) -> None:

@@ -51,6 +51,19 @@ def leaf(pem: bytes) -> x509.Certificate:
     return x509.load_pem_x509_certificate(pem)
 
 
+async def test_a_certificate_whose_key_others_could_read_is_replaced(pair: tuple[Node, Node]) -> None:
+    """The port is served with a key that nobody has seen, instead of not at all."""
+    a, b = pair
+    desk_of(a)
+    made = await desk_of(b).obtain([])
+    file = b.disk.root / WEB_PATH
+    file.chmod(0o644)
+    again = await desk_of(b).obtain([])
+    assert again.key_pem != made.key_pem
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert (await desk_of(b).obtain([])).key_pem == again.key_pem
+
+
 async def test_a_member_gets_a_certificate_of_the_authority_and_keeps_it(pair: tuple[Node, Node]) -> None:
     """For its name, its address, loopback and what the issuer permits; a second start asks nobody."""
     a, b = pair

@@ -173,6 +173,20 @@ def test_secrets_that_others_can_read_are_refused(tmp_path: Path) -> None:
     assert read_secret(disk, "none") is None
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_a_secret_that_another_user_put_there_is_refused(tmp_path: Path) -> None:
+    """Mode 0600 is not enough: who planted an admin token knows it."""
+    disk = DirectoryDisk(tmp_path / "n")
+    disk.write("admin-token", b"frysadmin.planted")
+    os.chown(tmp_path / "n" / "admin-token", 12_345, 12_345)
+    with pytest.raises(UnsafePermissions, match="belongs to another user") as caught:
+        read_secret(disk, "admin-token")
+    assert "chown" in caught.value.hint
+    assert not disk.is_foreign("none")
+    os.chown(tmp_path / "n" / "admin-token", 0, 0)
+    assert read_secret(disk, "admin-token") == b"frysadmin.planted"
+
+
 def test_the_boot_id_grows_with_every_start_even_after_a_crash() -> None:
     """Counter above, randomness below; the counter is durable before the id is used."""
     disk, entropy = FakeDisk(), FakeEntropy(1)

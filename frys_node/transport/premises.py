@@ -1,0 +1,65 @@
+"""Who may read and write a node's data directory, checked before anything in it is believed.
+
+Files in it are 0600 and refused one by one when others can read them, but whoever may write the directory can put files
+of its own in their place. Kubernetes mounts a volume with an `fsGroup` as root's with mode 2770 and a group that the
+process is a member of; only root and that group reach it, and the process may not change it, so it is taken as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final, Literal
+
+from frys_node.base.errors import SecurityError
+from frys_node.transport.errors import storage_failed
+
+ROOT: Final = 0
+PRIVATE_MODE: Final = 0o700
+
+
+class DirectoryExposed(SecurityError):
+    """Somebody else may write the data directory, or owns it. Nothing in it was read or changed."""
+
+    code = "storage.exposed"
+
+
+def verdict(mode: int, owner: int, group: int, *, user: int, groups: Collection[int]) -> Literal["", "tighten"]:
+    """Judge a directory by mode, owner and group: leave it as it is, or take from others what they have.
+
+    Raises:
+        DirectoryExposed: Others may have put something there. The hint has no name of the directory in it.
+    """
+    if owner not in (user, ROOT):
+        raise DirectoryExposed(f"belongs to another user (uid {owner})", hint=f"chown -R {user}")
+    if mode & stat.S_IWOTH:
+        raise DirectoryExposed(f"can be written by everybody (mode {mode:04o})", hint="chmod 700")
+    if owner == user:
+        return "tighten" if mode & 0o077 else ""
+    if mode & stat.S_IWGRP and group not in groups:
+        raise DirectoryExposed(f"can be written by group {group}, of which this process is none", hint="chmod g-w")
+    return ""
+
+
+def settle_directory(path: Path) -> str:
+    """Check a data directory and make it 0700 where this user owns it; returns what was mended, empty if nothing was.
+
+    Raises:
+        DirectoryExposed: See `verdict`. The directory is as it was.
+        StorageError: It cannot be looked at or changed.
+    """
+    try:
+        found = os.stat(path)
+        mode = stat.S_IMODE(found.st_mode)
+        groups = {os.getegid(), *os.getgroups()}
+        if not verdict(mode, found.st_uid, found.st_gid, user=os.geteuid(), groups=groups):
+            return ""
+        os.chmod(path, mode & ~0o077)
+    except DirectoryExposed as error:
+        hint = f"look what is in it; if all of it is the node's: {error.hint} {path}"
+        raise DirectoryExposed(f"the data directory {path} {error.message}", hint=hint) from None
+    except OSError as error:
+        raise storage_failed("check", str(path), error) from error
+    return f"{path} was open to others (mode {mode:04o}): it is {mode & ~0o077:04o} now"

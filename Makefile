@@ -40,7 +40,7 @@ sim: $(RUNTIME) ## the long simulations: every scenario at its full size, one ta
 chaos-data: $(RUNTIME) ## nodes killed, cut off, paused, joining and leaving under quorum writes, then the plug twice (EVENTS=100)
 	@$(BIN)/python -m chaos.data --events $(EVENTS)
 
-verify: $(DEV) ## known answers, mutated handshakes and packets, downgrades, replays and the protocol's model, with counts
+verify: $(DEV) $(FUZZ) ## known answers, mutants, downgrades, replays, models, machines, decoders under atheris and a flood, with counts
 	@$(BIN)/python tests/verify/verify.py
 
 fuzz: $(FUZZ) ## fuzz the decoders and the machines behind them under atheris, about half an hour on one core

@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 from OpenSSL import SSL
@@ -67,27 +68,41 @@ class Round:
         self.cpu_ms = 0.0
 
 
+class Measured(NamedTuple):
+    """The rounds of a whole run, and what one junk connection cost the node, with the calls meanwhile, in ms of CPU."""
+
+    rounds: list[Round]
+    junk_ms: float
+
+
 def run(rounds: int) -> list[Figure]:
     """Measure calls before and beside the flood, in every round."""
-    count = -(-JUNK // rounds)
+    measured = measure(rounds, -(-JUNK // rounds))
+    return figures_of(measured.rounds, measured.junk_ms, _handshake_ms())
+
+
+def measure(rounds: int, count: int) -> Measured:
+    """Throw so many junk connections at a node in each round while a peer calls it.
+
+    Raises:
+        ExceptionGroup: A call of the peer failed.
+    """
     with tempfile.TemporaryDirectory(prefix="frys-bench-") as home:
         create_cluster(
             DirectoryDisk(Path(home) / "a"), SystemEntropy(), SystemClock(), cluster_name="bench", node_name="a"
         )
-        server = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-m", "frys_node.bench.request", str(Path(home) / "a")],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-        )
-        try:
-            assert server.stdout is not None
-            port = int(server.stdout.readline())
-            measured = trio.run(_peer, Path(home), port, rounds, count, server.pid)
-        finally:
-            server.kill()
-            server.wait()
-    junk_ms = sum(one.cpu_ms for one in measured) / (rounds * count)
-    return figures_of(measured, junk_ms, _handshake_ms())
+        ) as server:
+            try:
+                assert server.stdout is not None
+                port = int(server.stdout.readline())
+                measured = trio.run(_peer, Path(home), port, rounds, count, server.pid)
+            finally:
+                server.kill()
+    return Measured(measured, sum(one.cpu_ms for one in measured) / (rounds * count))
 
 
 def figures_of(measured: Sequence[Round], junk_ms: float, handshake_ms: float) -> list[Figure]:

@@ -6,6 +6,7 @@ from frys_node.base.errors import UnsupportedVersion
 
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 1
+"""Stays 1 until something is released, though builds of before signed claims (ADR 0026) say 1 as well."""
 
 
 def negotiate(peer_min: int, peer_max: int, *, me: str = "this node", peer: str = "the other") -> int:

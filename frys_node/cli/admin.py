@@ -26,15 +26,19 @@ OCTETS = "application/octet-stream"
 SOCKET_NAME = "admin.sock"
 
 
-def add_common(parser: argparse.ArgumentParser, *, timeout: bool = True) -> None:
-    """Add the options that every verb talking to a node has; without `timeout` a verb has its own, or none."""
-    parser.add_argument(
-        "--data-dir", metavar="D", help="the node's data directory (default: FRYS_DATA_DIR, or the only one here)"
-    )
-    parser.add_argument("--json", action="store_true", help="print the HTTP body")
+def add_common(parser: argparse.ArgumentParser, *, timeout: bool = True, is_below: bool = False) -> None:
+    """Add the options that every verb talking to a node has; without `timeout` a verb has its own, or none.
+
+    `is_below` is for the actions of a verb that has the options itself: what was given before the action stays.
+    """
+    kept: dict[str, Any] = {"default": argparse.SUPPRESS} if is_below else {}
+    text = "the node's data directory (default: FRYS_DATA_DIR, or the only one here)"
+    parser.add_argument("--data-dir", metavar="D", help=text, **kept)
+    parser.add_argument("--json", action="store_true", help="print the HTTP body", **kept)
     if timeout:
-        text = "give up after so long: 500ms, 90s, 5m, or plain seconds (default %(default)gs)"
-        parser.add_argument("--timeout", type=timeout_of, default=TIMEOUT_S, metavar="T", help=text)
+        text = "give up after so long: 500ms, 90s, 5m, or plain seconds"
+        text += "" if is_below else " (default %(default)gs)"
+        parser.add_argument("--timeout", type=timeout_of, metavar="T", help=text, **{"default": TIMEOUT_S, **kept})
 
 
 class BrokenOff(FrysError):

@@ -24,7 +24,7 @@ def must_type(arguments: argparse.Namespace, warning: str, expected: str) -> Non
         return
     print(printable(warning), file=sys.stderr)
     if not sys.stdin.isatty():
-        raise UsageError("this gives data up and nobody is there to confirm it", hint="run it by hand, or add --yes")
+        raise UsageError("nobody is there to confirm it; nothing was done", hint="run it by hand, or add --yes")
     print(f"type '{printable(expected)}' to go on: ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip() != expected:
         raise UsageError("not confirmed; nothing was done", hint=f"type exactly: {printable(expected)}")

@@ -13,9 +13,12 @@ FAILED = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    actions = parser.add_subparsers(dest="action", required=True)
-    add_common(actions.add_parser("list", help="show which epochs each member holds and seals with"))
-    add_common(actions.add_parser("rotate", help="make a new key and wait until every member seals with it"))
+    add_common(parser)
+    actions = parser.add_subparsers(dest="action")
+    told = "show which epochs each member holds and seals with (the default)"
+    add_common(actions.add_parser("list", help=told), is_below=True)
+    told = "make a new key and wait until every member seals with it"
+    add_common(actions.add_parser("rotate", help=told), is_below=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

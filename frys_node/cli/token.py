@@ -21,7 +21,8 @@ ADMIN_ID = "admin"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    actions = parser.add_subparsers(dest="action", required=True)
+    add_common(parser)
+    actions = parser.add_subparsers(dest="action")
     create = actions.add_parser("create", help="make a token and print it")
     create.add_argument(
         "--ttl",
@@ -44,11 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar=option[2].upper(),
             help=f"only this {what}; may be given several times (default: the whole cluster)",
         )
-    add_common(create)
-    add_common(actions.add_parser("list", help="list tokens of both kinds (never their secrets)"))
+    add_common(create, is_below=True)
+    told = "list tokens of both kinds, never their secrets (the default)"
+    add_common(actions.add_parser("list", help=told), is_below=True)
     revoke = actions.add_parser("revoke", help="make a token of either kind useless")
     revoke.add_argument("id", type=given.name, help="the id that `token list` shows; admin: replace the admin token")
-    add_common(revoke)
+    add_common(revoke, is_below=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

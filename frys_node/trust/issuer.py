@@ -90,9 +90,12 @@ class IssuerDesk:
         return self._tokens.list(self._now_unix_s())
 
     def revoke_token(self, token_id: str) -> None:
-        """Forget a token, durably; `NotFound` if there is none."""
+        """Forget a token, durably; `NotFound` if there is none. The text of the ``join-token`` goes with its token."""
         self._tokens.revoke(token_id)
         self._save_tokens()
+        if (self._disk.read(_JOIN_ID_PATH) or b"").strip() == token_id.encode():
+            # A new one is written at the next look, unless the operator wants none to stand (`knock`).
+            self._disk.remove(JOIN_PATH)
 
     def accept_premade(self, text: str) -> None:
         """Accept a ``frys0`` token from now on, durably; raises as `TokenTable.add_premade` does."""

@@ -102,7 +102,7 @@ class Day:
             for key in Keyring.decode((data_dir / KEYRING_PATH).read_bytes()).keys:
                 self.hunt.add(f"gossip key {key.epoch}", key.key)
         self.hunt.add("admin token", (self.a.data_dir / "admin-token").read_text().strip().partition(".")[2])
-        self.learn_token("first join token", (self.a.data_dir / "join-token").read_text().strip())
+        self.learn_token("join token", (self.a.data_dir / "join-token").read_text().strip())
 
     def _learn_key(self, name: str, pem: str) -> None:
         key = serialization.load_pem_private_key(pem.encode(), password=None)
@@ -122,9 +122,9 @@ class Day:
         return {
             IDENTITY_PATH: [name for name in names if re.match(r"(alpha|beta)'s ", name)],
             KEYRING_PATH: [name for name in names if name.startswith("gossip key")],
-            TOKENS_PATH: ["created join token's proof key", "first join token's proof key"],
+            TOKENS_PATH: ["join token's proof key"],
             "admin-token": ["admin token"],
-            "join-token": ["first join token"],
+            "join-token": ["join token"],
             "backup.key": ["export key", "export key as text"],
         }
 
@@ -146,6 +146,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
         wait("alpha is ready", lambda: made.a.is_ready)
         made.a.admin_token = (made.a.data_dir / "admin-token").read_text().strip()
         _work(made)
+        _change_authority(made)
         made.learn()
         _snapshots(made)
         yield made
@@ -210,6 +211,17 @@ def _work(day: Day) -> None:
         "issuer show",
     ):
         day.run(*line.split(), at=a.data_dir)
+
+
+def _change_authority(day: Day) -> None:
+    """Another authority follows: what the one before had for secrets is nowhere from then on."""
+    stored = json.loads((day.a.data_dir / IDENTITY_PATH).read_bytes())
+    day._learn_key("the replaced authority's key", stored["ca_key"])
+    day.learn_token("replaced join token", (day.a.data_dir / "join-token").read_text().strip())
+    assert day.run("ca", "rotate", at=day.b_dir).returncode == 0, day.said[-1]
+    assert json.loads((day.a.data_dir / IDENTITY_PATH).read_bytes())["ca_key"] != stored["ca_key"]
+    for line in ("ca", "ca export", "token list", "status --security --json"):
+        assert day.run(*line.split(), at=day.b_dir).returncode == 0, day.said[-1]
 
 
 def _use_api_token(day: Day) -> None:

@@ -80,12 +80,16 @@ def check(holds: object, what: str) -> None:
         raise Broken(what)
 
 
+VOICE_NAME_BYTES_MAX = 64
+"""The test voices' MAC takes no longer id of a node; real ones do, and know no such node."""
+
+
 class CredulousVoices(FakeVoices):
     """Believes whatever is signed at all, so that made-up claims get as deep as proven ones do."""
 
     def verify(self, node: NodeId, data: bytes, signature: bytes) -> bool | None:
         """A signature that begins with a zero is of a voice that is not known."""
-        if super().verify(node, data, signature):
+        if len(node.encode()) <= VOICE_NAME_BYTES_MAX and super().verify(node, data, signature):
             return True
         return None if signature[:1] == b"\0" else bool(signature)
 

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import fuzz
+import msgspec
 import pytest
 from fuzz_harnesses import HARNESSES
-from fuzz_machine import STRANGER, Broken, MachineHarness, claim
+from fuzz_machine import PACKET, STRANGER, Broken, MachineHarness, claim
 from fuzz_mutation import mutate
 
 from frys_node.base.types import NodeId
-from membership.claims import Claims
+from membership.hearing import Hearing
 from membership.messages import PACKETS, Gossip
 
 INPUTS = 500
@@ -48,14 +49,20 @@ def test_a_planted_fault_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     harness = MachineHarness(0, [])
     harness.run(everybody)
     with monkeypatch.context() as planted:
-        planted.setattr(Claims, "_is_welcome", lambda self, update: True)
+        planted.setattr(Hearing, "_is_welcome", lambda self, update: True)
         with pytest.raises(Broken, match="members"):
             harness.run(everybody)
     with monkeypatch.context() as planted:
-        planted.setattr(Claims, "_answer", lambda self, update, now_s: self.merge(update, now_s))
+        planted.setattr(Hearing, "answer", lambda self, update, now_s: self._claims.merge(update, now_s))
         with pytest.raises(Broken, match="own"):
             harness.run(PACKETS.encode(Gossip((claim(NodeId("a" * 31 + "0"), incarnation=9, boot=6),))))
     harness.run(PACKETS.encode(Gossip((claim(STRANGER),))))
+
+
+def test_a_claim_about_a_node_with_a_long_id_is_fed_like_any_other() -> None:
+    """An id of as many letters as fit, each of two bytes: no input may end a harness for what its voices cannot do."""
+    strange = msgspec.structs.replace(claim(STRANGER), node=NodeId("\u00e9" * 64))
+    MachineHarness(PACKET, []).run(PACKETS.encode(Gossip((strange,))))
 
 
 def test_a_saved_input_is_replayed_by_one_command(tmp_path: Path) -> None:

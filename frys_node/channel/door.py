@@ -136,6 +136,7 @@ class Door:
         self._allow = allow
         self._admit = admit
         self._half_open = HalfOpen()
+        self._turns = trio.CapacityLimiter(1)
         self._joins = metrics.counter("frys_channel_joins_total", "Join connections served, by outcome.", ("outcome",))
         metrics.gauge(
             "frys_channel_half_open", "Connections not yet authenticated.", source=lambda: float(self._half_open.total)
@@ -167,7 +168,7 @@ class Door:
         try:
             with scope, trio.fail_after(HANDSHAKE_S):
                 first = await self._hear_knock(transport)
-                stream = TlsStream(transport, self._profile.server, server=True, early=first)
+                stream = TlsStream(transport, self._profile.server, server=True, early=first, turns=self._turns)
                 await stream.handshake()
                 if stream.notes.alpn == ALPN_JOIN:
                     await self._serve_join(stream, source)

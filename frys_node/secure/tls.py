@@ -212,13 +212,23 @@ class TlsStream:
         "_may_hold_more",
         "_records",
         "_transport",
+        "_turns",
         "handshake_bytes",
         "notes",
     )
 
-    def __init__(self, transport: Stream, context: SSL.Context, *, server: bool, early: bytes = b"") -> None:
-        """`early` is what was read of the transport already."""
+    def __init__(
+        self,
+        transport: Stream,
+        context: SSL.Context,
+        *,
+        server: bool,
+        early: bytes = b"",
+        turns: trio.CapacityLimiter | None = None,
+    ) -> None:
+        """`early` is what was read of the transport already; those who share `turns` shake hands one after another."""
         self._early = early
+        self._turns = turns
         self._transport = transport
         self._connection = SSL.Connection(context, None)
         self.notes = HandshakeNotes()
@@ -254,11 +264,8 @@ class TlsStream:
             HandshakeRefused: With the reason as its metric label. The transport is left for the caller to close.
         """
         while True:
-            is_done = True
             try:
-                self._connection.do_handshake()
-            except SSL.WantReadError:
-                is_done = False
+                is_done = await self._shake()
             except SSL.Error as error:
                 await self._flush_alert()
                 raise self._refusal(error) from error
@@ -274,6 +281,23 @@ class TlsStream:
                 raise HandshakeRefused("bytes_cap", "the other side sent too much before it was authenticated")
             self._records.take(data)
             self._connection.bio_write(data)
+
+    async def _shake(self) -> bool:
+        """Go on with the handshake as far as what was received allows; True if it is done.
+
+        A step of it takes half a millisecond. A burst of connections must not have all of theirs in one pass of the
+        event loop, in which everybody else's work waits for them.
+        """
+        if self._turns is not None:
+            await self._turns.acquire()
+        try:
+            self._connection.do_handshake()
+        except SSL.WantReadError:
+            return False
+        finally:
+            if self._turns is not None:
+                self._turns.release()
+        return True
 
     async def _receive_handshake(self) -> bytes:
         if self._early:

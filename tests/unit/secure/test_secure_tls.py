@@ -267,3 +267,37 @@ async def test_a_handshake_cannot_be_fed_without_end(identity: Identity) -> None
 def test_this_installation_can_do_the_profile() -> None:
     """A build without ML-KEM would fail here, before any node starts."""
     assert new_context() is not None
+
+
+class _Passes(trio.abc.Instrument):
+    """Counts the passes of the event loop."""
+
+    count = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.count += 1
+
+
+async def test_a_burst_shakes_hands_one_step_in_a_pass(identity: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has a connection already waits for one of them at a time, not for all."""
+    profile, turns, passes = TlsProfile(identity), trio.CapacityLimiter(1), _Passes()
+    steps: list[int] = []
+    pipes = [_pipes(65_536) for _ in range(8)]
+    servers = [TlsStream(right, profile.server, server=True, turns=turns) for _, right in pipes]
+    clients = [TlsStream(left, profile.client, server=False) for left, _ in pipes]
+    original = SSL.Connection.do_handshake
+
+    def counted(connection: SSL.Connection) -> None:
+        if any(connection is server.connection for server in servers):
+            steps.append(passes.count)
+        original(connection)
+
+    monkeypatch.setattr(SSL.Connection, "do_handshake", counted)
+    trio.lowlevel.add_instrument(passes)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for stream in (*servers, *clients):
+                nursery.start_soon(stream.handshake)
+    trio.lowlevel.remove_instrument(passes)
+    assert len(steps) >= 2 * len(servers)
+    assert len(set(steps)) == len(steps)

@@ -21,6 +21,7 @@ from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.types import NodeId
 from frys_node.channel.driver import Channel
 from frys_node.insight import InsightRoutes
+from frys_node.issuer_calls import issuer_calls
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.lifecycle import ComponentChanged, State
 from frys_node.kernel.services.http import HTTP, Http, HttpRequest, HttpResponse
@@ -208,7 +209,10 @@ class Operations:
             listeners=self._listeners,
         ).register(http)
         AuthorityRoutes(
-            self._balancer.ask_issuer, self._rotation.view, self._membership, self._channel.renew_certificate
+            issuer_calls(self._balancer.ask_issuer),
+            self._rotation.view,
+            self._membership,
+            self._channel.renew_certificate,
         ).register(http)
         self._saves.register(http)
         self._tokens.register(http)
@@ -238,7 +242,7 @@ class Operations:
 
     async def _rotate_keys(self, request: HttpRequest) -> HttpResponse:
         """Have the issuer make a key, and wait a while until everybody seals with it."""
-        made = await self._balancer.ask_issuer(ROTATE_KEYS, RotateKeys())
+        made = await issuer_calls(self._balancer.ask_issuer)(ROTATE_KEYS, RotateKeys())
         log.info("operations.keys_rotated", epoch=made.epochs[0])
         survey: KeySurvey | None = None
         with trio.move_on_after(CONVERGENCE_S):

@@ -13,6 +13,7 @@ from frys_node.base.errors import FrysError, NotFound
 from frys_node.base.ports import Clock
 from frys_node.base.types import NodeId
 from frys_node.channel.driver import Channel
+from frys_node.issuer_calls import issuer_calls
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
 from frys_node.kernel.services.members import Status
 from frys_node.observe.log import get_logger
@@ -105,7 +106,7 @@ class TrustRoutes:
         name, start_s = self._name(node), trio.current_time()
         wanted = request.json(RevocationWanted)
         asked = Expel(node, request.principal, wanted.holds_authority)
-        made = await self._balancer.ask_issuer(EXPEL, asked)
+        made: NodeExpelled = await issuer_calls(self._balancer.ask_issuer)(EXPEL, asked)
         goal = HeldKeys((made.epoch,), made.epoch, made.expelled, made.digest)
         log.warning("operations.node_revoked", peer=name, peer_id=node, epoch=made.epoch, is_new=made.is_new)
         survey: KeySurvey | None = None

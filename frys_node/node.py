@@ -27,6 +27,7 @@ from frys_node.base.types import Address, BootId, NodeId
 from frys_node.channel.allowed import AllowedDatagram, AllowedNetwork, Turnstile
 from frys_node.channel.driver import Channel, ChannelSettings
 from frys_node.channel.gatekeeper import AllowList
+from frys_node.channel.muted import MutedNetwork
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.registry import PluginSpec
 from frys_node.kernel.services.certificates import WEB_CERTIFICATES
@@ -173,6 +174,7 @@ class Composition:
         places = {"zone": cluster.zone, "rack": cluster.rack}
         tags = dict(cluster.tags) | {name: place for name, place in places.items() if place}
         secrets = self.channel.secrets
+        network = MutedNetwork(self._network, lambda: self.channel.is_expelled)
         sealer = PacketSealer(secrets.keyring, self._identity.node_id, arrival.boot, secrets.revoked)
         self.channel.watch_counter(sealer)
         sealer.on_doubt = self.channel.meet
@@ -183,7 +185,7 @@ class Composition:
             boot=arrival.boot,
             attributes=make_attributes(self._identity.node_name, arrival.advertise, "", tags),
             config=self._membership_config(),
-            ports=Ports(kernel.clock, kernel.entropy, self._datagram, self._network, kernel.disk, kernel.executor),
+            ports=Ports(kernel.clock, kernel.entropy, self._datagram, network, kernel.disk, kernel.executor),
             sealer=sealer,
             rpc=self.channel,
             bus=kernel.bus,

@@ -25,6 +25,7 @@ from frys_node.arrival import WILDCARDS, Arrival, Launch, read_text
 from frys_node.base.ports import Network
 from frys_node.base.types import Address, BootId, NodeId
 from frys_node.channel.allowed import AllowedDatagram, AllowedNetwork, Turnstile
+from frys_node.channel.departed import Barred
 from frys_node.channel.driver import Channel, ChannelSettings
 from frys_node.channel.gatekeeper import AllowList
 from frys_node.channel.muted import MutedNetwork
@@ -175,7 +176,8 @@ class Composition:
         tags = dict(cluster.tags) | {name: place for name, place in places.items() if place}
         secrets = self.channel.secrets
         network = MutedNetwork(self._network, lambda: self.channel.is_expelled)
-        sealer = PacketSealer(secrets.keyring, self._identity.node_id, arrival.boot, secrets.revoked)
+        barred = Barred(secrets.revoked, self.channel.departed)
+        sealer = PacketSealer(secrets.keyring, self._identity.node_id, arrival.boot, barred)
         self.channel.watch_counter(sealer)
         sealer.on_doubt = self.channel.meet
         # A boot heard inside TLS makes packets of older boots stale at once, also for a node that has just restarted.

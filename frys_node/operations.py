@@ -19,6 +19,7 @@ from balancer.seat_driver import REJOIN_HINT
 from frys_node.authority_routes import AuthorityRoutes
 from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.types import NodeId
+from frys_node.channel.departed import DEPART, Depart
 from frys_node.channel.driver import Channel
 from frys_node.insight import InsightRoutes
 from frys_node.issuer_calls import issuer_calls
@@ -46,6 +47,9 @@ from membership.driver import MembershipDriver
 from snapshots.driver import SnapshotComponent
 
 log = get_logger(__name__)
+
+DEPART_S = 5.0
+"""How long a node that leaves waits for the issuer to end its admission."""
 
 ADMIN_TOLD_S = 5.0
 """How long a request waits for everybody to accept the new admin token alone; it goes on spreading after that."""
@@ -92,7 +96,9 @@ class Operations:
         self._authority = AuthorityDriver(channel.authority, channel, standby=standby, members=self._live)
         identity, holder = channel.identity, channel.authority
         desk = RotationDesk(identity, holder, kernel.disk, kernel.entropy, kernel.clock)
-        self._rotation = RotationDriver(identity, holder, desk, channel, members=self._live)
+        self._rotation = RotationDriver(
+            identity, holder, desk, channel, members=self._live, rotate_keys=channel.keys.rotate_older
+        )
         self._desk = ApiTokenDesk(
             channel.secrets.tokens,
             channel,
@@ -145,6 +151,19 @@ class Operations:
         if self._channel.issuer != event.new.term.node:
             self._channel.issuer = event.new.term.node
             self._desk.wake()
+        self._end_removed()
+
+    def _end_removed(self) -> None:
+        """On the issuer: a node that an operator removed is no member any more. It is told by the record, and stops."""
+        desk, record = self._channel.desk, self._balancer.machine.record
+        if desk is None or record is None:
+            return
+        for node in set(record.removed) - set(record.members()):
+            try:
+                if desk.is_admitted(node):
+                    desk.depart(node)
+            except FrysError as error:
+                log.error("operations.removal_not_noted", peer=node, code=error.code, error=error.message)
 
     def _term(self) -> int:
         record = self._balancer.machine.record
@@ -174,7 +193,7 @@ class Operations:
         self._kernel.request_stop("removed from the cluster by an operator")
 
     def _member_changed(self, event: MemberChanged) -> None:
-        """A node that left gives its name back."""
+        """A node that left, or was forced to, gives its name back."""
         if event.new.status is Status.LEFT and self._channel.desk is not None:
             self._channel.desk.release_name(event.new.id)
 
@@ -292,6 +311,7 @@ class Operations:
             if not self._channel.authority.is_issuer:
                 self._channel.authority.drop()
             self._leave_state = "saying goodbye"
+            await self._depart()
             await self._membership.leave()
         except FrysError as error:
             self._leave_error, self._leave_state = error, "failed"
@@ -305,6 +325,17 @@ class Operations:
             log.error("operations.left_not_noted", code=error.code, error=error.message, fix=fix)
         self._leave_state = "left"
         self._kernel.request_stop("left the cluster")
+
+    async def _depart(self) -> None:
+        """Have the issuer end this node's admission; it leaves all the same if the issuer cannot be told."""
+        if self._channel.authority.is_issuer:
+            return
+        try:
+            with trio.fail_after(DEPART_S):
+                await self._channel.call(self._channel.issuer, DEPART, Depart())
+        except (FrysError, trio.TooSlowError) as error:
+            fix = f"on another member, if its directory may be copied: frys-node node revoke {self._channel.self_id}"
+            log.error("operations.departure_not_told", error=str(error), fix=fix)
 
     # Topology, settings.
 

@@ -17,6 +17,9 @@ from frys_node.issuer_calls import issuer_calls
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
 from frys_node.kernel.services.members import Status
 from frys_node.observe.log import get_logger
+from frys_node.secure.certificates import BACKDATE_S
+from frys_node.secure.identity import Identity
+from frys_node.secure.statements import is_node_id
 from frys_node.secure.token import TokenInfo
 from frys_node.trust.expulsion import EXPEL, Expel, NodeExpelled
 from frys_node.trust.keys import HeldKeys, KeySurvey
@@ -74,8 +77,9 @@ class TrustRoutes:
         http.route("GET", "/v1/security", self._security, scope="admin")
 
     def _find(self, name: str) -> NodeId:
-        """Return a node by name or id; one that nobody remembers but the ring or the expulsions, by its id."""
-        if name in self._channel.secrets.revoked or name in self._balancer.placement.record.members():
+        """Return a node by name, or by its id, which nobody here needs to remember."""
+        if is_node_id(name):
+            # The issuer knows whether it ever was one: also of those that have left, or that nobody admitted.
             return NodeId(name)
         try:
             return self._membership.insight.find(name)
@@ -163,7 +167,7 @@ class TrustRoutes:
                 "members": len(members),
             },
             "identity": msgspec.to_builtins(channel.protection.posture()),
-            "authority": {"id": channel.identity.ca_hash, "trusted": len(channel.identity.authorities)},
+            "authority": _authority(channel.identity),
             "certificate": self._certificate(members),
             "keys": msgspec.to_builtins(keys) | self._rotation(),
             "expelled": [
@@ -199,6 +203,14 @@ class TrustRoutes:
         except FrysError as error:
             counts["error"] = error.message
         return counts
+
+
+def _authority(identity: Identity) -> dict[str, Any]:
+    """Say which authority issues, and when it was made: a change that no operator asked for shows here."""
+    started = identity.ca_certificate.not_valid_before_utc.timestamp()
+    was_changed = bool(identity.retired or identity.also_trusted)
+    made_at = int(started) + BACKDATE_S if was_changed else 0
+    return {"id": identity.ca_hash, "trusted": len(identity.authorities), "changed_at": made_at}
 
 
 def api_token_warnings(tokens: Sequence[TokenInfo], node: NodeId, name: str) -> list[str]:

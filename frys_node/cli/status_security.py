@@ -48,6 +48,9 @@ def _share(quantum: dict[str, Any]) -> str:
 def _authority(authority: dict[str, Any]) -> str:
     others = authority["trusted"] - 1
     told = f"; {others} more trusted: one follows another (frys-node ca)" if others else ""
+    changed = authority.get("changed_at", 0)
+    if changed:
+        told += f"; it followed another on {dt.datetime.fromtimestamp(changed, dt.UTC):%Y-%m-%d %H:%M} (frys-node ca)"
     return f"{authority['id']}{told}"
 
 

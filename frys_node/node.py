@@ -17,6 +17,7 @@ import msgspec
 import trio
 
 from balancer.driver import BalancerComponent
+from balancer.methods import JOIN_RING
 from balancer.proof import CertifiedProofs
 from balancer.settings import BalancerSettings
 from balancer.steps import StepConfig
@@ -162,6 +163,8 @@ class Composition:
                 knock=cluster.knock,
             ),
         )
+        # Who is on the ring counts as admitted for issuers to come.
+        channel.guard(JOIN_RING, channel.authority.check_admitted)
         for peer in arrival.peers:
             channel.learn(peer.node, peer.address, peer.name)
         premade = os.environ.get("FRYS_TOKEN", "").strip()

@@ -38,6 +38,7 @@ from frys_node.token_routes import TokenRoutes
 from frys_node.topology_routes import TopologyRoutes
 from frys_node.trust.api_tokens import ApiTokenDesk
 from frys_node.trust.authority import AuthorityDriver
+from frys_node.trust.departures import DEPARTURES_PATH
 from frys_node.trust.keys import POLL_S, ROTATE_KEYS, KeySurvey, RotateKeys
 from frys_node.trust.rotation_desk import RotationDesk
 from frys_node.trust.rotation_driver import RotationDriver
@@ -133,6 +134,9 @@ class Operations:
             record = self._balancer.machine.record
             if record is not None:
                 self._channel.issuer = record.epoch.term.node
+            if self._kernel.disk.read(DEPARTURES_PATH) is None:
+                # Issuers of before that table forgot whose name was freed: who is on the ring is known by that.
+                self._adopt_ring()
             self._kernel.bus.on(MemberChanged, self._member_changed)
             self._kernel.bus.on(ComponentChanged, self._component_changed)
             self._front_is_up()
@@ -151,7 +155,24 @@ class Operations:
         if self._channel.issuer != event.new.term.node:
             self._channel.issuer = event.new.term.node
             self._desk.wake()
+            self._adopt_ring()
         self._end_removed()
+
+    def _adopt_ring(self) -> None:
+        """This node may have become the issuer, with a copy of the registry that lacks who was admitted since."""
+        desk, record = self._channel.desk, self._balancer.machine.record
+        if desk is None or record is None:
+            return
+        found = [self._membership.get(node) for node in record.members()]
+        names = {view.id: view.name for view in found if view is not None}
+        members = [(node, names.get(node, "")) for node in record.members() if node not in record.removed]
+        try:
+            adopted = desk.adopt(members)
+        except FrysError as error:
+            log.error("operations.ring_not_adopted", code=error.code, error=error.message)
+        else:
+            if adopted:
+                log.warning("operations.ring_adopted", peers=adopted, fix="members that nobody knows: node revoke ID")
 
     def _end_removed(self) -> None:
         """On the issuer: a node that an operator removed is no member any more. It is told by the record, and stops."""

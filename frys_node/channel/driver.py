@@ -234,6 +234,10 @@ class Channel:
         """Answer a method; see `Rpc.serve`."""
         self._dispatch.serve(Served(method, handler))
 
+    def guard(self, method: Method[Any, Any], check: Callable[[NodeId], None]) -> None:
+        """Have a caller checked before a method is answered, whoever serves it; `check` raises what the caller sees."""
+        self._dispatch.guards[method.name] = check
+
     def unserve(self, method: Method[Any, Any]) -> None:
         """Stop answering a method; see `Rpc.unserve`."""
         self._dispatch.methods.pop(method.name, None)

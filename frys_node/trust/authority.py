@@ -25,7 +25,7 @@ from frys_node.secure.signing_keys import SEED_BYTES, PrivateKey, key_from_seed
 from frys_node.secure.stored import read_secret
 from frys_node.trust.departures import DEPARTURES_PATH
 from frys_node.trust.entrusted import EntrustedTable
-from frys_node.trust.issuer import TOKENS_PATH, IssuerDesk
+from frys_node.trust.issuer import TOKENS_PATH, IssuerDesk, never_admitted
 from frys_node.trust.names import NAMES_PATH
 from frys_node.trust.pending import ROTATION_PATH, read_pending
 from frys_node.wire.codec import Message
@@ -177,6 +177,12 @@ class AuthorityHolder:
         # Tables begin later than clusters: the founder made the first key.
         is_founder = node == self._identity.issuer and not self._identity.retired
         return is_founder or self.entrusted.has(node, self._trusted())
+
+    def check_admitted(self, node: NodeId) -> None:
+        """Raise a `NotAdmitted` if this node, as the issuer, never admitted the other, or it has left."""
+        desk = self.desk
+        if desk is not None and not desk.is_admitted(node):
+            raise never_admitted(node)
 
     def name_of(self, node: NodeId) -> str:
         """Return an admitted node's name; raises as `IssuerDesk.name_of`, and `NotReady` where no desk is."""

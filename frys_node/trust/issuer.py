@@ -7,7 +7,7 @@ the data directory itself is the multi-use token that `start` prints (24 h, rene
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from typing import Final
 
 from cryptography import x509
@@ -16,7 +16,7 @@ from frys_node.base.errors import SecurityError
 from frys_node.base.ports import Clock, Disk, Entropy
 from frys_node.base.types import Address, NodeId
 from frys_node.secure import certificates
-from frys_node.secure.errors import Expelled, InvalidToken, NotAdmitted, WrongCluster
+from frys_node.secure.errors import Expelled, InvalidCertificate, InvalidToken, NotAdmitted, WrongCluster
 from frys_node.secure.identity import Identity
 from frys_node.secure.signing_keys import PublicKey
 from frys_node.secure.stored import read_secret
@@ -29,6 +29,8 @@ TOKENS_PATH: Final = "issuer/tokens.json"
 JOIN_PATH: Final = "join-token"
 _JOIN_ID_PATH: Final = "issuer/join-token-id"
 JOIN_TTL_S = 86_400
+ADOPTED_NAME: Final = "node"
+"""Of a member whose name this issuer does not know."""
 
 
 class IssuerDesk:
@@ -136,6 +138,22 @@ class IssuerDesk:
         """Return the name that a node has or had; None if it was never admitted."""
         row = self.departures.find(node)
         return self.names.find(node) or (None if row is None else row.name)
+
+    def adopt(self, members: Sequence[tuple[NodeId, str]]) -> list[NodeId]:
+        """Take these for admitted, durably, unless they are known; returns whoever was not.
+
+        For members of the record of an issuer before this one, which let nobody onto the ring whom nobody admitted: the
+        copy of its registry that is here may be older. Their names are what they say; certificates get free ones.
+        """
+        fresh = [(node, name) for node, name in members if self._known_as(node) is None]
+        for node, name in fresh:
+            try:
+                self.departures.free(node, certificates.valid_name(name))
+            except InvalidCertificate:
+                self.departures.free(node, ADOPTED_NAME)
+        if fresh:
+            self._save_departures()
+        return [node for node, _ in fresh]
 
     def was_admitted(self, node: NodeId) -> bool:
         """True if the node was ever admitted, also if it has left since."""

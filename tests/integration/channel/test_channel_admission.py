@@ -222,3 +222,29 @@ async def test_only_the_issuer_says_who_has_left_and_nodes_only_of_themselves(tm
         assert b.channel.desk is not None
         assert [b.channel.desk.is_admitted(node.id) for node in (a, b, c, x)] == [True, True, True, False]
         assert b.channel.desk.was_admitted(x.id)
+
+
+async def test_an_issuer_with_an_old_copy_of_the_registry_takes_the_ring_for_admitted(tmp_path: Path) -> None:
+    """Else whoever joined since would be renewed nowhere and cut off by the next change of the authority.
+
+    That says something because nobody gets onto the ring whom the issuer of the day did not admit.
+    """
+    async with AsyncExitStack() as stack:
+        a = await stack.enter_async_context(running(await create(tmp_path / "a", "a")))
+        b = await stack.enter_async_context(running(await join(tmp_path / "b", a, "b")))
+        ghost = await stack.enter_async_context(running(await _ghost(tmp_path / "g", a)))
+        a.channel.guard(ECHO, a.channel.authority.check_admitted)
+        for node in (a, b):
+            assert await node.channel.call(a.id, ECHO, b"x") == b"x"
+        with pytest.raises(NotAdmitted, match="never admitted"):
+            await ghost.channel.call(a.id, ECHO, b"x")
+        desk = a.channel.desk
+        assert desk is not None
+        desk.names.release(b.id)
+        desk.departures.named(b.id)
+        with pytest.raises(NotAdmitted):
+            await b.channel.renew_certificate()
+        assert desk.adopt([(a.id, "a"), (b.id, "B is no name")]) == [b.id]
+        assert desk.adopt([(a.id, "a"), (b.id, "b")]) == []
+        await b.channel.renew_certificate()
+        assert (desk.names.find(b.id), certificates.read_subject(b.identity.certificate).name) == ("node", "node")

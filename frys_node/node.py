@@ -25,11 +25,10 @@ from balancer.topology import TopologyConfig
 from frys_node.arrival import WILDCARDS, Arrival, Launch, read_text
 from frys_node.base.ports import Network
 from frys_node.base.types import Address, BootId, NodeId
-from frys_node.channel.allowed import AllowedDatagram, AllowedNetwork, Turnstile
+from frys_node.channel.allowed import AllowedDatagram, AllowedNetwork, MutedNetwork, Turnstile
 from frys_node.channel.departed import Barred
 from frys_node.channel.driver import Channel, ChannelSettings
 from frys_node.channel.gatekeeper import AllowList
-from frys_node.channel.muted import MutedNetwork
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.registry import PluginSpec
 from frys_node.kernel.services.certificates import WEB_CERTIFICATES

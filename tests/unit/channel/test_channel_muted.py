@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from frys_node.base.types import Address
-from frys_node.channel.muted import MutedNetwork
+from frys_node.channel.allowed import MutedNetwork
 from frys_node.secure.errors import Expelled
 from frys_node.testing.network import FakeNetwork
 from frys_node.transport.errors import ConnectFailed

@@ -17,7 +17,6 @@ import msgspec
 import trio
 
 from balancer.driver import BalancerComponent
-from balancer.methods import JOIN_RING
 from balancer.proof import CertifiedProofs
 from balancer.settings import BalancerSettings
 from balancer.steps import StepConfig
@@ -40,7 +39,7 @@ from frys_node.kernel.services.rpc import RPC
 from frys_node.kernel.services.snapshots import SNAPSHOTS
 from frys_node.kernel.services.topology import TOPOLOGY
 from frys_node.listeners import listeners
-from frys_node.operations import Operations
+from frys_node.operations import Operations, guard_issuer
 from frys_node.plugins.network.access import is_loopback
 from frys_node.replication.driver import ReplicationComponent
 from frys_node.saves import SnapshotRoutes
@@ -162,8 +161,7 @@ class Composition:
                 knock=cluster.knock,
             ),
         )
-        # Who is on the ring counts as admitted for issuers to come.
-        channel.guard(JOIN_RING, channel.authority.check_admitted)
+        guard_issuer(channel)
         for peer in arrival.peers:
             channel.learn(peer.node, peer.address, peer.name)
         premade = os.environ.get("FRYS_TOKEN", "").strip()

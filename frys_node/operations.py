@@ -14,7 +14,8 @@ import msgspec
 import trio
 
 from balancer.driver import BalancerComponent
-from balancer.issuer_methods import IssuerStanding
+from balancer.issuer_methods import CHANGE_FACTOR, REMOVE_NODE, IssuerStanding
+from balancer.methods import DELETE, JOIN_RING
 from balancer.seat_driver import REJOIN_HINT
 from frys_node.authority_routes import AuthorityRoutes
 from frys_node.base.errors import FrysError, NotReady
@@ -27,6 +28,7 @@ from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.lifecycle import ComponentChanged, State
 from frys_node.kernel.services.http import HTTP, Http, HttpRequest, HttpResponse
 from frys_node.kernel.services.members import MemberChanged, Status
+from frys_node.kernel.services.rpc import Method
 from frys_node.kernel.services.topology import TopologyChanged
 from frys_node.observe.log import get_logger
 from frys_node.replication.driver import ReplicationComponent
@@ -34,15 +36,18 @@ from frys_node.ring_routes import RingRoutes
 from frys_node.saves import SnapshotRoutes
 from frys_node.secure.admin import replace_admin_token
 from frys_node.secure.stored import LEFT_PATH, REMOVED
-from frys_node.token_routes import TokenRoutes
+from frys_node.token_routes import CREATE_TOKEN, REVOKE_TOKEN, TokenRoutes
 from frys_node.topology_routes import TopologyRoutes
 from frys_node.trust.api_tokens import ApiTokenDesk
 from frys_node.trust.authority import AuthorityDriver
 from frys_node.trust.departures import DEPARTURES_PATH
+from frys_node.trust.expulsion import EXPEL
 from frys_node.trust.keys import POLL_S, ROTATE_KEYS, KeySurvey, RotateKeys
+from frys_node.trust.rotation import ROTATE_AUTHORITY
 from frys_node.trust.rotation_desk import RotationDesk
 from frys_node.trust.rotation_driver import RotationDriver
 from frys_node.trust.token_uses import TokenUses
+from frys_node.trust.web_certificates import ISSUE_WEB
 from frys_node.trust_routes import CONVERGENCE_S, TrustRoutes
 from membership.driver import MembershipDriver
 from snapshots.driver import SnapshotComponent
@@ -63,6 +68,30 @@ FRONT = "network"
 
 RING_STATE = "leaving the ring"
 """A leave's first stage; the seat knows more about it."""
+
+
+ADMITTED_ONLY: tuple[Method[Any, Any], ...] = (
+    JOIN_RING,
+    REMOVE_NODE,
+    CHANGE_FACTOR,
+    DELETE,
+    CREATE_TOKEN,
+    REVOKE_TOKEN,
+    EXPEL,
+    ROTATE_KEYS,
+    ROTATE_AUTHORITY,
+    ISSUE_WEB,
+)
+"""What the issuer does for nodes that it admitted, whatever certificate another one shows."""
+
+
+def guard_issuer(channel: Channel) -> None:
+    """Have the issuer look into its registry before it does what makes a stranger a member, or lasts.
+
+    Who is on the ring counts as admitted for issuers to come, who has a join token can be admitted.
+    """
+    for method in ADMITTED_ONLY:
+        channel.guard(method, channel.authority.check_admitted)
 
 
 class Operations:

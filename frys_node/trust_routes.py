@@ -174,11 +174,18 @@ class TrustRoutes:
                 {"id": node, "name": self._name(node), "is_signed": node not in unsigned}
                 for node in sorted(channel.secrets.revoked)
             ],
+            "strangers": self._strangers(),
             "tokens": await self._token_counts(),
             "refusals": channel.refusals.by_reason(),
             "listeners": self._listeners(),
         }
         return HttpResponse.json(body)
+
+    def _strangers(self) -> list[dict[str, str]]:
+        """On the issuer, who is connected here or in gossip and was never admitted, or has left."""
+        met = [(view.id, view.peer) for view in self._channel.protection.sessions()]
+        found = dict(self._channel.authority.strangers([*met, *self._live()]))
+        return [{"id": node, "name": name} for node, name in sorted(found.items())]
 
     def _certificate(self, members: Sequence[Any]) -> dict[str, Any]:
         mine = self._channel.certificate_left_s()

@@ -14,6 +14,10 @@ def text(body: dict[str, Any]) -> str:
     if body["expelled"]:
         rows = [(entry["name"], entry["id"], _word(entry)) for entry in body["expelled"]]
         parts.append("EXPELLED\n" + _indented(table(rows, ("NAME", "ID", "BY THE WORD OF"))))
+    if body.get("strangers"):
+        met = [(entry["name"], entry["id"]) for entry in body["strangers"]]
+        table_text = _indented(table(met, ("NAME", "ID")))
+        parts.append(f"NEVER ADMITTED, OR GONE (if nobody let them in: frys-node node revoke ID)\n{table_text}")
     if body["refusals"]:
         rows = sorted(body["refusals"].items(), key=lambda entry: -entry[1])
         parts.append("REFUSED HERE SINCE THE START\n" + _indented(table(rows, ("REASON", "CONNECTIONS"))))

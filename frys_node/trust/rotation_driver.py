@@ -99,7 +99,7 @@ class RotationDriver:
         self._desk.begin()
         # Nobody can undo it, and it is the only trace of who had it done.
         log.warning("channel.rotation_begun", extra={"asked_by": asked_by, "through": caller})
-        self._asked_by = f"{asked_by} through {caller}"
+        self._asked_by = f"{asked_by} through {dict(self._all_members()).get(caller, caller)}"
         self._wake.set()
         return self.view()
 

@@ -7,20 +7,25 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.lowlevel
 
+from balancer.methods import JOIN_RING
 from frys_node.base.access import ADMIN
 from frys_node.base.errors import FrysError, NotFound
 from frys_node.channel.departed import DEPART, Barred, Depart
 from frys_node.channel.join import JoinClient
+from frys_node.operations import ADMITTED_ONLY, guard_issuer
 from frys_node.secure import certificates
 from frys_node.secure.errors import HandshakeRefused, NotAdmitted
 from frys_node.secure.identity import Identity, load_identity, new_key, save_identity
 from frys_node.secure.signer import return_proof
 from frys_node.secure.tls import EXPORTER_RETURN
+from frys_node.token_routes import CREATE_TOKEN
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.trust.authority import AuthorityDriver
 from frys_node.trust.expulsion import EXPEL, Expel
 from frys_node.trust.join_messages import ReturnRequest
+from frys_node.trust.keys import ROTATE_KEYS, RotateKeys
 from frys_node.trust.renewal import RENEW, RenewRequest
 from frys_node.trust.rotation import Stage
 from tests.integration.channel.channel_rig import CLOCK, ECHO, ENTROPY, NETWORK, Node, create, join, open_node, running
@@ -233,11 +238,14 @@ async def test_an_issuer_with_an_old_copy_of_the_registry_takes_the_ring_for_adm
         a = await stack.enter_async_context(running(await create(tmp_path / "a", "a")))
         b = await stack.enter_async_context(running(await join(tmp_path / "b", a, "b")))
         ghost = await stack.enter_async_context(running(await _ghost(tmp_path / "g", a)))
-        a.channel.guard(ECHO, a.channel.authority.check_admitted)
-        for node in (a, b):
-            assert await node.channel.call(a.id, ECHO, b"x") == b"x"
+        guard_issuer(a.channel)
+        assert {JOIN_RING, CREATE_TOKEN} <= set(ADMITTED_ONLY)
+        assert set(a.channel._dispatch.guards) == {method.name for method in ADMITTED_ONLY}
+        await b.channel.call(a.id, ROTATE_KEYS, RotateKeys())
         with pytest.raises(NotAdmitted, match="never admitted"):
-            await ghost.channel.call(a.id, ECHO, b"x")
+            await ghost.channel.call(a.id, ROTATE_KEYS, RotateKeys())
+        with pytest.raises(NotAdmitted, match="never admitted"):
+            await ghost.channel.call(a.id, EXPEL, Expel(b.id, ADMIN))
         desk = a.channel.desk
         assert desk is not None
         desk.names.release(b.id)

@@ -65,7 +65,7 @@ class AuthorityRoutes:
         left_s = await self._renew()
         return HttpResponse.json({"authority": self._own_view().authority, "left_days": round(left_s / 86_400, 1)})
 
-    async def _rotate(self, _request: HttpRequest) -> HttpResponse:
-        view = await self._ask_issuer(ROTATE_AUTHORITY, RotateAuthority())
-        log.info("authority.rotation_asked", authority=view.authority)
+    async def _rotate(self, request: HttpRequest) -> HttpResponse:
+        view = await self._ask_issuer(ROTATE_AUTHORITY, RotateAuthority(request.principal))
+        log.warning("authority.rotation_asked", authority=view.authority, asked_by=view.asked_by)
         return HttpResponse.json(self._told(view), 202)

@@ -25,7 +25,8 @@ from balancer.topology import TopologyConfig
 from frys_node.arrival import WILDCARDS, Arrival, Launch, read_text
 from frys_node.base.ports import Network
 from frys_node.base.types import Address, BootId, NodeId
-from frys_node.channel.allowed import AllowedDatagram, AllowedNetwork, Turnstile
+from frys_node.channel.allowed import AllowedDatagram, AllowedNetwork, MutedNetwork, Turnstile
+from frys_node.channel.departed import Barred
 from frys_node.channel.driver import Channel, ChannelSettings
 from frys_node.channel.gatekeeper import AllowList
 from frys_node.kernel.kernel import Kernel
@@ -39,7 +40,7 @@ from frys_node.kernel.services.rpc import RPC
 from frys_node.kernel.services.snapshots import SNAPSHOTS
 from frys_node.kernel.services.topology import TOPOLOGY
 from frys_node.listeners import listeners
-from frys_node.operations import Operations
+from frys_node.operations import Operations, guard_issuer
 from frys_node.plugins.network.access import is_loopback
 from frys_node.replication.driver import ReplicationComponent
 from frys_node.saves import SnapshotRoutes
@@ -180,6 +181,7 @@ class Composition:
                 knock=cluster.knock,
             ),
         )
+        guard_issuer(channel)
         for peer in arrival.peers:
             channel.learn(peer.node, peer.address, peer.name)
         if channel.desk is not None:
@@ -191,7 +193,9 @@ class Composition:
         places = {"zone": cluster.zone, "rack": cluster.rack}
         tags = dict(cluster.tags) | {name: place for name, place in places.items() if place}
         secrets = self.channel.secrets
-        sealer = PacketSealer(secrets.keyring, self._identity.node_id, arrival.boot, secrets.revoked)
+        network = MutedNetwork(self._network, lambda: self.channel.is_expelled)
+        barred = Barred(secrets.revoked, self.channel.departed)
+        sealer = PacketSealer(secrets.keyring, self._identity.node_id, arrival.boot, barred)
         self.channel.watch_counter(sealer)
         sealer.on_doubt = self.channel.meet
         # A boot heard inside TLS makes packets of older boots stale at once, also for a node that has just restarted.
@@ -201,7 +205,7 @@ class Composition:
             boot=arrival.boot,
             attributes=make_attributes(self._identity.node_name, arrival.advertise, "", tags),
             config=self._membership_config(),
-            ports=Ports(kernel.clock, kernel.entropy, self._datagram, self._network, kernel.disk, kernel.executor),
+            ports=Ports(kernel.clock, kernel.entropy, self._datagram, network, kernel.disk, kernel.executor),
             sealer=sealer,
             rpc=self.channel,
             bus=kernel.bus,

@@ -14,17 +14,21 @@ import msgspec
 import trio
 
 from balancer.driver import BalancerComponent
-from balancer.issuer_methods import IssuerStanding
+from balancer.issuer_methods import CHANGE_FACTOR, REMOVE_NODE, IssuerStanding
+from balancer.methods import DELETE, JOIN_RING
 from balancer.seat_driver import REJOIN_HINT
 from frys_node.authority_routes import AuthorityRoutes
 from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.types import NodeId
+from frys_node.channel.departed import DEPART, Depart
 from frys_node.channel.driver import Channel
 from frys_node.insight import InsightRoutes
+from frys_node.issuer_calls import issuer_calls
 from frys_node.kernel.kernel import Kernel
 from frys_node.kernel.lifecycle import ComponentChanged, State
 from frys_node.kernel.services.http import HTTP, Http, HttpRequest, HttpResponse
 from frys_node.kernel.services.members import MemberChanged, Status
+from frys_node.kernel.services.rpc import Method
 from frys_node.kernel.services.topology import TopologyChanged
 from frys_node.observe.log import get_logger
 from frys_node.replication.driver import ReplicationComponent
@@ -32,19 +36,26 @@ from frys_node.ring_routes import RingRoutes
 from frys_node.saves import SnapshotRoutes
 from frys_node.secure.admin import replace_admin_token
 from frys_node.secure.stored import LEFT_PATH, REMOVED
-from frys_node.token_routes import TokenRoutes
+from frys_node.token_routes import CREATE_TOKEN, REVOKE_TOKEN, TokenRoutes
 from frys_node.topology_routes import TopologyRoutes
 from frys_node.trust.api_tokens import ApiTokenDesk
 from frys_node.trust.authority import AuthorityDriver
+from frys_node.trust.departures import DEPARTURES_PATH
+from frys_node.trust.expulsion import EXPEL
 from frys_node.trust.keys import POLL_S, ROTATE_KEYS, KeySurvey, RotateKeys
+from frys_node.trust.rotation import ROTATE_AUTHORITY
 from frys_node.trust.rotation_desk import RotationDesk
 from frys_node.trust.rotation_driver import RotationDriver
 from frys_node.trust.token_uses import TokenUses
+from frys_node.trust.web_certificates import ISSUE_WEB
 from frys_node.trust_routes import CONVERGENCE_S, TrustRoutes
 from membership.driver import MembershipDriver
 from snapshots.driver import SnapshotComponent
 
 log = get_logger(__name__)
+
+DEPART_S = 5.0
+"""How long a node that leaves waits for the issuer to end its admission."""
 
 ADMIN_TOLD_S = 5.0
 """How long a request waits for everybody to accept the new admin token alone; it goes on spreading after that."""
@@ -57,6 +68,30 @@ FRONT = "network"
 
 RING_STATE = "leaving the ring"
 """A leave's first stage; the seat knows more about it."""
+
+
+ADMITTED_ONLY: tuple[Method[Any, Any], ...] = (
+    JOIN_RING,
+    REMOVE_NODE,
+    CHANGE_FACTOR,
+    DELETE,
+    CREATE_TOKEN,
+    REVOKE_TOKEN,
+    EXPEL,
+    ROTATE_KEYS,
+    ROTATE_AUTHORITY,
+    ISSUE_WEB,
+)
+"""What the issuer does for nodes that it admitted, whatever certificate another one shows."""
+
+
+def guard_issuer(channel: Channel) -> None:
+    """Have the issuer look into its registry before it does what makes a stranger a member, or lasts.
+
+    Who is on the ring counts as admitted for issuers to come, who has a join token can be admitted.
+    """
+    for method in ADMITTED_ONLY:
+        channel.guard(method, channel.authority.check_admitted)
 
 
 class Operations:
@@ -91,7 +126,9 @@ class Operations:
         self._authority = AuthorityDriver(channel.authority, channel, standby=standby, members=self._live)
         identity, holder = channel.identity, channel.authority
         desk = RotationDesk(identity, holder, kernel.disk, kernel.entropy, kernel.clock)
-        self._rotation = RotationDriver(identity, holder, desk, channel, members=self._live)
+        self._rotation = RotationDriver(
+            identity, holder, desk, channel, members=self._live, rotate_keys=channel.keys.rotate_older
+        )
         self._desk = ApiTokenDesk(
             channel.secrets.tokens,
             channel,
@@ -126,6 +163,9 @@ class Operations:
             record = self._balancer.machine.record
             if record is not None:
                 self._channel.issuer = record.epoch.term.node
+            if self._kernel.disk.read(DEPARTURES_PATH) is None:
+                # Issuers of before that table forgot whose name was freed: who is on the ring is known by that.
+                self._adopt_ring()
             self._kernel.bus.on(MemberChanged, self._member_changed)
             self._kernel.bus.on(ComponentChanged, self._component_changed)
             self._front_is_up()
@@ -144,6 +184,36 @@ class Operations:
         if self._channel.issuer != event.new.term.node:
             self._channel.issuer = event.new.term.node
             self._desk.wake()
+            self._adopt_ring()
+        self._end_removed()
+
+    def _adopt_ring(self) -> None:
+        """This node may have become the issuer, with a copy of the registry that lacks who was admitted since."""
+        desk, record = self._channel.desk, self._balancer.machine.record
+        if desk is None or record is None:
+            return
+        found = [self._membership.get(node) for node in record.members()]
+        names = {view.id: view.name for view in found if view is not None}
+        members = [(node, names.get(node, "")) for node in record.members() if node not in record.removed]
+        try:
+            adopted = desk.adopt(members)
+        except FrysError as error:
+            log.error("operations.ring_not_adopted", code=error.code, error=error.message)
+        else:
+            if adopted:
+                log.warning("operations.ring_adopted", peers=adopted, fix="members that nobody knows: node revoke ID")
+
+    def _end_removed(self) -> None:
+        """On the issuer: a node that an operator removed is no member any more. It is told by the record, and stops."""
+        desk, record = self._channel.desk, self._balancer.machine.record
+        if desk is None or record is None:
+            return
+        for node in set(record.removed) - set(record.members()):
+            try:
+                if desk.is_admitted(node):
+                    desk.depart(node)
+            except FrysError as error:
+                log.error("operations.removal_not_noted", peer=node, code=error.code, error=error.message)
 
     def _term(self) -> int:
         record = self._balancer.machine.record
@@ -173,7 +243,7 @@ class Operations:
         self._kernel.request_stop("removed from the cluster by an operator")
 
     def _member_changed(self, event: MemberChanged) -> None:
-        """A node that left gives its name back."""
+        """A node that left, or was forced to, gives its name back."""
         if event.new.status is Status.LEFT and self._channel.desk is not None:
             self._channel.desk.release_name(event.new.id)
 
@@ -208,7 +278,10 @@ class Operations:
             listeners=self._listeners,
         ).register(http)
         AuthorityRoutes(
-            self._balancer.ask_issuer, self._rotation.view, self._membership, self._channel.renew_certificate
+            issuer_calls(self._balancer.ask_issuer),
+            self._rotation.view,
+            self._membership,
+            self._channel.renew_certificate,
         ).register(http)
         self._saves.register(http)
         self._tokens.register(http)
@@ -238,7 +311,7 @@ class Operations:
 
     async def _rotate_keys(self, request: HttpRequest) -> HttpResponse:
         """Have the issuer make a key, and wait a while until everybody seals with it."""
-        made = await self._balancer.ask_issuer(ROTATE_KEYS, RotateKeys())
+        made = await issuer_calls(self._balancer.ask_issuer)(ROTATE_KEYS, RotateKeys())
         log.info("operations.keys_rotated", epoch=made.epochs[0])
         survey: KeySurvey | None = None
         with trio.move_on_after(CONVERGENCE_S):
@@ -288,6 +361,7 @@ class Operations:
             if not self._channel.authority.is_issuer:
                 self._channel.authority.drop()
             self._leave_state = "saying goodbye"
+            await self._depart()
             await self._membership.leave()
         except FrysError as error:
             self._leave_error, self._leave_state = error, "failed"
@@ -301,6 +375,17 @@ class Operations:
             log.error("operations.left_not_noted", code=error.code, error=error.message, fix=fix)
         self._leave_state = "left"
         self._kernel.request_stop("left the cluster")
+
+    async def _depart(self) -> None:
+        """Have the issuer end this node's admission; it leaves all the same if the issuer cannot be told."""
+        if self._channel.authority.is_issuer:
+            return
+        try:
+            with trio.fail_after(DEPART_S):
+                await self._channel.call(self._channel.issuer, DEPART, Depart())
+        except (FrysError, trio.TooSlowError) as error:
+            fix = f"on another member, if its directory may be copied: frys-node node revoke {self._channel.self_id}"
+            log.error("operations.departure_not_told", error=str(error), fix=fix)
 
     # Topology, settings.
 

@@ -17,6 +17,7 @@ from frys_node.base.access import Level, Principal
 from frys_node.base.errors import NotReady, SecurityError, UsageError
 from frys_node.base.types import NodeId
 from frys_node.channel.driver import Channel
+from frys_node.issuer_calls import issuer_calls
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.log import get_logger
@@ -199,7 +200,7 @@ class TokenRoutes:
             raise UsageError("only join tokens are used up", hint="leave --uses out; an API token ends with its --ttl")
         uses = 1 if wanted.uses is msgspec.UNSET else wanted.uses
         default_s = JOIN_TTL_DEFAULT_S if is_join else API_TTL_DEFAULT_S
-        made = await self._balancer.ask_issuer(
+        made = await issuer_calls(self._balancer.ask_issuer)(
             CREATE_TOKEN,
             CreateToken(
                 default_s if wanted.ttl_s is None else wanted.ttl_s,
@@ -223,18 +224,18 @@ class TokenRoutes:
         return HttpResponse.json(body, 201)
 
     async def _list(self, request: HttpRequest) -> HttpResponse:
-        listed = await self._balancer.ask_issuer(LIST_TOKENS, ListTokens())
+        listed = await issuer_calls(self._balancer.ask_issuer)(LIST_TOKENS, ListTokens())
         tokens, told, members = await self._uses.add_to(listed.tokens)
         return HttpResponse.json({"tokens": tokens, "uses_told": told, "members": members})
 
     async def join_tokens(self) -> list[TokenInfo]:
         """Ask the issuer which join tokens there are; raises as a call does."""
-        listed = await self._balancer.ask_issuer(LIST_TOKENS, ListTokens())
+        listed = await issuer_calls(self._balancer.ask_issuer)(LIST_TOKENS, ListTokens())
         return [token for token in listed.tokens if token.role == JOIN_ROLE]
 
     async def _revoke(self, request: HttpRequest) -> HttpResponse:
         asked = RevokeToken(request.params["id"], request.principal)
-        gone = await self._balancer.ask_issuer(REVOKE_TOKEN, asked)
+        gone = await issuer_calls(self._balancer.ask_issuer)(REVOKE_TOKEN, asked)
         body: dict[str, Any] = {"revoked": request.params["id"]}
         if gone.members:
             body |= {"told": gone.told, "members": gone.members}

@@ -13,9 +13,13 @@ from frys_node.base.errors import FrysError, NotFound
 from frys_node.base.ports import Clock
 from frys_node.base.types import NodeId
 from frys_node.channel.driver import Channel
+from frys_node.issuer_calls import issuer_calls
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
 from frys_node.kernel.services.members import Status
 from frys_node.observe.log import get_logger
+from frys_node.secure.certificates import BACKDATE_S
+from frys_node.secure.identity import Identity
+from frys_node.secure.statements import is_node_id
 from frys_node.secure.token import TokenInfo
 from frys_node.trust.expulsion import EXPEL, Expel, NodeExpelled
 from frys_node.trust.keys import HeldKeys, KeySurvey
@@ -73,8 +77,9 @@ class TrustRoutes:
         http.route("GET", "/v1/security", self._security, scope="admin")
 
     def _find(self, name: str) -> NodeId:
-        """Return a node by name or id; one that nobody remembers but the ring or the expulsions, by its id."""
-        if name in self._channel.secrets.revoked or name in self._balancer.placement.record.members():
+        """Return a node by name, or by its id, which nobody here needs to remember."""
+        if is_node_id(name):
+            # The issuer knows whether it ever was one: also of those that have left, or that nobody admitted.
             return NodeId(name)
         try:
             return self._membership.insight.find(name)
@@ -105,7 +110,7 @@ class TrustRoutes:
         name, start_s = self._name(node), trio.current_time()
         wanted = request.json(RevocationWanted)
         asked = Expel(node, request.principal, wanted.holds_authority)
-        made = await self._balancer.ask_issuer(EXPEL, asked)
+        made: NodeExpelled = await issuer_calls(self._balancer.ask_issuer)(EXPEL, asked)
         goal = HeldKeys((made.epoch,), made.epoch, made.expelled, made.digest)
         log.warning("operations.node_revoked", peer=name, peer_id=node, epoch=made.epoch, is_new=made.is_new)
         survey: KeySurvey | None = None
@@ -162,18 +167,25 @@ class TrustRoutes:
                 "members": len(members),
             },
             "identity": msgspec.to_builtins(channel.protection.posture()),
-            "authority": {"id": channel.identity.ca_hash, "trusted": len(channel.identity.authorities)},
+            "authority": _authority(channel.identity),
             "certificate": self._certificate(members),
             "keys": msgspec.to_builtins(keys) | self._rotation(),
             "expelled": [
                 {"id": node, "name": self._name(node), "is_signed": node not in unsigned}
                 for node in sorted(channel.secrets.revoked)
             ],
+            "strangers": self._strangers(),
             "tokens": await self._token_counts(),
             "refusals": channel.refusals.by_reason(),
             "listeners": self._listeners(),
         }
         return HttpResponse.json(body)
+
+    def _strangers(self) -> list[dict[str, str]]:
+        """On the issuer, who is connected here or in gossip and was never admitted, or has left."""
+        met = [(view.id, view.peer) for view in self._channel.protection.sessions()]
+        found = dict(self._channel.authority.strangers([*met, *self._live()]))
+        return [{"id": node, "name": name} for node, name in sorted(found.items())]
 
     def _certificate(self, members: Sequence[Any]) -> dict[str, Any]:
         mine = self._channel.certificate_left_s()
@@ -198,6 +210,14 @@ class TrustRoutes:
         except FrysError as error:
             counts["error"] = error.message
         return counts
+
+
+def _authority(identity: Identity) -> dict[str, Any]:
+    """Say which authority issues, and when it was made: a change that no operator asked for shows here."""
+    started = identity.ca_certificate.not_valid_before_utc.timestamp()
+    was_changed = bool(identity.retired or identity.also_trusted)
+    made_at = int(started) + BACKDATE_S if was_changed else 0
+    return {"id": identity.ca_hash, "trusted": len(identity.authorities), "changed_at": made_at}
 
 
 def api_token_warnings(tokens: Sequence[TokenInfo], node: NodeId, name: str) -> list[str]:

@@ -1,12 +1,15 @@
 """The ports of a node with ``[cluster] allow``: nothing is sent to, dialled at or taken from an address outside it.
 
+`MutedNetwork` is for a node that may have been expelled: the channel dials nobody then by itself, and whoever else
+looks at ports of members is given this. The others would take a connection that is closed at once for a port scan.
+
 Packets of strangers are dropped before anybody tries to open them. A packet to one counts as refused by this machine's
 own network, so that membership shows such a member as degraded and does not accuse it of the silence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from frys_node.base.log_limit import LogLimit
 from frys_node.base.ports import Clock, Datagram, Network, Stream, StreamListener
@@ -14,6 +17,7 @@ from frys_node.base.types import Address
 from frys_node.channel.gatekeeper import AllowList
 from frys_node.observe.log import get_logger
 from frys_node.observe.metrics import Metrics
+from frys_node.secure.errors import Expelled
 from frys_node.transport.errors import ConnectFailed, connect_failed
 
 _LOG = get_logger(__name__)
@@ -116,6 +120,44 @@ class AllowedNetwork:
     async def bind(self, address: Address) -> Datagram:
         """Bind a UDP socket that knows only allowed addresses."""
         return AllowedDatagram(await self._inner.bind(address), self._turnstile)
+
+    async def resolve(self, host: str) -> Sequence[str]:
+        """Resolve a name."""
+        return await self._inner.resolve(host)
+
+    async def resolve_service(self, name: str) -> Sequence[Address]:
+        """Resolve the SRV records of a name."""
+        return await self._inner.resolve_service(name)
+
+
+class MutedNetwork:
+    """`Network` that connects to nobody while `is_muted`."""
+
+    __slots__ = ("_inner", "_is_muted")
+
+    def __init__(self, inner: Network, is_muted: Callable[[], bool]) -> None:
+        self._inner = inner
+        self._is_muted = is_muted
+
+    async def listen(self, address: Address) -> StreamListener:
+        """Bind a TCP listener."""
+        return await self._inner.listen(address)
+
+    async def connect(self, address: Address) -> Stream:
+        """Connect by TCP.
+
+        Raises:
+            ConnectFailed: Also while muted (reason ``not_allowed``). Nothing was sent.
+        """
+        if self._is_muted():
+            failure = connect_failed(address, "not_allowed", "this node was expelled from its cluster")
+            failure.hint = Expelled.FIX
+            raise failure
+        return await self._inner.connect(address)
+
+    async def bind(self, address: Address) -> Datagram:
+        """Bind a UDP socket."""
+        return await self._inner.bind(address)
 
     async def resolve(self, host: str) -> Sequence[str]:
         """Resolve a name."""

@@ -63,7 +63,7 @@ class Dialler:
             self._on_refused(error.reason)
             raise
         except (NotTls, ClassicalOnly) as error:
-            self._refuse("not_tls" if isinstance(error, NotTls) else "group", address, error.message)
+            self._refuse(_reason(error), address, error.message)
             raise
 
     def _check(self, node: NodeId | None) -> None:
@@ -71,3 +71,11 @@ class Dialler:
             raise HandshakeRefused("expelled", "this node was expelled from its cluster", hint=Expelled.FIX)
         if node is not None and self._is_expelled(node):
             raise HandshakeRefused("revoked", f"node {node} was expelled from the cluster")
+
+
+def _reason(error: NotTls | ClassicalOnly) -> str:
+    """Return the label of a server that is no frys node; one that names no reason has no group in common."""
+    if isinstance(error, NotTls):
+        return "not_tls"
+    said = error.__cause__
+    return said.reason if isinstance(said, HandshakeRefused) and said.reason in ("tls_version", "cipher") else "group"

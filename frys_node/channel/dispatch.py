@@ -34,12 +34,14 @@ class InternalError(FrysError):
 class Dispatch:
     """The table of methods and notes. Whoever was expelled is served none of them, by whatever connection it asks."""
 
-    __slots__ = ("_revoked", "methods", "notes")
+    __slots__ = ("_revoked", "guards", "methods", "notes")
 
     def __init__(self, revoked: Container[NodeId] = ()) -> None:
         self._revoked = revoked
         self.methods: dict[str, Served] = {}
         self.notes: dict[str, NoteHandler] = {}
+        self.guards: dict[str, Callable[[NodeId], None]] = {}
+        """By method: raises if that caller may not ask for it, before the handler hears of it."""
 
     def serve(self, served: Served) -> None:
         """Add a method.
@@ -88,6 +90,9 @@ class Dispatch:
 
     async def invoke(self, caller: NodeId, served: Served, request: Any) -> Any:
         """Run a handler; anything but a `FrysError` is logged here and becomes `InternalError`."""
+        guard = self.guards.get(served.method.name)
+        if guard is not None:
+            guard(caller)
         try:
             return await served.handler(caller, request)
         except FrysError:

@@ -45,7 +45,10 @@ FIXES = {
     "bytes_cap": STRANGER,
     "return": "it has been away for too long, or left: join it anew from an empty directory",
     "self_signed": "it shows a certificate of its own making: it has to join with a token first",
-    "chain": "it belongs to another cluster: give each cluster addresses of its own, or let it join this one",
+    "chain": (
+        "it belongs to another cluster (give each its own addresses), or was away while the authority was replaced:"
+        " it comes home by itself, or its frys-node status says why not"
+    ),
     "cipher": "upgrade that node: only TLS_AES_256_GCM_SHA384 is spoken",
     "cluster": "a data directory belongs to one cluster: start each node on its own",
     "eku": NEW_CERTIFICATE,
@@ -59,6 +62,7 @@ FIXES = {
     "internal": "report it, with the lines of the log before",
     "join_repeated": STRANGER,
     "knock": "a stranger, or a member that was away for long: frys-node token create opens the issuer's door to it",
+    "left": "it has left for good: let it join as a new node; if nobody started it, frys-node node revoke its id",
     "no_certificate": STRANGER,
     "not_tls": "something that is no frys node connects to the cluster port: give it the HTTP port",
     "peer_refused": "the log of the other node says why it refused this one",

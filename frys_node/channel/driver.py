@@ -18,6 +18,7 @@ from frys_node.base.ports import Clock, Disk, Entropy, Network, Stream, StreamLi
 from frys_node.base.types import Address, BootId, NodeId
 from frys_node.channel.audience import Audience, ConnectionHandler
 from frys_node.channel.connection import Connection
+from frys_node.channel.departed import DepartedNodes
 from frys_node.channel.dialler import Dialler
 from frys_node.channel.dispatch import Dispatch, NoteHandler, Served
 from frys_node.channel.door import Door, Refusals
@@ -110,11 +111,13 @@ class Channel:
         self._dispatch = Dispatch(self.secrets.revoked)
         self._peers = Peers(identity.node_id, entropy.rng("channel.peers"), self._dial, self.secrets.revoked)
         self._names: dict[NodeId, str] = {}
+        self.authority.keeps_join_token = settings.knock != "on"
+        self.departed = DepartedNodes(self, self.secrets, self.authority, self._peers)
         self._greeter = self._make_greeter()
         self.refusals = Refusals(metrics)
         self._exchange = Exchange(self.secrets, self._peers, self.refusals, issuer=lambda: self.issuer)
         is_out = self.secrets.revoked.__contains__
-        self._dialler = Dialler(identity.node_id, network, self._greeter, self.refusals, is_out, self._chain_refused)
+        self._dialler = Dialler(identity.node_id, network, self._greeter, self.refusals, is_out, self._dial_refused)
         self._door = self._make_door(metrics, allow or AllowList())
         self.rekeying = Rekeying(
             self._peers,
@@ -131,7 +134,7 @@ class Channel:
         self._is_expulsion_told = False
         self.keys = self._make_keys(settings)
         self.expulsions = ExpulsionDesk(
-            self, self.keys, has_name=self._has_name, was_entrusted=self.authority.was_entrusted
+            self, self.keys, is_known=self._is_known, was_entrusted=self.authority.was_entrusted
         )
         self._upkeep = self._make_upkeep(network, disk, metrics)
         self.protection = ProtectionDesk(
@@ -149,6 +152,7 @@ class Channel:
             boot=self.boot,
             advertise=self.advertise,
             revoked=self.secrets.revoked,
+            departed=self.departed,
             roles=lambda: self._roles,
             farewell=self.secrets.farewell,
             knock=self._knock,
@@ -188,8 +192,8 @@ class Channel:
             may_rotate=self._may_rotate,
         )
 
-    def _has_name(self, node: NodeId) -> bool:
-        return self.desk is not None and self.desk.names.find(node) is not None
+    def _is_known(self, node: NodeId) -> bool:
+        return self.is_connected(node) or (self.desk is not None and self.desk.was_admitted(node))
 
     def _knock(self, node: NodeId | None) -> bytes:
         return b"" if self._knocks == "off" else self._knocker.knock(node, self._entropy.token_bytes(16))
@@ -209,7 +213,6 @@ class Channel:
             profile=self._profile,
             peers=self._peers,
             holder=self.authority,
-            name_of=self._issued_name,
             expelled=self.secrets.revoked,
             on_trust=self.keys.keeper.changed,
             metrics=metrics,
@@ -230,6 +233,10 @@ class Channel:
     def serve(self, method: Method[Req, Rep], handler: Callable[[NodeId, Req], Awaitable[Rep]]) -> None:
         """Answer a method; see `Rpc.serve`."""
         self._dispatch.serve(Served(method, handler))
+
+    def guard(self, method: Method[Any, Any], check: Callable[[NodeId], None]) -> None:
+        """Have a caller checked before a method is answered, whoever serves it; `check` raises what the caller sees."""
+        self._dispatch.guards[method.name] = check
 
     def unserve(self, method: Method[Any, Any]) -> None:
         """Stop answering a method; see `Rpc.unserve`."""
@@ -361,6 +368,7 @@ class Channel:
                 nursery.start_soon(self.keys.keeper.run)
                 nursery.start_soon(self.rekeying.run)
                 nursery.start_soon(self._self_notes.run)
+                nursery.start_soon(self.departed.run)
                 nursery.start_soon(self._upkeep.run)
                 if self._knocks != "on":
                     # A token that is always valid would open the door to every stranger.
@@ -439,10 +447,9 @@ class Channel:
         sealer = self.keys.keeper.sealer
         if sealer is not None and sealer.is_exhausted:
             return "this node's gossip key is used up and nobody hears it: frys-node keys rotate, or restart it"
-        return ""
+        return self._upkeep.trouble
 
-    def _chain_refused(self, reason: str) -> None:
-        """Take note of why this node would not speak with somebody whom it had dialled."""
+    def _dial_refused(self, reason: str) -> None:
         self._upkeep.refused(reason)
 
     def _may_rotate(self) -> bool:
@@ -455,6 +462,7 @@ class Channel:
     def _secrets_changed(self) -> None:
         self._exchange.spread()
         self.keys.keeper.changed()
+        self.departed.changed()
         if self.is_expelled and not self._is_expulsion_told:
             self._is_expulsion_told = True
             log.error("channel.expelled", extra={"fix": Expelled.FIX})
@@ -489,8 +497,3 @@ class Channel:
 
     def _name_of(self, node: NodeId) -> str:
         return self._names.get(node, node)
-
-    def _issued_name(self, node: NodeId) -> str:
-        """The name that the issuer gave a node; its hello's if the registry lost it."""
-        known = self.desk.names.find(node) if self.desk is not None else None
-        return known or self._names.get(node) or "node"

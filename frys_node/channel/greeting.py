@@ -46,7 +46,10 @@ class Greeted(NamedTuple):
 class Greeter:
     """This node's side of every greeting."""
 
-    __slots__ = ("_advertise", "_boot", "_clock", "_farewell", "_identity", "_knock", "_profile", "_revoked", "_roles")
+    __slots__ = (
+        *("_advertise", "_boot", "_clock", "_departed", "_farewell", "_identity", "_knock", "_profile", "_revoked"),
+        "_roles",
+    )
 
     def __init__(
         self,
@@ -57,11 +60,15 @@ class Greeter:
         boot: BootId,
         advertise: Address,
         revoked: Container[NodeId],
+        departed: Container[NodeId],
         roles: Callable[[], tuple[str, ...]],
         farewell: Callable[[], Credentials],
         knock: Callable[[NodeId | None], bytes],
     ) -> None:
-        """`farewell` returns what an expelled node is told, `knock` what to say in front of a handshake."""
+        """`departed` are nodes that have left; `farewell` returns what an expelled node is told.
+
+        `knock` returns what to say in front of a handshake.
+        """
         self._farewell = farewell
         self._knock = knock
         self._identity = identity
@@ -70,6 +77,7 @@ class Greeter:
         self._boot = boot
         self._advertise = advertise
         self._revoked = revoked
+        self._departed = departed
         self._roles = roles
 
     async def dial(self, transport: Stream, expected: NodeId | None) -> Greeted:
@@ -95,7 +103,8 @@ class Greeter:
         """Check the other side's certificate, then exchange hellos.
 
         Raises:
-            HandshakeRefused: Reasons of the gate, or ``protocol``, ``version``, ``cluster``, ``eof``, ``reset``.
+            HandshakeRefused: Reasons of the gate, or ``left``, ``protocol``, ``version``, ``cluster``, ``eof``,
+                ``reset``.
         """
         try:
             peer = check_peer(
@@ -109,6 +118,8 @@ class Greeter:
             if error.reason == "revoked":
                 await self._say_farewell(stream, dialled=dialled)
             raise
+        if peer.node in self._departed:
+            raise HandshakeRefused("left", f"node {peer.name} ({peer.node}) has left the cluster for good")
         mux = Mux(dialled=dialled)
         mux.hello(self._hello())
         try:

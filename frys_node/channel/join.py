@@ -8,22 +8,30 @@ from typing import NamedTuple, Self
 import trio
 from cryptography import x509
 
-from frys_node.base.errors import FrysError, MalformedFrame, SecurityError, UnsupportedVersion, error_from_code
+from frys_node.base.errors import (
+    FrysError,
+    MalformedFrame,
+    NodeUnreachable,
+    SecurityError,
+    UnsupportedVersion,
+    error_from_code,
+)
 from frys_node.base.ports import Clock, Network
 from frys_node.base.types import Address, ClusterId, NodeId
 from frys_node.channel.messages import KIND_JOIN
 from frys_node.secure import certificates
-from frys_node.secure.errors import ForeignCluster, HandshakeRefused, TokenUnknown
+from frys_node.secure.errors import ForeignCluster, HandshakeRefused, TokenUnknown, TrustLost
 from frys_node.secure.gate import check_profile
 from frys_node.secure.identity import Identity
 from frys_node.secure.signer import is_return_proof, return_proof
 from frys_node.secure.signing_keys import Kind, PrivateKey, kind_of
 from frys_node.secure.tls import ALPN_JOIN, EXPORTER_JOIN, EXPORTER_RETURN, TlsStream, connect_tls, join_context
 from frys_node.secure.token import JoinToken, proof, proofs_match
-from frys_node.secure.trust import reaches
+from frys_node.secure.trust import MISSED_MAX, links_behind, reaches
 from frys_node.trust.authority import AuthorityHolder
 from frys_node.trust.issuer import wrong_cluster
 from frys_node.trust.join_messages import (
+    HOME_BYTES_MAX,
     JOIN_BYTES_MAX,
     JOIN_CODEC,
     JOIN_S,
@@ -44,18 +52,20 @@ from frys_node.wire.version import PROTOCOL_MAX, PROTOCOL_MIN, negotiate
 
 
 class _JoinPipe:
-    """Join messages over a TLS stream, at most `JOIN_BYTES_MAX` each way, the handshake included."""
+    """Join messages over a TLS stream, bounded in bytes that come, the handshake included."""
 
-    __slots__ = ("_frames", "_reader", "_received", "stream")
+    __slots__ = ("_frames", "_limit", "_reader", "_received", "stream")
 
-    def __init__(self, stream: TlsStream) -> None:
+    def __init__(self, stream: TlsStream, limit: int = JOIN_BYTES_MAX) -> None:
+        """`limit` bounds what the other side may send."""
         self.stream = stream
-        self._reader = FrameReader(JOIN_BYTES_MAX)
+        self._limit = limit
+        self._reader = FrameReader(limit)
         self._frames: list[Frame] = []
         self._received = stream.handshake_bytes
 
     async def send(self, message: JoinMessage) -> None:
-        await self.stream.send_all(encode_frame(KIND_JOIN, JOIN_CODEC.encode(message), JOIN_BYTES_MAX))
+        await self.stream.send_all(encode_frame(KIND_JOIN, JOIN_CODEC.encode(message), HOME_BYTES_MAX))
 
     async def receive(self) -> JoinMessage | None:
         """Return the next message, None at the orderly end."""
@@ -64,8 +74,8 @@ class _JoinPipe:
             if not data:
                 return None
             self._received += len(data)
-            if self._received > JOIN_BYTES_MAX:
-                raise MalformedFrame(f"more than {JOIN_BYTES_MAX} bytes in one join")
+            if self._received > self._limit:
+                raise MalformedFrame(f"more than {self._limit} bytes in one join")
             self._frames = self._reader.receive_data(data)
         frame = self._frames.pop(0)
         if frame.kind != KIND_JOIN:
@@ -114,7 +124,7 @@ class JoinServer:
                 refusal = self._version_refusal(message)
                 if refusal is not None:
                     outcome = refusal.code
-                await pipe.send(refusal or self._info())
+                await pipe.send(refusal or self._info(message.trusted))
             elif isinstance(message, JoinRequest):
                 answer, outcome = self._answer(message, stream, source)
                 await pipe.send(answer)
@@ -134,7 +144,7 @@ class JoinServer:
             return JoinRefused(error.code, error.message, error.hint)
         return None
 
-    def _info(self) -> ClusterInfo:
+    def _info(self, trusted: tuple[str, ...]) -> ClusterInfo:
         identity = self._identity
         address = self._issuer_address()
         return ClusterInfo(
@@ -147,7 +157,7 @@ class JoinServer:
             identity.node_name,
             self._authority.desk is not None,
             "" if address is None else str(address),
-            tuple(map(certificates.der, identity.links)),
+            tuple(map(certificates.der, links_behind(identity.links, trusted))),
         )
 
     def _bring_home(self, request: ReturnRequest, stream: TlsStream) -> tuple[JoinMessage, str]:
@@ -219,7 +229,7 @@ class JoinClient:
             with trio.CancelScope(shield=True):
                 await transport.aclose()
             raise
-        return cls(_JoinPipe(stream), clock)
+        return cls(_JoinPipe(stream, HOME_BYTES_MAX), clock)
 
     async def __aenter__(self) -> Self:
         return self
@@ -241,14 +251,16 @@ class JoinClient:
             raise error_from_code(answer.code, answer.message, answer.hint)
         return answer
 
-    async def info(self) -> Seed:
+    async def info(self, trusted: tuple[str, ...] = ()) -> Seed:
         """Ask which cluster this is, and check that the seed's certificate is of that cluster's authority.
+
+        A member that was away says which authorities it trusts, to be told how others have followed them.
 
         Raises:
             ForeignCluster: The certificate of the handshake is not of the authority that the seed names.
             UnsupportedVersion: The protocol versions do not meet.
         """
-        answer = await self.ask(InfoRequest(PROTOCOL_MIN, PROTOCOL_MAX))
+        answer = await self.ask(InfoRequest(PROTOCOL_MIN, PROTOCOL_MAX, trusted))
         if not isinstance(answer, ClusterInfo):
             raise MalformedFrame("the seed answered a question that was not asked")
         peer = f"seed '{answer.node_name}' of cluster '{answer.cluster_name}'"
@@ -316,13 +328,19 @@ class JoinClient:
         """Prove this node's key and return its new certificate, checked; or where to ask instead.
 
         Raises:
-            ForeignCluster: The seed's authority does not follow one that this node trusts. Nothing was proved to it.
+            ForeignCluster: The seed is of another cluster. Nothing was proved to it.
+            TrustLost: The seed's authority does not follow one that this node trusts. Nothing was proved to it.
             FrysError: Why the issuer refused.
         """
-        if seed.info.cluster_id != identity.cluster_id or not reaches(
-            seed.ca, tuple(map(certificates.load_der, seed.info.links)), identity.authorities, identity.cluster_id
-        ):
-            raise ForeignCluster("the seed's authority does not follow the one that this node trusts")
+        if seed.info.cluster_id != identity.cluster_id:
+            raise ForeignCluster("the seed belongs to another cluster: its authority does not follow this node's")
+        links = tuple(map(certificates.load_der, seed.info.links))
+        if not reaches(seed.ca, links, identity.authorities, identity.cluster_id):
+            raise TrustLost(
+                "the seed's authority does not follow one that this node trusts: it was away for more than"
+                f" {MISSED_MAX} changes, or something else answers there",
+                hint=TrustLost.FIX,
+            )
         if not seed.info.is_issuer:
             return JoinRedirect(seed.info.issuer_address)
         exporter = self._pipe.stream.export(EXPORTER_RETURN)
@@ -356,11 +374,11 @@ async def ask_home(network: Network, clock: Clock, identity: Identity, address: 
     """Ask who answers at the address to have this node back; returns the answer, and the authority that it showed.
 
     Raises:
-        SecurityError: It did not answer within `JOIN_S`.
+        NodeUnreachable: It did not answer within `JOIN_S`.
         FrysError: It cannot be reached, or refused.
     """
     with trio.move_on_after(JOIN_S):
         async with await JoinClient.open(network, address, clock) as client:
-            seed = await client.info()
+            seed = await client.info(tuple(map(certificates.spki_hash, identity.authorities)))
             return await client.come_home(seed, identity), seed.ca
-    raise SecurityError(f"{address} did not answer within {JOIN_S:.0f} s")
+    raise NodeUnreachable(f"{address} did not answer within {JOIN_S:.0f} s")

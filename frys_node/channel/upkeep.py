@@ -45,7 +45,6 @@ class Upkeep:
         profile: Contexts,
         peers: Peers,
         holder: AuthorityHolder,
-        name_of: Callable[[NodeId], str],
         expelled: Container[NodeId],
         on_trust: Callable[[], None],
         metrics: Metrics,
@@ -54,12 +53,13 @@ class Upkeep:
         self._identity = identity
         self._profile = profile
         self._peers = peers
+        self._holder = holder
         self._on_trust = on_trust
         self.renewal = Renewal(
             identity,
             disk,
             clock,
-            name_of=name_of,
+            name_of=holder.name_of,
             ask=lambda request: rpc.call(holder.issuer, RENEW, request),
             on_renewed=lambda: profile.renew(identity),
             expelled=expelled,
@@ -86,6 +86,13 @@ class Upkeep:
     def met(self, peer: Peer) -> None:
         """Take note of an accepted member."""
         self._expiry.met(peer)
+
+    @property
+    def trouble(self) -> str:
+        """Why this node does not come home, and the fix; empty while it is at home: it hears the issuer, or is it."""
+        if self._holder.is_issuer or self._peers.find(self._holder.issuer) is not None:
+            return ""
+        return self._trust.trouble
 
     def refused(self, reason: str) -> None:
         """Take note of why this node refused somebody whom it had dialled."""

@@ -2,7 +2,8 @@
 
 `rotate` has the issuer make a new key, which the old one signs. Every live member trusts both, gets a certificate of
 the new one, and then the old one is dropped; requests go on. Join tokens made before stop working, the `join-token`
-file is renewed. A member that was away comes home by itself while its own certificate lives, and a week more. `export`
+file is renewed. A member that was away comes home by itself while its own certificate lives, and a week more, unless
+it missed more than 15 changes: so on members other than the issuer there is one a day. `export`
 writes the certificate alone: the key stays in identity/identity.json of the issuer and its standbys; back that up.
 `renew` gets this node another certificate now; by themselves nodes do so at two thirds of its life.
 """
@@ -21,6 +22,8 @@ from frys_node.cli.terminal import escaped
 
 ROTATE_TIMEOUT_S = 60.0
 POLL_S = 0.25
+MISSED_MAX = 15
+"""As `secure.trust.MISSED_MAX`, whose import would cost every command the time of the cryptography."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,10 +98,17 @@ def _text(body: dict[str, Any]) -> str:
     lines = [f"authority {body['authority']} ({body['kind']}) issues, until {expires}: {_count(body)}{_behind(body)}"]
     if body["stage"] != "stable":
         lines.append(f"being changed, stage {body['stage']}: also trusted: {', '.join(body['also_trusted'])}")
+    if body.get("changed_at"):
+        when = dt.datetime.fromtimestamp(body["changed_at"], dt.UTC).strftime("%Y-%m-%d %H:%M")
+        asked = f", asked for by {body['asked_by']}" if body["asked_by"] else ""
+        lines.append(f"made {when}{asked}")
+    if body.get("strangers"):
+        fix = "never admitted, or gone: not counted; if nobody let them in: frys-node node revoke ID"
+        lines.append(f"look like members: {', '.join(body['strangers'])} ({fix})")
     if body["retired"]:
         lines.append(f"not trusted any more: {', '.join(body['retired'])}")
     if body["away"]:
-        lines.append(f"dead, not counted: {', '.join(body['away'])}")
+        lines.append(f"dead, not counted: {', '.join(body['away'])} (home by themselves for {MISSED_MAX} changes)")
     rows = [
         (member["name"], "yes" if member["has_moved"] else "no", member["error"] or None) for member in body["members"]
     ]

@@ -17,6 +17,11 @@ from frys_node.cli.terminal import printable
 REMOVE_TIMEOUT_S = 300.0
 POLL_S = 0.3
 
+TOO_FEW = "too few members live"
+TOO_FEW_FIX = (
+    "it is removed by itself once enough of the others live; if they never will, as in a cluster of two, add"
+    " --accept-loss"
+)
 LOSS = (
     "what only {name} and other dead nodes hold is lost for good: {what}. {name} is refused if it comes back, and has"
     " to join as a new node"
@@ -47,9 +52,13 @@ def run(arguments: argparse.Namespace, client: AdminClient) -> int:
         if told != shown:
             shown = told
             print(f"removing {printable(view['name'])}: {printable(told)}", file=sys.stderr)
+            if TOO_FEW in told:
+                print(f"  {TOO_FEW_FIX}", file=sys.stderr)
         if time.monotonic() >= deadline_s:
             raise DeadlineExceeded(
-                f"{view['name']} is not removed yet: {told}", hint="it goes on by itself; `frys-node ring` shows it"
+                f"{view['name']} is not removed yet: {told}",
+                hint="it goes on by itself; `frys-node ring` shows it. If the others that it waits for never come back,"
+                " --accept-loss ends it",
             )
         time.sleep(POLL_S)
         view = client.call("GET", path)

@@ -14,6 +14,10 @@ def text(body: dict[str, Any]) -> str:
     if body["expelled"]:
         rows = [(entry["name"], entry["id"], _word(entry)) for entry in body["expelled"]]
         parts.append("EXPELLED\n" + _indented(table(rows, ("NAME", "ID", "BY THE WORD OF"))))
+    if body.get("strangers"):
+        met = [(entry["name"], entry["id"]) for entry in body["strangers"]]
+        table_text = _indented(table(met, ("NAME", "ID")))
+        parts.append(f"NEVER ADMITTED, OR GONE (if nobody let them in: frys-node node revoke ID)\n{table_text}")
     if body["refusals"]:
         rows = sorted(body["refusals"].items(), key=lambda entry: -entry[1])
         parts.append("REFUSED HERE SINCE THE START\n" + _indented(table(rows, ("REASON", "CONNECTIONS"))))
@@ -48,6 +52,9 @@ def _share(quantum: dict[str, Any]) -> str:
 def _authority(authority: dict[str, Any]) -> str:
     others = authority["trusted"] - 1
     told = f"; {others} more trusted: one follows another (frys-node ca)" if others else ""
+    changed = authority.get("changed_at", 0)
+    if changed:
+        told += f"; it followed another on {dt.datetime.fromtimestamp(changed, dt.UTC):%Y-%m-%d %H:%M} (frys-node ca)"
     return f"{authority['id']}{told}"
 
 

@@ -33,6 +33,25 @@ class Expelled(SecurityError):
     FIX: ClassVar[str] = "it cannot come back: move its data directory away, and join as a new node with a new token"
 
 
+class NotAdmitted(SecurityError):
+    """The node was never admitted by this cluster's issuer, or has left. Nothing was issued; it was told no key."""
+
+    code = "security.not_admitted"
+
+    FIX: ClassVar[str] = "join as a new node: move its data directory away, then frys-node join with a token"
+
+
+class TrustLost(SecurityError):
+    """The cluster's authority was replaced more often than this node can follow. Nothing was exchanged."""
+
+    code = "security.trust_lost"
+
+    FIX: ClassVar[str] = (
+        "move its data directory away, join as a new node with a new token, and take the old one off the ring:"
+        " frys-node node remove"
+    )
+
+
 class NotTls(SecurityError):
     """The other side does not speak TLS. Nothing was exchanged."""
 

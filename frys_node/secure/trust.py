@@ -23,8 +23,12 @@ from frys_node.secure.errors import ForeignCluster, InvalidCertificate
 from frys_node.secure.signing_keys import PrivateKey, kind_of
 
 AUTHORITIES_MAX = 2
-LINKS_MAX = 3
-"""Changes of the authority that a member may miss and still come home."""
+LINKS_MAX = 16
+"""Links that are kept. They are told only to whoever asks for them: each is 6 KB with ML-DSA."""
+LINKS_UNASKED = 3
+MISSED_MAX = LINKS_MAX - 1
+"""Changes of the authority that a member may miss and still come home. The link of the one before its own is needed,
+too: it is by that that the issuer knows the authority of its certificate."""
 RETIRED_MAX = 3
 """Each is 6 KB with ML-DSA, and a joiner is told them all."""
 
@@ -40,8 +44,12 @@ class TrustSet(NamedTuple):
     """Latest first."""
 
     def introducing(self, authority: x509.Certificate, link: x509.Certificate) -> TrustSet:
-        """Trust another authority too, by the link; the present one goes on issuing."""
-        return self._replace(authorities=(*self.authorities, authority), links=(*self.links, link)[-LINKS_MAX:])
+        """Trust another authority too, by the link; the present one goes on issuing.
+
+        Nobody made a link to the first authority: its own certificate stands for that, so that it is known as long.
+        """
+        links = (*(self.links or self.authorities[:1]), link)
+        return self._replace(authorities=(*self.authorities, authority), links=links[-LINKS_MAX:])
 
     def switched(self, authority: x509.Certificate) -> TrustSet:
         """Have that authority issue from now on; the old one is trusted still."""
@@ -63,6 +71,17 @@ def make_link(
     return certificates.authority_builder(new.public_key(), cluster, new.subject, old.subject, start, end).sign(
         old_key, None
     )
+
+
+def links_behind(links: Sequence[x509.Certificate], trusted: Sequence[str]) -> tuple[x509.Certificate, ...]:
+    """Return the links that follow the authorities with these hashes; all, if none of the links leads to one.
+
+    Without a hash, the last `LINKS_UNASKED`: who asks so is no member, or one of an earlier version.
+    """
+    if not trusted:
+        return tuple(links[-LINKS_UNASKED:])
+    known = [index for index, link in enumerate(links) if certificates.spki_hash(link) in trusted]
+    return tuple(links[known[-1] + 1 :] if known else links)
 
 
 def reaches(

@@ -23,12 +23,14 @@ from frys_node.secure import certificates
 from frys_node.secure.identity import Identity, save_identity
 from frys_node.secure.signing_keys import SEED_BYTES, PrivateKey, key_from_seed
 from frys_node.secure.stored import read_secret
+from frys_node.trust.departures import DEPARTURES_PATH
 from frys_node.trust.entrusted import EntrustedTable
-from frys_node.trust.issuer import TOKENS_PATH, IssuerDesk
+from frys_node.trust.issuer import TOKENS_PATH, IssuerDesk, never_admitted
 from frys_node.trust.names import NAMES_PATH
 from frys_node.trust.pending import ROTATION_PATH, read_pending
 from frys_node.wire.codec import Message
 
+ROLE_HINT = "frys-node issuer show says who it is"
 SPREAD_EVERY_S = 20.0
 """Pause between looks whether the standby members hold what the issuer holds."""
 
@@ -46,6 +48,8 @@ class Authority(Message, frozen=True):
     """The next authority's key while one follows another; empty otherwise."""
     entrusted: bytes = b""
     """Who was given the key before; see `entrusted`."""
+    departures: bytes = b""
+    """Who was admitted and has no name now; see `departures`."""
 
 
 class Entrusted(Message, frozen=True):
@@ -67,6 +71,8 @@ class AuthorityHolder:
         self._clock = clock
         self._issuer = issuer
         self._desk: IssuerDesk | None = None
+        self.keeps_join_token = True
+        """False: the desk makes no standing ``join-token``."""
         self.entrusted = EntrustedTable(disk)
         """Who was given the key."""
         self._is_lost: Callable[[NodeId], bool] = lambda _node: False
@@ -97,7 +103,8 @@ class AuthorityHolder:
             # Another node's desk may change the tables meanwhile; they are read again when the role comes back.
             self._desk = None
         elif self._desk is None:
-            self._desk = IssuerDesk(self._identity, self._disk, self._entropy, self._clock)
+            keeps = self.keeps_join_token
+            self._desk = IssuerDesk(self._identity, self._disk, self._entropy, self._clock, keeps_join_token=keeps)
             self._desk.is_lost = self._is_lost
             self._desk.is_expelled = self.is_expelled
         return self._desk
@@ -119,8 +126,10 @@ class AuthorityHolder:
             raise NotReady("this node does not hold the authority's key")
         tokens, names = read_secret(self._disk, TOKENS_PATH), self._disk.read(NAMES_PATH)
         rotation = read_secret(self._disk, ROTATION_PATH)
-        known = self.entrusted.encode()
-        return Authority(key.private_bytes_raw(), tokens or b"", names or b"", rotation or b"", known)
+        known, departures = self.entrusted.encode(), self._disk.read(DEPARTURES_PATH)
+        return Authority(
+            key.private_bytes_raw(), tokens or b"", names or b"", rotation or b"", known, departures or b""
+        )
 
     def take(self, copy: Authority) -> None:
         """Keep a copy durably.
@@ -134,7 +143,10 @@ class AuthorityHolder:
         key = key_from_seed(copy.key, self._identity.kind)
         if key.public_key() != self._identity.ca_certificate.public_key():
             raise SecurityError("the key is not that of this cluster's authority")
-        for path, data in ((TOKENS_PATH, copy.tokens), (NAMES_PATH, copy.names), (ROTATION_PATH, copy.rotation)):
+        for path, data in (
+            *((TOKENS_PATH, copy.tokens), (DEPARTURES_PATH, copy.departures)),
+            *((NAMES_PATH, copy.names), (ROTATION_PATH, copy.rotation)),
+        ):
             if data and self._disk.read(path) != data:
                 self._disk.write(path, data)
         self.entrusted.merge(copy.entrusted, self._trusted())
@@ -165,6 +177,23 @@ class AuthorityHolder:
         # Tables begin later than clusters: the founder made the first key.
         is_founder = node == self._identity.issuer and not self._identity.retired
         return is_founder or self.entrusted.has(node, self._trusted())
+
+    def check_admitted(self, node: NodeId) -> None:
+        """Raise a `NotAdmitted` if this node, as the issuer, never admitted the other, or it has left."""
+        desk = self.desk
+        if desk is not None and not desk.is_admitted(node):
+            raise never_admitted(node)
+
+    def name_of(self, node: NodeId) -> str:
+        """Return an admitted node's name; raises as `IssuerDesk.name_of`, and `NotReady` where no desk is."""
+        if self.desk is None:
+            raise NotReady("this node is not the issuer, or does not hold the authority's key", hint=ROLE_HINT)
+        return self.desk.name_of(node)
+
+    def strangers(self, members: Sequence[tuple[NodeId, str]]) -> list[tuple[NodeId, str]]:
+        """Return who of these was never admitted or has left, as the issuer knows; nobody else knows of any."""
+        desk = self.desk
+        return [] if desk is None else [member for member in members if not desk.is_admitted(member[0])]
 
     def standby_of(self, name: str) -> NodeId | None:
         """Return the node that was given the key as the standby of this name; None if nobody was."""

@@ -33,10 +33,12 @@ from frys_node.secure.statements import (
     is_node_id,
 )
 from frys_node.secure.stored import read_secret
+from frys_node.trust.departures import DEPARTURES_MAX
 from frys_node.trust.messages import Credentials
 
 REVOKED_PATH: Final = "identity/revoked"
 EXPULSIONS_PATH: Final = "identity/expulsions"
+DEPARTED_PATH: Final = "identity/departed"
 
 
 class MemberSecrets:
@@ -47,6 +49,7 @@ class MemberSecrets:
         "_endorsed",
         "_unsaved",
         "admin",
+        "departed",
         "expulsions",
         "keyring",
         "on_change",
@@ -69,6 +72,9 @@ class MemberSecrets:
         self.expulsions = _decode(disk.read(EXPULSIONS_PATH))
         """What the authority signed; together they name all of `revoked` that the issuer could sign for."""
         self._merge_revoked(NodeId(node) for expulsion in self.expulsions for node in expulsion.nodes)
+        self.departed: dict[NodeId, None] = {}
+        """Who has left for good, by the issuer's word; the latest last, `DEPARTURES_MAX` at most."""
+        self._merge_departed(map(NodeId, (disk.read(DEPARTED_PATH) or b"").decode("ascii", "replace").split()))
         self._endorsed: object = None
         """What was last found to be signed, so that it is not verified again and again."""
         self.statements: Statements | None = None
@@ -78,7 +84,8 @@ class MemberSecrets:
     def offer(self) -> Credentials:
         """What to tell another member; with every expelled node beside the statements, for older members' sake."""
         keys = tuple(key for key in self.keyring.keys if key.expelled <= len(self.revoked))
-        return Credentials(keys, self.admin.hashes, tuple(self.revoked), self.expulsions, self.admin.word)
+        said = (tuple(self.revoked), self.expulsions, self.admin.word, tuple(self.departed))
+        return Credentials(keys, self.admin.hashes, *said)
 
     def unsigned(self) -> list[NodeId]:
         """Expelled nodes that no statement names: members believe it of the issuer alone."""
@@ -104,8 +111,10 @@ class MemberSecrets:
         has_keys = self.keyring.merge(self._trusted(offered.keys, from_issuer=from_issuer), from_issuer=from_issuer)
         has_keys |= self.keyring.merge(self._signed_anew(offered.keys), from_issuer=True)
         has_hashes = self._merge_admin(offered.admin) or (from_issuer and self.admin.merge(offered.admin_hashes))
-        if not (has_keys or has_hashes or has_revoked or has_expulsions):
+        has_departed = from_issuer and self._merge_departed(NodeId(node) for node in offered.departed)
+        if not (has_keys or has_hashes or has_revoked or has_expulsions or has_departed):
             return False
+        self._note(has_departed, DEPARTED_PATH)
         self._note(has_revoked or has_expulsions, REVOKED_PATH)
         self._note(has_keys, KEYRING_PATH)
         self._note(has_hashes, ADMIN_HASHES_PATH)
@@ -130,6 +139,9 @@ class MemberSecrets:
             self._disk.write(EXPULSIONS_PATH, msgspec.msgpack.encode(self.expulsions))
             self._disk.write(REVOKED_PATH, "\n".join(self.revoked).encode())
             self._unsaved.discard(REVOKED_PATH)
+        if DEPARTED_PATH in self._unsaved:
+            self._disk.write(DEPARTED_PATH, "\n".join(self.departed).encode())
+            self._unsaved.discard(DEPARTED_PATH)
         if KEYRING_PATH in self._unsaved:
             self._disk.write(KEYRING_PATH, self.keyring.encode())
             self._unsaved.discard(KEYRING_PATH)
@@ -272,6 +284,28 @@ class MemberSecrets:
                 self.flush()
             finally:
                 self.on_change()
+
+    def depart(self, node: NodeId) -> None:
+        """Count a node as gone for good, durably, and have it told. On the issuer, whose word it is.
+
+        Raises:
+            UsageError: That is no node id. Nothing changed.
+            StorageError: The disk refused. It is told all the same, and `flush` tries again.
+        """
+        check_node_id(node)
+        if self._merge_departed((node,)):
+            self._unsaved.add(DEPARTED_PATH)
+            try:
+                self.flush()
+            finally:
+                self.on_change()
+
+    def _merge_departed(self, nodes: Iterable[NodeId]) -> bool:
+        fresh = [node for node in nodes if node not in self.departed and is_node_id(node)]
+        self.departed.update(dict.fromkeys(fresh))
+        while len(self.departed) > DEPARTURES_MAX:
+            del self.departed[next(iter(self.departed))]
+        return bool(fresh)
 
     def endorse(self, made_unix_s: int = 0) -> bool:
         """Sign what an earlier issuer or version left unsigned; True if there was anything. On the issuer.

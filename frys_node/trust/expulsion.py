@@ -61,13 +61,16 @@ class ExpulsionDesk:
         rpc: Rpc,
         keys: KeyDesk,
         *,
-        has_name: Callable[[NodeId], bool],
+        is_known: Callable[[NodeId], bool],
         was_entrusted: Callable[[NodeId], bool],
     ) -> None:
-        """`has_name` asks the issuer's registry of names, `was_entrusted` its table of who had the authority's key."""
+        """`is_known` says whether the issuer ever admitted a node, or is connected to it now.
+
+        One that nobody admitted made its certificate with a stolen key. `was_entrusted` asks who had the authority's.
+        """
         self._rpc = rpc
         self._keys = keys
-        self._has_name = has_name
+        self._is_known = is_known
         self._was_entrusted = was_entrusted
         self._asked_s: dict[NodeId, float] = {}
         self.is_member: Callable[[NodeId], bool] = lambda _node: False
@@ -77,15 +80,19 @@ class ExpulsionDesk:
     async def _expel(self, caller: NodeId, request: Expel) -> NodeExpelled:
         await trio.lowlevel.checkpoint()
         self._keys.check_issuer()
-        asked_by = _checked(request.asked_by)
+        asked_by = checked(request.asked_by, "expel nodes")
         check_node_id(request.node)
         node = NodeId(request.node)
         self._check_target(caller, node)
         held_authority = self._was_entrusted(node)
         is_known = self._keys.is_expelled(node)
         if not is_known:
-            if not (self._has_name(node) or self.is_member(node)):
-                raise NotFound(f"no node {node} was ever admitted, or is a member", hint="frys-node members lists them")
+            # The issuer's own operator may name anybody: who is met at another member only is known to nobody here.
+            if not (caller == self._rpc.self_id or self._is_known(node) or self.is_member(node)):
+                raise NotFound(
+                    f"no node {node} was ever admitted, or is a member",
+                    hint="frys-node members lists them; run it on the issuer to expel an id that nobody admitted",
+                )
             if held_authority and not request.accepts_authority:
                 raise HoldsAuthority(
                     f"node {node} was given the key of the cluster's authority: with it, it can make itself a new node",
@@ -117,7 +124,7 @@ class ExpulsionDesk:
             )
 
 
-def _checked(asked_by: Principal | None) -> str:
+def checked(asked_by: Principal | None, what: str) -> str:
     """Return who asked, for the log; the member that was asked has authorised it.
 
     Raises:
@@ -125,5 +132,5 @@ def _checked(asked_by: Principal | None) -> str:
     """
     if asked_by is None or not asked_by.has(Level.ADMIN):
         name = "nobody" if asked_by is None else asked_by.name
-        raise SecurityError(f"{name} may not expel nodes", hint="use the frys-node command on a machine")
+        raise SecurityError(f"{name} may not {what}", hint="use the frys-node command on a machine")
     return asked_by.name

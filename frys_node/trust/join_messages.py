@@ -20,6 +20,9 @@ from frys_node.wire.codec import Codec, Message
 JOIN_BYTES_MAX = 65_536
 """What one side may send in a whole join."""
 
+HOME_BYTES_MAX = 4 * JOIN_BYTES_MAX
+"""What a seed may send in all to a member that comes home: the links of many changes, twice."""
+
 JOIN_S = 5.0
 """Deadline of a whole join connection, handshake included."""
 
@@ -31,6 +34,8 @@ class InfoRequest(Message, frozen=True, tag=1):
 
     protocol_min: int
     protocol_max: int
+    trusted: tuple[str, ...] = ()
+    """Of a member that was away: hashes of the authorities that it trusts. Only the links that follow them are told."""
 
 
 class ClusterInfo(Message, frozen=True, tag=2):

@@ -151,6 +151,12 @@ class KeyDesk:
         self._rotated_s = trio.current_time()
         return self.held()
 
+    def rotate_older(self, than_unix_s: float) -> None:
+        """Make a key if the newest one is older, on the issuer; raises as `MemberSecrets.rotate`."""
+        newest = self._secrets.keyring.newest
+        if newest is not None and newest.made_unix_s < than_unix_s:
+            self.keeper.rotate()
+
     def is_expelled(self, node: NodeId) -> bool:
         """True if this node refuses another as expelled."""
         return node in self._secrets.revoked

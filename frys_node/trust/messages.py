@@ -12,6 +12,7 @@ import msgspec
 from frys_node.secure.admin import HASHES_MAX, AdminWord
 from frys_node.secure.keyring import EPOCHS_MAX, EpochKey
 from frys_node.secure.statements import EXPULSIONS_MAX, REVOKED_MAX, Expulsion, NodeIdText
+from frys_node.trust.departures import DEPARTURES_MAX
 from frys_node.wire.codec import Message
 
 
@@ -27,3 +28,5 @@ class Credentials(Message, frozen=True, tag=2):
     """What the authority has signed: taken from anybody."""
     admin: AdminWord | None = None
     """Likewise; None until the admin token was replaced for the first time."""
+    departed: Annotated[tuple[NodeIdText, ...], msgspec.Meta(max_length=DEPARTURES_MAX)] = ()
+    """Who has left for good: taken from the issuer itself only."""

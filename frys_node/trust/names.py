@@ -26,10 +26,11 @@ _SUFFIX_MAX = 10_000
 class NameRegistry:
     """Names by node. The caller persists `encode()` before it tells anybody of a change."""
 
-    __slots__ = ("_nodes",)
+    __slots__ = ("_names", "_nodes")
 
     def __init__(self) -> None:
         self._nodes: dict[str, NodeId] = {}
+        self._names: dict[NodeId, str] = {}
 
     def claim(
         self, name: str, node: NodeId, *, is_chosen: bool, is_lost: Callable[[NodeId], bool] = lambda _node: False
@@ -60,7 +61,7 @@ class NameRegistry:
             raise Overloaded(f"the cluster holds {NAMES_MAX} names")
         if mine is not None:
             del self._nodes[mine]
-        self._nodes[chosen] = node
+        self._nodes[chosen], self._names[node] = node, chosen
         return chosen
 
     def _next_free(self, name: str) -> str:
@@ -73,14 +74,18 @@ class NameRegistry:
 
     def find(self, node: NodeId) -> str | None:
         """The name of a node, if it has one."""
-        return next((name for name, holder in self._nodes.items() if holder == node), None)
+        return self._names.get(node)
+
+    def holder(self, name: str) -> NodeId | None:
+        """The node that has a name, if one has it."""
+        return self._nodes.get(name)
 
     def release(self, node: NodeId) -> bool:
-        """Free the names of a node that has left; True if it had one."""
-        kept = {name: holder for name, holder in self._nodes.items() if holder != node}
-        has_changed = len(kept) != len(self._nodes)
-        self._nodes = kept
-        return has_changed
+        """Free the name of a node; True if it had one."""
+        name = self._names.pop(node, None)
+        if name is not None:
+            del self._nodes[name]
+        return name is not None
 
     def all(self) -> list[tuple[str, NodeId]]:
         """Every name with its node, sorted."""
@@ -97,6 +102,7 @@ class NameRegistry:
             CorruptData: The bytes are damaged. The registry is unchanged.
         """
         try:
-            self._nodes = {name: NodeId(node) for name, node in msgspec.json.decode(data, type=dict[str, str]).items()}
+            stored = {name: NodeId(node) for name, node in msgspec.json.decode(data, type=dict[str, str]).items()}
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise CorruptData(f"{NAMES_PATH} is damaged: {error}", hint="restore it from a backup") from error
+        self._nodes, self._names = stored, {node: name for name, node in stored.items()}

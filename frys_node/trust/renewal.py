@@ -19,7 +19,7 @@ from frys_node.base.types import NodeId
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Metrics
 from frys_node.secure import certificates
-from frys_node.secure.errors import Expelled, InvalidCertificate
+from frys_node.secure.errors import Expelled, InvalidCertificate, NotAdmitted
 from frys_node.secure.gate import Peer
 from frys_node.secure.identity import Identity, save_identity
 from frys_node.secure.trust import issuer_of
@@ -67,6 +67,7 @@ class Renewal:
         on_renewed: Callable[[], None],
         expelled: Container[NodeId] = (),
     ) -> None:
+        """`name_of` returns an admitted node's name, and raises `NotAdmitted` for whoever is none."""
         self._expelled = expelled
         self._identity = identity
         self._disk = disk
@@ -74,6 +75,7 @@ class Renewal:
         self._name_of = name_of
         self._ask = ask
         self._on_renewed = on_renewed
+        self._limit = LogLimit()
 
     async def answer(self, caller: NodeId, request: RenewRequest) -> Renewed:
         """Issue another certificate to an authenticated member, for the key and names it has.
@@ -81,6 +83,8 @@ class Renewal:
         Raises:
             NotReady: This node is not the issuer.
             Expelled: The caller is no member any more; its connection is about to end.
+            NotAdmitted: The issuer never let the caller in, or it has left: that it can shake hands says no more than
+                that somebody signed its certificate, which whoever has a copy of the authority's key can do.
             InvalidCertificate: The signing request is malformed, or made with another node's key.
         """
         await trio.lowlevel.checkpoint()
@@ -90,14 +94,24 @@ class Renewal:
         if identity.ca_key is None:
             raise NotReady("this node is not the issuer")
         key = certificates.read_request(request.signing_request, identity.kind)
-        name = self._name_of(caller)
         if certificates.node_id_of(key) != caller:
             raise InvalidCertificate("the signing request is not made with the caller's key")
-        subject = certificates.Subject(identity.cluster_id, caller, name)
+        subject = certificates.Subject(identity.cluster_id, caller, self._admitted(caller))
         certificate = certificates.issue(
             identity.ca_key, identity.ca_certificate, key, subject=subject, unix_ns=self._clock.unix_ns()
         )
         return Renewed(certificates.der(certificate))
+
+    def _admitted(self, caller: NodeId) -> str:
+        try:
+            return self._name_of(caller)
+        except NotAdmitted as error:
+            skipped = self._limit.take("admitted", trio.current_time())
+            if skipped is not None:
+                fix = f"if nobody let it in: frys-node node revoke {caller}, and frys-node ca rotate"
+                extra = {"peer": caller, "error": error.message, "skipped": skipped, "fix": fix}
+                log.error("channel.renewal_refused", extra=extra)
+            raise
 
     async def run(self) -> None:
         """Look twice a day; try again sooner when a renewal failed."""

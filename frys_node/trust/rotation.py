@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import msgspec
 from cryptography import x509
 
+from frys_node.base.access import Principal
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.rpc import Method
 from frys_node.secure import certificates
@@ -56,6 +57,9 @@ class AskAuthority(Message, frozen=True):
 class RotateAuthority(Message, frozen=True):
     """Have another authority follow the present one."""
 
+    asked_by: Principal | None = None
+    """Who asked the node that sends this; nobody is refused."""
+
 
 class MemberTrust(msgspec.Struct, frozen=True, kw_only=True):
     """One member, as the issuer knows it."""
@@ -82,6 +86,12 @@ class AuthorityView(Message, frozen=True):
     moved: int
     total: int
     members: list[MemberTrust]
+    strangers: tuple[str, ...] = ()
+    """Names with ids of whoever looks alive in gossip and was never admitted, or has left: not counted, not renewed."""
+    changed_at: int = 0
+    """When the authority that issues was made; 0 if it is the first."""
+    asked_by: str = ""
+    """Who asked for the last change since this issuer's start, and through which member."""
 
 
 TRUST: Final[Method[Trust, Trusted]] = Method("channel.trust", Trust, Trusted)

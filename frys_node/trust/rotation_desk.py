@@ -8,6 +8,7 @@ whoever becomes the issuer goes on.
 from __future__ import annotations
 
 import logging
+import math
 from typing import Final
 
 from frys_node.base.errors import CorruptData, NotReady
@@ -51,6 +52,19 @@ class RotationDesk:
         """True if this cluster ever had another authority: if not, there is nothing to tell anybody."""
         identity = self._identity
         return bool(identity.also_trusted or identity.links or identity.retired)
+
+    @property
+    def changed_at(self) -> int:
+        """Unix seconds at which the authority that issues was made; 0 for the first. It outlives every restart."""
+        start = self._identity.ca_certificate.not_valid_before_utc.timestamp()
+        return int(start) + certificates.BACKDATE_S if self.was_rotated else 0
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the authority was last replaced, infinite if it never was; 0 if the clock went back."""
+        if not self.was_rotated:
+            return math.inf
+        return max(0.0, self._clock.unix_ns() / 1_000_000_000 - self.changed_at)
 
     def begin(self) -> None:
         """Make a new authority, signed by the present one, and trust it too, durably.

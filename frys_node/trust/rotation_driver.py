@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 import trio
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from frys_node.base.errors import FrysError, NotReady
+from frys_node.base.errors import FrysError, NotReady, Overloaded
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.secure import certificates
 from frys_node.secure.identity import Identity
 from frys_node.trust.authority import AuthorityHolder
+from frys_node.trust.expulsion import checked
 from frys_node.trust.rotation import (
     ASK_AUTHORITY,
     ROTATE_AUTHORITY,
@@ -33,6 +35,10 @@ from frys_node.trust.rotation_desk import RotationDesk
 
 log = logging.getLogger(__name__)
 
+ROTATE_EVERY_S = 86_400.0
+"""Pause between two changes that members ask for: a member in wrong hands must not use up the changes that another one
+may miss (`secure.trust.MISSED_MAX`). The issuer's own operator is not bound by it."""
+STRANGERS_SHOWN_MAX = 8
 POLL_S = 0.5
 """Pause between looks while a change is under way."""
 LOOK_EVERY_S = 10.0
@@ -55,13 +61,21 @@ class RotationDriver:
         rpc: Rpc,
         *,
         members: Callable[[], Sequence[tuple[NodeId, str]]],
+        rotate_keys: Callable[[float], None],
     ) -> None:
-        """`members` returns ids and names of the members that live, this node among them."""
+        """`members` returns ids and names of the members that live, this node among them.
+
+        `rotate_keys` makes another gossip key if the present one was made before that time (Unix seconds).
+        """
         self._identity = identity
         self._holder = holder
         self._desk = desk
         self._rpc = rpc
-        self._members = members
+        self._all_members = members
+        self._rotate_keys = rotate_keys
+        self._stale_before: float | None = desk.changed_at
+        """Gossip keys of before are to be replaced once all have moved: who had the old authority has had them."""
+        self._asked_by = ""
         self._machine = Rotation()
         self._errors: dict[NodeId, str] = {}
         self._wake = trio.Event()
@@ -80,10 +94,32 @@ class RotationDriver:
         await trio.lowlevel.checkpoint()
         if not self._holder.is_issuer:
             raise NotReady("this node is not the issuer", hint="ask the issuer: frys-node issuer show says who it is")
+        asked_by = checked(request.asked_by, "replace the authority")
+        self._check_pace(caller)
         self._desk.begin()
-        log.info("channel.rotation_begun", extra={"asked_by": caller})
+        # Nobody can undo it, and it is the only trace of who had it done.
+        log.warning("channel.rotation_begun", extra={"asked_by": asked_by, "through": caller})
+        self._asked_by = f"{asked_by} through {dict(self._all_members()).get(caller, caller)}"
         self._wake.set()
         return self.view()
+
+    def _check_pace(self, caller: NodeId) -> None:
+        left_s = ROTATE_EVERY_S - self._desk.age_s
+        if caller != self._identity.node_id and left_s > 0:
+            raise Overloaded(
+                f"the authority was replaced less than {ROTATE_EVERY_S / 3_600:g} h ago",
+                hint=f"retry in {left_s / 3_600:.1f} h, or run it on the issuer: frys-node issuer show says who it is",
+            )
+
+    def _members(self) -> list[tuple[NodeId, str]]:
+        """Return the members that live and were admitted. A stranger's certificate is not renewed: it never moves."""
+        members = self._all_members()
+        strangers = self._holder.strangers(members)
+        return [member for member in members if member not in strangers]
+
+    def _strangers(self) -> list[str]:
+        """Name whoever looks like a member and is none, by the issuer's registry."""
+        return [f"{name} ({node})" for node, name in self._holder.strangers(self._all_members())]
 
     def view(self) -> AuthorityView:
         """Return how far it is, by what this node knows; only the issuer knows of the others."""
@@ -109,6 +145,9 @@ class RotationDriver:
             moved=sum(member.has_moved for member in members),
             total=len(members),
             members=sorted(members, key=lambda member: (member.name, member.id)),
+            strangers=tuple(self._strangers()),
+            changed_at=self._desk.changed_at,
+            asked_by=self._asked_by,
         )
 
     async def run(self) -> None:
@@ -144,14 +183,31 @@ class RotationDriver:
                 nursery.start_soon(self._tell, node, limiter)
         if wanted != self._desk.wanted:
             return 0.0
+        self._give_keys(wanted, live)
         step = self._machine.step(wanted, live)
         if step is None or trio.current_time() < self._hold_until_s:
             return self._pause(wanted, live)
+        strangers = self._strangers()
+        if strangers:
+            fix = "if nobody let them in: frys-node node revoke ID"
+            log.error("channel.strangers_not_moved", extra={"peers": strangers[:STRANGERS_SHOWN_MAX], "fix": fix})
         if step is Step.SWITCH:
             self._desk.switch()
         else:
             self._desk.retire()
+            self._stale_before = math.inf
         return 0.0
+
+    def _give_keys(self, wanted: Wanted, live: Sequence[NodeId]) -> None:
+        """Rotate the gossip keys once no live member trusts the old authority.
+
+        Raises:
+            FrysError: The disk refused. It is tried again with the next round.
+        """
+        is_whole = wanted.stage is Stage.STABLE and not self._machine.behind(wanted, live)
+        if is_whole and self._stale_before is not None:
+            self._rotate_keys(self._stale_before)
+            self._stale_before = None
 
     def _pause(self, wanted: Wanted, live: Sequence[NodeId]) -> float:
         is_done = wanted.stage is Stage.STABLE and not self._machine.behind(wanted, live)

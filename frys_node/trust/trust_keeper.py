@@ -4,7 +4,7 @@ A member whose dials end because it does not trust who answers may have been awa
 It then asks those it knows over ``frys-join/1``, where links carry its trust from the old authority to the new one, and
 the issuer renews its certificate against a proof of its key. Rule: that works as long as the member's last certificate
 lives, and 7 days more; for a node that the issuer still has in its registry of names and that was not expelled; across
-`trust.LINKS_MAX` changes.
+`trust.MISSED_MAX` changes. If that is over, every seed that answers says so, and it is this node's `trouble`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from frys_node.base.errors import FrysError, SecurityError
 from frys_node.base.ports import Disk
 from frys_node.base.types import Address, NodeId
 from frys_node.secure import certificates
+from frys_node.secure.errors import NotAdmitted, TrustLost
 from frys_node.secure.identity import Identity, save_identity
 from frys_node.secure.trust import RETIRED_MAX, TrustSet, check_change
 from frys_node.trust.authority import AuthorityHolder
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 RETURN_EVERY_S = 15.0
 """Pause between two tries to come home."""
+RETRY_FIX = "it is tried again; start the issuer, or open the way to it: frys-node issuer show says who it is"
 SEEDS_MAX = 8
 """Members that are asked in one try."""
 
@@ -57,6 +59,8 @@ class TrustKeeper:
         self._renew = renew
         self._addresses = addresses
         self._doubts = trio.Event()
+        self.trouble = ""
+        """Why this node cannot come home by itself, and the fix; empty while it may."""
 
     async def answer(self, caller: NodeId, request: Trust) -> Trusted:
         """Trust what the issuer says if it is vouched for, renew this node's certificate, and say what is held.
@@ -93,19 +97,27 @@ class TrustKeeper:
         """Come home whenever there is reason to doubt that this node trusts whom the others trust."""
         while True:
             await self._doubts.wait()
-            errors: list[str] = []
+            errors: list[tuple[Address, FrysError]] = []
             for address in self._addresses()[:SEEDS_MAX]:
                 try:
                     await self.come_home(address)
                 except FrysError as error:
-                    errors.append(f"{address}: {error.message}")
+                    errors.append((address, error))
                 else:
                     errors = []
                     break
-            if errors:
-                log.warning("channel.not_home", extra={"errors": errors[-3:]})
+            self._judge(errors)
             self._doubts = trio.Event()
             await trio.sleep(RETURN_EVERY_S)
+
+    def _judge(self, errors: Sequence[tuple[Address, FrysError]]) -> None:
+        """Say why nobody had this node back; it is over for good if the cluster says so, not if nobody answers."""
+        final = next((error for _, error in errors if isinstance(error, (TrustLost, NotAdmitted))), None)
+        self.trouble = "" if final is None else f"{final.message}; {final.hint}"
+        if errors:
+            told = [f"{address}: {error.message}" for address, error in errors[-3:]]
+            write = log.warning if final is None else log.error
+            write("channel.not_home", extra={"errors": told, "fix": RETRY_FIX if final is None else final.hint})
 
     async def come_home(self, seed: Address) -> None:
         """Have the issuer, which the seed is or names, renew this node's certificate.

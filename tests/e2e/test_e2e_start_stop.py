@@ -144,3 +144,9 @@ def test_a_node_that_left_is_a_state_and_no_mistake_of_usage(tmp_path: Path) -> 
         again = run("start", cwd=tmp_path / "b")
         assert again.returncode == 1
         assert "has left cluster 'frys' for good" in again.stdout
+        # Its admission is over by its own word to the issuer, which remembers it for as long as its certificate lives.
+        issuer = tmp_path / "a" / first["data_dir"]
+        (left,) = json.loads((issuer / "issuer" / "departures.json").read_text())
+        assert (issuer / "identity" / "departed").read_text() == left
+        revoked = run("node", "revoke", left, "--yes", cwd=tmp_path / "a")
+        assert (revoked.returncode, f"is expelled ({left})" in revoked.stdout) == (0, True)

@@ -48,14 +48,16 @@ def test_messages_of_a_change_of_the_authority_are_frozen() -> None:
         JOIN_CODEC.encode(JoinAccepted(b"s", b"cert", b"ca", C, "prod", "n2", A, (), (b"old",), (b"older",))),
         JOIN_CODEC.encode(ReturnRequest(b"cert", b"csr", b"proof")),
         JOIN_CODEC.encode(Returned(b"cert", (b"old",), (b"l1",), (b"older",))),
-        ENTRUST.request.encode(Authority(b"k" * 32, b"tokens", b"names", b"next", b"[]")),
+        ENTRUST.request.encode(Authority(b"k" * 32, b"tokens", b"names", b"next", b"[]", b"{}")),
         TRUST.request.encode(Trust((b"new", b"old"), (b"l1",), (b"older",))),
         TRUST.reply.encode(Trusted(("n" * 32, "o" * 32), "n" * 32)),
     ]
     before = _lines(2)
-    assert messages == [*before[:4], *_lines(3), *before[5:]]
+    assert messages == [*before[:4], _lines(4)[0], *before[5:]]
+    assert JOIN_CODEC.encode(InfoRequest(1, 1, ("o" * 32,))) == _lines(4)[1]
 
 
 def test_copies_of_the_authority_of_before_say_nothing_of_who_has_it() -> None:
-    """The table of whom the key was given came with the third version."""
+    """The table of whom the key was given came with the third version, that of who has left with the fourth."""
+    assert ENTRUST.request.decode(_lines(3)[0]) == Authority(b"k" * 32, b"tokens", b"names", b"next", b"[]", b"")
     assert ENTRUST.request.decode(_lines(2)[4]) == Authority(b"k" * 32, b"tokens", b"names", b"next", b"")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from frys_node.cli.ca import _text
+from frys_node.cli.ca import MISSED_MAX, _text
+from frys_node.secure import trust
 
 
 def test_a_change_under_way_names_who_is_behind_and_why() -> None:
@@ -27,6 +28,11 @@ def test_a_change_under_way_names_who_is_behind_and_why() -> None:
     assert "behind: b (no answer within 5 s)" in text
     assert f"stage issuing: also trusted: {'cd' * 16}" in text
     assert f"not trusted any more: {'ef' * 16}" in text
-    assert "dead, not counted: c" in text
+    assert f"dead, not counted: c (home by themselves for {MISSED_MAX} changes)" in text
+    assert MISSED_MAX == trust.MISSED_MAX
+    asked = {"changed_at": 1_750_000_000, "asked_by": "admin through b", "strangers": ["ghost (0e)"]}
+    text = _text(body | asked)
+    assert "made 2025-06-15 15:06, asked for by admin through b" in text
+    assert "look like members: ghost (0e) (never admitted, or gone: not counted;" in text
     calm = _text(body | {"stage": "stable", "also_trusted": [], "retired": [], "away": [], "moved": 2})
     assert calm.splitlines()[1].split() == ["NAME", "MOVED", "ERROR"]

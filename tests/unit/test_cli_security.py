@@ -152,3 +152,16 @@ def test_the_page_hides_nothing_that_is_wrong() -> None:
     assert "none: this node is alone" in status_security.text(
         SECURITY | {"post_quantum": {"sessions": 0, "of": 0, "answered": 1, "members": 1}}
     )
+
+
+def test_the_page_names_whoever_nobody_admitted_and_when_the_authority_was_replaced() -> None:
+    """Both are how an operator hears that the authority's key, or a member, is in wrong hands."""
+    assert "NEVER ADMITTED" not in status_security.text(SECURITY)
+    wrong = {
+        "strangers": [{"name": "ghost", "id": "0f" * 16}],
+        "authority": {"id": "c0ffee", "trusted": 1, "changed_at": 1_750_000_000},
+    }
+    text = status_security.text(SECURITY | wrong)
+    assert "c0ffee; it followed another on 2025-06-15 15:06 (frys-node ca)" in text
+    _, told = text.split("NEVER ADMITTED, OR GONE (if nobody let them in: frys-node node revoke ID)")
+    assert told.split()[:4] == ["NAME", "ID", "ghost", "0f" * 16]

@@ -12,8 +12,10 @@ from frys_node.base.errors import FrysError
 from frys_node.channel.driver import ChannelSettings
 from frys_node.secure.errors import HandshakeRefused
 from frys_node.secure.tls import TlsProfile, TlsStream
+from frys_node.secure.token import parse_token
 from frys_node.trust.issuer import JOIN_PATH
-from tests.integration.channel.channel_rig import ECHO, ENTROPY, NETWORK, Node, create, join, running
+from tests.integration.channel.channel_rig import ECHO, ENTROPY, NETWORK, Node, create, join, open_node, running
+from tests.integration.channel.test_channel_rotation import driver, whole
 
 ON = ChannelSettings(knock="on")
 SEND = ChannelSettings(knock="send")
@@ -121,3 +123,32 @@ async def test_an_issuer_that_wants_a_knock_makes_no_standing_token(a: Node) -> 
     assert desk is not None
     desk.revoke_token(token_id)
     assert not a.channel._may_join()
+
+
+async def test_another_authority_does_not_open_a_door_that_wants_a_knock(a: Node) -> None:
+    """No standing token is made where there was none, and one of before the knock is gone with the old authority."""
+    rotation = driver(a, (a,))
+    for before in (None, "a token of before the setting was changed"):
+        if before is not None:
+            a.disk.write(JOIN_PATH, before.encode())
+        rotation._desk.begin()
+        await whole(rotation)
+        assert not a.channel._may_join()
+        assert a.disk.read(JOIN_PATH) is None
+
+
+async def test_a_standing_token_that_is_revoked_leaves_no_dead_text_behind(tmp_path: Path) -> None:
+    """The next join on this machine reads the file: it holds a new token at once, or where one knocks there is none."""
+    async with running(await create(tmp_path / "a", "a")) as a:
+        desk, before = a.channel.desk, a.token()
+        assert desk is not None
+        desk.revoke_token(parse_token(before).id)
+        assert a.token() != before
+        async with running(await join(tmp_path / "b", a, "b")):
+            pass
+        a.disk.close()
+    async with running(await open_node(a.disk, a.identity, ON)) as a:
+        desk = a.channel.desk
+        assert desk is not None
+        desk.revoke_token(parse_token(a.token()).id)
+        assert a.disk.read(JOIN_PATH) is None

@@ -14,20 +14,20 @@ import trio
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL
 
-from frys_node.base.errors import NodeUnreachable, SecurityError
+from frys_node.base.errors import FrysError, NodeUnreachable, SecurityError
 from frys_node.base.types import NodeId
 from frys_node.channel import gatekeeper
 from frys_node.channel.bootstrap import create_cluster
 from frys_node.channel.gatekeeper import HALF_OPEN_MAX
 from frys_node.channel.messages import FRAME_BYTES_MAX, KIND_JOIN
 from frys_node.secure import certificates
-from frys_node.secure.errors import HandshakeRefused
+from frys_node.secure.errors import ClassicalOnly, HandshakeRefused
 from frys_node.secure.identity import Identity, new_key
 from frys_node.secure.tls import ALPN_CHANNEL, ALPN_JOIN, TlsProfile, TlsStream, new_context
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.trust.join_messages import JOIN_BYTES_MAX, JOIN_CODEC, ClusterInfo, InfoRequest, JoinMessage
 from frys_node.wire.frame import FrameReader, encode_frame
-from tests.integration.channel.channel_rig import CLOCK, ECHO, ENTROPY, NETWORK, Node, create, join, running
+from tests.integration.channel.channel_rig import CLOCK, ECHO, ENTROPY, LOOPBACK, NETWORK, Node, create, join, running
 
 
 @pytest.fixture
@@ -119,6 +119,33 @@ async def test_an_old_tls_client_is_refused(a: Node, tmp_path: Path) -> None:
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_max_proto_version(SSL.TLS1_2_VERSION)
     await _refused(a, "tls_version", lambda: _tls_until_closed(a, context), tmp_path)
+
+
+@pytest.mark.parametrize(("version", "reason"), [(SSL.TLS1_2_VERSION, "tls_version"), (SSL.TLS1_3_VERSION, "group")])
+async def test_a_server_that_was_dialled_is_refused_under_the_label_of_what_it_lacks(
+    a: Node, version: int, reason: str
+) -> None:
+    """An old server without TLS 1.3, and one of today without ML-KEM: two things to mend."""
+    context = new_context() if version == SSL.TLS1_3_VERSION else SSL.Context(SSL.TLS_METHOD)
+    context.use_certificate(a.identity.certificate)
+    context.use_privatekey(a.identity.key)
+    context.set_max_proto_version(version)
+    groups = b"X25519MLKEM768:X25519" if version == SSL.TLS1_2_VERSION else b"X25519"
+    assert Binding().lib.SSL_CTX_set1_curves_list(context._context, groups) == 1
+    listener = await NETWORK.listen(LOOPBACK)
+
+    async def serve() -> None:
+        transport, _ = await listener.accept()
+        with suppress(FrysError, trio.BrokenResourceError):
+            await TlsStream(transport, context, server=True).handshake()
+        await transport.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        with trio.fail_after(10), pytest.raises(ClassicalOnly):
+            await a.channel.connect_address(listener.address)
+    await listener.aclose()
+    assert a.refused() == {reason: 1}
 
 
 @pytest.mark.parametrize("suite", [b"TLS_AES_128_GCM_SHA256", b"TLS_CHACHA20_POLY1305_SHA256"])

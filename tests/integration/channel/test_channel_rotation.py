@@ -44,6 +44,7 @@ def driver(node: Node, live: Sequence[Node]) -> RotationDriver:
         desk,
         channel,
         members=members,
+        rotate_keys=channel.keys.rotate_older,
     )
     made.serve()
     return made
@@ -208,7 +209,7 @@ async def test_only_a_member_that_proves_its_key_is_brought_home(tmp_path: Path)
         await whole(rotation)
         a.channel.revoke(away[0].id)
         assert a.channel.desk is not None
-        a.channel.desk.release_name(away[1].id)
+        assert a.channel.desk.depart(away[1].id)
 
         async def ask(node: Node, *, exporter: bytes = b"") -> object:
             async with await JoinClient.open(NETWORK, a.address, CLOCK) as client:

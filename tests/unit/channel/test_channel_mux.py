@@ -39,6 +39,7 @@ SIGNED = Credentials(
     (EpochKey(2, b"k" * 32, 1_800_000_000, 1, b"s" * 64),), (b"h" * 32,), (), (Expulsion(("d" * 32,), b"t" * 64),)
 )
 REPLACED = Credentials((), admin=AdminWord(2, (b"h" * 32,), b"t" * 64))
+DEPARTED = Credentials((), departed=("e" * 32,))
 EVERY: tuple[ChannelMessage, ...] = (
     HELLO,
     FIRST,
@@ -75,8 +76,9 @@ def test_the_golden_messages_decode_forever() -> None:
 
 
 def test_the_golden_credentials_decode_forever() -> None:
-    """With the authority's signatures over keys and expulsions; then over admin tokens too, byte for byte."""
-    for version, messages in ((2, [FIRST, SIGNED]), (3, [FIRST, SIGNED, REPLACED])):
+    """With the authority's signatures over keys and expulsions; then over admin tokens; who has left, byte for byte."""
+    told = ([FIRST, SIGNED], [FIRST, SIGNED, REPLACED], [FIRST, SIGNED, REPLACED, DEPARTED])
+    for version, messages in enumerate(told, 2):
         golden = GOLDEN.with_name(f"channel-messages-{version}.bin").read_bytes()
         assert [CHANNEL_CODEC.decode(frame.body) for frame in FrameReader().receive_data(golden)] == messages
     assert golden == b"".join(map(_frame, messages))

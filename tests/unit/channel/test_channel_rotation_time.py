@@ -19,7 +19,14 @@ from tests.unit.channel.test_channel_time import ECHO, FakeNode, _cluster
 
 def _driver(node: FakeNode, channel: Channel, live: dict[NodeId, str]) -> RotationDriver:
     desk = RotationDesk(channel.identity, channel.authority, node.disk, node.entropy, node.clock)
-    return RotationDriver(channel.identity, channel.authority, desk, channel, members=lambda: list(live.items()))
+    return RotationDriver(
+        channel.identity,
+        channel.authority,
+        desk,
+        channel,
+        members=lambda: list(live.items()),
+        rotate_keys=channel.keys.rotate_older,
+    )
 
 
 async def test_a_silent_member_holds_the_change_up_and_a_dead_one_comes_home(

@@ -12,7 +12,16 @@ from frys_node.secure import certificates
 from frys_node.secure.errors import ForeignCluster
 from frys_node.secure.identity import Identity
 from frys_node.secure.signing_keys import Kind, PrivateKey, new_key
-from frys_node.secure.trust import LINKS_MAX, TrustSet, check_change, issuer_of, make_link, reaches
+from frys_node.secure.trust import (
+    LINKS_MAX,
+    LINKS_UNASKED,
+    TrustSet,
+    check_change,
+    issuer_of,
+    links_behind,
+    make_link,
+    reaches,
+)
 from frys_node.testing.clock import UNIX_START_NS, FakeClock
 from frys_node.testing.disk import FakeDisk
 from frys_node.testing.entropy import FakeEntropy
@@ -104,3 +113,27 @@ def test_a_member_never_drops_the_authority_of_its_own_certificate() -> None:
     assert issuer_of(renewed, (one.ca_certificate,)) is None
     with pytest.raises(ForeignCluster, match="1 to 2"):
         check_change(one.trust, TrustSet(()), one.certificate, one.cluster_id)
+
+
+def test_a_member_is_told_the_links_behind_what_it_trusts_and_no_others() -> None:
+    """Sixteen links of ML-DSA are 90 KB: strangers, who prove nothing, are told a few."""
+    one = _cluster("ed25519")
+    assert one.ca_key is not None
+    trust, key, hashes = one.trust, one.ca_key, [one.ca_hash]
+    for seed in range(1, LINKS_MAX + 3):
+        new, authority = _next(one.cluster_id, "ed25519", seed)
+        link = make_link(key, trust.authorities[0], authority, one.cluster_id, UNIX_START_NS)
+        trust, key = trust.introducing(authority, link).switched(authority).retiring(), new
+        hashes.append(certificates.spki_hash(authority))
+    links = trust.links
+    assert len(links) == LINKS_MAX
+    assert [certificates.spki_hash(link) for link in links] == hashes[-LINKS_MAX:]
+    assert links_behind(links, ()) == links[-LINKS_UNASKED:]
+    assert links_behind(links, (hashes[-1],)) == ()
+    assert links_behind(links, (hashes[-4],)) == links[-3:]
+    assert links_behind(links, (hashes[-4], hashes[-3])) == links[-2:]
+    assert links_behind(links, (hashes[-LINKS_MAX],)) == links[1:]
+    assert links_behind(links, (hashes[0],)) == links
+    # The first authority, to which nobody made a link, is known by its own certificate as long as by a link.
+    first = one.trust.introducing(trust.authorities[0], links[-1]).links
+    assert [certificates.spki_hash(link) for link in first] == [hashes[0], hashes[-1]]

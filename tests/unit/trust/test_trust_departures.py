@@ -1,0 +1,71 @@
+"""Who was admitted and has no name any more: what is remembered, for how long, and in how much room."""
+
+from __future__ import annotations
+
+import pytest
+
+from frys_node.base.errors import CorruptData
+from frys_node.base.types import NodeId
+from frys_node.testing.disk import FakeDisk
+from frys_node.trust.credentials import MemberSecrets
+from frys_node.trust.departures import DEPARTURES_MAX, REMEMBER_S, Departure, Departures
+from frys_node.trust.messages import Credentials
+
+
+def _id(number: int) -> NodeId:
+    return NodeId(f"{number:032x}")
+
+
+def test_a_node_that_left_has_left_for_good_and_one_whose_name_was_freed_has_not() -> None:
+    """Neither a freed name nor a second farewell brings it back; the table is written so, and read."""
+    table = Departures()
+    table.free(_id(1), "a")
+    assert not table.has_left(_id(1))
+    assert table.end(_id(2), "b", 1_800_000_000)
+    assert not table.end(_id(2), "b", 1_900_000_000)
+    table.free(_id(2), "b")
+    assert table.find(_id(2)) == Departure("b", 1_800_000_000)
+    assert table.left() == [_id(2)]
+    golden = (
+        b'{"00000000000000000000000000000001":{"name":"a","left_at":null},'
+        b'"00000000000000000000000000000002":{"name":"b","left_at":1800000000}}'
+    )
+    assert table.encode() == golden
+    again = Departures()
+    again.restore(golden)
+    assert (again.find(_id(1)), again.left()) == (Departure("a"), [_id(2)])
+    again.named(_id(1))
+    assert again.find(_id(1)) is None
+    with pytest.raises(CorruptData, match="damaged"):
+        again.restore(golden[:-1])
+    assert again.left() == [_id(2)]
+
+
+def test_who_left_is_forgotten_when_no_certificate_of_it_lives_and_first_of_all_when_room_is_short() -> None:
+    """Unknown nodes are refused as those that left are; one whose name was freed may come back."""
+    table = Departures()
+    table.end(_id(1), "a", 1)
+    table.end(_id(2), "b", 2 + REMEMBER_S)
+    assert table.left() == [_id(2)]
+    table = Departures()
+    table.free(_id(0), "old")
+    for number in range(1, DEPARTURES_MAX + 3):
+        table.end(_id(number), "n", number)
+    assert len(table.left()) == DEPARTURES_MAX - 1
+    assert table.find(_id(0)) is not None
+    assert [table.has_left(_id(number)) for number in (1, 3, 4, DEPARTURES_MAX + 2)] == [False, False, True, True]
+
+
+def test_a_member_keeps_who_left_by_the_issuers_word_alone_durably_and_in_bounds() -> None:
+    """What another member says of it changes nothing; the latest ones are kept."""
+    disk = FakeDisk()
+    secrets = MemberSecrets(disk)
+    told = Credentials((), departed=(_id(1), _id(2)))
+    assert not secrets.take(told, from_issuer=False)
+    assert secrets.take(told, from_issuer=True)
+    assert not secrets.take(told, from_issuer=True)
+    assert list(MemberSecrets(disk).departed) == [_id(1), _id(2)]
+    many = tuple(_id(number) for number in range(3, DEPARTURES_MAX + 3))
+    assert secrets.take(Credentials((), departed=many), from_issuer=True)
+    assert tuple(secrets.departed) == many
+    assert secrets.offer().departed == many

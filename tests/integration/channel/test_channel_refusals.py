@@ -387,7 +387,7 @@ async def test_a_joiner_gets_one_answer_to_each_kind_of_question(a: Node, tmp_pa
             await stream.handshake()
             frames = FrameReader(JOIN_BYTES_MAX)
             question = encode_frame(KIND_JOIN, JOIN_CODEC.encode(InfoRequest(1, 1)), JOIN_BYTES_MAX)
-            assert len(question) == 9
+            assert len(question) == 10
             await stream.send_all(question * 1_000)
             while data := await stream.receive_some():
                 answers.extend(JOIN_CODEC.decode(frame.body) for frame in frames.receive_data(data))

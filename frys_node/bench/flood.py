@@ -203,7 +203,7 @@ def _sink() -> int:
 
 
 def ask(port: int) -> None:
-    """Shake hands as a joiner does, and ask `ASKED` times which cluster this is; answers are not read."""
+    """Shake hands as a joiner does, and ask `ASKED` times which cluster this is; answers are not looked at."""
     question = encode_frame(KIND_JOIN, JOIN_CODEC.encode(InfoRequest(PROTOCOL_MIN, PROTOCOL_MAX)), JOIN_BYTES_MAX)
     with suppress(OSError, SSL.Error), socket.create_connection(("127.0.0.1", port), CONNECT_S) as plain:
         # A blocking socket with the kernel's timeout: with Python's, OpenSSL would be told to come again at once.
@@ -214,6 +214,10 @@ def ask(port: int) -> None:
         joiner.set_connect_state()
         joiner.do_handshake()
         joiner.sendall(question * ASKED)
+        # Closed with bytes unread, the connection would be reset, and what the node has not read yet be lost.
+        plain.shutdown(socket.SHUT_WR)
+        while plain.recv(65_536):
+            continue
 
 
 def attack(port: int, count: int, seed: int) -> None:

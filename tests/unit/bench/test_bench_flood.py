@@ -70,7 +70,7 @@ def test_the_attacker_asks_as_a_joiner_as_often_as_is_said() -> None:
         server.start()
         ask(listener.getsockname()[1])
         server.join()
-    assert asked == [9 * flood.ASKED]
+    assert asked == [10 * flood.ASKED]
 
 
 def test_the_attacker_goes_on_when_the_node_hangs_up_on_a_question() -> None:

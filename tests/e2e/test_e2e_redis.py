@@ -225,6 +225,30 @@ def test_a_cluster_client_goes_straight_to_the_owners(cluster: RedisNodes, proto
     client.close()
 
 
+def test_after_readwrite_a_key_that_lives_elsewhere_is_moved_to_its_owner(cluster: RedisNodes) -> None:
+    """The node that MOVED names, by the ring's own word, serves the key without another one; READONLY ends it."""
+    names = {port: node.name for node, port in zip(cluster.nodes, cluster.ports, strict=True)}
+    client = redis.Redis(port=cluster.ports[0], single_connection_client=True)
+    client.readwrite()
+    moved = 0
+    for number in range(30):
+        owner = cluster.nodes[1].call("GET", f"/v1/ring?key=m{number}")["owner"]["current"][0]
+        if owner == names[cluster.ports[0]]:
+            assert client.set(f"m{number}", number)
+            continue
+        with pytest.raises(redis.exceptions.MovedError) as told:
+            client.set(f"m{number}", number)
+        assert owner == names[told.value.port]
+        moved += 1
+        with redis.Redis(port=told.value.port, single_connection_client=True) as there:
+            there.readwrite()
+            assert there.set(f"m{number}", number)
+    assert 0 < moved < 30
+    client.readonly()
+    assert [client.get(f"m{number}") for number in range(30)] == [b"%d" % number for number in range(30)]
+    client.close()
+
+
 @needs_tools
 def test_the_tools_of_redis_work_unchanged(cluster: RedisNodes) -> None:
     """redis-cli, alone and following a cluster, and redis-benchmark, plain, pipelined and over the cluster."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import trio
 
 from frys_node.base.access import ADMIN, Principal
-from frys_node.base.types import Address, NodeId
+from frys_node.base.types import Address, NodeId, UnitId
 from frys_node.observe.metrics import Metrics
 from frys_node.plugins.cache.changer import CHANGE, Changer
 from frys_node.plugins.cache.config import CacheConfig
@@ -30,14 +32,19 @@ class FakeView:
 
     epoch = 7
 
-    def __init__(self, cluster: ServiceCluster, node: NodeId) -> None:
+    def __init__(self, cluster: ServiceCluster, node: NodeId, listeners: Mapping[NodeId, Address]) -> None:
         self._cluster = cluster
-        self.myself = self._server(node)
+        self._listeners = listeners
+        self._node = node
         self.redirects: dict[bytes, Redirect] = {}
 
+    @property
+    def myself(self) -> Server:
+        return self._server(self._node)
+
     def _server(self, node: NodeId) -> Server:
-        number = self._cluster.nodes.index(node)
-        return Server(node, Address("10.0.0.1", 6_000 + number), node not in self._cluster.down)
+        address = self._listeners.get(node, Address("10.0.0.1", 6_000 + self._cluster.nodes.index(node)))
+        return Server(node, address, node not in self._cluster.down)
 
     def servers(self) -> list[Server]:
         return [self._server(node) for node in self._cluster.nodes]
@@ -45,6 +52,10 @@ class FakeView:
     def ranges(self) -> list[SlotRange]:
         units = range(self._cluster.partitions)
         return ranges([tuple(self._server(n) for n in self._cluster.members_of(f"cache/{unit}")) for unit in units])
+
+    def own(self) -> frozenset[UnitId]:
+        units = [UnitId(f"cache/{number}") for number in range(self._cluster.partitions)]
+        return frozenset(unit for unit in units if self._cluster.members_of(unit)[0] == self._node)
 
     def redirect(self, key: bytes) -> Redirect | None:
         return self.redirects.get(key)
@@ -127,11 +138,10 @@ class CacheNode:
             is_usable=lambda other: other not in cluster.down,
         )
         rpc.serve(CHANGE, self.changer.answer)
-        self.view = FakeView(cluster, node)
+        self.view = FakeView(cluster, node, rig.listeners)
         self.hub = Hub(
             rpc=rpc,
             peers=lambda: [other for other in cluster.nodes if other != node and other not in cluster.down],
-            nursery=rig.nursery,
             metrics=self.metrics,
         )
         self.keyspace = Keyspace(service=self.service, replication=cluster.replication[node], rpc=rpc)
@@ -172,4 +182,6 @@ class RespCluster:
         self.config = config or CacheConfig()
         self.unix_ms = 5_000_000
         self.tokens: dict[bytes, Principal] = {}
+        self.listeners: dict[NodeId, Address] = {}
+        """Where nodes listen that have a socket."""
         self.nodes = {name: CacheNode(self, NodeId(name)) for name in names}

@@ -62,53 +62,68 @@ class ClusterView:
         return self._topology.epoch.seq
 
     def peers(self) -> list[NodeId]:
-        """Other nodes that serve clients and can be reached, as far as anybody knows."""
-        return [server.node for server in self.servers() if server.is_up and server.node != self.myself.node]
+        """Other nodes that have Redis clients and are up, wherever those connect: messages go by the cluster's bus."""
+        nodes = [view.id for view in self._members.all() if view.id != self.myself.node]
+        return [node for node in nodes if self._members.is_usable(node) and self._told(node) is not None]
 
     def servers(self) -> list[Server]:
         """Every node that serves Redis clients which can be reached from where this one's are."""
-        found = [self.myself]
-        for view in self._members.all():
-            address = self._address_of(view.id)
-            if view.id == self.myself.node or address is None:
-                continue
-            if is_loopback(address.host) and not is_loopback(view.address.host):
-                continue
-            found.append(Server(view.id, address, self._members.is_usable(view.id)))
-        return found
+        found = (self._server(view.id) for view in self._members.all() if view.id != self.myself.node)
+        return [self.myself, *(server for server in found if server is not None)]
 
-    def _address_of(self, node: NodeId) -> Address | None:
-        if self._gossip is None:
+    def _server(self, node: NodeId) -> Server | None:
+        """Return a node as the clients of this one may reach it, None if they cannot."""
+        if node == self.myself.node:
+            return self.myself
+        view, told = self._members.get(node), self._told(node)
+        if view is None or told is None:
             return None
-        for item in self._gossip.state(node):
-            if item.key == KEY:
-                try:
-                    return Address.parse(item.value.decode())
-                except (FrysError, UnicodeDecodeError):
-                    return None
-        return None
+        try:
+            address = Address.parse(told.decode())
+        except (FrysError, UnicodeDecodeError):
+            return None
+        if is_loopback(address.host) and not is_loopback(view.address.host):
+            return None
+        return Server(node, address, self._members.is_usable(node))
+
+    def _told(self, node: NodeId) -> bytes | None:
+        """Return what a node says of its listener, None if it has none."""
+        state = () if self._gossip is None else self._gossip.state(node)
+        return next((item.value for item in state if item.key == KEY), None)
 
     def ranges(self) -> list[SlotRange]:
         """Return who serves which slots: the members of each unit's set in their order, those that are up first."""
+        return ranges(self._sets())
+
+    def own(self) -> frozenset[UnitId]:
+        """Return the units whose slots `ranges` gives to this node first."""
+        sets = self._sets()
+        return frozenset(
+            UnitId(f"cache/{number}") for number, servers in enumerate(sets) if servers[0].node == self.myself.node
+        )
+
+    def _sets(self) -> list[tuple[Server, ...]]:
         by_node = {server.node: server for server in self.servers()}
+        # A unit none of whose living members has clients is served through another node: every node names the same
+        # one, so that none of its keys is counted twice.
+        others = sorted(server for server in by_node.values() if server.is_up)
         sets: list[tuple[Server, ...]] = []
         for number in range(self._topology.partitions):
             current = self._topology.sets(UnitId(f"cache/{number}")).current
             servers = [by_node[node] for node in current if node in by_node]
             servers.sort(key=lambda server: not server.is_up)
-            sets.append(tuple(servers) or (self.myself,))
-        return ranges(sets)
+            if not servers or (not servers[0].is_up and any(map(self._members.is_usable, current))):
+                servers.insert(0, others[number % len(others)])
+            sets.append(tuple(servers))
+        return sets
 
     def redirect(self, key: bytes) -> Redirect | None:
         """Return where a key is served best, if that is not here."""
-        slot = slot_of(key)
-        by_node = {server.node: server for server in self.servers() if server.is_up}
         for node in self._topology.sets(cache_unit_of(key, self._topology.partitions)).current:
-            if node in by_node:
-                server = by_node[node]
-                return (
-                    None
-                    if server.node == self.myself.node
-                    else Redirect(slot, f"{server.address.host}:{server.address.port}")
-                )
+            server = self._server(node)
+            if server is None or not server.is_up:
+                continue
+            if node == self.myself.node:
+                return None
+            return Redirect(slot_of(key), f"{server.address.host}:{server.address.port}")
         return None

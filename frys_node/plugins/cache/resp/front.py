@@ -86,7 +86,7 @@ class RespFront:
             topology=context.service(TOPOLOGY),
             gossip=context.services.find(GOSSIP),
         )
-        hub = self._hub = Hub(rpc=rpc, peers=view.peers, nursery=nursery, metrics=context.metrics)
+        hub = self._hub = Hub(rpc=rpc, peers=view.peers, metrics=context.metrics)
         around = Surroundings(
             commands=COMMANDS,
             limits=lambda: self._limits,

@@ -1,7 +1,7 @@
 """Publish and subscribe: messages to the subscribers of this node, and by notes to every other node with clients.
 
-At most once, as Redis: a message that meets no connection, a full queue or a client that does not read is lost. What
-one node publishes arrives at another in its order while their connection stands.
+At most once, as Redis: a message that meets a node which cannot be dialled, a full queue or a client that does not read
+is lost. What one node publishes arrives at another in its order; notes wait in order while a connection is made.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import trio
-
-from frys_node.base.errors import FrysError, MalformedFrame
+from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import NodeId
-from frys_node.kernel.services.rpc import Method, Rpc
+from frys_node.kernel.services.rpc import Rpc
 from frys_node.observe.metrics import Metrics
 from frys_node.plugins.cache.resp import encode
 from frys_node.plugins.cache.resp.glob import matches
@@ -21,11 +19,6 @@ from frys_node.plugins.cache.resp.session import Session
 from frys_node.wire.codec import Codec, Message
 
 NOTE = "cache.published"
-
-CALLS_MAX = 64
-"""Messages on their way to nodes without a connection yet; more are lost."""
-
-CALL_S = 2.0
 
 
 class Published(Message, frozen=True):
@@ -36,7 +29,6 @@ class Published(Message, frozen=True):
 
 
 PUBLISHED: Codec[Published] = Codec(Published)
-PUBLISH: Method[Published, int] = Method("cache.publish", Published, int)
 
 
 class Listener(Protocol):
@@ -55,24 +47,18 @@ class Listener(Protocol):
 class Hub:
     """The subscriptions of this node."""
 
-    def __init__(
-        self, *, rpc: Rpc, peers: Callable[[], Sequence[NodeId]], nursery: trio.Nursery, metrics: Metrics
-    ) -> None:
+    def __init__(self, *, rpc: Rpc, peers: Callable[[], Sequence[NodeId]], metrics: Metrics) -> None:
         self.channels: dict[bytes, dict[Listener, None]] = {}
         self.patterns: dict[bytes, dict[Listener, None]] = {}
         self._rpc = rpc
         self._peers = peers
-        self._nursery = nursery
-        self._calls = 0
         self._messages = metrics.counter(
             "frys_cache_messages_total", "Published messages, by what became of them.", ("result",)
         )
-        rpc.serve(PUBLISH, self._on_call)
         rpc.on_note(NOTE, self._on_note)
 
     def close(self) -> None:
         """Take no more messages."""
-        self._rpc.unserve(PUBLISH)
         self._rpc.off_note(NOTE)
 
     def publish(self, channel: bytes, body: bytes) -> int:
@@ -80,29 +66,9 @@ class Hub:
         payload = b""
         for node in self._peers():
             payload = payload or PUBLISHED.encode(Published(channel, body))
-            if self._rpc.note(node, NOTE, payload):
-                self._messages.inc("sent")
-            elif self._calls < CALLS_MAX:
-                self._calls += 1
-                self._nursery.start_soon(self._call, node, Published(channel, body))
-            else:
-                self._messages.inc("lost")
+            # What has no room is lost: anything that tried again would be overtaken by what comes after it.
+            self._messages.inc("sent" if self._rpc.note(node, NOTE, payload) else "lost")
         return self.deliver(channel, body)
-
-    async def _call(self, node: NodeId, message: Published) -> None:
-        """Send to a node that this one has no connection to yet: a call makes one."""
-        try:
-            with trio.fail_after(CALL_S):
-                await self._rpc.call(node, PUBLISH, message)
-            self._messages.inc("sent")
-        except (FrysError, trio.TooSlowError):
-            self._messages.inc("lost")
-        finally:
-            self._calls -= 1
-
-    async def _on_call(self, sender: NodeId, message: Published) -> int:
-        del sender
-        return self.deliver(message.channel, message.body)
 
     def _on_note(self, sender: NodeId, payload: bytes) -> None:
         del sender

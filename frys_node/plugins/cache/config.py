@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 import msgspec
@@ -12,6 +13,13 @@ from frys_node.plugins.cache.policy import PolicyName
 
 _LIVE = {"reload": "live"}
 _Seconds = Annotated[float, Meta(gt=0, le=86_400, extra=_LIVE)]
+
+
+class ScanScope(StrEnum):
+    """Which keys SCAN and DBSIZE of one node are about."""
+
+    CLUSTER = "cluster"
+    OWN = "own"
 
 
 class RespLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,6 +113,10 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     resp_write: Annotated[Consistency, Meta(extra=_LIVE)] = Consistency.QUORUM
     """How many replicas acknowledge a Redis client's writes before it is answered."""
+
+    resp_scan: Annotated[ScanScope, Meta(extra=_LIVE)] = ScanScope.CLUSTER
+    """What `SCAN` and `DBSIZE` of a node are about: `cluster`: every key, as plain clients expect; `own`: those that
+    CLUSTER SLOTS gives to this node first, as clients in cluster mode do, which ask every node and add up."""
 
     resp_limits: RespLimits = RespLimits()
 

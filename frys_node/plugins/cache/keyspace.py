@@ -7,7 +7,7 @@ quorum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -83,23 +83,32 @@ class Keyspace:
         self._rpc.unserve(COUNT)
         self._rpc.unserve(PAGE)
 
-    async def count(self, prefix: bytes) -> int:
-        """Return the number of live keys that begin so."""
+    async def count(self, prefix: bytes, only: Container[UnitId] | None = None) -> int:
+        """Return the number of live keys that begin so, in every unit or only in some."""
         places: dict[NodeId, list[UnitId]] = {}
         for unit in self._service.units():
-            places.setdefault(self._holder(unit), []).append(unit)
+            if only is None or unit in only:
+                places.setdefault(self._holder(unit), []).append(unit)
         counts = await run_all(
             [partial(self._rpc.call, node, COUNT, CountRequest(units, prefix)) for node, units in places.items()]
         )
         return sum(counts)
 
-    async def scan(self, prefix: bytes, cursor: int, limit: int, kind: str = "") -> Found:
-        """Return about `limit` keys from a cursor on, without their namespace; there may be none and still be more."""
+    async def scan(
+        self, prefix: bytes, cursor: int, limit: int, kind: str = "", only: Container[UnitId] | None = None
+    ) -> Found:
+        """Return about `limit` keys from a cursor on, without their namespace, of every unit or only of some.
+
+        There may be none and still be more.
+        """
         number, place = divmod(cursor, HASHES)
         units = self._service.units()
         keys: list[bytes] = []
         remote = 0
         while number < len(units) and len(keys) < limit and remote < REMOTE_UNITS_MAX:
+            if only is not None and units[number] not in only:
+                number, place = number + 1, 0
+                continue
             node = self._holder(units[number])
             remote += node != self._rpc.self_id
             request = PageRequest(units[number], prefix, place, limit - len(keys), kind)

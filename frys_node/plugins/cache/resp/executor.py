@@ -7,14 +7,14 @@ when the client has taken those: a pipeline of big reads is never in memory as a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 
 from frys_node.base.errors import DeadlineExceeded, FrysError, NoReplica, NotReady, RoutingError
-from frys_node.base.types import Consistency
+from frys_node.base.types import Consistency, UnitId
 from frys_node.base.units import slot_of
 from frys_node.plugins.cache.cache import decode_value
 from frys_node.plugins.cache.changer import Changer
-from frys_node.plugins.cache.config import CacheConfig
+from frys_node.plugins.cache.config import CacheConfig, ScanScope
 from frys_node.plugins.cache.driver import CacheService
 from frys_node.plugins.cache.keyspace import Keyspace
 from frys_node.plugins.cache.resp import encode, slots
@@ -187,7 +187,7 @@ class Executor:
             case "scan":
                 return await self._scan(choice, args)
             case "dbsize":
-                return encode.integer(await self._keyspace.count(choice.prefix))
+                return encode.integer(await self._keyspace.count(choice.prefix, self._scanned()))
             case "flushdb":
                 await self._keyspace.flush(choice.prefix, self._config.resp_write)
                 return encode.OK
@@ -210,10 +210,15 @@ class Executor:
             case _:
                 return encode.bulk(self._texts(step.verb, session, args).encode())
 
+    def _scanned(self) -> Container[UnitId] | None:
+        """Return the units that SCAN and DBSIZE are about, None for all."""
+        return self._view.own() if self._config.resp_scan is ScanScope.OWN else None
+
     async def _scan(self, choice: Choice, args: Sequence[bytes]) -> bytes:
         cursor, pattern, count, kind = args
         limit = min(int(count), SCAN_COUNT_MAX)
-        found = await self._keyspace.scan(choice.prefix, int(cursor), limit, kind.decode(errors="replace"))
+        kind_text = kind.decode(errors="replace")
+        found = await self._keyspace.scan(choice.prefix, int(cursor), limit, kind_text, self._scanned())
         keys = [key for key in found.keys if matches(pattern, key)] if pattern else found.keys
         return encode.array([encode.bulk(b"%d" % found.cursor), encode.bulks(keys)])
 
@@ -235,6 +240,8 @@ class Executor:
         found = self._view.ranges()
         match verb:
             case b"SLOTS":
+                if self._config.resp_scan is ScanScope.OWN:
+                    found = slots.firsts(found)
                 return slots.slots(found, choice.protocol)
             case b"SHARDS":
                 return slots.shards(found, choice.protocol)

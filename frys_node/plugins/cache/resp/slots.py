@@ -55,6 +55,21 @@ def ranges(sets: Sequence[tuple[Server, ...]]) -> list[SlotRange]:
     return found
 
 
+def firsts(found: Sequence[SlotRange]) -> list[SlotRange]:
+    """Return the ranges with their first servers alone, neighbours of the same one joined.
+
+    Here a node is first for some slots and second for others. redis-py takes each node for what the last range that
+    names it says, and sums and scans over those that it takes for masters.
+    """
+    joined: list[SlotRange] = []
+    for first, last, servers in found:
+        if joined and joined[-1].servers == servers[:1]:
+            joined[-1] = joined[-1]._replace(last=last)
+        else:
+            joined.append(SlotRange(first, last, servers[:1]))
+    return joined
+
+
 def slots(found: Sequence[SlotRange], protocol: int) -> bytes:
     """Return the reply to CLUSTER SLOTS."""
     reply = [

@@ -6,9 +6,9 @@ that does not answer in time is named, and shown without bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -17,7 +17,8 @@ from balancer.driver import BalancerComponent
 from balancer.methods import RingView
 from balancer.record import STABLE, TopologyRecord, next_ring_of, ring_of
 from balancer.spread import RingMember
-from frys_node.base.errors import FrysError, UsageError
+from frys_node import ring_plan
+from frys_node.base.errors import FrysError, NotFound, UsageError
 from frys_node.base.ports import Executor
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.http import Http, HttpRequest, HttpResponse
@@ -37,7 +38,7 @@ class Newcomer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A node that a plan adds: a member that is not on the ring, by name or id, or one that is still to be made."""
 
     node: str
-    weight: float = 1.0
+    weight: Annotated[float, msgspec.Meta(ge=0.01, le=100)] = 1.0
     zone: str = ""
     rack: str = ""
 
@@ -48,6 +49,8 @@ class PlanWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     add: tuple[Newcomer, ...] = ()
     remove: tuple[str, ...] = ()
     replication_factor: int | None = None
+    """Of cache units, or of the collection's shards: what the commands that change it change."""
+    collection: str = ""
 
 
 class RingRoutes:
@@ -128,29 +131,22 @@ class RingRoutes:
         }
 
     async def _plan(self, request: HttpRequest) -> HttpResponse:
-        """What joins, leaves and another replication factor would move. Nothing is changed."""
+        """What joins, leaves and another replication factor would move, as the issuer would do it. Nothing changes."""
         wanted = request.json(PlanWanted)
         if not wanted.add and not wanted.remove and wanted.replication_factor is None:
             raise UsageError("a plan needs a change", hint="add or remove nodes, or give another replication factor")
         if len(wanted.add) + len(wanted.remove) > CHANGES_MAX:
             raise UsageError(f"a plan has at most {CHANGES_MAX} nodes that come or go")
         record = self._balancer.placement.record
+        start = ring_plan.start_of(record)
+        changes, names = self._checked(start, wanted)
         reports, silent = await self._snapshots.survey.holdings(record.members())
-        planner = plan.Planner(record, plan.sizes_of(reports))
-        names: dict[NodeId, str] = {}
-        for each in wanted.add:
-            node = self._newcomer(each.node)
-            names[node] = each.node
-            member = RingMember(node=node, weight=round(each.weight * 100), zone=each.zone, rack=each.rack)
-            await self._change(planner, partial(plan.with_member, planner.record, member), "add", each.node)
-        for name in wanted.remove:
-            gone = self._on_ring(name, planner)
-            await self._change(planner, partial(plan.without_member, planner.record, gone), "remove", name)
-        if wanted.replication_factor is not None:
-            copies = wanted.replication_factor
-            make = partial(plan.with_copies, planner.record, copies)
-            await self._change(planner, make, "replication_factor", str(copies))
-        made = planner.plan()
+        dead = frozenset(member.node for member in start.ring if not self._members.is_usable(member.node))
+        work = partial(
+            ring_plan.planned, start, changes, sizes=plan.sizes_of(reports), dead=dead, names=self._names(start) | names
+        )
+        # Placing is work for tens of milliseconds.
+        made = await self._executor.run(work)
         body = msgspec.to_builtins(made) | {
             "epoch": str(record.epoch),
             "after_change": record.phase != STABLE,
@@ -165,13 +161,49 @@ class RingRoutes:
         body["nodes"].sort(key=lambda node: (node["name"], node["id"]))
         return HttpResponse.json(body)
 
-    async def _change(self, planner: plan.Planner, make: Callable[[], TopologyRecord], change: str, what: str) -> None:
-        """Plan one change in a worker: placing is work for tens of milliseconds."""
+    def _names(self, record: TopologyRecord) -> dict[NodeId, str]:
+        return {member.node: self._name(member.node) for member in record.ring}
+
+    def _checked(self, record: TopologyRecord, wanted: PlanWanted) -> tuple[ring_plan.Wanted, dict[NodeId, str]]:
+        """Return what is asked for with ids, and the names of nodes that come; errors say which change is wrong."""
+        joining: list[RingMember] = []
+        leaving: list[NodeId] = []
+        names: dict[NodeId, str] = {}
+        what = ""
         try:
-            record = make()
+            for each in wanted.add:
+                what = f"add {each.node[:64]}: "
+                member = RingMember(
+                    node=self._newcomer(each.node), weight=round(each.weight * 100), zone=each.zone, rack=each.rack
+                )
+                record = plan.with_member(record, member)
+                joining.append(member)
+                names[member.node] = each.node
+            for name in wanted.remove:
+                what = f"remove {name[:64]}: "
+                gone = self._on_ring(name, record)
+                if gone in names:
+                    raise UsageError("a plan adds a node or removes it")
+                record = plan.without_member(record, gone)
+                leaving.append(gone)
+            what = "replication_factor: "
+            if wanted.replication_factor is not None:
+                plan.with_copies(record, wanted.replication_factor)
+            elif wanted.collection:
+                raise UsageError("a collection is named, and no replication factor", hint="give both")
+            whose = self._collection(record, wanted.collection)
         except FrysError as error:
-            raise type(error)(f"{change} {what[:64]}: {error.message}", hint=error.hint) from None
-        await self._executor.run(planner.change, record, change, what)
+            raise type(error)(f"{what}{error.message}", hint=error.hint) from None
+        changes = ring_plan.Wanted(joining=joining, leaving=leaving, factor_of=whose, factor=wanted.replication_factor)
+        return changes, names
+
+    @staticmethod
+    def _collection(record: TopologyRecord, name: str) -> str:
+        """Return the id of a collection, empty without a name."""
+        found = [each.id for each in record.collections if each.name == name]
+        if name and not found:
+            raise NotFound(f"there is no collection '{name[:64]}'", hint="`frys-node collection list` lists them")
+        return found[0] if found else ""
 
     def _newcomer(self, name: str) -> NodeId:
         """Return the id of a member with that name or id; without one, an id made of the name.
@@ -183,9 +215,9 @@ class RingRoutes:
             raise not_sole(name, self._members.all())
         return found[0] if found else NodeId(f"new/{name}")
 
-    def _on_ring(self, name: str, planner: plan.Planner) -> NodeId:
+    def _on_ring(self, name: str, record: TopologyRecord) -> NodeId:
         """Return the id of the node on the planned ring that has the name or id."""
-        nodes = [member.node for member in planner.record.ring]
+        nodes = [member.node for member in record.ring]
         if name in nodes:
             return NodeId(name)
         if f"new/{name}" in nodes:

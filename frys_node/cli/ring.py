@@ -36,8 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan = actions.add_parser(
         "plan",
         help="what nodes that come or go would move; nothing is changed",
-        description="Tells what joins, leaves or another replication factor would move, one after another in this "
-        "order: adds, removes, replication factor. Sizes are what the nodes report now. Nothing is changed.",
+        description="Tells what joins, leaves or another replication factor would move, in the steps that the issuer "
+        "would make of them: up to 16 nodes that come or go together, then the replication factor. Nodes that are dead "
+        "get nothing. Sizes are what the nodes report now. Nothing is changed.",
     )
     plan.add_argument(
         "--add",
@@ -51,7 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--remove", action="append", default=[], type=given.name, metavar="NODE", help="a node that leaves; repeatable"
     )
     plan.add_argument(
-        "--replication-factor", type=int, metavar="N", help="copies of cache units and of every collection's shards"
+        "--replication-factor",
+        type=int,
+        metavar="N",
+        help="copies of cache units, as `ring set` makes them, or with --collection of its shards",
+    )
+    plan.add_argument(
+        "--collection", type=given.name, metavar="C", help="whose replication factor, as `collection update` changes it"
     )
     put = actions.add_parser("set", help="have another number of copies of each cache unit, while it serves")
     put.add_argument("--replication-factor", type=int, required=True, help="copies, 1 to 7")
@@ -82,6 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
         wanted: dict[str, Any] = {"add": arguments.add, "remove": arguments.remove}
         if arguments.replication_factor is not None:
             wanted["replication_factor"] = arguments.replication_factor
+        if arguments.collection is not None:
+            wanted["collection"] = arguments.collection
         body = client.call("POST", "/v1/ring/plan", wanted)
         return show(arguments, body, "" if arguments.json else plan_text(escaped(body)))
     body = client.call("GET", "/v1/ring/show")
@@ -180,7 +189,7 @@ def _count(number: int, one: str, many: str = "") -> str:
 
 def plan_text(body: dict[str, Any]) -> str:
     """Tell the body of ``POST /v1/ring/plan``, whose texts are printable."""
-    names = {"add": "add", "remove": "remove", "replication_factor": "replication factor"}
+    names = {"add": "add", "remove": "remove", "nodes": "nodes", "replication_factor": "replication factor"}
     steps = [
         (f"{names[step['change']]} {step['what']}", step["units"], step["copies"], bytes_text(step["bytes"]))
         for step in body["steps"]

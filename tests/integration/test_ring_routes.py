@@ -89,9 +89,14 @@ async def test_a_node_that_is_down_is_named_and_what_cannot_be_planned_is_refuse
             ({"remove": ["n1", "n2"]}, 400),
             ({"add": [{"node": "n2"}]}, 409),
             ({"add": [{"node": "n3", "weight": 0}]}, 400),
+            ({"add": [{"node": "n3", "weight": 1e308}]}, 400),
+            ({"add": [{"node": "n3"}], "remove": ["n3"]}, 400),
+            ({"replication_factor": 2, "collection": "none"}, 404),
+            ({"add": [{"node": "n3"}], "collection": "none"}, 400),
             ({"replication_factor": 0}, 400),
             ({"add": [{"node": f"x{n}"} for n in range(33)]}, 400),
         ):
             assert (await ask(http, "POST", "/v1/ring/plan", body))["status"] == status, body
-        added = await ask(http, "POST", "/v1/ring/plan", {"add": [{"node": "new"}], "remove": ["new"]})
-        assert [step["change"] for step in added["steps"]] == ["add", "remove"]
+        added = await ask(http, "POST", "/v1/ring/plan", {"add": [{"node": "new"}, {"node": "more"}]})
+        assert [(step["change"], step["what"]) for step in added["steps"]] == [("add", "more, new")]
+        assert next(node for node in added["nodes"] if node["name"] == "n2")["copies"] == 0

@@ -80,7 +80,7 @@ async def test_the_ring_is_drawn_and_what_a_change_waits_for_is_told_by_name(tmp
 
     async def plan(request: HttpRequest) -> HttpResponse:
         wanted = {"node": "e", "weight": 2.0, "zone": "east", "rack": ""}
-        assert request.json(dict) == {"add": [wanted], "remove": ["n1"], "replication_factor": 2}
+        assert request.json(dict) == {"add": [wanted], "remove": ["n1"], "replication_factor": 2, "collection": "c"}
         return HttpResponse.json(PLANNED)
 
     routes = FakeHttp()
@@ -94,7 +94,7 @@ async def test_the_ring_is_drawn_and_what_a_change_waits_for_is_told_by_name(tmp
         assert "AAAAAAAAAA" in shown
         assert "n3: no answer within 2 s" in shown
         assert (await cli.run("ring", "show", "--json")).json() == SHOWN
-        changes = ("--add", "e:2:east", "--remove", "n1", "--replication-factor", "2")
+        changes = ("--add", "e:2:east", "--remove", "n1", "--replication-factor", "2", "--collection", "c")
         planned = (await cli.run("ring", "plan", *changes)).out
         assert planned.splitlines()[1].split() == ["add", "e", "3", "4", "4.9", "KiB"]
         assert "1.00 -> 1.20" in planned

@@ -215,17 +215,38 @@ def check_final(ledger: Ledger, store: str, answers: Mapping[str, Mapping[int, i
     return wrong
 
 
-def check_equal(roots: Mapping[str, Mapping[str, str]]) -> list[Violation]:
-    """After healing all replicas of a unit are equal.
+def check_equal(
+    roots: Mapping[str, Mapping[str, str]], held_by: Mapping[str, Sequence[str]] | None = None
+) -> list[Violation]:
+    """After healing all replicas of a unit are equal, and all of them were compared.
 
     Args:
-        roots: Unit -> name of each node that is to hold it -> hash of what it holds.
+        roots: Unit -> name of each node that told what it holds -> hash of that.
+        held_by: Unit -> names of the nodes that are to hold it; without it at least two have to have told.
     """
-    return [
-        Violation("unequal", f"{unit}: {len(set(by_node.values()))} different states: {dict(sorted(by_node.items()))}")
-        for unit, by_node in sorted(roots.items())
-        if len(set(by_node.values())) > 1
-    ]
+    wrong: list[Violation] = []
+    for unit in sorted({*roots, *(held_by or ())}):
+        by_node = roots.get(unit, {})
+        if len(set(by_node.values())) > 1:
+            states = len(set(by_node.values()))
+            wrong.append(Violation("unequal", f"{unit}: {states} different states: {dict(sorted(by_node.items()))}"))
+        wanted = sorted((held_by or {}).get(unit, by_node))
+        silent = [name for name in wanted if name not in by_node]
+        if silent or len(by_node) < 2:
+            told = f"{len(by_node)} of {len(wanted)} replicas compared"
+            missing = f", not those of {', '.join(silent)}" if silent else ""
+            wrong.append(Violation("uncompared", f"{unit}: {told}{missing}"))
+    return wrong
+
+
+def check_events(tried: int, asked: int, took_effect: int) -> list[str]:
+    """A run proves what it says only if it made all the faults that were asked for, and most of them took effect."""
+    wrong = []
+    if tried < asked:
+        wrong.append(f"only {tried} of {asked} events in --seconds: the run proves less than it was asked for")
+    if took_effect < tried * 0.8:
+        wrong.append("too few faults took effect: the run proves too little")
+    return wrong
 
 
 def check_members(views: Mapping[str, Mapping[str, str]], living: Iterable[str]) -> list[str]:

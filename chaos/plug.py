@@ -30,8 +30,8 @@ KINDS = ("removal", "leave", "nothing")
 TOO_LATE = "too late for both"
 """The step was over before all were dead: nothing is proven."""
 
-LEAVE_AFTER_S = (0.5, 3.0)
-"""How far a join and a planned leave have come when the plug is pulled."""
+BEFORE_S = (0.5, 3.0)
+"""Pause before a plug with nothing under way."""
 
 HOLD_TRIES_MAX = 3
 STEP_S_MAX = 60.0
@@ -60,7 +60,7 @@ class Plug:
                 node.kill_soon()
         for node in self._cluster.nodes:
             node.reap()
-        self.pulled[self._shown(kind)] += 1
+        self.pulled[self._shown(kind, under_way)] += 1
         for node in self._cluster.nodes:
             if not node.has_left and node not in self._turnover.dead:
                 self._cluster.start_again(node)
@@ -75,14 +75,33 @@ class Plug:
     def _begin(self, kind: str) -> list[Change]:
         if kind == "removal":
             return self._replace()
-        under_way = [self._turnover.leave(), self._turnover.join()] if kind == "leave" else []
-        time.sleep(self._rng.uniform(*LEAVE_AFTER_S))
-        return under_way
+        if kind == "leave":
+            return self._leave_and_join()
+        time.sleep(self._rng.uniform(*BEFORE_S))
+        return []
 
-    def _shown(self, kind: str) -> str:
-        """Say what was under way when all were dead, for the count."""
-        if kind != "removal":
-            return "plug" if kind == "nothing" else "plug, leave and join"
+    def _leave_and_join(self) -> list[Change]:
+        """Have one node leave and another join; returns when a step of one of them, or of both, has come to a phase."""
+        begun = [self._turnover.leave(), self._turnover.join()]
+        leaver = id_of(begun[0].node)
+        phase = self._rng.choice((JOINING, JOINT))
+
+        def is_shown(record: TopologyRecord) -> bool:
+            return record.phase == phase or not weight_of(record.ring, leaver)
+
+        self._wait_for(f"a {phase} record of a leave or a join", is_shown)
+        return begun
+
+    def _shown(self, kind: str, under_way: list[Change]) -> str:
+        """Say what was under way when all were dead, for the count: from the record on the issuer's disk."""
+        if kind == "nothing":
+            return "plug"
+        if kind == "leave":
+            record = record_of(self._cluster.nodes[0])
+            assert record is not None
+            leaving, joining = under_way
+            joiner = id_of(joining.node) if joining.node.is_member else None
+            return f"plug, {leave_and_join(record, id_of(leaving.node), joiner)}"
         record = record_of(self._cluster.nodes[0])
         assert record is not None
         is_removal = any(is_removed(record, id_of(node)) for node in self._turnover.dead)
@@ -190,6 +209,22 @@ class Plug:
         record = record_of(self._cluster.nodes[0])
         is_off = record is not None and record.phase == STABLE and id_of(victim) not in record.members()
         return is_off and victim.has_left
+
+
+def leave_and_join(record: TopologyRecord, leaver: NodeId, joiner: NodeId | None) -> str:
+    """Tell how far a leave and a join are: only asked for, in a phase of a step, or over; `TOO_LATE` if both are over.
+
+    Args:
+        record: What the issuer had adopted.
+        leaver: The node that leaves.
+        joiner: The node that joins, None while it has no id.
+    """
+    is_left, has_joined = not weight_of(record.ring, leaver), joiner is not None and weight_of(record.ring, joiner)
+    leaves = not weight_of(record.next_ring, leaver)
+    joins = joiner is not None and weight_of(record.next_ring, joiner)
+    leave = "over" if is_left else f"in {record.phase}" if leaves else "asked for"
+    join = "over" if has_joined else f"in {record.phase}" if joins else "asked for"
+    return TOO_LATE if is_left and has_joined else f"leave {leave}, join {join}"
 
 
 def is_removed(record: TopologyRecord, node: NodeId) -> bool:

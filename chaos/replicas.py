@@ -7,6 +7,7 @@ nothing, so its bytes differ from those of a replica that did not have to forget
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 from balancer.placement import Placement
 from balancer.record import RECORD
@@ -45,8 +46,18 @@ def roots(cluster: Cluster, held_by: dict[str, list[str]], name: str) -> dict[st
     return found
 
 
-def wait_equal(cluster: Cluster, seconds_max: float) -> tuple[dict[str, dict[str, str]], float]:
-    """Compare until all replicas are equal, or the time is over; returns the last comparison and how long it took."""
+class Comparison(NamedTuple):
+    """What the replicas of every shard held when they were last compared."""
+
+    roots: dict[str, dict[str, str]]
+    held_by: dict[str, list[str]]
+    """Who is to hold each shard."""
+    seconds: float
+    """From the first comparison to the last."""
+
+
+def wait_equal(cluster: Cluster, seconds_max: float) -> Comparison:
+    """Compare until all replicas are there and equal, or the time is over."""
     begun = time.monotonic()
     held_by = placement(cluster)
     unequal = set(held_by)
@@ -59,12 +70,15 @@ def wait_equal(cluster: Cluster, seconds_max: float) -> tuple[dict[str, dict[str
             found |= roots(
                 cluster, {unit: names for unit, names in held_by.items() if unit in unequal}, f"all-{number}"
             )
-            unequal = {unit for unit, by_node in found.items() if checker.check_equal({unit: by_node})}
+            unequal = {
+                unit for unit in held_by if checker.check_equal({unit: found.get(unit, {})}, {unit: held_by[unit]})
+            }
         except FrysError as error:
             if time.monotonic() - begun > seconds_max:
                 raise
             say(f"cannot compare yet: {error}")
         if not unequal or time.monotonic() - begun > seconds_max:
-            return found, time.monotonic() - begun
-        say(f"{len(unequal)} of {len(held_by)} units differ between their replicas: {', '.join(sorted(unequal)[:5])}")
+            return Comparison(found, held_by, time.monotonic() - begun)
+        named = ", ".join(sorted(unequal)[:5])
+        say(f"{len(unequal)} of {len(held_by)} units differ between their replicas, or not all were compared: {named}")
         time.sleep(POLL_S)

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chaos.checker import Ledger, Operation, check_equal, check_final, check_members, check_reads, judge, longest_gap_s
+from chaos.checker import (
+    Ledger,
+    Operation,
+    check_equal,
+    check_events,
+    check_final,
+    check_members,
+    check_reads,
+    judge,
+    longest_gap_s,
+)
 
 
 def write(key: int, version: int, at_s: float, *, good: bool = True, store: str = "point") -> Operation:
@@ -217,6 +227,32 @@ def test_replicas_that_differ_are_found() -> None:
     (fault,) = check_equal(roots)
     assert fault.kind == "unequal"
     assert fault.startswith("vector/a/1: 2 different states")
+
+
+def test_a_replica_that_was_not_compared_is_no_equal_one() -> None:
+    """Planted: of one unit's holders one told nothing, of another's two, and of a third nobody told."""
+    held_by = {f"vector/a/{shard}": ["n1", "n2", "n3"] for shard in range(4)}
+    roots = {
+        "vector/a/0": {"n1": "x", "n2": "x", "n3": "x"},
+        "vector/a/1": {"n1": "x", "n2": "x"},
+        "vector/a/2": {"n3": "x"},
+    }
+    faults = check_equal(roots, held_by)
+    assert [(fault.kind, str(fault)) for fault in faults] == [
+        ("uncompared", "vector/a/1: 2 of 3 replicas compared, not those of n3"),
+        ("uncompared", "vector/a/2: 1 of 3 replicas compared, not those of n1, n2"),
+        ("uncompared", "vector/a/3: 0 of 3 replicas compared, not those of n1, n2, n3"),
+    ]
+    assert [fault.kind for fault in check_equal({"vector/a/0": {"n1": "x"}})] == ["uncompared"]
+
+
+def test_a_run_that_ends_before_its_events_is_not_good() -> None:
+    """Planted: forty events of a hundred within the time, and faults of which too few took effect."""
+    assert check_events(100, 100, 80) == []
+    assert check_events(40, 100, 40) == [
+        "only 40 of 100 events in --seconds: the run proves less than it was asked for"
+    ]
+    assert check_events(100, 100, 79) == ["too few faults took effect: the run proves too little"]
 
 
 def test_a_read_beside_a_delete_may_miss_and_one_before_it_may_not() -> None:

@@ -14,7 +14,7 @@ from balancer.saved import ADOPTED_PATH, FROZEN_PATH
 from balancer.spread import RingMember
 from balancer.topology_messages import SIGNED_RECORD, SignedRecord
 from chaos.cluster import Cluster
-from chaos.plug import is_removed, newcomers
+from chaos.plug import TOO_LATE, is_removed, leave_and_join, newcomers
 from chaos.records import Records
 from chaos.watch import Watch
 from frys_node.base.types import ClusterId, Epoch, NodeId, Term
@@ -190,3 +190,22 @@ def test_a_removal_and_a_join_are_told_from_a_record() -> None:
     leaves = after(first, phase=JOINING, next_ring=ring("abc"))
     assert not is_removed(leaves, IDS["d"])
     assert (newcomers(leaves), leaves.phase != STABLE) == ([], True)
+
+
+def test_a_plug_says_how_far_a_leave_and_a_join_were() -> None:
+    """By the record of that moment: asked for, in a step, over; both over proves nothing."""
+    quiet = stable("abc")
+    leaver, joiner = IDS["c"], IDS["d"]
+    assert (
+        leave_and_join(quiet, leaver, None)
+        == leave_and_join(quiet, leaver, joiner)
+        == "leave asked for, join asked for"
+    )
+    joining, joint, done = step(quiet, "abd")
+    assert leave_and_join(joining, leaver, joiner) == "leave in joining, join in joining"
+    assert leave_and_join(joint, leaver, joiner) == "leave in joint, join in joint"
+    assert leave_and_join(done, leaver, joiner) == TOO_LATE
+    alone = step(quiet, "ab")
+    assert leave_and_join(alone[0], leaver, joiner) == "leave in joining, join asked for"
+    assert leave_and_join(step(alone[2], "abd")[1], leaver, joiner) == "leave over, join in joint"
+    assert leave_and_join(alone[2], leaver, None) == "leave over, join asked for"

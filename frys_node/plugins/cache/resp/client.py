@@ -12,6 +12,7 @@ from frys_node.plugins.cache.changes import parse_integer
 from frys_node.plugins.cache.resp import encode
 from frys_node.plugins.cache.resp.reader import Command
 from frys_node.plugins.cache.resp.session import DATABASES, CommandError, Session
+from frys_node.plugins.cache.resp.subcommands import HELP, SUBCOMMANDS
 
 SERVER = "redis"
 """What HELLO calls the server: clients look for it."""
@@ -156,7 +157,7 @@ def client(session: Session, command: Command) -> None:
         case b"ID", 0:
             session.say(encode.integer(session.number))
         case b"INFO", 0:
-            session.say(encode.bulk(f"{session.around.describe(session)}\n".encode()))
+            session.say(encode.text(f"{session.around.describe(session)}\n", session.protocol))
         case b"LIST", _:
             session.do("client_list", _clients_wanted(rest))
         case ((b"NO-EVICT" | b"NO-TOUCH"), 1) if rest[0].upper() in (b"ON", b"OFF"):
@@ -164,7 +165,7 @@ def client(session: Session, command: Command) -> None:
         case ((b"NO-EVICT" | b"NO-TOUCH"), 1):
             raise CommandError(encode.SYNTAX)
         case _:
-            raise CommandError(unknown_subcommand(command))
+            other_subcommand(session, command)
 
 
 CLIENT_TYPES = (b"NORMAL", b"MASTER", b"REPLICA", b"SLAVE", b"PUBSUB")
@@ -193,20 +194,24 @@ def _set_info(session: Session, words: Command) -> None:
     session.say(encode.OK)
 
 
-SUBCOMMANDS = {
-    "CLIENT": frozenset({b"SETNAME", b"GETNAME", b"SETINFO", b"ID", b"INFO", b"LIST", b"NO-EVICT", b"NO-TOUCH"}),
-    "CLUSTER": frozenset({b"SLOTS", b"SHARDS", b"NODES", b"INFO", b"MYID", b"KEYSLOT"}),
-    "COMMAND": frozenset({b"COUNT", b"INFO", b"LIST", b"DOCS", b"GETKEYS"}),
-    "CONFIG": frozenset({b"GET"}),
-    "PUBSUB": frozenset({b"CHANNELS", b"NUMSUB", b"NUMPAT"}),
-}
+def other_subcommand(session: Session, command: Command) -> None:
+    """Answer HELP, refuse anything else.
+
+    Raises:
+        CommandError: It is not HELP.
+    """
+    lines = HELP.get(command[0].decode(errors="replace").upper())
+    if lines is None or command[1].upper() != b"HELP" or len(command) > 2:
+        raise CommandError(unknown_subcommand(command))
+    head = f"{command[0].decode().upper()} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"
+    session.say(encode.array([encode.simple(line) for line in (head, *lines, "HELP", "    Print this help.")]))
 
 
 def unknown_subcommand(command: Command) -> str:
     """Return Redis' complaint about a subcommand that it does not know, or that has too many or too few words."""
     name = command[0].decode(errors="replace").upper()
     verb = command[1][:128]
-    if verb.upper() in SUBCOMMANDS.get(name, ()):
+    if verb.upper() in SUBCOMMANDS.get(name, ()) or (name in HELP and verb.upper() == b"HELP"):
         return f"ERR wrong number of arguments for '{name.lower()}|{verb.lower().decode()}' command"
     return f"ERR unknown subcommand '{verb.decode(errors='replace')}'. Try {name} HELP."
 
@@ -214,7 +219,8 @@ def unknown_subcommand(command: Command) -> str:
 def config(session: Session, command: Command) -> None:
     """CONFIG GET pattern [pattern ...]; settings are changed in the node's file."""
     if command[1].upper() != b"GET" or len(command) < 3:
-        raise CommandError(unknown_subcommand(command))
+        other_subcommand(session, command)
+        return
     patterns = [pattern.decode(errors="replace").lower() for pattern in command[2:]]
     settings = session.around.settings()
     found = {name: text for name, text in settings.items() if any(fnmatchcase(name, p) for p in patterns)}
@@ -255,7 +261,8 @@ def pubsub(session: Session, command: Command) -> None:
     verb = command[1].upper()
     words_max = {b"CHANNELS": 3, b"NUMSUB": len(command), b"NUMPAT": 2}
     if len(command) > words_max.get(verb, 0):
-        raise CommandError(unknown_subcommand(command))
+        other_subcommand(session, command)
+        return
     session.do("pubsub", command[1:])
 
 
@@ -268,7 +275,7 @@ def cluster(session: Session, command: Command) -> None:
         case b"KEYSLOT", 1:
             session.do("cluster", [verb, rest[0]])
         case _:
-            raise CommandError(unknown_subcommand(command))
+            other_subcommand(session, command)
 
 
 def scan(session: Session, command: Command) -> None:

@@ -65,6 +65,18 @@ def mapping(parts: Sequence[bytes], protocol: int) -> bytes:
     return b"%b%d\r\n%b" % (b"%", len(parts) // 2, b"".join(parts)) if protocol == 3 else array(parts)
 
 
+def statuses(names: Iterable[str], protocol: int) -> bytes:
+    """Return a set of statuses; in RESP2 an array."""
+    parts = [simple(name) for name in names]
+    return b"~%d\r\n%b" % (len(parts), b"".join(parts)) if protocol == 3 else array(parts)
+
+
+def text(content: str, protocol: int) -> bytes:
+    """Return a text for people; in RESP3 a verbatim string, which says so."""
+    raw = content.encode()
+    return b"=%d\r\ntxt:%b\r\n" % (len(raw) + 4, raw) if protocol == 3 else bulk(raw)
+
+
 def push(parts: Sequence[bytes], protocol: int) -> bytes:
     """Return what comes unasked; in RESP2 an array."""
     return b">%d\r\n%b" % (len(parts), b"".join(parts)) if protocol == 3 else array(parts)

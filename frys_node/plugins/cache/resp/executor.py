@@ -208,7 +208,7 @@ class Executor:
             case "cluster":
                 return self._cluster(choice, args)
             case _:
-                return encode.bulk(self._texts(step.verb, session, args).encode())
+                return encode.text(self._texts(step.verb, session, args), choice.protocol)
 
     def _scanned(self) -> Container[UnitId] | None:
         """Return the units that SCAN and DBSIZE are about, None for all."""
@@ -249,7 +249,7 @@ class Executor:
                 text = slots.nodes(found, self._view.myself.node, self._view.servers())
             case _:
                 text = slots.info(found, self._view.epoch, len(self._view.servers()))
-        return encode.bulk(text.encode())
+        return encode.text(text, choice.protocol)
 
 
 async def _flush_big(parts: list[bytes], flush: Flush) -> list[bytes]:

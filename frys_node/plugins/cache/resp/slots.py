@@ -76,7 +76,7 @@ def slots(found: Sequence[SlotRange], protocol: int) -> bytes:
         [
             part.first,
             part.last,
-            *([server.address.host, server.address.port, server.id, []] for server in part.servers),
+            *([server.address.host, server.address.port, server.id, {}] for server in part.servers),
         ]
         for part in found
     ]
@@ -96,7 +96,11 @@ def _masters(found: Sequence[SlotRange]) -> dict[Server, list[SlotRange]]:
 
 
 def shards(found: Sequence[SlotRange], protocol: int) -> bytes:
-    """Return the reply to CLUSTER SHARDS: one for each first server, with its slots."""
+    """Return the reply to CLUSTER SHARDS: one for each first server, with its slots, and no replicas.
+
+    Those differ from unit to unit here, and a node that is master of one shard would be replica in others, which no
+    client expects.
+    """
     reply = []
     for server, parts in _masters(found).items():
         node: dict[str, Any] = {

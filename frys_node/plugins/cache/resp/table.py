@@ -63,7 +63,7 @@ TRANSACTS = "noscript loading stale fast no_queue"
 def _command(session: Session, command: Command) -> None:
     """COMMAND, COMMAND COUNT, INFO, DOCS, LIST, GETKEYS."""
     if len(command) == 1:
-        session.say(encode.array([_details(spec) for spec in COMMANDS.values()]))
+        session.say(encode.array([_details(spec, session.protocol) for spec in COMMANDS.values()]))
         return
     verb, names = command[1].upper(), command[2:]
     if verb == b"COUNT" and not names:
@@ -71,7 +71,7 @@ def _command(session: Session, command: Command) -> None:
     elif verb == b"INFO":
         wanted = [COMMANDS.get(name.upper()) for name in names] if names else [*COMMANDS.values()]
         null = encode.null(session.protocol)
-        session.say(encode.array([null if spec is None else _details(spec) for spec in wanted]))
+        session.say(encode.array([null if spec is None else _details(spec, session.protocol) for spec in wanted]))
     elif verb == b"LIST" and not names:
         session.say(encode.bulks([spec.name.encode() for spec in COMMANDS.values()]))
     elif verb == b"DOCS":
@@ -80,7 +80,7 @@ def _command(session: Session, command: Command) -> None:
     elif verb == b"GETKEYS" and names:
         session.say(encode.bulks(_keys_of(names)))
     else:
-        raise CommandError(client.unknown_subcommand(command))
+        client.other_subcommand(session, command)
 
 
 def _keys_of(command: Command) -> list[bytes]:
@@ -94,16 +94,16 @@ def _keys_of(command: Command) -> list[bytes]:
     return spec.keys_of(command)
 
 
-def _details(spec: Spec) -> bytes:
+def _details(spec: Spec, protocol: int) -> bytes:
     """Return one command as COMMAND lists it: flags are statuses, not strings."""
     flags = sorted(spec.flags - {"pubsub_ok", "no_queue"})
     return encode.array(
         [
             encode.bulk(spec.name.encode()),
             encode.integer(spec.arity),
-            encode.array([encode.simple(flag) for flag in flags]),
+            encode.statuses(flags, protocol),
             *(encode.integer(number) for number in (spec.first, spec.last, spec.step)),
-            *[encode.EMPTY_ARRAY] * 4,
+            *[encode.statuses((), protocol)] * 4,
         ]
     )
 

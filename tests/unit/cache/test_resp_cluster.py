@@ -56,6 +56,8 @@ class State:
 
     def __init__(self) -> None:
         self.values: dict[str, dict[str, bytes]] = {name: {"other": b"x"} for name in NAMES}
+        self.asked: list[str] = []
+        """Of whom, in order."""
 
     def of(self, node: str) -> State.Handle:
         """Return what one node has of it."""
@@ -78,6 +80,7 @@ class State:
 
         def state(self, node: NodeId) -> list[StateValue]:
             """What a node tells."""
+            self._state.asked.append(node)
             return [StateValue(key=key, value=value, version=1) for key, value in self._state.values[node].items()]
 
 
@@ -167,6 +170,15 @@ def test_a_key_is_served_best_by_the_first_living_member_of_its_set(house: House
     assert moved.address == f"10.0.0.{NAMES.index(second) + 1}:6379"
     house.views[second].close()
     assert house.views[other].redirect(key) is None
+
+
+def test_a_redirect_looks_at_the_members_of_the_set_alone(house: House) -> None:
+    """A client in READWRITE asks for each key: that must not cost a look at every member of the cluster."""
+    key = house.key_of("b")
+    other = next(name for name in NAMES if name not in house.members_of(key))
+    house.state.asked.clear()
+    assert house.views[other].redirect(key) is not None
+    assert house.state.asked == ["b"]
 
 
 def test_redirects_and_the_map_agree(house: House) -> None:

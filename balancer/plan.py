@@ -14,7 +14,7 @@ import msgspec
 
 from balancer.placement import Placement
 from balancer.rebalance import UnitMove
-from balancer.record import STABLE, TopologyRecord
+from balancer.record import STABLE, TopologyRecord, weighted
 from balancer.spread import RingMember, rounds_of
 from frys_node.base.errors import AlreadyExists, NotFound, UsageError
 from frys_node.base.types import NodeId, UnitId
@@ -202,7 +202,7 @@ def over_quota(placement: Placement) -> float:
     groups += [(each.shard_number, each.replication_factor) for each in record.collections]
     quotas: dict[NodeId, float] = {}
     for units, copies in groups:
-        for node, quota in rounds_of(record.ring, units, copies)[-1].quotas.items():
+        for node, quota in rounds_of(weighted(record.ring), units, copies)[-1].quotas.items():
             quotas[node] = quotas.get(node, 0.0) + quota
     held = held_by_node(placement)
     return max((len(held.get(node, ())) / quota for node, quota in quotas.items() if quota), default=1.0)

@@ -108,3 +108,11 @@ def test_the_largest_report_of_a_unit_is_its_size() -> None:
     """A copy that is on its way is smaller than what is copied."""
     unit = next(Placement(record_of("a")).units())
     assert plan.sizes_of({NodeId("a"): {unit: 7}, NodeId("b"): {unit: 3}}) == {unit: 7}
+
+
+def test_a_member_of_no_weight_has_no_quota() -> None:
+    """One that only keeps what is pinned to its disk is on the ring, and no plan is measured by it."""
+    record = record_of("a", "b", "c")
+    idle = (*record.ring, RingMember(NodeId("z"), weight=0))
+    made = plan.Planner(msgspec.structs.replace(record, ring=idle, next_ring=idle), {}).plan()
+    assert 1.0 <= made.over_quota_before <= 1.5

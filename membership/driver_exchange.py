@@ -234,7 +234,7 @@ class StateExchange:
     async def _answer(self, caller: NodeId, request: Sync) -> Sync:
         now_s = self._clock.now_s()
         self._perform(self._machine.merge_sync(request, caller, now_s))
-        return self._machine.sync(request.after, now_s)
+        return self._machine.exchange.answer(request, now_s)
 
     async def _agree(self, node: NodeId) -> None:
         """Compare settings, once for each life of a member: they change with a restart only."""

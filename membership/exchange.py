@@ -1,13 +1,15 @@
 """The exchange of whole tables, and of the voices that its claims need.
 
-Sans-I/O. Each side's first piece brings the statement on its own voice. The claims in it may have voices that the other
-side has never heard of; it asks for those (`membership.held`), and whoever told the claims knows them, because nothing
-enters a table unproven.
+Sans-I/O. Each side's first piece brings the statement on its own voice, and an answer those of members that the asker
+has not named. Claims may have further voices that the other side has never heard of; it asks for those
+(`membership.held`), and whoever told the claims mostly knows them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+from msgspec.structs import replace
 
 from frys_node.base.types import NodeId
 from membership.claims import Claims
@@ -18,6 +20,9 @@ from membership.talk import Talk
 
 STATEMENTS_BYTES_MAX = 512 * 1024
 """Statements in one answer; the rest is asked for again."""
+
+ANSWER_STATEMENTS_BYTES_MAX = 192 * 1024
+"""Statements that ride with a piece of a table, whose claims and heads take up to 976 KiB of a frame already."""
 
 
 class Exchange:
@@ -35,12 +40,24 @@ class Exchange:
         updates, more = self._claims.table.piece(after, SYNC_UPDATES_MAX, now_s)
         if after != NOBODY:
             return Sync(updates, wants_after, more)
-        return Sync(updates, wants_after, more, self._talk.said(), self._claims.signing.own_statement)
+        return Sync(updates, wants_after, more, self._talk.said(), (self._claims.signing.own_statement,))
+
+    def answer(self, request: Sync, now_s: float) -> Sync:
+        """Return what the other side asks for, with the voices of members that it has not named.
+
+        Whoever has started a moment ago knows nobody's, and would have to ask before it believes anything.
+        """
+        piece = self.piece(request.after, NOBODY, now_s)
+        if request.more:
+            return piece
+        named = {update.node for update in request.updates} | {self._claims.node}
+        unnamed = tuple(update.node for update in piece.updates if update.node not in named)
+        statements = self._claims.signing.statements(unnamed, ANSWER_STATEMENTS_BYTES_MAX)
+        return replace(piece, statements=(*piece.statements, *statements))
 
     def merge(self, sync: Sync, source: NodeId, now_s: float) -> None:
         """Take a piece of another member's table."""
-        if sync.statement:
-            self.learn((sync.statement,), now_s)
+        self.learn(sync.statements, now_s)
         returned = sum(self._claims.hearing.take(update, source, now_s) for update in sync.updates)
         if returned:
             self._reunion.hasten(now_s)

@@ -242,8 +242,12 @@ class Sync(Message, frozen=True, array_like=True, gc=False, tag=6):
     more: bool = False
     said: bytes = b""
     """`membership.catchup.Heads` of the sender, encoded; in the first piece only."""
-    statement: Annotated[bytes, msgspec.Meta(max_length=STATEMENT_BYTES_MAX)] = b""
-    """Whose voice the sender's is (`membership.voices`); in the first piece only."""
+    statements: Annotated[
+        tuple[Annotated[bytes, msgspec.Meta(max_length=STATEMENT_BYTES_MAX)], ...],
+        msgspec.Meta(max_length=SYNC_UPDATES_MAX + 1),
+    ] = ()
+    """Whose voices there are (`membership.voices`): the sender's in the first piece, and in an answer those of members
+    that the asker has not named, as far as there is room."""
 
 
 class Beat(Message, frozen=True, array_like=True, gc=False, tag=7):

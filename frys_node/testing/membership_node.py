@@ -229,7 +229,7 @@ class MembershipNode:
             return self._perform(machine.learn_voices(message.statements, now_s), now_s)
         packets = self._perform(machine.merge_sync(message.sync, source_node, now_s), now_s)
         if isinstance(message, Ask):
-            self._hand_over(packets, source, Answer(machine.sync(message.sync.after, now_s)))
+            self._hand_over(packets, source, Answer(machine.exchange.answer(message.sync, now_s)))
         elif source in self._asking:
             self._go_on(source, message.sync, packets, now_s)
         return packets

@@ -201,7 +201,7 @@ class Session:
             batch = BATCHES.decode(payload)
         except MalformedFrame:
             return
-        said = self.machine.talk.take_batch(batch, self.now_s)
+        said = self.machine.talk.take_batch(batch, B, self.now_s)
         if said:
             HEADS.decode(said)
         self.perform(self.machine.end_turn(self.now_s))

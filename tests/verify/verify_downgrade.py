@@ -330,7 +330,7 @@ def _dialling_rows(forge: Forge) -> list[Row]:
     """Servers that the node dials."""
     me, member, other = forge.cluster, forge.member(), NodeId("7" * 32)
     return [
-        Row("dialled: TLS 1.2", "group", _dial_server(_server(me, member, _old_only), member.node)),
+        Row("dialled: TLS 1.2", "tls_version", _dial_server(_server(me, member, _old_only), member.node)),
         Row("dialled: X25519 only", "group", _dial_server(_server(me, member, _classical_groups), member.node)),
         Row("dialled: foreign authority", "chain", _dial_server(_server(me, forge.foreign(is_twin=True)), other)),
         Row("dialled: self-signed", "self_signed", _dial_server(_server(me, forge.odd(is_self_signed=True)), other)),

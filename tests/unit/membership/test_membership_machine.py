@@ -430,7 +430,7 @@ PACKETS_5: dict[str, Packet] = PACKETS_4 | {
     "death": Gossip((DEATH,), (), (brief_of(DEATH),)),
     "nack_accusing": Nack(4, C, (), NackReason.TIMEOUT, (), BOOT, 2, accused(C, D)[0].word),
 }
-SYNC_5 = replace(SYNC_3, statement=b"statement")
+SYNC_5 = replace(SYNC_3, statements=(b"statement",))
 
 
 def golden_lines(version: int) -> dict[str, bytes]:

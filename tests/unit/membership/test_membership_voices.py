@@ -303,10 +303,31 @@ def test_what_waits_is_bounded() -> None:
 def test_an_exchange_brings_the_voice_of_whoever_speaks() -> None:
     """A seed believes a newcomer at once, because its statement comes with its table."""
     m = machine(B, C)
-    effects = m.merge_sync(Sync((alive(D),), statement=by(D).own_statement), D, 1.0)
+    effects = m.merge_sync(Sync((alive(D),), statements=(by(D).own_statement,)), D, 1.0)
     assert not [e for e in effects if isinstance(e, AskVoices)]
     assert status(m, D) is Status.ALIVE
-    assert m.sync(NodeId(""), 1.0).statement == by(ME).own_statement
+    assert m.sync(NodeId(""), 1.0).statements == (by(ME).own_statement,)
+
+
+def test_an_answer_brings_the_voices_that_the_asker_cannot_know() -> None:
+    """A newcomer believes the table at once; who names the members itself is not told whose voices they are."""
+    m = machine(B, C)
+    newcomer = Sync((alive(D),), statements=(by(D).own_statement,))
+    assert m.exchange.answer(newcomer, 1.0).statements == tuple(by(node).own_statement for node in (ME, B, C))
+    acquainted = Sync(tuple(map(alive, (B, C, D))), statements=(by(D).own_statement,))
+    assert m.exchange.answer(acquainted, 1.0).statements == (by(ME).own_statement,)
+    fresh = Membership(
+        node=D,
+        boot=BOOT,
+        attributes=make_attributes("3", address(D)),
+        config=CONFIG,
+        rng=random.Random(1),
+        now_s=0.0,
+        voices=Ed25519Voices(D),
+    )
+    effects = fresh.merge_sync(m.exchange.answer(newcomer, 1.0), ME, 1.0)
+    assert fresh.live_count == 3
+    assert not [e for e in effects if isinstance(e, AskVoices)]
 
 
 def test_an_event_is_its_origins() -> None:

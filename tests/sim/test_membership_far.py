@@ -50,12 +50,19 @@ def test_a_stopped_process_far_away_is_stalled(delay_s: float) -> None:
 
 
 def test_a_host_far_away_that_vanishes_is_gone_all_the_same() -> None:
-    """The longer wait for its kernel costs less than a second of the suspicion that follows."""
-    lab = far_lab(0.2)
-    lab.simulator.partition(["n2"], [name for name in lab.names if name != "n2"])
-    took_s = lab.wait(lambda: lab.sees("n2", Status.DEAD) == 5, 40.0)
-    assert lab.tally("accused_gone") >= 2
-    assert took_s <= 20.0
+    """The longer wait for its kernel costs less than a second of the suspicion that follows; some hear of it late."""
+
+    def lose(seed: int) -> float:
+        lab = far_lab(0.2, seed=seed)
+        lab.simulator.partition(["n2"], [name for name in lab.names if name != "n2"])
+        took_s = lab.wait(lambda: lab.sees("n2", Status.DEAD) == 5, 40.0)
+        assert lab.tally("accused_gone") >= 2
+        return took_s
+
+    # One seed says little: the slowest of a dozen takes twice the median.
+    took_s = [lose(seed) for seed in range(1, 8)]
+    assert sorted(took_s)[3] <= 12.5
+    assert max(took_s) <= 25.0
 
 
 def test_a_process_that_is_killed_far_away_is_dead_within_a_few_seconds() -> None:

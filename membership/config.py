@@ -50,7 +50,7 @@ class MembershipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     gossip_interval_s: _Seconds = 0.1
     """Pause between rounds of gossip; no round is run when there is nothing to say."""
     gossip_fanout: _Small = 3
-    """Members told per round."""
+    """Members told per round; twice as many while more claims wait than a packet holds."""
     retransmit_multiplier: _Small = 4
     """Each update is sent this * ceil(log10(n + 1)) times by each node."""
     push_pull_interval_s: _Seconds = 30.0

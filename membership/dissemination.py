@@ -14,6 +14,9 @@ from frys_node.base.types import NodeId
 from membership.briefs import BRIEFS, brief_of
 from membership.messages import UPDATES, Brief, Update
 
+PACKET_CLAIMS = 5
+"""What a packet holds of signed claims, about: three less than before they were signed."""
+
 
 def transmit_limit(multiplier: int, live_count: int) -> int:
     """Return how often one node sends one update: multiplier * ceil(log10(n + 1))."""
@@ -51,6 +54,10 @@ class Dissemination:
 
     def __len__(self) -> int:
         return len(self._by_node)
+
+    def fanout(self, usual: int) -> int:
+        """Return how many members a round of gossip tells: twice as many while one packet does not hold it all."""
+        return 2 * usual if len(self) > PACKET_CLAIMS else usual
 
     def put(self, update: Update) -> None:
         """Queue an update in place of any older one about the same node."""

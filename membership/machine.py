@@ -433,7 +433,7 @@ class Membership:
     def _gossip(self, now_s: float) -> None:
         """Tell a few members what is new."""
         self._timers.gossip_s = math.inf
-        for node in self._table.live.sample(self._rng, self._config.gossip_fanout):
+        for node in self._table.live.sample(self._rng, self._claims.queue.fanout(self._config.gossip_fanout)):
             if not len(self._claims.queue) and not len(self.rumours.queue):
                 break
             self._outbox.send_to(node, Gossip(), self._claims.about(node))

@@ -62,7 +62,7 @@ def test_a_host_far_away_that_vanishes_is_gone_all_the_same() -> None:
     # One seed says little: the slowest of a dozen takes twice the median.
     took_s = [lose(seed) for seed in range(1, 8)]
     assert sorted(took_s)[3] <= 12.5
-    assert max(took_s) <= 25.0
+    assert max(took_s) <= 21.5
 
 
 def test_a_process_that_is_killed_far_away_is_dead_within_a_few_seconds() -> None:

@@ -17,7 +17,7 @@ from membership.briefs import BRIEFS, brief_of
 from membership.config import PROFILES, SEALING_BYTES, SHORT_SEALING_BYTES, for_profile, packet_bytes_for
 from membership.detector import Vitals
 from membership.discovery import decode_peers, encode_peers, resolve_seeds
-from membership.dissemination import Dissemination, transmit_limit
+from membership.dissemination import PACKET_CLAIMS, Dissemination, transmit_limit
 from membership.effects import Peer
 from membership.errors import TagsTooLarge
 from membership.member import is_acceptable, make_attributes
@@ -248,3 +248,13 @@ async def test_seeds_resolve_in_parallel_and_dead_names_are_left_out() -> None:
     for port in ("99999", "9" * 5_000):
         with pytest.raises(InvalidAddress):
             await resolve_seeds(host, [f"a:{port}"])
+
+
+def test_a_round_tells_more_members_while_a_packet_does_not_hold_all_news() -> None:
+    """Signed claims are larger: a start of many would take longer by as much."""
+    queue = Dissemination(1_000)
+    for number in range(PACKET_CLAIMS):
+        queue.put(Update(NodeId(f"{number}"), 1, 0, Standing.ALIVE, make_attributes("n", Address("h", 1))))
+    assert queue.fanout(3) == 3
+    queue.put(Update(NodeId("one more"), 1, 0, Standing.ALIVE, make_attributes("n", Address("h", 1))))
+    assert queue.fanout(3) == 6

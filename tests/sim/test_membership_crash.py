@@ -165,7 +165,8 @@ def test_refusing_everybody_while_packets_pass_kills_nobody() -> None:
     """F6, F8: the listener is closed towards all, and the process lives: a packet of that very boot is a veto."""
     lab = Lab(10)
     gone_by_filter(lab, "n3", [name for name in lab.names if name != "n3"])
-    lab.run(0.5)
+    # In three seeds of ten gossip takes longer than half a second to bring two watchers' word to everybody.
+    lab.wait(lambda: lab.conditions("n3") == {Condition.DEGRADED}, 2.0)
     for _ in range(120):
         assert lab.conditions("n3") == {Condition.DEGRADED}
         lab.run(0.5)

@@ -74,7 +74,6 @@ class Suspicion:
         "_held_until_s",
         "_verdicts",
         "_veto_until_s",
-        "_words",
         "ask_s",
         "boot",
         "incarnation",
@@ -90,16 +89,12 @@ class Suspicion:
         since_s: float,
         floors: Floors,
         evidence: Evidence = Evidence.SILENCE,
-        *,
-        word: bytes = b"",
     ) -> None:
         self.boot = boot
         self.incarnation = incarnation
         self.since_s = since_s
         self._floors = floors
         self._accusers: dict[NodeId, Evidence] = {accuser: evidence}
-        self._words: dict[NodeId, bytes] = {accuser: word}
-        """Their signatures, each over the evidence that it counts for or a better one."""
         self._verdicts: dict[NodeId, Accusation] = {}
         self._crash_s = math.inf
         """When enough observers agreed on a crash."""
@@ -119,11 +114,6 @@ class Suspicion:
     def votes(self) -> tuple[tuple[NodeId, Evidence], ...]:
         """Who suspects and on what evidence, the first one first."""
         return tuple(self._accusers.items())
-
-    @property
-    def accusations(self) -> tuple[Accusation, ...]:
-        """Who suspects, as others can verify it."""
-        return tuple(Accusation(who, evidence, self._words[who]) for who, evidence in self._accusers.items())
 
     @property
     def verdicts(self) -> tuple[Accusation, ...]:
@@ -190,7 +180,6 @@ class Suspicion:
         expected: int,
         evidence: Evidence = Evidence.SILENCE,
         now_s: float = math.inf,
-        word: bytes = b"",
     ) -> bool:
         """Count one more accuser, or better evidence of a known one; True if it is worth passing on."""
         if not accuser:
@@ -203,7 +192,6 @@ class Suspicion:
         if known is not None and evidence <= known:
             return False
         self._accusers[accuser] = evidence
-        self._words[accuser] = word
         return True
 
     def weigh(self, observers: int, now_s: float, crash_s: float) -> bool:

@@ -112,7 +112,7 @@ class Suspicions:
         self._deadline = None
         floors, evidence = self.floors(), weighed(update.evidence)
         boot, incarnation, accuser = update.boot, update.incarnation, update.accuser
-        suspicion = Suspicion(boot, incarnation, accuser, now_s, floors, evidence, word=update.word)
+        suspicion = Suspicion(boot, incarnation, accuser, now_s, floors, evidence)
         self._running[update.node] = suspicion
         self.ask_s = min(self.ask_s, suspicion.ask_s)
         self._apply_vouchers(update.node, suspicion, now_s)
@@ -127,7 +127,7 @@ class Suspicions:
         if suspicion is None:
             return False
         is_news = suspicion.judge(accusation)
-        if not suspicion.confirm(accusation.accuser, self.expected, evidence, now_s, accusation.word):
+        if not suspicion.confirm(accusation.accuser, self.expected, evidence, now_s):
             return is_news
         self._deadline = None
         if evidence is Evidence.CRASH:

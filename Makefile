@@ -10,6 +10,8 @@ BIN := .venv/bin
 RUNTIME := .venv/.installed-runtime
 DEV := .venv/.installed-dev
 FUZZ := .venv/.installed-fuzz
+# An empty one forbids nothing: without bytecode each node that a test starts would compile all of ours.
+export PYTHONDONTWRITEBYTECODE :=
 # Processes that share a batch of seeds.
 SIM_JOBS ?= 2
 # Kills, cuts and pauses of a chaos run.

@@ -1,20 +1,18 @@
 """From exec to the first 200 of /livez, warm data directory, against `python -c "import trio"` in the same run.
 
-The CPU time of both is told as well: a busy machine stretches the clock, and hardly that. Both have their bytecode,
-under the run's own directory and from a start that is not counted: where the environment forbids it, each start would
-compile all that it imports, which no installation does.
+The CPU time of both is told as well: a busy machine stretches the clock, and hardly that. Both have their bytecode
+(`frys_node.bench.bytecode`), that of libraries from a start that is not counted.
 """
 
 from __future__ import annotations
 
 import http.client
-import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from frys_node.bench.figure import Figure
@@ -31,32 +29,25 @@ def run(rounds: int) -> list[Figure]:
     ours, peer = [], []
     cpu, peer_cpu = [], []
     with tempfile.TemporaryDirectory(prefix="frys-bench-") as home:
-        settings = keeping_bytecode(Path(home))
-        node = NodeProcess("bench", Path(home), settings=settings)
+        node = NodeProcess("bench", Path(home))
         first_livez(node)
         node.stop()
-        import_trio(settings)
+        import_trio()
         for _ in range(rounds):
             ours.append(first_livez(node) * 1e3)
             assert node.process is not None
             cpu.append(cpu_s(node.process.pid) * 1e3)
             node.stop()
             begun, used = time.perf_counter(), _children_cpu_s()
-            import_trio(settings)
+            import_trio()
             peer.append((time.perf_counter() - begun) * 1e3)
             peer_cpu.append((_children_cpu_s() - used) * 1e3)
     return figures_of(ours, peer, cpu, peer_cpu)
 
 
-def keeping_bytecode(home: Path) -> dict[str, str]:
-    """Return environment variables by which Python keeps its bytecode under a directory."""
-    # An empty one forbids nothing.
-    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(home / "bytecode")}
-
-
-def import_trio(settings: Mapping[str, str]) -> None:
+def import_trio() -> None:
     """Run the peer."""
-    subprocess.run([sys.executable, "-c", "import trio"], env=os.environ | settings, check=True)
+    subprocess.run([sys.executable, "-c", "import trio"], check=True)
 
 
 def figures_of(

@@ -42,17 +42,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the scenarios."""
-    if "membership" in arguments.names:
-        from frys_node.bench import membership
+    from frys_node.bench.bytecode import bytecode_is_kept
 
-        if arguments.names != ["membership"]:
-            raise UsageError("membership runs alone", hint="its clusters would be measured by the other scenarios")
-        return membership.main(arguments)
-    from frys_node.bench.runner import Options, main
+    _check(arguments)
+    with bytecode_is_kept():
+        return _measure(arguments)
 
+
+def _check(arguments: argparse.Namespace) -> None:
+    if "membership" in arguments.names and arguments.names != ["membership"]:
+        raise UsageError("membership runs alone", hint="its clusters would be measured by the other scenarios")
     if arguments.held is not None and "move" not in arguments.names:
         raise UsageError("--held is about move", hint="frys-node bench move --held 100000")
     if arguments.held is not None and not 1 <= arguments.held <= HELD_MAX:
         raise UsageError(f"--held {arguments.held} is not between 1 and {HELD_MAX:,}")
+
+
+def _measure(arguments: argparse.Namespace) -> int:
+    if "membership" in arguments.names:
+        from frys_node.bench import membership
+
+        return membership.main(arguments)
+    from frys_node.bench.runner import Options, main
+
     options = Options(arguments.rounds or ROUNDS, arguments.full, arguments.held)
     return main(arguments.names, options, json_output=arguments.json)

@@ -235,7 +235,7 @@ PLAN = (
     Entry("membership", 400, 1_200.0, nodes=7),
     Entry("membership", 60, 600.0, nodes=20),
     Entry("membership", 30, 300.0, nodes=7, faults="none"),
-    Entry("membership", 200, 3_600.0, nodes=100),
+    Entry("membership", 60, 1_800.0, nodes=100),
     Entry("lifeguard", 2, 1_800.0),
     Entry("scale", 1, 120.0),
     Entry("starved", 1, 300.0),

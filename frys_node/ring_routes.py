@@ -111,10 +111,6 @@ class RingRoutes:
         return HttpResponse.json(body)
 
     def _head(self, view: RingView, members: Sequence[NodeId]) -> dict[str, Any]:
-        waits = []
-        for line in view.waits_for:
-            node, _, reason = line.partition(": ")
-            waits.append({"name": self._name(NodeId(node)), "id": node, "reason": reason})
         return {
             "epoch": view.epoch,
             "phase": view.phase,
@@ -124,11 +120,16 @@ class RingRoutes:
             "replication_factor": min(view.replication_factor, len(members)),
             "collections": len(view.collections),
             "copies_to_make": view.moving,
-            "waits_for": waits,
+            "waits_for": self._waits(view.waits_for),
             "queued": [self._name(node) for node in view.queued],
             "pinned": view.pinned,
             "bypassed": {self._name(NodeId(node)): units for node, units in view.bypassed.items()},
         }
+
+    def _waits(self, lines: Sequence[str]) -> list[dict[str, str]]:
+        """Tell lines of ``node: reason`` with the names of the nodes."""
+        found = [line.partition(": ") for line in lines]
+        return [{"name": self._name(NodeId(node)), "id": node, "reason": reason} for node, _, reason in found]
 
     async def _plan(self, request: HttpRequest) -> HttpResponse:
         """What joins, leaves and another replication factor would move, as the issuer would do it. Nothing changes."""
@@ -153,6 +154,7 @@ class RingRoutes:
             "copies": made.copies,
             "bytes": made.bytes,
             "unknown": sum(step.unknown for step in made.steps),
+            "waits_for": self._waits(made.waits_for),
             "silent": self._silent(silent),
         }
         for node in body["nodes"]:

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what nodes that come or go would move; nothing is changed",
         description="Tells what joins, leaves or another replication factor would move, in the steps that the issuer "
         "would make of them: up to 16 nodes that come or go together, then the replication factor. Nodes that are dead "
-        "get nothing. Sizes are what the nodes report now. Nothing is changed.",
+        "get nothing; what waits for them is said. Sizes are what the nodes report now. Nothing is changed.",
     )
     plan.add_argument(
         "--add",
@@ -214,7 +214,20 @@ def plan_text(body: dict[str, Any]) -> str:
     lines += ["", f"highest load over its node's part: {even} (1 is even). Nothing was changed."]
     if body["after_change"]:
         lines.append("A change is under way; the plan begins where that ends.")
+    lines += _waits(body)
     if body["unknown"]:
         lines.append(f"{body['unknown']} copies are of units whose size nobody told; they are not in the bytes.")
     lines += [f"{each['name']} did not tell what it holds: {each['error']}" for each in body["silent"]]
     return "\n".join(lines)
+
+
+def _waits(body: dict[str, Any]) -> list[str]:
+    """Say what the issuer would not begin as things are, and what that waits for."""
+    if not body["waits_for"]:
+        return []
+    ready, steps = body["steps_ready"], len(body["steps"])
+    which = f"only the first {_count(ready, 'step')} of {steps}" if ready else "none of it"
+    return [
+        f"The issuer begins {which} as things are:",
+        *(f"waits for {each['name']}: {each['reason']}" for each in body["waits_for"]),
+    ]

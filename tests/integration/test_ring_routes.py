@@ -83,6 +83,7 @@ async def test_a_node_that_is_down_is_named_and_what_cannot_be_planned_is_refuse
         assert shown["members"][1]["error"]
         planned = await ask(http, "POST", "/v1/ring/plan", {"remove": ["n2"]})
         assert [each["name"] for each in planned["silent"]] == ["n2"]
+        assert (planned["steps_ready"], [each["name"] for each in planned["waits_for"]]) == (0, ["n2"])
         for body, status in (
             ({}, 400),
             ({"remove": ["n9"]}, 404),

@@ -10,6 +10,7 @@ from balancer.plan import Plan
 from balancer.rebalance import moves
 from balancer.record import JOINING, TopologyRecord, after, finished, first_record
 from balancer.spread import RingMember
+from balancer.steps import StepConfig, Steps
 from frys_node.base.types import ClusterId, NodeId
 from frys_node.kernel.services.topology import Collection
 from frys_node.ring_plan import Wanted, planned, start_of
@@ -108,3 +109,48 @@ def test_a_plan_begins_where_a_change_of_the_factor_under_way_ends() -> None:
     start = start_of(growing)
     assert (start.replication_factor, start.collections[0].replication_factor) == (3, 3)
     assert planned(start, Wanted(factor=3), sizes={}, dead=(), names={}).steps == []
+
+
+def test_a_step_that_the_issuer_would_not_begin_says_whom_it_waits_for() -> None:
+    """With one of three copies dead no second one can leave: the copies are told, and that it waits and why."""
+    record = msgspec.structs.replace(record_of("a", "b", "c"), replication_factor=3)
+    made = planned(record, Wanted(leaving=[NodeId("b")]), sizes={}, dead={NodeId("c")}, names={})
+    steps = Steps(NodeId("a"), StepConfig())
+    steps.adopted(Placement(record), record.epoch, 0.0)
+    steps.verdict([NodeId("c")], 0.0)
+    steps.request_leave(NodeId("b"))
+    assert steps.next_record(100.0) is None
+    assert [(step.change, step.what) for step in made.steps] == [("remove", "b")]
+    assert (made.steps_ready, made.waits_for) == (0, steps.waits_for())
+    assert made.waits_for[0].startswith("c: dead, and without it too few members live of ")
+
+
+def test_what_can_begin_is_planned_before_what_waits() -> None:
+    """Of a join and two leaves that leave too few alive the issuer makes the join alone, and the leaves wait."""
+    record = record_of("a", "b", "c")
+    wanted = Wanted(joining=[D], leaving=[NodeId("a"), NodeId("b")])
+    alive = planned(record, wanted, sizes={}, dead=(), names={})
+    assert ([step.what for step in alive.steps], alive.steps_ready, alive.waits_for) == (["+d, -a, -b"], 1, [])
+    made = planned(record, wanted, sizes={}, dead={NodeId("c")}, names={})
+    assert [(step.change, step.what) for step in made.steps] == [("add", "d"), ("remove", "a, b")]
+    assert (made.steps_ready, made.waits_for[0].partition(",")[0]) == (1, "c: dead")
+
+
+def test_a_plan_with_a_dead_issuer_begins_nothing() -> None:
+    """Whoever writes the record has to be back, or replaced; the way to that is named."""
+    record = record_of("a", "b", "c")
+    issuer = record.epoch.term.node
+    made = planned(record, Wanted(joining=[D]), sizes={}, dead={issuer}, names={})
+    assert (len(made.steps), made.steps_ready) == (1, 0)
+    assert made.waits_for == [f"{issuer}: dead, and it writes the record; see: frys-node issuer promote"]
+
+
+def test_a_removal_that_would_be_refused_says_so() -> None:
+    """Of units whose copies are on two dead nodes too few members live: `node remove` wants to be told to lose them."""
+    record = record_of("a", "b", "c", "f", "g")
+    dead = {NodeId("b"), NodeId("c")}
+    made = planned(record, Wanted(leaving=[NodeId("b")]), sizes={}, dead=dead, names={})
+    assert [(step.change, step.what) for step in made.steps] == [("remove", "b")]
+    assert (made.steps_ready, len(made.waits_for)) == (0, 1)
+    assert made.waits_for[0].startswith("b: dead, and too few members live of ")
+    assert made.waits_for[0].endswith(" more units; it is removed only with --accept-loss")

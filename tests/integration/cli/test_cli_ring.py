@@ -67,6 +67,8 @@ PLANNED = {
     "copies": 4,
     "bytes": 5_000,
     "unknown": 1,
+    "steps_ready": 0,
+    "waits_for": [{"name": "n4", "id": "4", "reason": "dead, and without it too few members live of the ring"}],
     "after_change": True,
     "silent": [{"name": "n3", "id": "3", "error": "no answer"}],
 }  # fmt: skip
@@ -99,6 +101,7 @@ async def test_the_ring_is_drawn_and_what_a_change_waits_for_is_told_by_name(tmp
         assert planned.splitlines()[1].split() == ["add", "e", "3", "4", "4.9", "KiB"]
         assert "1.00 -> 1.20" in planned
         assert "n3 did not tell what it holds" in planned
+        assert "\nThe issuer begins none of it as things are:\nwaits for n4: dead, and without it too few" in planned
         assert (await cli.run("ring", "plan", *changes, "--json")).json() == PLANNED
         for wrong in ("e:x", "e:1:a:b:c", ":2"):
             assert (await cli.run("ring", "plan", "--add", wrong)).code == 2

@@ -75,6 +75,8 @@ class Verdict:
     scenario: str
     violations: list[str] = field(default_factory=list)
     counts: dict[str, float] = field(default_factory=dict)
+    code: dict[str, str] = field(default_factory=dict)
+    """Which code ran, as `Revision.told` says it."""
 
     @property
     def is_good(self) -> bool:
@@ -213,6 +215,12 @@ def check_final(ledger: Ledger, store: str, answers: Mapping[str, Mapping[int, i
             if fault:
                 wrong.append(fault.at(f"final read at {node}"))
     return wrong
+
+
+def vanished(ledger: Ledger, store: str, found: Mapping[int, int]) -> int:
+    """Count what a final read does not find and would have to, if the store were one that may not forget."""
+    missing = [(store, key) for key in ledger.keys(store) if key not in found]
+    return sum(judge_value(ledger, key, None, float("inf"), may_vanish=False) is not None for key in missing)
 
 
 def check_equal(

@@ -9,7 +9,8 @@ back at quorum through every node.
 
 It passes if no acknowledged write is lost, nothing that was deleted or overwritten came back, all replicas of every
 vector shard are equal, and the topology records of all nodes were one history: no forked epoch, no double move.
-(Cache values live in memory and may vanish; what was overwritten or deleted may not come back.)
+(Cache values live in memory and may vanish: `cache_vanished` counts those in the reads through every node, and nothing
+judges it. What was overwritten or deleted may not come back.)
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from chaos.turnover import Turnover
 from chaos.watch import Watch
 from frys_node.base.errors import FrysError
 from frys_node.bench import namespaces
+from frys_node.testing.revision import Revision
 
 SHARDS = 8
 DOWN_S = (0.2, 2.0)
@@ -185,10 +187,13 @@ def judge(cluster: Cluster, history: list[checker.Operation], injuries: Injuries
     ledger = checker.Ledger(history)
     verdict = checker.Verdict("data")
     wrong = checker.check_reads(history, ledger)
+    cache = Counter(cache_found=0, cache_vanished=0)
     for node in cluster.nodes:
         say(f"reading everything back at quorum through {node.name}")
         for store in ("point", "cache"):
             found = read_back(node.endpoint, store, ledger.keys(store))
+            if store == "cache":
+                cache.update(cache_found=len(found), cache_vanished=checker.vanished(ledger, store, found))
             wrong += checker.check_final(ledger, store, {node.name: found})
     compared = wait_equal(cluster, SETTLE_S_MAX)
     wrong += checker.check_equal(compared.roots, compared.held_by)
@@ -221,6 +226,7 @@ def judge(cluster: Cluster, history: list[checker.Operation], injuries: Injuries
         "longest_write_gap_s": round(checker.longest_gap_s(acked, min(instants), max(instants)), 2),
         "units_compared": len(compared.roots),
         "equal_after_s": round(compared.seconds, 1),
+        **cache,
         "missing": kinds["lost"],
         "resurrected": kinds["resurrected"],
         "stale": kinds["stale"],
@@ -247,12 +253,14 @@ def main() -> int:
     folder = arguments.dir or Path(tempfile.mkdtemp(prefix="frys-chaos-data-"))
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["XDG_STATE_HOME"] = str(folder / "state")
+    revision = Revision()
     try:
         with running(Cluster.in_namespaces(folder, arguments.nodes)) as cluster:
             verdict = injured(cluster, arguments)
     except (Setback, FrysError, Unanswered) as setback:
         say(f"no verdict (seed {arguments.seed}): {setback}\nthe nodes' files are in {folder}")
         return 1
+    verdict.code = revision.told()
     if arguments.report:
         verdict.write(arguments.report)
     show(verdict, arguments)
@@ -269,7 +277,7 @@ def show(verdict: checker.Verdict, arguments: argparse.Namespace) -> None:
         print(json.dumps(verdict.report(), indent=2), flush=True)
         return
     print(f"data: {'good' if verdict.is_good else 'BROKEN'}")
-    for key, value in verdict.counts.items():
+    for key, value in (verdict.code | verdict.counts).items():
         print(f"  {key:<42} {value}")
     for violation in verdict.violations[: checker.VIOLATIONS_SHOWN_MAX]:
         print(f"  VIOLATION {violation}")

@@ -19,6 +19,7 @@ from chaos import checker
 from chaos.cluster import AGREE_S_MAX, Cluster, Setback, running, say, until
 from chaos.load import Load, Unanswered, create_collection, read_back
 from frys_node.bench.namespaces import ToolFailed, Unavailable
+from frys_node.testing.revision import Revision
 
 SKIPPED = 77
 TOP_UP_S_MAX = 600.0
@@ -45,6 +46,7 @@ def run(name: str, arguments: argparse.Namespace, make: Callable[[Path, int], Cl
     folder.mkdir(parents=True, exist_ok=True)
     # The list of this user's own nodes is kept out of their home.
     os.environ["XDG_STATE_HOME"] = str(folder / "state")
+    revision = Revision()
     try:
         with running(make(folder, arguments.nodes)) as cluster:
             verdict = _injured(name, cluster, faults, arguments)
@@ -54,6 +56,7 @@ def run(name: str, arguments: argparse.Namespace, make: Callable[[Path, int], Cl
     except (Setback, ToolFailed, Unanswered) as setback:
         say(f"no verdict: {setback}\nthe nodes' files are in {folder}")
         return 1
+    verdict.code = revision.told()
     return _conclude(verdict, arguments, folder)
 
 
@@ -109,7 +112,7 @@ def _conclude(verdict: checker.Verdict, arguments: argparse.Namespace, folder: P
         verdict.write(arguments.report)
     report = verdict.report()
     print(f"{verdict.scenario}: {'good' if verdict.is_good else 'BROKEN'}")
-    for key, value in verdict.counts.items():
+    for key, value in (verdict.code | verdict.counts).items():
         print(f"  {key:<26} {value}")
     for violation in report["violations"] if isinstance(report["violations"], list) else []:
         print(f"  VIOLATION {violation}")

@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     """Run one seed, a batch or everything; exit code 1 and a replay command when an invariant broke."""
     from frys_node.cli.sim_report import batch_text, one_text
     from frys_node.testing.catalogue import SCENARIOS
+    from frys_node.testing.revision import commit
 
     if args.list:
         print(_names(as_json=args.json))
@@ -64,8 +65,9 @@ def run(args: argparse.Namespace) -> int:
         return run_all(args)
     complete(args, SCENARIOS[args.scenario])
     if args.seeds == 1 and args.state is None:
+        revision = {"commit": commit(), "code": _code_of(args.scenario)}
         result = _run_seed(args, args.seed)
-        print(json.dumps(_plain(result)) if args.json else one_text(result))
+        print(json.dumps(_plain(result) | revision) if args.json else one_text(result, revision))
         _complain([result])
         return 0 if result.passed else 1
     report = Batch(args).run()
@@ -102,6 +104,14 @@ def complete(args: argparse.Namespace, scenario: Scenario) -> None:
         raise UsageError("--seeds must be at least 1 and --seed at least 0")
     if args.budget is not None and args.budget <= 0:
         raise UsageError(f"--budget {args.budget:g} is not above 0")
+
+
+def _code_of(scenario: str) -> str:
+    """Return the digest of everything that a scenario can load, as `make sim` keeps its results by."""
+    from frys_node.testing.catalogue import SCENARIOS
+    from frys_node.testing.provenance import code_digest
+
+    return code_digest(f"frys_node.testing.{SCENARIOS[scenario].module}")
 
 
 def _run_seed(args: argparse.Namespace, seed: int) -> ScenarioResult:
@@ -147,6 +157,8 @@ class Batch:
         self._args = args
         self._key = f"{args.scenario}/{args.nodes}/{args.seconds:g}/{args.faults}"
         self._done: dict[str, dict[str, Any]] = {}
+        self._codes: list[str] = []
+        """Digests of the code that the seeds were run with: one, unless a batch went on after a change."""
         self._failed: list[ScenarioResult] = []
         self._save_at_s = 0.0
 
@@ -154,9 +166,12 @@ class Batch:
         """Run what is not done yet and return the report on all of it."""
         from frys_node.cli.sim_report import batch_report
         from frys_node.testing.catalogue import SCENARIOS
+        from frys_node.testing.revision import commit
 
         self._load()
         args, shown_s = self._args, 0.0
+        revision = commit()
+        self._codes = sorted({*self._codes, _code_of(args.scenario)})
         seeds = range(args.seed, args.seed + args.seeds)
         try:
             for result in self._results([seed for seed in seeds if str(seed) not in self._done]):
@@ -175,7 +190,10 @@ class Batch:
             self._save()
             self._show(is_last=True)
         results = [self._done[str(seed)] for seed in seeds if str(seed) in self._done]
-        return batch_report(args.scenario, SCENARIOS[args.scenario], args.faults, results, len(seeds))
+        report = batch_report(args.scenario, SCENARIOS[args.scenario], args.faults, results, len(seeds))
+        # Processes of a batch may have loaded files that were changed after it had begun.
+        codes = sorted({*self._codes, _code_of(args.scenario)})
+        return report | {"commit": revision, "code": ", ".join(codes)}
 
     def _results(self, seeds: list[int]) -> Iterator[ScenarioResult]:
         """Run seeds here, or in several processes; then they come as they end. A budget ends it early."""
@@ -208,18 +226,21 @@ class Batch:
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
             done = state["done"] if state["batch"] == self._key else None
+            codes = [str(code) for code in state.get("codes", ["unknown"])]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(f"'{path}' is not a state file: {error}", hint="name another file") from error
         if done is None:
             raise UsageError(f"'{path}' belongs to another batch ({state['batch']})", hint="name another file")
         # A failed seed runs again: the code may have been mended since.
         self._done = {seed: result for seed, result in done.items() if not result["violations"]}
+        self._codes = codes if self._done else []
 
     def _save(self) -> None:
         path: Path | None = self._args.state
         if path is not None:
             temporary = path.with_name(path.name + ".tmp")
-            temporary.write_text(json.dumps({"batch": self._key, "done": self._done}), encoding="utf-8")
+            state = {"batch": self._key, "codes": self._codes, "done": self._done}
+            temporary.write_text(json.dumps(state), encoding="utf-8")
             os.replace(temporary, path)
 
     def _show(self, *, is_last: bool = False) -> None:

@@ -111,8 +111,8 @@ def batch_text(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def one_text(result: ScenarioResult) -> str:
-    """Return a report of one seed for people."""
+def one_text(result: ScenarioResult, revision: Mapping[str, str]) -> str:
+    """Return a report of one seed for people, with what tells which code it was run with."""
     report: dict[str, object] = {
         "scenario": f"{result.scenario}, {result.nodes} nodes, {result.seconds:g} simulated seconds",
         "seed": f"{result.seed}, faults {result.faults_profile}",
@@ -123,6 +123,7 @@ def one_text(result: ScenarioResult) -> str:
         "faults": result.faults,
         "sometimes": result.sometimes,
         **result.summary,
+        **revision,
     }
     text = table(report)
     if result.figures:

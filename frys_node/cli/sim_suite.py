@@ -36,7 +36,7 @@ def run_all(args: argparse.Namespace) -> int:
         reports.append(report)
         if not args.json:
             print(_line(report), flush=True)
-    summary = _summary(reports, time.perf_counter() - started_s)
+    summary = {"commit": reports[0]["commit"], **_summary(reports, time.perf_counter() - started_s)}
     if args.json:
         print(json.dumps({**summary, "batches": reports}))
     else:
@@ -65,7 +65,7 @@ def _line(report: dict[str, Any]) -> str:
     good = not report["failed_seeds"] and not report["missed"]
     short = "" if report["seeds"] == report["seeds_wanted"] else f" of {report['seeds_wanted']} (budget)"
     size = f"{report['nodes']:>5} nodes  {report['faults_profile']:<10}"
-    cost = f"{report['node_hours']:>9,.1f} node-hours  {report['wall_s']:>6.1f} s"
+    cost = f"{report['node_hours']:>9,.1f} node-hours  {report['wall_s']:>6.1f} s  code {report['code'][:12]}"
     lines = [f"{'ok  ' if good else 'FAIL'}  {report['scenario']:<11} {size} {report['seeds']:>4} seeds{short}  {cost}"]
     lines += [f"      {name}: {verdict}" for name, verdict in report["targets"].items()]
     sums = [f"{name} {report['figures'][name]['sum']:,.0f}" for name in report["sums"] if name in report["figures"]]

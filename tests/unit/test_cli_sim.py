@@ -13,6 +13,7 @@ from frys_node.cli.sim_report import batch_report, batch_text
 from frys_node.cli.sim_suite import _state_of
 from frys_node.testing import catalogue, swarm_scenario
 from frys_node.testing.catalogue import PLAN, SCENARIOS
+from frys_node.testing.provenance import code_digest
 from frys_node.testing.scenario import ScenarioResult, Target
 
 SWARM = ["sim", "--scenario", "swarm", "--nodes", "5", "--seconds", "10"]
@@ -31,6 +32,7 @@ def test_one_seed_prints_its_digest_and_fault_counts(capsys: pytest.CaptureFixtu
         result = _out(capsys)
         assert isinstance(result["faults"], dict)
         assert result["events"]
+        assert result["code"] == code_digest("frys_node.testing.swarm_scenario")
         digests.append(result["digest"])
     assert digests[0] == digests[1] != digests[2]
 
@@ -55,6 +57,10 @@ def test_a_batch_goes_on_where_it_stopped(capsys: pytest.CaptureFixture[str], tm
     assert report["passed"] == report["seeds"] == 5
     second = json.loads(state.read_text())
     assert {seed: second["done"][seed] for seed in first["done"]} == first["done"]
+    assert report["code"] == code_digest("frys_node.testing.swarm_scenario")
+    state.write_text(json.dumps(second | {"codes": ["0" * 32]}))
+    assert main([*arguments, "--seeds", "5"]) == 0
+    assert _out(capsys)["code"] == f"{'0' * 32}, {report['code']}"
     assert main([*arguments, "--seeds", "5", "--faults", "lossy"]) == 2
     assert "another batch" in capsys.readouterr().err
 

@@ -19,6 +19,7 @@ from chaos.checker import (
     check_reads,
     judge,
     longest_gap_s,
+    vanished,
 )
 
 
@@ -81,6 +82,13 @@ def test_the_cache_may_forget_but_not_go_back() -> None:
     assert check_final(ledger, "cache", {"n1": {1: 1}}) == [
         "final read at n1: cache 1: version 1 came back, 2 was acknowledged"
     ]
+
+
+def test_what_the_cache_forgot_is_counted() -> None:
+    """A value acknowledged last and not there has vanished; one that was deleted, or may have been, has not."""
+    history = [write(key, 1, 1.0, store="cache") for key in (1, 2, 3, 4)]
+    history += [delete(2, 2, 2.0, store="cache"), delete(3, 2, 2.0, good=False, store="cache")]
+    assert vanished(Ledger(history), "cache", {4: 1}) == 1
 
 
 def test_an_unknown_outcome_allows_both_states() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,8 +24,12 @@ pytestmark = pytest.mark.slow
 
 LIMIT_S = 60.0
 
-needs_tools = pytest.mark.skipif(find_tool("redis-benchmark") is None, reason="redis-tools are not here (make peers)")
-needs_server = pytest.mark.skipif(server_command() is None, reason="redis-server is not here (make peers)")
+may_skip = not os.environ.get("CI")
+"""CI brings the tools (`.ci/apt`); if they are missing there, their tests fail."""
+
+has_tools, has_server = find_tool("redis-benchmark") is not None, server_command() is not None
+needs_tools = pytest.mark.skipif(may_skip and not has_tools, reason="redis-tools are not here (make peers)")
+needs_server = pytest.mark.skipif(may_skip and not has_server, reason="redis-server is not here (make peers)")
 
 
 def wait(what: str, probe: Callable[[], Any]) -> Any:
@@ -350,7 +355,8 @@ def test_a_client_survives_the_death_of_a_node(cluster: RedisNodes) -> None:
         plain = redis.Redis(port=cluster.ports[1])
         assert [plain.get(f"s{number}") for number in range(100)] == [b"%d" % number for number in range(100)]
         wait("a counter goes on", lambda: plain.incr("after") > 0)
-        wait("all keys through the cluster", lambda: [client.get(f"s{n}") for n in range(100)][99] == b"99")
+        every = [b"%d" % number for number in range(100)]
+        wait("all keys through the cluster", lambda: [client.get(f"s{n}") for n in range(100)] == every)
     finally:
         client.close()
         cluster.nodes[2].start([cluster.nodes[0].bind])

@@ -150,14 +150,19 @@ async def test_damaged_topology_files_are_named_or_asked_for_again(autojump_cloc
 
 
 async def test_writes_that_are_too_big_are_refused_and_big_batches_are_split(autojump_clock: MockClock) -> None:
-    """One item over the limit is a usage error before anything is sent; many small ones go in parts."""
+    """One item over the limit is refused before anything is sent; each message that a write takes is a version."""
     async with open_data_cluster(["n1", "n2"]) as cluster:
         await settled(cluster)
         with pytest.raises(UsageError, match="over the limit"):
             await cluster["n1"].replication.write(UNIT, [(b"k", b"v" * 900_000)])
         items: list[tuple[bytes, bytes | None]] = [(b"k%d" % i, b"v" * 100_000) for i in range(20)]
         await cluster["n1"].replication.write(UNIT, items, Consistency.ALL)
-        assert len(cluster.stores(UNIT)[N2]) == 20
+        held = cluster.stores(UNIT)[N2]
+        assert len(held) == 20
+        assert len({entry.version for entry in held.values()}) == 4  # 5 of 100 kB in 512 KiB
+        await cluster["n1"].replication.write(UNIT, items[:5], Consistency.ALL)
+        held = cluster.stores(UNIT)[N2]
+        assert len({held[key].version for key, _ in items[:5]}) == 1
 
 
 async def test_a_forged_record_is_refused(autojump_clock: MockClock) -> None:

@@ -37,6 +37,7 @@ from balancer.topology_effects import (
     TopologyEffect,
 )
 from balancer.topology_messages import TOPOLOGY_MESSAGES, Promise, RecordPush, SignedRecord
+from balancer.unison_driver import UnisonRunner
 from balancer.view import ring_view, status_view
 from frys_node.base.errors import (
     FrameTooLarge,
@@ -118,6 +119,7 @@ class BalancerComponent:
         self.seat = Seat(rpc, self, self.verbs, settings.member(self.node))
         self._junk = metrics.counter("frys_balancer_records_dropped_total", "Records refused unread", ("why",))
         self._intake = Intake(settings.cluster, proofs, self._junk.inc)
+        self._unison = UnisonRunner(self.node, members, self._send, lambda: self.machine.epoch)
         measure(metrics, self.machine)
 
     # ------------------------------------------------------------------ the component
@@ -290,6 +292,8 @@ class BalancerComponent:
 
     async def _persist(self, work: PersistRecord) -> None:
         placement = await self._executor.run(self._saved.adopt, work.record, work.signed)
+        if self._is_open:
+            await self._unison.wait(work.record)
         self.perform(self.machine.persisted(work.record.epoch, placement, self._clock.now_s()))
 
     async def _propose(self, work: Propose | TakeOver) -> None:
@@ -300,21 +304,23 @@ class BalancerComponent:
             is_taken = await self._executor.run(self._register.take_over, signed)
         if not is_taken:
             _log.warning("balancer.register_moved_on", extra={"wanted": str(work.record.epoch)})
+        elif isinstance(work, Propose):
+            self._unison.announce(work.record, signed)
         self.perform(self.machine.proposed(work.record, signed if is_taken else None, self._clock.now_s()))
 
     def _on_note(self, source: NodeId, payload: bytes) -> None:
         try:
             message = TOPOLOGY_MESSAGES.decode(payload)
             if isinstance(message, RecordPush):
-                self._take_push(message.record)
+                self._take_push(source, message.record)
             elif isinstance(message, Promise):
                 self._take_promise(source, message)
-            else:
-                self.perform(self.machine.receive(source, message, self._clock.now_s()))
+            elif (rest := self._unison.take(source, message)) is not None:
+                self.perform(self.machine.receive(source, rest, self._clock.now_s()))
         except MalformedFrame:
             self._junk.inc("malformed")
 
-    def _take_push(self, signed: SignedRecord) -> None:
+    def _take_push(self, source: NodeId, signed: SignedRecord) -> None:
         """Verify a pushed record and offer it; only the issuer of its term may have written it."""
         if self.machine.signed is not None and signed.data == self.machine.signed.data:
             return
@@ -322,6 +328,7 @@ class BalancerComponent:
             return
         record = self._intake.verified(signed)
         if record is not None:
+            self._unison.pushed(source, record)
             self.perform(self.machine.offer(record, signed, self._clock.now_s()))
 
     def _take_promise(self, source: NodeId, message: Promise) -> None:

@@ -63,6 +63,18 @@ class PromiseRefused(Message, tag=6, frozen=True):
     highest: Term
 
 
-TopologyMessage = RecordPush | RecordDigest | Report | PromiseAsk | Promise | PromiseRefused
+class RecordReady(Message, tag=7, frozen=True):
+    """To the issuer: your record is durable here and its units are placed; I adopt it when you say so (`unison`)."""
+
+    epoch: Epoch
+
+
+class RecordGo(Message, tag=8, frozen=True):
+    """I adopt this record now, and so may you."""
+
+    epoch: Epoch
+
+
+TopologyMessage = RecordPush | RecordDigest | Report | PromiseAsk | Promise | PromiseRefused | RecordReady | RecordGo
 TOPOLOGY_MESSAGES: Final[Codec[TopologyMessage]] = Codec(TopologyMessage)
 SIGNED_RECORD: Final[Codec[SignedRecord]] = Codec(SignedRecord)

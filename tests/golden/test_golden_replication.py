@@ -14,7 +14,9 @@ from balancer.topology_messages import (
     PromiseAsk,
     PromiseRefused,
     RecordDigest,
+    RecordGo,
     RecordPush,
+    RecordReady,
     Report,
     SignedRecord,
 )
@@ -92,6 +94,7 @@ TOPOLOGY_2 = [
     Promise(TERM, None),
     PromiseRefused(TERM, TERM),
 ]
+TOPOLOGY_3 = [*TOPOLOGY_2, RecordReady(EPOCH), RecordGo(EPOCH)]
 GROUPS_1: list[list[LogRecord]] = [
     [EntriesRecord(UNIT, [ENTRY, GONE])],
     [WipedRecord(UNIT, EPOCH), CompletedRecord(UNIT), DroppedRecord(UNIT)],
@@ -152,6 +155,7 @@ GROUPS_2: list[list[LogRecord]] = [
         ("replication-messages-5.hex", MESSAGES, MESSAGES_5),
         ("topology-messages-1.hex", TOPOLOGY_MESSAGES, TOPOLOGY_1),
         ("topology-messages-2.hex", TOPOLOGY_MESSAGES, TOPOLOGY_2),
+        ("topology-messages-3.hex", TOPOLOGY_MESSAGES, TOPOLOGY_3),
     ],
 )
 def test_messages_of_every_version_are_read(name: str, codec: Any, messages: list[Any]) -> None:
@@ -161,7 +165,7 @@ def test_messages_of_every_version_are_read(name: str, codec: Any, messages: lis
 
 @pytest.mark.parametrize(
     ("name", "codec", "messages"),
-    [("replication-messages-5.hex", MESSAGES, MESSAGES_5), ("topology-messages-2.hex", TOPOLOGY_MESSAGES, TOPOLOGY_2)],
+    [("replication-messages-5.hex", MESSAGES, MESSAGES_5), ("topology-messages-3.hex", TOPOLOGY_MESSAGES, TOPOLOGY_3)],
 )
 def test_messages_of_the_newest_version_are_written_unchanged(name: str, codec: Any, messages: list[Any]) -> None:
     """What is written today is the newest golden file, byte for byte."""

@@ -132,8 +132,10 @@ class Load:
             services.collection(COLLECTION).upsert([point])
 
         kinds = [("cache write", put), ("cache read", get)]
-        if points:  # Of four shards a node may lead none.
+        if points:
             kinds.append(("vector write", upsert))
+        else:
+            tell("the leaver is the first of no shard: there is no vector write at it to measure")
         self.clients += [LibraryClient(kind, AT_LEAVER, PACE_S, port, operation) for kind, operation in kinds]
 
     def lost(self) -> int:

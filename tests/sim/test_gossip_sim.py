@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from frys_node.testing.catalogue import SCENARIOS
 from frys_node.testing.gossip_scenario import run_scenario
 from membership.catchup import CatchUp
 from membership.events import Window
@@ -18,8 +19,7 @@ from membership.state import NodeState
 
 ROOT = Path(__file__).resolve().parents[2]
 
-MUST_REACH = ("event_cut_off", "state_cut_off", "state_gap", "event_known", "digest_differs")
-"""States that a batch must have met, or it has proven nothing about them."""
+MUST_REACH = SCENARIOS["gossip"].must_reach
 
 
 @pytest.mark.parametrize(("nodes", "seconds", "faults"), [(1, 10.0, "chaos"), (2, 20.0, "none"), (20, 20.0, "none")])

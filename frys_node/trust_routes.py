@@ -9,7 +9,7 @@ import msgspec
 import trio
 
 from balancer.driver import BalancerComponent
-from frys_node.base.errors import FrysError, NotFound
+from frys_node.base.errors import FrysError, NotFound, NotReady
 from frys_node.base.ports import Clock
 from frys_node.base.types import NodeId
 from frys_node.channel.driver import Channel
@@ -19,6 +19,7 @@ from frys_node.kernel.services.members import Status
 from frys_node.observe.log import get_logger
 from frys_node.secure.certificates import BACKDATE_S
 from frys_node.secure.identity import Identity
+from frys_node.secure.keyring import EpochKey
 from frys_node.secure.statements import is_node_id
 from frys_node.secure.token import TokenInfo
 from frys_node.trust.expulsion import EXPEL, Expel, NodeExpelled
@@ -167,6 +168,7 @@ class TrustRoutes:
                 "members": len(members),
             },
             "identity": msgspec.to_builtins(channel.protection.posture()),
+            "issuer": await self._issuer(),
             "authority": _authority(channel.identity),
             "certificate": self._certificate(members),
             "keys": msgspec.to_builtins(keys) | self._rotation(),
@@ -174,12 +176,36 @@ class TrustRoutes:
                 {"id": node, "name": self._name(node), "is_signed": node not in unsigned}
                 for node in sorted(channel.secrets.revoked)
             ],
+            "last_expulsion_by": last_expulsion_by(channel.secrets.keyring.keys, len(channel.secrets.revoked)),
             "strangers": self._strangers(),
             "tokens": await self._token_counts(),
             "refusals": channel.refusals.by_reason(),
             "listeners": self._listeners(),
         }
         return HttpResponse.json(body)
+
+    async def _issuer(self) -> dict[str, Any]:
+        """Who writes the record, and what it says of itself; before there is a record, who let this node in."""
+        try:
+            view = await self._balancer.verbs.show()
+        except NotReady:
+            node = self._channel.issuer
+            return {
+                "id": node,
+                "name": self._name(node),
+                "term": 0,
+                "answers": False,
+                "can_admit": None,
+                "standby": [],
+            }
+        return {
+            "id": view.issuer,
+            "name": self._name(view.issuer),
+            "term": view.term,
+            "answers": view.answers,
+            "can_admit": view.can_admit,
+            "standby": view.standby,
+        }
 
     def _strangers(self) -> list[dict[str, str]]:
         """On the issuer, who is connected here or in gossip and was never admitted, or has left."""
@@ -191,7 +217,8 @@ class TrustRoutes:
         mine = self._channel.certificate_left_s()
         told = [(said.certificate_left_s, said.name) for said in members if said.certificate_left_s is not None]
         least_s, least = min(told, default=(mine, self._channel.identity.node_name))
-        return {"left_days": mine / DAY_S, "least_left_days": least_s / DAY_S, "least": least}
+        issued_s = int(self._channel.identity.certificate.not_valid_before_utc.timestamp()) + BACKDATE_S
+        return {"left_days": mine / DAY_S, "issued_at": issued_s, "least_left_days": least_s / DAY_S, "least": least}
 
     def _rotation(self) -> dict[str, Any]:
         """When the newest key was made and when the next is due, by the wall clock; None where that is not known."""
@@ -218,6 +245,16 @@ def _authority(identity: Identity) -> dict[str, Any]:
     was_changed = bool(identity.retired or identity.also_trusted)
     made_at = int(started) + BACKDATE_S if was_changed else 0
     return {"id": identity.ca_hash, "trusted": len(identity.authorities), "changed_at": made_at}
+
+
+def last_expulsion_by(keys: Sequence[EpochKey], expelled: int) -> int | None:
+    """Return when, in Unix seconds, all of the expelled were expelled at the latest, by the issuer's clock.
+
+    With each of them the issuer makes a gossip key, which says how many there were by then. Three keys are kept, so the
+    time is the last expulsion's own until the keys were rotated three times since, and then the oldest key's.
+    """
+    made = [key.made_unix_s for key in keys if key.made_unix_s and key.expelled == expelled]
+    return min(made) if expelled and made else None
 
 
 def api_token_warnings(tokens: Sequence[TokenInfo], node: NodeId, name: str) -> list[str]:

@@ -55,6 +55,10 @@ FIXES = {
     "eof": "nothing, if it happens now and then: a port scan, or a node that was stopped",
     "expelled": "it cannot come back: move its data directory away, and join as a new node with a new token",
     "expired": "let it join again with a new token, or set its clock",
+    "forged": (
+        "that member brings statements that the authority never made: if it was not away while the authority was"
+        " replaced, expel it: frys-node node revoke"
+    ),
     "group": "upgrade that node: only X25519MLKEM768 is spoken",
     "half_open": "close the port to strangers by [cluster] allow or a firewall",
     "half_open_network": "close the port to that network by [cluster] allow or a firewall",

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from frys_node.base.errors import StorageError
 from frys_node.base.types import NodeId
 from frys_node.channel.connection import Connection
-from frys_node.channel.door import Refusals
+from frys_node.channel.door import FIXES, Refusals
 from frys_node.channel.peers import Peers
 from frys_node.trust.credentials import MemberSecrets
 from frys_node.trust.messages import Credentials
@@ -47,7 +47,8 @@ class Exchange:
         forgeries = self._forgeries.get(connection, 0) + statements.refused - before
         self._forgeries[connection] = forgeries
         if forgeries > FORGERIES_MAX and connection.is_open:
-            log.warning("channel.forged_statements", extra={"peer": connection.node, "count": forgeries})
+            extra = {"peer": connection.node, "count": forgeries, "fix": FIXES["forged"]}
+            log.warning("channel.forged_statements", extra=extra)
             self._refusals.count("forged")
             connection.close()
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from frys_node.cli.admin import bytes_text, table
 
+VOICES = "classical whatever the identity is; only a member could make use of a forged one"
+
 
 def text(body: dict[str, Any]) -> str:
     """Lay the picture out; the body's texts are printable already."""
@@ -31,6 +33,8 @@ def _summary(body: dict[str, Any]) -> str:
         ("trouble", body["trouble"]),
         ("sessions", _share(quantum)),
         ("identity", f"{identity['identity']}: {identity['summary']}"),
+        ("voices", f"{identity['voices']}: {VOICES}" if "voices" in identity else ""),
+        ("issuer", _issuer(body.get("issuer"))),
         ("authority", _authority(body["authority"])),
         ("certificates", _certificates(body["certificate"])),
         ("gossip keys", f"epoch {keys['epoch']}: {keys['converged']}/{keys['total']} seal with it{_next(keys)}"),
@@ -49,18 +53,33 @@ def _share(quantum: dict[str, Any]) -> str:
     return told
 
 
+def _issuer(issuer: dict[str, Any] | None) -> str:
+    if issuer is None:
+        return ""
+    told = f"{issuer['name']}, term {issuer['term']}"
+    if not issuer["answers"]:
+        told += "; does not answer"
+    elif not issuer["can_admit"]:
+        told += "; does not hold the authority's key"
+    if issuer["standby"]:
+        told += f"; the key is kept by {', '.join(issuer['standby'])} too"
+    return told
+
+
 def _authority(authority: dict[str, Any]) -> str:
     others = authority["trusted"] - 1
     told = f"; {others} more trusted: one follows another (frys-node ca)" if others else ""
     changed = authority.get("changed_at", 0)
     if changed:
-        told += f"; it followed another on {dt.datetime.fromtimestamp(changed, dt.UTC):%Y-%m-%d %H:%M} (frys-node ca)"
+        told += f"; it followed another on {_instant(changed)} (frys-node ca)"
     return f"{authority['id']}{told}"
 
 
 def _certificates(certificate: dict[str, Any]) -> str:
+    issued = f", issued {_instant(certificate['issued_at'])}" if "issued_at" in certificate else ""
     return (
-        f"{certificate['left_days']:.0f} days left here; least in the cluster {certificate['least_left_days']:.0f}"
+        f"{certificate['left_days']:.0f} days left here{issued}; least in the cluster"
+        f" {certificate['least_left_days']:.0f}"
         f" ({certificate['least']})"
     )
 
@@ -68,12 +87,15 @@ def _certificates(certificate: dict[str, Any]) -> str:
 def _next(keys: dict[str, Any]) -> str:
     if keys["rotates_at"] is None:
         return "; rotates when asked"
-    return f"; rotates next {dt.datetime.fromtimestamp(keys['rotates_at'], tz=dt.UTC):%Y-%m-%d %H:%M} UTC"
+    return f"; rotates next {_instant(keys['rotates_at'])}"
 
 
 def _expelled(body: dict[str, Any]) -> str:
-    count = len(body["expelled"])
-    return f"{count}, refused by {body['keys']['refusing']}/{body['keys']['total']} members" if count else "nobody"
+    count, last_by = len(body["expelled"]), body.get("last_expulsion_by")
+    if not count:
+        return "nobody"
+    told = f"{count}, refused by {body['keys']['refusing']}/{body['keys']['total']} members"
+    return told if last_by is None else f"{told}; the last by {_instant(last_by)}"
 
 
 def _word(entry: dict[str, Any]) -> str:
@@ -106,6 +128,10 @@ def _sessions(body: dict[str, Any]) -> str:
 def _listeners(body: dict[str, Any]) -> str:
     rows = [(entry["what"], entry["address"], entry["protection"]) for entry in body["listeners"]]
     return "LISTENERS OF THIS NODE\n" + _indented(table(rows, ("WHAT", "ADDRESS", "PROTECTED_BY")))
+
+
+def _instant(unix_s: float) -> str:
+    return f"{dt.datetime.fromtimestamp(unix_s, tz=dt.UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _span(seconds: float) -> str:

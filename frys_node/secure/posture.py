@@ -20,6 +20,7 @@ WORDING: Final[dict[str, str]] = {
 }
 """By kind of identity. The key exchange is post-quantum in both; who is who, only with ML-DSA."""
 
+VOICES: Final = "ed25519"
 TLS_VERSION: Final = "TLSv1.3"
 TLS_GROUP: Final = "X25519MLKEM768"
 TLS_CIPHER: Final = "TLS_AES_256_GCM_SHA384"
@@ -32,6 +33,8 @@ class Posture(msgspec.Struct, frozen=True, kw_only=True):
     """Kind of every key of the cluster: ``ed25519`` or ``ml-dsa-65``."""
     summary: str
     """One of `WORDING`."""
+    voices: str = VOICES
+    """What gossip is signed with, whatever the identities are: classical."""
     tls: str = TLS_VERSION
     group: str = TLS_GROUP
     cipher: str = TLS_CIPHER

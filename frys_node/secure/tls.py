@@ -64,6 +64,10 @@ _ERROR_REASONS = (
     ("certificate required", "no_certificate"),
     ("alert bad certificate", "peer_refused"),
     ("alert unknown ca", "peer_refused"),
+    # Of another cluster whose authority has the same name: the signature is what does not fit.
+    ("alert decrypt error", "peer_refused"),
+    ("alert certificate", "peer_refused"),
+    ("alert unsupported certificate", "peer_refused"),
     ("certificate verify failed", "chain"),
     ("wrong version number", "not_tls"),
     ("http request", "not_tls"),

@@ -6,12 +6,24 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 import pytest
+import trio
 
+from frys_node.base.types import Address
 from frys_node.demo.cluster import NodeProcess
+from frys_node.kernel.services.rpc import Method
+from frys_node.secure import certificates
+from frys_node.secure.errors import NotAdmitted
+from frys_node.secure.identity import Identity, load_identity, new_key, save_identity
+from frys_node.token_routes import CREATE_TOKEN, CreateToken
+from frys_node.transport.disk import DirectoryDisk
+from frys_node.trust.departures import DEPARTURES_PATH
+from frys_node.trust.keys import ROTATE_KEYS, RotateKeys
 from tests.e2e.test_e2e_cluster import frys, wait
+from tests.integration.channel.channel_rig import CLOCK, ENTROPY, open_node, running
 
 pytestmark = pytest.mark.slow
 
@@ -53,17 +65,25 @@ class Load:
             thread.join()
 
 
+def _ring(node: NodeProcess) -> int:
+    """How many members are on a ring that is stable."""
+    status, body = node.request("GET", "/v1/ring")
+    return len(body["members"]) if status == 200 and body["phase"] == "stable" else 0
+
+
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NodeProcess]]:
     """Four members of one cluster; the first is the issuer, the last will be expelled."""
     home = tmp_path_factory.mktemp("expulsion")
-    started = [NodeProcess(name, home / name) for name in ("alpha", "beta", "gamma", "mallory")]
+    settings = {"FRYS_CLUSTER_PARTITIONS": "8"}
+    started = [NodeProcess(name, home / name, settings=settings) for name in ("alpha", "beta", "gamma", "mallory")]
     try:
         for node in started:
             (node.home / "frys.toml").write_text(FRESH_KEYS)
             node.start([] if node is started[0] else [started[0].bind])
             wait(f"{node.name} ready", lambda node=node: node.is_ready)
         wait("four alive", lambda: all(list(n.statuses().values()) == ["alive"] * 4 for n in started))
+        wait("a ring of four", lambda: _ring(started[0]) == 4)
         yield started
     finally:
         for node in started:
@@ -87,6 +107,46 @@ def test_status_security_tells_how_the_cluster_is_protected(nodes: list[NodeProc
     assert "post-quantum (100 %)" in page
     assert "epoch 1: 4/4 seal with it; rotates next" in page
     assert "expelled:     nobody" in page
+
+
+def _unadmitted(issuer: NodeProcess) -> Identity:
+    """A node that somebody made with a copy of the issuer's disk: its certificate is in order, and nobody let it in."""
+    stolen = load_identity(DirectoryDisk(issuer.data_dir))
+    assert stolen.ca_key is not None
+    key = new_key(ENTROPY, stolen.kind)
+    subject = certificates.Subject(stolen.cluster_id, certificates.node_id_of(key.public_key()), "ghost")
+    return Identity(
+        cluster_id=stolen.cluster_id,
+        cluster_name=stolen.cluster_name,
+        node_name="ghost",
+        issuer=stolen.node_id,
+        key=key,
+        certificate=certificates.issue(
+            stolen.ca_key, stolen.ca_certificate, key.public_key(), subject=subject, unix_ns=CLOCK.unix_ns()
+        ),
+        ca_certificate=stolen.ca_certificate,
+    )
+
+
+def test_a_running_issuer_does_nothing_for_a_node_that_it_never_admitted(
+    nodes: list[NodeProcess], tmp_path: Path
+) -> None:
+    """Its own process looks into its registry, not only the class that can: a real certificate is not enough."""
+    ghost, disk = _unadmitted(nodes[0]), DirectoryDisk(tmp_path / "ghost")
+    save_identity(disk, ghost)
+    asked: list[tuple[Method[Any, Any], object]] = [
+        (CREATE_TOKEN, CreateToken(60.0, 1, "node")),
+        (ROTATE_KEYS, RotateKeys()),
+    ]
+
+    async def ask() -> None:
+        async with running(await open_node(disk, ghost)) as node:
+            node.channel.learn(ghost.issuer, Address.parse(nodes[0].bind))
+            for method, request in asked:
+                with trio.fail_after(15), pytest.raises(NotAdmitted, match="never admitted"):
+                    await node.channel.call(ghost.issuer, method, request)
+
+    trio.run(ask)
 
 
 def test_keys_rotate_and_connections_are_replaced_while_no_request_fails(nodes: list[NodeProcess]) -> None:
@@ -138,14 +198,20 @@ def test_an_expelled_node_is_out_within_ten_seconds_and_says_so(nodes: list[Node
         return "expelled" in json.loads(told.stdout)["trouble"]
 
     wait("mallory knows", says_so)
-    assert "channel.expelled" in mallory.log_tail(400)
+    assert "channel.expelled" in mallory.log_tail(4_000)
     assert not mallory.is_ready
     wait("mallory is dead to all", lambda: all(n.statuses()["mallory"] == "dead" for n in (alpha, beta, gamma)))
     page = frys("status", "--security", "--data-dir", str(gamma.data_dir), cwd=gamma.home).stdout
     assert "1, refused by 3/3 members" in page
     assert "mallory" in page
-    removed = frys("node", "remove", "mallory", "--data-dir", str(alpha.data_dir), cwd=alpha.home)
+    removed = frys(
+        "node", "remove", "mallory", "--accept-loss", "--yes", "--data-dir", str(alpha.data_dir), cwd=alpha.home
+    )
     assert removed.returncode == 0, removed.stdout + removed.stderr
+    # The removal ends the admission too, in the issuer's own table.
+    gone = json.loads(again.stdout)["id"]
+    table = alpha.data_dir / DEPARTURES_PATH
+    wait("mallory has left", lambda: table.exists() and json.loads(table.read_text()).get(gone, {}).get("left_at"))
     assert all(list(n.statuses().values()).count("alive") == 3 for n in (alpha, beta, gamma))
 
 

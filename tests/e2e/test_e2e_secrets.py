@@ -1,4 +1,7 @@
-"""Two real nodes through a day's work, everything logged: no secret is anywhere but in the file that is its home."""
+"""Two real nodes through a day's work, everything logged: no secret is anywhere but in the file that is its home.
+
+A third comes by a pre-made token, is expelled, and its directory is taken away: no home is left for what it had.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import base64
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -20,11 +24,12 @@ from cryptography.hazmat.primitives import serialization
 
 from frys_node.demo.cluster import NodeProcess, free_port
 from frys_node.secure.api_tokens import API_TOKENS_PATH
-from frys_node.secure.keyring import KEYRING_PATH, Keyring
+from frys_node.secure.keyring import KEYRING_PATH, EpochKey, Keyring
 from frys_node.secure.recipient import parse_key
 from frys_node.secure.stored import IDENTITY_PATH
 from frys_node.secure.token import derive_key, format_token, parse_token
 from frys_node.trust.issuer import TOKENS_PATH
+from frys_node.trust.web_certificates import WEB_PATH
 from tests.e2e.secret_hunt import Hunt, forms_of
 from tests.e2e.test_e2e_cluster import frys, wait
 
@@ -32,6 +37,7 @@ pytestmark = pytest.mark.slow
 
 BEARER = "frysadmin.wrongbearerquetzalcoatl" + "a" * 30
 STORE_SECRET = "objectstoresecretquetzalcoatl0123456789"
+PREMADE = "frys0." + "premadeaxolotl" * 3
 
 
 class Day:
@@ -47,21 +53,27 @@ class Day:
             "AWS_ACCESS_KEY_ID": "AKIAQUETZALCOATL",
             "AWS_SECRET_ACCESS_KEY": STORE_SECRET,
         }
-        self.a = NodeProcess("alpha", home / "a", settings=self.settings)
+        self.a = NodeProcess("alpha", home / "a", settings=self.settings | {"FRYS_TOKEN": PREMADE})
         self.a.http_host = "0.0.0.0"
-        self.b_dir = home / "b" / "data"
-        self.b_pid = 0
+        self.b_dir, self.c_dir = home / "b" / "data", home / "c" / "data"
+        self.pids: dict[Path, int] = {}
+        """Of nodes that were started in the background, by their data directories."""
+        self.kept_keys: set[str] = set()
+        """Gossip keys that are in use; those before them have no home any more."""
+        self.learn_token("pre-made token", PREMADE)
         self.hunt.add("store credential", STORE_SECRET)
         self.hunt.add("wrong bearer", BEARER)
 
-    def run(self, *arguments: str, stdin: str = "", at: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a verb for a node and keep what it says, also with --json if it works."""
+    def run(
+        self, *arguments: str, stdin: str = "", at: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a verb for a node and keep what it says."""
         place = [] if at is None else ["--data-dir", str(at)]
         line = [sys.executable, "-m", "frys_node", *arguments, *place]
         done = subprocess.run(
             line,
             cwd=self.home,
-            env=os.environ | self.settings,
+            env=os.environ | self.settings | dict(env or {}),
             input=stdin,
             capture_output=True,
             text=True,
@@ -71,38 +83,56 @@ class Day:
         self.said.append(done.stdout + done.stderr)
         return done
 
-    def join(self, token: str) -> None:
-        """Start the second node in the background, its token through standard input."""
+    def join(self, name: str, data_dir: Path, token: str, **env: str) -> None:
+        """Start another node in the background, its token through standard input."""
         port, web = free_port(), free_port()
-        (self.home / "b").mkdir()
+        data_dir.parent.mkdir()
         done = self.run(
-            *("join", "--seed", self.a.bind, "--token-file", "-", "--detach", "--json", "--name", "beta"),
+            *("join", "--seed", self.a.bind, "--token-file", "-", "--detach", "--json", "--name", name),
             *("--bind", f"127.0.0.1:{port}", "--http", f"127.0.0.1:{web}"),
             stdin=token + "\n",
-            at=self.b_dir,
+            at=data_dir,
+            env=env,
         )
         assert done.returncode == 0, done.stderr
-        self.b_pid = json.loads(done.stdout)["pid"]
+        self.pids[data_dir] = json.loads(done.stdout)["pid"]
+
+    def end(self, data_dir: Path) -> None:
+        """End a node of the background."""
+        pid = self.pids.pop(data_dir, 0)
+        if pid and Path(f"/proc/{pid}").exists():
+            os.kill(pid, signal.SIGTERM)
+            wait("it is gone", lambda: not _is_running(pid))
 
     def stop(self) -> None:
-        """End both nodes."""
-        if self.b_pid and Path(f"/proc/{self.b_pid}").exists():
-            os.kill(self.b_pid, signal.SIGTERM)
-            wait("beta is gone", lambda: not _is_running(self.b_pid))
-            self.b_pid = 0
+        """End all nodes."""
+        for data_dir in list(self.pids):
+            self.end(data_dir)
         self.a.stop()
 
     def learn(self) -> None:
         """Look for everything that the nodes' own files hold by now."""
+        self.kept_keys.clear()
         for name, data_dir in (("alpha", self.a.data_dir), ("beta", self.b_dir)):
-            stored = json.loads((data_dir / IDENTITY_PATH).read_bytes())
-            for what in ("key", "ca_key"):
-                if stored.get(what):
-                    self._learn_key(f"{name}'s {what}", stored[what])
-            for key in Keyring.decode((data_dir / KEYRING_PATH).read_bytes()).keys:
+            self.learn_identity(name, data_dir)
+            for key in self.keys(data_dir):
+                self.kept_keys.add(f"gossip key {key.epoch}")
                 self.hunt.add(f"gossip key {key.epoch}", key.key)
+        self._learn_key("beta's web key", json.loads((self.b_dir / WEB_PATH).read_bytes())["key"])
         self.hunt.add("admin token", (self.a.data_dir / "admin-token").read_text().strip().partition(".")[2])
         self.learn_token("join token", (self.a.data_dir / "join-token").read_text().strip())
+
+    @staticmethod
+    def keys(data_dir: Path) -> tuple[EpochKey, ...]:
+        """Return the gossip keys that a node has stored."""
+        return Keyring.decode((data_dir / KEYRING_PATH).read_bytes()).keys
+
+    def learn_identity(self, name: str, data_dir: Path) -> None:
+        """Look for the keys in a node's identity."""
+        stored = json.loads((data_dir / IDENTITY_PATH).read_bytes())
+        for what in ("key", "ca_key"):
+            if stored.get(what):
+                self._learn_key(f"{name}'s {what}", stored[what])
 
     def _learn_key(self, name: str, pem: str) -> None:
         key = serialization.load_pem_private_key(pem.encode(), password=None)
@@ -120,9 +150,10 @@ class Day:
         """Return which secrets may be in which file."""
         names = self.hunt.names
         return {
-            IDENTITY_PATH: [name for name in names if re.match(r"(alpha|beta)'s ", name)],
-            KEYRING_PATH: [name for name in names if name.startswith("gossip key")],
-            TOKENS_PATH: ["join token's proof key"],
+            IDENTITY_PATH: [name for name in names if re.match(r"(alpha|beta)'s (ca_)?key", name)],
+            KEYRING_PATH: sorted(self.kept_keys),
+            WEB_PATH: ["beta's web key", "beta's web key as PEM"],
+            TOKENS_PATH: ["join token's proof key", "pre-made token's proof key"],
             "admin-token": ["admin token"],
             "join-token": ["join token"],
             "backup.key": ["export key", "export key as text"],
@@ -149,6 +180,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
         _change_authority(made)
         made.learn()
         _snapshots(made)
+        _lose_a_node(made)
         yield made
     finally:
         made.stop()
@@ -183,7 +215,7 @@ def _work(day: Day) -> None:
         )
         assert refused.returncode == 1
         assert f"[{code}]" in refused.stderr, refused.stderr
-    day.join(created)
+    day.join("beta", day.b_dir, created, FRYS_PLUGINS_NETWORK_TLS="cluster", FRYS_PLUGINS_NETWORK_TLS_CLASSICAL="true")
     wait("both see both", lambda: list(a.statuses().values()) == ["alive", "alive"])
     wait("a stable ring", lambda: a.call("GET", "/v1/ring")["phase"] == "stable")
     a.call("PUT", "/collections/c", {"vectors": {"size": 2, "distance": "Dot"}})
@@ -271,13 +303,39 @@ def _snapshots(day: Day) -> None:
     assert day.run("snapshot", "list", "--store", "s3://bucket/x", at=at).returncode != 0
 
 
+def _lose_a_node(day: Day) -> None:
+    """A node comes by the pre-made token and is expelled; what it had is for nobody, and its directory goes."""
+    a = day.a
+    day.join("gamma", day.c_dir, PREMADE)
+    wait("gamma is a member", lambda: a.statuses().get("gamma") == "alive")
+    wait(
+        "a ring of three",
+        lambda: (ring := a.call("GET", "/v1/ring"))["phase"] == "stable" and len(ring["members"]) == 3,
+    )
+    day.learn_identity("gamma", day.c_dir)
+    for key in day.keys(day.c_dir):
+        day.hunt.add(f"gossip key {key.epoch}", key.key)
+    assert day.run("node", "revoke", "gamma", "--yes", at=a.data_dir).returncode == 0, day.said[-1]
+    wait("gamma says so", lambda: "expelled" in day.run("status", at=day.c_dir).stdout)
+    for line in ("status --security --json", "members", "why gamma", "token list"):
+        for data_dir in (day.b_dir, day.c_dir):
+            day.run(*line.split(), at=data_dir)
+    day.end(day.c_dir)
+    day.said.append((day.c_dir / "node.log").read_text())
+    assert "channel.expelled" in day.said[-1]
+    shutil.rmtree(day.c_dir.parent)
+    for data_dir in (a.data_dir, day.b_dir):
+        wait("what gamma knew is deleted", lambda at=data_dir: {key.expelled for key in day.keys(at)} == {1})
+
+
 def test_no_secret_is_anywhere_but_in_its_own_file(day: Day) -> None:
     """Logs at debug, snapshots, exports, every other file, what verbs print and HTTP answers, and all argv."""
     assert day.a.process is not None
     day.a.process.send_signal(signal.SIGHUP)
     _talk_nonsense(day)
     day.learn()
-    assert len(day.hunt.names) >= 15
+    assert len(day.hunt.names) >= 25
+    assert {"pre-made token", "beta's web key", "gamma's key"} <= set(day.hunt.names)
     for line in _command_lines():
         assert day.hunt.found_in(line) == [], line
     for said in day.said:

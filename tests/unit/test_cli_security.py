@@ -51,11 +51,17 @@ SECURITY: dict[str, Any] = {
     ],
     "members": [],
     "post_quantum": {"sessions": 6, "of": 6, "answered": 3, "members": 3},
-    "identity": {"identity": "ed25519", "summary": "post-quantum confidentiality, classical authentication"},
+    "identity": {
+        "identity": "ed25519",
+        "summary": "post-quantum confidentiality, classical authentication",
+        "voices": "ed25519",
+    },
+    "issuer": {"id": "0a" * 16, "name": "a", "term": 3, "answers": True, "can_admit": True, "standby": []},
     "authority": {"id": "c0ffee", "trusted": 1},
-    "certificate": {"left_days": 300.2, "least_left_days": 12.3, "least": "b"},
+    "certificate": {"left_days": 300.2, "issued_at": 1_790_000_000, "least_left_days": 12.3, "least": "b"},
     "keys": {"epoch": 7, "converged": 3, "total": 3, "refusing": 3, "rotates_at": 1_800_000_000, "made_at": 1},
     "expelled": [],
+    "last_expulsion_by": None,
     "tokens": {"valid": 1, "used": 2, "expired": 0, "error": ""},
     "refusals": {"alpn": 1, "not_tls": 12},
     "listeners": [{"what": "HTTP", "address": "127.0.0.1:8080", "protection": "this machine only"}],
@@ -114,13 +120,15 @@ def test_an_expulsion_is_typed_before_it_is_asked_for(
 
 
 def test_the_page_says_each_thing_once_and_plainly() -> None:
-    """Share of post-quantum sessions, what the identity means, least days, n/n, next rotation, tokens, refusals."""
+    """Post-quantum share, what the identity means, the issuer, least days, n/n, next rotation, tokens, refusals."""
     page = status_security.text(SECURITY)
     for line in (
         "sessions:     6/6 post-quantum (100 %)",
         "identity:     ed25519: post-quantum confidentiality, classical authentication",
         "authority:    c0ffee",
-        "certificates: 300 days left here; least in the cluster 12 (b)",
+        "voices:       ed25519: classical whatever the identity is; only a member could make use of a forged one",
+        "issuer:       a, term 3",
+        "certificates: 300 days left here, issued 2026-09-21 14:13 UTC; least in the cluster 12 (b)",
         "gossip keys:  epoch 7: 3/3 seal with it; rotates next 2027-01-15 08:00 UTC",
         "expelled:     nobody",
         "join tokens:  1 valid, 2 used up, 0 expired",
@@ -139,6 +147,8 @@ def test_the_page_hides_nothing_that_is_wrong() -> None:
         "post_quantum": {"sessions": 5, "of": 6, "answered": 2, "members": 3},
         "tokens": {"valid": 0, "used": 0, "expired": 0, "error": "the issuer a does not answer"},
         "expelled": [{"name": "mallory", "id": "0e" * 16, "is_signed": False}],
+        "last_expulsion_by": 1_795_000_000,
+        "issuer": SECURITY["issuer"] | {"answers": False, "can_admit": None},
         "keys": SECURITY["keys"] | {"rotates_at": None, "refusing": 2},
         "authority": {"id": "c0ffee", "trusted": 2},
     }
@@ -146,12 +156,32 @@ def test_the_page_hides_nothing_that_is_wrong() -> None:
     assert "trouble:      this node was expelled" in page
     assert "5/6 post-quantum (83 %); only 2/3 members answered" in page
     assert "not known: the issuer a does not answer" in page
-    assert "1, refused by 2/3 members" in page
+    assert "1, refused by 2/3 members; the last by 2026-11-18 11:06 UTC" in page
+    assert "issuer:       a, term 3; does not answer" in page
     assert "rotates when asked" in page
     assert "c0ffee; 1 more trusted: one follows another" in page
     assert "none: this node is alone" in status_security.text(
         SECURITY | {"post_quantum": {"sessions": 0, "of": 0, "answered": 1, "members": 1}}
     )
+
+
+def test_the_page_says_whether_the_issuer_can_admit_and_who_else_could() -> None:
+    """An issuer without the authority's key renews nobody; a standby that keeps the key is one more to guard."""
+    keeps = SECURITY["issuer"] | {"standby": ["b", "c"]}
+    assert "a, term 3; the key is kept by b, c too" in status_security.text(SECURITY | {"issuer": keeps})
+    bare = SECURITY["issuer"] | {"can_admit": False}
+    assert "a, term 3; does not hold the authority's key" in status_security.text(SECURITY | {"issuer": bare})
+
+
+def test_the_page_of_a_node_that_is_older_than_the_command_has_what_that_node_says() -> None:
+    """A node goes on running while its program is upgraded: no line is missed by what it does not know of."""
+    older = {key: value for key, value in SECURITY.items() if key not in ("issuer", "last_expulsion_by")}
+    older["identity"] = {key: value for key, value in SECURITY["identity"].items() if key != "voices"}
+    older["certificate"] = {key: value for key, value in SECURITY["certificate"].items() if key != "issued_at"}
+    page = status_security.text(older)
+    assert "certificates: 300 days left here; least in the cluster 12 (b)" in page
+    assert "issuer:" not in page
+    assert "voices:" not in page
 
 
 def test_the_page_names_whoever_nobody_admitted_and_when_the_authority_was_replaced() -> None:
@@ -162,6 +192,6 @@ def test_the_page_names_whoever_nobody_admitted_and_when_the_authority_was_repla
         "authority": {"id": "c0ffee", "trusted": 1, "changed_at": 1_750_000_000},
     }
     text = status_security.text(SECURITY | wrong)
-    assert "c0ffee; it followed another on 2025-06-15 15:06 (frys-node ca)" in text
+    assert "c0ffee; it followed another on 2025-06-15 15:06 UTC (frys-node ca)" in text
     _, told = text.split("NEVER ADMITTED, OR GONE (if nobody let them in: frys-node node revoke ID)")
     assert told.split()[:4] == ["NAME", "ID", "ghost", "0f" * 16]

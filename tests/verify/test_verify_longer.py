@@ -49,9 +49,13 @@ def test_decoders_are_not_skipped_in_silence(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_peers_calls_are_answered_beside_a_small_flood(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of every kind of junk, joiners that ask for ever too; a node that does not come up is a finding."""
+    """Of every kind of junk, joiners too; what its p99 came to is told; a node that does not come up is a finding."""
     (tally,) = floods(80)
     assert (tally.wrong, tally.tried) == ([], 80)
+    told = tally.as_dict()["figures"]
+    assert isinstance(told, dict)
+    assert told["p99_beside_to_before"] == pytest.approx(told["p99_beside_ms"] / told["p99_before_ms"], abs=0.1)
+    assert f"p99 is {told['p99_beside_to_before']:.1f} times what it was before" in tally.notes[-1]
     monkeypatch.setattr(flood, "create_cluster", lambda *_arguments, **_named: None)
     (tally,) = floods(80)
     assert "did not all succeed" in tally.wrong[0]

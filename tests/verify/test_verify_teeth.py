@@ -7,7 +7,7 @@ import verify_downgrade
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from verify_downgrade import downgrades
 from verify_handshake import Handshake, flipped, make_pair
-from verify_model import CASES, explore
+from verify_model import CASES, JOIN, KEYS, TERMS, Model, explore
 from verify_packets import flip_every_bit, replay
 
 from frys_node.secure import certificates, packet
@@ -66,3 +66,14 @@ def test_an_attack_is_told_from_its_beginning_to_its_end() -> None:
         "the-issuer-expels-the-attacker",
         "the-attacker-reads-a-key-sent-under-an-older-one",
     )
+
+
+@pytest.mark.parametrize("model", [JOIN, KEYS, TERMS], ids=lambda model: model.module)
+def test_each_check_of_a_model_is_needed_by_itself_and_each_property_can_be_broken(model: Model) -> None:
+    """A check that is left out only beside others might do nothing, and a property that nothing breaks says nothing."""
+    variants = [case for case in CASES if case.model is model and case.broken]
+    assert {case.without[0] for case in variants if len(case.without) == 1} == set(model.checks)
+    assert {name for case in variants for name in case.broken} == set(model.properties)
+    # And where nothing is left out, every property is looked at by some beginning.
+    sound = [case for case in CASES if case.model is model and not case.broken and not case.without]
+    assert {name for case in sound for name in model.properties if name not in case.apart} == set(model.properties)

@@ -112,7 +112,36 @@ def replay(count: int) -> list[Tally]:
         sealed = rng.choice(seen[-WINDOW_COUNTERS:] if newest else seen)
         tally.check(receiver.open(sealed, number / 1e3) is None, f"replay {number} opens")
     tally.notes.append(f"of {len(seen)} packets; refused as {_reasons(receiver)}")
-    return [tally, _late(ends)]
+    return [tally, _late(ends), _elsewhere()]
+
+
+def _elsewhere() -> Tally:
+    """Packets of a live boot, recorded on their way to one member, at others and at one that was restarted.
+
+    A window is a receiver's own and lives as long as its process: each of these takes a packet once, which is a listed
+    deviation. None does once the sender's next boot was met in TLS, or the key is held no more.
+    """
+    tally = Tally("gossip packets shown to others", "packets")
+    keys, sender = ring(1, 2), PacketSealer(ring(1, 2), A, BOOT)
+    seen = [sender.seal(number.to_bytes(4, "big"), is_short=number % 3 == 1) for number in range(WINDOW_COUNTERS)]
+    first = PacketSealer(keys, B, BOOT)
+    if any(first.open(sealed, 0.0) is None for sealed in seen):
+        tally.wrong.append("a packet does not open where it was sent to")
+    others = {
+        "another member": PacketSealer(keys, C, BOOT),
+        "the receiver, restarted": PacketSealer(keys, B, BootId(BOOT + 1)),
+    }
+    for name, other in others.items():
+        once = [number for number, sealed in enumerate(seen) if other.open(sealed, 0.0) is not None]
+        tally.settle(f"{name}, packet", once, range(len(seen)), f"once at {name}")
+        for number, sealed in enumerate(seen):
+            tally.check(other.open(sealed, 0.0) is None, f"{name}: packet {number} opens twice")
+    met, keyless = PacketSealer(keys, C, BOOT), PacketSealer(ring(3, 4, 5), C, BOOT)
+    met.note_boot(A, BootId(BOOT + 1))
+    for number, sealed in enumerate(seen):
+        tally.check(met.open(sealed, 0.0) is None, f"packet {number} of a former boot opens")
+        tally.check(keyless.open(sealed, 0.0) is None, f"packet {number} opens without its key")
+    return tally
 
 
 def _late(ends: Ends) -> Tally:
@@ -140,5 +169,5 @@ def packets() -> list[Tally]:
 
 
 def replays() -> list[Tally]:
-    """20,000 replays."""
+    """20,000 replays, and what others make of packets that were not sent to them."""
     return replay(REPLAYS)

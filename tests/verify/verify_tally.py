@@ -26,6 +26,8 @@ class Tally:
         self.wrong: list[str] = []
         """What nothing explains; anything here fails the run."""
         self.notes: list[str] = []
+        self.figures: dict[str, float] = {}
+        """What was measured on the way, for the report: a busy machine would make a bound of it lie."""
         self.cpu_s = 0.0
 
     def check(self, holds: bool, what: str) -> None:
@@ -54,6 +56,7 @@ class Tally:
             "explained": self.explained,
             "wrong": self.wrong,
             "notes": self.notes,
+            "figures": self.figures,
             "cpu_s": round(self.cpu_s, 3),
         }
 

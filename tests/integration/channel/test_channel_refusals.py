@@ -19,7 +19,8 @@ from frys_node.base.types import NodeId
 from frys_node.channel import gatekeeper
 from frys_node.channel.bootstrap import create_cluster
 from frys_node.channel.gatekeeper import HALF_OPEN_MAX
-from frys_node.channel.messages import FRAME_BYTES_MAX, KIND_JOIN
+from frys_node.channel.messages import FRAME_BYTES_MAX, KIND_JOIN, Hello
+from frys_node.channel.mux import Mux
 from frys_node.secure import certificates
 from frys_node.secure.errors import ClassicalOnly, HandshakeRefused
 from frys_node.secure.identity import Identity, new_key
@@ -27,6 +28,7 @@ from frys_node.secure.tls import ALPN_CHANNEL, ALPN_JOIN, TlsProfile, TlsStream,
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.trust.join_messages import JOIN_BYTES_MAX, JOIN_CODEC, ClusterInfo, InfoRequest, JoinMessage
 from frys_node.wire.frame import FrameReader, encode_frame
+from frys_node.wire.version import PROTOCOL_MAX, PROTOCOL_MIN
 from tests.integration.channel.channel_rig import CLOCK, ECHO, ENTROPY, LOOPBACK, NETWORK, Node, create, join, running
 
 
@@ -108,6 +110,22 @@ async def test_a_plain_text_client_is_refused(a: Node, tmp_path: Path) -> None:
     await _refused(a, "not_tls", attempt, tmp_path)
 
 
+async def test_a_hello_without_end_is_refused(a: Node, tmp_path: Path) -> None:
+    """64 KiB of one that OpenSSL would go on reading, then no more: whoever is not authenticated fills nothing."""
+    record = b"\x16\x03\x03\x40\x00" + b"\x01\x01\x00\x00" + bytes(16_380)
+
+    async def attempt() -> None:
+        stream = await NETWORK.connect(a.address)
+        try:
+            await stream.send_all(record * 5)
+            while await stream.receive_some():
+                pass
+        finally:
+            await stream.aclose()
+
+    await _refused(a, "bytes_cap", attempt, tmp_path)
+
+
 @pytest.mark.parametrize("groups", [b"X25519", b"P-256", b"X25519:P-384"])
 async def test_a_classical_only_client_is_refused(a: Node, tmp_path: Path, groups: bytes) -> None:
     """TLS 1.3 without ML-KEM finds no group."""
@@ -184,6 +202,39 @@ async def test_a_member_of_another_cluster_is_refused(a: Node, tmp_path: Path) -
     context = TlsProfile(foreign).client
     context.set_verify(SSL.VERIFY_NONE)
     await _refused(a, "chain", lambda: _tls_until_closed(a, context), tmp_path)
+
+
+@pytest.mark.parametrize("cluster", ["test", "other"])
+async def test_a_client_that_refuses_this_nodes_certificate_is_told_apart(
+    a: Node, tmp_path: Path, cluster: str
+) -> None:
+    """A member of another cluster, also of one of the same name, that looks at whom it met: its own log has the fix."""
+    foreign = create_cluster(DirectoryDisk(tmp_path / "f"), ENTROPY, CLOCK, cluster_name=cluster, node_name="f")
+    await _refused(a, "peer_refused", lambda: _tls_until_closed(a, TlsProfile(foreign).client), tmp_path)
+
+
+async def test_a_hello_of_another_cluster_is_refused(a: Node, tmp_path: Path) -> None:
+    """Also behind a certificate of this one: what a node says of itself has to fit what it shows."""
+    mux = Mux(dialled=True)
+    mux.hello(Hello(PROTOCOL_MIN, PROTOCOL_MAX, "9" * 32, "other", "x", 1, str(LOOPBACK), ("node",)))
+    hello, context = mux.data_to_send(), TlsProfile(_member(tmp_path, a.identity)).client
+    await _refused(a, "cluster", lambda: _tls_until_closed(a, context, hello), tmp_path)
+
+
+async def test_an_unforeseen_error_ends_one_connection(
+    a: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fault of the node's own in a greeting is counted and logged with its traceback; the listener goes on."""
+    context = TlsProfile(_member(tmp_path, a.identity)).client
+
+    async def attempt() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr("frys_node.channel.greeting.check_peer", "not to be called")
+            await _tls_until_closed(a, context)
+
+    await _refused(a, "internal", attempt, tmp_path)
+    (told,) = [record for record in caplog.records if record.getMessage() == "channel.greeting_failed"]
+    assert told.exc_info is not None
 
 
 async def test_a_member_of_another_protocol_is_told_both_ranges(
@@ -397,6 +448,27 @@ async def test_a_joiner_gets_one_answer_to_each_kind_of_question(a: Node, tmp_pa
     await _refused(a, "join_repeated", attempt, tmp_path)
     assert len(answers) <= 1
     assert all(isinstance(answer, ClusterInfo) for answer in answers)
+
+
+async def test_idle_connections_of_one_network_have_a_limit_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond it the next one is refused, the others of that network stay, and nobody else makes room for it."""
+    monkeypatch.setattr(gatekeeper, "is_loopback", lambda host: host != "127.0.0.66")
+    monkeypatch.setattr(gatekeeper, "HALF_OPEN_PER_NETWORK_MAX", 3)
+    async with running(await create(tmp_path / "a", "a")) as a:
+        silent = [socket.socket() for _ in range(4)]
+        try:
+            with trio.fail_after(20):
+                for sock in silent:
+                    sock.bind(("127.0.0.66", 0))
+                    sock.connect((a.address.host, a.address.port))
+                await a.until_refused("half_open_network")
+                assert a.gauge("frys_channel_half_open") == 3
+                await _still_serves(a, tmp_path)
+        finally:
+            for sock in silent:
+                sock.close()
 
 
 async def test_a_flood_from_one_network_is_refused_and_the_others_come_in(

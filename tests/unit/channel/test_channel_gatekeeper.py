@@ -94,9 +94,15 @@ def test_every_reason_of_a_refusal_has_its_fix() -> None:
     root = Path(__file__).resolve().parents[3] / "frys_node"
     text = "".join(path.read_text() for path in [*(root / "channel").glob("*.py"), *(root / "secure").glob("*.py")])
     reasons = set(re.findall(r'HandshakeRefused\(\s*"([a-z_]+)"', text)) | set(REFUSED_TEXT)
-    reasons |= set(re.findall(r'refuse\("([a-z_]+)"', text)) | {"tls_version", "cipher", "group", "alpn"}
+    reasons |= set(re.findall(r'(?:refuse|refusals\.count)\("([a-z_]+)"', text)) | {
+        "tls_version",
+        "cipher",
+        "group",
+        "alpn",
+    }
     reasons |= {label for _, label in _ERROR_REASONS} | set(_VERIFY_REASONS.values())
     assert len(reasons) > 20
+    assert "forged" in reasons
     assert sorted(reasons - set(FIXES)) == []
 
 

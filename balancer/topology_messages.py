@@ -75,6 +75,9 @@ class RecordGo(Message, tag=8, frozen=True):
     epoch: Epoch
 
 
-TopologyMessage = RecordPush | RecordDigest | Report | PromiseAsk | Promise | PromiseRefused | RecordReady | RecordGo
+UnisonWord = RecordReady | RecordGo
+"""When a record comes into force; all else is for the topology machine, or is verified first."""
+
+TopologyMessage = RecordPush | RecordDigest | Report | PromiseAsk | Promise | PromiseRefused | UnisonWord
 TOPOLOGY_MESSAGES: Final[Codec[TopologyMessage]] = Codec(TopologyMessage)
 SIGNED_RECORD: Final[Codec[SignedRecord]] = Codec(SignedRecord)

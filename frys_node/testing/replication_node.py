@@ -23,7 +23,7 @@ from balancer.topology_effects import (
     TakeOver,
     TopologyEffect,
 )
-from balancer.topology_messages import SIGNED_RECORD, TOPOLOGY_MESSAGES, Promise, RecordPush, SignedRecord
+from balancer.topology_messages import SIGNED_RECORD, TOPOLOGY_MESSAGES, Promise, RecordPush, SignedRecord, UnisonWord
 from frys_node.base.errors import MalformedFrame
 from frys_node.base.types import Consistency, Epoch, NodeId, Term, UnitId
 from frys_node.kernel.services.replication import Version
@@ -214,7 +214,8 @@ class ReplicationNode:
         elif isinstance(message, Promise):
             placement = None if message.record is None else placement_of(message.record.data)
             self._perform(self.topology.take_promise(source, message.term, placement), now_s)
-        else:
+        elif not isinstance(message, UnisonWord):
+            # Hosts that wait for one another are, to the machines, hosts with slow disks (`balancer.unison`).
             self._perform(self.topology.receive(source, message, now_s), now_s)
 
     def _deliver(self, source: NodeId, message: ReplicationMessage, now_s: float) -> list[fx.Effect]:

@@ -18,7 +18,7 @@ import msgspec
 import trio
 
 from balancer.driver import BalancerComponent
-from balancer.proof import CertifiedProofs
+from balancer.record import TopologyRecord
 from balancer.settings import BalancerSettings
 from balancer.steps import StepConfig
 from balancer.topology import TopologyConfig
@@ -42,6 +42,7 @@ from frys_node.kernel.services.topology import TOPOLOGY
 from frys_node.listeners import listeners
 from frys_node.operations import Operations, guard_issuer
 from frys_node.plugins.network.access import is_loopback
+from frys_node.removal import BelievedProofs, Removal
 from frys_node.replication.driver import ReplicationComponent
 from frys_node.saves import SnapshotRoutes
 from frys_node.secure.errors import TokenRevoked
@@ -49,7 +50,6 @@ from frys_node.secure.identity import Identity
 from frys_node.secure.local import JOIN_FILE
 from frys_node.secure.packet import PacketSealer
 from frys_node.secure.posture import WORDING
-from frys_node.secure.signer import NodeSigner
 from frys_node.secure.voices import NodeVoices
 from frys_node.secure.web_certificates import free_names
 from frys_node.transport.disk import DirectoryDisk
@@ -78,6 +78,8 @@ SAVE_WORKERS_MAX = 6
 
 READY_WAIT_S = 30.0
 READY_POLL_S = 0.02
+REMOVAL_LOOK_S = 0.5
+"""Pause between looks whether a removal that this node was told of still stands."""
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +126,11 @@ class Composition:
         self._secrets = secrets
         self.channel = self._make_channel()
         self.membership = self._make_membership()
+        self._proofs = BelievedProofs(identity, secrets.revoked, held=self._held)
+        self.removal = self._make_removal()
+        self._proofs.on_removed = self.removal.told
         self.balancer = self._make_balancer()
+        self.balancer.on_removed = self._adopted_removal
         self.snapshots = SnapshotComponent(
             rpc=self.channel,
             disk=kernel.disk,
@@ -158,6 +164,7 @@ class Composition:
             settings=self._config.settings,
             listeners=lambda: listeners(self._config, arrival.listener.address, self._http_address),
             standby=self._config.components["balancer"].standby,
+            is_trusted=self._proofs.is_trusted,
         )
 
     def _make_channel(self) -> Channel:
@@ -187,6 +194,15 @@ class Composition:
         if channel.desk is not None:
             accept_premade(channel.desk, os.environ.get("FRYS_TOKEN", "").strip())
         return channel
+
+    def _make_removal(self) -> Removal:
+        return Removal(
+            self._kernel.disk,
+            is_trusted=self._proofs.is_trusted,
+            held=self._held,
+            name_of=self._member_name,
+            stop=self._kernel.request_stop,
+        )
 
     def _make_membership(self) -> MembershipDriver:
         arrival, kernel, cluster = self._arrival, self._kernel, self._config.cluster
@@ -250,8 +266,17 @@ class Composition:
             executor=kernel.executor,
             bus=kernel.bus,
             metrics=kernel.metrics,
-            proofs=CertifiedProofs(NodeSigner(self._identity, self.channel.secrets.revoked)),
+            proofs=self._proofs,
         )
+
+    def _held(self) -> TopologyRecord | None:
+        return self.balancer.machine.record
+
+    def _adopted_removal(self) -> None:
+        """An earlier version took a record that removes this node for its own: it is held off like one that is told."""
+        machine = self.balancer.machine
+        if machine.record is not None and machine.signed is not None:
+            self.removal.told(machine.record, machine.signed)
 
     def _make_reception(self) -> Reception:
         kernel = self._kernel
@@ -325,8 +350,9 @@ class Composition:
         services.provide(WEB_CERTIFICATES, self._make_web_certificates())
         kernel.control.add_status("replication", self.replication.status)
         kernel.control.add_status("topology", self.balancer.status)
-        kernel.control.add_status("trouble", lambda: self.channel.trouble)
+        kernel.control.add_status("trouble", lambda: self.channel.trouble or self.removal.trouble)
         kernel.control.add_check("gossip", lambda: self.channel.trouble or None)
+        kernel.control.add_check("removal", lambda: self.removal.trouble or None)
         components = (
             *(self.channel, self.membership, self.balancer),
             *(self.snapshots, self.replication, self.operations),
@@ -335,6 +361,7 @@ class Composition:
             await kernel.start(component, essential=True)
         kernel.control.add_status("settings_differ", self.membership.settings_differ)
         await self._first_record()
+        await self._removal_over()
         await kernel.load_plugins(
             self._rest(), self._config.plugins, self._config.modules, chosen=self._config.chosen()
         )
@@ -357,6 +384,14 @@ class Composition:
         while self.balancer.machine.placement is None:
             await self.balancer.changed()
 
+    async def _removal_over(self) -> None:
+        """Wait while a record says that this node was removed: it can be administered meanwhile, and serves nothing."""
+        if trouble := self.removal.trouble:
+            log.error("operations.removed_and_waits", extra={"trouble": trouble})
+        while not self.removal.is_over() and not self._kernel.control.stop_reason:  # noqa: ASYNC110 (many sources)
+            await trio.sleep(REMOVAL_LOOK_S)
+        self.removal.is_serving = True
+
     async def _until_ready(self) -> None:
         """Wait until traffic may come. What is down for good keeps nobody waiting for ever: the banner names it."""
         control = self._kernel.control
@@ -365,8 +400,11 @@ class Composition:
                 await trio.sleep(READY_POLL_S)
 
     def _issuer_name(self) -> str:
-        view = self.membership.get(self.channel.issuer)
-        return view.name if view is not None else self.channel.issuer
+        return self._member_name(self.channel.issuer)
+
+    def _member_name(self, node: NodeId) -> str:
+        view = self.membership.get(node)
+        return view.name if view is not None else node
 
     def _arriving(self) -> list[str]:
         """Return a note for a newcomer that serves already and whose share of the data is on its way."""

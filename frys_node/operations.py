@@ -16,7 +16,6 @@ import trio
 from balancer.driver import BalancerComponent
 from balancer.issuer_methods import CHANGE_FACTOR, REMOVE_NODE, IssuerStanding
 from balancer.methods import DELETE, JOIN_RING
-from balancer.seat_driver import REJOIN_HINT
 from frys_node.authority_routes import AuthorityRoutes
 from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.types import NodeId
@@ -35,7 +34,7 @@ from frys_node.replication.driver import ReplicationComponent
 from frys_node.ring_routes import RingRoutes
 from frys_node.saves import SnapshotRoutes
 from frys_node.secure.admin import replace_admin_token
-from frys_node.secure.stored import LEFT_PATH, REMOVED
+from frys_node.secure.stored import LEFT_PATH
 from frys_node.token_routes import CREATE_TOKEN, REVOKE_TOKEN, TokenRoutes
 from frys_node.topology_routes import TopologyRoutes
 from frys_node.trust.api_tokens import ApiTokenDesk
@@ -56,6 +55,9 @@ log = get_logger(__name__)
 
 DEPART_S = 5.0
 """How long a node that leaves waits for the issuer to end its admission."""
+
+RENEW_RECORD_S = 30.0
+"""Pause between looks at the issuer whether its record is signed under an authority that is trusted."""
 
 ADMIN_TOLD_S = 5.0
 """How long a request waits for everybody to accept the new admin token alone; it goes on spreading after that."""
@@ -112,7 +114,9 @@ class Operations:
         settings: Callable[[], list[dict[str, Any]]],
         listeners: Callable[[], list[dict[str, str]]],
         standby: Sequence[str] = (),
+        is_trusted: Callable[[NodeId, bytes, bytes], bool],
     ) -> None:
+        """`is_trusted` says whether a record is proved by a node's certificate of an authority that is trusted now."""
         self._kernel = kernel
         self._channel = channel
         self._membership = membership
@@ -143,8 +147,10 @@ class Operations:
         self._tokens = TokenRoutes(balancer, channel, self._desk, self._uses, self._replace_admin)
         balancer.verbs.entrust = self._entrust
         balancer.verbs.standing = self._standing
-        balancer.on_removed = self._removed
         self._admin_replaced_s = -inf
+        self._is_trusted = is_trusted
+        self._trust_changed = trio.Event()
+        channel.authority.on_trust.append(self._wake_renewal)
         self._leave_wanted = trio.Event()
         self._leave_state = ""
         self._leave_error: FrysError | None = None
@@ -174,6 +180,7 @@ class Operations:
             nursery.start_soon(self._authority.run)
             nursery.start_soon(self._rotation.run)
             nursery.start_soon(self._desk.run)
+            nursery.start_soon(self._renew_record)
             task_status.started()
             while True:
                 await self._leave_wanted.wait()
@@ -215,6 +222,26 @@ class Operations:
             except FrysError as error:
                 log.error("operations.removal_not_noted", peer=node, code=error.code, error=error.message)
 
+    def _wake_renewal(self) -> None:
+        self._trust_changed.set()
+
+    async def _renew_record(self) -> None:
+        """On the issuer: write the record anew after a change of the authority.
+
+        Members that were away for a change of the term too take it only under an authority that they trust.
+        """
+        while True:
+            self._trust_changed = trio.Event()
+            record, signed = self._balancer.machine.record, self._balancer.machine.signed
+            if record is not None and signed is not None and record.epoch.term.node == self._channel.self_id:
+                try:
+                    if not self._is_trusted(self._channel.self_id, signed.data, signed.proof):
+                        await self._balancer.renew(record.epoch)
+                except FrysError as error:
+                    log.info("operations.record_not_renewed", code=error.code, error=error.message)
+            with trio.move_on_after(RENEW_RECORD_S):
+                await self._trust_changed.wait()
+
     def _term(self) -> int:
         record = self._balancer.machine.record
         return 0 if record is None else record.epoch.term.number
@@ -232,15 +259,6 @@ class Operations:
 
     def _standing(self) -> IssuerStanding:
         return IssuerStanding(self._channel.authority.can_admit, self._authority.standby())
-
-    def _removed(self) -> None:
-        """An operator removed this node: it stops, its directory stays as it is and is not started again by mistake."""
-        log.error("operations.removed", fix=REJOIN_HINT)
-        try:
-            self._kernel.disk.write(LEFT_PATH, REMOVED)
-        except FrysError as error:
-            log.error("operations.removal_not_noted", code=error.code, error=error.message)
-        self._kernel.request_stop("removed from the cluster by an operator")
 
     def _member_changed(self, event: MemberChanged) -> None:
         """A node that left, or was forced to, gives its name back."""

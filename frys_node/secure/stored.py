@@ -20,7 +20,7 @@ BOOT_PATH: Final = "identity/boot"
 LEFT_PATH: Final = "identity/left"
 """There once the node has left its cluster for good: its name may be another's by now."""
 REMOVED: Final = b"removed"
-"""Content of that file when an operator removed the node; empty when it left by itself."""
+"""Content of that file where a version before this one was told that an operator removed the node; else it is empty."""
 _BOOT_MAX = 0xFFFF_FFFF
 ED25519: Final = "ed25519"
 ML_DSA_65: Final = "ml-dsa-65"

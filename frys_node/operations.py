@@ -34,6 +34,7 @@ from frys_node.replication.driver import ReplicationComponent
 from frys_node.ring_routes import RingRoutes
 from frys_node.saves import SnapshotRoutes
 from frys_node.secure.admin import replace_admin_token
+from frys_node.secure.errors import Unconfirmed
 from frys_node.secure.stored import LEFT_PATH
 from frys_node.token_routes import CREATE_TOKEN, REVOKE_TOKEN, TokenRoutes
 from frys_node.topology_routes import TopologyRoutes
@@ -208,7 +209,7 @@ class Operations:
             log.error("operations.ring_not_adopted", code=error.code, error=error.message)
         else:
             if adopted:
-                log.warning("operations.ring_adopted", peers=adopted, fix="members that nobody knows: node revoke ID")
+                log.warning("operations.ring_adopted", peers=adopted, fix=Unconfirmed.FIX)
 
     def _end_removed(self) -> None:
         """On the issuer: a node that an operator removed is no member any more. It is told by the record, and stops."""
@@ -217,7 +218,7 @@ class Operations:
             return
         for node in set(record.removed) - set(record.members()):
             try:
-                if desk.is_admitted(node):
+                if desk.was_admitted(node):
                     desk.depart(node)
             except FrysError as error:
                 log.error("operations.removal_not_noted", peer=node, code=error.code, error=error.message)

@@ -75,6 +75,7 @@ class TrustRoutes:
         """Add the routes."""
         http.route("POST", "/v1/members/{name}/revoke", self._revoke, scope="admin")
         http.route("GET", "/v1/members/{name}/revoke", self._would_revoke, scope="admin")
+        http.route("POST", "/v1/members/{name}/admit", self._admit, scope="admin")
         http.route("GET", "/v1/security", self._security, scope="admin")
 
     def _find(self, name: str) -> NodeId:
@@ -129,6 +130,15 @@ class TrustRoutes:
             "warnings": await self._warnings(node, name, made),
         }
         return HttpResponse.json(body)
+
+    async def _admit(self, request: HttpRequest) -> HttpResponse:
+        """On the issuer: count a node as a member that a topology record alone speaks for."""
+        await trio.lowlevel.checkpoint()
+        node = self._find(request.params["name"])
+        name, is_new = self._name(node), self._channel.authority.admit(node)
+        if is_new:
+            log.warning("operations.node_admitted", peer=name, peer_id=node)
+        return HttpResponse.json({"name": name, "id": node, "is_new": is_new})
 
     def _others(self, node: NodeId) -> list[tuple[NodeId, str]]:
         return [member for member in self._live() if member[0] != node]

@@ -103,7 +103,7 @@ def _text(body: dict[str, Any]) -> str:
         asked = f", asked for by {body['asked_by']}" if body["asked_by"] else ""
         lines.append(f"made {when}{asked}")
     if body.get("strangers"):
-        fix = "never admitted, or gone: not counted; if nobody let them in: frys-node node revoke ID"
+        fix = "never admitted, unconfirmed or gone: not counted; node revoke ID, or node admit ID if it is yours"
         lines.append(f"look like members: {', '.join(body['strangers'])} ({fix})")
     if body["retired"]:
         lines.append(f"not trusted any more: {', '.join(body['retired'])}")

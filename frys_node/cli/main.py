@@ -27,7 +27,7 @@ VERBS = {
     "monitor": "follow member changes and events as they happen",
     "event": "tell every node something, once",
     "query": "ask the members and see who answers what",
-    "node": "expel a node (revoke), remove a dead one; set and read key/value state of the nodes",
+    "node": "expel a node (revoke), remove a dead one, confirm one (admit); set and read key/value state of the nodes",
     "issuer": "show, hand over or take the role of the node that writes the topology record",
     "status": "show what a node is and does",
     "token": "create, list and revoke tokens, for nodes to join with and for programs",

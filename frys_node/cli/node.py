@@ -1,4 +1,4 @@
-"""Key/value state of the nodes, the removal of a dead one, and the expulsion of one that is not trusted any more.
+"""Key/value state of the nodes, the removal of a dead one, and whom the cluster counts as a member.
 
 Each node sets its own keys, every node reads them all, and they are gone when the node restarts.
 """
@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from frys_node.base.errors import UsageError
 from frys_node.cli import arguments as given
-from frys_node.cli import node_remove, node_revoke
+from frys_node.cli import node_admit, node_remove, node_revoke
 from frys_node.cli.admin import AdminClient, add_common, show, table
 from frys_node.cli.event import text_of
 from frys_node.cli.terminal import printable
@@ -39,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for sub in (put, unset, get, listed):
         add_common(sub)
     node_remove.add_arguments(actions.add_parser("remove", help="replace a node that is dead and does not come back"))
+    text = "on the issuer: count a node as a member that only a topology record speaks for"
+    node_admit.add_arguments(actions.add_parser("admit", help=text))
     node_revoke.add_arguments(actions.add_parser("revoke", help="expel a node at once and change the gossip keys"))
 
 
@@ -47,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     client = AdminClient(arguments)
     if arguments.action == "remove":
         return node_remove.run(arguments, client)
+    if arguments.action == "admit":
+        return node_admit.run(arguments, client)
     if arguments.action == "revoke":
         return node_revoke.run(arguments, client)
     if arguments.action == "list":

@@ -19,7 +19,8 @@ def text(body: dict[str, Any]) -> str:
     if body.get("strangers"):
         met = [(entry["name"], entry["id"]) for entry in body["strangers"]]
         table_text = _indented(table(met, ("NAME", "ID")))
-        parts.append(f"NEVER ADMITTED, OR GONE (if nobody let them in: frys-node node revoke ID)\n{table_text}")
+        fix = "frys-node node revoke ID, or node admit ID if it is yours"
+        parts.append(f"NEVER ADMITTED, UNCONFIRMED OR GONE ({fix})\n{table_text}")
     if body["refusals"]:
         rows = sorted(body["refusals"].items(), key=lambda entry: -entry[1])
         parts.append("REFUSED HERE SINCE THE START\n" + _indented(table(rows, ("REASON", "CONNECTIONS"))))

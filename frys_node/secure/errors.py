@@ -41,6 +41,16 @@ class NotAdmitted(SecurityError):
     FIX: ClassVar[str] = "join as a new node: move its data directory away, then frys-node join with a token"
 
 
+class Unconfirmed(NotAdmitted):
+    """A topology record alone says that the node is a member. Nothing was issued; an operator decides."""
+
+    code = "security.unconfirmed"
+
+    FIX: ClassVar[str] = (
+        "on the issuer, if it is yours: frys-node node admit ID; if nobody let it in: frys-node node revoke ID"
+    )
+
+
 class TrustLost(SecurityError):
     """The cluster's authority was replaced more often than this node can follow. Nothing was exchanged."""
 

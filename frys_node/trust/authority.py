@@ -25,7 +25,7 @@ from frys_node.secure.signing_keys import SEED_BYTES, PrivateKey, key_from_seed
 from frys_node.secure.stored import read_secret
 from frys_node.trust.departures import DEPARTURES_PATH
 from frys_node.trust.entrusted import EntrustedTable
-from frys_node.trust.issuer import TOKENS_PATH, IssuerDesk, never_admitted
+from frys_node.trust.issuer import TOKENS_PATH, IssuerDesk, unconfirmed
 from frys_node.trust.names import NAMES_PATH
 from frys_node.trust.pending import ROTATION_PATH, read_pending
 from frys_node.wire.codec import Message
@@ -179,21 +179,38 @@ class AuthorityHolder:
         return is_founder or self.entrusted.has(node, self._trusted())
 
     def check_admitted(self, node: NodeId) -> None:
-        """Raise a `NotAdmitted` if this node, as the issuer, never admitted the other, or it has left."""
+        """Raise a `NotAdmitted` if this node, as the issuer, counts the other as no member; see `IssuerDesk`."""
         desk = self.desk
-        if desk is not None and not desk.is_admitted(node):
-            raise never_admitted(node)
+        if desk is not None:
+            desk.check_admitted(node)
+
+    def check_confirmed(self) -> None:
+        """Raise an `Unconfirmed` if a record alone speaks for somebody: a change of the authority shuts it out."""
+        desk = self.desk
+        waiting = [] if desk is None else desk.unconfirmed()
+        if waiting:
+            raise unconfirmed(waiting)
+
+    def admit(self, node: NodeId) -> bool:
+        """Admit a node that was taken from a record; raises as `IssuerDesk.confirm`, `NotReady` without a desk."""
+        return self._desk_here().confirm(node)
 
     def name_of(self, node: NodeId) -> str:
         """Return an admitted node's name; raises as `IssuerDesk.name_of`, and `NotReady` where no desk is."""
+        return self._desk_here().name_of(node)
+
+    def _desk_here(self) -> IssuerDesk:
         if self.desk is None:
             raise NotReady("this node is not the issuer, or does not hold the authority's key", hint=ROLE_HINT)
-        return self.desk.name_of(node)
+        return self.desk
 
     def strangers(self, members: Sequence[tuple[NodeId, str]]) -> list[tuple[NodeId, str]]:
-        """Return who of these was never admitted or has left, as the issuer knows; nobody else knows of any."""
+        """Return who of these is no member, and everybody whom a record alone speaks for; only the issuer knows any."""
         desk = self.desk
-        return [] if desk is None else [member for member in members if not desk.is_admitted(member[0])]
+        if desk is None:
+            return []
+        met = [member for member in members if not desk.is_admitted(member[0])]
+        return met + [(node, name) for node, name in desk.unconfirmed() if node not in dict(met)]
 
     def standby_of(self, name: str) -> NodeId | None:
         """Return the node that was given the key as the standby of this name; None if nobody was."""

@@ -1,8 +1,9 @@
 """The issuer's table of nodes that were admitted and hold no name any more.
 
-Sans-I/O. Two kinds: those that have left for good, whose admission is over, and those whose name was freed for another
-(`force-leave`, a machine that was replaced), which are members again when they come back. Whoever is neither here nor
-in the registry of names was never admitted, whatever its certificate says: a stolen key of the authority makes such.
+Sans-I/O. Three kinds: those that have left for good, whose admission is over; those whose name was freed for another
+(`force-leave`, a machine that was replaced), which are members again when they come back; and those that another
+issuer's record had on the ring and nobody here knew, which are members once an operator confirms it. Whoever is neither
+here nor in the registry of names was never admitted, whatever its certificate says: a stolen key makes such.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from frys_node.secure.certificates import EXPIRY_GRACE_S, NODE_LIFE_DAYS
 DEPARTURES_PATH: Final = "issuer/departures.json"
 DEPARTURES_MAX = 4_096
 """Rows. Beyond it those that left first are forgotten; the issuer renews nobody whom it does not know."""
+ADOPTED_MAX = 256
+"""Of those, rows of nodes that were taken from a record: whoever writes one may put there whom it likes."""
 REMEMBER_S = NODE_LIFE_DAYS * 86_400 + EXPIRY_GRACE_S
 """How long a node that left is remembered: after that no certificate of it lives."""
 
@@ -29,6 +32,8 @@ class Departure(msgspec.Struct, frozen=True):
     """The last one that it had."""
     left_at: int | None = None
     """Unix seconds; None if only its name was freed."""
+    is_adopted: bool = False
+    """Taken from a record; nobody has confirmed that it was ever admitted."""
 
 
 class Departures:
@@ -54,7 +59,7 @@ class Departures:
 
     def free(self, node: NodeId, name: str) -> None:
         """Note that a node's name is another's from now on; one that has left stays so."""
-        if not self.has_left(node):
+        if not self.has_left(node) and not self.is_adopted(node):
             self._keep(node, Departure(name), 0)
 
     def end(self, node: NodeId, name: str, now_unix_s: int) -> bool:
@@ -62,6 +67,30 @@ class Departures:
         if self.has_left(node):
             return False
         self._keep(node, Departure(name, now_unix_s), now_unix_s)
+        return True
+
+    def is_adopted(self, node: NodeId) -> bool:
+        """True if a record alone speaks for the node."""
+        row = self._rows.get(node)
+        return row is not None and row.is_adopted
+
+    def adopted(self) -> list[tuple[NodeId, str]]:
+        """Return whom a record alone speaks for, with what they call themselves, oldest first."""
+        return [(node, row.name) for node, row in self._rows.items() if row.is_adopted]
+
+    def adopt(self, node: NodeId, name: str) -> bool:
+        """Note a node that a record alone speaks for; False if there are `ADOPTED_MAX` of them."""
+        if len(self.adopted()) >= ADOPTED_MAX:
+            return False
+        self._keep(node, Departure(name, is_adopted=True), 0)
+        return True
+
+    def confirm(self, node: NodeId) -> bool:
+        """Note that an operator speaks for such a node; False if it is none."""
+        row = self._rows.get(node)
+        if row is None or not row.is_adopted:
+            return False
+        self._rows[node] = Departure(row.name)
         return True
 
     def named(self, node: NodeId) -> None:

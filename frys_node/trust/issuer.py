@@ -23,6 +23,7 @@ from frys_node.secure.errors import (
     InvalidCertificate,
     InvalidToken,
     NotAdmitted,
+    Unconfirmed,
     UnsafePermissions,
     WrongCluster,
 )
@@ -40,6 +41,8 @@ _JOIN_ID_PATH: Final = "issuer/join-token-id"
 JOIN_TTL_S = 86_400
 ADOPTED_NAME: Final = "node"
 """Of a member whose name this issuer does not know."""
+NAMED_MAX = 8
+"""Nodes that one error names."""
 
 log = logging.getLogger(__name__)
 
@@ -151,38 +154,72 @@ class IssuerDesk:
         return self.names.find(node) or (None if row is None else row.name)
 
     def adopt(self, members: Sequence[tuple[NodeId, str]]) -> list[NodeId]:
-        """Take these for admitted, durably, unless they are known; returns whoever was not.
+        """Keep these, durably, as members by a record's word alone, unless they are known; returns whoever was not.
 
-        For members of the record of an issuer before this one, which let nobody onto the ring whom nobody admitted: the
-        copy of its registry that is here may be older. Their names are what they say; certificates get free ones.
+        For members of the record of an issuer before this one: the copy of its registry that is here may be older, and
+        the record may be of somebody who made itself the issuer. Nothing is done for them until an operator confirms
+        them (`confirm`). Their names are what they say; certificates get free ones.
         """
         fresh = [(node, name) for node, name in members if self._known_as(node) is None]
-        for node, name in fresh:
-            try:
-                self.departures.free(node, certificates.valid_name(name))
-            except InvalidCertificate:
-                self.departures.free(node, ADOPTED_NAME)
-        if fresh:
+        kept = [node for node, name in fresh if self.departures.adopt(node, _usable(name))]
+        if kept:
             self._save_departures()
-        return [node for node, _ in fresh]
+        return kept
+
+    def confirm(self, node: NodeId) -> bool:
+        """Admit a node that was taken from a record, durably, by an operator's word; False if it is admitted already.
+
+        Raises:
+            Expelled: It was expelled, which is for good. Nothing was changed.
+            NotFound: No record had it, or it has left. Nothing was changed.
+        """
+        if self.is_expelled(node):
+            raise Expelled(f"node {node} was expelled from the cluster", hint=Expelled.FIX)
+        if self.is_admitted(node):
+            return False
+        if not self.departures.confirm(node):
+            raise NotFound(
+                f"node {node} was taken from no topology record by this issuer",
+                hint="frys-node status --security lists who was, on the issuer; others join with a token",
+            )
+        self._save_departures()
+        return True
+
+    def unconfirmed(self) -> list[tuple[NodeId, str]]:
+        """Ids and names of whom a record alone speaks for, without those that were expelled."""
+        return [(node, name) for node, name in self.departures.adopted() if not self.is_expelled(node)]
 
     def was_admitted(self, node: NodeId) -> bool:
-        """True if the node was ever admitted, also if it has left since."""
+        """True if the node was ever admitted, also if it has left since, or if a record says so."""
         return self._known_as(node) is not None
 
     def is_admitted(self, node: NodeId) -> bool:
-        """True if the node was admitted and has not left."""
-        return self.was_admitted(node) and not self.departures.has_left(node)
+        """True if the node was admitted, has not left, and more than a record says so."""
+        return self.was_admitted(node) and not self.departures.has_left(node) and not self.departures.is_adopted(node)
+
+    def check_admitted(self, node: NodeId) -> str:
+        """Return the name that an admitted node has or had last.
+
+        Raises:
+            NotAdmitted: The node was never admitted, or has left.
+            Unconfirmed: A record alone speaks for it.
+        """
+        name = self._known_as(node)
+        if name is None:
+            raise never_admitted(node)
+        if self.departures.has_left(node):
+            raise NotAdmitted(f"node {name} has left", hint=NotAdmitted.FIX)
+        if self.departures.is_adopted(node):
+            raise unconfirmed([(node, name)])
+        return name
 
     def name_of(self, node: NodeId) -> str:
         """Return the name for an admitted node's certificate; one whose name was freed gets a free one, durably.
 
         Raises:
-            NotAdmitted: The node was never admitted, or has left. Nothing was changed.
+            NotAdmitted: See `check_admitted`. Nothing was changed.
         """
-        name = self._known_as(node)
-        if name is None or self.departures.has_left(node):
-            raise never_admitted(node) if name is None else NotAdmitted(f"node {name} has left", hint=NotAdmitted.FIX)
+        name = self.check_admitted(node)
         if self.names.find(node) is None:
             name = self.names.claim(name, node, is_chosen=False)
             self._save_names()
@@ -253,6 +290,8 @@ class IssuerDesk:
         except SecurityError as error:
             raise NotAdmitted(f"this node cannot come back: {error.message}", hint=NotAdmitted.FIX) from error
         is_own = certificates.node_id_of(key) == subject.node and certificate.public_key() == key
+        if self.departures.is_adopted(subject.node):
+            raise unconfirmed([(subject.node, subject.name)])
         is_member = self.is_admitted(subject.node) and subject.node not in revoked
         if not is_member or not is_own or subject.cluster != identity.cluster_id:
             raise NotAdmitted(f"node {subject.name} is no member of this cluster any more", hint=NotAdmitted.FIX)
@@ -292,8 +331,11 @@ class IssuerDesk:
             raise wrong_cluster(identity.cluster_name, request.expect_cluster)
         before = self.names.holder(request.name)
         name = self.names.claim(request.name, node, is_chosen=request.is_name_chosen, is_lost=self.is_lost)
-        if before is not None and self.names.find(before) is None:
+        has_freed = before is not None and self.names.find(before) is None
+        if before is not None and has_freed:
             self.departures.free(before, request.name)
+        if has_freed or self.departures.find(node) is not None:
+            self.departures.named(node)
             self._save_departures()
         self._tokens.use(row, node)
         self._save_tokens()
@@ -322,6 +364,21 @@ class IssuerDesk:
 def never_admitted(node: NodeId) -> NotAdmitted:
     """Build the error for a node that this cluster's issuer has let in by no token."""
     return NotAdmitted(f"node {node} was never admitted to this cluster", hint=NotAdmitted.FIX)
+
+
+def unconfirmed(members: Sequence[tuple[NodeId, str]]) -> Unconfirmed:
+    """Build the error for nodes that a topology record alone speaks for."""
+    shown = ", ".join(f"{name} ({node})" for node, name in members[:NAMED_MAX])
+    more = f" and {len(members) - NAMED_MAX} more" if members[NAMED_MAX:] else ""
+    return Unconfirmed(f"a topology record alone says that these are members: {shown}{more}", hint=Unconfirmed.FIX)
+
+
+def _usable(name: str) -> str:
+    """Return a name if a certificate can have it, else one for whoever has none."""
+    try:
+        return certificates.valid_name(name)
+    except InvalidCertificate:
+        return ADOPTED_NAME
 
 
 def wrong_cluster(found: str, wanted: str) -> WrongCluster:

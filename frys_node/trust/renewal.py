@@ -19,7 +19,7 @@ from frys_node.base.types import NodeId
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Metrics
 from frys_node.secure import certificates
-from frys_node.secure.errors import Expelled, InvalidCertificate, NotAdmitted
+from frys_node.secure.errors import Expelled, InvalidCertificate, NotAdmitted, Unconfirmed
 from frys_node.secure.gate import Peer
 from frys_node.secure.identity import Identity, save_identity
 from frys_node.secure.trust import issuer_of
@@ -109,6 +109,8 @@ class Renewal:
             skipped = self._limit.take("admitted", trio.current_time())
             if skipped is not None:
                 fix = f"if nobody let it in: frys-node node revoke {caller}, and frys-node ca rotate"
+                if isinstance(error, Unconfirmed):
+                    fix += f"; if it is yours: frys-node node admit {caller}"
                 extra = {"peer": caller, "error": error.message, "skipped": skipped, "fix": fix}
                 log.error("channel.renewal_refused", extra=extra)
             raise

@@ -96,6 +96,7 @@ class RotationDriver:
             raise NotReady("this node is not the issuer", hint="ask the issuer: frys-node issuer show says who it is")
         asked_by = checked(request.asked_by, "replace the authority")
         self._check_pace(caller)
+        self._holder.check_confirmed()
         self._desk.begin()
         # Nobody can undo it, and it is the only trace of who had it done.
         log.warning("channel.rotation_begun", extra={"asked_by": asked_by, "through": caller})
@@ -189,7 +190,7 @@ class RotationDriver:
             return self._pause(wanted, live)
         strangers = self._strangers()
         if strangers:
-            fix = "if nobody let them in: frys-node node revoke ID"
+            fix = "if nobody let them in: frys-node node revoke ID; if they are yours: frys-node node admit ID"
             log.error("channel.strangers_not_moved", extra={"peers": strangers[:STRANGERS_SHOWN_MAX], "fix": fix})
         if step is Step.SWITCH:
             self._desk.switch()

@@ -33,6 +33,6 @@ def test_a_change_under_way_names_who_is_behind_and_why() -> None:
     asked = {"changed_at": 1_750_000_000, "asked_by": "admin through b", "strangers": ["ghost (0e)"]}
     text = _text(body | asked)
     assert "made 2025-06-15 15:06, asked for by admin through b" in text
-    assert "look like members: ghost (0e) (never admitted, or gone: not counted;" in text
+    assert "look like members: ghost (0e) (never admitted, unconfirmed or gone: not counted;" in text
     calm = _text(body | {"stage": "stable", "also_trusted": [], "retired": [], "away": [], "moved": 2})
     assert calm.splitlines()[1].split() == ["NAME", "MOVED", "ERROR"]

@@ -193,5 +193,7 @@ def test_the_page_names_whoever_nobody_admitted_and_when_the_authority_was_repla
     }
     text = status_security.text(SECURITY | wrong)
     assert "c0ffee; it followed another on 2025-06-15 15:06 UTC (frys-node ca)" in text
-    _, told = text.split("NEVER ADMITTED, OR GONE (if nobody let them in: frys-node node revoke ID)")
+    _, told = text.split(
+        "NEVER ADMITTED, UNCONFIRMED OR GONE (frys-node node revoke ID, or node admit ID if it is yours)"
+    )
     assert told.split()[:4] == ["NAME", "ID", "ghost", "0f" * 16]

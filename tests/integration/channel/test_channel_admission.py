@@ -11,24 +11,37 @@ import trio.lowlevel
 
 from balancer.methods import JOIN_RING
 from frys_node.base.access import ADMIN
-from frys_node.base.errors import FrysError, NotFound
+from frys_node.base.errors import FrysError, NotFound, NotReady
+from frys_node.base.types import NodeId
 from frys_node.channel.departed import DEPART, Barred, Depart
 from frys_node.channel.join import JoinClient
 from frys_node.operations import ADMITTED_ONLY, guard_issuer
 from frys_node.secure import certificates
-from frys_node.secure.errors import HandshakeRefused, NotAdmitted
+from frys_node.secure.errors import Expelled, HandshakeRefused, NotAdmitted, Unconfirmed
 from frys_node.secure.identity import Identity, load_identity, new_key, save_identity
 from frys_node.secure.signer import return_proof
 from frys_node.secure.tls import EXPORTER_RETURN
+from frys_node.secure.token import parse_token
 from frys_node.token_routes import CREATE_TOKEN
 from frys_node.transport.disk import DirectoryDisk
-from frys_node.trust.authority import AuthorityDriver
+from frys_node.trust.authority import AuthorityDriver, AuthorityHolder
 from frys_node.trust.expulsion import EXPEL, Expel
 from frys_node.trust.join_messages import ReturnRequest
 from frys_node.trust.keys import ROTATE_KEYS, RotateKeys
 from frys_node.trust.renewal import RENEW, RenewRequest
-from frys_node.trust.rotation import Stage
-from tests.integration.channel.channel_rig import CLOCK, ECHO, ENTROPY, NETWORK, Node, create, join, open_node, running
+from frys_node.trust.rotation import ROTATE_AUTHORITY, RotateAuthority, Stage
+from tests.integration.channel.channel_rig import (
+    CLOCK,
+    ECHO,
+    ENTROPY,
+    LOOPBACK,
+    NETWORK,
+    Node,
+    create,
+    join,
+    open_node,
+    running,
+)
 from tests.integration.channel.test_channel_rotation import driver, whole
 
 
@@ -229,11 +242,8 @@ async def test_only_the_issuer_says_who_has_left_and_nodes_only_of_themselves(tm
         assert b.channel.desk.was_admitted(x.id)
 
 
-async def test_an_issuer_with_an_old_copy_of_the_registry_takes_the_ring_for_admitted(tmp_path: Path) -> None:
-    """Else whoever joined since would be renewed nowhere and cut off by the next change of the authority.
-
-    That says something because nobody gets onto the ring whom the issuer of the day did not admit.
-    """
+async def test_only_admitted_nodes_have_done_what_makes_members_or_lasts(tmp_path: Path) -> None:
+    """Whatever certificate another one shows, and on the issuer; a node composes this guard."""
     async with AsyncExitStack() as stack:
         a = await stack.enter_async_context(running(await create(tmp_path / "a", "a")))
         b = await stack.enter_async_context(running(await join(tmp_path / "b", a, "b")))
@@ -246,13 +256,72 @@ async def test_an_issuer_with_an_old_copy_of_the_registry_takes_the_ring_for_adm
             await ghost.channel.call(a.id, ROTATE_KEYS, RotateKeys())
         with pytest.raises(NotAdmitted, match="never admitted"):
             await ghost.channel.call(a.id, EXPEL, Expel(b.id, ADMIN))
-        desk = a.channel.desk
+
+
+async def test_whom_a_record_alone_speaks_for_is_no_member_until_an_operator_confirms_it(tmp_path: Path) -> None:
+    """Not renewed, not taken home, heard in nothing that lasts, and named; no change of the authority begins meanwhile.
+
+    The issuer may have an old copy of the registry, or somebody may have made itself the issuer for one record.
+    """
+    async with AsyncExitStack() as stack:
+        a = await stack.enter_async_context(running(await create(tmp_path / "a", "a")))
+        b = await stack.enter_async_context(running(await join(tmp_path / "b", a, "b")))
+        ghost = await stack.enter_async_context(running(await _ghost(tmp_path / "g", a)))
+        guard_issuer(a.channel)
+        desk, holder = a.channel.desk, a.channel.authority
         assert desk is not None
         desk.names.release(b.id)
-        desk.departures.named(b.id)
-        with pytest.raises(NotAdmitted):
-            await b.channel.renew_certificate()
-        assert desk.adopt([(a.id, "a"), (b.id, "B is no name")]) == [b.id]
-        assert desk.adopt([(a.id, "a"), (b.id, "b")]) == []
+        ring = [(a.id, "a"), (b.id, "B is no name"), (ghost.id, "ghost")]
+        assert desk.adopt(ring) == [b.id, ghost.id]
+        assert desk.adopt(ring) == []
+        rotation = driver(a, (a, b))
+        for node in (b, ghost):
+            for asked in (
+                node.channel.call(a.id, RENEW, _renewal(node)),
+                node.channel.call(a.id, ROTATE_KEYS, RotateKeys()),
+                _come_home(node, a),
+            ):
+                with pytest.raises(Unconfirmed) as refused:
+                    await asked
+                assert "frys-node node admit" in refused.value.hint
+        assert holder.strangers([(b.id, "b")]) == [(b.id, "b"), (ghost.id, "ghost")]
+        assert set(rotation.view().strangers) == {f"b ({b.id})", f"ghost ({ghost.id})"}
+        with pytest.raises(Unconfirmed, match=ghost.id) as refused:
+            await a.channel.call(a.id, ROTATE_AUTHORITY, RotateAuthority(ADMIN))
+        assert "frys-node node admit" in refused.value.hint
+        assert rotation.view().stage == Stage.STABLE
+        assert AuthorityHolder(a.identity, a.disk, ENTROPY, CLOCK, issuer=lambda: a.id).strangers([]) != []
+        assert holder.admit(b.id)
+        assert not holder.admit(b.id)
         await b.channel.renew_certificate()
         assert (desk.names.find(b.id), certificates.read_subject(b.identity.certificate).name) == ("node", "node")
+        await a.channel.call(a.id, EXPEL, Expel(ghost.id, ADMIN))
+        with pytest.raises(Expelled):
+            holder.admit(ghost.id)
+        with pytest.raises(NotFound, match="no topology record"):
+            holder.admit(NodeId("0" * 32))
+        with pytest.raises(NotReady):
+            b.channel.authority.admit(ghost.id)
+        assert (await a.channel.call(a.id, ROTATE_AUTHORITY, RotateAuthority(ADMIN))).stage == Stage.INTRODUCED
+
+
+async def test_a_token_admits_whom_a_record_alone_spoke_for(tmp_path: Path) -> None:
+    """It joins with the same key: its row says no more that nobody confirmed it."""
+    async with running(await create(tmp_path / "a", "a")) as a:
+        desk = a.channel.desk
+        assert desk is not None
+        async with running(await join(tmp_path / "b", a, "b")) as b:
+            desk.names.release(b.id)
+            desk.adopt([(b.id, "b")])
+            assert not desk.is_admitted(b.id)
+            async with await JoinClient.open(NETWORK, a.address, CLOCK) as client:
+                await client.join(
+                    await client.info(),
+                    parse_token(a.token().strip()),
+                    b.identity.key,
+                    name="b",
+                    is_name_chosen=True,
+                    advertise=LOOPBACK,
+                    expect_cluster=None,
+                )
+            assert desk.is_admitted(b.id)

@@ -8,7 +8,7 @@ from frys_node.base.errors import CorruptData
 from frys_node.base.types import NodeId
 from frys_node.testing.disk import FakeDisk
 from frys_node.trust.credentials import MemberSecrets
-from frys_node.trust.departures import DEPARTURES_MAX, REMEMBER_S, Departure, Departures
+from frys_node.trust.departures import ADOPTED_MAX, DEPARTURES_MAX, REMEMBER_S, Departure, Departures
 from frys_node.trust.messages import Credentials
 
 
@@ -27,10 +27,13 @@ def test_a_node_that_left_has_left_for_good_and_one_whose_name_was_freed_has_not
     assert table.find(_id(2)) == Departure("b", 1_800_000_000)
     assert table.left() == [_id(2)]
     golden = (
-        b'{"00000000000000000000000000000001":{"name":"a","left_at":null},'
-        b'"00000000000000000000000000000002":{"name":"b","left_at":1800000000}}'
+        b'{"00000000000000000000000000000001":{"name":"a","left_at":null,"is_adopted":false},'
+        b'"00000000000000000000000000000002":{"name":"b","left_at":1800000000,"is_adopted":false}}'
     )
     assert table.encode() == golden
+    before = Departures()
+    before.restore(golden.replace(b',"is_adopted":false', b""))
+    assert before.encode() == golden
     again = Departures()
     again.restore(golden)
     assert (again.find(_id(1)), again.left()) == (Departure("a"), [_id(2)])
@@ -39,6 +42,25 @@ def test_a_node_that_left_has_left_for_good_and_one_whose_name_was_freed_has_not
     with pytest.raises(CorruptData, match="damaged"):
         again.restore(golden[:-1])
     assert again.left() == [_id(2)]
+
+
+def test_a_node_that_a_record_alone_speaks_for_stays_so_until_it_is_confirmed_or_leaves() -> None:
+    """Nothing but an operator's word makes it a member; the mark is on the disk, and there is room for some only."""
+    table = Departures()
+    assert [table.adopt(_id(number), f"n{number}") for number in range(ADOPTED_MAX + 1)] == [True] * ADOPTED_MAX + [
+        False
+    ]
+    assert not table.is_adopted(_id(ADOPTED_MAX))
+    table.free(_id(0), "n0")
+    again = Departures()
+    again.restore(table.encode())
+    assert again.adopted()[0] == (_id(0), "n0")
+    assert again.confirm(_id(0))
+    assert not again.confirm(_id(0))
+    assert (again.is_adopted(_id(0)), again.find(_id(0))) == (False, Departure("n0"))
+    assert again.end(_id(1), "n1", 5)
+    assert not again.is_adopted(_id(1))
+    assert not again.confirm(_id(1))
 
 
 def test_who_left_is_forgotten_when_no_certificate_of_it_lives_and_first_of_all_when_room_is_short() -> None:

@@ -13,14 +13,17 @@ from typing import Any
 import msgspec
 import trio
 
-from balancer.driver import BalancerComponent
+from balancer.driver import NOTE, BalancerComponent
 from balancer.issuer_methods import CHANGE_FACTOR, REMOVE_NODE, IssuerStanding
 from balancer.methods import DELETE, JOIN_RING
+from balancer.record import TopologyRecord
+from balancer.topology_messages import TOPOLOGY_MESSAGES, RecordPush
 from frys_node.authority_routes import AuthorityRoutes
 from frys_node.base.errors import FrysError, NotReady
 from frys_node.base.types import NodeId
 from frys_node.channel.departed import DEPART, Depart
 from frys_node.channel.driver import Channel
+from frys_node.channel.greeting import Parting
 from frys_node.insight import InsightRoutes
 from frys_node.issuer_calls import issuer_calls
 from frys_node.kernel.kernel import Kernel
@@ -30,6 +33,7 @@ from frys_node.kernel.services.members import MemberChanged, Status
 from frys_node.kernel.services.rpc import Method
 from frys_node.kernel.services.topology import TopologyChanged
 from frys_node.observe.log import get_logger
+from frys_node.removal import removes
 from frys_node.replication.driver import ReplicationComponent
 from frys_node.ring_routes import RingRoutes
 from frys_node.saves import SnapshotRoutes
@@ -150,6 +154,10 @@ class Operations:
         balancer.verbs.standing = self._standing
         self._admin_replaced_s = -inf
         self._is_trusted = is_trusted
+        channel.departed.on_parting = self._parting
+        self._record_before: TopologyRecord | None = None
+        self._removed: set[NodeId] = set()
+        """Whom records of this issuer removed in this term, and this life, and who is not shut out yet."""
         self._trust_changed = trio.Event()
         channel.authority.on_trust.append(self._wake_renewal)
         self._leave_wanted = trio.Event()
@@ -168,6 +176,7 @@ class Operations:
             self._rotation.serve()
             self._kernel.bus.on(TopologyChanged, self._topology_changed)
             record = self._balancer.machine.record
+            self._record_before = record
             if record is not None:
                 self._channel.issuer = record.epoch.term.node
             if self._kernel.disk.read(DEPARTURES_PATH) is None:
@@ -212,16 +221,42 @@ class Operations:
                 log.warning("operations.ring_adopted", peers=adopted, fix=Unconfirmed.FIX)
 
     def _end_removed(self) -> None:
-        """On the issuer: a node that an operator removed is no member any more. It is told by the record, and stops."""
-        desk, record = self._channel.desk, self._balancer.machine.record
-        if desk is None or record is None:
+        """On the issuer: a node that an operator removed is no member any more.
+
+        It is one whom this issuer's own records removed: what another one wrote ends nobody for good by its word.
+        """
+        record, before = self._balancer.machine.record, self._record_before
+        self._record_before = record
+        if record is None or record.epoch.term.node != self._channel.self_id:
+            self._removed.clear()
             return
-        for node in set(record.removed) - set(record.members()):
-            try:
-                if desk.was_admitted(node):
-                    desk.depart(node)
-            except FrysError as error:
-                log.error("operations.removal_not_noted", peer=node, code=error.code, error=error.message)
+        if before is not None and before.epoch.term == record.epoch.term:
+            self._removed |= set(record.removed) - set(before.removed)
+        else:
+            self._removed.clear()
+        for node in self._removed - set(record.members()):
+            self._shut_out(node)
+
+    def _shut_out(self, node: NodeId) -> None:
+        """End a removed node's admission, durably, and have everybody told; who refuses it tells it the record."""
+        desk = self._channel.desk
+        try:
+            if desk is not None and desk.was_admitted(node):
+                desk.depart(node)
+            self._channel.secrets.depart(node)
+        except FrysError as error:
+            fix = f"frys-node node revoke {node}"
+            log.error("operations.removal_not_told", peer=node, code=error.code, error=error.message, fix=fix)
+        else:
+            self._removed.discard(node)
+            log.warning("operations.node_shut_out", peer=node)
+
+    def _parting(self, node: NodeId) -> Parting | None:
+        """Return the record for a node that it removes."""
+        record, signed = self._balancer.machine.record, self._balancer.machine.signed
+        if record is None or signed is None or not removes(record, node):
+            return None
+        return Parting(NOTE, TOPOLOGY_MESSAGES.encode(RecordPush(signed)))
 
     def _wake_renewal(self) -> None:
         self._trust_changed.set()

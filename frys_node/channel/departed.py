@@ -1,18 +1,20 @@
 """Nodes that have left for good: they are heard out while they say goodbye, and then no more.
 
-A node that leaves tells the issuer, which ends its admission; the issuer's word reaches every member with its
-credentials. `GRACE_S` later whoever still speaks with the node's key, a copy of its disk, is refused and told no key.
+A node that leaves tells the issuer, which ends its admission; an operator has it removed while it is dead. The issuer's
+word reaches every member with its credentials. `GRACE_S` later whoever still speaks with the node's key, a copy of its
+disk, is refused and told no key. One that was removed does not know it: it is told the record that says so.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Container
+from collections.abc import Callable, Container
 
 import trio
 
 from frys_node.base.errors import NotReady
 from frys_node.base.types import NodeId
+from frys_node.channel.greeting import Parting
 from frys_node.channel.peers import Peers
 from frys_node.kernel.services.rpc import Method, Rpc
 from frys_node.trust.authority import ROLE_HINT, AuthorityHolder
@@ -46,10 +48,16 @@ class DepartedNodes:
         self._refused: set[object] = set(secrets.departed)
         self._due_s: dict[NodeId, float] = {}
         self._wake = trio.Event()
+        self.on_parting: Callable[[NodeId], Parting | None] | None = None
+        """Returns what tells a node that it was removed; None for one that left by itself."""
         rpc.serve(DEPART, self._serve)
 
     def __contains__(self, node: object) -> bool:
         return node in self._refused
+
+    def parting(self, node: NodeId) -> Parting | None:
+        """Return what tells a node why it is refused, if it may not know."""
+        return None if self.on_parting is None else self.on_parting(node)
 
     async def _serve(self, caller: NodeId, request: Depart) -> Departed:
         await trio.lowlevel.checkpoint()

@@ -6,14 +6,14 @@ Every refusal is a `HandshakeRefused` with its reason; the caller counts it and 
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import trio
 
 from frys_node.base.errors import UnsupportedVersion, WireError
 from frys_node.base.ports import Clock, Stream
 from frys_node.base.types import Address, BootId, NodeId
-from frys_node.channel.messages import EXPELLED, Hello
+from frys_node.channel.messages import DEPARTED, EXPELLED, Hello
 from frys_node.channel.mux import Event, Mux
 from frys_node.secure.errors import HandshakeRefused
 from frys_node.secure.gate import Peer, Session, check_peer, session_of
@@ -27,6 +27,25 @@ FAREWELL_S = 1.0
 
 HANDSHAKE_S = 5.0
 """Deadline from the accepted (or connected) socket to the other side's hello."""
+
+
+class Parting(NamedTuple):
+    """A note that tells a node why it is refused: its name and its body."""
+
+    name: str
+    body: bytes
+
+
+class Departed(Protocol):
+    """Nodes whose admission is over."""
+
+    def __contains__(self, node: object) -> bool:
+        """True if the node is refused."""
+        ...
+
+    def parting(self, node: NodeId) -> Parting | None:
+        """Return what tells such a node why; None if it knows, as it left by itself."""
+        ...
 
 
 class Greeted(NamedTuple):
@@ -60,7 +79,7 @@ class Greeter:
         boot: BootId,
         advertise: Address,
         revoked: Container[NodeId],
-        departed: Container[NodeId],
+        departed: Departed,
         roles: Callable[[], tuple[str, ...]],
         farewell: Callable[[], Credentials],
         knock: Callable[[NodeId | None], bytes],
@@ -116,9 +135,12 @@ class Greeter:
             )
         except HandshakeRefused as error:
             if error.reason == "revoked":
-                await self._say_farewell(stream, dialled=dialled)
+                await self._part(stream, self._farewell(), dialled=dialled)
             raise
         if peer.node in self._departed:
+            note = self._departed.parting(peer.node)
+            if note is not None:
+                await self._part(stream, note, dialled=dialled)
             raise HandshakeRefused("left", f"node {peer.name} ({peer.node}) has left the cluster for good")
         mux = Mux(dialled=dialled)
         mux.hello(self._hello())
@@ -146,12 +168,15 @@ class Greeter:
             )
         return Greeted(stream, mux, peer, hello, session_of(stream.connection), dialled, early)
 
-    async def _say_farewell(self, stream: TlsStream, *, dialled: bool) -> None:
-        """Show an expelled node the authority's statement: it would take a closed connection for a fault, and retry."""
+    async def _part(self, stream: TlsStream, word: Credentials | Parting, *, dialled: bool) -> None:
+        """Tell a node why it is no member: it would take a closed connection for a fault, and retry."""
         mux = Mux(dialled=dialled)
         mux.hello(self._hello())
-        mux.credentials(self._farewell())
-        mux.go_away(EXPELLED)
+        if isinstance(word, Parting):
+            mux.note(*word)
+        else:
+            mux.credentials(word)
+        mux.go_away(DEPARTED if isinstance(word, Parting) else EXPELLED)
         with trio.move_on_after(FAREWELL_S):
             try:
                 await stream.send_all(mux.data_to_send())

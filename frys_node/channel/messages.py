@@ -93,6 +93,9 @@ SHUTDOWN = "shutdown"
 EXPELLED = "expelled"
 """The reason of a node that is not a member any more; the statement that says so comes before."""
 
+DEPARTED = "departed"
+"""The reason of a node whose admission is over; what says so, if anything does, comes before."""
+
 REPLACED = "replaced"
 """The reason of a connection in whose place there is a new one."""
 

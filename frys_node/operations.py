@@ -179,7 +179,7 @@ class Operations:
             self._record_before = record
             if record is not None:
                 self._channel.issuer = record.epoch.term.node
-            if self._kernel.disk.read(DEPARTURES_PATH) is None:
+            if not self._kernel.disk.size_bytes(DEPARTURES_PATH):
                 # Issuers of before that table forgot whose name was freed: who is on the ring is known by that.
                 self._adopt_ring()
             self._kernel.bus.on(MemberChanged, self._member_changed)

@@ -94,13 +94,14 @@ class AdminTokens:
 
         Raises:
             CorruptData: The stored word is damaged; it is left as it is.
+            UnsafePermissions: Others may read a file of these, or another user put it there. It was not used.
         """
-        said = disk.read(ADMIN_WORD_PATH)
+        said = read_secret(disk, ADMIN_WORD_PATH)
         if said is not None:
             tokens = cls()
             tokens.use(_decode(said))
             return tokens
-        stored = disk.read(ADMIN_HASHES_PATH) or b""
+        stored = read_secret(disk, ADMIN_HASHES_PATH) or b""
         tokens = cls(stored[start : start + _HASH_BYTES] for start in range(0, len(stored), _HASH_BYTES))
         own = read_secret(disk, ADMIN_PATH)
         if own is not None and own.strip():

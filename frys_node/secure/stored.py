@@ -85,9 +85,10 @@ def next_boot(disk: Disk, entropy: Entropy) -> BootId:
 
     Raises:
         CorruptData: The counter's file is damaged. Starting anyway could reuse a boot id.
+        UnsafePermissions: Another user put the file there, or others may read it.
         NotReady: The counter is used up (4 thousand million starts); join again in an empty directory.
     """
-    data = disk.read(BOOT_PATH)
+    data = read_secret(disk, BOOT_PATH)
     try:
         count = 0 if data is None else int(data)
     except ValueError as error:
@@ -99,7 +100,7 @@ def next_boot(disk: Disk, entropy: Entropy) -> BootId:
 
 
 def read_secret(disk: Disk, path: str) -> bytes | None:
-    """Return a file with secrets, or None if there is none.
+    """Return a file with secrets, or one that says who may do what; None if there is none.
 
     Raises:
         UnsafePermissions: Others may read it, or another user put it there. It was not used.

@@ -120,13 +120,14 @@ class AuthorityHolder:
 
         Raises:
             NotReady: This node has none.
+            UnsafePermissions: Another user put a file of it there, or others may read it.
         """
         key = self._identity.ca_key
         if key is None:
             raise NotReady("this node does not hold the authority's key")
-        tokens, names = read_secret(self._disk, TOKENS_PATH), self._disk.read(NAMES_PATH)
+        tokens, names = read_secret(self._disk, TOKENS_PATH), read_secret(self._disk, NAMES_PATH)
         rotation = read_secret(self._disk, ROTATION_PATH)
-        known, departures = self.entrusted.encode(), self._disk.read(DEPARTURES_PATH)
+        known, departures = self.entrusted.encode(), read_secret(self._disk, DEPARTURES_PATH)
         return Authority(
             key.private_bytes_raw(), tokens or b"", names or b"", rotation or b"", known, departures or b""
         )

@@ -68,13 +68,13 @@ class MemberSecrets:
         self._unsaved: set[str] = set()
         """Paths of what is in force and not on the disk yet."""
         self.revoked: dict[NodeId, None] = {}
-        self._merge_revoked(map(NodeId, (disk.read(REVOKED_PATH) or b"").decode("ascii", "replace").split()))
-        self.expulsions = _decode(disk.read(EXPULSIONS_PATH))
+        self._merge_revoked(map(NodeId, (read_secret(disk, REVOKED_PATH) or b"").decode("ascii", "replace").split()))
+        self.expulsions = _decode(read_secret(disk, EXPULSIONS_PATH))
         """What the authority signed; together they name all of `revoked` that the issuer could sign for."""
         self._merge_revoked(NodeId(node) for expulsion in self.expulsions for node in expulsion.nodes)
         self.departed: dict[NodeId, None] = {}
         """Who has left for good, by the issuer's word; the latest last, `DEPARTURES_MAX` at most."""
-        self._merge_departed(map(NodeId, (disk.read(DEPARTED_PATH) or b"").decode("ascii", "replace").split()))
+        self._merge_departed(map(NodeId, (read_secret(disk, DEPARTED_PATH) or b"").decode("ascii", "replace").split()))
         self._endorsed: object = None
         """What was last found to be signed, so that it is not verified again and again."""
         self.statements: Statements | None = None

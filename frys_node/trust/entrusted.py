@@ -15,6 +15,7 @@ import msgspec
 from frys_node.base.errors import CorruptData, Overloaded
 from frys_node.base.ports import Disk
 from frys_node.base.types import NodeId
+from frys_node.secure.stored import read_secret
 
 ENTRUSTED_PATH: Final = "issuer/entrusted.json"
 ENTRUSTED_MAX = 1_024
@@ -40,9 +41,10 @@ class EntrustedTable:
 
         Raises:
             CorruptData: The file is damaged; it is left as it is.
+            UnsafePermissions: Another user put it there, or others may read it. It was not used.
         """
         self._disk = disk
-        self._rows: set[Entrusted] = set(_decode(disk.read(ENTRUSTED_PATH) or b"[]"))
+        self._rows: set[Entrusted] = set(_decode(read_secret(disk, ENTRUSTED_PATH) or b"[]"))
 
     def encode(self) -> bytes:
         """Return the file."""

@@ -71,10 +71,10 @@ class IssuerDesk:
         stored = read_secret(disk, TOKENS_PATH)
         if stored is not None:
             self._tokens.restore(stored)
-        names = disk.read(NAMES_PATH)
+        names = read_secret(disk, NAMES_PATH)
         if names is not None:
             self.names.restore(names)
-        departures = disk.read(DEPARTURES_PATH)
+        departures = read_secret(disk, DEPARTURES_PATH)
         if departures is not None:
             self.departures.restore(departures)
         if (identity.node_name, identity.node_id) not in self.names.all():

@@ -169,8 +169,8 @@ class TopologyRoutes:
             return [f"{name} is not expelled for good: {error.message}; run frys-node node revoke {name}"]
         if is_signed:
             return []
-        weak = f"{name} is expelled by this node's word alone, which members believe while it is the issuer"
-        return [f"{weak}: hand the role to one that holds the authority's key: frys-node issuer handover NAME"]
+        weak = f"{name} is refused by this node alone, which does not hold the authority's key"
+        return [f"{weak}: hand the role to one that does (frys-node issuer handover NAME), then: node revoke {node}"]
 
     async def _hand_over(self, request: HttpRequest) -> HttpResponse:
         to = request.json(SuccessorWanted).to

@@ -349,7 +349,7 @@ class Channel:
         """Expel a node: its connections end and it is refused from now on, durably. True if the authority signed it.
 
         Where this node holds the authority's key the gossip keys are rotated, and everybody believes it. Without that
-        the others believe it from this node only while it is the issuer, until one that holds the key has signed it.
+        nobody else does: any member can make itself the issuer, and could shut all others out.
         """
         if self._may_rotate():
             self.keys.expel(node)

@@ -1,10 +1,10 @@
 """What the cluster's authority says about keys and members, so that anybody may pass it on.
 
-Sans-I/O. Three statements, signed by the authority's key like certificates are: the gossip key of an epoch, the node
-ids that were expelled, and which admin tokens count. They are believed whoever brings them, and nobody else can make
-them: a member that is about to be expelled can neither plant a key of its own nor keep its expulsion from members that
-were away. Expulsions only ever grow, so statements may come in any order; the issuer signs one over all of them, which
-takes the place of the smaller.
+Sans-I/O. Four statements, signed by the authority's key like certificates are: the gossip key of an epoch, the node
+ids that were expelled, those that have left, and which admin tokens count. They are believed whoever brings them (who
+has left, from the issuer alone), and nobody else can make them: a member that is about to be expelled can neither plant
+a key of its own nor keep its expulsion from members that were away. Expulsions only ever grow, so statements may come
+in any order; the issuer signs one over all of them, which takes the place of the smaller.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ NodeIdText = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 _ID_HEX: Final = 32
 _KEY_PREFIX: Final = b"frys gossip key v1"
 _EXPULSION_PREFIX: Final = b"frys expulsion v1"
+_DEPARTED_PREFIX: Final = b"frys departed v1"
 _ADMIN_PREFIX: Final = b"frys admin tokens v1"
 
 
@@ -70,6 +71,11 @@ class Statements:
     def authority(self) -> bytes:
         """Fingerprint of the certificate whose key is signed and verified with now."""
         return self._identity.ca_certificate.fingerprint(hashes.SHA256())
+
+    @property
+    def can_sign(self) -> bool:
+        """True if this node holds the authority's key."""
+        return self._identity.ca_key is not None
 
     def sign_key(self, key: EpochKey) -> EpochKey:
         """Return the key with the authority's signature.
@@ -103,6 +109,18 @@ class Statements:
             return False
         return self._fits(self._expulsion_bytes(nodes), expulsion.signature, by_the_issuing=by_the_issuing)
 
+    def sign_departed(self, nodes: tuple[str, ...]) -> bytes:
+        """Return the authority's signature over the list of who has left, in this order.
+
+        Raises:
+            NotReady: This node does not hold the authority's key.
+        """
+        return self._sign(self._departed_bytes(nodes))
+
+    def is_departed(self, nodes: tuple[str, ...], signature: bytes) -> bool:
+        """True if an authority that is trusted signed the list."""
+        return all(map(is_node_id, nodes)) and self._fits(self._departed_bytes(nodes), signature, by_the_issuing=False)
+
     def say_admin(self, number: int, admin_hashes: Iterable[bytes]) -> AdminWord:
         """Return the statement that these are the hashes of the admin tokens, and no others.
 
@@ -128,6 +146,9 @@ class Statements:
 
     def _expulsion_bytes(self, nodes: tuple[str, ...]) -> bytes:
         return _EXPULSION_PREFIX + self._cluster() + b"".join(map(bytes.fromhex, nodes))
+
+    def _departed_bytes(self, nodes: tuple[str, ...]) -> bytes:
+        return _DEPARTED_PREFIX + self._cluster() + b"".join(map(bytes.fromhex, nodes))
 
     def _cluster(self) -> bytes:
         return bytes.fromhex(self._identity.cluster_id)

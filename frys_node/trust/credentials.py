@@ -1,9 +1,11 @@
 """What only members may know, kept on disk and exchanged on every ``frys/1`` connection.
 
-The gossip keyring, the hashes of the admin tokens, and the node ids that were expelled. Keys and expulsions carry the
-authority's signature (`statements`) and are taken from anybody who brings them, so that whoever was away learns both
-with its first connection, whoever that is to. What is unsigned, the hashes and whatever an issuer says that does not
-hold the authority's key, is taken from the issuer itself. What the disk refuses is in force, and written later.
+The gossip keyring, the hashes of the admin tokens, and the node ids that were expelled or have left. Keys and
+expulsions carry the authority's signature (`statements`) and are taken from anybody who brings them, so that whoever
+was away learns both with its first connection, whoever that is to. What is unsigned, the hashes and the keys of an
+issuer that does not hold the authority's key, is taken from the issuer itself. Nobody is shut out by that: any member
+can make itself the issuer, by a record of a higher term, so whom it calls expelled or gone is believed by the
+authority's signature alone. What the disk refuses is in force, and written later.
 
 A key that was made after an expulsion is not passed on before the expulsion is known here: otherwise the node that it
 shuts out could be given it.
@@ -45,6 +47,7 @@ class MemberSecrets:
     """This node's copy; `on_change` runs after each change that came from outside or from here."""
 
     __slots__ = (
+        "_departures_said",
         "_disk",
         "_endorsed",
         "_unsaved",
@@ -75,6 +78,8 @@ class MemberSecrets:
         self.departed: dict[NodeId, None] = {}
         """Who has left for good, by the issuer's word; the latest last, `DEPARTURES_MAX` at most."""
         self._merge_departed(map(NodeId, (read_secret(disk, DEPARTED_PATH) or b"").decode("ascii", "replace").split()))
+        self._departures_said: tuple[object, bytes] | None = None
+        """The last list of who left that was signed here, by which authority, and the signature."""
         self._endorsed: object = None
         """What was last found to be signed, so that it is not verified again and again."""
         self.statements: Statements | None = None
@@ -84,11 +89,21 @@ class MemberSecrets:
     def offer(self) -> Credentials:
         """What to tell another member; with every expelled node beside the statements, for older members' sake."""
         keys = tuple(key for key in self.keyring.keys if key.expelled <= len(self.revoked))
-        said = (tuple(self.revoked), self.expulsions, self.admin.word, tuple(self.departed))
+        said = (tuple(self.revoked), self.expulsions, self.admin.word, *self._signed_departed())
         return Credentials(keys, self.admin.hashes, *said)
 
+    def _signed_departed(self) -> tuple[tuple[NodeId, ...], bytes]:
+        """Return who has left with the authority's signature; nobody where its key is not held."""
+        nodes, statements = tuple(self.departed), self.statements
+        if not nodes or statements is None or not statements.can_sign:
+            return (), b""
+        asked = (nodes, statements.authority)
+        if self._departures_said is None or self._departures_said[0] != asked:
+            self._departures_said = asked, statements.sign_departed(nodes)
+        return nodes, self._departures_said[1]
+
     def unsigned(self) -> list[NodeId]:
-        """Expelled nodes that no statement names: members believe it of the issuer alone."""
+        """Expelled nodes that no statement names: this node alone refuses them."""
         said = {node for expulsion in self.expulsions for node in expulsion.nodes}
         return [node for node in self.revoked if node not in said]
 
@@ -107,15 +122,14 @@ class MemberSecrets:
             StorageError: The disk refused; what was learned is used all the same, and comes again after a restart.
         """
         has_expulsions = self._merge_expulsions(offered.expulsions)
-        has_revoked = from_issuer and self._merge_revoked(NodeId(node) for node in offered.revoked)
         has_keys = self.keyring.merge(self._trusted(offered.keys, from_issuer=from_issuer), from_issuer=from_issuer)
         has_keys |= self.keyring.merge(self._signed_anew(offered.keys), from_issuer=True)
         has_hashes = self._merge_admin(offered.admin) or (from_issuer and self.admin.merge(offered.admin_hashes))
-        has_departed = from_issuer and self._merge_departed(NodeId(node) for node in offered.departed)
-        if not (has_keys or has_hashes or has_revoked or has_expulsions or has_departed):
+        has_departed = from_issuer and self._take_departed(offered)
+        if not (has_keys or has_hashes or has_expulsions or has_departed):
             return False
         self._note(has_departed, DEPARTED_PATH)
-        self._note(has_revoked or has_expulsions, REVOKED_PATH)
+        self._note(has_expulsions, REVOKED_PATH)
         self._note(has_keys, KEYRING_PATH)
         self._note(has_hashes, ADMIN_HASHES_PATH)
         try:
@@ -270,7 +284,7 @@ class MemberSecrets:
             )
 
     def revoke(self, node: NodeId) -> None:
-        """Refuse a node from now on, durably; without a statement members believe it from the issuer only.
+        """Refuse a node from now on, durably; without a statement nobody else does.
 
         Raises:
             Overloaded: `REVOKED_MAX` nodes are expelled already. Nothing changed.
@@ -286,7 +300,7 @@ class MemberSecrets:
                 self.on_change()
 
     def depart(self, node: NodeId) -> None:
-        """Count a node as gone for good, durably, and have it told. On the issuer, whose word it is.
+        """Count a node as gone for good, durably, and have it told, signed. On the issuer.
 
         Raises:
             UsageError: That is no node id. Nothing changed.
@@ -299,6 +313,13 @@ class MemberSecrets:
                 self.flush()
             finally:
                 self.on_change()
+
+    def _take_departed(self, offered: Credentials) -> bool:
+        """Take who has left; the signature is looked at only where the list says something new."""
+        statements, nodes = self.statements, offered.departed
+        if statements is None or all(node in self.departed for node in nodes):
+            return False
+        return statements.is_departed(nodes, offered.departed_signature) and self._merge_departed(map(NodeId, nodes))
 
     def _merge_departed(self, nodes: Iterable[NodeId]) -> bool:
         fresh = [node for node in nodes if node not in self.departed and is_node_id(node)]

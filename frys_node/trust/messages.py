@@ -11,7 +11,7 @@ import msgspec
 
 from frys_node.secure.admin import HASHES_MAX, AdminWord
 from frys_node.secure.keyring import EPOCHS_MAX, EpochKey
-from frys_node.secure.statements import EXPULSIONS_MAX, REVOKED_MAX, Expulsion, NodeIdText
+from frys_node.secure.statements import EXPULSIONS_MAX, REVOKED_MAX, SIGNATURE_BYTES_MAX, Expulsion, NodeIdText
 from frys_node.trust.departures import DEPARTURES_MAX
 from frys_node.wire.codec import Message
 
@@ -23,10 +23,12 @@ class Credentials(Message, frozen=True, tag=2):
     admin_hashes: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=HASHES_MAX)] = ()
     """Taken from the issuer itself only."""
     revoked: Annotated[tuple[NodeIdText, ...], msgspec.Meta(max_length=REVOKED_MAX)] = ()
-    """Every expelled node, for members of before there were statements: taken from the issuer itself only."""
+    """Every expelled node. Nobody takes it without a statement: any member can make itself the issuer."""
     expulsions: Annotated[tuple[Expulsion, ...], msgspec.Meta(max_length=EXPULSIONS_MAX)] = ()
     """What the authority has signed: taken from anybody."""
     admin: AdminWord | None = None
     """Likewise; None until the admin token was replaced for the first time."""
     departed: Annotated[tuple[NodeIdText, ...], msgspec.Meta(max_length=DEPARTURES_MAX)] = ()
-    """Who has left for good: taken from the issuer itself only."""
+    """Who has left for good: taken from the issuer itself only, and with the signature."""
+    departed_signature: Annotated[bytes, msgspec.Meta(max_length=SIGNATURE_BYTES_MAX)] = b""
+    """The authority's, over `departed`; empty from whoever does not hold its key."""

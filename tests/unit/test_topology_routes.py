@@ -29,7 +29,7 @@ def test_an_expulsion_that_nobody_signed_or_the_disk_refused_is_said() -> None:
 
     assert _routes(lambda _node: True)._give_up(GONE) == []
     (weak,) = _routes(lambda _node: False)._give_up(GONE)
-    assert "this node's word alone" in weak
+    assert "is refused by this node alone" in weak
     assert "issuer handover" in weak
     (failed,) = _routes(refuse)._give_up(GONE)
     assert "the disk is full" in failed

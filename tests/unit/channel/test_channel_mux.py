@@ -40,6 +40,7 @@ SIGNED = Credentials(
 )
 REPLACED = Credentials((), admin=AdminWord(2, (b"h" * 32,), b"t" * 64))
 DEPARTED = Credentials((), departed=("e" * 32,))
+GONE = Credentials((), departed=("e" * 32,), departed_signature=b"t" * 64)
 EVERY: tuple[ChannelMessage, ...] = (
     HELLO,
     FIRST,
@@ -76,8 +77,8 @@ def test_the_golden_messages_decode_forever() -> None:
 
 
 def test_the_golden_credentials_decode_forever() -> None:
-    """With the authority's signatures over keys and expulsions; then over admin tokens; who has left, byte for byte."""
-    told = ([FIRST, SIGNED], [FIRST, SIGNED, REPLACED], [FIRST, SIGNED, REPLACED, DEPARTED])
+    """With the authority's signatures over keys and expulsions; then admin tokens; who has left; over that, too."""
+    told = [[FIRST, SIGNED, REPLACED, DEPARTED, GONE][:count] for count in range(2, 6)]
     for version, messages in enumerate(told, 2):
         golden = GOLDEN.with_name(f"channel-messages-{version}.bin").read_bytes()
         assert [CHANNEL_CODEC.decode(frame.body) for frame in FrameReader().receive_data(golden)] == messages

@@ -6,7 +6,11 @@ import pytest
 
 from frys_node.base.errors import CorruptData
 from frys_node.base.types import NodeId
+from frys_node.channel.bootstrap import create_cluster
+from frys_node.secure.statements import Statements
 from frys_node.testing.disk import FakeDisk
+from frys_node.transport.clock import SystemClock
+from frys_node.transport.entropy import SystemEntropy
 from frys_node.trust.credentials import MemberSecrets
 from frys_node.trust.departures import ADOPTED_MAX, DEPARTURES_MAX, REMEMBER_S, Departure, Departures
 from frys_node.trust.messages import Credentials
@@ -78,16 +82,34 @@ def test_who_left_is_forgotten_when_no_certificate_of_it_lives_and_first_of_all_
     assert [table.has_left(_id(number)) for number in (1, 3, 4, DEPARTURES_MAX + 2)] == [False, False, True, True]
 
 
-def test_a_member_keeps_who_left_by_the_issuers_word_alone_durably_and_in_bounds() -> None:
-    """What another member says of it changes nothing; the latest ones are kept."""
-    disk = FakeDisk()
-    secrets = MemberSecrets(disk)
-    told = Credentials((), departed=(_id(1), _id(2)))
+def test_a_member_keeps_who_left_by_the_authoritys_signature_durably_and_in_bounds() -> None:
+    """Whoever makes itself the issuer without the authority's key ends nobody; the latest ones are kept."""
+    home, disk = FakeDisk(), FakeDisk()
+    identity = create_cluster(home, SystemEntropy(), SystemClock(), cluster_name="t", node_name="a")
+    issuer, secrets = MemberSecrets(home), MemberSecrets(disk)
+    issuer.statements = Statements(identity)
+    bare = identity.renewed(identity.certificate)
+    bare.ca_key = None
+    secrets.statements = Statements(bare)
+    issuer.depart(_id(1))
+    first = issuer.offer()
+    issuer.depart(_id(2))
+    told = issuer.offer()
+    assert told.departed == (_id(1), _id(2))
+    told = Credentials((), departed=told.departed, departed_signature=told.departed_signature)
+    for forged in (
+        Credentials((), departed=told.departed),
+        Credentials((), departed=told.departed, departed_signature=first.departed_signature),
+        Credentials((), departed=(_id(3),), departed_signature=told.departed_signature),
+        Credentials((), departed=("zz" * 16,), departed_signature=told.departed_signature),
+    ):
+        assert not secrets.take(forged, from_issuer=True)
     assert not secrets.take(told, from_issuer=False)
     assert secrets.take(told, from_issuer=True)
     assert not secrets.take(told, from_issuer=True)
     assert list(MemberSecrets(disk).departed) == [_id(1), _id(2)]
-    many = tuple(_id(number) for number in range(3, DEPARTURES_MAX + 3))
-    assert secrets.take(Credentials((), departed=many), from_issuer=True)
-    assert tuple(secrets.departed) == many
-    assert secrets.offer().departed == many
+    assert secrets.offer().departed == ()
+    for number in range(3, DEPARTURES_MAX + 3):
+        issuer._merge_departed([_id(number)])
+    assert secrets.take(issuer.offer(), from_issuer=True)
+    assert tuple(secrets.departed) == issuer.offer().departed == tuple(map(_id, range(3, DEPARTURES_MAX + 3)))

@@ -239,13 +239,14 @@ class Operations:
 
     def _shut_out(self, node: NodeId) -> None:
         """End a removed node's admission, durably, and have everybody told; who refuses it tells it the record."""
-        desk = self._channel.desk
+        desk, fix = self._channel.desk, f"frys-node node revoke {node}"
         try:
-            if desk is not None and desk.was_admitted(node):
+            if desk is None:
+                raise NotReady("nobody believes it without the authority's key, which this node does not hold")
+            if desk.was_admitted(node):
                 desk.depart(node)
             self._channel.secrets.depart(node)
         except FrysError as error:
-            fix = f"frys-node node revoke {node}"
             log.error("operations.removal_not_told", peer=node, code=error.code, error=error.message, fix=fix)
         else:
             self._removed.discard(node)

@@ -109,8 +109,11 @@ class Removal:
         self._noted = _read(disk)
 
     def told(self, record: TopologyRecord, signed: SignedRecord) -> None:
-        """Note a proved record that removes this node, durably; stop if units are served."""
-        if self._noted is not None and self._noted[1] == signed:
+        """Note a proved record that removes this node, durably; stop if units are served.
+
+        While one stands another one says nothing new: whoever writes them could fill log and disk. It comes again.
+        """
+        if not self.is_over():
             return
         self._noted = record, signed
         log.error("operations.removed", record=str(record.epoch), writer=record.epoch.term.node, fix=self._fix(record))

@@ -129,6 +129,19 @@ def test_a_writer_that_first_takes_the_role_ends_nobody_either(believer: Believe
     assert believer.removal.trouble
 
 
+def test_one_that_writes_removal_after_removal_fills_neither_log_nor_disk(believer: Believer) -> None:
+    """While one stands the others are neither noted nor told; they are not believed either."""
+    assert believer.held is not None
+    seized = taken_over(believer.held, Term(2, believer.other.node_id))
+    assert not believer.hears(believer.other, believer.without_own(seized))
+    noted = believer.disk.read(NOTED_PATH)
+    for _ in range(3):
+        seized = after(seized)
+        assert not believer.hears(believer.other, believer.without_own(seized))
+    assert believer.disk.read(NOTED_PATH) == noted
+    assert len(believer.stops) == 1
+
+
 def test_a_removal_is_over_once_its_writer_is_expelled(believer: Believer) -> None:
     """Then it is forgotten, in the next life too."""
     assert believer.held is not None

@@ -92,7 +92,13 @@ def assert_drawn_until_interrupted(node: NodeProcess) -> None:
     """On a terminal the table is drawn in place, again and again; Ctrl-C ends it without an error."""
     ours, theirs = pty.openpty()
     line = [sys.executable, "-m", "frys_node", "snapshot", "moves", "--watch", "--data-dir", str(node.data_dir)]
-    process = subprocess.Popen(line, cwd=node.home, stdout=theirs, env=os.environ | {"COLUMNS": "60", "LINES": "12"})
+    # A shell starts what it puts into the background with SIGINT ignored, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        environment = os.environ | {"COLUMNS": "60", "LINES": "12"}
+        process = subprocess.Popen(line, cwd=node.home, stdout=theirs, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, before)
     os.close(theirs)
     try:
         drawn = ""

@@ -47,21 +47,20 @@ from frys_node.trust.join_messages import (
     ReturnRequest,
 )
 from frys_node.trust.trust_keeper import HomeAnswer
-from frys_node.wire.frame import Frame, FrameReader, encode_frame
+from frys_node.wire.frame import FrameReader, encode_frame
 from frys_node.wire.version import PROTOCOL_MAX, PROTOCOL_MIN, negotiate
 
 
 class _JoinPipe:
     """Join messages over a TLS stream, bounded in bytes that come, the handshake included."""
 
-    __slots__ = ("_frames", "_limit", "_reader", "_received", "stream")
+    __slots__ = ("_limit", "_reader", "_received", "stream")
 
     def __init__(self, stream: TlsStream, limit: int = JOIN_BYTES_MAX) -> None:
         """`limit` bounds what the other side may send."""
         self.stream = stream
         self._limit = limit
         self._reader = FrameReader(limit)
-        self._frames: list[Frame] = []
         self._received = stream.handshake_bytes
 
     async def send(self, message: JoinMessage) -> None:
@@ -69,15 +68,15 @@ class _JoinPipe:
 
     async def receive(self) -> JoinMessage | None:
         """Return the next message, None at the orderly end."""
-        while not self._frames:
+        data = b""
+        while not (frames := self._reader.receive_data(data, at_most=1)):
             data = await self.stream.receive_some()
             if not data:
                 return None
             self._received += len(data)
             if self._received > self._limit:
                 raise MalformedFrame(f"more than {self._limit} bytes in one join")
-            self._frames = self._reader.receive_data(data)
-        frame = self._frames.pop(0)
+        frame = frames[0]
         if frame.kind != KIND_JOIN:
             raise MalformedFrame(f"a frame of kind {frame.kind} on a join connection")
         return JOIN_CODEC.decode(frame.body)

@@ -6,6 +6,7 @@ allocated.
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import NamedTuple
 
@@ -50,8 +51,11 @@ class FrameReader:
         """Bytes received and not yet returned."""
         return len(self._buffer) - self._start
 
-    def receive_data(self, data: bytes) -> list[Frame]:
-        """Take bytes and return every frame that is now whole.
+    def receive_data(self, data: bytes, *, at_most: float = math.inf) -> list[Frame]:
+        """Take bytes and return every frame that is now whole, or the first `at_most` of them.
+
+        What is left comes with the next call, which may bring no bytes: who is not trusted yet could send thousands of
+        frames in one read, and each costs a microsecond of the event loop.
 
         Raises:
             FrameTooLarge: A header announces more than the limit. Close the connection.
@@ -59,7 +63,7 @@ class FrameReader:
         """
         self._buffer += data
         frames: list[Frame] = []
-        while len(self._buffer) - self._start >= _HEADER.size:
+        while len(self._buffer) - self._start >= _HEADER.size and len(frames) < at_most:
             length, kind = _HEADER.unpack_from(self._buffer, self._start)
             if length > self._limit_bytes:
                 raise FrameTooLarge(f"a frame of {length} bytes is over the limit of {self._limit_bytes}")

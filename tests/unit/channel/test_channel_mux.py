@@ -294,3 +294,15 @@ def test_a_boot_that_no_node_has_is_no_hello() -> None:
     frame = encode_frame(KIND_CHANNEL, msgspec.msgpack.encode(hello))
     with pytest.raises(MalformedFrame):
         Mux(dialled=True).receive_data(frame)
+
+
+def test_a_reader_gives_no_more_frames_than_are_asked_for_and_keeps_the_rest() -> None:
+    """A stranger may send thousands in one read: one is cut out at a time, and the next call brings the next."""
+    wire = b"".join(encode_frame(KIND_CHANNEL, b"%d" % number) for number in range(3))
+    reader = FrameReader()
+    found = reader.receive_data(wire + b"\0", at_most=1)
+    while more := reader.receive_data(b"", at_most=1):
+        assert len(more) == 1
+        found += more
+    assert [frame.body for frame in found] == [b"0", b"1", b"2"]
+    assert reader.receive_data(encode_frame(KIND_CHANNEL, b"last")[1:], at_most=1)[0].body == b"last"

@@ -118,7 +118,8 @@ class BalancerComponent:
         self._is_open = False
         self.seat = Seat(rpc, self, self.verbs, settings.member(self.node))
         self._junk = metrics.counter("frys_balancer_records_dropped_total", "Records refused unread", ("why",))
-        self._intake = Intake(settings.cluster, proofs, self._junk.inc)
+        held = lambda: (self.machine.epoch, self.machine.promised)  # noqa: E731 (of now)
+        self._intake = Intake(settings.cluster, proofs, self._junk.inc, held)
         self._unison = UnisonRunner(self.node, members, self._send, lambda: self.machine.epoch)
         measure(metrics, self.machine)
 
@@ -315,7 +316,7 @@ class BalancerComponent:
                 self._take_push(source, message.record)
             elif isinstance(message, Promise):
                 self._take_promise(source, message)
-            elif (rest := self._unison.take(source, message)) is not None:
+            elif (rest := self._unison.take(source, message)) is not None and self._intake.permits(rest):
                 self.perform(self.machine.receive(source, rest, self._clock.now_s()))
         except MalformedFrame:
             self._junk.inc("malformed")

@@ -231,7 +231,8 @@ class Operations:
             self._removed.clear()
             return
         if before is not None and before.epoch.term == record.epoch.term:
-            self._removed |= set(record.removed) - set(before.removed)
+            # A removal that was given up is in no later record.
+            self._removed = (self._removed | set(record.removed) - set(before.removed)) & set(record.removed)
         else:
             self._removed.clear()
         for node in self._removed - set(record.members()):
@@ -290,7 +291,12 @@ class Operations:
         return {member.node for member in ring} - set(self._channel.secrets.revoked)
 
     async def _entrust(self, successor: NodeId) -> None:
-        """Give a successor all that the role takes: the API tokens as they are now, and the authority's key."""
+        """Give a successor all that the role takes: the API tokens as they are now, and the authority's key.
+
+        Raises:
+            Unconfirmed: Only a record says that it is a member. It was told nothing.
+        """
+        self._channel.authority.check_admitted(successor)
         await self._desk.tell(successor)
         await self._authority.entrust(successor)
 

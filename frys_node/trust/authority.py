@@ -287,6 +287,7 @@ class AuthorityDriver:
             await self._give(node, self._holder.export())
 
     async def _give(self, node: NodeId, copy: Authority) -> None:
+        self._holder.check_admitted(node)
         await self._rpc.call(node, ENTRUST, copy)
         self._held[node] = copy
 

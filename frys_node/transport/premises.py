@@ -58,7 +58,7 @@ def settle_directory(path: Path) -> str:
         StorageError: One cannot be looked at or changed.
     """
     try:
-        inner = sorted(Path(found.path) for found in os.scandir(path) if found.is_dir())
+        inner = sorted(Path(found.path) for found in os.scandir(path) if found.is_dir(follow_symlinks=False))
         open_ones = [one for one in (path, *inner) if _judge(one)]
         return "; ".join(_close(one) for one in open_ones)
     except OSError as error:

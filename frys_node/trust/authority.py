@@ -185,6 +185,11 @@ class AuthorityHolder:
         if desk is not None:
             desk.check_admitted(node)
 
+    def is_admitted(self, node: NodeId) -> bool:
+        """Return whether this node, as the issuer, counts the other as a member that an operator knows of."""
+        desk = self.desk
+        return desk is None or desk.is_admitted(node)
+
     def check_confirmed(self) -> None:
         """Raise an `Unconfirmed` if a record alone speaks for somebody: a change of the authority shuts it out."""
         desk = self.desk
@@ -283,11 +288,11 @@ class AuthorityDriver:
     async def entrust(self, node: NodeId) -> None:
         """Give a member a copy; nothing to give is no error, the successor then cannot admit nodes either."""
         if self._holder.can_admit:
+            self._holder.check_admitted(node)
             self._holder.note_entrusted(node, self._issued(node, dict(self._members()).get(node, "")))
             await self._give(node, self._holder.export())
 
     async def _give(self, node: NodeId, copy: Authority) -> None:
-        self._holder.check_admitted(node)
         await self._rpc.call(node, ENTRUST, copy)
         self._held[node] = copy
 
@@ -336,7 +341,8 @@ class AuthorityDriver:
         Raises:
             Overloaded, StorageError: Who is given it could not be noted. Nobody was given anything.
         """
-        chosen = [(node, name) for node, name in self._members() if self._is_standby(node, name)]
+        living = [(node, name) for node, name in self._members() if self._is_standby(node, name)]
+        chosen = [(node, name) for node, name in living if self._holder.is_admitted(node)]
         for node, name in chosen:
             self._holder.note_entrusted(node, name)
         copy = self._holder.export()

@@ -290,7 +290,8 @@ async def test_whom_a_record_alone_speaks_for_is_no_member_until_an_operator_con
             await a.channel.call(a.id, ROTATE_AUTHORITY, RotateAuthority(ADMIN))
         assert "frys-node node admit" in refused.value.hint
         assert rotation.view().stage == Stage.STABLE
-        giver = AuthorityDriver(holder, a.channel, standby=(), members=lambda: [(ghost.id, "ghost")])
+        giver = AuthorityDriver(holder, a.channel, standby=["ghost"], members=lambda: [(ghost.id, "ghost")])
+        await giver.spread()
         with pytest.raises(Unconfirmed):
             await giver.entrust(ghost.id)
         assert giver.standby() == []

@@ -118,8 +118,7 @@ class BalancerComponent:
         self._is_open = False
         self.seat = Seat(rpc, self, self.verbs, settings.member(self.node))
         self._junk = metrics.counter("frys_balancer_records_dropped_total", "Records refused unread", ("why",))
-        held = lambda: (self.machine.epoch, self.machine.promised)  # noqa: E731 (of now)
-        self._intake = Intake(settings.cluster, proofs, self._junk.inc, held)
+        self._intake = Intake(settings.cluster, proofs, self._junk.inc, lambda: clock.unix_ns() / 1e9)
         self._unison = UnisonRunner(self.node, members, self._send, lambda: self.machine.epoch)
         measure(metrics, self.machine)
 
@@ -316,7 +315,7 @@ class BalancerComponent:
                 self._take_push(source, message.record)
             elif isinstance(message, Promise):
                 self._take_promise(source, message)
-            elif (rest := self._unison.take(source, message)) is not None and self._intake.permits(rest):
+            elif self._intake.permits(source, message) and (rest := self._unison.take(source, message)) is not None:
                 self.perform(self.machine.receive(source, rest, self._clock.now_s()))
         except MalformedFrame:
             self._junk.inc("malformed")

@@ -1,8 +1,10 @@
 """Which records from the wire are believed: this cluster's, proved by the issuer of their term.
 
-And which numbers: a takeover raises the term by one, a record the sequence by one, and both only ever rise. A member
-that lies could name the highest number there is, in a question that nobody signs; then no issuer could ever write
-again, not even once that member was expelled. So whatever lies further ahead than anybody gets is dropped.
+And which numbers. A takeover raises the term by one, a record the sequence by one, and both only ever rise. A member
+that lies could name the highest number there is, in a question that nobody signs; then no issuer could write above it
+ever again, not even with that member expelled. So a number is at most the seconds since 1970, and a day: nobody has got
+there, all nodes draw the line at the same place, however long they were away, and it moves on, so that above whatever
+was named there is room again after a second.
 
 Sans-I/O.
 """
@@ -14,14 +16,20 @@ from collections.abc import Callable
 from balancer.placement import Placement
 from balancer.proof import RecordProofs
 from balancer.record import FORMATS, RECORD, TopologyRecord
-from balancer.topology_messages import PromiseAsk, PromiseRefused, RecordDigest, Report, SignedRecord
-from frys_node.base.types import ClusterId, Epoch, Term
+from balancer.topology_messages import (
+    PromiseAsk,
+    PromiseRefused,
+    RecordDigest,
+    RecordGo,
+    RecordReady,
+    Report,
+    SignedRecord,
+    TopologyMessage,
+)
+from frys_node.base.types import ClusterId, Epoch, NodeId, Term
 
-TERM_AHEAD_MAX = 1 << 20
-"""How far a term may be above the highest one that this node knows of."""
-
-SEQ_AHEAD_MAX = 1 << 32
-"""How far the number of a record may be above that of the record in force."""
+SLACK = 86_400
+"""How far a number may be above the seconds since 1970: clocks that differ by a day disagree about nothing real."""
 
 
 class Intake:
@@ -32,13 +40,13 @@ class Intake:
         cluster: ClusterId,
         proofs: RecordProofs,
         dropped: Callable[[str], None],
-        held: Callable[[], tuple[Epoch | None, Term | None]] = lambda: (None, None),
+        unix_s: Callable[[], float],
     ) -> None:
-        """`held` returns the key of the record in force and what was promised; without a record any number will do."""
+        """`unix_s` returns the seconds since 1970."""
         self._cluster = cluster
         self._proofs = proofs
         self._dropped = dropped
-        self._held = held
+        self._unix_s = unix_s
         self._believed: tuple[SignedRecord, TopologyRecord] | None = None
 
     def verified(self, signed: SignedRecord) -> TopologyRecord | None:
@@ -55,7 +63,7 @@ class Intake:
             self._dropped("cluster")
         elif record.format not in FORMATS:
             self._dropped("format")
-        elif self._is_beyond(record.epoch.term, record.epoch.seq):
+        elif not self._is_real(record.epoch):
             self._dropped("number")
         elif not self._proofs.is_proof_of(record.epoch.term.node, signed.data, signed.proof):
             self._dropped("signature")
@@ -64,29 +72,32 @@ class Intake:
             return record
         return None
 
-    def permits(self, message: RecordDigest | Report | PromiseAsk | PromiseRefused) -> bool:
-        """Return False for a message with a number that nobody gets to."""
-        match message:
-            case RecordDigest(epoch=epoch) if epoch is not None:
-                is_beyond = self._is_beyond(epoch.term, epoch.seq)
-            case Report(epoch=epoch, promised=promised):
-                is_beyond = self._is_beyond(epoch.term, epoch.seq) or self._is_beyond(promised)
-            case PromiseAsk(term=term):
-                is_beyond = self._is_beyond(term)
-            case PromiseRefused(highest=term):
-                is_beyond = self._is_beyond(term)
-            case _:
-                is_beyond = False
-        if is_beyond:
-            self._dropped("number")
-        return not is_beyond
+    def permits(self, source: NodeId, message: TopologyMessage) -> bool:
+        """Return False for a message with a number that nobody gets to, or a question in another one's name.
 
-    def _is_beyond(self, term: Term | None, seq: int = 0) -> bool:
-        epoch, promised = self._held()
-        if term is None or epoch is None:
-            return False
-        known = max(epoch.term.number, promised.number if promised is not None else 0)
-        return term.number > known + TERM_AHEAD_MAX or seq > epoch.seq + SEQ_AHEAD_MAX
+        What pushes and promises carry is looked at when it is verified.
+        """
+        is_sound = True
+        match message:
+            case RecordDigest(epoch=epoch, settled=settled):
+                is_sound = self._is_real(epoch) and self._is_real(settled)
+            case RecordReady(epoch=epoch) | RecordGo(epoch=epoch):
+                is_sound = self._is_real(epoch)
+            case Report(epoch=epoch, promised=promised):
+                is_sound = self._is_real(epoch) and self._is_real(promised)
+            case PromiseAsk(term=term):
+                is_sound = term.node == source and self._is_real(term)
+            case PromiseRefused(highest=highest):
+                is_sound = self._is_real(highest)
+        if not is_sound:
+            self._dropped("number")
+        return is_sound
+
+    def _is_real(self, number: Epoch | Term | None) -> bool:
+        if number is None:
+            return True
+        numbers = (number.number,) if isinstance(number, Term) else (number.term.number, number.seq)
+        return max(numbers) <= self._unix_s() + SLACK
 
     def placed(self, signed: SignedRecord, held: Placement | None) -> Placement | None:
         """Return the placement of a record that came with a promise; None if it is not believed."""

@@ -6,10 +6,18 @@ from collections import Counter
 
 import pytest
 
-from balancer.intake import SEQ_AHEAD_MAX, TERM_AHEAD_MAX, Intake
+from balancer.intake import SLACK, Intake
 from balancer.record import FORMAT, RECORD, TopologyRecord
 from balancer.spread import RingMember
-from balancer.topology_messages import PromiseAsk, PromiseRefused, RecordDigest, Report, SignedRecord
+from balancer.topology_messages import (
+    PromiseAsk,
+    PromiseRefused,
+    RecordDigest,
+    RecordGo,
+    RecordReady,
+    Report,
+    SignedRecord,
+)
 from frys_node.base.types import ClusterId, Epoch, NodeId, Term
 
 NODE = NodeId("n1")
@@ -53,7 +61,7 @@ def encoded(seq: int, cluster: ClusterId = CLUSTER) -> bytes:
 def test_a_record_that_everybody_pushes_is_verified_once() -> None:
     """The same bytes with the same proof are known; with another proof, or other bytes, they are looked at."""
     proofs, dropped = CountedProofs(), Counter[str]()
-    intake = Intake(CLUSTER, proofs, lambda why: dropped.update([why]))
+    intake = Intake(CLUSTER, proofs, lambda why: dropped.update([why]), lambda: 1_800_000_000)
     first, second = encoded(1), encoded(2)
     for _ in range(3):
         assert intake.verified(SignedRecord(first, b"good")) == RECORD.decode(first)
@@ -65,35 +73,49 @@ def test_a_record_that_everybody_pushes_is_verified_once() -> None:
     assert dropped == {"signature": 1, "cluster": 1}
 
 
-FAR = Term(7 + TERM_AHEAD_MAX + 1, NODE)
-NEAR = Term(7 + TERM_AHEAD_MAX, NODE)
+UNIX_S = 1_800_000_000
+HIGHEST = UNIX_S + SLACK
 
 
-@pytest.mark.parametrize("term", [FAR, NEAR])
-def test_a_term_that_nobody_gets_to_is_dropped_whatever_names_it(term: Term) -> None:
+def make_intake(proofs: CountedProofs, dropped: Counter[str], now_s: float = UNIX_S) -> Intake:
+    """Return one at an instant."""
+    return Intake(CLUSTER, proofs, lambda why: dropped.update([why]), lambda: now_s)
+
+
+@pytest.mark.parametrize("number", [HIGHEST, HIGHEST + 1, 2**64 - 1])
+def test_a_number_that_nobody_gets_to_is_dropped_whatever_names_it(number: int) -> None:
     """A question that nobody signs could name the highest term there is: no issuer could write above it, ever."""
-    dropped = Counter[str]()
-    held = Epoch(Term(3, NODE), 5), Term(7, NODE)
-    intake = Intake(CLUSTER, CountedProofs(), lambda why: dropped.update([why]), lambda: held)
+    dropped, term = Counter[str](), Term(number, NODE)
+    intake = make_intake(CountedProofs(), dropped)
     messages = [
         PromiseAsk(term),
         PromiseRefused(Term(4, NODE), term),
-        RecordDigest(Epoch(term, 1), None),
-        Report(Epoch(term, 1), True, True, 0),
-        Report(held[0], True, True, 0, term),
+        *(RecordDigest(Epoch(term, 1), None), RecordDigest(None, Epoch(term, 1))),
+        *(RecordReady(Epoch(term, 1)), RecordGo(Epoch(Term(1, NODE), number))),
+        *(Report(Epoch(term, 1), True, True, 0), Report(Epoch(Term(3, NODE), 5), True, True, 0, term)),
     ]
-    assert [intake.permits(message) for message in messages] == [term == NEAR] * len(messages)
-    assert dropped == ({} if term == NEAR else {"number": len(messages)})
+    assert [intake.permits(NODE, message) for message in messages] == [number == HIGHEST] * len(messages)
+    assert dropped == ({} if number == HIGHEST else {"number": len(messages)})
+
+
+def test_above_the_highest_number_there_is_room_again_after_a_second() -> None:
+    """Whatever a liar named, whoever takes over next names one more; nodes that were away draw the same line."""
+    term = Term(HIGHEST + 1, NODE)
+    assert not make_intake(CountedProofs(), Counter()).permits(NODE, PromiseAsk(term))
+    assert make_intake(CountedProofs(), Counter(), UNIX_S + 1).permits(NODE, PromiseAsk(term))
+
+
+def test_nobody_asks_for_a_promise_in_another_ones_name() -> None:
+    """The asker of a term is the node that would reign in it."""
+    dropped = Counter[str]()
+    assert not make_intake(CountedProofs(), dropped).permits(NodeId("n2"), PromiseAsk(Term(2, NODE)))
+    assert dropped == {"number": 1}
 
 
 def test_a_record_with_a_number_that_nobody_gets_to_is_dropped_unverified() -> None:
-    """Signed or not: after the highest number nobody could write another. A node without a record takes any."""
-    dropped, held = Counter[str](), (Epoch(Term(1, NODE), 5), None)
-    proofs = CountedProofs()
-    intake = Intake(CLUSTER, proofs, lambda why: dropped.update([why]), lambda: held)
-    far = SignedRecord(encoded(5 + SEQ_AHEAD_MAX + 1), b"good")
-    assert intake.verified(far) is None
+    """Signed or not: after the highest number nobody could write another."""
+    proofs, dropped = CountedProofs(), Counter[str]()
+    intake = make_intake(proofs, dropped)
+    assert intake.verified(SignedRecord(encoded(HIGHEST + 1), b"good")) is None
     assert (proofs.count, dropped) == (0, {"number": 1})
-    assert intake.verified(SignedRecord(encoded(5 + SEQ_AHEAD_MAX), b"good")) is not None
-    assert Intake(CLUSTER, proofs, lambda _why: None).verified(far) is not None
-    assert intake.permits(RecordDigest(None, None))
+    assert intake.verified(SignedRecord(encoded(HIGHEST), b"good")) is not None

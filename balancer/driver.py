@@ -36,7 +36,7 @@ from balancer.topology_effects import (
     TakeOver,
     TopologyEffect,
 )
-from balancer.topology_messages import TOPOLOGY_MESSAGES, Promise, RecordPush, SignedRecord
+from balancer.topology_messages import TOPOLOGY_MESSAGES, Promise, RecordPush, SignedRecord, UnisonWord
 from balancer.unison_driver import UnisonRunner
 from balancer.view import ring_view, status_view
 from frys_node.base.errors import (
@@ -111,6 +111,7 @@ class BalancerComponent:
         self._disk_work: deque[DiskWork] = deque()
         self.refusal: StorageError | None = None
         """Why the last change of the catalogue was not made, at the issuer; None if it was."""
+        self._published: Epoch | None = None
         self._disk_wake = trio.Event()
         self._timer_wake = trio.Event()
         self._sleeping_until_s = 0.0
@@ -119,7 +120,7 @@ class BalancerComponent:
         self.seat = Seat(rpc, self, self.verbs, settings.member(self.node))
         self._junk = metrics.counter("frys_balancer_records_dropped_total", "Records refused unread", ("why",))
         self._intake = Intake(settings.cluster, proofs, self._junk.inc, lambda: clock.unix_ns() / 1e9)
-        self._unison = UnisonRunner(self.node, members, self._send, lambda: self.machine.epoch)
+        self._unison = UnisonRunner(self.node, members, self._send, lambda: self.machine.epoch, self._disk_work)
         measure(metrics, self.machine)
 
     # ------------------------------------------------------------------ the component
@@ -220,6 +221,7 @@ class BalancerComponent:
     def _to_disk(self, effect: DiskWork) -> None:
         self._disk_work.append(effect)
         self._disk_wake.set()
+        self._unison.awaken()
 
     def _send(self, effect: SendTopology) -> None:
         try:
@@ -232,8 +234,6 @@ class BalancerComponent:
     def _notify(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
-
-    _published: Epoch | None = None
 
     def _adopted(self) -> None:
         """Put a durable record into force: first whoever refuses requests by it, then everybody else."""
@@ -315,8 +315,13 @@ class BalancerComponent:
                 self._take_push(source, message.record)
             elif isinstance(message, Promise):
                 self._take_promise(source, message)
-            elif self._intake.permits(source, message) and (rest := self._unison.take(source, message)) is not None:
-                self.perform(self.machine.receive(source, rest, self._clock.now_s()))
+            elif not self._intake.permits(source, message):
+                return
+            elif isinstance(message, UnisonWord):
+                self._unison.take(source, message)
+            else:
+                self._unison.heard(message)
+                self.perform(self.machine.receive(source, message, self._clock.now_s()))
         except MalformedFrame:
             self._junk.inc("malformed")
 

@@ -24,7 +24,8 @@ from balancer.topology_messages import (
     RecordReady,
     Report,
     SignedRecord,
-    TopologyMessage,
+    Statement,
+    UnisonWord,
 )
 from frys_node.base.types import ClusterId, Epoch, NodeId, Term
 
@@ -72,26 +73,15 @@ class Intake:
             return record
         return None
 
-    def permits(self, source: NodeId, message: TopologyMessage) -> bool:
-        """Return False for a message with a number that nobody gets to, or a question in another one's name.
-
-        What pushes and promises carry is looked at when it is verified.
-        """
-        is_sound = True
-        match message:
-            case RecordDigest(epoch=epoch, settled=settled):
-                is_sound = self._is_real(epoch) and self._is_real(settled)
-            case RecordReady(epoch=epoch) | RecordGo(epoch=epoch):
-                is_sound = self._is_real(epoch)
-            case Report(epoch=epoch, promised=promised):
-                is_sound = self._is_real(epoch) and self._is_real(promised)
-            case PromiseAsk(term=term):
-                is_sound = term.node == source and self._is_real(term)
-            case PromiseRefused(highest=highest):
-                is_sound = self._is_real(highest)
-        if not is_sound:
+    def permits(self, source: NodeId, message: Statement | UnisonWord) -> bool:
+        """Return False for a message with a number that nobody gets to, or a question in another one's name."""
+        if isinstance(message, PromiseAsk) and message.term.node != source:
+            self._dropped("asker")
+            return False
+        if not all(map(self._is_real, _numbers(message))):
             self._dropped("number")
-        return is_sound
+            return False
+        return True
 
     def _is_real(self, number: Epoch | Term | None) -> bool:
         if number is None:
@@ -105,3 +95,15 @@ class Intake:
         if record is None:
             return None
         return held if held is not None and held.record == record else Placement(record)
+
+
+def _numbers(message: Statement | UnisonWord) -> tuple[Epoch | Term | None, ...]:
+    match message:
+        case RecordDigest(epoch=epoch, settled=settled):
+            return epoch, settled
+        case RecordReady(epoch=epoch) | RecordGo(epoch=epoch):
+            return (epoch,)
+        case Report(epoch=epoch, promised=promised):
+            return epoch, promised
+        case PromiseAsk(term=term) | PromiseRefused(highest=term):
+            return (term,)

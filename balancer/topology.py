@@ -43,6 +43,7 @@ from balancer.topology_messages import (
     RecordPush,
     Report,
     SignedRecord,
+    Statement,
 )
 from balancer.work import Work, work_for
 from frys_node.base.types import Epoch, NodeId, Term, UnitId
@@ -210,9 +211,7 @@ class TopologyMachine:
         """Exchange keys with a node: it was just connected, or it works under another record."""
         return [SendTopology(node, RecordDigest(self.epoch, self.settled, True))]
 
-    def receive(
-        self, source: NodeId, message: RecordDigest | Report | PromiseAsk | PromiseRefused, now_s: float
-    ) -> list[TopologyEffect]:
+    def receive(self, source: NodeId, message: Statement, now_s: float) -> list[TopologyEffect]:
         """Take a comparison, a report, or what belongs to a promotion.
 
         Pushes go through `offer` and promises through `take_promise`, after the proof of their record was verified.

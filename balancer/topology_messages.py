@@ -76,8 +76,11 @@ class RecordGo(Message, tag=8, frozen=True):
 
 
 UnisonWord = RecordReady | RecordGo
-"""When a record comes into force; all else is for the topology machine, or is verified first."""
+"""When a record comes into force."""
 
-TopologyMessage = RecordPush | RecordDigest | Report | PromiseAsk | Promise | PromiseRefused | UnisonWord
+Statement = RecordDigest | Report | PromiseAsk | PromiseRefused
+"""What the topology machine takes as it is. Pushes and promises carry records, which are verified first."""
+
+TopologyMessage = RecordPush | Promise | Statement | UnisonWord
 TOPOLOGY_MESSAGES: Final[Codec[TopologyMessage]] = Codec(TopologyMessage)
 SIGNED_RECORD: Final[Codec[SignedRecord]] = Codec(SignedRecord)

@@ -109,7 +109,7 @@ def test_nobody_asks_for_a_promise_in_another_ones_name() -> None:
     """The asker of a term is the node that would reign in it."""
     dropped = Counter[str]()
     assert not make_intake(CountedProofs(), dropped).permits(NodeId("n2"), PromiseAsk(Term(2, NODE)))
-    assert dropped == {"number": 1}
+    assert dropped == {"asker": 1}
 
 
 def test_a_record_with_a_number_that_nobody_gets_to_is_dropped_unverified() -> None:

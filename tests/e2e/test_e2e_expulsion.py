@@ -15,15 +15,14 @@ import trio
 from frys_node.base.types import Address
 from frys_node.demo.cluster import NodeProcess
 from frys_node.kernel.services.rpc import Method
-from frys_node.secure import certificates
 from frys_node.secure.errors import NotAdmitted
-from frys_node.secure.identity import Identity, load_identity, new_key, save_identity
+from frys_node.secure.identity import load_identity
 from frys_node.token_routes import CREATE_TOKEN, CreateToken
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.trust.departures import DEPARTURES_PATH
 from frys_node.trust.keys import ROTATE_KEYS, RotateKeys
 from tests.e2e.test_e2e_cluster import frys, wait
-from tests.integration.channel.channel_rig import CLOCK, ENTROPY, open_node, running
+from tests.integration.channel.channel_rig import open_unadmitted, running
 
 pytestmark = pytest.mark.slow
 
@@ -109,42 +108,23 @@ def test_status_security_tells_how_the_cluster_is_protected(nodes: list[NodeProc
     assert "expelled:     nobody" in page
 
 
-def _unadmitted(issuer: NodeProcess) -> Identity:
-    """A node that somebody made with a copy of the issuer's disk: its certificate is in order, and nobody let it in."""
-    stolen = load_identity(DirectoryDisk(issuer.data_dir))
-    assert stolen.ca_key is not None
-    key = new_key(ENTROPY, stolen.kind)
-    subject = certificates.Subject(stolen.cluster_id, certificates.node_id_of(key.public_key()), "ghost")
-    return Identity(
-        cluster_id=stolen.cluster_id,
-        cluster_name=stolen.cluster_name,
-        node_name="ghost",
-        issuer=stolen.node_id,
-        key=key,
-        certificate=certificates.issue(
-            stolen.ca_key, stolen.ca_certificate, key.public_key(), subject=subject, unix_ns=CLOCK.unix_ns()
-        ),
-        ca_certificate=stolen.ca_certificate,
-    )
-
-
 def test_a_running_issuer_does_nothing_for_a_node_that_it_never_admitted(
     nodes: list[NodeProcess], tmp_path: Path
 ) -> None:
     """Its own process looks into its registry, not only the class that can: a real certificate is not enough."""
-    ghost, disk = _unadmitted(nodes[0]), DirectoryDisk(tmp_path / "ghost")
-    save_identity(disk, ghost)
+    stolen = load_identity(DirectoryDisk(nodes[0].data_dir))
+    assert stolen is not None
     asked: list[tuple[Method[Any, Any], object]] = [
         (CREATE_TOKEN, CreateToken(60.0, 1, "node")),
         (ROTATE_KEYS, RotateKeys()),
     ]
 
     async def ask() -> None:
-        async with running(await open_node(disk, ghost)) as node:
-            node.channel.learn(ghost.issuer, Address.parse(nodes[0].bind))
+        async with running(await open_unadmitted(stolen, tmp_path / "ghost")) as node:
+            node.channel.learn(stolen.node_id, Address.parse(nodes[0].bind))
             for method, request in asked:
                 with trio.fail_after(15), pytest.raises(NotAdmitted, match="never admitted"):
-                    await node.channel.call(ghost.issuer, method, request)
+                    await node.channel.call(stolen.node_id, method, request)
 
     trio.run(ask)
 

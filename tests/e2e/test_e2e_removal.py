@@ -27,6 +27,7 @@ from frys_node.secure.stored import IDENTITY_PATH, LEFT_PATH
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.trust.credentials import DEPARTED_PATH
 from frys_node.trust.departures import DEPARTURES_PATH
+from tests.e2e.e2e_clusters import open_ring, ring
 from tests.e2e.test_e2e_cluster import frys, wait
 from tests.integration.channel.channel_rig import open_node, running
 
@@ -36,23 +37,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[list[NodeProcess]]:
     """Three members; the first is the issuer, the last will be in wrong hands."""
-    settings = {"FRYS_CLUSTER_PARTITIONS": "8", "XDG_STATE_HOME": str(tmp_path / "state")}
-    made = [NodeProcess(name, tmp_path / name, settings=settings) for name in ("alpha", "beta", "gamma")]
-    try:
-        for node in made:
-            node.start([] if node is made[0] else [made[0].bind])
-            wait(f"{node.name} ready", lambda node=node: node.is_ready)
-        wait("three on the ring", lambda: len(ring(made[0])) == 3)
+    with open_ring(tmp_path, ("alpha", "beta", "gamma")) as made:
         yield made
-    finally:
-        for node in made:
-            node.stop()
-
-
-def ring(node: NodeProcess) -> list[str]:
-    """Return the names on the ring while the record is stable."""
-    body = node.call("GET", "/v1/ring")
-    return [member["name"] for member in body["members"]] if body["phase"] == "stable" else []
 
 
 def trouble(node: NodeProcess) -> str:

@@ -21,16 +21,15 @@ from balancer.topology_messages import SIGNED_RECORD, TOPOLOGY_MESSAGES, RecordD
 from frys_node.base.errors import FrysError
 from frys_node.base.types import Address, NodeId, Term
 from frys_node.demo.cluster import NodeProcess
-from frys_node.secure import certificates
 from frys_node.secure.errors import Unconfirmed
-from frys_node.secure.identity import Identity, load_identity, new_key, save_identity
+from frys_node.secure.identity import load_identity
 from frys_node.secure.keyring import KEYRING_PATH, Keyring
 from frys_node.secure.signer import NodeSigner
 from frys_node.secure.stored import IDENTITY_PATH
 from frys_node.transport.disk import DirectoryDisk
+from tests.e2e.e2e_clusters import open_ring
 from tests.e2e.test_e2e_cluster import frys, wait
-from tests.e2e.test_e2e_removal import ring
-from tests.integration.channel.channel_rig import CLOCK, ENTROPY, Node, open_node, running
+from tests.integration.channel.channel_rig import Node, open_unadmitted, running
 
 pytestmark = pytest.mark.slow
 
@@ -38,46 +37,14 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[list[NodeProcess]]:
     """Two members; the first is the issuer."""
-    settings = {"FRYS_CLUSTER_PARTITIONS": "8", "XDG_STATE_HOME": str(tmp_path / "state")}
-    made = [NodeProcess(name, tmp_path / name, settings=settings) for name in ("alpha", "beta")]
-    try:
-        for node in made:
-            node.start([] if node is made[0] else [made[0].bind])
-            wait(f"{node.name} ready", lambda node=node: node.is_ready)
-        wait("two on the ring", lambda: len(ring(made[0])) == 2)
+    with open_ring(tmp_path, ("alpha", "beta")) as made:
         yield made
-    finally:
-        for node in made:
-            node.stop()
 
 
 def verb(node: NodeProcess, *arguments: str) -> Any:
     """Run a command at a node; returns its JSON, or its error text."""
     done = frys(*arguments, "--json", "--data-dir", str(node.data_dir), cwd=node.home)
     return json.loads(done.stdout) if done.returncode == 0 else done.stderr
-
-
-async def made_with(stolen: Path, home: Path) -> Node:
-    """A node that nobody admitted, made with a copy of the issuer's identity file."""
-    held = load_identity(DirectoryDisk(stolen))
-    assert held is not None
-    assert held.ca_key is not None
-    key = new_key(ENTROPY, held.kind)
-    subject = certificates.Subject(held.cluster_id, certificates.node_id_of(key.public_key()), "ghost")
-    made = Identity(
-        cluster_id=held.cluster_id,
-        cluster_name=held.cluster_name,
-        node_name="ghost",
-        issuer=held.node_id,
-        key=key,
-        certificate=certificates.issue(
-            held.ca_key, held.ca_certificate, key.public_key(), subject=subject, unix_ns=CLOCK.unix_ns()
-        ),
-        ca_certificate=held.ca_certificate,
-    )
-    disk = DirectoryDisk(home)
-    save_identity(disk, made)
-    return await open_node(disk, made)
 
 
 async def seize_and_give_back(ghost: Node, issuer: NodeId, others: list[NodeId]) -> None:
@@ -113,7 +80,9 @@ def strangers(node: NodeProcess) -> list[str]:
 
 async def attack(alpha: NodeProcess, beta: NodeProcess, home: Path) -> None:
     """Be the thief, and the operator who notices."""
-    ghost = await made_with(home / "copy", home / "ghost")
+    stolen = load_identity(DirectoryDisk(home / "copy"))
+    assert stolen is not None
+    ghost = await open_unadmitted(stolen, home / "ghost")
     async with running(ghost):
         issuer, other = [await ghost.channel.connect_address(Address.parse(node.bind)) for node in (alpha, beta)]
         await seize_and_give_back(ghost, issuer, [other])

@@ -18,7 +18,7 @@ from frys_node.channel.join import JoinClient
 from frys_node.operations import ADMITTED_ONLY, guard_issuer
 from frys_node.secure import certificates
 from frys_node.secure.errors import Expelled, HandshakeRefused, NotAdmitted, Unconfirmed
-from frys_node.secure.identity import Identity, load_identity, new_key, save_identity
+from frys_node.secure.identity import load_identity, save_identity
 from frys_node.secure.signer import return_proof
 from frys_node.secure.tls import EXPORTER_RETURN
 from frys_node.secure.token import parse_token
@@ -40,30 +40,15 @@ from tests.integration.channel.channel_rig import (
     create,
     join,
     open_node,
+    open_unadmitted,
     running,
 )
 from tests.integration.channel.test_channel_rotation import driver, whole
 
 
 async def _ghost(directory: Path, issuer: Node) -> Node:
-    """A node that nobody admitted: who has a copy of the authority's key makes its certificate."""
-    own, key = issuer.identity, new_key(ENTROPY)
-    assert own.ca_key is not None
-    subject = certificates.Subject(own.cluster_id, certificates.node_id_of(key.public_key()), "ghost")
-    made = Identity(
-        cluster_id=own.cluster_id,
-        cluster_name=own.cluster_name,
-        node_name="ghost",
-        issuer=issuer.id,
-        key=key,
-        certificate=certificates.issue(
-            own.ca_key, own.ca_certificate, key.public_key(), subject=subject, unix_ns=CLOCK.unix_ns()
-        ),
-        ca_certificate=own.ca_certificate,
-    )
-    disk = DirectoryDisk(directory)
-    save_identity(disk, made)
-    ghost = await open_node(disk, made)
+    """A node that nobody admitted, which knows where the issuer is."""
+    ghost = await open_unadmitted(issuer.identity, directory)
     ghost.channel.learn(issuer.id, issuer.address)
     return ghost
 

@@ -101,6 +101,8 @@ class IssuerVerbs:
         self.burials = Burials(members, clock, lambda: keeper.machine.record)
         self.entrust: Callable[[NodeId], Awaitable[None]] = _nothing
         """Gives a successor what it needs to admit nodes, before it takes over."""
+        self.is_admitted: Callable[[NodeId], bool] = lambda _node: True
+        """Tells whether somebody other than a record says that a node is a member."""
         self.standing: Callable[[], IssuerStanding] = lambda: IssuerStanding(False, [])
         """Tells whether this node could admit nodes."""
 
@@ -302,7 +304,8 @@ class IssuerVerbs:
             await self.entrust(successor)
         except FrysError as error:
             raise IssuerNeeded(
-                f"{self._name(successor)} cannot be given the role: {error.message}", hint="choose another one"
+                f"{self._name(successor)} cannot be given the role: {error.message}",
+                hint=f"choose another one; or: {error.hint}" if error.hint else "choose another one",
             ) from error
         is_proposed = False
         with trio.move_on_after(HAND_OVER_WAIT_S):
@@ -323,9 +326,13 @@ class IssuerVerbs:
         raise IssuerNeeded(f"{self._name(successor)} did not take over", hint="choose another one, or ask again")
 
     def successor(self) -> NodeId | None:
-        """Return the member that is best to write the records next, None if no other is alive."""
+        """Return the member that is best to write the records next, None if no other is alive and admitted."""
         me, ring = self._keeper.machine.node, self._record().ring
-        living = [m.node for m in ring if m.weight and m.node != me and self._members.is_usable(m.node)]
+        living = [
+            m.node
+            for m in ring
+            if m.weight and m.node != me and self._members.is_usable(m.node) and self.is_admitted(m.node)
+        ]
         return min(living, key=lambda node: (self._members.rank(node), node), default=None)
 
 

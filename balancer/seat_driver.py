@@ -153,8 +153,9 @@ class Seat:
             successor = self._verbs.successor()
             if successor is None:
                 raise IssuerNeeded(
-                    "this node writes the topology record, and no other member is alive to take over",
-                    hint="start another member, or remove the dead ones: frys-node node remove NAME",
+                    "this node writes the topology record, and no other admitted member is alive to take over",
+                    hint="start another member, or remove the dead ones: frys-node node remove NAME"
+                    " (strangers of frys-node status --security do not count: node admit, or node revoke)",
                 )
             await self._verbs.hand_over(successor)
         except BaseException:

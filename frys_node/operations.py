@@ -151,6 +151,7 @@ class Operations:
         self._uses = TokenUses(channel.secrets.tokens, channel, kernel.clock, members=self._live)
         self._tokens = TokenRoutes(balancer, channel, self._desk, self._uses, self._replace_admin)
         balancer.verbs.entrust = self._entrust
+        balancer.verbs.is_admitted = channel.authority.is_admitted
         balancer.verbs.standing = self._standing
         self._admin_replaced_s = -inf
         self._is_trusted = is_trusted

@@ -98,7 +98,7 @@ async def test_an_issuer_without_a_living_member_cannot_leave(autojump_clock: Mo
     async with open_data_cluster(["n1", "n2"]) as cluster:
         await settled(cluster)
         await cluster["n2"].kill()
-        with pytest.raises(IssuerNeeded, match="no other member is alive"):
+        with pytest.raises(IssuerNeeded, match="no other admitted member is alive"):
             await cluster["n1"].balancer.leave()
         assert cluster["n1"].balancer.machine.is_issuer
 
@@ -300,3 +300,15 @@ async def test_a_factor_out_of_range_or_of_nothing_is_refused(autojump_clock: Mo
             errors.append(refusal.value)
         assert [error.status for error in errors] == [400, 400, 404]
         assert cluster["n1"].balancer.machine.steps.changes.factors == ()
+
+
+async def test_the_role_goes_to_nobody_whom_only_a_record_speaks_for(autojump_clock: MockClock) -> None:
+    """An issuer that leaves passes it over, whatever its rank, and hands the role to the next."""
+    async with open_data_cluster(["n1", "n2", "n3"]) as cluster:
+        await settled(cluster)
+        verbs = cluster["n1"].balancer.verbs
+        assert verbs.successor() == N2
+        verbs.is_admitted = lambda node: node != N2
+        assert verbs.successor() == NodeId("n3")
+        verbs.is_admitted = lambda _node: False
+        assert verbs.successor() is None

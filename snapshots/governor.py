@@ -1,17 +1,20 @@
 """How fast a node may move units while it serves requests: a controller of the rate by their p99.
 
 Sans-I/O. Theory of operation. While nothing moves, the node learns the p99 of its requests: that is what *before the
-move* means. While something moves, the p99 of the last seconds is compared with it. Within the bound, or with too few
-requests to say, the rate grows by a step; above it, it halves, and then has as long as the window to show its effect.
-At the floor nothing is left to halve: the moves stand still for a while, then go on at the floor, so that they end
-even when something else spoils the p99 (additive increase, multiplicative decrease: Chiu and Jain 1989).
+move* means. While something moves, the p99 of the last seconds is compared with it. A move begins slowly, for nobody
+knows yet what it costs, and its rate doubles once a window until the p99 is first above the bound. Then it halves, has
+as long as the window to show its effect, and grows in small steps that would take it back in eight seconds (slow start,
+additive increase, multiplicative decrease: Chiu and Jain 1989; Jacobson 1988). Near the bound it stays as it is: a rate
+that grows until it hurts hurts again and again. At the floor nothing is left to halve: the moves stand still for a
+while, then go on at the floor, so that they end even when something else spoils the p99.
 
 ::
 
-    p99 within bound:  rate + INCREASE_BYTES_S   (up to the ceiling)
-    p99 above it:      rate * DECREASE           (down to FLOOR_BYTES_S), once a window
-    above it at FLOOR: nothing for PAUSE_S, then a window at the floor
-    few requests:      rate * 2
+    p99 well within bound:  rate * 2 once a window, until first cut; then rate + GROWTH of the rate last cut, a look
+    p99 near the bound:     the rate stays
+    p99 above it:           rate * DECREASE           (down to FLOOR_BYTES_S), once a window
+    above it at FLOOR:      nothing for PAUSE_S, then a window at the floor
+    few requests:           rate * 2, a look
 
 It grows only as far as it is used.
 """
@@ -44,7 +47,9 @@ CALM_P99_MIN_S = 0.005
 CALM_P99_UNKNOWN_S = 0.025
 """What counts as the p99 from before on a node that had no requests then, such as a newcomer."""
 
-START_BYTES_S = float(8 << 20)
+START_BYTES_S = float(512 << 10)
+"""What a move begins with. Less than what its first window at a higher rate would cost those who wait."""
+
 FLOOR_BYTES_S = float(256 << 10)
 CEILING_BYTES_S = float(1 << 30)
 """The highest rate where no setting bounds it."""
@@ -52,7 +57,13 @@ CEILING_BYTES_S = float(1 << 30)
 UNUSED_MAX = 2.0
 """The rate grows to at most so many times what moves in fact."""
 
-INCREASE_BYTES_S = float(2 << 20)
+WITHIN = 0.75
+"""Part of the bound up to which the rate grows: with a bound of twice the p99 from before, one and a half times."""
+
+GROWTH = 1 / 32
+"""Step of the rate after a cut, as a part of what it was then, or is now if that is more: half of it to all of it in 16
+looks, and twice that in 23 more."""
+
 DECREASE = 0.5
 PAUSE_S = 3.0
 
@@ -85,8 +96,9 @@ class Governor:
     """The rate of one node's moves."""
 
     __slots__ = (
-        "_begun_at_s", "_bounds", "_calm_since_s", "_ceiling", "_cut_at_s", "_marks", "_moved_at_s", "_ratio_max",
-        "calm_p99_s", "is_moving", "p99_s", "paused_until_s", "pauses", "rate_bytes_s", "why",
+        "_begun_at_s", "_bounds", "_calm_since_s", "_ceiling", "_cut_at_s", "_cut_bytes_s", "_doubled_at_s", "_marks",
+        "_moved_at_s", "_ratio_max", "calm_p99_s", "is_moving", "p99_s", "paused_until_s", "pauses", "rate_bytes_s",
+        "why",
     )  # fmt: skip
 
     def __init__(self, bounds: Sequence[float], *, ceiling_bytes_s: float = 0.0, ratio_max: float = 2.0) -> None:
@@ -94,7 +106,8 @@ class Governor:
         self._marks: deque[_Mark] = deque()
         self._calm_since_s = -math.inf
         self._begun_at_s = self._moved_at_s = -math.inf
-        self._cut_at_s = -math.inf
+        self._cut_at_s = self._doubled_at_s = -math.inf
+        self._cut_bytes_s = 0.0
         self.is_moving = False
         self.calm_p99_s: float | None = None
         """The p99 from before the move; None while there is none to know of."""
@@ -152,6 +165,8 @@ class Governor:
         self.calm_p99_s = self._p99(max(now_s - CALM_WINDOW_S, self._calm_since_s)) or self.calm_p99_s
         self.rate_bytes_s = min(START_BYTES_S, self._ceiling)
         self._cut_at_s = self.paused_until_s = -math.inf
+        self._cut_bytes_s = 0.0
+        self._doubled_at_s = now_s
 
     def _p99(self, since_s: float) -> float | None:
         """Return the p99 of requests since an instant, as of the last look; None if they were too few."""
@@ -178,15 +193,25 @@ class Governor:
         if self.p99_s is None or self._ratio_max <= 0:
             self.rate_bytes_s, self.why = self._grown(self.rate_bytes_s * 2, now_s), ""
         elif self.p99_s <= self.bound_s:
-            self.rate_bytes_s, self.why = self._grown(self.rate_bytes_s + INCREASE_BYTES_S, now_s), ""
+            self.why = ""
+            if self.p99_s <= WITHIN * self.bound_s:
+                self._speed_up(now_s)
         elif now_s >= self._cut_at_s + WINDOW_S:
             self._hold_back(now_s, self.p99_s)
+
+    def _speed_up(self, now_s: float) -> None:
+        if self._cut_bytes_s:
+            step = GROWTH * max(self._cut_bytes_s, self.rate_bytes_s)
+            self.rate_bytes_s = self._grown(self.rate_bytes_s + step, now_s)
+        elif now_s >= self._doubled_at_s + WINDOW_S:
+            self._doubled_at_s = now_s
+            self.rate_bytes_s = self._grown(self.rate_bytes_s * 2, now_s)
 
     def _hold_back(self, now_s: float, p99_s: float) -> None:
         before = "unknown" if self.calm_p99_s is None else f"{self.calm_p99_s * 1e3:.1f} ms"
         self.why = f"p99 of requests {p99_s * 1e3:.1f} ms, before the move {before}"
         floor = min(FLOOR_BYTES_S, self._ceiling)
-        self._cut_at_s = now_s
+        self._cut_at_s, self._cut_bytes_s = now_s, self.rate_bytes_s
         if self.rate_bytes_s > floor:
             self.rate_bytes_s = max(floor, self.rate_bytes_s * DECREASE)
             return

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from snapshots.governor import (
     CEILING_BYTES_S,
     FLOOR_BYTES_S,
-    INCREASE_BYTES_S,
+    GROWTH,
     PAUSE_S,
     START_BYTES_S,
     TICK_S,
+    WINDOW_S,
     Governor,
     quantile,
 )
@@ -23,9 +26,9 @@ CALM, SLOW = 1, 2
 class Node:
     """A node with requests, looked at every half second."""
 
-    def __init__(self, **settings: float) -> None:
-        self.governor = Governor(BOUNDS, **settings)
-        self.counts = [0] * (len(BOUNDS) + 1)
+    def __init__(self, bounds: tuple[float, ...] = BOUNDS, **settings: float) -> None:
+        self.governor = Governor(bounds, **settings)
+        self.counts = [0] * (len(bounds) + 1)
         self.now_s = 100.0
         self.moved_bytes = 0
         self.used = 1.0
@@ -51,13 +54,39 @@ def test_a_quantile_is_interpolated_in_its_bucket() -> None:
     assert quantile(BOUNDS, [0, 0, 0, 0, 5], 0.99) == 1.0
 
 
-def test_while_requests_stay_fast_the_rate_grows_step_by_step_to_its_ceiling() -> None:
-    """Additive increase: one step a look, and the ceiling ends it."""
-    node = Node(ceiling_bytes_s=START_BYTES_S + 2.5 * INCREASE_BYTES_S)
+def test_while_requests_stay_fast_the_rate_doubles_once_a_window_to_its_ceiling() -> None:
+    """Slow start: each doubling has a window to show what it costs, and the ceiling ends it."""
+    node = Node(ceiling_bytes_s=START_BYTES_S * 5)
     node.live(30, moved=False)
-    rates = node.live(3)
-    assert rates[:3] == [START_BYTES_S + n * INCREASE_BYTES_S for n in (1, 2, 2.5)]
-    assert set(rates[3:]) == {START_BYTES_S + 2.5 * INCREASE_BYTES_S}
+    rates = node.live(4 * WINDOW_S)
+    assert list(dict.fromkeys(rates)) == [START_BYTES_S * n for n in (1, 2, 4, 5)]
+    assert [rates.count(START_BYTES_S * n) for n in (2, 4)] == [round(WINDOW_S / TICK_S)] * 2
+    assert node.governor.why == ""
+
+
+def test_after_a_cut_the_rate_grows_in_small_steps() -> None:
+    """From half of what hurt to all of it in sixteen looks, not at once; what was learned lasts for the move."""
+    node = Node()
+    node.live(30, moved=False)
+    node.live(4 * WINDOW_S)
+    top = node.governor.rate_bytes_s
+    while node.governor.rate_bytes_s == top:
+        node.live(TICK_S, bucket=SLOW)
+    assert node.governor.rate_bytes_s == top / 2
+    rates = node.live(12)
+    grown = [rate for rate in rates if rate > top / 2]
+    assert [b - a for a, b in itertools.pairwise(grown[:10])] == [pytest.approx(GROWTH * top)] * 9
+
+
+def test_near_the_bound_the_rate_stays() -> None:
+    """Between three quarters of the bound and all of it nothing changes, in either direction."""
+    node = Node(bounds=(0.0065, 0.0125, 0.018, 1.0))
+    node.live(30, bucket=0, moved=False)
+    node.live(2 * WINDOW_S, bucket=0)
+    rate = node.governor.rate_bytes_s
+    assert rate > START_BYTES_S
+    node.live(WINDOW_S, bucket=1)
+    assert set(node.live(20, bucket=1)) == {rate}
     assert node.governor.why == ""
 
 
@@ -65,7 +94,7 @@ def test_a_p99_above_the_bound_halves_the_rate_once_a_window_and_then_pauses() -
     """Multiplicative decrease to the floor, a pause there, a window at the floor, and so on; never nothing for ever."""
     node = Node()
     node.live(30, moved=False)
-    node.live(2)
+    node.live(4 * WINDOW_S)
     top = node.governor.rate_bytes_s
     rates = node.live(60, bucket=SLOW)
     distinct = list(dict.fromkeys(rates))
@@ -95,7 +124,7 @@ def test_nobody_asking_nobody_suffers() -> None:
     """With too few requests for a p99 the rate doubles up to the ceiling."""
     node = Node()
     node.live(1, requests=0, moved=False)
-    rates = node.live(10, requests=1)
+    rates = node.live(15, requests=1)
     assert rates[0] == START_BYTES_S * 2
     assert rates[-1] == CEILING_BYTES_S
 
@@ -105,7 +134,7 @@ def test_the_rate_grows_only_as_far_as_it_is_used() -> None:
     node = Node()
     node.live(30, moved=False)
     node.used = 0.1
-    assert max(node.live(60)) < START_BYTES_S + INCREASE_BYTES_S
+    assert max(node.live(60)) == START_BYTES_S
     node.used = 1.0
     assert max(node.live(60)) > 10 * START_BYTES_S
 

@@ -33,17 +33,16 @@ class Turns:
         self._begun_s = self._free_s = 0.0
 
     @asynccontextmanager
-    async def turn(self, *, is_urgent: bool = False) -> AsyncIterator[None]:
-        """Wait for the next turn; within it nothing is awaited. Urgent work waits for no rest and takes none."""
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for the next turn; within it nothing is awaited."""
         async with self._lock:
-            await trio.sleep(0.0 if is_urgent else max(0.0, self._free_s - self._clock.now_s()))
+            await trio.sleep(max(0.0, self._free_s - self._clock.now_s()))
             self._begun_s = self._clock.now_s()
             try:
                 yield
             finally:
                 now_s = self._clock.now_s()
-                if not is_urgent:
-                    self._free_s = now_s + REST_RATIO * (now_s - self._begun_s)
+                self._free_s = now_s + REST_RATIO * (now_s - self._begun_s)
 
     @property
     def is_over(self) -> bool:

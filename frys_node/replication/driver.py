@@ -10,7 +10,6 @@ from typing import Any
 import trio
 
 from balancer.placement import Placement
-from balancer.record import JOINT
 from frys_node.base.errors import NotReady, Overloaded, StorageError, error_from_code
 from frys_node.base.ports import Clock, Disk, Entropy, Executor
 from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
@@ -129,7 +128,7 @@ class ReplicationComponent:
         self._dropped = metrics.counter(
             "frys_replication_messages_dropped_total", "Junk, unsendable notes, and pulls beyond their bound", ("why",)
         )
-        self._inbox = Inbox(self._take, self._turns, self._dropped, self._is_joint)
+        self._inbox = Inbox(self._take, self._turns, self._dropped)
         self._outbox = Outbox(rpc, NOTE, self._dropped)
         self.reports = Reports(metrics, members, self.replica, self.coordinator, clock)
         self.reports.watch(metrics, self._outbox, self.log, self._commits)
@@ -269,9 +268,6 @@ class ReplicationComponent:
             self._effects.extend(self._receive(self.node, effect.message))
         else:
             self._outbox.add(effect.to, effect.message)
-
-    def _is_joint(self) -> bool:
-        return self.replica.placement is not None and self.replica.placement.record.phase == JOINT
 
     def _take(self, source: NodeId, messages: Sequence[ReplicationMessage]) -> None:
         self._perform([effect for message in messages for effect in self._receive(source, message)])

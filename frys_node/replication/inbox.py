@@ -34,11 +34,8 @@ class Inbox:
         handle: Callable[[NodeId, Sequence[ReplicationMessage]], None],
         turns: Turns,
         dropped: Counter,
-        is_urgent: Callable[[], bool],
     ) -> None:
-        """`is_urgent`: writes wait for pulls to end, as they do in ``joint``, where they need both sets."""
         self._handle = handle
-        self._is_urgent = is_urgent
         self._turns = turns
         self._dropped = dropped
         self._waiting: deque[tuple[NodeId, bytes]] = deque()
@@ -78,7 +75,7 @@ class Inbox:
                 await self._wake.wait()
                 self._wake = trio.Event()
                 while self._waiting:
-                    async with self._turns.turn(is_urgent=self._is_urgent()):
+                    async with self._turns.turn():
                         self._work()
         finally:
             self._waiting.clear()

@@ -35,8 +35,7 @@ class Desk:
         self.heard: list[ReplicationMessage] = []
         self._heard = trio.Event()
         self.dropped = Metrics().counter("frys_dropped_total", "Dropped.", ("why",))
-        self.is_urgent = False
-        self.inbox = Inbox(self._hear, Turns(FakeClock()), self.dropped, lambda: self.is_urgent)
+        self.inbox = Inbox(self._hear, Turns(FakeClock()), self.dropped)
 
     def _hear(self, source: NodeId, messages: Sequence[ReplicationMessage]) -> None:
         assert source == NODE
@@ -64,16 +63,6 @@ async def test_the_write_in_a_note_does_not_wait_for_the_pages_before_it(autojum
     await desk.hear(1 + len(PULLS))
     assert desk.heard == [WRITE, *PULLS]
     assert round((trio.current_time() - begun_s) / TURN_S, 3) >= 2 * len(PULLS) - 1
-
-
-async def test_pulls_take_no_rest_while_writes_wait_for_them(autojump_clock: MockClock) -> None:
-    """In joint each write needs both sets: the passes that end it take turns, one right behind the other."""
-    desk = Desk(autojump_clock)
-    desk.is_urgent = True
-    desk.inbox.take(NODE, MESSAGES.encode(Batch([MESSAGES.encode(one) for one in PULLS])))
-    begun_s = trio.current_time()
-    await desk.hear(len(PULLS))
-    assert round((trio.current_time() - begun_s) / TURN_S, 3) == len(PULLS)
 
 
 async def test_each_message_of_a_pull_waits_its_turn_also_alone(autojump_clock: MockClock) -> None:

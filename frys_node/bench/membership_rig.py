@@ -36,6 +36,7 @@ from frys_node.bench.membership_observer import (
 from frys_node.bench.namespaces import Subnet, Unavailable
 from frys_node.demo.console import Console
 from frys_node.testing.provenance import code_digest
+from frys_node.testing.revision import commit
 
 OURS, SERF = "ours", "serf"
 PORT = 7946
@@ -383,11 +384,9 @@ def versions(labels: Sequence[str]) -> dict[str, str]:
     """Return what is compared, by side, as exactly as can be found out."""
     found = {}
     if OURS in labels:
-        root = Path(frys_node.__file__).resolve().parents[1]
-        commit = _said(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"])
         said = _said([sys.executable, "-m", "frys_node", "--version"])
         code = ".".join(code_digest(module)[:12] for module in CODE)
-        found[OURS] = " ".join(part for part in (said, commit, f"code {code}") if part)
+        found[OURS] = " ".join(part for part in (said, commit(), f"code {code}") if part)
     if SERF in labels:
         program = Path(find_serf())
         package = program.parents[2] / "serf.version"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from enum import Enum
 
 from frys_node.base.types import Epoch, NodeId, UnitId
-from frys_node.kernel.services.replication import Entry, Evicting, Version
+from frys_node.kernel.services.replication import Entry, Version
 from frys_node.replication import hashtree
 from frys_node.replication.evictions import Listing
 from frys_node.replication.messages import LeafAsk, LeafPage, Tree, TreeAsk
@@ -113,7 +113,7 @@ class Pull:
         if self.leaves is None:
             # Whatever came in here since the question was asked, the source has nothing beyond what was held then.
             self.leaves = b"" if tree.is_equal else hashtree.differing(held.tree(), tree.leaves)
-            if self.purpose.is_exempt and self.purpose is not Purpose.BULK and isinstance(held.store, Evicting):
+            if self.purpose.is_exempt and self.purpose is not Purpose.BULK and held.evicting is not None:
                 self._list_equal(held, tree)
         return not self.leaves
 

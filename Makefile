@@ -21,11 +21,14 @@ FUZZ_INPUTS ?= 250000
 FUZZ_SECONDS ?= 300
 # Inputs of all harnesses together below which the run has failed.
 FUZZ_LEAST ?= 1000000
+# The harnesses of what anybody with the group key can send to the membership of a node, and the longest time of each.
+FUZZ_MEMBERSHIP = packets syncs rumours catch_up
+FUZZ_MEMBERSHIP_SECONDS ?= 5000
 
-.PHONY: help demo test check sim chaos-data verify fuzz bench s3 peers clean
+.PHONY: help demo test check sim chaos-data verify fuzz fuzz-membership bench s3 peers clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUNTIME) ## install the node and show a live cluster doing real work (KEEP=1 leaves it up)
 	@$(BIN)/frys-node demo
@@ -45,8 +48,11 @@ chaos-data: $(RUNTIME) ## nodes killed, cut off, paused, joining and leaving und
 verify: $(DEV) $(FUZZ) ## known answers, mutants, downgrades, replays, models, machines, decoders under atheris and a flood, with counts
 	@$(BIN)/python tests/verify/verify.py
 
-fuzz: $(FUZZ) ## fuzz the decoders and the machines behind them under atheris, about half an hour on one core
+fuzz: $(FUZZ) ## fuzz the decoders and the machines behind them under atheris, up to 70 minutes on one core
 	@$(BIN)/python tests/fuzz/fuzz.py --inputs $(FUZZ_INPUTS) --seconds $(FUZZ_SECONDS) --least $(FUZZ_LEAST)
+
+fuzz-membership: $(FUZZ) ## a million inputs for the decoders and the machine of membership alone, an hour on one core
+	@$(BIN)/python tests/fuzz/fuzz.py $(FUZZ_MEMBERSHIP) --inputs 250000 --seconds $(FUZZ_MEMBERSHIP_SECONDS) --least 1000000
 
 bench: $(RUNTIME) ## run the benchmark scenarios beside their peers
 	@for name in startup idle bus request commit; do $(BIN)/frys-node bench $$name; done

@@ -46,7 +46,7 @@ VARIANTS = {
     "lifeguard": Variant(True, True, True),
     "with guard": Variant(True, True, True, GuardedStallNode),
 }
-"""The last one is the node as it is shipped: it notices that it stood still."""
+"""The last one notices that it stood still, as a node does; no other evidence than silence counts in any of them."""
 
 
 class Cell(NamedTuple):

@@ -10,6 +10,7 @@ from snapshots.governor import (
     CEILING_BYTES_S,
     FLOOR_BYTES_S,
     GROWTH,
+    IDLE_START_BYTES_S,
     PAUSE_S,
     START_BYTES_S,
     TICK_S,
@@ -124,8 +125,9 @@ def test_nobody_asking_nobody_suffers() -> None:
     """With too few requests for a p99 the rate doubles up to the ceiling."""
     node = Node()
     node.live(1, requests=0, moved=False)
-    rates = node.live(15, requests=1)
-    assert rates[0] == START_BYTES_S * 2
+    assert node.governor.rate_bytes_s == IDLE_START_BYTES_S
+    rates = node.live(10, requests=1)
+    assert rates[0] == IDLE_START_BYTES_S * 2
     assert rates[-1] == CEILING_BYTES_S
 
 

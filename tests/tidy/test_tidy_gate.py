@@ -103,6 +103,7 @@ def test_plain_make_lists_every_target() -> None:
         "chaos-data",
         "verify",
         "fuzz",
+        "fuzz-membership",
         "bench",
         "s3",
         "peers",

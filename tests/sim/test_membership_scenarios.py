@@ -41,6 +41,10 @@ SHORT = (
 )
 """About 60 CPU-seconds."""
 
+MEDIAN_SAMPLES_MIN = 20
+"""Below, a median says next to nothing: a quarter of all hosts that vanish are known to be dead later than the median
+may be, so in one of fifteen batches of nine so are most. What is lost counts in batches of any size."""
+
 
 def _run(short: Short, seed: int) -> ScenarioResult:
     module = importlib.import_module(f"frys_node.testing.{SCENARIOS[short.scenario].module}")
@@ -61,7 +65,9 @@ def test_a_short_batch_keeps_its_claim(short: Short) -> None:
         for figure, samples in result.figures.items():
             figures.setdefault(figure, []).extend(samples)
     sometimes = total(result.sometimes for result in results)
-    assert SCENARIOS[short.scenario].missed(short.seeds, sometimes, figures) == []
+    few = {figure for figure, samples in figures.items() if len(samples) < MEDIAN_SAMPLES_MIN}
+    missed = SCENARIOS[short.scenario].missed(short.seeds, sometimes, figures)
+    assert [text for text in missed if not any(text.startswith(f"p50 of {figure}:") for figure in few)] == []
 
 
 @pytest.mark.parametrize(("nodes", "seconds", "seed"), [(8, 2.0, 781_711), (20, 5.0, 781_525)])

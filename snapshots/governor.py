@@ -122,7 +122,7 @@ class Governor:
         self.why = ""
         """Why moves are slow, for people; empty when they are not held back."""
         self.configure(ceiling_bytes_s=ceiling_bytes_s, ratio_max=ratio_max)
-        self.rate_bytes_s = self._start_bytes_s(-math.inf)
+        self.rate_bytes_s = self._start_bytes_s
 
     def configure(self, *, ceiling_bytes_s: float, ratio_max: float) -> None:
         """Take a bound (0 for none) and how many times the p99 from before is borne (0: any, nothing is held back)."""
@@ -146,7 +146,7 @@ class Governor:
             self._steer(now_s)
         else:
             # What is asked for before the next look goes at this rate.
-            self.rate_bytes_s = self._start_bytes_s(now_s)
+            self.rate_bytes_s = self._start_bytes_s
 
     def is_paused(self, now_s: float) -> bool:
         """True while moves stand still."""
@@ -168,15 +168,14 @@ class Governor:
         self.is_moving = True
         self._begun_at_s = self._marks[-1].at_s if self._marks else now_s
         self.calm_p99_s = self._p99(max(now_s - CALM_WINDOW_S, self._calm_since_s)) or self.calm_p99_s
-        self.rate_bytes_s = self._start_bytes_s(now_s)
         self._cut_at_s = self.paused_until_s = -math.inf
         self._cut_bytes_s = 0.0
         self._doubled_at_s = now_s
 
-    def _start_bytes_s(self, now_s: float) -> float:
-        """Return what a move begins with now: little, if there is anybody to wait for it."""
-        is_asked = self._p99(max(now_s - WINDOW_S, self._calm_since_s)) is not None
-        return min(START_BYTES_S if is_asked else IDLE_START_BYTES_S, self._ceiling)
+    @property
+    def _start_bytes_s(self) -> float:
+        """What a move begins with now, and may always grow to: little, if there is anybody to wait for it."""
+        return min(IDLE_START_BYTES_S if self.p99_s is None else START_BYTES_S, self._ceiling)
 
     def _p99(self, since_s: float) -> float | None:
         """Return the p99 of requests since an instant, as of the last look; None if they were too few."""
@@ -194,8 +193,7 @@ class Governor:
         """Return a higher rate, as far as it is made use of: halving one that nobody uses would change nothing."""
         first = self._mark_at(max(now_s - WINDOW_S, self._begun_at_s))
         used = (self._marks[-1].moved_bytes - first.moved_bytes) / max(TICK_S, now_s - first.at_s)
-        least = START_BYTES_S if self.p99_s is not None else IDLE_START_BYTES_S
-        useful = max(least, self.rate_bytes_s, UNUSED_MAX * used)
+        useful = max(self._start_bytes_s, self.rate_bytes_s, UNUSED_MAX * used)
         return min(self._ceiling, rate_bytes_s, useful)
 
     def _steer(self, now_s: float) -> None:

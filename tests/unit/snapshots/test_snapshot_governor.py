@@ -173,6 +173,17 @@ def test_gaps_between_units_do_not_end_a_move() -> None:
     assert node.governor.rate_bytes_s == START_BYTES_S
 
 
+def test_a_move_right_behind_another_begins_slowly_too() -> None:
+    """Who is asked is known from the last window, not only since the last move ended."""
+    node = Node()
+    node.live(30, moved=False)
+    node.live(20)
+    while node.governor.is_moving:
+        node.live(TICK_S, moved=False)
+    assert node.governor.rate_bytes_s == START_BYTES_S
+    assert node.live(TICK_S) == [START_BYTES_S]
+
+
 def test_a_ratio_of_zero_holds_nothing_back() -> None:
     """The operator may switch the controller off; the ceiling stands."""
     node = Node(ratio_max=0.0, ceiling_bytes_s=1e6)

@@ -60,7 +60,7 @@ class HeldUnit:
         self.unit = unit
         self.store = store
         self.evicting = store if isinstance(store, Evicting) else None
-        """The store, if it is one that evicts; asked once, as looking for a protocol's members takes 10 us."""
+        """The store, if it is one that evicts; asked once, as looking for a protocol's members takes 15 us."""
         self.durable = durable
         self.complete = complete
         self.join_key = join_key

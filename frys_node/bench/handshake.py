@@ -28,11 +28,11 @@ from frys_node.bench.runner import cpu_s, median, percentile
 from frys_node.channel.bootstrap import create_cluster
 from frys_node.demo.cluster import NodeProcess
 from frys_node.demo.console import DemoFailed
-from frys_node.secure import certificates
 from frys_node.secure.gate import check_peer
 from frys_node.secure.identity import Identity
-from frys_node.secure.signing_keys import Kind, key_pem, new_key
+from frys_node.secure.signing_keys import Kind, key_pem
 from frys_node.secure.tls import HandshakeNotes, TlsProfile, TlsStream
+from frys_node.testing.identities import issue_member
 from frys_node.transport.clock import SystemClock
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.entropy import SystemEntropy
@@ -95,21 +95,7 @@ def make_ends(directory: Path, kind: Kind) -> Ends:
     """Make a cluster of a kind and a second member of it."""
     entropy, clock = SystemEntropy(), SystemClock()
     first = create_cluster(DirectoryDisk(directory), entropy, clock, cluster_name="bench", node_name="a", kind=kind)
-    assert first.ca_key is not None
-    key = new_key(entropy, kind)
-    subject = certificates.Subject(first.cluster_id, certificates.node_id_of(key.public_key()), "b")
-    certificate = certificates.issue(
-        first.ca_key, first.ca_certificate, key.public_key(), subject=subject, unix_ns=clock.unix_ns()
-    )
-    second = Identity(
-        cluster_id=first.cluster_id,
-        cluster_name=first.cluster_name,
-        node_name="b",
-        issuer=first.node_id,
-        key=key,
-        certificate=certificate,
-        ca_certificate=first.ca_certificate,
-    )
+    second = issue_member(first, "b", entropy, clock)
     return Ends(second, first)
 
 

@@ -15,10 +15,10 @@ from frys_node.base.errors import CorruptData
 from frys_node.base.types import NodeId, Term
 from frys_node.channel.bootstrap import create_cluster
 from frys_node.removal import NOTED_PATH, BelievedProofs, Removal
-from frys_node.secure import certificates
-from frys_node.secure.identity import Identity, new_key
+from frys_node.secure.identity import Identity
 from frys_node.secure.signer import NodeSigner
 from frys_node.testing.disk import FakeDisk
+from frys_node.testing.identities import issue_member
 from frys_node.transport.clock import SystemClock
 from frys_node.transport.entropy import SystemEntropy
 from frys_node.trust.authority import AuthorityHolder
@@ -29,21 +29,7 @@ CLOCK, ENTROPY = SystemClock(), SystemEntropy()
 
 def member_of(issuer: Identity, name: str) -> Identity:
     """Return another node with a certificate of the cluster's present authority."""
-    key = new_key(ENTROPY, issuer.kind)
-    subject = certificates.Subject(issuer.cluster_id, certificates.node_id_of(key.public_key()), name)
-    assert issuer.ca_key is not None
-    made = certificates.issue(
-        issuer.ca_key, issuer.ca_certificate, key.public_key(), subject=subject, unix_ns=CLOCK.unix_ns()
-    )
-    return Identity(
-        cluster_id=issuer.cluster_id,
-        cluster_name="t",
-        node_name=name,
-        issuer=issuer.node_id,
-        key=key,
-        certificate=made,
-        ca_certificate=issuer.ca_certificate,
-    )
+    return issue_member(issuer, name, ENTROPY, CLOCK)
 
 
 def signed(identity: Identity, record: TopologyRecord) -> SignedRecord:

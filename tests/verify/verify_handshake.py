@@ -15,16 +15,15 @@ from typing import Final, NamedTuple
 from OpenSSL import SSL
 from verify_tally import Tally
 
-from frys_node.base.types import NodeId
 from frys_node.channel.bootstrap import create_cluster
-from frys_node.secure import certificates
 from frys_node.secure.errors import HandshakeRefused
 from frys_node.secure.gate import check_peer, check_profile
-from frys_node.secure.identity import Identity, new_key
+from frys_node.secure.identity import Identity
 from frys_node.secure.signing_keys import Kind
 from frys_node.secure.stored import ED25519, ML_DSA_65
 from frys_node.secure.tls import ALPN_JOIN, HandshakeNotes, TlsProfile, join_context
 from frys_node.testing.disk import FakeDisk
+from frys_node.testing.identities import issue_member
 from frys_node.transport.clock import SystemClock
 from frys_node.transport.entropy import SystemEntropy
 
@@ -61,21 +60,7 @@ def make_pair(kind: Kind = ED25519) -> Pair:
 
 def member_of(issuer: Identity, name: str) -> Identity:
     """Issue a certificate to a new member."""
-    assert issuer.ca_key is not None
-    key = new_key(ENTROPY, issuer.kind)
-    subject = certificates.Subject(issuer.cluster_id, NodeId(certificates.node_id_of(key.public_key())), name)
-    certificate = certificates.issue(
-        issuer.ca_key, issuer.ca_certificate, key.public_key(), subject=subject, unix_ns=CLOCK.unix_ns()
-    )
-    return Identity(
-        cluster_id=issuer.cluster_id,
-        cluster_name=issuer.cluster_name,
-        node_name=name,
-        issuer=issuer.node_id,
-        key=key,
-        certificate=certificate,
-        ca_certificate=issuer.ca_certificate,
-    )
+    return issue_member(issuer, name, ENTROPY, CLOCK)
 
 
 class End:

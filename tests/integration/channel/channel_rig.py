@@ -13,9 +13,9 @@ from frys_node.channel.bootstrap import create_cluster, join_cluster
 from frys_node.channel.driver import Channel, ChannelSettings
 from frys_node.kernel.services.rpc import Method
 from frys_node.observe.metrics import Counter, Gauge, Metrics
-from frys_node.secure import certificates
-from frys_node.secure.identity import Identity, new_key, save_identity
+from frys_node.secure.identity import Identity, save_identity
 from frys_node.secure.stored import next_boot
+from frys_node.testing.identities import issue_member
 from frys_node.transport.clock import SystemClock
 from frys_node.transport.disk import DirectoryDisk
 from frys_node.transport.entropy import SystemEntropy
@@ -137,28 +137,9 @@ async def join(
     return node
 
 
-def unadmitted(stolen: Identity, name: str = "ghost") -> Identity:
-    """A node that nobody let in: whoever has a copy of the authority's key makes it a certificate that is in order."""
-    assert stolen.ca_key is not None
-    key = new_key(ENTROPY, stolen.kind)
-    subject = certificates.Subject(stolen.cluster_id, certificates.node_id_of(key.public_key()), name)
-    certificate = certificates.issue(
-        stolen.ca_key, stolen.ca_certificate, key.public_key(), subject=subject, unix_ns=CLOCK.unix_ns()
-    )
-    return Identity(
-        cluster_id=stolen.cluster_id,
-        cluster_name=stolen.cluster_name,
-        node_name=name,
-        issuer=stolen.node_id,
-        key=key,
-        certificate=certificate,
-        ca_certificate=stolen.ca_certificate,
-    )
-
-
 async def open_unadmitted(stolen: Identity, directory: Path) -> Node:
-    """Open it on a disk of its own."""
-    disk, made = DirectoryDisk(directory), unadmitted(stolen)
+    """A node that nobody let in: whoever has a copy of the authority's key makes it a certificate that is in order."""
+    disk, made = DirectoryDisk(directory), issue_member(stolen, "ghost", ENTROPY, CLOCK)
     save_identity(disk, made)
     return await open_node(disk, made)
 

@@ -24,6 +24,7 @@ from frys_node.secure.stored import BOOT_PATH, IDENTITY_PATH, next_boot, read_se
 from frys_node.testing.clock import FakeClock
 from frys_node.testing.disk import FakeDisk
 from frys_node.testing.entropy import FakeEntropy
+from frys_node.testing.identities import issue_member
 from frys_node.transport.disk import DirectoryDisk
 
 DAY_NS = 86_400 * 10**9
@@ -38,22 +39,8 @@ def _cluster(seed: int = 0, disk: FakeDisk | None = None) -> Identity:
 
 
 def _member(issuer: Identity, seed: int = 1) -> Identity:
-    assert issuer.ca_key is not None
-    key = new_key(FakeEntropy(seed))
-    subject = certificates.Subject(issuer.cluster_id, certificates.node_id_of(key.public_key()), f"n{seed}")
-    certificate = certificates.issue(
-        issuer.ca_key, issuer.ca_certificate, key.public_key(), subject=subject, unix_ns=_clock().unix_ns()
-    )
-    return Identity(
-        cluster_id=issuer.cluster_id,
-        cluster_name="prod",
-        node_name=f"n{seed}",
-        issuer=issuer.node_id,
-        key=key,
-        certificate=certificate,
-        ca_certificate=issuer.ca_certificate,
-        seeds=(Address("10.0.0.1", 7946), Address("::1", 7946)),
-    )
+    seeds = (Address("10.0.0.1", 7946), Address("::1", 7946))
+    return issue_member(issuer, f"n{seed}", FakeEntropy(seed), _clock(), seeds=seeds)
 
 
 def test_a_node_certificate_says_who_and_where() -> None:

@@ -16,9 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
+from frys_node.plugins.vector.arrays import np, npt
 from frys_node.plugins.vector.collection import Distance
 
 Matrix = npt.NDArray[np.float32]

@@ -312,7 +312,7 @@ class ShardView(NamedTuple):
         """Return which rows a filter lets through, kept until the shard's next write."""
         mask = self.masks.get(source)
         if mask is None:
-            import numpy as np
+            from frys_node.plugins.vector.arrays import np
 
             count = 0 if self.vectors is None else self.vectors.rows
             alive = np.zeros(0, dtype=np.bool_) if self.vectors is None else self.vectors.alive

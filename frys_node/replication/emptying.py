@@ -11,6 +11,9 @@ from collections import deque
 
 from frys_node.kernel.services.replication import UnitStore
 
+PAUSE_S = 0.01
+"""Between two stores: nobody waits for the room, but all members come to give up theirs at the same instant."""
+
 
 class Emptying:
     """What is still to be emptied. A store that is opened anew for the same unit has nothing to do with it."""
@@ -34,9 +37,9 @@ class Emptying:
         """When `advance` has something to do."""
         return self._next_s
 
-    def advance(self) -> None:
-        """Empty the next one, if there is one."""
-        if self._stores:
-            self._stores.popleft().clear()
-        if not self._stores:
-            self._next_s = math.inf
+    def advance(self, now_s: float) -> None:
+        """Empty the next one, if it is due."""
+        if now_s < self._next_s:
+            return
+        self._stores.popleft().clear()
+        self._next_s = now_s + PAUSE_S if self._stores else math.inf

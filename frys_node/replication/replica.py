@@ -475,7 +475,7 @@ class ReplicaMachine:
 
     def advance(self, now_s: float) -> list[Effect]:
         """Ask silent sources again, end refills that nobody can serve, start a round of anti-entropy."""
-        self._emptying.advance()
+        self._emptying.advance(now_s)
         effects = self._puller.advance(now_s) + self.purger.advance(now_s)
         if now_s >= self._refill_at_s:
             before_s = now_s - self.config.refill_patience_s

@@ -107,7 +107,7 @@ class ReplicaMachine:
         self.config = config or ReplicaConfig()
         self.serving = Serving(self.table, wall_ms, self.config.clock_drift_max_s)
         self._kinds: dict[str, Kind] = {}
-        self._puller = Puller(node, self.table, rng)
+        self._puller = Puller(node, self.table, rng, is_usable)
         self._emptying = Emptying()
         self.sync = AntiEntropy(
             node,

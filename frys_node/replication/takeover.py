@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from frys_node.base.errors import MalformedFrame
@@ -27,6 +27,9 @@ PULLS_MAX = 64
 
 REFILLS_MAX = PULLS_MAX // 2
 """Of these, for units in memory: durable ones never wait behind members that have nothing to give."""
+
+COPIES_MAX = 8
+"""Of these, for bulk copies: more of them share the same rate, and wait for it so long that they begin anew."""
 
 STARTS_MAX = 8
 """Pulls begun in one turn: for each this node's own hash tree is looked at, and adopting a record asks for hundreds.
@@ -64,6 +67,7 @@ class Takeover:
         "needed",
         "purge_floor",
         "purpose",
+        "reserve",
         "rounds",
         "sources",
         "started_s",
@@ -96,6 +100,8 @@ class Takeover:
         self.rounds = 1
         self.done: set[NodeId] = set()
         self.unasked = set(sources)
+        self.reserve: deque[NodeId] = deque()
+        """Sources that are asked only when one of those that were asked has nothing to say."""
         self.write_floor: Version | None = None
         self.purge_floor: Version | None = None
         """The highest floors of the sources that are done: they come into force together with the data (rule 18)."""
@@ -109,6 +115,23 @@ class Takeover:
         held.raise_floors(self.write_floor, self.purge_floor)
         held.drop_strays(self.known)
         held.forget_evicted(self.listings.values())
+
+    def first_asked(self, rng: Random, is_usable: Callable[[NodeId], bool]) -> Sequence[NodeId]:
+        """Return the sources to ask now.
+
+        A copy and a pass ask as many as they need, of those that look usable at random: a third one would do the same
+        work for nothing, on a node that has requests to serve. After a restart, when nobody knows, all are asked.
+        """
+        if self.purpose not in (Purpose.BULK, Purpose.FENCED):
+            return self.sources
+        order = sorted(rng.sample(self.sources, len(self.sources)), key=is_usable, reverse=True)
+        self.reserve = deque(order[self.needed :])
+        return order[: self.needed]
+
+    def instead_of(self, source: NodeId) -> NodeId:
+        """Return the source to copy from when one is silent: the next, and that one again after all others."""
+        self.reserve.append(source)
+        return self.reserve.popleft()
 
     def begin_again(self) -> None:
         """Ask every source once more; what was taken, and what is known, stays."""
@@ -131,14 +154,20 @@ Asked = tuple[UnitId, NodeId, Purpose, Epoch]
 class Puller:
     """The pulls of one node."""
 
-    def __init__(self, node: NodeId, table: UnitTable, rng: Random) -> None:
+    def __init__(
+        self, node: NodeId, table: UnitTable, rng: Random, is_usable: Callable[[NodeId], bool] = lambda _node: True
+    ) -> None:
         self._node = node
         self._table = table
+        self._rng = rng
+        self._is_usable = is_usable
         self._next_token = rng.getrandbits(40) << 20
         self.bulks = BulkProgress()
         self._takeovers: dict[UnitId, Takeover] = {}
         self._pulls: dict[int, Pull] = {}
         self._queue: deque[Asked] = deque()
+        self._copies: deque[Asked] = deque()
+        """Bulk copies, which nobody waits for."""
         self._refills: deque[tuple[float, Asked]] = deque()
         """Units in memory are many, and may wait for members that have nothing either: they stand back. With each, the
         instant before which it is not asked (again)."""
@@ -152,7 +181,7 @@ class Puller:
     @property
     def active(self) -> int:
         """Pulls under way or waiting, anti-entropy included."""
-        return len(self._pulls) + len(self._queue) + len(self._refills)
+        return len(self._pulls) + len(self._queue) + len(self._copies) + len(self._refills)
 
     def busy_with(self, unit: UnitId) -> Purpose | None:
         """Return what the unit is being taken over for, if it is."""
@@ -169,6 +198,7 @@ class Puller:
         self._takeovers.clear()
         self._pulls.clear()
         self._queue.clear()
+        self._copies.clear()
         self._refills.clear()
         self._more_at_s = math.inf
 
@@ -190,7 +220,7 @@ class Puller:
         self._takeovers[takeover.unit] = takeover
         if takeover.purpose is Purpose.BULK:
             self.bulks.begin(takeover.unit, takeover.sources, now_s)
-        for source in takeover.sources:
+        for source in takeover.first_asked(self._rng, self._is_usable):
             self._wait_turn((takeover.unit, source, takeover.purpose, takeover.epoch), now_s)
         return self._start_queued(now_s)
 
@@ -205,21 +235,33 @@ class Puller:
         if asked[2] is Purpose.REFILL:
             self._refills.append((not_before_s, asked))
         else:
-            self._queue.append(asked)
+            (self._copies if asked[2] is Purpose.BULK else self._queue).append(asked)
 
     def _start_queued(self, now_s: float) -> list[Effect]:
         effects: list[Effect] = []
-        while self._queue and len(self._pulls) < PULLS_MAX and self._starts_left:
-            started = self._start_one(self._queue.popleft(), now_s)
+        while self._starts_left and (waiting := self._next_line()):
+            started = self._start_one(waiting.popleft(), now_s)
             self._starts_left -= len(started)
             effects += started
-        self._more_at_s = now_s if self._queue and len(self._pulls) < PULLS_MAX else math.inf
-        refills = sum(pull.purpose is Purpose.REFILL for pull in self._pulls.values()) if self._refills else 0
+        self._more_at_s = now_s if self._next_line() else math.inf
+        refills = self._count(Purpose.REFILL) if self._refills else 0
         while self._has_due_refill(now_s) and refills < REFILLS_MAX and len(self._pulls) < PULLS_MAX:
             started = self._start_one(self._refills.popleft()[1], now_s)
             refills += len(started)
             effects += started
         return effects
+
+    def _next_line(self) -> deque[Asked] | None:
+        """Return those of whom the next may be begun: copies stand behind what quorums wait for."""
+        if len(self._pulls) >= PULLS_MAX:
+            return None
+        if self._queue:
+            return self._queue
+        return self._copies if self._copies and self._count(Purpose.BULK) < COPIES_MAX else None
+
+    def _count(self, purpose: Purpose) -> int:
+        """Return how many pulls of that purpose are under way."""
+        return sum(pull.purpose is purpose for pull in self._pulls.values())
 
     def _has_due_refill(self, now_s: float) -> bool:
         return bool(self._refills) and self._refills[0][0] <= now_s
@@ -247,12 +289,16 @@ class Puller:
             return []
         if reply.epoch != pull.epoch:
             return []
-        pull.silent_count = 0
         if not reply.is_complete:
-            # It has no data to give (rule 8); ask again later, it may be complete by then.
+            # It has no data to give (rule 8); ask again later, it may be complete by then. A copy asks another.
+            if pull.purpose is not Purpose.BULK:
+                pull.silent_count = 0
             if pull.purpose is Purpose.REFILL:
                 self._wait_turn((pull.unit, pull.source, pull.purpose, pull.epoch), now_s + REASK_S)
-            return self._end(pull, now_s) if pull.purpose in (Purpose.SYNC, Purpose.REFILL) else []
+            if pull.purpose in (Purpose.SYNC, Purpose.REFILL):
+                return self._end(pull, now_s)
+            return self._call_in(pull, now_s)
+        pull.silent_count = 0
         takeover = self._takeovers.get(pull.unit)
         if takeover is not None:
             takeover.heard_s = now_s
@@ -315,9 +361,11 @@ class Puller:
             held.right(dropped, put_back)
             record = RightedRecord(held.unit, dropped, put_back)
             effects += self._table.persist(held, (record,), lambda _at_s: [], now_s)
-        if not is_last:
-            return [*effects, *self._table.take(held, entries, lambda _top, _at_s: [], now_s), *self._ask(pull, now_s)]
-        return effects + self._table.take(held, entries, lambda _top, at_s: self._finished(pull, at_s), now_s)
+        if is_last:
+            effects += self._table.take(held, entries, lambda _top, at_s: self._finished(pull, at_s), now_s)
+        else:
+            effects += [*self._table.take(held, entries, lambda _top, _at_s: [], now_s), *self._ask(pull, now_s)]
+        return effects
 
     def _ask(self, pull: Pull, now_s: float) -> list[Effect]:
         pull.retry_s = now_s + RETRY_S * min(1 + pull.silent_count, RETRY_GROWTH_MAX)
@@ -354,6 +402,14 @@ class Puller:
             effects += takeover.then(now_s) + self._start_queued(now_s)
         return effects
 
+    def _call_in(self, pull: Pull, now_s: float) -> list[Effect]:
+        """Ask one more source of a pass, because one has nothing to say; a copy changes its source instead."""
+        takeover = self._takeovers.get(pull.unit)
+        if takeover is None or takeover.purpose is not Purpose.FENCED or not takeover.reserve:
+            return []
+        self._wait_turn((takeover.unit, takeover.reserve.popleft(), takeover.purpose, takeover.epoch), now_s)
+        return self._start_queued(now_s)
+
     def expire(self, purpose: Purpose, before_s: float, now_s: float) -> list[Effect]:
         """Finish hopeless takeovers of that purpose, begun before an instant, with whatever was taken."""
         expired = [
@@ -377,8 +433,7 @@ class Puller:
         return min(retry_s, self._refills[0][0]) if self._refills and not self._is_full() else retry_s
 
     def _is_full(self) -> bool:
-        refills = sum(pull.purpose is Purpose.REFILL for pull in self._pulls.values())
-        return refills >= REFILLS_MAX or len(self._pulls) >= PULLS_MAX
+        return self._count(Purpose.REFILL) >= REFILLS_MAX or len(self._pulls) >= PULLS_MAX
 
     def advance(self, now_s: float) -> list[Effect]:
         """Ask again where no answer came; an exchange of anti-entropy is given up instead."""
@@ -388,14 +443,25 @@ class Puller:
             pull.silent_count += 1
             if pull.purpose is Purpose.SYNC:
                 effects += self._end(pull, now_s)
-            elif pull.silent_count % _silent_max(pull.purpose) == 0 and (self._queue or self._refills):
+            elif pull.silent_count % _silent_max(pull) == 0 and self._may_stand_back(pull):
                 # A source that is down must not keep others from being asked: it waits its turn again.
-                self._wait_turn((pull.unit, pull.source, pull.purpose, pull.epoch), now_s)
+                takeover = self._takeovers.get(pull.unit)
+                is_copy = takeover is not None and pull.purpose is Purpose.BULK
+                source = takeover.instead_of(pull.source) if takeover is not None and is_copy else pull.source
+                self._wait_turn((pull.unit, source, pull.purpose, pull.epoch), now_s)
                 effects += self._end(pull, now_s)
             else:
-                effects += self._ask(pull, now_s)
+                effects += [*self._ask(pull, now_s), *self._call_in(pull, now_s)]
         return effects + self._start_queued(now_s)
 
+    def _may_stand_back(self, pull: Pull) -> bool:
+        """Return whether others wait for the place of a silent pull, or another source for its copy."""
+        takeover = self._takeovers.get(pull.unit)
+        has_others = pull.purpose is Purpose.BULK and takeover is not None and bool(takeover.reserve)
+        return has_others or bool(self._queue or self._copies or self._refills)
 
-def _silent_max(purpose: Purpose) -> int:
-    return REFILL_SILENT_MAX if purpose is Purpose.REFILL else SILENT_MAX
+
+def _silent_max(pull: Pull) -> int:
+    if pull.purpose is Purpose.BULK and pull.leaves is None:
+        return 1  # nothing has come that another source would have to tell anew
+    return REFILL_SILENT_MAX if pull.purpose is Purpose.REFILL else SILENT_MAX

@@ -169,8 +169,11 @@ def _moved_with(joiner: type[ReplicaMachine]) -> bytes | None:
     desk.adopt(record_of(2, old))
     desk.cut = {("n1", "n3")}
     assert isinstance(desk.write("n1", b"v"), WriteDone)
-    desk.cut = set()
+    # The copy comes from n3, and the pass may ask anybody.
+    desk.cut = {("n1", "n4"), ("n2", "n4")}
     desk.adopt(record_of(3, old, new, "joining"))
+    desk.pass_time(2.0)
+    desk.cut = set()
     desk.adopt(record_of(4, old, new, "joint"))
     desk.pass_time(2.0)
     desk.adopt(record_of(5, new))

@@ -177,10 +177,10 @@ def test_a_joiner_is_complete_only_after_a_pass_over_the_fence() -> None:
     old, new = [N1, N2, N3], [N1, N2, N3, N4]
     bench.adopt(record(2, JOINING, old, new))
     asks = sent(bench.adopt(record(3, JOINT, old, new)), TreeAsk)
-    assert [ask.to for ask in asks] == list(record(3, JOINT, old, new).sets(UNIT).current)
+    assert len({ask.to for ask in asks} & set(old)) == len(asks) == 2
     bench.sync()
     held = bench.machine.table.units[UNIT]
-    for number, ask in enumerate(asks[:2]):
+    for number, ask in enumerate(asks):
         message = ask.message
         assert isinstance(message, TreeAsk)
         bench.receive(ask.to, Tree(key(3), UNIT, message.pull, True, held.tree()))
@@ -212,10 +212,11 @@ def test_a_stayer_takes_a_pass_too_and_counts_itself_as_one_source() -> None:
     bench = Bench(N1)
     bench.adopt(record(2, STABLE, [N1, N2, N3]))
     asks = sent(bench.adopt(record(3, JOINT, [N1, N2, N3], [N1])), TreeAsk)
-    assert sorted(ask.to for ask in asks) == [N2, N3]
-    message = asks[0].message
+    (ask,) = asks
+    assert ask.to in (N2, N3)
+    message = ask.message
     assert isinstance(message, TreeAsk)
-    bench.receive(asks[0].to, Tree(key(3), UNIT, message.pull, True, bench.machine.table.units[UNIT].tree()))
+    bench.receive(ask.to, Tree(key(3), UNIT, message.pull, True, bench.machine.table.units[UNIT].tree()))
     assert fx.PassFinished(UNIT, key(3)) in bench.sync()
 
 
@@ -449,14 +450,13 @@ def test_a_unit_in_memory_that_most_members_lost_in_joint_starts_empty_and_takes
         if any(isinstance(effect, fx.StartedEmpty) for effect in found):
             break
     (floor,) = [effect.floor for effect in found if isinstance(effect, fx.StartedEmpty)]
-    passes = sent(found, TreeAsk)[-2:]
-    assert sorted(ask.to for ask in passes) == [N2, N3]
+    ask = sent(found, TreeAsk)[-1]
     held = bench.machine.table.units[UNIT]
     assert held.complete
-    message = passes[0].message
+    message = ask.message
     assert isinstance(message, TreeAsk)
     tree = Tree(key(3), UNIT, message.pull, True, held.tree(), floor)
-    assert fx.PassFinished(UNIT, key(3)) in bench.receive(passes[0].to, tree)
+    assert fx.PassFinished(UNIT, key(3)) in bench.receive(ask.to, tree)
 
 
 def test_equal_replicas_compare_sixteen_bytes() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from balancer.placement import Placement, cache_unit
 from balancer.record import FORMAT, STABLE, TopologyRecord
@@ -11,15 +11,16 @@ from balancer.spread import RingMember
 from frys_node.base.types import ClusterId, Epoch, NodeId, Term, UnitId
 from frys_node.kernel.services.replication import Entry, Version
 from frys_node.replication import effects as fx
+from frys_node.replication import hashtree
 from frys_node.replication.emptying import PAUSE_S
-from frys_node.replication.messages import TreeAsk
+from frys_node.replication.messages import LeafAsk, Tree, TreeAsk
 from frys_node.replication.pull import Purpose
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
-from frys_node.replication.takeover import STARTS_MAX, Puller, Takeover
+from frys_node.replication.takeover import COPIES_MAX, RETRY_S, SILENT_MAX, STARTS_MAX, Puller, Takeover
 from frys_node.replication.unit import HeldUnit, UnitTable
 from frys_node.testing.data_cluster import DictStore
 
-N1, N2 = NodeId("n1"), NodeId("n2")
+N1, N2, N3, N4 = (NodeId(f"n{number}") for number in range(1, 5))
 
 
 def _key(seq: int) -> Epoch:
@@ -77,10 +78,7 @@ def test_a_node_that_gives_up_units_empties_their_stores_one_after_another() -> 
 
 def test_many_pulls_begin_a_few_at_a_time() -> None:
     """Each looks at a hash tree: all at once would hold up the node; they go on at once in the next turns."""
-    table, units = UnitTable(), [cache_unit(number) for number in range(STARTS_MAX + 5)]
-    puller = Puller(N1, table, random.Random(1))
-    for unit in units:
-        table.units[unit] = HeldUnit(unit, DictStore(), durable=False, complete=False, join_key=None)
+    puller, units = _puller(STARTS_MAX + 5)
     begun = [_asked(puller.start(_takeover(unit), 1.0)) for unit in units]
     assert begun == [1] * STARTS_MAX + [0] * 5
     assert puller.next_deadline_s == 1.0
@@ -88,7 +86,112 @@ def test_many_pulls_begin_a_few_at_a_time() -> None:
     assert puller.next_deadline_s > 1.0
 
 
-def _takeover(unit: UnitId) -> Takeover:
+def test_a_pass_asks_as_many_sources_as_it_needs_and_others_where_one_is_silent_or_incomplete() -> None:
+    """Three would do the work of two on nodes that serve; a source that is down costs one pause, not the pass."""
+    puller, (unit,) = _puller(1)
+    sends = _sends(puller.start(_takeover(unit, sources=(N2, N3, N4), needed=1), 0.0))
+    (first,) = sends
+    (again, second) = _sends(puller.advance(RETRY_S))
+    assert (again.to, again.message) == (first.to, first.message)
+    assert second.to != first.to
+    assert isinstance(second.message, TreeAsk)
+    nothing = Tree(_key(1), unit, second.message.pull, False, b"")
+    (third,) = _sends(puller.receive(second.to, nothing, RETRY_S))
+    assert {first.to, second.to, third.to} == {N2, N3, N4}
+    assert _sends(puller.receive(second.to, nothing, RETRY_S)) == []
+
+
+def test_a_copy_has_one_source_and_goes_to_the_next_when_that_does_not_answer() -> None:
+    """What comes from a second source at the same time is thrown away; a source that is down must not be waited for."""
+    puller, (unit,) = _puller(1)
+    sends = _sends(puller.start(_takeover(unit, Purpose.BULK, sources=(N2, N3, N4)), 0.0))
+    while len(sends) < 4:
+        (send,) = _sends(puller.advance(puller.next_deadline_s))
+        sends.append(send)
+    assert {send.to for send in sends[:3]} == {N2, N3, N4}
+    assert sends[3].to == sends[0].to
+
+
+def test_a_copy_that_has_begun_bears_a_source_that_is_silent_for_a_while() -> None:
+    """It is held to a rate, and does not answer what is asked too early; another would have to compare anew."""
+    puller, (unit,) = _puller(1)
+    (ask,) = _sends(puller.start(_takeover(unit, Purpose.BULK, sources=(N2, N3)), 0.0))
+    assert isinstance(ask.message, TreeAsk)
+    tree = Tree(_key(1), unit, ask.message.pull, True, hashtree.build([Entry(b"k", Version(1, 0, N2, 1), b"v")]))
+    sends = _sends(puller.receive(ask.to, tree, 0.0))
+    for _ in range(SILENT_MAX):
+        sends += _sends(puller.advance(puller.next_deadline_s))
+    assert [send.to == ask.to for send in sends] == [True] * SILENT_MAX + [False]
+    assert [type(send.message) for send in sends] == [LeafAsk] * SILENT_MAX + [TreeAsk]
+
+
+def test_members_that_look_down_are_asked_last() -> None:
+    """The detector knows before a question has waited in vain."""
+    puller, units = _puller(2, is_usable=lambda node: node == N4)
+    for unit, purpose in zip(units, (Purpose.BULK, Purpose.FENCED), strict=True):
+        (ask,) = _sends(puller.start(_takeover(unit, purpose, sources=(N2, N3, N4)), 0.0))
+        assert ask.to == N4
+
+
+def test_a_source_without_data_does_not_keep_a_copy_from_the_next() -> None:
+    """It answers at once that it has none: that is no life sign of the copy."""
+    puller, (unit,) = _puller(1)
+    sends = _sends(puller.start(_takeover(unit, Purpose.BULK, sources=(N2, N3)), 0.0))
+    while sends[-1].to == sends[0].to:
+        assert len(sends) == 1
+        message = sends[-1].message
+        assert isinstance(message, TreeAsk)
+        puller.receive(sends[-1].to, Tree(_key(1), unit, message.pull, False, b""), 0.0)
+        sends += _sends(puller.advance(puller.next_deadline_s))
+
+
+def test_copies_are_few_at_a_time_and_stand_behind_passes() -> None:
+    """All of them share one rate: many at once wait so long for it that they begin anew."""
+    puller, units = _puller(COPIES_MAX + 4)
+    *copied, passed = units
+    begun = [_asked(puller.start(_takeover(unit, Purpose.BULK, started_s=0.0), 0.0)) for unit in copied]
+    begun += [_asked(puller.advance(0.0))]
+    assert sum(begun) == COPIES_MAX
+    assert puller.active == len(copied)
+    (ask,) = _sends(puller.start(_takeover(passed), 0.0))
+    assert isinstance(ask.message, TreeAsk)
+    assert ask.message.unit == passed
+
+
+class _Puller(Puller):
+    """One whose table the test fills."""
+
+    def __init__(self, is_usable: Callable[[NodeId], bool]) -> None:
+        self.table = UnitTable()
+        super().__init__(N1, self.table, random.Random(1), is_usable)
+
+
+def _puller(count: int, *, is_usable: Callable[[NodeId], bool] = lambda _node: True) -> tuple[_Puller, list[UnitId]]:
+    """Return the pulls of a node with so many empty cache units."""
+    puller, units = _Puller(is_usable), [cache_unit(number) for number in range(count)]
+    for unit in units:
+        puller.table.units[unit] = HeldUnit(unit, DictStore(), durable=False, complete=False, join_key=None)
+    return puller, units
+
+
+def _sends(found: Iterable[fx.Effect]) -> list[fx.Send]:
+    return [effect for effect in found if isinstance(effect, fx.Send)]
+
+
+def _takeover(
+    unit: UnitId,
+    purpose: Purpose = Purpose.FENCED,
+    *,
+    sources: tuple[NodeId, ...] = (N2,),
+    needed: int = 1,
+    started_s: float = 1.0,
+) -> Takeover:
     return Takeover(
-        unit, epoch=_key(1), purpose=Purpose.FENCED, sources=(N2,), needed=1, then=lambda _at_s: [], started_s=1.0
+        unit,
+        epoch=_key(1),
+        purpose=purpose,
+        sources=sources,
+        needed=needed,
+        then=lambda _at_s: [],
+        started_s=started_s,
     )

@@ -365,6 +365,9 @@ class Puller:
             effects += self._table.take(held, entries, lambda _top, at_s: self._finished(pull, at_s), now_s)
         else:
             effects += [*self._table.take(held, entries, lambda _top, _at_s: [], now_s), *self._ask(pull, now_s)]
+        if pull.purpose is Purpose.BULK:
+            # Bit by bit, while nobody waits: a pass asks for the trees of all units, when writes need both sets.
+            held.tree()
         return effects
 
     def _ask(self, pull: Pull, now_s: float) -> list[Effect]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from balancer.placement import Placement, cache_unit
 from balancer.record import FORMAT, STABLE, TopologyRecord
 from balancer.spread import RingMember
 from frys_node.base.types import ClusterId, Epoch, NodeId, Term, UnitId
-from frys_node.kernel.services.replication import Entry, Version
+from frys_node.kernel.services.replication import Changes, Entry, Version
 from frys_node.replication import effects as fx
 from frys_node.replication import hashtree
 from frys_node.replication.emptying import PAUSE_S
-from frys_node.replication.messages import LeafAsk, Tree, TreeAsk
+from frys_node.replication.messages import LeafAsk, LeafPage, Tree, TreeAsk
 from frys_node.replication.pull import Purpose
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
 from frys_node.replication.takeover import COPIES_MAX, RETRY_S, SILENT_MAX, STARTS_MAX, Puller, Takeover
@@ -156,6 +156,38 @@ def test_copies_are_few_at_a_time_and_stand_behind_passes() -> None:
     (ask,) = _sends(puller.start(_takeover(passed), 0.0))
     assert isinstance(ask.message, TreeAsk)
     assert ask.message.unit == passed
+
+
+def test_the_hash_tree_of_a_copy_grows_with_its_pages() -> None:
+    """The pass behind it asks for the trees of all units at once, when writes need both sets."""
+    puller, (unit,) = _puller(1)
+    store = _Watched()
+    held = puller.table.units[unit] = HeldUnit(unit, store, durable=False, complete=False, join_key=None)
+    (ask,) = _sends(puller.start(_takeover(unit, Purpose.BULK), 0.0))
+    assert isinstance(ask.message, TreeAsk)
+    entries = [Entry(b"%d" % n, Version(1, 0, N2, 1), b"v") for n in range(10)]
+    tree = Tree(_key(1), unit, ask.message.pull, True, hashtree.build(entries))
+    (leaves,) = _sends(puller.receive(N2, tree, 0.0))
+    assert isinstance(leaves.message, LeafAsk)
+    puller.receive(N2, LeafPage(_key(1), unit, leaves.message.pull, b"", True, entries, False), 0.0)
+    assert store.new == []
+    assert held.tree() == tree.leaves
+
+
+class _Watched(DictStore):
+    """A store that tells what came since its tree was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.new: list[Entry] = []
+
+    def put(self, entries: Sequence[Entry]) -> None:
+        self.new += entries
+        super().put(entries)
+
+    def changed(self) -> Changes:
+        new, self.new = self.new, []
+        return Changes(False, [(None, entry) for entry in new])
 
 
 class _Puller(Puller):

@@ -6,11 +6,14 @@ kilobytes. It says what the topology record says, and beside it, as a rumour, ho
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+import msgspec
 
 from frys_node.base.access import Resource
 from frys_node.base.errors import NotReady
-from frys_node.base.types import Address, NodeId, UnitId
+from frys_node.base.types import Address, Epoch, NodeId, UnitId
 from frys_node.kernel.context import PluginContext
 from frys_node.kernel.services.http import HttpRequest, HttpResponse
 from frys_node.kernel.services.members import MEMBERS, MemberView
@@ -25,6 +28,7 @@ class PlacementRoutes:
 
     def __init__(self, context: PluginContext) -> None:
         self._context = context
+        self._table: _Table | None = None
 
     def register(self, router: Router) -> None:
         """Add the route."""
@@ -36,18 +40,18 @@ class PlacementRoutes:
         epoch = adopted(topology)
         if topology is None or epoch is None:
             raise NotReady("this node has no topology record yet", hint="retry when it has joined")
-        table = _Numbered(topology)
+        table = self._table
+        if table is None or table.epoch != epoch:
+            table = self._table = _Table(topology, epoch)
         body: dict[str, Any] = {
             "epoch": str(epoch),
             "partitions": topology.partitions,
-            "cache": [table.holders(f"cache/{number}") for number in range(topology.partitions)],
-            "workflow": [table.holders(f"workflow/{number}") for number in range(topology.partitions)],
+            "cache": table.cache,
+            "workflow": table.workflow,
             "collections": {
-                collection.name: [
-                    table.holders(f"vector/{collection.id}/{shard}") for shard in range(collection.shard_number)
-                ]
-                for collection in topology.collections()
-                if request.principal.reaches(Resource.COLLECTION, collection.name)
+                name: shards
+                for name, shards in table.collections.items()
+                if request.principal.reaches(Resource.COLLECTION, name)
             },
         }
         members = self._context.services.find(MEMBERS)
@@ -56,14 +60,28 @@ class PlacementRoutes:
         return HttpResponse.json(body)
 
 
-class _Numbered:
-    """Nodes by the order in which they were first named."""
+class _Table:
+    """What the record says, encoded once: at a new one all clients of a node ask for it within moments."""
 
-    def __init__(self, topology: Topology) -> None:
+    def __init__(self, topology: Topology, epoch: Epoch) -> None:
+        self.epoch = epoch
         self.numbers: dict[NodeId, int] = {}
+        """Nodes by the order in which they were first named."""
         self._topology = topology
+        partitions = topology.partitions
+        self.cache = self._encoded(f"cache/{number}" for number in range(partitions))
+        self.workflow = self._encoded(f"workflow/{number}" for number in range(partitions))
+        self.collections = {
+            collection.name: self._encoded(
+                f"vector/{collection.id}/{shard}" for shard in range(collection.shard_number)
+            )
+            for collection in topology.collections()
+        }
 
-    def holders(self, unit: str) -> list[int]:
+    def _encoded(self, units: Iterable[str]) -> msgspec.Raw:
+        return msgspec.Raw(msgspec.json.encode([self._holders(unit) for unit in units]))
+
+    def _holders(self, unit: str) -> list[int]:
         sets = self._topology.sets(UnitId(unit))
         return [self.numbers.setdefault(node, len(self.numbers)) for node in sets.current]
 

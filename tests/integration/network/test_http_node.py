@@ -258,6 +258,21 @@ async def test_the_placement_names_every_holder_and_every_answer_the_epoch(tmp_p
         ]
 
 
+async def test_the_placement_is_made_once_for_each_record(tmp_path: Path) -> None:
+    """All clients of a node ask for it at the same moment; under another record it is another one."""
+    topology = EvenOdd()
+    async with serving(tmp_path) as (kernel, http), client(http) as c:
+        kernel.services.provide(TOPOLOGY, topology)
+        kernel.services.provide(MEMBERS, TwoMembers())
+        first = (await c.get("/v1/placement")).json()
+        topology.sets = lambda _unit: UnitSets(topology.epoch, "stable", (B,), (B,))  # type: ignore[method-assign]
+        assert (await c.get("/v1/placement")).json() == first
+        topology.epoch = Epoch(Term(1, A), 5)
+        then = (await c.get("/v1/placement")).json()
+        assert (then["epoch"], then["cache"]) == ("1.5", [[0]] * 256)
+        assert [node["name"] for node in then["nodes"]] == ["node-b"]
+
+
 def test_a_node_that_listens_everywhere_is_reached_where_it_is_advertised() -> None:
     """A wildcard is no address to connect to; a node without HTTP has none."""
     view = _view(A, "node-a")

@@ -220,6 +220,18 @@ class SnapshotComponent:
         """Count what was given beside a snapshot."""
         self._throttle.give(receiver, size_bytes)
 
+    def may_take(self) -> bool:
+        """Return whether something may be taken beside a snapshot now."""
+        return self._throttle.may_take()
+
+    def took(self, size_bytes: int) -> None:
+        """Count what was taken beside a snapshot."""
+        self._throttle.took(size_bytes)
+
+    def asked(self) -> None:
+        """Count a question of another node behind which somebody waits."""
+        self._throttle.asked()
+
     def moves(self) -> Sequence[MoveProgress]:
         """Moves under way, oldest first, then the last finished ones, newest first."""
         return self._under_way() + list(reversed(self._finished))

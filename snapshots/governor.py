@@ -14,9 +14,11 @@ while, then go on at the floor, so that they end even when something else spoils
     p99 near the bound:     the rate stays
     p99 above it:           rate * DECREASE           (down to FLOOR_BYTES_S), once a window
     above it at FLOOR:      nothing for PAUSE_S, then a window at the floor
+    no p99, but asked:      rate * 2 once a window
     few requests:           rate * 2, a look
 
-It grows only as far as it is used.
+It grows only as far as it is used. A node that serves other nodes' clients only has no p99 of its own. It begins slowly
+too, and the paces of those that do are at the other end of most of its moves.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ START_BYTES_S = float(512 << 10)
 """What a move begins with where requests are served: its first window at a higher rate would cost those who wait."""
 
 IDLE_START_BYTES_S = float(8 << 20)
-"""What it begins with on a node with too few requests for a p99."""
+"""What it begins with on a node with too few requests for a p99 and hardly a question of another node."""
 
 FLOOR_BYTES_S = float(256 << 10)
 CEILING_BYTES_S = float(1 << 30)
@@ -100,8 +102,8 @@ class Governor:
 
     __slots__ = (
         "_begun_at_s", "_bounds", "_calm_since_s", "_ceiling", "_cut_at_s", "_cut_bytes_s", "_doubled_at_s", "_marks",
-        "_moved_at_s", "_ratio_max", "calm_p99_s", "is_moving", "p99_s", "paused_until_s", "pauses", "rate_bytes_s",
-        "why",
+        "_moved_at_s", "_ratio_max", "calm_p99_s", "is_asked", "is_moving", "p99_s", "paused_until_s", "pauses",
+        "rate_bytes_s", "why",
     )  # fmt: skip
 
     def __init__(self, bounds: Sequence[float], *, ceiling_bytes_s: float = 0.0, ratio_max: float = 2.0) -> None:
@@ -111,7 +113,7 @@ class Governor:
         self._begun_at_s = self._moved_at_s = -math.inf
         self._cut_at_s = self._doubled_at_s = -math.inf
         self._cut_bytes_s = 0.0
-        self.is_moving = False
+        self.is_asked = self.is_moving = False
         self.calm_p99_s: float | None = None
         """The p99 from before the move; None while there is none to know of."""
         self.p99_s: float | None = None
@@ -130,8 +132,14 @@ class Governor:
         self._ratio_max = ratio_max
         self.rate_bytes_s = min(getattr(self, "rate_bytes_s", self._ceiling), self._ceiling)
 
-    def tick(self, counts: Sequence[int], now_s: float, *, moved_bytes: int, is_active: bool) -> None:
-        """Look at what was counted so far: requests by bucket, bytes moved; `is_active`: something is on its way."""
+    def tick(
+        self, counts: Sequence[int], now_s: float, *, moved_bytes: int, is_active: bool, is_asked: bool = False
+    ) -> None:
+        """Look at what was counted so far: requests by bucket, and bytes moved.
+
+        `is_active`: something is on its way; `is_asked`: other nodes ask for what their clients wait for.
+        """
+        self.is_asked = is_asked
         if is_active and not self.is_moving:
             # What was counted since the last look may be the move's doing already.
             self._begin(now_s)
@@ -175,7 +183,8 @@ class Governor:
     @property
     def _start_bytes_s(self) -> float:
         """What a move begins with now, and may always grow to: little, if there is anybody to wait for it."""
-        return min(IDLE_START_BYTES_S if self.p99_s is None else START_BYTES_S, self._ceiling)
+        is_idle = self.p99_s is None and not self.is_asked
+        return min(IDLE_START_BYTES_S if is_idle else START_BYTES_S, self._ceiling)
 
     def _p99(self, since_s: float) -> float | None:
         """Return the p99 of requests since an instant, as of the last look; None if they were too few."""
@@ -199,8 +208,11 @@ class Governor:
     def _steer(self, now_s: float) -> None:
         if self.is_paused(now_s):
             return
-        if self.p99_s is None or self._ratio_max <= 0:
+        if self._ratio_max <= 0 or (self.p99_s is None and not self.is_asked):
             self.rate_bytes_s, self.why = self._grown(self.rate_bytes_s * 2, now_s), ""
+        elif self.p99_s is None:
+            self.why = ""
+            self._speed_up(now_s)
         elif self.p99_s <= self.bound_s:
             self.why = ""
             if self.p99_s <= WITHIN * self.bound_s:

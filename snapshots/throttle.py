@@ -34,6 +34,9 @@ RATE_MIN_BYTES_S = 16_384.0
 NODES_MAX = 4_096
 """Sources whose wishes are remembered, and receivers that are told apart."""
 
+ASKED_MIN = 5
+"""Questions of other nodes between two looks from which on this node serves their clients."""
+
 RECENT_S = 2.0
 """A receiver that asked within this has a part of the rate."""
 
@@ -51,7 +54,8 @@ class Throttle:
         self._is_active = is_active
         self._in, self._out, self._sealed_in = Pace(0.0), Pace(0.0), Pace(0.0)
         self._moved_bytes = 0
-        self._served_bytes = 0
+        self._passed_bytes = 0
+        self._asked_count = 0
         self._sources: dict[NodeId, Pace] = {}
         self._receivers: dict[NodeId, float] = {}
         self._rates = metrics.gauge(
@@ -95,9 +99,15 @@ class Throttle:
 
     def tick(self) -> None:
         """Look at the requests once."""
-        served, self._served_bytes = self._served_bytes, 0
-        is_active = self._is_active() or served > 0
-        self.governor.tick(self._counts(), self._clock.now_s(), moved_bytes=self._moved_bytes, is_active=is_active)
+        passed, self._passed_bytes = self._passed_bytes, 0
+        asked, self._asked_count = self._asked_count, 0
+        self.governor.tick(
+            self._counts(),
+            self._clock.now_s(),
+            moved_bytes=self._moved_bytes,
+            is_active=self._is_active() or passed > 0,
+            is_asked=asked >= ASKED_MIN,
+        )
         self._apply()
         since_s = self._clock.now_s() - RECENT_S
         self._receivers = {node: at_s for node, at_s in self._receivers.items() if at_s > since_s}
@@ -147,7 +157,7 @@ class Throttle:
     def give(self, receiver: NodeId, size_bytes: int, *, is_sealed: bool = False) -> Wish:
         """Count bytes given to another node; returns how it should leave this one alone, and a sealed unit never."""
         self._moved_bytes += size_bytes
-        self._served_bytes += size_bytes
+        self._passed_bytes += size_bytes
         if is_sealed:
             return Wish()
         now_s = self._clock.now_s()
@@ -160,6 +170,20 @@ class Throttle:
     def may_give(self) -> bool:
         """Return whether what was given before is paid for."""
         return self._out.busy_s(self._clock.now_s()) <= BURST_S
+
+    def may_take(self) -> bool:
+        """Return whether what was taken before is paid for."""
+        return self._in.busy_s(self._clock.now_s()) <= BURST_S
+
+    def took(self, size_bytes: int) -> None:
+        """Count bytes taken beside a snapshot."""
+        self._moved_bytes += size_bytes
+        self._passed_bytes += size_bytes
+        self._in.reserve(size_bytes, self._clock.now_s())
+
+    def asked(self) -> None:
+        """Count a question of a node behind which somebody waits."""
+        self._asked_count += 1
 
     def why(self, source: NodeId) -> str:
         """Say for people why a move from there is slow; empty if it is not held back."""

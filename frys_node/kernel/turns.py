@@ -2,12 +2,14 @@
 
 What moves units, saves them or compares them runs on the node's thread, as all that touches them does. It must neither
 hold the loop for long nor, in many small pieces, have all of it. So it takes turns: each is short, one at a time for
-the whole component, and is followed by a rest as long as the turn was. The length is wall time on purpose: on a machine
-that has too much to do turns take longer, and then so do the rests.
+the whole component, and is followed by a rest: as long as the turn was, or seven times that while somebody waits for
+answers. The length is wall time on purpose: on a machine that has too much to do turns take longer, and then so do the
+rests.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -21,16 +23,27 @@ TURN_S = 0.003
 REST_RATIO = 1.0
 """Rest for each second of work: half of the node's time is the most that such work has."""
 
+ASKED_REST_RATIO = 7.0
+"""The same while requests come: an eighth is the most then. Where nodes share processors, they add up."""
+
+ASKED_S = 0.5
+"""How long after a request the next one is expected."""
+
 
 class Turns:
     """The turns of one component's long work; first come, first served."""
 
-    __slots__ = ("_begun_s", "_clock", "_free_s", "_lock")
+    __slots__ = ("_asked_s", "_begun_s", "_clock", "_free_s", "_lock")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._lock = trio.Lock()
         self._begun_s = self._free_s = 0.0
+        self._asked_s = -math.inf
+
+    def asked(self) -> None:
+        """A request came: the work leaves it, and those that follow, more of the node's time."""
+        self._asked_s = self._clock.now_s()
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -42,7 +55,12 @@ class Turns:
                 yield
             finally:
                 now_s = self._clock.now_s()
-                self._free_s = now_s + REST_RATIO * (now_s - self._begun_s)
+                self._free_s = now_s + self.rest_ratio * (now_s - self._begun_s)
+
+    @property
+    def rest_ratio(self) -> float:
+        """Rest for each second of work, as of now."""
+        return ASKED_REST_RATIO if self._clock.now_s() < self._asked_s + ASKED_S else REST_RATIO
 
     @property
     def is_over(self) -> bool:

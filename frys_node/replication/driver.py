@@ -121,7 +121,7 @@ class ReplicationComponent:
         self._commits = self._group_commit(checkpoint_bytes)
         self._pages = PageMerger(self._restore, self._turns)
         self._bulks = BulkPuller(snapshots, members, lambda: self.replica.epoch, self._bulk_finished)
-        self._bulk_pace = BulkPace(snapshots)
+        self._bulk_pace = BulkPace(self.node, snapshots, self._turns.asked)
         self._is_ready = False
         self._has_run = False
         self._requests = Requests(metrics, members)
@@ -266,7 +266,7 @@ class ReplicationComponent:
     def _send(self, effect: fx.Send) -> None:
         if effect.to == self.node:
             self._effects.extend(self._receive(self.node, effect.message))
-        else:
+        elif not self._bulk_pace.keeps_back(effect.message, self.replica.placement):
             self._outbox.add(effect.to, effect.message)
 
     def _take(self, source: NodeId, messages: Sequence[ReplicationMessage]) -> None:
@@ -280,7 +280,7 @@ class ReplicationComponent:
         if self._bulk_pace.puts_off(source, message, placement):
             return []
         effects = self.replica.receive(source, message, now_s)
-        self._bulk_pace.gave(source, message, placement, effects)
+        self._bulk_pace.moved(source, message, placement, effects)
         return effects
 
     # ------------------------------------------------------------------ the service

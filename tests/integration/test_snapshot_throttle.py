@@ -8,11 +8,13 @@ import trio.testing
 
 from frys_node.base.types import NodeId, UnitId
 from frys_node.kernel.services.snapshots import MoveProgress
-from frys_node.observe.metrics import Histogram
+from frys_node.observe.metrics import Histogram, Metrics
+from frys_node.testing.clock import FakeClock
 from snapshots.config import SnapshotsConfig
-from snapshots.governor import FLOOR_BYTES_S
+from snapshots.governor import FLOOR_BYTES_S, IDLE_START_BYTES_S, START_BYTES_S
 from snapshots.manifest import CHUNK_BYTES
-from snapshots.throttle import REQUESTS, WAIT_MAX_S, Throttle
+from snapshots.messages import Wish
+from snapshots.throttle import ASKED_MIN, REQUESTS, WAIT_MAX_S, Throttle
 from tests.integration.test_snapshot_moves import UNIT, A, B, Node, _cluster, _data
 
 BIG = 50 * CHUNK_BYTES
@@ -113,10 +115,6 @@ async def test_settings_bound_what_a_node_takes_and_what_it_gives(autojump_clock
 
 async def test_a_source_is_believed_only_within_bounds(autojump_clock: trio.testing.MockClock) -> None:
     """A wish of a source is a number from another node: it can neither stop a move for good nor slow it to nothing."""
-    from frys_node.observe.metrics import Metrics
-    from frys_node.testing.clock import FakeClock
-    from snapshots.messages import Wish
-
     clock = FakeClock()
     throttle = Throttle(clock, Metrics(), SnapshotsConfig(p99_ratio_max=0), lambda: True)
     throttle.told(A, Wish(1e-9, 1e9))
@@ -125,6 +123,26 @@ async def test_a_source_is_believed_only_within_bounds(autojump_clock: trio.test
     assert throttle.why(A) == "the source has requests to serve"
     assert throttle.ask_at(B, 1) <= clock.now_s()
     throttle.told(A, Wish(0.0, float("nan")))
+
+
+async def test_what_comes_beside_snapshots_is_paid_for_and_slow_where_other_nodes_ask(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The rate holds both directions; a few questions of other nodes between two looks make it that of a slow start."""
+    throttle = Throttle(FakeClock(), Metrics(), SnapshotsConfig(), lambda: False)
+    for asked, rate in ((ASKED_MIN - 1, IDLE_START_BYTES_S), (ASKED_MIN, START_BYTES_S)):
+        for _ in range(asked):
+            throttle.asked()
+        throttle.tick()
+        assert throttle.governor.rate_bytes_s == rate
+    assert throttle.may_take()
+    throttle.took(round(START_BYTES_S))
+    assert not throttle.may_take()
+    assert throttle.may_give()
+    throttle.tick()
+    assert throttle.governor.is_moving
+    await trio.sleep(2.0)
+    assert throttle.may_take()
 
 
 async def test_moves_are_told_in_metrics(autojump_clock: trio.testing.MockClock) -> None:

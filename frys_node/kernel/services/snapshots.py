@@ -138,6 +138,18 @@ class Snapshots(Protocol):
         """Count bytes that went to another node beside a snapshot: they are part of the rate of moves."""
         ...
 
+    def may_take(self) -> bool:
+        """False while moves to this node have to wait: they stand still, or are at their rate."""
+        ...
+
+    def took(self, size_bytes: int) -> None:
+        """Count bytes that came from another node beside a snapshot."""
+        ...
+
+    def asked(self) -> None:
+        """Count a question of another node behind which one of its clients waits: moves begin slowly here as well."""
+        ...
+
     def moves(self) -> Sequence[MoveProgress]:
         """Moves under way and the last finished ones."""
         ...

@@ -1,29 +1,35 @@
-"""Turns of long work: short, one at a time, with a rest as long as each behind it."""
+"""Turns of long work: short, one at a time, with a rest behind each."""
 
 from __future__ import annotations
 
+import pytest
 import trio
 from trio.testing import MockClock
 
-from frys_node.kernel.turns import REST_RATIO, TURN_S, Turns
+from frys_node.kernel.turns import ASKED_REST_RATIO, REST_RATIO, TURN_S, Turns
 from frys_node.testing.clock import FakeClock
 
 
-async def test_each_turn_is_followed_by_a_rest_as_long_as_it_was_for_all_who_share(autojump_clock: MockClock) -> None:
-    """Two workers have the loop half of the time together, and everybody else the other half."""
+@pytest.mark.parametrize(("asked", "ratio"), [(False, REST_RATIO), (True, ASKED_REST_RATIO)])
+async def test_each_turn_is_followed_by_a_rest_for_all_who_share(
+    autojump_clock: MockClock, asked: bool, ratio: float
+) -> None:
+    """Two workers have the loop half of the time together, and an eighth while requests come."""
     turns, begun = Turns(FakeClock()), list[tuple[str, float]]()
 
     async def work(name: str) -> None:
         for _ in range(2):
             async with turns.turn():
                 begun.append((name, round(trio.current_time() - start_s, 6)))
+                if asked:
+                    turns.asked()
                 autojump_clock.jump(0.01)
 
     start_s = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(work, "a")
         nursery.start_soon(work, "b")
-    step_s = round(0.01 * (1 + REST_RATIO), 6)
+    step_s = round(0.01 * (1 + ratio), 6)
     assert [at_s for _, at_s in begun] == [0.0, step_s, 2 * step_s, 3 * step_s]
     assert [name for name, _ in begun[:2]] in (["a", "b"], ["b", "a"])
 

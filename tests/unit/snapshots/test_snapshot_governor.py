@@ -35,7 +35,9 @@ class Node:
         self.used = 1.0
         """Part of the rate that is made use of."""
 
-    def live(self, seconds: float, *, bucket: int = CALM, requests: int = 20, moved: bool = True) -> list[float]:
+    def live(
+        self, seconds: float, *, bucket: int = CALM, requests: int = 20, moved: bool = True, asked: bool = False
+    ) -> list[float]:
         """Let time pass with requests of one kind; return the rate after each look."""
         rates: list[float] = []
         for _ in range(round(seconds / TICK_S)):
@@ -43,7 +45,7 @@ class Node:
             self.counts[bucket] += requests
             is_held = self.governor.is_paused(self.now_s - TICK_S)
             self.moved_bytes += round(self.governor.rate_bytes_s * TICK_S * self.used) if moved and not is_held else 0
-            self.governor.tick(self.counts, self.now_s, moved_bytes=self.moved_bytes, is_active=moved)
+            self.governor.tick(self.counts, self.now_s, moved_bytes=self.moved_bytes, is_active=moved, is_asked=asked)
             rates.append(0.0 if self.governor.is_paused(self.now_s) else self.governor.rate_bytes_s)
         return rates
 
@@ -129,6 +131,17 @@ def test_nobody_asking_nobody_suffers() -> None:
     rates = node.live(10, requests=1)
     assert rates[0] == IDLE_START_BYTES_S * 2
     assert rates[-1] == CEILING_BYTES_S
+
+
+def test_a_node_that_only_other_nodes_ask_begins_slowly_as_well() -> None:
+    """It has no p99, but quorums wait for it: from the slow start its rate doubles once a window."""
+    node = Node(ceiling_bytes_s=START_BYTES_S * 4)
+    node.live(30, requests=0, moved=False, asked=True)
+    assert node.governor.rate_bytes_s == START_BYTES_S
+    rates = node.live(20, requests=0, asked=True)
+    assert [rates.count(START_BYTES_S * n) for n in (1, 2)] == [round(WINDOW_S / TICK_S)] * 2
+    assert rates[-1] == START_BYTES_S * 4
+    assert node.governor.why == ""
 
 
 def test_the_rate_grows_only_as_far_as_it_is_used() -> None:

@@ -22,6 +22,9 @@ from frys_node.replication.messages import LeafAsk, LeafPage, Read, ReplicationM
 TREE_BYTES = 16 << 10
 """What making and sending a unit's hash tree counts for."""
 
+EQUAL_BYTES = 2 << 10
+"""The same where both hold the same, mostly nothing: an empty cache should not keep a newcomer for seconds."""
+
 
 class MovePace(Protocol):
     """The rate of moves on this node (`Snapshots` has it)."""
@@ -104,7 +107,9 @@ def _joins(node: NodeId, unit: UnitId, placement: Placement | None) -> bool:
 
 
 def _bytes_of(message: Tree | LeafPage) -> int:
-    return TREE_BYTES if isinstance(message, Tree) else sum(map(_entry_bytes, message.entries))
+    if isinstance(message, Tree):
+        return TREE_BYTES if message.leaves else EQUAL_BYTES
+    return sum(map(_entry_bytes, message.entries))
 
 
 def _entry_bytes(entry: Entry) -> int:

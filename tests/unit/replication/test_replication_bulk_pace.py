@@ -8,7 +8,8 @@ from balancer.record import JOINING, JOINT, STABLE
 from frys_node.base.types import NodeId
 from frys_node.kernel.services.replication import ENTRY_BYTES, Entry
 from frys_node.kernel.turns import ASKED_REST_RATIO, ASKED_S, REST_RATIO, Turns
-from frys_node.replication.bulk_pace import TREE_BYTES, BulkPace
+from frys_node.replication import hashtree
+from frys_node.replication.bulk_pace import EQUAL_BYTES, TREE_BYTES, BulkPace
 from frys_node.replication.effects import Send
 from frys_node.replication.messages import LeafAsk, LeafPage, Read, Tree, TreeAsk
 from frys_node.replication.version import ZERO
@@ -100,15 +101,16 @@ async def test_what_others_ask_makes_rests_longer_and_moves_begin_slowly(autojum
 
 
 def test_trees_and_entries_that_newcomers_get_are_counted() -> None:
-    """A tree has a flat price, a page that of its entries; what members get is not counted."""
+    """A tree has a flat price, less if it is equal, a page that of its entries; what members get is not counted."""
     pace = Pace()
     bulk = bulk_of(N1, pace)
     page = LeafPage(key(2), UNIT, 9, b"", True, [Entry(b"k", ZERO, b"value"), Entry(b"gone", ZERO, None)], False)
-    bulk.moved(N3, ASKS[0], JOINS, [Send(N3, Tree(key(2), UNIT, 9, True, b""))])
+    bulk.moved(N3, ASKS[0], JOINS, [Send(N3, Tree(key(2), UNIT, 9, True, hashtree.build(page.entries)))])
+    bulk.moved(N3, ASKS[0], JOINS, [Send(N3, Tree(key(2), UNIT, 9, True, b"", None, True))])
     bulk.moved(N3, ASKS[1], JOINS, [Send(N3, page)])
     bulk.moved(N2, ASKS[1], JOINS, [Send(N2, page)])
     assert pace.taken == []
-    assert pace.given == [(N3, TREE_BYTES), (N3, 2 * ENTRY_BYTES + len(b"kvaluegone"))]
+    assert pace.given == [(N3, TREE_BYTES), (N3, EQUAL_BYTES), (N3, 2 * ENTRY_BYTES + len(b"kvaluegone"))]
 
 
 def test_a_newcomer_counts_what_it_gets() -> None:
@@ -119,5 +121,5 @@ def test_a_newcomer_counts_what_it_gets() -> None:
     bulk.moved(N1, tree, JOINS, [])
     bulk.moved(N1, LeafPage(key(2), UNIT, 9, b"", True, [Entry(b"k", ZERO, b"value")], False), JOINS, [])
     bulk.moved(N1, tree, record(2, JOINT, [N1, N2], [N1, N2, N3]), [])
-    assert pace.taken == [TREE_BYTES, ENTRY_BYTES + len(b"kvalue")]
+    assert pace.taken == [EQUAL_BYTES, ENTRY_BYTES + len(b"kvalue")]
     assert pace.given == []

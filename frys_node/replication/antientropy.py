@@ -12,8 +12,8 @@ from random import Random
 from balancer.placement import Placement
 from frys_node.base.types import NodeId
 from frys_node.replication.effects import Effect
+from frys_node.replication.puller import Puller
 from frys_node.replication.quorum import targets
-from frys_node.replication.takeover import Puller
 from frys_node.replication.unit import UnitTable
 
 

@@ -11,6 +11,9 @@ import msgspec
 
 from frys_node.replication.config import ReplicationConfig
 
+BREATH_S = 0.05
+"""Of the product: about as long as what crosses a record takes."""
+
 
 class ReplicaConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Knobs of a replica; none of them is needed for safety."""
@@ -23,6 +26,9 @@ class ReplicaConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A restarted unit in memory looks so long for complete members before it starts empty."""
     catches_up: bool = True
     """Take what was missed from the other members right after a restart, instead of waiting for anti-entropy."""
+    breath_s: float = 0.0
+    """After the adoption of a record of a change, before units are copied and compared under it. All members adopt at
+    once, and what had waited for the record goes first."""
     bulk_by_messages: bool = False
     """Copy the bulk by pulls too (simulator) instead of asking the host for a snapshot."""
     clock_drift_max_s: float = 60.0
@@ -41,6 +47,7 @@ class ReplicaConfig(msgspec.Struct, frozen=True, kw_only=True):
 def knobs_of(settings: ReplicationConfig, *, bulk_by_messages: bool) -> ReplicaConfig:
     """Return the knobs that a node's settings ask for."""
     return ReplicaConfig(
+        breath_s=BREATH_S,
         bulk_by_messages=bulk_by_messages,
         clock_drift_max_s=settings.max_clock_drift_s,
         gc_min_age_s=settings.gc_min_age_s,

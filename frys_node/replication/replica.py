@@ -23,7 +23,7 @@ from random import Random
 from typing import NamedTuple
 
 from balancer.placement import Placement
-from balancer.record import JOINING, JOINT
+from balancer.record import JOINING, JOINT, STABLE
 from balancer.work import kind_of
 from frys_node.base.types import Epoch, NodeId, UnitId
 from frys_node.kernel.services.replication import Entry, UnitStore, Version
@@ -57,11 +57,12 @@ from frys_node.replication.messages import (
     WipedRecord,
 )
 from frys_node.replication.pull import Purpose
+from frys_node.replication.puller import Puller
 from frys_node.replication.purge import Purger
 from frys_node.replication.quorum import fence, targets
 from frys_node.replication.regain import Regain, is_lone
 from frys_node.replication.serving import Serving
-from frys_node.replication.takeover import Puller, Takeover
+from frys_node.replication.takeover import Takeover
 from frys_node.replication.unit import HeldUnit, UnitTable
 from frys_node.replication.version import ZERO
 
@@ -130,7 +131,8 @@ class ReplicaMachine:
             is_usable=is_usable,
         )
         self._settled: Epoch | None = None
-        self._refill_at_s = math.inf
+        self.refill_at_s = math.inf
+        """When the patience of units in memory that are filled again is looked at next; infinite: none is."""
 
     # ------------------------------------------------------------------ what is held
 
@@ -207,7 +209,7 @@ class ReplicaMachine:
         if self.placement is not None and placement.record.epoch <= self.placement.record.epoch:
             return []
         self.placement = placement
-        self._puller.cancel_all()
+        self._puller.cancel_all(now_s if placement.record.phase == STABLE else now_s + self.config.breath_s)
         self.purger.adopt(placement, now_s)
         self.sync.adopt(placement, now_s)
         lost = self.regain.adopt(placement)
@@ -324,6 +326,7 @@ class ReplicaMachine:
             needed=fence(len(sets.current)) - counts_itself,
             then=lambda at_s: self._complete(held, sets.epoch, takeover, at_s),
             started_s=now_s,
+            wants_all=not counts_itself,
         )
         return self._puller.start(takeover, now_s)
 
@@ -357,7 +360,7 @@ class ReplicaMachine:
         self._born = self._born or self._stamp()
         floor = self._born
         since_s = held.waits_since_s = now_s if held.waits_since_s is None else held.waits_since_s
-        self._refill_at_s = min(self._refill_at_s, max(since_s + self.config.refill_patience_s, now_s))
+        self.refill_at_s = min(self.refill_at_s, max(since_s + self.config.refill_patience_s, now_s))
 
         def then(at_s: float) -> list[Effect]:
             if self.table.units.get(held.unit) is not held:
@@ -466,7 +469,7 @@ class ReplicaMachine:
         """When `advance` has something to do."""
         return min(
             self.sync.next_s,
-            self._refill_at_s,
+            self.refill_at_s,
             self._emptying.next_s,
             self.regain.ask_at_s,
             self._puller.next_deadline_s,
@@ -477,11 +480,11 @@ class ReplicaMachine:
         """Ask silent sources again, end refills that nobody can serve, start a round of anti-entropy."""
         self._emptying.advance(now_s)
         effects = self._puller.advance(now_s) + self.purger.advance(now_s)
-        if now_s >= self._refill_at_s:
+        if now_s >= self.refill_at_s:
             before_s = now_s - self.config.refill_patience_s
             effects += self._puller.expire(Purpose.REFILL, before_s, now_s)
             waits = self._puller.has(Purpose.REFILL)
-            self._refill_at_s = now_s + REFILL_CHECK_S if waits else math.inf
+            self.refill_at_s = now_s + REFILL_CHECK_S if waits else math.inf
         return effects + self.sync.advance(now_s) + self.regain.advance(now_s)
 
     def sync_soon(self, now_s: float) -> None:

@@ -31,6 +31,7 @@ from frys_node.replication import effects as fx
 from frys_node.replication.commit import DISK_RETRY_S
 from frys_node.replication.coordinator import CoordinatorConfig, CoordinatorMachine
 from frys_node.replication.hlc import HybridClock
+from frys_node.replication.knobs import BREATH_S
 from frys_node.replication.log import Log
 from frys_node.replication.messages import MESSAGES, Batch, CoordinatorReply, ReplicationMessage
 from frys_node.replication.recovery import Recovery
@@ -101,6 +102,7 @@ class ReplicationNode:
     def make_replica(self) -> ReplicaMachine:
         """Return the replica."""
         config = ReplicaConfig(
+            breath_s=BREATH_S,
             sync_interval_s=self.knobs.sync_interval_s,
             sync_units=2,
             bulk_by_messages=not self.knobs.bulk_by_chunks,

@@ -24,7 +24,7 @@ LIMIT_S = 60.0
 GOLDEN = Path(__file__).parents[1] / "golden" / "start-front.txt"
 OURS = {"frys_node", "membership", "balancer", "snapshots"}
 
-OURS_MAX = 403
+OURS_MAX = 404
 """Modules of ours until a plain node is ready. What the start does not need is imported when it is (ADR 0012)."""
 
 LATE = (

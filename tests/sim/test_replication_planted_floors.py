@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import pytest
 from planted import Planted, assert_caught
 
-from frys_node.base.types import NodeId
+from frys_node.base.types import Consistency, NodeId
 from frys_node.kernel.services.replication import Version
 from frys_node.kernel.services.topology import UnitSets
 from frys_node.replication.effects import Effect, PassFinished, WriteDone
@@ -184,6 +184,24 @@ def test_one_source_and_no_pass_by_stayers_lose_a_write_that_a_fence_carries_ove
     """Rules 10 and 11, directed: random seeds see this once in hundreds of runs."""
     assert _moved_with(ReplicaMachine) == b"v"
     assert _moved_with(OneSource) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_one_node_alone_acknowledged_outlives_its_planned_leave(seed: int) -> None:
+    """Rule 10: a newcomer's pass waits for all that are there, in whatever order it asks them."""
+    desk = Desk(4)
+    for name, replica in desk.replicas.items():
+        replica._puller._rng.seed(f"{seed}/{name}")
+    old, new = ["n1", "n2", "n3"], ["n2", "n3", "n4"]
+    desk.adopt(record_of(2, old))
+    desk.cut = {("n1", "n2"), ("n1", "n3")}
+    assert isinstance(desk.write("n1", b"v", consistency=Consistency.ONE), WriteDone)
+    desk.cut = set()
+    for number, phase in ((3, "joining"), (4, "joint")):
+        desk.adopt(record_of(number, old, new, phase))
+        desk.pass_time(2.0)
+    desk.adopt(record_of(5, new))
+    assert desk.read("n4") == b"v"
 
 
 @pytest.mark.parametrize("name", PLANTED)

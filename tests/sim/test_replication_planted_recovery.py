@@ -18,8 +18,8 @@ from frys_node.replication.effects import Effect
 from frys_node.replication.frames import frames_of
 from frys_node.replication.messages import PullReply
 from frys_node.replication.pull import Purpose
+from frys_node.replication.puller import PULLS_MAX, STARTS_MAX, Asked, Puller
 from frys_node.replication.replica import ReplicaMachine
-from frys_node.replication.takeover import PULLS_MAX, STARTS_MAX, Asked, Puller
 from frys_node.replication.unit import HeldUnit
 from frys_node.testing.replication_node import ReplicationNode
 from frys_node.testing.replication_plan import crowded, forgetful
@@ -51,7 +51,7 @@ class OneQueue(Puller):
         effects: list[Effect] = []
         for pull in [pull for pull in self._pulls.values() if pull.retry_s <= now_s]:
             effects += self._ask(pull, now_s)
-        return effects
+        return effects + (self._start_queued(now_s) if self._more_at_s <= now_s else [])
 
     def expire(self, purpose: Purpose, before_s: float, now_s: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -86,9 +86,9 @@ class NoPatience(ReplicaMachine):
     """Units in memory wait for a complete member, however long."""
 
     def _start_refill(self, held: HeldUnit, sets: UnitSets, now_s: float) -> list[Effect]:
-        waiting_s = self._refill_at_s
+        waiting_s = self.refill_at_s
         effects = super()._start_refill(held, sets, now_s)
-        self._refill_at_s = waiting_s
+        self.refill_at_s = waiting_s
         return effects
 
 

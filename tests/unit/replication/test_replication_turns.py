@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 
+import pytest
+
 from balancer.placement import Placement, cache_unit
 from balancer.record import FORMAT, STABLE, TopologyRecord
 from balancer.spread import RingMember
@@ -15,8 +17,9 @@ from frys_node.replication import hashtree
 from frys_node.replication.emptying import PAUSE_S
 from frys_node.replication.messages import LeafAsk, LeafPage, Tree, TreeAsk
 from frys_node.replication.pull import Purpose
+from frys_node.replication.puller import COPIES_MAX, COPY_SILENT_MAX, RETRY_S, SILENT_MAX, STARTS_MAX, Puller
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
-from frys_node.replication.takeover import COPIES_MAX, RETRY_S, SILENT_MAX, STARTS_MAX, Puller, Takeover
+from frys_node.replication.takeover import Takeover
 from frys_node.replication.unit import HeldUnit, UnitTable
 from frys_node.testing.data_cluster import DictStore
 
@@ -91,7 +94,7 @@ def test_a_pass_asks_as_many_sources_as_it_needs_and_others_where_one_is_silent_
     puller, (unit,) = _puller(1)
     sends = _sends(puller.start(_takeover(unit, sources=(N2, N3, N4), needed=1), 0.0))
     (first,) = sends
-    (again, second) = _sends(puller.advance(RETRY_S))
+    (second, again) = _sends(puller.advance(RETRY_S))
     assert (again.to, again.message) == (first.to, first.message)
     assert second.to != first.to
     assert isinstance(second.message, TreeAsk)
@@ -105,24 +108,72 @@ def test_a_copy_has_one_source_and_goes_to_the_next_when_that_does_not_answer() 
     """What comes from a second source at the same time is thrown away; a source that is down must not be waited for."""
     puller, (unit,) = _puller(1)
     sends = _sends(puller.start(_takeover(unit, Purpose.BULK, sources=(N2, N3, N4)), 0.0))
-    while len(sends) < 4:
-        (send,) = _sends(puller.advance(puller.next_deadline_s))
-        sends.append(send)
-    assert {send.to for send in sends[:3]} == {N2, N3, N4}
-    assert sends[3].to == sends[0].to
+    while len(sends) <= 3 * SILENT_MAX:
+        sends += _sends(puller.advance(puller.next_deadline_s))
+    asked = [send.to for send in sends]
+    rounds = [set(asked[at : at + SILENT_MAX]) for at in range(0, 3 * SILENT_MAX, SILENT_MAX)]
+    assert [len(sources) for sources in rounds] == [1, 1, 1]
+    assert set.union(*rounds) == {N2, N3, N4}
+    assert asked[-1] == asked[0]
 
 
-def test_a_copy_that_has_begun_bears_a_source_that_is_silent_for_a_while() -> None:
-    """It is held to a rate, and does not answer what is asked too early; another would have to compare anew."""
-    puller, (unit,) = _puller(1)
+def test_a_copy_takes_an_answer_that_was_long_on_its_way() -> None:
+    """Asked again after 0.3 s it has the same number: where answers take longer no copy would ever end."""
+    puller, (unit, *others) = _puller(1 + 2 * COPIES_MAX)
+    (ask,) = _sends(puller.start(_takeover(unit, Purpose.BULK, sources=(N2, N3)), 0.0))
+    for other in others:
+        puller.start(_takeover(other, Purpose.BULK, sources=(N2, N3)), 0.0)
+    puller.advance(2 * RETRY_S)
+    assert isinstance(ask.message, TreeAsk)
+    tree = Tree(_key(1), unit, ask.message.pull, True, hashtree.build([Entry(b"k", Version(1, 0, N2, 1), b"v")]))
+    (page,) = _sends(puller.receive(ask.to, tree, 0.8))
+    assert isinstance(page.message, LeafAsk)
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+def test_a_copy_that_has_begun_bears_a_source_at_its_rate_and_not_one_that_is_down(is_up: bool) -> None:
+    """What is asked too early is not answered, for a minute at a low rate; another source compares and sends anew."""
+    down: set[NodeId] = set()
+    puller, (unit,) = _puller(1, is_usable=lambda node: node not in down)
     (ask,) = _sends(puller.start(_takeover(unit, Purpose.BULK, sources=(N2, N3)), 0.0))
     assert isinstance(ask.message, TreeAsk)
     tree = Tree(_key(1), unit, ask.message.pull, True, hashtree.build([Entry(b"k", Version(1, 0, N2, 1), b"v")]))
     sends = _sends(puller.receive(ask.to, tree, 0.0))
-    for _ in range(SILENT_MAX):
+    down |= set() if is_up else {ask.to}
+    count = COPY_SILENT_MAX if is_up else SILENT_MAX
+    for _ in range(count):
         sends += _sends(puller.advance(puller.next_deadline_s))
-    assert [send.to == ask.to for send in sends] == [True] * SILENT_MAX + [False]
-    assert [type(send.message) for send in sends] == [LeafAsk] * SILENT_MAX + [TreeAsk]
+    assert [send.to == ask.to for send in sends] == [True] * count + [False]
+    assert [type(send.message) for send in sends] == [LeafAsk] * count + [TreeAsk]
+
+
+def test_a_source_without_data_does_not_keep_a_copy_from_the_next() -> None:
+    """It answers at once that it has none: that is no life sign of the copy."""
+    puller, (unit,) = _puller(1)
+    sends = _sends(puller.start(_takeover(unit, Purpose.BULK, sources=(N2, N3)), 0.0))
+    while sends[-1].to == sends[0].to:
+        assert len(sends) <= SILENT_MAX
+        message = sends[-1].message
+        assert isinstance(message, TreeAsk)
+        puller.receive(sends[-1].to, Tree(_key(1), unit, message.pull, False, b""), 0.0)
+        sends += _sends(puller.advance(puller.next_deadline_s))
+
+
+def test_a_newcomers_pass_waits_for_all_that_are_there() -> None:
+    """A write that one member alone acknowledged is not lost when that member leaves (rule 10)."""
+    finished: list[float] = []
+    puller, (unit,) = _puller(1)
+    takeover = _takeover(unit, sources=(N2, N3, N4), needed=2, wants_all=True, then=finished)
+    asks = {send.to: send.message for send in _sends(puller.start(takeover, 0.0))}
+    assert set(asks) == {N2, N3, N4}
+    for source in (N2, N3):
+        message = asks[source]
+        assert isinstance(message, TreeAsk)
+        puller.receive(source, Tree(_key(1), unit, message.pull, True, b"", None, True), 0.1)
+    puller.persisted(0.1)
+    assert finished == []
+    puller.advance(RETRY_S)
+    assert finished == [RETRY_S]
 
 
 def test_members_that_look_down_are_asked_last() -> None:
@@ -131,18 +182,6 @@ def test_members_that_look_down_are_asked_last() -> None:
     for unit, purpose in zip(units, (Purpose.BULK, Purpose.FENCED), strict=True):
         (ask,) = _sends(puller.start(_takeover(unit, purpose, sources=(N2, N3, N4)), 0.0))
         assert ask.to == N4
-
-
-def test_a_source_without_data_does_not_keep_a_copy_from_the_next() -> None:
-    """It answers at once that it has none: that is no life sign of the copy."""
-    puller, (unit,) = _puller(1)
-    sends = _sends(puller.start(_takeover(unit, Purpose.BULK, sources=(N2, N3)), 0.0))
-    while sends[-1].to == sends[0].to:
-        assert len(sends) == 1
-        message = sends[-1].message
-        assert isinstance(message, TreeAsk)
-        puller.receive(sends[-1].to, Tree(_key(1), unit, message.pull, False, b""), 0.0)
-        sends += _sends(puller.advance(puller.next_deadline_s))
 
 
 def test_copies_are_few_at_a_time_and_stand_behind_passes() -> None:
@@ -197,6 +236,11 @@ class _Puller(Puller):
         self.table = UnitTable()
         super().__init__(N1, self.table, random.Random(1), is_usable)
 
+    def persisted(self, now_s: float) -> None:
+        """Let the disk finish everything."""
+        for token in list(self.table._waiting):
+            self.table.persisted(token, now_s)
+
 
 def _puller(count: int, *, is_usable: Callable[[NodeId], bool] = lambda _node: True) -> tuple[_Puller, list[UnitId]]:
     """Return the pulls of a node with so many empty cache units."""
@@ -217,13 +261,23 @@ def _takeover(
     sources: tuple[NodeId, ...] = (N2,),
     needed: int = 1,
     started_s: float = 1.0,
+    wants_all: bool = False,
+    then: list[float] | None = None,
 ) -> Takeover:
+    """Return a takeover; `then` notes when it is finished."""
+
+    def finished(at_s: float) -> list[fx.Effect]:
+        if then is not None:
+            then.append(at_s)
+        return []
+
     return Takeover(
         unit,
         epoch=_key(1),
         purpose=purpose,
         sources=sources,
         needed=needed,
-        then=lambda _at_s: [],
+        then=finished,
         started_s=started_s,
+        wants_all=wants_all,
     )

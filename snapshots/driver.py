@@ -68,10 +68,10 @@ class SnapshotComponent:
             memory_bytes_max=self._config.memory_bytes_max,
             disk_bytes_max=self._config.disk_bytes_max,
         )
+        self._active: dict[int, Pull] = {}
         self._throttle = Throttle(clock, metrics, self._config, lambda: bool(self._active))
         self._pulls = trio.Semaphore(self._config.pulls_max)
         self._units: dict[UnitId, trio.Lock] = {}
-        self._active: dict[int, Pull] = {}
         self._finished: deque[MoveProgress] = deque(maxlen=FINISHED_MAX)
         self._beside: Callable[[], Sequence[MoveProgress]] = tuple
         self._idle = trio.Event()

@@ -139,6 +139,9 @@ class Governor:
 
         `is_active`: something is on its way; `is_asked`: other nodes ask for what their clients wait for.
         """
+        if is_asked and not self.is_asked and self.p99_s is None:
+            # It was idle: whatever rate it had come to says nothing of what those who ask now bear.
+            self.rate_bytes_s, self._doubled_at_s = min(self.rate_bytes_s, START_BYTES_S), now_s
         self.is_asked = is_asked
         if is_active and not self.is_moving:
             # What was counted since the last look may be the move's doing already.

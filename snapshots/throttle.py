@@ -7,6 +7,7 @@ it alone; the receiver keeps to that for all its moves from there.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 
 import trio
@@ -34,8 +35,9 @@ RATE_MIN_BYTES_S = 16_384.0
 NODES_MAX = 4_096
 """Sources whose wishes are remembered, and receivers that are told apart."""
 
-ASKED_MIN = 5
-"""Questions of other nodes between two looks from which on this node serves their clients."""
+ASKED_LOOKS = 4
+ASKED_MIN = 20
+"""Questions of other nodes within so many looks from which on this node serves their clients: ten a second."""
 
 RECENT_S = 2.0
 """A receiver that asked within this has a part of the rate."""
@@ -53,9 +55,15 @@ class Throttle:
         self._metrics = metrics
         self._is_active = is_active
         self._in, self._out, self._sealed_in = Pace(0.0), Pace(0.0), Pace(0.0)
+        self._in_beside = Pace(0.0)
+        """Of what comes beside snapshots: those claim room for many chunks ahead, and it would find none."""
+        self._took_at_s = -math.inf
+        self.beside_bytes = 0
+        """What came beside snapshots since the start."""
         self._moved_bytes = 0
         self._passed_bytes = 0
         self._asked_count = 0
+        self._asked: deque[int] = deque(maxlen=ASKED_LOOKS)
         self._sources: dict[NodeId, Pace] = {}
         self._receivers: dict[NodeId, float] = {}
         self._rates = metrics.gauge(
@@ -100,13 +108,14 @@ class Throttle:
     def tick(self) -> None:
         """Look at the requests once."""
         passed, self._passed_bytes = self._passed_bytes, 0
-        asked, self._asked_count = self._asked_count, 0
+        self._asked.append(self._asked_count)
+        self._asked_count = 0
         self.governor.tick(
             self._counts(),
             self._clock.now_s(),
             moved_bytes=self._moved_bytes,
             is_active=self._is_active() or passed > 0,
-            is_asked=asked >= ASKED_MIN,
+            is_asked=sum(self._asked) >= ASKED_MIN,
         )
         self._apply()
         since_s = self._clock.now_s() - RECENT_S
@@ -119,15 +128,18 @@ class Throttle:
         return [sum(each) for each in zip(*(m.counts for m in found), strict=True)] or [0] * (len(SECONDS) + 1)
 
     def _apply(self) -> None:
-        """Hold both paces to the governor's rate and to their own bounds."""
+        """Hold both directions to the governor's rate and to their own bounds."""
         config, governor = self._config, self.governor
         rate = governor.rate_bytes_s if config.p99_ratio_max > 0 else math.inf
-        self._in.rate_bytes_s = _bounded(rate, config.rate_bytes_s_max)
+        in_bytes_s = _bounded(rate, config.rate_bytes_s_max)
+        is_shared = self._is_active() and self._took_at_s > self._clock.now_s() - RECENT_S
+        self._in.rate_bytes_s = self._in_beside.rate_bytes_s = in_bytes_s / 2 if is_shared else in_bytes_s
         self._out.rate_bytes_s = _bounded(rate, config.send_rate_bytes_s_max)
         if governor.is_paused(self._clock.now_s()):
             self._in.hold(governor.paused_until_s)
+            self._in_beside.hold(governor.paused_until_s)
             self._out.hold(governor.paused_until_s)
-        self._rates.set(self._in.rate_bytes_s, "received")
+        self._rates.set(in_bytes_s, "received")
         self._rates.set(self._out.rate_bytes_s, "sent")
 
     def ask_at(self, source: NodeId, size_bytes: int, *, is_sealed: bool = False) -> float:
@@ -173,13 +185,15 @@ class Throttle:
 
     def may_take(self) -> bool:
         """Return whether what was taken before is paid for."""
-        return self._in.busy_s(self._clock.now_s()) <= BURST_S
+        return self._in_beside.busy_s(self._clock.now_s()) <= BURST_S
 
     def took(self, size_bytes: int) -> None:
         """Count bytes taken beside a snapshot."""
         self._moved_bytes += size_bytes
         self._passed_bytes += size_bytes
-        self._in.reserve(size_bytes, self._clock.now_s())
+        self.beside_bytes += size_bytes
+        self._took_at_s = self._clock.now_s()
+        self._in_beside.reserve(size_bytes, self._took_at_s)
 
     def asked(self) -> None:
         """Count a question of a node behind which somebody waits."""

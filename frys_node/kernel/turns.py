@@ -3,14 +3,14 @@
 What moves units, saves them or compares them runs on the node's thread, as all that touches them does. It must neither
 hold the loop for long nor, in many small pieces, have all of it. So it takes turns: each is short, one at a time for
 the whole component, and is followed by a rest: as long as the turn was, or seven times that while somebody waits for
-answers. The length is wall time on purpose: on a machine that has too much to do turns take longer, and then so do the
-rests.
+answers. Not so for work that has to be done in time: while `is_urgent` says that there is such, rests stay short. The
+length is wall time on purpose: on a machine that has too much to do turns take longer, and then so do the rests.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -33,10 +33,11 @@ ASKED_S = 0.5
 class Turns:
     """The turns of one component's long work; first come, first served."""
 
-    __slots__ = ("_asked_s", "_begun_s", "_clock", "_free_s", "_lock")
+    __slots__ = ("_asked_s", "_begun_s", "_clock", "_free_s", "_is_urgent", "_lock")
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, is_urgent: Callable[[], bool] = lambda: False) -> None:
         self._clock = clock
+        self._is_urgent = is_urgent
         self._lock = trio.Lock()
         self._begun_s = self._free_s = 0.0
         self._asked_s = -math.inf
@@ -60,7 +61,8 @@ class Turns:
     @property
     def rest_ratio(self) -> float:
         """Rest for each second of work, as of now."""
-        return ASKED_REST_RATIO if self._clock.now_s() < self._asked_s + ASKED_S else REST_RATIO
+        is_asked = self._clock.now_s() < self._asked_s + ASKED_S
+        return ASKED_REST_RATIO if is_asked and not self._is_urgent() else REST_RATIO
 
     @property
     def is_over(self) -> bool:

@@ -65,7 +65,7 @@ class BulkPace:
         """Return whether a message is a newcomer's question that has to wait."""
         if isinstance(message, Write | Read | Scan):
             self._asked()
-            if self._pace is not None:
+            if self._pace is not None and source != self._node:
                 self._pace.asked()
             return False
         if self._pace is None or not _asks_for_bulk(source, message, placement) or self._pace.may_give():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -110,7 +111,7 @@ class ReplicationComponent:
             self._is_behind,
         )
         self._lone = LoneStamps(self.replica, hlc)
-        self._turns = Turns(clock)
+        self._turns = Turns(clock, lambda: self.replica.refill_at_s < math.inf)
         self.log = Log(disk)
         self._recovery = Recovery(disk, self.log, self.replica)
         self._effects: deque[fx.Effect] = deque()

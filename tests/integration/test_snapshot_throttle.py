@@ -128,9 +128,9 @@ async def test_a_source_is_believed_only_within_bounds(autojump_clock: trio.test
 async def test_what_comes_beside_snapshots_is_paid_for_and_slow_where_other_nodes_ask(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """The rate holds both directions; a few questions of other nodes between two looks make it that of a slow start."""
+    """The rate holds both directions; ten questions of other nodes a second make it that of a slow start."""
     throttle = Throttle(FakeClock(), Metrics(), SnapshotsConfig(), lambda: False)
-    for asked, rate in ((ASKED_MIN - 1, IDLE_START_BYTES_S), (ASKED_MIN, START_BYTES_S)):
+    for asked, rate in ((ASKED_MIN - 1, IDLE_START_BYTES_S), (1, START_BYTES_S)):
         for _ in range(asked):
             throttle.asked()
         throttle.tick()
@@ -143,6 +143,23 @@ async def test_what_comes_beside_snapshots_is_paid_for_and_slow_where_other_node
     assert throttle.governor.is_moving
     await trio.sleep(2.0)
     assert throttle.may_take()
+
+
+async def test_snapshots_that_claim_room_ahead_leave_half_of_the_rate_for_what_comes_beside_them(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Four units of eight chunks each are claimed at once: what comes by messages would never find the line free."""
+    bound = 4 * CHUNK_BYTES
+    throttle = Throttle(FakeClock(), Metrics(), SnapshotsConfig(rate_bytes_s_max=bound), lambda: True)
+    last_s = max(throttle.ask_at(A, CHUNK_BYTES) for _ in range(32))
+    assert last_s > trio.current_time() + 5
+    assert throttle.may_take()
+    throttle.took(bound)
+    throttle.tick()
+    await trio.sleep(1.0)
+    assert throttle.may_take()
+    shared_s = throttle.ask_at(A, CHUNK_BYTES)
+    assert throttle.ask_at(A, CHUNK_BYTES) - shared_s == pytest.approx(2 * CHUNK_BYTES / bound)
 
 
 async def test_moves_are_told_in_metrics(autojump_clock: trio.testing.MockClock) -> None:

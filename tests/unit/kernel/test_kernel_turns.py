@@ -34,6 +34,16 @@ async def test_each_turn_is_followed_by_a_rest_for_all_who_share(
     assert [name for name, _ in begun[:2]] in (["a", "b"], ["b", "a"])
 
 
+async def test_rests_stay_short_while_there_is_haste(autojump_clock: MockClock) -> None:
+    """A restarted node has seconds to fill its cache again before it starts empty, however many requests come."""
+    haste = True
+    turns = Turns(FakeClock(), lambda: haste)
+    turns.asked()
+    assert turns.rest_ratio == REST_RATIO
+    haste = False
+    assert turns.rest_ratio == ASKED_REST_RATIO
+
+
 async def test_a_turn_is_over_by_its_length_and_ends_when_its_work_fails(autojump_clock: MockClock) -> None:
     """Whoever works looks at it now and then; an error gives the turn to the next."""
     turns = Turns(FakeClock())

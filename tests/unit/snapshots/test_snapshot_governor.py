@@ -144,6 +144,14 @@ def test_a_node_that_only_other_nodes_ask_begins_slowly_as_well() -> None:
     assert node.governor.why == ""
 
 
+def test_a_move_between_idle_nodes_begins_anew_when_others_start_to_ask() -> None:
+    """It may have come to any rate, and without a p99 nothing else would ever slow it down."""
+    node = Node()
+    assert node.live(10, requests=0)[-1] > 10 * START_BYTES_S
+    assert node.live(TICK_S, requests=0, asked=True) == [START_BYTES_S]
+    assert node.live(TICK_S * 4, requests=0, asked=True)[-1] == 2 * START_BYTES_S
+
+
 def test_the_rate_grows_only_as_far_as_it_is_used() -> None:
     """A rate that nothing reaches would have to be halved many times before anybody felt it."""
     node = Node()

@@ -153,6 +153,7 @@ class Composition:
             settings=self._config.components["replication"],
         )
         self.snapshots.tell_of(self.replication.reports.moves)
+        self.balancer.machine.taken_bytes = self.snapshots.taken_bytes
         self.operations = Operations(
             kernel=kernel,
             channel=self.channel,

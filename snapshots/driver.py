@@ -228,6 +228,10 @@ class SnapshotComponent:
         """Count what was taken beside a snapshot."""
         self._throttle.took(size_bytes)
 
+    def taken_bytes(self) -> int:
+        """Return what has come here since the start, by snapshot and beside."""
+        return round(self._metrics.transferred.values.get(("received",), 0.0)) + self._throttle.beside_bytes
+
     def asked(self) -> None:
         """Count a question of another node behind which somebody waits."""
         self._throttle.asked()

@@ -95,6 +95,7 @@ TOPOLOGY_2 = [
     PromiseRefused(TERM, TERM),
 ]
 TOPOLOGY_3 = [*TOPOLOGY_2, RecordReady(EPOCH), RecordGo(EPOCH)]
+TOPOLOGY_4 = [*TOPOLOGY_3, Report(EPOCH, False, False, 3, None, 1 << 30)]
 GROUPS_1: list[list[LogRecord]] = [
     [EntriesRecord(UNIT, [ENTRY, GONE])],
     [WipedRecord(UNIT, EPOCH), CompletedRecord(UNIT), DroppedRecord(UNIT)],
@@ -156,6 +157,7 @@ GROUPS_2: list[list[LogRecord]] = [
         ("topology-messages-1.hex", TOPOLOGY_MESSAGES, TOPOLOGY_1),
         ("topology-messages-2.hex", TOPOLOGY_MESSAGES, TOPOLOGY_2),
         ("topology-messages-3.hex", TOPOLOGY_MESSAGES, TOPOLOGY_3),
+        ("topology-messages-4.hex", TOPOLOGY_MESSAGES, TOPOLOGY_4),
     ],
 )
 def test_messages_of_every_version_are_read(name: str, codec: Any, messages: list[Any]) -> None:
@@ -165,7 +167,7 @@ def test_messages_of_every_version_are_read(name: str, codec: Any, messages: lis
 
 @pytest.mark.parametrize(
     ("name", "codec", "messages"),
-    [("replication-messages-5.hex", MESSAGES, MESSAGES_5), ("topology-messages-3.hex", TOPOLOGY_MESSAGES, TOPOLOGY_3)],
+    [("replication-messages-5.hex", MESSAGES, MESSAGES_5), ("topology-messages-4.hex", TOPOLOGY_MESSAGES, TOPOLOGY_4)],
 )
 def test_messages_of_the_newest_version_are_written_unchanged(name: str, codec: Any, messages: list[Any]) -> None:
     """What is written today is the newest golden file, byte for byte."""

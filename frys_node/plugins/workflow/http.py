@@ -91,7 +91,7 @@ class WorkflowHttp:
         if isinstance(ref, str):
             namespace, _, name = ref.rpartition("/")
             ref = WorkflowRef(name=name, namespace=namespace or "default")
-        run = _run_id(body.id or self._new_id())
+        run = _run_id(body.id or self._service.open_id(self._new_id))
         data = encode_value(body.input, "the input", OUTPUT_BYTES_MAX)
         wait = body.wait or _is_true(request.query.get("wait"))
         return _json(

@@ -8,14 +8,14 @@ carries the epoch it was routed under and is redirected at most once.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import trio
 
 from frys_node.base.errors import FrysError, NodeUnreachable, NotOwner, NotReady, StaleEpoch
-from frys_node.base.types import NodeId
+from frys_node.base.types import NodeId, UnitId
 from frys_node.base.units import partition_of, workflow_unit
 from frys_node.kernel.services.members import Members
 from frys_node.kernel.services.rpc import Rpc
@@ -53,6 +53,8 @@ REDIRECT_PAUSE_S = 0.05
 """Pause before the one redirect, so that a record on its way can arrive."""
 STARTING_S = 5.0
 """How long a request waits for a partition that is being started on this node."""
+IDS_MAX = 64
+"""Ids looked at for a run whose partition can be reached: enough when nine of ten cannot."""
 FORWARD_SLACK_S = 10.0
 """What a forwarded request may take on top of its own waiting."""
 
@@ -84,6 +86,18 @@ class RunService:
 
     # Routing.
 
+    def open_id(self, new_id: Callable[[], str]) -> str:
+        """Return a new id of a run that can begin now: of a partition whose owner looks alive, if any does."""
+        run = new_id()
+        for _ in range(IDS_MAX):
+            if isinstance(self._topology.route(self._unit(run)), Local | Forward):
+                break
+            run = new_id()
+        return run
+
+    def _unit(self, run: str) -> UnitId:
+        return workflow_unit(partition_of(run, self._topology.partitions))
+
     async def request(self, request: RunRequest) -> bytes:
         """Carry a request about one run to its owner; returns the JSON body.
 
@@ -91,12 +105,19 @@ class RunService:
             PartitionUnavailable: The owner does not answer; the message names it.
             FrysError: Whatever the owner answered.
         """
-        unit = workflow_unit(partition_of(request.run, self._topology.partitions))
+        unit = self._unit(request.run)
         for attempt in (1, 2):
             route = self._topology.route(unit)
             if isinstance(route, Local):
                 return await self._perform(request)
             if not isinstance(route, Forward):
+                if isinstance(request, StartRun):
+                    raise PartitionUnavailable(
+                        f"run {request.run} was not begun: its partition is on {self._names(route.wanted)},"
+                        " which does not answer",
+                        hint="another id, or none, begins on a node that answers; a run that began there before goes"
+                        " on when that node is back",
+                    )
                 raise self._unavailable(request.run, route.wanted)
             try:
                 with trio.fail_after(self.wait_max_s + FORWARD_SLACK_S):
@@ -111,11 +132,13 @@ class RunService:
         raise AssertionError("the second attempt returned or raised")
 
     def _unavailable(self, run: str, wanted: Sequence[NodeId]) -> PartitionUnavailable:
-        names = ", ".join(self._name(node) for node in wanted) or "no node"
         return PartitionUnavailable(
-            f"run {run} lives on {names}, which does not answer; its journal is on that node's disk",
+            f"run {run} lives on {self._names(wanted)}, which does not answer; its journal is on that node's disk",
             hint="runs of other nodes go on; this one continues when its node is back",
         )
+
+    def _names(self, nodes: Sequence[NodeId]) -> str:
+        return ", ".join(self._name(node) for node in nodes) or "no node"
 
     def _name(self, node: NodeId) -> str:
         member = self._members.get(node)

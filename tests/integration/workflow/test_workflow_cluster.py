@@ -132,6 +132,18 @@ async def test_a_node_that_is_down_keeps_its_runs_and_resumes_them(tmp_path):
         assert log.read_text().splitlines() == [f"{run} first", f"{run} second"]
 
 
+async def test_a_run_without_an_id_begins_on_a_node_that_answers(tmp_path):
+    """An id that was made up must not fall on a node that is down; with an id of its own the client is told."""
+    async with open_rig(tmp_path) as rig:
+        entry = rig.nodes["n1"]
+        await rig.nodes["n2"].down()
+        for number in range(20):
+            assert (await entry.call("POST", "/v1/runs", body("doubling", number, wait=True)))["status"] == "completed"
+        error = (await entry.call("POST", "/v1/runs", body("doubling", 1, id=rig.run_on("n2")), expect=503))["error"]
+        assert error["code"] == "routing.no_owner"
+        assert "was not begun: its partition is on node-n2" in error["message"]
+
+
 async def test_starting_the_same_run_again_attaches_and_another_one_is_refused(tmp_path):
     """Idempotent by id, workflow and input."""
     async with open_rig(tmp_path) as rig:

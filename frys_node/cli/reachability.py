@@ -83,7 +83,7 @@ def _problem(problem: dict[str, Any]) -> str:
     name, observer = _name(problem["member"]), _name(problem["observer"])
     match problem["kind"]:
         case "dead":
-            return f"{name} is dead; if it is not coming back: frys-node force-leave {name}"
+            return f"{name} is dead; if it is not coming back: frys-node node remove {name} (its copies are made anew)"
         case "no_answer":
             return f"{name} did not answer {observer}: {problem['detail']}"
         case "seen_otherwise":

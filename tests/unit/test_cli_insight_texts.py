@@ -115,7 +115,7 @@ def test_the_matrix_shows_who_sees_whom() -> None:
         "4 dee",
         reachability.LEGEND,
         "",
-        "dee is dead; if it is not coming back: frys-node force-leave dee",
+        "dee is dead; if it is not coming back: frys-node node remove dee (its copies are made anew)",
         "bob sees dee as alive",
         "bob is isolated: it hears nobody",
         "cid did not answer ann: no answer within 2 s",

@@ -13,10 +13,10 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from frys_node.base.errors import DeadlineExceeded
+from frys_node.base.errors import DeadlineExceeded, FrysError
 from frys_node.cli import arguments as given
 from frys_node.cli.admin import TIMEOUT_S, AdminClient, add_common, show, table
 from frys_node.cli.main import OK
@@ -50,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     client = AdminClient(arguments)
     if not arguments.watch and not arguments.lasts:
         body = client.call("GET", "/v1/members")
-        return show(arguments, body, text(body))
+        body["absent"] = _absent(client, body)
+        return show(arguments, body, "\n".join([text(body), *absent_lines(body["absent"])]))
     end_s = time.monotonic() + arguments.lasts if arguments.lasts else None
     is_drawn = sys.stdout.isatty() and not arguments.json
     try:
@@ -90,6 +91,30 @@ def text(body: dict[str, Any], columns: int | None = None) -> str:
         header = tuple(header[index] for index in kept)
         laid_out = table(rows, header)
     return laid_out
+
+
+def _absent(client: AdminClient, body: dict[str, Any]) -> list[str]:
+    """Return the ids of nodes that hold something by the ring and that this node has never heard of since its start.
+
+    Membership lives in memory: who was down before all others were restarted is known to the ring alone.
+    """
+    try:
+        nodes = client.call("GET", "/v1/placement")["nodes"]
+    except FrysError:
+        return []  # no record yet, or nobody whom it tells
+    known = {member["id"] for member in body["members"]}
+    return [node["id"] for node in nodes if node["id"] not in known]
+
+
+def absent_lines(absent: Sequence[str]) -> list[str]:
+    """Tell of nodes of the ring that are no members, and what to do about them."""
+    if not absent:
+        return []
+    told = "1 more node is on the ring and was" if len(absent) == 1 else f"{len(absent)} more are on the ring and were"
+    return [
+        f"{told} not heard of since this node started: {', '.join(absent)}",
+        "start it again; or, if it is gone for good: frys-node node remove ID (`frys-node ring` shows what it holds)",
+    ]
 
 
 def _fits(laid_out: str, columns: int) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from frys_node.base.errors import NotReady
 from frys_node.cli import members, reachability, rtt
 from frys_node.cli.why import CONDITIONS, EVIDENCE, VOUCHERS, explain, phi_text, span
 from frys_node.kernel.services.members import Condition
@@ -202,3 +203,30 @@ def test_why_has_words_for_all_that_members_can_say() -> None:
     assert set(EVIDENCE) == {evidence.name.lower() for evidence in Evidence} | {REFUSED, UNPROVEN, HEARSAY}
     assert set(VOUCHERS) == {kind.name.lower() for kind in VouchKind}
     assert set(CONDITIONS) == {condition.value for condition in Condition}
+
+
+class _Node:
+    """A node that answers one path."""
+
+    def __init__(self, nodes: list[dict[str, str]] | None) -> None:
+        self.nodes = nodes
+
+    def call(self, _method: str, path: str) -> dict[str, Any]:
+        assert path == "/v1/placement"
+        if self.nodes is None:
+            raise NotReady("no record yet")
+        return {"nodes": self.nodes}
+
+
+def test_members_name_who_is_on_the_ring_and_was_never_heard_of() -> None:
+    """Membership lives in memory: who was down before all others were restarted is known to the ring alone."""
+    body = {"members": [member("amy"), member("bob", "dead")]}
+    placed = [{"id": one["id"]} for one in body["members"]] + [{"id": "c" * 32}]
+    absent = members._absent(_Node(placed), body)  # type: ignore[arg-type]
+    assert absent == ["c" * 32]
+    assert members._absent(_Node(None), body) == []  # type: ignore[arg-type]
+    told, remedy = members.absent_lines(absent)
+    assert told == f"1 more node is on the ring and was not heard of since this node started: {'c' * 32}"
+    assert "frys-node node remove ID" in remedy
+    assert members.absent_lines(["x", "y"])[0].startswith("2 more are on the ring and were not heard of")
+    assert members.absent_lines([]) == []

@@ -9,9 +9,9 @@ from frys_node.base.errors import UsageError
 from frys_node.cli.terminal import printable
 
 
-def add_yes(parser: argparse.ArgumentParser) -> None:
+def add_yes(parser: argparse.ArgumentParser, what: str = "do not ask to type it") -> None:
     """Add ``--yes``."""
-    parser.add_argument("--yes", action="store_true", help="do not ask to type it")
+    parser.add_argument("--yes", action="store_true", help=what)
 
 
 def must_type(arguments: argparse.Namespace, warning: str, expected: str) -> None:

@@ -21,7 +21,7 @@ LAST = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add_yes(parser)
+    add_yes(parser, "do not ask the last node of a cluster to type its name; no other is asked")
     add_common(parser)
     parser.set_defaults(timeout=LEAVE_TIMEOUT_S)
 

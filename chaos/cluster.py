@@ -82,8 +82,9 @@ class HurtNode(NodeProcess):
 
     @property
     def has_left(self) -> bool:
-        """True if the process has ended because the node left: its directory is not started again."""
-        return not self.is_running and (self.data_dir / "identity" / "left").exists()
+        """True if the process has ended because the node left, or was removed: its directory is not started again."""
+        marks = (self.data_dir / "identity" / "left", self.data_dir / "topology" / "removed")
+        return not self.is_running and any(mark.exists() for mark in marks)
 
     def kill_soon(self) -> None:
         """Send SIGKILL and do not wait for the end; `reap` does."""

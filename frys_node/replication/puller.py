@@ -215,6 +215,7 @@ class Puller:
         takeover = self._takeovers.get(pull.unit)
         if takeover is not None:
             takeover.heard_s = now_s
+            takeover.silent.discard(source)
         try:
             if isinstance(reply, Tree):
                 return self._take_tree(pull, held, reply, now_s)
@@ -241,6 +242,7 @@ class Puller:
         if takeover is not None and held.early:
             takeover.known.update(pull.known_early(held, tree))
         if is_done:
+            pull.retry_s = now_s + RETRY_S * RETRY_GROWTH_MAX  # only the disk is waited for
             return effects + self._table.persist(held, (), lambda at_s: self._finished(pull, at_s), now_s)
         return effects + self._ask(pull, now_s)
 
@@ -275,6 +277,7 @@ class Puller:
             record = RightedRecord(held.unit, dropped, put_back)
             effects += self._table.persist(held, (record,), lambda _at_s: [], now_s)
         if is_last:
+            pull.retry_s = now_s + RETRY_S * RETRY_GROWTH_MAX  # only the disk is waited for
             effects += self._table.take(held, entries, lambda _top, at_s: self._finished(pull, at_s), now_s)
         else:
             effects += [*self._table.take(held, entries, lambda _top, _at_s: [], now_s), *self._ask(pull, now_s)]
@@ -363,6 +366,8 @@ class Puller:
         self._starts_left = STARTS_MAX
         effects: list[Effect] = []
         for pull in [pull for pull in self._pulls.values() if pull.retry_s <= now_s]:
+            if pull.token not in self._pulls:
+                continue  # its takeover was concluded by another one's silence
             pull.silent_count += 1
             if pull.purpose is Purpose.SYNC:
                 effects += self._end(pull, now_s)

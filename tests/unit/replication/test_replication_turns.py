@@ -184,6 +184,29 @@ def test_members_that_look_down_are_asked_last() -> None:
         assert ask.to == N4
 
 
+def test_a_pass_waits_for_a_source_that_was_slow_once_and_answers_now() -> None:
+    """Where answers take longer than a pause all are silent at first; what one alone holds must not be left behind."""
+    finished: list[float] = []
+    puller, (unit,) = _puller(1)
+    takeover = _takeover(unit, sources=(N2, N3, N4), needed=2, wants_all=True, then=finished)
+    asks = {send.to: send.message for send in _sends(puller.start(takeover, 0.0))}
+    puller.advance(RETRY_S)
+    alone = hashtree.build([Entry(b"k", Version(1, 0, N4, 1), b"v")])
+    for source in (N4, N2, N3):
+        message = asks[source]
+        assert isinstance(message, TreeAsk)
+        leaves = alone if source == N4 else b""
+        puller.receive(source, Tree(_key(1), unit, message.pull, True, leaves, None, not leaves), 0.35)
+    puller.persisted(0.36)
+    assert finished == []
+    message = asks[N4]
+    assert isinstance(message, TreeAsk)
+    entries = [Entry(b"k", Version(1, 0, N4, 1), b"v")]
+    puller.receive(N4, LeafPage(_key(1), unit, message.pull, b"", True, entries, False), 0.4)
+    puller.persisted(0.4)
+    assert finished == [0.4]
+
+
 def test_copies_are_few_at_a_time_and_stand_behind_passes() -> None:
     """All of them share one rate: many at once wait so long for it that they begin anew."""
     puller, units = _puller(COPIES_MAX + 4)

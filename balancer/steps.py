@@ -86,6 +86,8 @@ class Steps:
         self.absence = Absence(node)
         self._placement: Placement | None = None
         self._reports: dict[NodeId, Report] = {}
+        self._taken_bytes: dict[NodeId, int] = {}
+        """The most that each has reported under this record."""
         self._changed: list[UnitId] = []
         self._taking: dict[NodeId, int] = {}
         """Who gets units by the step under way, and how many."""
@@ -166,7 +168,7 @@ class Steps:
         record = placement.record
         previous = self._placement
         self._placement = placement
-        self._reports = {}
+        self._reports, self._taken_bytes = {}, {}
         self._progress_s = self._entered_s = now_s
         self._held_up = []
         self.is_settled = record.phase == STABLE and settled == record.epoch
@@ -195,10 +197,16 @@ class Steps:
         if self._placement is None or report.epoch != self._placement.record.epoch:
             return
         self.absence.heard(source)
-        if self._reports.get(source) != report:
-            self._reports[source] = report
+        held = self._reports.get(source)
+        if held == report:
+            return
+        self._reports[source] = report
+        has_more = report.taken_bytes > self._taken_bytes.get(source, 0)
+        self._taken_bytes[source] = max(report.taken_bytes, self._taken_bytes.get(source, 0))
+        # What comes, is thrown away and comes again says nothing: only more than ever before does.
+        if has_more or held is None or msgspec.structs.replace(held, taken_bytes=report.taken_bytes) != report:
             self._progress_s = now_s
-            self._notice_return(source)
+        self._notice_return(source)
 
     def _notice_return(self, node: NodeId) -> None:
         """A node that was removed is here again: it hands over the partitions that are pinned to its disk."""

@@ -76,6 +76,7 @@ class SnapshotComponent:
         self._beside: Callable[[], Sequence[MoveProgress]] = tuple
         self._idle = trio.Event()
         self._numbers = 0
+        self._installed_bytes = self._beside_bytes = 0
         self._is_loaded = False
         self._source = Source(
             store=self._store,
@@ -182,7 +183,9 @@ class SnapshotComponent:
         )
         async with self._tracked(pull), self._unit_lock(unit), self._pulls:
             with pull.scope:
-                return await pull.run()
+                size_bytes = await pull.run()
+                self._installed_bytes += pull.progress().bytes_done
+                return size_bytes
             raise TransferAborted(f"this node stops; the move of '{unit}' was given up")
 
     @asynccontextmanager
@@ -229,8 +232,14 @@ class SnapshotComponent:
         self._throttle.took(size_bytes)
 
     def taken_bytes(self) -> int:
-        """Return what has come here since the start, by snapshot and beside."""
-        return round(self._metrics.transferred.values.get(("received",), 0.0)) + self._throttle.beside_bytes
+        """Return what has come and is kept: of moves that were installed since the start, and of those under way.
+
+        It falls when a move is given up. What comes again and again to be thrown away is never more than before.
+        """
+        beside_bytes = sum(move.bytes_done for move in self._beside())
+        self._installed_bytes += max(0, beside_bytes - self._beside_bytes)
+        self._beside_bytes = beside_bytes
+        return self._installed_bytes + sum(pull.progress().bytes_done for pull in self._active.values())
 
     def asked(self) -> None:
         """Count a question of another node behind which somebody waits."""

@@ -58,8 +58,6 @@ class Throttle:
         self._in_beside = Pace(0.0)
         """Of what comes beside snapshots: those claim room for many chunks ahead, and it would find none."""
         self._took_at_s = -math.inf
-        self.beside_bytes = 0
-        """What came beside snapshots since the start."""
         self._moved_bytes = 0
         self._passed_bytes = 0
         self._asked_count = 0
@@ -132,7 +130,10 @@ class Throttle:
         config, governor = self._config, self.governor
         rate = governor.rate_bytes_s if config.p99_ratio_max > 0 else math.inf
         in_bytes_s = _bounded(rate, config.rate_bytes_s_max)
-        is_shared = self._is_active() and self._took_at_s > self._clock.now_s() - RECENT_S
+        now_s = self._clock.now_s()
+        # What came in one go may have to be paid for long after it came.
+        has_beside = self._took_at_s > now_s - RECENT_S or self._in_beside.busy_s(now_s) > 0
+        is_shared = self._is_active() and has_beside
         self._in.rate_bytes_s = self._in_beside.rate_bytes_s = in_bytes_s / 2 if is_shared else in_bytes_s
         self._out.rate_bytes_s = _bounded(rate, config.send_rate_bytes_s_max)
         if governor.is_paused(self._clock.now_s()):
@@ -191,7 +192,6 @@ class Throttle:
         """Count bytes taken beside a snapshot."""
         self._moved_bytes += size_bytes
         self._passed_bytes += size_bytes
-        self.beside_bytes += size_bytes
         self._took_at_s = self._clock.now_s()
         self._in_beside.reserve(size_bytes, self._took_at_s)
 

@@ -158,6 +158,11 @@ async def test_snapshots_that_claim_room_ahead_leave_half_of_the_rate_for_what_c
     throttle.tick()
     await trio.sleep(1.0)
     assert throttle.may_take()
+    await trio.sleep(3.0)
+    throttle.took(8 * bound)
+    await trio.sleep(3.0)
+    throttle.tick()
+    assert not throttle.may_take()
     shared_s = throttle.ask_at(A, CHUNK_BYTES)
     assert throttle.ask_at(A, CHUNK_BYTES) - shared_s == pytest.approx(2 * CHUNK_BYTES / bound)
 
@@ -180,5 +185,7 @@ async def test_moves_are_told_in_metrics(autojump_clock: trio.testing.MockClock)
             assert 0 < gauge("left_bytes") < 40 * CHUNK_BYTES
             assert gauge("rate_bytes") == pytest.approx(FLOOR_BYTES_S, rel=0.3)
             assert gauge("eta_seconds") == pytest.approx(gauge("left_bytes") / gauge("rate_bytes"))
+            assert b.snapshots.taken_bytes() == 40 * CHUNK_BYTES - gauge("left_bytes")
         assert (gauge("active"), gauge("left_bytes"), gauge("eta_seconds")) == (0, 0, 0)
         assert UnitId(UNIT) in b.blobs.held
+        assert b.snapshots.taken_bytes() == 40 * CHUNK_BYTES

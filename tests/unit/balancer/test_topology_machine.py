@@ -193,6 +193,15 @@ def test_a_copy_that_takes_long_is_progress_while_bytes_come() -> None:
     assert steps.next_record(1_600.0) is not None
 
 
+def test_a_copy_that_comes_again_and_again_is_no_progress() -> None:
+    """A newcomer whose disk refuses what came fetches it anew: the step is given up, and others have their turn."""
+    steps = steps_under(record(5, JOINING, [N1], [N1, N2]))
+    for number in range(599):
+        steps.take(N2, Report(key(5), False, False, 1, None, (number % 7) << 20), float(number))
+    assert steps.next_record(6.0 + 599.0) is None
+    assert steps.next_record(6.0 + 600.0) is not None
+
+
 def test_a_node_reports_what_moves_have_brought_until_all_is_copied() -> None:
     """Afterwards the count says nothing, and would make each report another one."""
     machine = machine_of(N2, record(1, STABLE, [N1]))

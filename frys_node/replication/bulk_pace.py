@@ -58,8 +58,6 @@ class BulkPace:
         self._node = node
         self._pace = pace
         self._asked = asked
-        self.put_off_count = 0
-        self.kept_back_count = 0
 
     def puts_off(self, source: NodeId, message: ReplicationMessage, placement: Placement | None) -> bool:
         """Return whether a message is a newcomer's question that has to wait."""
@@ -68,17 +66,13 @@ class BulkPace:
             if self._pace is not None and source != self._node:
                 self._pace.asked()
             return False
-        if self._pace is None or not _asks_for_bulk(source, message, placement) or self._pace.may_give():
-            return False
-        self.put_off_count += 1
-        return True
+        pace = self._pace
+        return pace is not None and _asks_for_bulk(source, message, placement) and not pace.may_give()
 
     def keeps_back(self, message: ReplicationMessage, placement: Placement | None) -> bool:
         """Return whether a message of this node is a newcomer's question that is not asked yet."""
-        if self._pace is None or not _asks_for_bulk(self._node, message, placement) or self._pace.may_take():
-            return False
-        self.kept_back_count += 1
-        return True
+        pace = self._pace
+        return pace is not None and _asks_for_bulk(self._node, message, placement) and not pace.may_take()
 
     def moved(
         self, source: NodeId, message: ReplicationMessage, placement: Placement | None, answers: Sequence[Effect]

@@ -113,7 +113,7 @@ def absent_lines(absent: Sequence[str]) -> list[str]:
     told = "1 more node is on the ring and was" if len(absent) == 1 else f"{len(absent)} more are on the ring and were"
     return [
         f"{told} not heard of since this node started: {', '.join(absent)}",
-        "start it again; or, if it is gone for good: frys-node node remove ID (`frys-node ring` shows what it holds)",
+        "start it again; or, gone for good: frys-node node remove ID, with --accept-loss if runs on its disk are too",
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import os
@@ -21,17 +22,33 @@ HTTP_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 30.0
 
 
+FIRST_PORT, END_PORT = 18_000, 32_000
+"""Ports for node processes: below the range from which Linux serves outgoing connections and port 0 (32768 on)."""
+
+_next_port = FIRST_PORT + os.getpid() * 61 % (END_PORT - FIRST_PORT)
+
+
 def free_port() -> int:
-    """Return a TCP port of loopback that is free now, for UDP too."""
-    while True:
+    """Return a TCP port of loopback that is free now, for UDP too, and that this process was not given before.
+
+    One from the kernel (port 0) may come twice, since it is free until a node is started on it, and any connection
+    may take it meanwhile.
+
+    Raises:
+        OSError: No port of the range is free.
+    """
+    global _next_port  # noqa: PLW0603 (of the process: no two clusters in it may meet)
+    for _ in range(END_PORT - FIRST_PORT):
+        port = _next_port
+        _next_port = FIRST_PORT + (port + 1 - FIRST_PORT) % (END_PORT - FIRST_PORT)
         with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            port: int = tcp.getsockname()[1]
             try:
+                tcp.bind(("127.0.0.1", port))
                 udp.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return port
+    raise OSError(errno.EADDRINUSE, f"no port from {FIRST_PORT} to {END_PORT - 1} is free")
 
 
 class NodeProcess:

@@ -293,18 +293,25 @@ class IssuerVerbs:
         """At the issuer: have another node write the records from now on; returns when it does.
 
         Raises:
-            NotReady: This node is not the issuer, or a change is under way and does not end.
-            NotFound: The successor is not a living member of the ring.
+            NotReady: This node is not the issuer, the successor has not come on the ring yet, or a change is under way
+                and does not end.
+            NotFound: The successor is not alive, or is leaving.
             IssuerNeeded: It is not reached or did not take over in time; this node goes on as the issuer.
         """
-        machine = self._require_issuer()
-        if not weight_of(self._record().ring, successor) or not self._members.is_usable(successor):
-            raise NotFound(f"{self._name(successor)} is not a living member of the ring")
+        machine, name = self._require_issuer(), self._name(successor)
+        if not self._members.is_usable(successor):
+            raise NotFound(f"{name} is not alive", hint="`frys-node members` shows who is")
+        weight = weight_of(self._record().ring, successor)
+        if weight is None:
+            # A node serves requests, and `/readyz` says so, before its share of the data has come.
+            raise NotReady(f"{name} is not on the ring yet", hint="`frys-node ring` shows who is; ask again then")
+        if not weight:
+            raise NotFound(f"{name} is leaving the ring", hint="choose another member")
         try:
             await self.entrust(successor)
         except FrysError as error:
             raise IssuerNeeded(
-                f"{self._name(successor)} cannot be given the role: {error.message}",
+                f"{name} cannot be given the role: {error.message}",
                 hint=f"choose another one; or: {error.hint}" if error.hint else "choose another one",
             ) from error
         is_proposed = False
@@ -317,13 +324,13 @@ class IssuerVerbs:
                 with trio.move_on_after(1.0):
                     await self._keeper.changed()
         if not machine.is_issuer:
-            _log.info("balancer.issuer_handed_over", extra={"peer": self._name(successor)})
+            _log.info("balancer.issuer_handed_over", extra={"peer": name})
             return
         if not is_proposed:
             raise NotReady("a change of the ring is under way; the issuer changes only between them", hint="ask again")
         with trio.move_on_after(PROMOTE_WAIT_S):
             await self.promote()
-        raise IssuerNeeded(f"{self._name(successor)} did not take over", hint="choose another one, or ask again")
+        raise IssuerNeeded(f"{name} did not take over", hint="choose another one, or ask again")
 
     def successor(self) -> NodeId | None:
         """Return the member that is best to write the records next, None if no other is alive and admitted."""

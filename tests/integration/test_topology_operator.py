@@ -12,7 +12,7 @@ from balancer.changes import CLUSTER
 from balancer.errors import LossNeeded, MemberAlive, NodeRemoved, PromotionFailed
 from balancer.methods import JOIN_RING, JoinRing
 from balancer.ring import RingMember
-from frys_node.base.errors import FrysError, IssuerNeeded, NotFound, UsageError
+from frys_node.base.errors import FrysError, IssuerNeeded, NotFound, NotReady, UsageError
 from frys_node.base.types import Consistency, NodeId, UnitId
 from frys_node.kernel.services.topology import Collection
 from frys_node.testing.data_cluster import DataCluster, open_data_cluster
@@ -260,6 +260,23 @@ async def test_a_successor_that_dies_gives_the_role_back(autojump_clock: MockClo
             await cluster["n1"].balancer.verbs.hand_over(N2)
         assert cluster["n1"].balancer.machine.is_issuer
         assert cluster["n1"].balancer.placement.record.successor is None
+
+
+async def test_who_cannot_have_the_role_is_told_why(autojump_clock: MockClock) -> None:
+    """Newcomers are asked to come again, since they serve before they are on the ring; the dead are not found."""
+    async with open_data_cluster(["n1", "n2"]) as cluster:
+        await settled(cluster)
+        await cluster.add("n3")
+        hand_over = cluster["n1"].balancer.verbs.hand_over
+        with pytest.raises(NotReady, match="n3 is not on the ring yet"):
+            await hand_over(N3)
+        await settled(cluster)
+        await cluster["n2"].kill()
+        with pytest.raises(NotFound, match="n2 is not alive"):
+            await hand_over(N2)
+        with trio.fail_after(60):
+            await hand_over(N3)
+        assert cluster["n3"].balancer.machine.is_issuer
 
 
 @pytest.mark.parametrize("factors", [(5, 3), (3, 1), (1, 3)])

@@ -85,7 +85,7 @@ class TopologyMachine:
         self.config = config or TopologyConfig()
         self.steps = Steps(node, self.config.steps)
         self.taken_bytes: Callable[[], int] = lambda: 0
-        """What moves have brought to this node since it started; set by the host."""
+        """What moves and passes have brought to this node and it keeps; set by the host."""
         self.promised: Term | None = None
         """Nothing of a lower term is adopted any more."""
         self.promotion: Promotion | None = None
@@ -292,7 +292,7 @@ class TopologyMachine:
         assert self.record is not None
         promised = self.promised if self.promised is not None and self.promised > self.epoch.term else None
         is_copied = is_done or self.record.phase != JOINING
-        taken_bytes = 0 if is_copied else self.taken_bytes()
+        taken_bytes = 0 if is_done else self.taken_bytes()
         report = Report(self.epoch, is_copied, is_done, len(self._open), promised, taken_bytes)
         if self.issuer == self.node:
             self.steps.take(self.node, report, now_s)

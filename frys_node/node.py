@@ -153,7 +153,7 @@ class Composition:
             settings=self._config.components["replication"],
         )
         self.snapshots.tell_of(self.replication.reports.moves)
-        self.balancer.machine.taken_bytes = self.snapshots.taken_bytes
+        self.balancer.machine.taken_bytes = self._taken_bytes
         self.operations = Operations(
             kernel=kernel,
             channel=self.channel,
@@ -399,6 +399,9 @@ class Composition:
         with trio.move_on_after(READY_WAIT_S):
             while not control.is_ready() and not control.stop_reason:  # noqa: ASYNC110 (many sources, no event)
                 await trio.sleep(READY_POLL_S)
+
+    def _taken_bytes(self) -> int:
+        return self.snapshots.taken_bytes() + self.replication.replica.bulks.pulled_bytes
 
     def _issuer_name(self) -> str:
         return self._member_name(self.channel.issuer)

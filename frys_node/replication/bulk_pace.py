@@ -15,7 +15,6 @@ from typing import Protocol
 from balancer.placement import Placement
 from balancer.record import JOINING
 from frys_node.base.types import NodeId, UnitId
-from frys_node.kernel.services.replication import ENTRY_BYTES, Entry
 from frys_node.replication.effects import Effect, Send
 from frys_node.replication.messages import LeafAsk, LeafPage, Read, ReplicationMessage, Scan, Tree, TreeAsk, Write
 
@@ -103,8 +102,4 @@ def _joins(node: NodeId, unit: UnitId, placement: Placement | None) -> bool:
 def _bytes_of(message: Tree | LeafPage) -> int:
     if isinstance(message, Tree):
         return TREE_BYTES if message.leaves else EQUAL_BYTES
-    return sum(map(_entry_bytes, message.entries))
-
-
-def _entry_bytes(entry: Entry) -> int:
-    return ENTRY_BYTES + len(entry.key) + len(entry.value or b"")
+    return sum(entry.size_bytes for entry in message.entries)

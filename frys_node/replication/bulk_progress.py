@@ -1,7 +1,8 @@
 """How far the bulk copies are that go by messages: those of units in memory, hundreds of small ones at once.
 
 Sans-I/O. They are told of together, by kind: how many bytes a unit has is known only when it is here, so what is to
-come is judged by the units that have come.
+come is judged by the units that have come. For the issuer, which gives a step up that gets nowhere, the bytes of all
+pulls are counted that a step waits for.
 """
 
 from __future__ import annotations
@@ -47,12 +48,15 @@ class BulkProgress:
         """Whether each is here."""
         self._bytes: dict[str, int] = {}
         self._begun: dict[str, tuple[NodeId, float]] = {}
+        self._pulled: dict[tuple[UnitId, NodeId, int], int] = {}
+        """The most that one pull of a unit has brought from a source, for each round of questions."""
 
     def clear(self) -> None:
         """Another record is in force."""
         self._units.clear()
         self._bytes.clear()
         self._begun.clear()
+        self._pulled.clear()
 
     def begin(self, unit: UnitId, sources: Iterable[NodeId], now_s: float) -> None:
         """A copy is wanted; one that is begun anew counts once."""
@@ -63,6 +67,16 @@ class BulkProgress:
         """Some of it has come."""
         kind = kind_of(unit)
         self._bytes[kind] = self._bytes.get(kind, 0) + size_bytes
+
+    def pulled(self, unit: UnitId, source: NodeId, rounds: int, size_bytes: int) -> None:
+        """One pull has brought so much until now. What a pull that is begun anew brings again counts once."""
+        pull = unit, source, rounds
+        self._pulled[pull] = max(size_bytes, self._pulled.get(pull, 0))
+
+    @property
+    def pulled_bytes(self) -> int:
+        """What copies and passes have brought under the record in force."""
+        return sum(self._pulled.values())
 
     def done(self, unit: UnitId) -> None:
         """All of it has come."""

@@ -57,6 +57,7 @@ class Pull:
         "silent_count",
         "source",
         "strays",
+        "taken_bytes",
         "token",
         "unit",
         "write_floor",
@@ -73,6 +74,7 @@ class Pull:
         self.is_first = True
         self.retry_s = 0.0
         self.silent_count = 0
+        self.taken_bytes = 0
         self.write_floor: Version | None = None
         self.purge_floor: Version | None = None
         """The source's floors, as its tree told them."""

@@ -18,7 +18,7 @@ from frys_node.replication.messages import FloorsRecord, LeafPage, PullReply, Ri
 from frys_node.replication.pull import Pull, Purpose
 from frys_node.replication.takeover import Takeover
 from frys_node.replication.unit import HeldUnit, UnitTable
-from frys_node.replication.version import highest, sent_bytes
+from frys_node.replication.version import highest
 
 PULLS_MAX = 64
 """Pulls under way at once; the others wait in order."""
@@ -263,9 +263,13 @@ class Puller:
     def _take_page(self, pull: Pull, held: HeldUnit, page: LeafPage, now_s: float) -> list[Effect]:
         if not pull.expects(page):
             return []
+        size_bytes = sum(entry.size_bytes for entry in page.entries)
+        pull.taken_bytes += size_bytes
         if pull.purpose is Purpose.BULK:
-            self.bulks.took(pull.unit, sum(map(sent_bytes, page.entries)))
+            self.bulks.took(pull.unit, size_bytes)
         takeover = self._takeovers.get(pull.unit)
+        if takeover is not None and takeover.purpose is pull.purpose:
+            self.bulks.pulled(pull.unit, pull.source, takeover.rounds, pull.taken_bytes)
         if takeover is not None and held.early:
             takeover.known.update((e.key, e.version) for e in page.entries if held.early.get(e.key) == e.version)
         dropped, put_back = pull.righted(held, page)

@@ -21,7 +21,7 @@ from frys_node.base.errors import FrysError
 from frys_node.base.types import Address, ClusterId, NodeId, UnitId
 from frys_node.kernel.bus import Bus
 from frys_node.kernel.services.members import UNUSABLE, WELL, Condition, MemberView, Status
-from frys_node.kernel.services.replication import ENTRY_BYTES, Changes, Entry
+from frys_node.kernel.services.replication import Changes, Entry
 from frys_node.observe.metrics import Metrics
 from frys_node.replication.config import ReplicationConfig
 from frys_node.replication.driver import ReplicationComponent
@@ -59,7 +59,7 @@ class DictStore:
 
     def size_bytes(self) -> int:
         """What the entries take when they travel."""
-        return sum(ENTRY_BYTES + len(entry.key) + len(entry.value or b"") for entry in self.entries())
+        return sum(entry.size_bytes for entry in self.entries())
 
     def drop(self, keys: Sequence[bytes]) -> None:
         """Forget entries."""
@@ -196,6 +196,7 @@ class DataNode:
             checkpoint_bytes=cluster.checkpoint_bytes,
             settings=cluster.settings,
         )
+        self.balancer.machine.taken_bytes = lambda: self.replication.replica.bulks.pulled_bytes
         for kind in cluster.kinds:
             if kind != "workflow":
                 self.replication.register(kind, lambda _unit: DictStore(), durable=kind in cluster.durable_kinds)

@@ -71,6 +71,7 @@ class ReplicationNode:
         self.replica = self.make_replica()
         self.coordinator = self.make_coordinator()
         self.topology = self.make_topology()
+        self.topology.taken_bytes = lambda: self.replica.bulks.pulled_bytes
         self.bulks = BulkCopies(
             self.replica,
             self.host.boot,

@@ -27,6 +27,10 @@ class Version(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False
     boot: int
 
 
+ENTRY_BYTES = 56
+"""What an entry takes beside its key and value when it travels: its version, and lengths."""
+
+
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One versioned key of a unit. `value` None is a tombstone."""
 
@@ -34,16 +38,17 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     version: Version
     value: bytes | None
 
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes when it travels."""
+        return ENTRY_BYTES + len(self.key) + len(self.value or b"")
+
 
 class Stamp(NamedTuple):
     """The version that a replica holds of a key, without the value."""
 
     version: Version
     is_deleted: bool
-
-
-ENTRY_BYTES = 56
-"""What an entry takes beside its key and value when it travels: its version, and lengths."""
 
 
 class Changes(NamedTuple):

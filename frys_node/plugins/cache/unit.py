@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from frys_node.base.types import UnitId
-from frys_node.kernel.services.replication import ENTRY_BYTES, Changes, Entry, Version
+from frys_node.kernel.services.replication import Changes, Entry, Version
 from frys_node.plugins.cache.cache import just_above
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class CacheUnit:
 
     def size_bytes(self) -> int:
         """What the entries take when they travel."""
-        return sum(ENTRY_BYTES + len(key) + len(entry.value or b"") for key, entry in self.held.items())
+        return sum(entry.size_bytes for entry in self.held.values())
 
     def clear(self) -> None:
         """Forget everything, the floor included: what was known of older data is gone with it (rule 12)."""

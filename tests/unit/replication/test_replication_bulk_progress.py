@@ -56,3 +56,16 @@ def test_a_newcomer_tells_of_its_copies_until_they_are_done_or_another_record_is
     desk.adopt(record_of(6, members, phase="stable"))
     assert joiner.bulks.under_way() == []
     assert UNIT not in joiner.table.units
+
+
+def test_what_comes_again_is_counted_once() -> None:
+    """A pull that was begun anew brings the same; another source, or another round of questions, is more."""
+    bulks = BulkProgress()
+    for size_bytes in (100, 300, 100, 300):
+        bulks.pulled(UNIT, N1, 1, size_bytes)
+    assert bulks.pulled_bytes == 300
+    bulks.pulled(UNIT, N4, 1, 50)
+    bulks.pulled(UNIT, N1, 2, 7)
+    assert bulks.pulled_bytes == 357
+    bulks.clear()
+    assert bulks.pulled_bytes == 0

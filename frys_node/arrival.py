@@ -20,7 +20,7 @@ import trio
 from frys_node.base.errors import ConfigError, CorruptData, FrysError, UsageError
 from frys_node.base.ports import Clock, Datagram, Disk, Entropy, Network, StreamListener
 from frys_node.base.types import Address, BootId
-from frys_node.config import NodeConfig
+from frys_node.config import KEPT, KEPT_ORIGIN, NodeConfig
 from frys_node.observe.log import register_secret
 from frys_node.plugins.network.access import is_loopback
 from frys_node.plugins.network.binding import PortBook, listen_or_move
@@ -39,10 +39,15 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 7946
 KEPT_PATH = "addresses.json"
+GIVEN_PATH = "given.json"
+OWN_KEYS = frozenset({"system.name", "system.data_dir", "cluster.name", "cluster.identity"})
+"""Settings that a data directory knows for good: giving them again changes nothing."""
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 (compared with, not bound to)
 CHECK_SEEDS_S = 2.0
 """Longest wait for seeds to say which cluster they are of, when the directory has one already."""
 BIND_TRIES = 8
+KEYS_SHOWN_MAX = 6
+"""Settings that the note of a start names; the rest are counted."""
 """Ephemeral TCP ports tried until the same UDP port is free too."""
 
 
@@ -199,6 +204,7 @@ async def _settle(
             directory, disk = _rename(directory, disk, stored.node_name)
         check_settings(launch, stored)
         keep_addresses(disk, config)
+        notes += compare_given(disk, config)
         boot = next_boot(disk, entropy)
     except BaseException:
         with trio.CancelScope(shield=True):
@@ -412,6 +418,31 @@ def read_kept(data_dir: Path | None) -> dict[str, str]:
         raise CorruptData(
             f"{path} cannot be read: {error}", hint="remove it, and give --bind, --advertise and --http again"
         ) from error
+
+
+def compare_given(disk: Disk, config: NodeConfig) -> list[str]:
+    """Write down what this start was given; returns a note on what the last one was given and this one is not.
+
+    Addresses are kept, and no others: a file of workflows that is served, or a port that clients use, is served again
+    only when it is given again. Values may be secret, so the note has keys and where each came from.
+    """
+    given = {
+        key: config.origins[key]
+        for key in config.chosen()
+        if key not in OWN_KEYS and key not in KEPT and config.origins[key] != KEPT_ORIGIN
+    }
+    text = disk.read(GIVEN_PATH)
+    try:
+        before = msgspec.json.decode(text, type=dict[str, str]) if text else {}
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        before = {}  # it is for this note alone, and written anew
+    if given != before:
+        disk.write(GIVEN_PATH, msgspec.json.format(msgspec.json.encode(given), indent=2) + b"\n")
+    missing = [f"{key} ({origin})" for key, origin in sorted(before.items()) if key not in given]
+    if not missing:
+        return []
+    shown, more = ", ".join(missing[:KEYS_SHOWN_MAX]), len(missing) - KEYS_SHOWN_MAX
+    return [f"given to the last start and not to this one: {shown}" + (f" and {more} more" if more > 0 else "")]
 
 
 def read_text(disk: Disk, path: str) -> str:

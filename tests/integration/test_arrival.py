@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from frys_node.arrival import (
+    GIVEN_PATH,
     KEPT_PATH,
     Launch,
     _token,
     advertised,
     advertised_to,
     check_seeds,
+    compare_given,
     keep_addresses,
     read_kept,
 )
@@ -81,6 +83,22 @@ def test_chosen_addresses_are_kept_on_disk_and_a_damaged_file_is_named(tmp_path:
     (tmp_path / KEPT_PATH).write_text("{")
     with pytest.raises(CorruptData, match=KEPT_PATH):
         read_kept(tmp_path)
+
+
+def test_a_start_notes_what_the_last_one_was_given_and_this_one_is_not(tmp_path: Path) -> None:
+    """Workflows and the Redis port, once, by key and origin without a value; not addresses, which are kept."""
+    disk = DirectoryDisk(tmp_path)
+    flags = {"plugins.workflow.files": '["/flows.py"]', "network.bind": "127.0.0.1:9000", "system.name": "a"}
+    environ = {"FRYS_PLUGINS_CACHE_RESP": "127.0.0.1:6379"}
+    assert compare_given(disk, load(flags=flags, environ=environ)) == []
+    assert compare_given(disk, load(flags=flags, environ=environ)) == []
+    (note,) = compare_given(disk, load().keeping({"network.bind": "127.0.0.1:9000"}))
+    assert note.endswith(
+        ": plugins.cache.resp (env FRYS_PLUGINS_CACHE_RESP), plugins.workflow.files (flag)",
+    )
+    assert compare_given(disk, load()) == []
+    disk.write(GIVEN_PATH, b"{")
+    assert compare_given(disk, load()) == []
 
 
 async def test_a_directory_is_joined_again_if_one_seed_is_of_its_cluster(tmp_path: Path) -> None:

@@ -197,6 +197,7 @@ SCENARIOS: dict[str, Scenario] = {
             "asked_remove",
             "clock_far_off",
             "copied_by_chunks",
+            "copy_held_back",
             "dead_passed_over",
             "ended_dark",
             "evicted",

@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import ClassVar, TypeVar
 
 from balancer.record import RECORD
-from balancer.register import IssuerRegister
 from balancer.spread import RingMember
 from balancer.topology import TopologyConfig, TopologyMachine
 from balancer.topology_effects import (
@@ -23,11 +22,12 @@ from balancer.topology_effects import (
     TakeOver,
     TopologyEffect,
 )
-from balancer.topology_messages import SIGNED_RECORD, TOPOLOGY_MESSAGES, Promise, RecordPush, SignedRecord, UnisonWord
+from balancer.topology_messages import SIGNED_RECORD, TOPOLOGY_MESSAGES, Promise, RecordPush, UnisonWord
 from frys_node.base.errors import MalformedFrame
-from frys_node.base.types import Consistency, Epoch, NodeId, Term, UnitId
+from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
 from frys_node.kernel.services.replication import Version
 from frys_node.replication import effects as fx
+from frys_node.replication.bulk_pace import BulkPace
 from frys_node.replication.commit import DISK_RETRY_S
 from frys_node.replication.coordinator import CoordinatorConfig, CoordinatorMachine
 from frys_node.replication.hlc import HybridClock
@@ -37,18 +37,17 @@ from frys_node.replication.messages import MESSAGES, Batch, CoordinatorReply, Re
 from frys_node.replication.recovery import Recovery
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
 from frys_node.testing.replication_bulk import BULK_MESSAGES, BulkCopies, BulkMessage
+from frys_node.testing.replication_pace import SeedPace
+from frys_node.testing.replication_records import ADOPTED_PATH, PROMISED_PATH, TERM, RecordDisk, ToWrite
 from frys_node.testing.replication_roles import Command, Knobs, Observer, placement_of
 from frys_node.testing.replication_store import ForgetfulStore, WatchedStore
 from frys_node.testing.simulator import Packet, SimHost
 from frys_node.transport.errors import StorageFull
 from frys_node.wire.codec import Codec
 
-ADOPTED_PATH = "topology/adopted"
 SETTLED_PATH = "topology/settled"
 DURABLE, MEMORY = "vector", "cache"
-PROMISED_PATH = "topology/promised"
 _EPOCH: Codec[Epoch] = Codec(Epoch)
-_TERM: Codec[Term] = Codec(Term)
 SYNCED, RETRY = "synced", "retry"
 """What the disk wakes a node for: a group is durable; a group that had no room is tried again."""
 
@@ -82,13 +81,14 @@ class ReplicationNode:
         )
         self.log = Log(host.disk)
         self.recovery = Recovery(host.disk, self.log, self.replica)
-        self.register = IssuerRegister(host.disk)
+        self.records = self.make_records(RecordDisk)
+        self.pace = SeedPace(knobs.moves_rate_bytes_s, observer.held_back)
+        self._bulk_pace = BulkPace(self.name, self.pace, lambda: None)
         self._packets: list[Packet] = []
         self._work: deque[fx.Effect | TopologyEffect] = deque()
         self._pending: list[fx.Persist] = []
         self._syncing: list[fx.Persist] = []
         self._commands: dict[int, int] = {}
-        self._records: deque[PersistRecord | PersistPromise | Propose | TakeOver] = deque()
         self.next_deadline_s = math.inf
         """The nearest timer of the machines, as of the last input."""
         self.refusals = 0
@@ -171,6 +171,10 @@ class ReplicationNode:
         kinds = (DURABLE, MEMORY)
         return TopologyMachine(self.name, self.rng("topology"), kinds=kinds, config=config, peers=lambda: names)
 
+    def make_records(self, kind: type[RecordDisk]) -> RecordDisk:
+        """Return the way of topology records to the disk."""
+        return kind(self.host, self.topology, self.observer, fsync_s=self.knobs.fsync_s, perform=self._perform)
+
     # ------------------------------------------------------------------ inputs
 
     def start(self, now_s: float) -> Sequence[Packet]:
@@ -182,14 +186,14 @@ class ReplicationNode:
         for kind in self.replica.kinds:
             self.recovery.load(kind)
         promised = self.host.disk.read(PROMISED_PATH)
-        self.topology.load_promise(None if promised is None else _TERM.decode(promised))
+        self.topology.load_promise(None if promised is None else TERM.decode(promised))
         adopted = self.host.disk.read(ADOPTED_PATH)
         if adopted is not None:
             signed = SIGNED_RECORD.decode(adopted)
             settled = self.host.disk.read(SETTLED_PATH)
             epoch = None if settled is None else _EPOCH.decode(settled)
             self._perform(self.topology.load(placement_of(signed.data), signed, now_s, epoch), now_s)
-        held = self.register.load()
+        held = self.records.register.load()
         if held is not None:
             self._perform(self.topology.offer(RECORD.decode(held.data), held, now_s), now_s)
         return self._sent()
@@ -224,7 +228,12 @@ class ReplicationNode:
     def _deliver(self, source: NodeId, message: ReplicationMessage, now_s: float) -> list[fx.Effect]:
         if isinstance(message, CoordinatorReply):
             return self.coordinator.receive(source, message, now_s)
-        return self.replica.receive(source, message, now_s)
+        self.pace.now_s, placement = now_s, self.replica.placement
+        if self._bulk_pace.puts_off(source, message, placement):
+            return []
+        found = self.replica.receive(source, message, now_s)
+        self._bulk_pace.moved(source, message, placement, found)
+        return found
 
     def advance(self, now_s: float) -> Sequence[Packet]:
         """Do what is due."""
@@ -240,7 +249,7 @@ class ReplicationNode:
         if isinstance(token, Command):
             self._command(token, now_s)
         elif isinstance(token, PersistRecord | PersistPromise | Propose | TakeOver):
-            self._record_written(token, now_s)
+            self.records.written(token, now_s)
         elif token == RETRY:
             # A group that was refused twice in one turn is tried again twice: the second finds the first under way.
             if not self._syncing:
@@ -265,6 +274,7 @@ class ReplicationNode:
     # ------------------------------------------------------------------ effects
 
     def _perform(self, effects: Sequence[fx.Effect] | Sequence[TopologyEffect], now_s: float) -> None:
+        self.pace.now_s = now_s
         self._work.extend(effects)
         while self._work:
             effect = self._work.popleft()
@@ -275,7 +285,7 @@ class ReplicationNode:
     def _on_send(self, effect: fx.Send, now_s: float) -> None:
         if effect.to == self.name:
             self._work.extend(self._deliver(self.name, effect.message, now_s))
-        else:
+        elif not self._bulk_pace.keeps_back(effect.message, self.replica.placement):
             self._packets.append(Packet(effect.to, _DATA + MESSAGES.encode(effect.message)))
 
     def _on_send_topology(self, effect: SendTopology, _now_s: float) -> None:
@@ -320,48 +330,8 @@ class ReplicationNode:
         if self._pending and not self._syncing:
             self._write_group(now_s)
 
-    def _on_slow_disk(self, effect: PersistRecord | PersistPromise | Propose | TakeOver, _now_s: float) -> None:
-        """Queue a record for the disk: one at a time, in order, as the driver does."""
-        self._records.append(effect)
-        if len(self._records) == 1:
-            self._write_next_record()
-
-    def _write_next_record(self) -> None:
-        if self._records:
-            self.host.schedule(self.host.rng.random() * self.knobs.fsync_s, self._records[0])
-
-    def _record_written(self, effect: PersistRecord | PersistPromise | Propose | TakeOver, now_s: float) -> None:
-        try:
-            if isinstance(effect, PersistRecord):
-                self._persist_record(effect, now_s)
-            elif isinstance(effect, PersistPromise):
-                self._persist_promise(effect, now_s)
-            else:
-                self._propose(effect, now_s)
-        except StorageFull:
-            self.host.schedule(DISK_RETRY_S, effect)
-            return
-        self._records.popleft()
-        self._write_next_record()
-
-    def _persist_record(self, effect: PersistRecord, now_s: float) -> None:
-        self.host.disk.write(ADOPTED_PATH, SIGNED_RECORD.encode(effect.signed))
-        placement = placement_of(effect.signed.data)
-        self._perform(self.topology.persisted(effect.record.epoch, placement, now_s), now_s)
-
-    def _persist_promise(self, effect: PersistPromise, now_s: float) -> None:
-        self.host.disk.write(PROMISED_PATH, _TERM.encode(effect.term))
-        self._perform(self.topology.promise_kept(effect.term), now_s)
-
-    def _propose(self, effect: Propose | TakeOver, now_s: float) -> None:
-        signed = SignedRecord(RECORD.encode(effect.record), b"")
-        if isinstance(effect, Propose):
-            is_taken = self.register.swap(effect.expected, signed)
-        else:
-            is_taken = self.register.take_over(signed)
-        if is_taken:
-            self.observer.signed(placement_of(signed.data), effect.before)
-        self._perform(self.topology.proposed(effect.record, signed if is_taken else None, now_s), now_s)
+    def _on_slow_disk(self, effect: ToWrite, _now_s: float) -> None:
+        self.records.add(effect)
 
     def _on_adopted(self, _effect: Adopted, now_s: float) -> None:
         placement, signed = self.topology.placement, self.topology.signed
@@ -497,5 +467,6 @@ class ReplicationNode:
     def heal(self, now_s: float) -> None:
         """The faults are over: repair with full strength from now on."""
         self.replica.sync.interval_s, self.replica.sync.units = 0.3, 8
+        self.pace.lift()
         self.replica.sync_soon(now_s)
         self._plan()

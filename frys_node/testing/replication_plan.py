@@ -26,6 +26,9 @@ CROWDED_EVERY = 16
 CROWD_UNITS = 96
 """Units in memory of a crowded seed: at factor 3 a node asks for twice as many refills as pulls may be under way."""
 
+RATES_BYTES_S = (0.0, 0.0, 64_000.0, 256_000.0)
+"""Rates of moves that seeds draw. At the lower one a newcomer gets three or four small units a second."""
+
 WEAKER = 50.0
 """Weak anti-entropy works at 2 % of its rate."""
 
@@ -78,6 +81,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The bulk of durable units goes by chunks of a snapshot, as in a node; else by messages, as that of the cache."""
     memory_room: int | None
     """Entries that a replica of a unit in memory has room for; beyond it any goes, and a floor stays. None: all."""
+    moves_rate_bytes_s: float
+    """What copies by messages are held to, those of units in memory; 0: nothing."""
     ends_dark: bool
     """The last fault is an outage of the whole cluster, so that nothing but recovery follows it."""
 
@@ -117,6 +122,7 @@ def draw_plan(nodes: int, seed: int) -> Plan:
             mourned=None,
             bulk_by_chunks=False,
             memory_room=None,
+            moves_rate_bytes_s=0.0,
             ends_dark=False,
             drift_max_s=60.0,
             gc_min_age_s=math.inf,
@@ -160,12 +166,14 @@ def _with_dead(seed: int, plan: Plan) -> Plan:
     is_patient, dies = rng.random() < 0.5, rng.random() < 0.3
     mourned = rng.choice(plan.names[1:]) if dies and len(plan.names) > 3 else None
     copies = random.Random(f"{seed}/plan/copies")
+    pace = random.Random(f"{seed}/plan/pace")
     return msgspec.structs.replace(
         plan,
         is_patient=is_patient,
         mourned=mourned,
         bulk_by_chunks=copies.random() < 0.5,
         memory_room=copies.choice((None, None, None, 2, 3)),
+        moves_rate_bytes_s=pace.choice(RATES_BYTES_S),
     )
 
 
@@ -227,6 +235,7 @@ def targeted(plan: Plan) -> Plan:
         mourned=None,
         bulk_by_chunks=False,
         memory_room=None,
+        moves_rate_bytes_s=0.0,
         loses_log=False,
     )
 
@@ -266,6 +275,7 @@ def forgetful(plan: Plan) -> Plan:
         mourned=None,
         bulk_by_chunks=False,
         memory_room=None,
+        moves_rate_bytes_s=0.0,
         loses_log=False,
     )
 
@@ -300,6 +310,7 @@ def purging(plan: Plan) -> Plan:
         mourned=None,
         bulk_by_chunks=False,
         memory_room=None,
+        moves_rate_bytes_s=0.0,
         loses_log=False,
     )
 

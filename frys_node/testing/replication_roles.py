@@ -98,6 +98,10 @@ class Observer(Protocol):
         """A node has the chunks of a unit that it joins."""
         ...
 
+    def held_back(self) -> None:
+        """A copy has to wait for the rate of moves."""
+        ...
+
     def renew(self, node: str) -> None:
         """A node needs another record, to refill what it lost."""
         ...
@@ -131,4 +135,6 @@ class Knobs(NamedTuple):
     bulk_by_chunks: bool = False
     memory_room: int | None = None
     """Entries of a unit in memory that a node has room for; None: all."""
+    moves_rate_bytes_s: float = 0.0
+    """What copies by messages are held to; 0: nothing."""
     steps: StepConfig = HURRIED

@@ -31,7 +31,7 @@ from frys_node.testing.disk import FakeDisk
 from frys_node.testing.faults import FaultProfile, FaultSchedule, draw_tear
 from frys_node.testing.replication_aftermath import Aftermath
 from frys_node.testing.replication_checker import Checker
-from frys_node.testing.replication_node import ADOPTED_PATH, ReplicationNode
+from frys_node.testing.replication_node import ReplicationNode
 from frys_node.testing.replication_plan import (
     BUSY_UNITS_MAX,
     Shape,
@@ -41,6 +41,7 @@ from frys_node.testing.replication_plan import (
     memory_units,
     sharpened,
 )
+from frys_node.testing.replication_records import ADOPTED_PATH
 from frys_node.testing.replication_roles import HURRIED, Command, Knobs
 from frys_node.testing.replication_steps import StepWatch
 from frys_node.testing.scenario import Replay, ScenarioResult, SimulationFailed
@@ -109,6 +110,7 @@ class ReplicationRun:
             plan.gc_interval_s,
             plan.bulk_by_chunks,
             plan.memory_room,
+            plan.moves_rate_bytes_s,
             StepConfig() if plan.is_patient else HURRIED,
         )
         self.steps = StepWatch()
@@ -198,6 +200,10 @@ class ReplicationRun:
     def copied(self) -> None:
         """A newcomer has the chunks of a unit."""
         self.simulator.reach("copied_by_chunks")
+
+    def held_back(self) -> None:
+        """A copy has to wait for the rate of moves."""
+        self.simulator.reach("copy_held_back")
 
     def renew(self, node: str) -> None:
         """Hand the wish for another record to the issuer, as the driver's call does."""

@@ -29,6 +29,7 @@ from frys_node.replication.replica import ReplicaMachine
 from frys_node.replication.unit import Continuation, HeldUnit, UnitTable
 from frys_node.testing.replication_node import ReplicationNode
 from frys_node.testing.replication_plan import targeted
+from frys_node.testing.replication_records import RecordDisk
 from frys_node.testing.replication_roles import placement_of
 
 
@@ -213,12 +214,20 @@ class NoBootId(CoarseClockNode):
         return HybridClock(self.name, 0)
 
 
+class ForgetfulDisk(RecordDisk):
+    """Says that a record is durable, and has not written it."""
+
+    def keep_record(self, effect: PersistRecord, now_s: float) -> None:
+        placement = placement_of(effect.signed.data)
+        self.perform(self.topology.persisted(effect.record.epoch, placement, now_s), now_s)
+
+
 class EpochForgotten(ReplicationNode):
     """A node acts on a record without having made it durable."""
 
-    def _persist_record(self, effect: PersistRecord, now_s: float) -> None:
-        placement = placement_of(effect.signed.data)
-        self._perform(self.topology.persisted(effect.record.epoch, placement, now_s), now_s)
+    def make_records(self, kind: type[RecordDisk]) -> RecordDisk:
+        del kind
+        return super().make_records(ForgetfulDisk)
 
 
 def _with(base: type[ReplicationNode], planted: type) -> type[ReplicationNode]:

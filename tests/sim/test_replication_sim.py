@@ -26,6 +26,7 @@ SOMETIMES = (
     "asked_remove",
     "clock_far_off",
     "copied_by_chunks",
+    "copy_held_back",
     "dead_passed_over",
     "disk_refused",
     "ended_dark",

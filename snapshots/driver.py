@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+import msgspec
 import trio
 
 from frys_node.base.errors import FrysError, NotReady, StorageError
@@ -76,7 +77,7 @@ class SnapshotComponent:
         self._beside: Callable[[], Sequence[MoveProgress]] = tuple
         self._idle = trio.Event()
         self._numbers = 0
-        self._installed_bytes = self._beside_bytes = 0
+        self._installed_bytes = 0
         self._is_loaded = False
         self._source = Source(
             store=self._store,
@@ -232,13 +233,10 @@ class SnapshotComponent:
         self._throttle.took(size_bytes)
 
     def taken_bytes(self) -> int:
-        """Return what has come and is kept: of moves that were installed since the start, and of those under way.
+        """Return what has come by snapshots and is kept: of moves installed since the start, and of those under way.
 
         It falls when a move is given up. What comes again and again to be thrown away is never more than before.
         """
-        beside_bytes = sum(move.bytes_done for move in self._beside())
-        self._installed_bytes += max(0, beside_bytes - self._beside_bytes)
-        self._beside_bytes = beside_bytes
         return self._installed_bytes + sum(pull.progress().bytes_done for pull in self._active.values())
 
     def asked(self) -> None:
@@ -254,4 +252,6 @@ class SnapshotComponent:
         self._beside = beside
 
     def _under_way(self) -> list[MoveProgress]:
-        return [*self._beside(), *(pull.progress() for pull in self._active.values())]
+        why = self._throttle.why_beside
+        beside = [msgspec.structs.replace(move, held_back=why(move.source)) for move in self._beside()]
+        return beside + [pull.progress() for pull in self._active.values()]

@@ -199,15 +199,22 @@ class Throttle:
         """Count a question of a node behind which somebody waits."""
         self._asked_count += 1
 
+    def why_beside(self, source: NodeId) -> str:
+        """The same as `why`, of what comes beside snapshots."""
+        return self._why(source, self._in_beside, BURST_S)
+
     def why(self, source: NodeId) -> str:
         """Say for people why a move from there is slow; empty if it is not held back."""
+        return self._why(source, self._in, WAIT_SHOWN_S)
+
+    def _why(self, source: NodeId, taken: Pace, wait_shown_s: float) -> str:
         if self.governor.why:
             state = "paused" if self.governor.is_paused(self._clock.now_s()) else "slowed"
             return f"{state}: {self.governor.why}"
         now_s, pace = self._clock.now_s(), self._sources.get(source)
         if pace is not None and pace.busy_s(now_s) > WAIT_SHOWN_S:
             return "the source has requests to serve"
-        return f"held to {self._in.rate_bytes_s / 1024:.0f} KiB/s" if self._in.busy_s(now_s) > WAIT_SHOWN_S else ""
+        return f"held to {taken.rate_bytes_s / 1024:.0f} KiB/s" if taken.busy_s(now_s) > wait_shown_s else ""
 
 
 def _bounded(rate_bytes_s: float, bound_bytes_s: int) -> float:

@@ -136,8 +136,10 @@ async def test_what_comes_beside_snapshots_is_paid_for_and_slow_where_other_node
         throttle.tick()
         assert throttle.governor.rate_bytes_s == rate
     assert throttle.may_take()
+    assert throttle.why_beside(A) == ""
     throttle.took(round(START_BYTES_S))
     assert not throttle.may_take()
+    assert throttle.why_beside(A) == f"held to {START_BYTES_S / 1024:.0f} KiB/s"
     assert throttle.may_give()
     throttle.tick()
     assert throttle.governor.is_moving
@@ -189,3 +191,23 @@ async def test_moves_are_told_in_metrics(autojump_clock: trio.testing.MockClock)
         assert (gauge("active"), gauge("left_bytes"), gauge("eta_seconds")) == (0, 0, 0)
         assert UnitId(UNIT) in b.blobs.held
         assert b.snapshots.taken_bytes() == 40 * CHUNK_BYTES
+
+
+async def test_what_comes_beside_snapshots_says_why_it_is_slow(autojump_clock: trio.testing.MockClock) -> None:
+    """The row of the cache, whose copies go by messages, is held back by the same rate, and names it."""
+    row = MoveProgress(
+        unit=UnitId("cache"),
+        source=A,
+        state="transferring",
+        bytes_done=1,
+        bytes_total=9,
+        rate_bytes_s=1.0,
+        eta_s=8.0,
+        started_unix_ns=1,
+    )
+    async with _cluster() as cluster:
+        node = await cluster.add(A, SnapshotsConfig(rate_bytes_s_max=int(FLOOR_BYTES_S)))
+        node.snapshots.tell_of(lambda: [row])
+        assert [move.held_back for move in node.snapshots.moves()] == [""]
+        node.snapshots.took(int(FLOOR_BYTES_S))
+        assert [move.held_back for move in node.snapshots.moves()] == [f"held to {FLOOR_BYTES_S / 1024:.0f} KiB/s"]

@@ -85,7 +85,7 @@ class TopologyMachine:
         self.config = config or TopologyConfig()
         self.steps = Steps(node, self.config.steps)
         self.taken_bytes: Callable[[], int] = lambda: 0
-        """What moves and passes have brought to this node and it keeps; set by the host."""
+        """What moves and passes have brought to this node; set by the host."""
         self.promised: Term | None = None
         """Nothing of a lower term is adopted any more."""
         self.promotion: Promotion | None = None
@@ -194,7 +194,7 @@ class TopologyMachine:
             self.steps.adopted(placement, self.settled, now_s)
             if self.promised is not None and self.promised > self._term:
                 self._notice_outbid(self.promised, now_s)
-        effects += self._report(now_s) + self._step(now_s)
+        effects += self._report(now_s, is_first=True) + self._step(now_s)
         if placement.record.successor == self.node and not self.is_issuer and self.promotion is None:
             effects += self.promote(now_s)
         return effects
@@ -281,8 +281,8 @@ class TopologyMachine:
         """Units that this node still has to take under the record in force."""
         return len(self._open)
 
-    def _report(self, now_s: float) -> list[TopologyEffect]:
-        """Tell the issuer everything; again after a pause, until all is settled."""
+    def _report(self, now_s: float, *, is_first: bool = False) -> list[TopologyEffect]:
+        """Tell the issuer everything; again after a pause, until all is settled. At first nothing has come."""
         if self.epoch is None or self.issuer is None or self.settled == self.epoch:
             self._report_at_s = math.inf
             return []
@@ -292,7 +292,7 @@ class TopologyMachine:
         assert self.record is not None
         promised = self.promised if self.promised is not None and self.promised > self.epoch.term else None
         is_copied = is_done or self.record.phase != JOINING
-        taken_bytes = 0 if is_done else self.taken_bytes()
+        taken_bytes = 0 if is_done or is_first else self.taken_bytes()
         report = Report(self.epoch, is_copied, is_done, len(self._open), promised, taken_bytes)
         if self.issuer == self.node:
             self.steps.take(self.node, report, now_s)

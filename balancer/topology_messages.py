@@ -42,7 +42,7 @@ class Report(Message, tag=3, frozen=True):
     promised: Term | None = None
     """The term below which I adopt nothing any more, if I promised one."""
     taken_bytes: int = 0
-    """What has come here of moves and passes and is kept, until I am done: more than ever before is progress too."""
+    """What has come here of moves and passes, until I am done: more than ever under this record is progress too."""
 
 
 class PromiseAsk(Message, tag=4, frozen=True):

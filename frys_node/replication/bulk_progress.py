@@ -69,7 +69,7 @@ class BulkProgress:
         self._bytes[kind] = self._bytes.get(kind, 0) + size_bytes
 
     def pulled(self, unit: UnitId, source: NodeId, rounds: int, size_bytes: int) -> None:
-        """One pull has brought so much until now. What a pull that is begun anew brings again counts once."""
+        """A copy or a pass has brought so much until now. What one that is begun anew brings again counts once."""
         pull = unit, source, rounds
         self._pulled[pull] = max(size_bytes, self._pulled.get(pull, 0))
 

@@ -79,6 +79,8 @@ class Puller:
         self._refills: deque[tuple[float, Asked]] = deque()
         """Units in memory are many, and may wait for members that have nothing either: they stand back. With each, the
         instant before which it is not asked (again)."""
+        self._parked: dict[Asked, Pull] = {}
+        """Passes that made room for others: they go on where they were, for their source may have much to send."""
         self._starts_left = STARTS_MAX
         self._quiet_until_s = -math.inf
         self._more_at_s = math.inf
@@ -110,12 +112,14 @@ class Puller:
         self._queue.clear()
         self._copies.clear()
         self._refills.clear()
+        self._parked.clear()
         self._more_at_s = math.inf
 
     def cancel(self, unit: UnitId) -> None:
         """End the pulls of one unit."""
         self._takeovers.pop(unit, None)
         self._pulls = {token: pull for token, pull in self._pulls.items() if pull.unit != unit}
+        self._parked = {asked: pull for asked, pull in self._parked.items() if pull.unit != unit}
 
     def cancel_sync(self, unit: UnitId) -> None:
         """End the exchanges of one unit: what is on its way was read before all agreed to free what hid it."""
@@ -186,8 +190,10 @@ class Puller:
         if takeover is not None and source in takeover.unasked:
             takeover.unasked.discard(source)
             takeover.heard_s = now_s
-        self._next_token += 1
-        pull = Pull(self._next_token, unit, source, epoch, purpose)
+        pull = self._parked.pop(asked, None)
+        if pull is None:
+            self._next_token += 1
+            pull = Pull(self._next_token, unit, source, epoch, purpose)
         pull.retry_s = now_s + RETRY_S
         self._pulls[pull.token] = pull
         return [Send(source, pull.request(self._table.units.get(unit)))]
@@ -203,7 +209,7 @@ class Puller:
         if not reply.is_complete:
             # It has no data to give (rule 8); ask again later, it may be complete by then. A copy asks another.
             if pull.purpose is Purpose.BULK:
-                pull.leaves, pull.after, pull.is_first = None, b"", True
+                pull.leaves, pull.after, pull.is_first, pull.taken_bytes = None, b"", True, 0
             else:
                 pull.silent_count = 0
             if pull.purpose is Purpose.REFILL:
@@ -268,7 +274,7 @@ class Puller:
         if pull.purpose is Purpose.BULK:
             self.bulks.took(pull.unit, size_bytes)
         takeover = self._takeovers.get(pull.unit)
-        if takeover is not None and takeover.purpose is pull.purpose:
+        if takeover is not None and pull.purpose in (Purpose.BULK, Purpose.FENCED):
             self.bulks.pulled(pull.unit, pull.source, takeover.rounds, pull.taken_bytes)
         if takeover is not None and held.early:
             takeover.known.update((e.key, e.version) for e in page.entries if held.early.get(e.key) == e.version)
@@ -380,7 +386,10 @@ class Puller:
                 takeover = self._takeovers.get(pull.unit)
                 is_copy = takeover is not None and pull.purpose is Purpose.BULK
                 source = takeover.instead_of(pull.source) if takeover is not None and is_copy else pull.source
-                self._wait_turn((pull.unit, source, pull.purpose, pull.epoch), now_s)
+                asked = pull.unit, source, pull.purpose, pull.epoch
+                if pull.purpose is Purpose.FENCED:
+                    self._parked[asked] = pull
+                self._wait_turn(asked, now_s)
                 effects += self._end(pull, now_s)
             else:
                 effects += self._call_in(pull, now_s)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from balancer.placement import Placement
@@ -203,15 +205,18 @@ def test_a_copy_that_comes_again_and_again_is_no_progress() -> None:
     assert steps.next_record(6.0 + 600.0) is not None
 
 
-def test_a_node_reports_what_has_come_until_it_is_done() -> None:
-    """Of copies and of passes; afterwards the count says nothing, and would make each report another one."""
+def test_a_node_reports_what_has_come_under_a_record_until_it_is_done() -> None:
+    """Of copies and of passes. First nothing: the host counts what came under the record before until it hears."""
     machine = machine_of(N2, record(1, STABLE, [N1]))
     machine.taken_bytes = lambda: 5
-    told = []
-    for seq, phase, ring in ((2, JOINING, [N1]), (3, JOINT, [N1]), (4, STABLE, [N1, N2])):
-        effects = adopt(machine, record(seq, phase, ring, [N1, N2]))
-        told += [e.message for e in effects if isinstance(e, SendTopology) and isinstance(e.message, Report)]
-    assert [report.taken_bytes for report in told] == [5, 5, 0]
+    for seq, phase, ring, told in ((2, JOINING, [N1], 5), (3, JOINT, [N1], 5), (4, STABLE, [N1, N2], 0)):
+        first = _taken(adopt(machine, record(seq, phase, ring, [N1, N2])))
+        assert (first, _taken(machine.advance(float(seq)))) == ([0], [told])
+
+
+def _taken(effects: Sequence[TopologyEffect]) -> list[int]:
+    messages = [effect.message for effect in effects if isinstance(effect, SendTopology)]
+    return [message.taken_bytes for message in messages if isinstance(message, Report)]
 
 
 def test_the_next_change_waits_until_the_last_is_settled() -> None:

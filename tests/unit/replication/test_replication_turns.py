@@ -17,7 +17,7 @@ from frys_node.replication import hashtree
 from frys_node.replication.emptying import PAUSE_S
 from frys_node.replication.messages import LeafAsk, LeafPage, Tree, TreeAsk
 from frys_node.replication.pull import Purpose
-from frys_node.replication.puller import COPIES_MAX, COPY_SILENT_MAX, RETRY_S, SILENT_MAX, STARTS_MAX, Puller
+from frys_node.replication.puller import COPIES_MAX, COPY_SILENT_MAX, PULLS_MAX, RETRY_S, SILENT_MAX, STARTS_MAX, Puller
 from frys_node.replication.replica import ReplicaConfig, ReplicaMachine
 from frys_node.replication.takeover import Takeover
 from frys_node.replication.unit import HeldUnit, UnitTable
@@ -182,6 +182,23 @@ def test_members_that_look_down_are_asked_last() -> None:
     for unit, purpose in zip(units, (Purpose.BULK, Purpose.FENCED), strict=True):
         (ask,) = _sends(puller.start(_takeover(unit, purpose, sources=(N2, N3, N4)), 0.0))
         assert ask.to == N4
+
+
+def test_a_pass_that_made_room_goes_on_where_it_was() -> None:
+    """Its source may lag, and then has all it holds to send: from the first page on again, it would never end."""
+    puller, units = _puller(PULLS_MAX + 1)
+    (ask,) = _sends(puller.start(_takeover(units[0], sources=(N2,), needed=1), 0.0))
+    assert isinstance(ask.message, TreeAsk)
+    entry = Entry(b"k", Version(1, 0, N2, 1), b"v")
+    tree = Tree(_key(1), units[0], ask.message.pull, True, hashtree.build([entry]))
+    puller.receive(N2, tree, 0.0)
+    (more,) = _sends(puller.receive(N2, LeafPage(_key(1), units[0], ask.message.pull, b"", True, [entry], True), 0.0))
+    for unit in units[1:]:
+        puller.start(_takeover(unit, sources=(N3,), needed=1), 0.0)
+    asked = _sends(puller.advance(0.0))
+    while sum(send.message.unit == units[0] for send in asked) < 2 * SILENT_MAX:
+        asked += _sends(puller.advance(puller.next_deadline_s))
+    assert {send.message for send in asked if send.message.unit == units[0]} == {more.message}
 
 
 def test_a_pass_waits_for_a_source_that_was_slow_once_and_answers_now() -> None:

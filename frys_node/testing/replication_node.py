@@ -82,7 +82,7 @@ class ReplicationNode:
         self.log = Log(host.disk)
         self.recovery = Recovery(host.disk, self.log, self.replica)
         self.records = self.make_records(RecordDisk)
-        self.pace = SeedPace(knobs.moves_rate_bytes_s, observer.held_back)
+        self.pace = self.make_pace(SeedPace)
         self._bulk_pace = BulkPace(self.name, self.pace, lambda: None)
         self._packets: list[Packet] = []
         self._work: deque[fx.Effect | TopologyEffect] = deque()
@@ -174,6 +174,10 @@ class ReplicationNode:
     def make_records(self, kind: type[RecordDisk]) -> RecordDisk:
         """Return the way of topology records to the disk."""
         return kind(self.host, self.topology, self.observer, fsync_s=self.knobs.fsync_s, perform=self._perform)
+
+    def make_pace(self, kind: type[SeedPace]) -> SeedPace:
+        """Return the rate of moves."""
+        return kind(self.knobs.moves_rate_bytes_s, self.observer.held_back)
 
     # ------------------------------------------------------------------ inputs
 
@@ -467,6 +471,5 @@ class ReplicationNode:
     def heal(self, now_s: float) -> None:
         """The faults are over: repair with full strength from now on."""
         self.replica.sync.interval_s, self.replica.sync.units = 0.3, 8
-        self.pace.lift()
         self.replica.sync_soon(now_s)
         self._plan()

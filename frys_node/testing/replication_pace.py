@@ -17,10 +17,6 @@ class SeedPace:
         """Set by the node with each input."""
         self._in, self._out = Pace(rate_bytes_s), Pace(rate_bytes_s)
 
-    def lift(self) -> None:
-        """Hold nothing back any more."""
-        self._in, self._out = Pace(0.0), Pace(0.0)
-
     def _is_paid(self, pace: Pace) -> bool:
         is_paid = pace.busy_s(self.now_s) <= BURST_S
         if not is_paid:

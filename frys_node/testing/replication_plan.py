@@ -27,7 +27,10 @@ CROWD_UNITS = 96
 """Units in memory of a crowded seed: at factor 3 a node asks for twice as many refills as pulls may be under way."""
 
 RATES_BYTES_S = (0.0, 0.0, 64_000.0, 256_000.0)
-"""Rates of moves that seeds draw. At the lower one a newcomer gets three or four small units a second."""
+"""Rates of moves that seeds draw, to their end. At the lower one a newcomer gets three or four small units a second."""
+
+CROWD_RATE = 8.0
+"""So many times the rate, for there are as many more units to copy before a step is done."""
 
 WEAKER = 50.0
 """Weak anti-entropy works at 2 % of its rate."""
@@ -82,7 +85,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     memory_room: int | None
     """Entries that a replica of a unit in memory has room for; beyond it any goes, and a floor stays. None: all."""
     moves_rate_bytes_s: float
-    """What copies by messages are held to, those of units in memory; 0: nothing."""
+    """What copies by messages are held to, of units in memory always; 0: nothing."""
     ends_dark: bool
     """The last fault is an outage of the whole cluster, so that nothing but recovery follows it."""
 
@@ -207,6 +210,7 @@ def crowded(plan: Plan) -> Plan:
         memory_units=CROWD_UNITS,
         catches_up=True,
         change_s=max(plan.change_s, 6.0),
+        moves_rate_bytes_s=plan.moves_rate_bytes_s * CROWD_RATE,
         ends_dark=True,
     )
 

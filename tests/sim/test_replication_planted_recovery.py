@@ -22,6 +22,7 @@ from frys_node.replication.puller import PULLS_MAX, STARTS_MAX, Asked, Puller
 from frys_node.replication.replica import ReplicaMachine
 from frys_node.replication.unit import HeldUnit
 from frys_node.testing.replication_node import ReplicationNode
+from frys_node.testing.replication_pace import SeedPace
 from frys_node.testing.replication_plan import crowded, forgetful
 
 NODES = 5
@@ -147,6 +148,21 @@ class RefusedIsDone(ReplicationNode):
             self._perform(self.replica.persisted(persist.token, now_s), now_s)
 
 
+class NeverPaid(SeedPace):
+    """A source that gives at a rate has never been paid for what it gave first."""
+
+    def may_give(self) -> bool:
+        return self._out.busy_s(0.0) == 0
+
+
+class NeverPaidNode(ReplicationNode):
+    """A node whose copies, and those from it, do not get on."""
+
+    def make_pace(self, kind: type[SeedPace]) -> SeedPace:
+        del kind
+        return super().make_pace(NeverPaid)
+
+
 def _with(base: type[ReplicationNode], planted: type) -> type[ReplicationNode]:
     return type(f"Planted{planted.__name__}", (base,), {"planted": planted})
 
@@ -158,6 +174,7 @@ PLANTED = {
     "a unit that starts empty has no floor": Planted(_with(ReplicaNode, NoFloor), forgetful, ("(a)", "(b)"), *CHAOS),
     "nobody is asked what was missed": Planted(_with(ReplicaNode, OnlyBehind), crowded, ("(l)",), *OUTAGES),
     "a refused group is acknowledged": Planted(RefusedIsDone, None, ("(a)", "(b)", "(c)", "(f)", "(g)"), *CHAOS),
+    "a rate is never paid": Planted(NeverPaidNode, crowded, ("(g)", "(l)"), *CHAOS),
     "the last group is cut": Planted(TornGroup, None, ("(a)", "(b)", "(c)", "(f)", "(g)"), *OUTAGES),
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import trio
 from frys_node.base.errors import ConfigError, CorruptData, FrysError, UsageError
 from frys_node.base.ports import Clock, Datagram, Disk, Entropy, Network, StreamListener
 from frys_node.base.types import Address, BootId
-from frys_node.config import KEPT, KEPT_ORIGIN, NodeConfig
+from frys_node.config import KEPT, NodeConfig
 from frys_node.observe.log import register_secret
 from frys_node.plugins.network.access import is_loopback
 from frys_node.plugins.network.binding import PortBook, listen_or_move
@@ -45,9 +45,9 @@ OWN_KEYS = frozenset({"system.name", "system.data_dir", "cluster.name", "cluster
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 (compared with, not bound to)
 CHECK_SEEDS_S = 2.0
 """Longest wait for seeds to say which cluster they are of, when the directory has one already."""
-BIND_TRIES = 8
 KEYS_SHOWN_MAX = 6
 """Settings that the note of a start names; the rest are counted."""
+BIND_TRIES = 8
 """Ephemeral TCP ports tried until the same UDP port is free too."""
 
 
@@ -88,7 +88,16 @@ class Arrival(NamedTuple):
     advertise: Address
     peers: tuple[KnownPeer, ...]
     notes: list[str]
-    """What the person should know: a port that moved, a name that was changed."""
+    """What the person should know: a port that moved, a name that was changed, what was given to the last start."""
+    given: Mapping[str, str]
+    """Where each setting comes from; see `given_to`."""
+
+    def keep_given(self) -> None:
+        """The person was told: the next start compares itself with this one."""
+        data = msgspec.json.format(msgspec.json.encode(self.given), indent=2) + b"\n"
+        with suppress(FrysError):  # a full disk: the node serves, and a note is missing
+            if self.disk.read(GIVEN_PATH) != data:
+                self.disk.write(GIVEN_PATH, data)
 
     @property
     def is_local(self) -> bool:
@@ -204,14 +213,15 @@ async def _settle(
             directory, disk = _rename(directory, disk, stored.node_name)
         check_settings(launch, stored)
         keep_addresses(disk, config)
-        notes += compare_given(disk, config)
+        given = given_to(config)
+        notes += note_on_given(disk, given)
         boot = next_boot(disk, entropy)
     except BaseException:
         with trio.CancelScope(shield=True):
             await listener.aclose()
             await datagram.aclose()
         raise
-    return Arrival(stored, boot, directory, disk, listener, datagram, advertise, peers, notes)
+    return Arrival(stored, boot, directory, disk, listener, datagram, advertise, peers, notes, given)
 
 
 async def _join(
@@ -420,24 +430,26 @@ def read_kept(data_dir: Path | None) -> dict[str, str]:
         ) from error
 
 
-def compare_given(disk: Disk, config: NodeConfig) -> list[str]:
-    """Write down what this start was given; returns a note on what the last one was given and this one is not.
+def given_to(config: NodeConfig) -> dict[str, str]:
+    """Return where each setting of this start comes from that no later start keeps by itself.
 
     Addresses are kept, and no others: a file of workflows that is served, or a port that clients use, is served again
-    only when it is given again. Values may be secret, so the note has keys and where each came from.
+    only when it is given again. Values may be secret, and are left out.
     """
-    given = {
-        key: config.origins[key]
+    return {
+        key: config.origins[key].encode(errors="backslashreplace").decode()
         for key in config.chosen()
-        if key not in OWN_KEYS and key not in KEPT and config.origins[key] != KEPT_ORIGIN
+        if key not in OWN_KEYS and key not in KEPT
     }
+
+
+def note_on_given(disk: Disk, given: Mapping[str, str]) -> list[str]:
+    """Return a note on what the last start was given and this one is not, if there is something."""
     text = disk.read(GIVEN_PATH)
     try:
         before = msgspec.json.decode(text, type=dict[str, str]) if text else {}
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (msgspec.MsgspecError, ValueError):
         before = {}  # it is for this note alone, and written anew
-    if given != before:
-        disk.write(GIVEN_PATH, msgspec.json.format(msgspec.json.encode(given), indent=2) + b"\n")
     missing = [f"{key} ({origin})" for key, origin in sorted(before.items()) if key not in given]
     if not missing:
         return []

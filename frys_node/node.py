@@ -370,6 +370,7 @@ class Composition:
         await self._until_ready()
         http = services.find(HTTP)
         self._launch.on_ready(self.describe(http.address if http is not None else ""))
+        self._arrival.keep_given()
 
     def _http_address(self) -> str:
         http = self._kernel.services.find(HTTP)

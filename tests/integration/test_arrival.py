@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from frys_node.arrival import (
@@ -14,8 +15,9 @@ from frys_node.arrival import (
     advertised,
     advertised_to,
     check_seeds,
-    compare_given,
+    given_to,
     keep_addresses,
+    note_on_given,
     read_kept,
 )
 from frys_node.base.errors import ConfigError, CorruptData, UsageError
@@ -86,19 +88,26 @@ def test_chosen_addresses_are_kept_on_disk_and_a_damaged_file_is_named(tmp_path:
 
 
 def test_a_start_notes_what_the_last_one_was_given_and_this_one_is_not(tmp_path: Path) -> None:
-    """Workflows and the Redis port, once, by key and origin without a value; not addresses, which are kept."""
+    """Workflows and the Redis port, by key and origin without a value; not addresses, which are kept."""
     disk = DirectoryDisk(tmp_path)
     flags = {"plugins.workflow.files": '["/flows.py"]', "network.bind": "127.0.0.1:9000", "system.name": "a"}
-    environ = {"FRYS_PLUGINS_CACHE_RESP": "127.0.0.1:6379"}
-    assert compare_given(disk, load(flags=flags, environ=environ)) == []
-    assert compare_given(disk, load(flags=flags, environ=environ)) == []
-    (note,) = compare_given(disk, load().keeping({"network.bind": "127.0.0.1:9000"}))
-    assert note.endswith(
-        ": plugins.cache.resp (env FRYS_PLUGINS_CACHE_RESP), plugins.workflow.files (flag)",
-    )
-    assert compare_given(disk, load()) == []
-    disk.write(GIVEN_PATH, b"{")
-    assert compare_given(disk, load()) == []
+    given = given_to(load(flags=flags, environ={"FRYS_PLUGINS_CACHE_RESP": "127.0.0.1:6379"}))
+    assert note_on_given(disk, given) == []
+    disk.write(GIVEN_PATH, msgspec.json.encode(given))
+    assert note_on_given(disk, given) == []
+    (note,) = note_on_given(disk, given_to(load().keeping({"network.bind": "127.0.0.1:9000"})))
+    assert note.endswith(": plugins.cache.resp (env FRYS_PLUGINS_CACHE_RESP), plugins.workflow.files (flag)")
+
+
+@pytest.mark.parametrize("data", [b"{", b"", b"[]", b'{"a": 1}', b'{"a": "\xff"}'])
+def test_a_damaged_note_on_settings_keeps_no_node_from_starting(tmp_path: Path, data: bytes) -> None:
+    """It says nothing that is needed; a path that is no UTF-8 can be written down as well."""
+    disk = DirectoryDisk(tmp_path)
+    disk.write(GIVEN_PATH, data)
+    assert note_on_given(disk, {}) == []
+    config = load(flags={"plugins.cache.resp": ""})
+    config.origins["plugins.cache.resp"] = "file caf\udce9.toml"
+    assert msgspec.json.encode(given_to(config)) == b'{"plugins.cache.resp":"file caf\\\\udce9.toml"}'
 
 
 async def test_a_directory_is_joined_again_if_one_seed_is_of_its_cluster(tmp_path: Path) -> None:

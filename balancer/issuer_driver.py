@@ -302,6 +302,8 @@ class IssuerVerbs:
         if not self._members.is_usable(successor):
             raise NotFound(f"{name} is not alive", hint="`frys-node members` shows who is")
         weight = weight_of(self._record().ring, successor)
+        if weight is None and successor in self._record().removed:
+            raise NotFound(f"{name} was removed from the ring", hint="choose another member")
         if weight is None:
             # A node serves requests, and `/readyz` says so, before its share of the data has come.
             raise NotReady(f"{name} is not on the ring yet", hint="`frys-node ring` shows who is; ask again then")

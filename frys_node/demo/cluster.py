@@ -25,11 +25,11 @@ STOP_TIMEOUT_S = 30.0
 FIRST_PORT, END_PORT = 18_000, 32_000
 """Ports for node processes: below the range from which Linux serves outgoing connections and port 0 (32768 on)."""
 
-_next_port = FIRST_PORT + os.getpid() * 61 % (END_PORT - FIRST_PORT)
+_next_port = FIRST_PORT + os.getpid() * 8653 % (END_PORT - FIRST_PORT)  # processes begin far apart: the golden section
 
 
 def free_port() -> int:
-    """Return a TCP port of loopback that is free now, for UDP too, and that this process was not given before.
+    """Return a TCP port of loopback that is free now, for UDP too, and none of the thousands given here before.
 
     One from the kernel (port 0) may come twice, since it is free until a node is started on it, and any connection
     may take it meanwhile.

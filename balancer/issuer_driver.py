@@ -103,7 +103,7 @@ class IssuerVerbs:
         """Gives a successor what it needs to admit nodes, before it takes over."""
         self.is_admitted: Callable[[NodeId], bool] = lambda _node: True
         """Tells whether somebody other than a record says that a node is a member."""
-        self.standing: Callable[[], IssuerStanding] = lambda: IssuerStanding(False, [])
+        self.standing: Callable[[], IssuerStanding] = lambda: IssuerStanding(True, [])
         """Tells whether this node could admit nodes."""
 
     def serve(self) -> None:
@@ -131,16 +131,17 @@ class IssuerVerbs:
 
     # ------------------------------------------------------------------ removals
 
-    async def remove(self, node: NodeId, *, accepts_loss: bool = False) -> RemovalView:
+    async def remove(self, node: NodeId, *, accepts_loss: bool = False, accepts_keyless: bool = False) -> RemovalView:
         """Have a dead node replaced; returns when that is queued.
 
         Raises:
             NotFound: The node is not on the ring.
             MemberAlive: It answers, so it can leave by itself.
-            LossNeeded: Too few members of some of its units are alive; nothing was changed.
+            LossNeeded: Too few members of some of its units are alive, or it may have the authority's only key; nothing
+                was changed.
             IssuerUnreachable: The issuer does not answer.
         """
-        await self._keeper.ask_issuer(REMOVE_NODE, RemoveNode(node, accepts_loss))
+        await self._keeper.ask_issuer(REMOVE_NODE, RemoveNode(node, accepts_loss, accepts_keyless))
         return await self.removal(node)
 
     async def removal(self, node: NodeId) -> RemovalView:
@@ -157,6 +158,13 @@ class IssuerVerbs:
             raise UsageError(f"{name} writes the topology record", hint="run `frys-node leave` there")
         if self._members.is_usable(node):
             raise MemberAlive(f"{name} is not dead", hint=f"run `frys-node leave` on {name}, or wait until it is dead")
+        if not request.accepts_keyless and not self.standing().can_admit:
+            raise LossNeeded(
+                f"{name} may have the only key of the cluster's authority: {self._name(machine.node)} writes the record"
+                " and has none, and without one no node can ever join",
+                hint=f"start {name}, or a standby, and run on {self._name(machine.node)}: frys-node issuer handover"
+                " NAME; if the key is lost anyway: node remove --keyless",
+            )
         machine.verdict(self.burials.of(machine.node), self._clock.now_s())
         blocked = [] if request.accepts_loss else machine.steps.loss_of(node)
         if blocked:

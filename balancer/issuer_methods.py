@@ -21,6 +21,9 @@ class RemoveNode(Message, frozen=True):
 
     node: NodeId
     accepts_loss: bool = False
+    """Give up what only it and other dead nodes hold."""
+    accepts_keyless: bool = False
+    """It may have the only key of the cluster's authority: give that up."""
 
 
 class AskRemoval(Message, frozen=True):

@@ -99,6 +99,8 @@ class Steps:
         self._held_up: list[str] = []
         """Why what waits is not begun."""
         self.is_settled = False
+        self.holds_authority: Callable[[], bool] = lambda: True
+        """Whether the issuer could admit nodes; set by the host. If not, one of the dead may have the only key."""
 
     # ------------------------------------------------------------------ changes that wait
 
@@ -156,6 +158,8 @@ class Steps:
         if self._placement is None or self._placement.record.phase != STABLE or not self.is_settled:
             return
         self._look_at_s = now_s + LOOK_S
+        if not self.holds_authority():
+            return
         for node, since_s in self.dead.items():
             is_due = now_s >= since_s + self.config.auto_remove_after_s
             if is_due and weight_of(self._placement.record.ring, node) and not self.loss_of(node):

@@ -153,6 +153,7 @@ class Operations:
         balancer.verbs.entrust = self._entrust
         balancer.verbs.is_admitted = channel.authority.is_admitted
         balancer.verbs.standing = self._standing
+        balancer.machine.steps.holds_authority = lambda: channel.authority.can_admit
         self._admin_replaced_s = -inf
         self._is_trusted = is_trusted
         channel.departed.on_parting = self._parting

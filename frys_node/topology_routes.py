@@ -27,6 +27,8 @@ class RemovalWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Body of ``POST /v1/members/{name}/remove``."""
 
     accept_loss: bool = False
+    keyless: bool = False
+    """Also if the node may have the only key of the cluster's authority."""
 
 
 class FactorWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,7 +97,7 @@ class TopologyRoutes:
     async def _remove(self, request: HttpRequest) -> HttpResponse:
         wanted = request.json(RemovalWanted)
         node = self._find(request.params["name"])
-        view = await self._balancer.verbs.remove(node, accepts_loss=wanted.accept_loss)
+        view = await self._balancer.verbs.remove(node, accepts_loss=wanted.accept_loss, accepts_keyless=wanted.keyless)
         log.warning("operations.removal_asked", peer=self._name(node), accept_loss=wanted.accept_loss)
         return HttpResponse.json(self._told(node, view), 202)
 

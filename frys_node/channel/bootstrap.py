@@ -25,7 +25,7 @@ from frys_node.base.types import Address, ClusterId, NodeId
 from frys_node.channel.join import JoinClient, Seed
 from frys_node.secure import certificates
 from frys_node.secure.admin import create_admin_token
-from frys_node.secure.errors import WrongIdentityKind
+from frys_node.secure.errors import NoAuthority, WrongIdentityKind
 from frys_node.secure.identity import Identity, load_identity, save_identity
 from frys_node.secure.keyring import KEY_BYTES, KEYRING_PATH, EpochKey, Keyring
 from frys_node.secure.signing_keys import SEED_BYTES, Kind, PrivateKey, key_from_seed, new_key
@@ -218,6 +218,11 @@ class _Joiner:
                         hint="only the issuer lets nodes in: start it, or open the way to its address, and join again",
                     ) from error
                 if isinstance(answer, JoinRedirect):
+                    if Address.parse(answer.address) == issuer:
+                        raise NoAuthority(
+                            f"no node can join: the issuer, {issuer}, does not hold the key of the cluster's authority",
+                            hint=NoAuthority.FIX,
+                        )
                     raise NodeUnreachable(
                         f"{issuer} is not the issuer either", hint="give the issuer's address as --seed"
                     )

@@ -20,7 +20,7 @@ from frys_node.base.ports import Clock, Network
 from frys_node.base.types import Address, ClusterId, NodeId
 from frys_node.channel.messages import KIND_JOIN
 from frys_node.secure import certificates
-from frys_node.secure.errors import ForeignCluster, HandshakeRefused, TokenUnknown, TrustLost
+from frys_node.secure.errors import ForeignCluster, HandshakeRefused, NoAuthority, TokenUnknown, TrustLost
 from frys_node.secure.gate import check_profile
 from frys_node.secure.identity import Identity
 from frys_node.secure.signer import is_return_proof, return_proof
@@ -179,7 +179,7 @@ class JoinServer:
         desk = self._authority.desk
         if desk is None and self._authority.is_issuer:
             text = "no node can join: the issuer does not hold the key of the cluster's authority"
-            return JoinRefused("node.no_authority", text, "hand the issuer's role to a node that holds it"), "authority"
+            return JoinRefused(NoAuthority.code, text, NoAuthority.FIX), "authority"
         if desk is None:
             address = self._issuer_address()
             if address is None:

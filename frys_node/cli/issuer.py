@@ -77,6 +77,7 @@ def _text(view: dict[str, Any]) -> str:
         lines.append("  if it is gone: frys-node issuer promote, on the node that shall have the role")
     elif not view["can_admit"]:
         lines.append("it does not hold the authority's key: no node can join, and no certificate is renewed")
+        lines.append("  start a member that has it, the old issuer or a standby, and: frys-node issuer handover NODE")
     if view["standby"]:
         lines.append(f"keep the authority too: {', '.join(view['standby'])}")
     if view["successor"]:

@@ -26,6 +26,10 @@ LOSS = (
     "what only {name} and other dead nodes hold is lost for good: {what}. {name} is refused if it comes back, and has"
     " to join as a new node"
 )
+KEYLESS = (
+    "if only {name} has the key of the cluster's authority, no node can ever join again, and certificates, which last a"
+    " year, are not renewed"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("node", type=given.name, metavar="NODE", help="the dead node's name or id")
     text = "give up what only it holds, its workflow partitions among them; asks to type its name"
     parser.add_argument("--accept-loss", action="store_true", help=text)
+    text = "though it may have the only key of the cluster's authority: no node can ever join then; asks as well"
+    parser.add_argument("--keyless", action="store_true", help=text)
     add_yes(parser)
     add_common(parser)
     parser.set_defaults(timeout=REMOVE_TIMEOUT_S)
@@ -42,10 +48,13 @@ def run(arguments: argparse.Namespace, client: AdminClient) -> int:
     """Ask for the removal and follow it to its end."""
     path = f"/v1/members/{quote(arguments.node, safe='')}/remove"
     deadline_s = time.monotonic() + arguments.timeout
-    if arguments.accept_loss:
+    if arguments.accept_loss or arguments.keyless:
         before = client.call("GET", path)
-        must_type(arguments, LOSS.format(name=before["name"], what=_held(before)), before["name"])
-    view = client.call("POST", path, {"accept_loss": arguments.accept_loss})
+        name = before["name"]
+        texts = [LOSS.format(name=name, what=_held(before))] * arguments.accept_loss
+        texts += [KEYLESS.format(name=name)] * arguments.keyless
+        must_type(arguments, "; ".join(texts), name)
+    view = client.call("POST", path, {"accept_loss": arguments.accept_loss, "keyless": arguments.keyless})
     shown = ""
     while view["state"] in ("waiting", "moving"):
         told = "; ".join(view["waits_for"]) or view["state"]

@@ -25,6 +25,15 @@ class HoldsAuthority(SecurityError):
     FIX: ClassVar[str] = "run it with --holds-authority, and then at once: frys-node ca rotate"
 
 
+class NoAuthority(SecurityError):
+    """The issuer does not hold the key of the cluster's authority: no node can join. Nothing was changed."""
+
+    code = "security.no_authority"
+    FIX: ClassVar[str] = (
+        "start a member that holds it, the old issuer or a standby, and on the issuer: frys-node issuer handover NODE"
+    )
+
+
 class Expelled(SecurityError):
     """The node is no member of the cluster any more. Nothing was sent."""
 

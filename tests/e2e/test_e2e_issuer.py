@@ -50,7 +50,9 @@ def run(node: NodeProcess, *arguments: str) -> Any:
     return done
 
 
-def test_the_role_moves_by_a_leave_and_by_promotion_and_the_dead_are_replaced(nodes: dict[str, NodeProcess]) -> None:
+def test_the_role_moves_by_a_leave_and_by_promotion_and_the_dead_are_replaced(
+    nodes: dict[str, NodeProcess], tmp_path: Path
+) -> None:
     """A token of the first issuer admits at its successor; what was written at first is read at the end."""
     nodes["a"].call("PUT", "/v1/cache/default/k", b"v")
     run(nodes["a"], "leave")
@@ -65,7 +67,13 @@ def test_the_role_moves_by_a_leave_and_by_promotion_and_the_dead_are_replaced(no
     promoted = run(other, "issuer", "promote").stdout
     assert promoted.startswith(f"{other.name} writes the topology record: term 3")
     assert "no node can join" in promoted
-    run(nodes["d"], "node", "remove", issuer.name, "--accept-loss", "--yes")
+    refused = frys("node", "remove", issuer.name, "--data-dir", str(nodes["d"].data_dir), cwd=nodes["d"].home)
+    assert refused.returncode == 1
+    assert f"{issuer.name} may have the only key of the cluster's authority" in refused.stderr
+    late = NodeProcess("e", tmp_path / "e", settings=nodes["a"]._settings)
+    refused = frys(*late.command([other.bind])[3:], cwd=late.home, env=late._settings)
+    assert f"the issuer, {other.bind}, does not hold the key of the cluster's authority" in refused.stderr
+    run(nodes["d"], "node", "remove", issuer.name, "--accept-loss", "--keyless", "--yes")
     wait("it is off the ring", lambda: ring(nodes["d"]) == {other.name: 1.0, "d": 1.0})
     assert nodes["d"].call("GET", "/v1/cache/default/k?consistency=quorum") == b"v"
     issuer.start()
@@ -78,3 +86,17 @@ def test_the_role_moves_by_a_leave_and_by_promotion_and_the_dead_are_replaced(no
     assert "move its data directory away, then join as a new node" in trouble(issuer)
     assert not issuer.is_ready
     assert ring(other) == {other.name: 1.0, "d": 1.0}
+
+
+def test_the_only_key_of_the_authority_comes_back_with_the_old_issuer(nodes: dict[str, NodeProcess]) -> None:
+    """It died, another was promoted without the key and does not remove it: started again it is handed the role."""
+    a, b, d = (nodes[name] for name in "abd")
+    a.kill()
+    wait("its death known", lambda: b.statuses().get("a") == "dead")
+    assert "start a member that has it" in run(b, "issuer", "promote").stdout
+    a.start()
+    wait("it is back, and obeys", lambda: a.is_ready and a.call("GET", "/v1/issuer")["name"] == "b")
+    run(b, "issuer", "handover", "a")
+    assert a.call("GET", "/v1/issuer")["can_admit"]
+    d.start([b.bind])
+    wait("d on the ring", lambda: set(ring(b) or {}) == {"a", "b", "c", "d"})

@@ -57,7 +57,7 @@ class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):
     units: int
     """Units that something was brought back to."""
     items: int
-    """Keys, points and runs in it. Those that are newer in the cluster, or deleted since, stand."""
+    """Keys, points and runs that were brought back."""
     size_bytes: int
     """Bytes of the saved copies that were read."""
     collections: tuple[str, ...]
@@ -68,6 +68,8 @@ class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):
     """Units that did not take all of it; restoring again is safe."""
     restored: tuple[UnitId, ...] = ()
     """Units that took all of it."""
+    items_standing: int = 0
+    """Keys and points that were not: they are there as they were saved, or newer, or were deleted since."""
     standing: tuple[UnitId, ...] = ()
     """Units that have everything already and may have gone on since: they were left as they are."""
 
@@ -98,7 +100,7 @@ class Restorer:
         self._standing = Standing(rpc=rpc, topology=topology, taking=taking, name_of=name_of)
         self._name_of = name_of
         self._unreachable: dict[NodeId, str] = {}
-        self._items = 0
+        self._items = self._items_standing = 0
         self._due: set[UnitId] = set()
         """Units of replacing kinds that are to be replaced; all others of these kinds stand."""
         self._only_empty = True
@@ -163,6 +165,7 @@ class Restorer:
             name=name,
             units=len(done),
             items=self._items,
+            items_standing=self._items_standing,
             size_bytes=sum(saved.size_bytes for group in wanted.values() for saved in group),
             collections=tuple(sorted(made)),
             skipped=tuple(self._skipped),
@@ -296,9 +299,12 @@ class Restorer:
     async def _deliver(self, provider: Snapshottable, piece: Piece, room: trio.Semaphore) -> None:
         """Give a piece to the members of its unit; what fails is noted, and the rest goes on."""
         try:
-            if await provider.revive(piece) is None:
+            items = await provider.revive(piece)
+            if items is None:
+                items = await provider.missing(piece)
                 await self._to_members(piece, self._topology.sets(piece.unit))
-            self._items += piece.items
+            self._items += items
+            self._items_standing += piece.items - items
             self._touched.add(piece.unit)
         except FrysError as error:
             self._touched.add(piece.unit)

@@ -183,6 +183,9 @@ def _some(units: Sequence[str]) -> str:
 def _restored_text(body: Mapping[str, Any]) -> str:
     size = bytes_text(body["size_bytes"])
     lines = [f"restored {body['name']}: {body['items']} items into {body['units']} units, {size} read"]
+    if body["items_standing"]:
+        count = body["items_standing"]
+        lines.append(f"{count} items stand: they are there as they were saved, or newer, or were deleted since")
     if body["collections"]:
         lines.append(f"made collections: {', '.join(body['collections'])}")
     if body["standing"]:

@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from frys_node.base.errors import CorruptData, MalformedFrame, NotReady, StorageError, error_from_code
+from frys_node.base.errors import CorruptData, FrysError, MalformedFrame, NotReady, StorageError, error_from_code
 from frys_node.base.types import Consistency, UnitId
 from frys_node.kernel.services.replication import Entry, Freezable, Replication
 from frys_node.kernel.services.snapshots import Captured, Piece, Rerouting, SavedState
@@ -242,15 +242,18 @@ class ReplicatedSource:
         merge: Callable[[UnitId, Sequence[Entry]], Awaitable[None]],
         restored: Callable[[UnitId], Awaitable[None]],
         turns: Turns,
-        writer: Replication | None = None,
+        replication: Replication,
+        *,
+        is_revived: bool,
     ) -> None:
+        """`is_revived` is for kinds in memory; see `revive`."""
         self._prefix = f"{kind}/"
         self._table = table
         self._merge = merge
         self._restored = restored
         self._turns = turns
-        self._writer = writer
-        """Given for kinds in memory: see `revive`."""
+        self._replication = replication
+        self._is_revived = is_revived
 
     def units(self) -> Sequence[UnitId]:
         """Return the units of the kind that are held here."""
@@ -313,7 +316,7 @@ class ReplicatedSource:
                             groups.setdefault(unit, []).append(entry)
                     for unit, entries in groups.items():
                         for part in pages(entries):
-                            yield Piece(unit, encode_page(part), len(part))
+                            yield Piece(unit, encode_page(part), sum(entry.value is not None for entry in part))
 
     async def restored(self, unit: UnitId) -> None:
         """All of a snapshot is merged: an only replica that was damaged serves again with that.
@@ -340,24 +343,37 @@ class ReplicatedSource:
         Nothing newer is replaced, deletions that are still known included. A write of the same key by a client in the
         same instant may be overtaken.
         """
-        if self._writer is None:
+        if not self._is_revived:
             return None
+        wanted = await self._missing(piece)
+        if wanted:
+            await self._replication.write(piece.unit, [(entry.key, entry.value) for entry in wanted])
+        return len(wanted)
+
+    async def missing(self, piece: Piece) -> int:
+        """Return how many items are not there as they were saved, or newer, or deleted since.
+
+        All of them where a quorum cannot say: a damaged unit lacks what it cannot name.
+        """
+        try:
+            return len(await self._missing(piece))
+        except FrysError:
+            return piece.items
+
+    async def _missing(self, piece: Piece) -> list[Entry]:
         # A piece of this source is one page.
         body = memoryview(piece.data)[_LENGTH.size :]
         entries = [entry for entry in decode_page(piece.unit, body) if entry.value is not None]
         if not entries:
-            return 0
-        stamps = await self._writer.versions(
-            piece.unit, [*(entry.key for entry in entries), _NOBODY], Consistency.QUORUM
-        )
-        floor = stamps[-1].version if stamps[-1] is not None else None
-        wanted = [
-            (entry.key, entry.value)
+            return []
+        keys = [*(entry.key for entry in entries), _NOBODY]
+        stamps = await self._replication.versions(piece.unit, keys, Consistency.QUORUM)
+        # What a floor says of keys that are not held is no deletion that anybody knows of.
+        floor = stamps[-1].version if stamps[-1] is not None and self._is_revived else None
+        return [
+            entry
             for entry, stamp in zip(entries, stamps, strict=False)
             if stamp is None
             or stamp.version < entry.version
             or (floor is not None and stamp.is_deleted and stamp.version <= floor)
         ]
-        if wanted:
-            await self._writer.write(piece.unit, wanted)
-        return len(wanted)

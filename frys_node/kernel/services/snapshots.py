@@ -27,7 +27,7 @@ class SavedState(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Bytes that a unit can restore by themselves; `items` is how many keys or runs they hold."""
+    """Bytes that a unit can restore by themselves; `items` is how many keys or runs they hold, without deletions."""
 
     unit: UnitId
     data: bytes
@@ -98,6 +98,10 @@ class Snapshottable(Protocol):
 
         None, and nothing was done, if the piece is to be given to the unit's members, who `restore` it.
         """
+        ...
+
+    async def missing(self, piece: Piece) -> int:
+        """Return how many items of a piece a `restore` would bring: not those that stand, for people."""
         ...
 
 

@@ -121,8 +121,10 @@ async def test_a_cluster_restores_into_one_of_another_size(
     ) as cluster:
         await cluster.settle()
         desks = {name: _desk(cluster, name, shared) for name in after}
+        await trio.sleep(5.0)  # it is later than when the snapshot was made
         report = await desks["m2"].restore("all", place=PLACE)
         assert (report.failed, report.skipped, report.collections) == ((), (), ("c",))
+        assert (report.items, report.items_standing) == (60, 0)
         cached, points = await _read(cluster, "m1", 30)
         assert cached == {number: b"value %d" % number for number in range(30)}
         assert points == {number: b"point %d" % number for number in range(30)}
@@ -139,11 +141,12 @@ async def test_a_cluster_restores_into_one_of_another_size(
                 assert entry.value == b"point %d" % number
         again = await desks["m1"].restore("all", place=PLACE)
         assert (again.failed, again.collections) == ((), ())
+        assert (again.items, again.items_standing) == (0, 60)
         assert await _read(cluster, "m2", 30) == (cached, points)
 
 
 async def test_a_restore_undoes_nothing_that_is_newer(autojump_clock: trio.testing.MockClock) -> None:
-    """Values written and deleted since the snapshot stand, in the cache and in the collection."""
+    """Values written and deleted since the snapshot stand, in the cache and in the collection, and are counted."""
     shared = FakeDisk()
     async with open_data_cluster(["n1", "n2", "n3"], durable_kinds=("vector",), with_snapshots=True) as cluster:
         await cluster.settle()
@@ -158,6 +161,7 @@ async def test_a_restore_undoes_nothing_that_is_newer(autojump_clock: trio.testi
         before = await _read(cluster, "n3", 9)
         report = await desks["n3"].restore("s", place=PLACE)
         assert (report.failed, report.skipped) == ((), ())
+        assert (report.items, report.items_standing) == (0, 18)
         assert await _read(cluster, "n3", 9) == before
         assert [before[0][1], before[0][2], before[1][1], before[1][2]] == [None, b"newer", None, b"newer"]
 
@@ -179,7 +183,8 @@ async def test_a_cache_that_started_empty_takes_what_was_saved(autojump_clock: t
         key = _cache_key(5)
         unit = cache_unit_of(key[key.index(0) + 1 :], cluster.partitions)
         await cluster["n1"].replication.write(unit, [(key, b"written after the start")])
-        await _desk(cluster, "n1", shared).restore("s", place=PLACE)
+        report = await _desk(cluster, "n1", shared).restore("s", place=PLACE)
+        assert (report.items, report.items_standing) == (5, 7)
         cached, _ = await _read(cluster, "n1", 6)
         assert cached == {number: b"value %d" % number for number in range(5)} | {5: b"written after the start"}
 

@@ -288,6 +288,11 @@ class Outcome(Message, frozen=True):
     version: str = ""
 
 
+def is_lookup(change: Change) -> bool:
+    """True if a change answers with the value that was there: for hit ratios it is a read as well."""
+    return change.operation in ("getdel", "getex") or (change.operation == "set" and bool(change.args[-1]))
+
+
 def apply(cell: Cell, change: Change) -> Outcome:
     """Apply a change to the entry; one that is refused leaves it as it is."""
     operation = OPERATIONS.get(change.operation)

@@ -47,7 +47,7 @@ class RespLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Such commands that may come at once after a pause."""
     pipelined: Annotated[int, Meta(ge=1, le=65_536, extra=_LIVE)] = 1_024
     """Commands of one connection that are carried out together; more of a pipeline wait for their turn."""
-    arguments: Annotated[int, Meta(ge=16, le=65_536, extra=_LIVE)] = 4_096
+    arguments: Annotated[int, Meta(ge=16, le=1_048_576, extra=_LIVE)] = 4_096
     """Words of one command; more end the connection."""
     request_bytes: Annotated[int, Meta(ge=65_536, le=1 << 30, extra=_LIVE)] = 16 * 1024 * 1024
     """One command with all its words; more end the connection."""

@@ -240,7 +240,7 @@ async def test_a_shared_read_that_is_given_up_fails_nobody_else(cluster: RespClu
 
 
 async def test_metrics_are_by_namespace_up_to_a_limit(cluster: RespCluster) -> None:
-    """Hits and misses of a namespace have their own numbers; the sixty-fifth shares one."""
+    """Hits and misses of a namespace have their own numbers, also of GETEX and its like; the sixty-fifth shares one."""
     node = cluster.nodes["a"]
     client = node.client()
     await client.do("SET", "k", "v")
@@ -252,7 +252,13 @@ async def test_metrics_are_by_namespace_up_to_a_limit(cluster: RespCluster) -> N
     assert lookups.values[("hit", "default")] == 2
     assert lookups.values[("miss", "default")] == 1
     assert lookups.values[("miss", "db3")] == 1
+    await client.do("SET", "k", "v")
+    for words in (("GETEX", "k", "PERSIST"), ("SET", "k", "w", "GET"), ("GETSET", "k", "x"), ("GETDEL", "k")):
+        await client.do(*words)
+        await client.do(*(words[0], "gone", *words[2:]))
+        await client.do("DEL", "gone")
+    assert (lookups.values[("hit", "db3")], lookups.values[("miss", "db3")]) == (4, 5)
     for number in range(100):
         node.service.label(b"ns%d\0" % number)
     assert node.service.label(b"one-more\0") == "other"
-    assert node.service.lookups() == (2, 2)
+    assert node.service.lookups() == (6, 6)

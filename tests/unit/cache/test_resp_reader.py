@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frys_node.plugins.cache.resp.reader import Command, ProtocolError, RequestReader, Uniform, split_inline
+from frys_node.plugins.cache.resp.reader import Command, ProtocolError, RequestReader, Uniform, split_inline, too_many
 
 ARGUMENTS_MAX = 1_000
 REQUEST_BYTES_MAX = 1 << 20
@@ -124,6 +124,7 @@ def test_pipelines_of_one_shape_are_taken_as_one() -> None:
         (b"*a\r\n", "Protocol error: invalid multibulk length"),
         (b"*99999999\r\n", "Protocol error: invalid multibulk length"),
         (b"*2147483648\r\n", "Protocol error: invalid multibulk length"),
+        (b"*99999\r\n", f"Protocol error: invalid multibulk length, {too_many(99_999, ARGUMENTS_MAX)}"),
         (b"*1\r\n>99999999999\r\n", "Protocol error: expected '$', got '>'"),
         (b"*1\r\n%1\r\n$1\r\na\r\n$1\r\nb\r\n", "Protocol error: expected '$', got '%'"),
         (b"*1\r\n*1\r\n$1\r\na\r\n", "Protocol error: expected '$', got '*'"),

@@ -14,6 +14,7 @@ from frys_node.base.types import Consistency, UnitId
 from frys_node.base.units import slot_of
 from frys_node.plugins.cache.cache import decode_value
 from frys_node.plugins.cache.changer import Changer
+from frys_node.plugins.cache.changes import is_lookup
 from frys_node.plugins.cache.config import CacheConfig, ScanScope
 from frys_node.plugins.cache.driver import CacheService
 from frys_node.plugins.cache.keyspace import Keyspace
@@ -172,6 +173,10 @@ class Executor:
 
     async def _alter(self, step: Alter) -> bytes:
         outcomes = await self._changer.run(step.changes, self._config.resp_write)
+        for change, outcome in zip(step.changes, outcomes, strict=True):
+            if is_lookup(change):
+                # A value of another type was found as well, and refused.
+                self._service.count_reads([change.key], [outcome.result is not None or bool(outcome.refusal)])
         parts: list[bytes] = []
         at = 0
         for count, reply in step.parts:

@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 import hiredis
 
+REDIS_ARGUMENTS_MAX = 1_048_576
+"""Redis refuses a command with more words."""
+
 INLINE_BYTES_MAX = 65_536
 """Longest inline request, and longest header line."""
 
@@ -53,6 +56,11 @@ class ProtocolError(Exception):
         super().__init__(text)
         self.commands = commands or []
         """What came whole before the error."""
+
+
+def too_many(count: int, arguments_max: int) -> str:
+    """Say which setting a command with so many words is over."""
+    return f"{count} words of at most {arguments_max}: send fewer, or raise plugins.cache.resp_limits.arguments"
 
 
 class RequestReader:
@@ -198,8 +206,10 @@ class RequestReader:
         if line is None:
             return None
         count = _number(data[at + 1 : line])
-        if count is None or count > self.arguments_max:
+        if count is None or count > REDIS_ARGUMENTS_MAX:
             raise ProtocolError("Protocol error: invalid multibulk length")
+        if count > self.arguments_max:
+            raise ProtocolError(f"Protocol error: invalid multibulk length, {too_many(count, self.arguments_max)}")
         if not self.is_trusted and count > STRANGER_ARGUMENTS_MAX:
             raise ProtocolError("Protocol error: unauthenticated multibulk length")
         at = line + 2

@@ -13,7 +13,7 @@ from frys_node.base.access import LOCAL, Kind, Level, Need, Principal, Resource,
 from frys_node.plugins.cache.cache import pack_plain, prefix_of
 from frys_node.plugins.cache.changes import Change
 from frys_node.plugins.cache.resp import encode
-from frys_node.plugins.cache.resp.reader import Command, Uniform
+from frys_node.plugins.cache.resp.reader import Command, Uniform, too_many
 from frys_node.plugins.cache.resp.steps import Alter, Choice, Do, FromOutcomes, FromValues, Gets, Look, Say, Step, Store
 
 DATABASES = 16
@@ -308,7 +308,7 @@ class Session:
         if not spec.takes(len(command)):
             raise CommandError(f"ERR wrong number of arguments for '{spec.name}' command")
         if len(command) > self.around.limits().arguments_max:
-            raise CommandError("ERR too many arguments")
+            raise CommandError(f"ERR too many arguments, {too_many(len(command), self.around.limits().arguments_max)}")
         if not self.is_known and "no_auth" not in spec.flags:
             raise CommandError("NOAUTH Authentication required.")
         if not self._is_free:

@@ -149,6 +149,7 @@ def _announce(arguments: argparse.Namespace, info: dict[str, Any]) -> None:
             os.dup2(nothing.fileno(), 0)
         with os.fdopen(arguments.ready_fd, "w") as pipe:
             json.dump(info, pipe)
+        arguments.ready_fd = None
         return
     say(json.dumps(info) if arguments.json else banner(info))
 
@@ -198,11 +199,12 @@ def _detach(arguments: argparse.Namespace, *, reads_token: bool) -> int:
         start_new_session=True,
     )
     os.close(writer)
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         with os.fdopen(reader) as pipe:
             text = pipe.read()
     except BaseException:
-        process.terminate()  # whoever gives up waiting does not want a node in the background
+        process.terminate()  # whoever gives up waiting, or is ended, does not want a node in the background
         raise
     if not text:
         return process.wait()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -191,3 +193,13 @@ def test_a_node_that_an_operator_removed_is_shut_out_and_told_why(nodes: list[No
     assert newest is not None
     assert held is not None
     assert newest.epoch > held.epoch
+    gamma.stop()
+    done = frys(*gamma.command()[3:], "--detach", "--json", cwd=gamma.home, env=gamma._settings)
+    try:
+        assert done.returncode == 4, done
+        _, _, told_why = done.stderr.partition("gamma runs and is not ready: ")
+        assert "says that this node was removed" in told_why
+    finally:
+        pid = json.loads(done.stdout)["pid"]
+        os.kill(pid, signal.SIGTERM)
+    wait("it ends", lambda: not Path(f"/proc/{pid}").exists())

@@ -9,8 +9,8 @@ from frys_node.observe.metrics import Metrics
 def measure(metrics: Metrics, machine: TopologyMachine) -> None:
     """Show how steps fare."""
     steps = machine.steps
-    metrics.gauge(
-        "frys_balancer_step_aborts",
+    metrics.counter(
+        "frys_balancer_step_aborts_total",
         "Steps that this node, as the issuer, took back",
         source=lambda: float(steps.abort_count),
     )

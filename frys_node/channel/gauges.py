@@ -26,8 +26,8 @@ def declare_gauges(metrics: Metrics, peers: Peers, keys: KeyDesk, secrets: Membe
         "Expelled nodes that this node refuses.",
         source=lambda: float(len(secrets.revoked)),
     )
-    metrics.gauge(
-        "frys_channel_notes_dropped",
+    metrics.counter(
+        "frys_channel_notes_dropped_total",
         "Notes dropped since the start because a queue was full or nobody was there.",
         source=lambda: float(peers.notes_dropped),
     )

@@ -59,6 +59,6 @@ class _Families:
 
 
 def _values(metric: Counter | Gauge) -> list[tuple[tuple[str, ...], float]]:
-    if isinstance(metric, Gauge) and metric.source is not None:
+    if metric.source is not None:
         return [((), metric.source())]
     return list(metric.values.items())

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 
 
 class Counter:
-    """A number that only grows, per label values."""
+    """A number that only grows, per label values, or a function of one that does."""
 
-    __slots__ = ("help", "labels", "name", "values")
+    __slots__ = ("help", "labels", "name", "source", "values")
 
     def __init__(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> None:
         self.name, self.help, self.labels = name, help_text, labels
         self.values: dict[tuple[str, ...], float] = {} if labels else {(): 0}
+        self.source: Callable[[], float] | None = None
 
     def inc(self, *label_values: str, by: float = 1) -> None:
         """Add `by` under the label values, given in the declared order."""
@@ -70,10 +71,18 @@ class Metrics:
     def __iter__(self) -> Iterator[Metric]:
         return iter(self._metrics.values())
 
-    def counter(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> Counter:
-        """Declare a counter; its name ends in ``_total``."""
+    def counter(
+        self,
+        name: str,
+        help_text: str,
+        labels: tuple[str, ...] = (),
+        source: Callable[[], float] | None = None,
+    ) -> Counter:
+        """Declare a counter; its name ends in ``_total``. `source`, which only grows, is read at scrape time."""
         metric = self._metrics.setdefault(name, Counter(name, help_text, labels))
         assert isinstance(metric, Counter), name
+        if source is not None:
+            metric.source = source
         return metric
 
     def gauge(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from frys_node.base.ports import Clock
@@ -46,22 +47,25 @@ class Reports:
         serving, purger, hints = replica.serving, replica.purger, coordinator.hints
         self._hints = hints
 
-        def gauge(name: str, text: str, value: object) -> None:
-            metrics.gauge(f"frys_replication_{name}", text, source=value)  # type: ignore[arg-type]
+        def gauge(name: str, text: str, value: Callable[[], float]) -> None:
+            metrics.gauge(f"frys_replication_{name}", text, source=value)
+
+        def counter(name: str, text: str, value: Callable[[], float]) -> None:
+            metrics.counter(f"frys_replication_{name}_total", text, source=value)
 
         gauge("hints", "Hints kept", lambda: float(len(hints)))
-        gauge("hints_dropped", "Hints dropped for want of room since the start", lambda: float(hints.dropped_count))
-        gauge(
+        counter("hints_dropped", "Hints dropped for want of room since the start", lambda: float(hints.dropped_count))
+        counter(
             "writes_refused_clock_drift",
             "Writes refused here since the start: their coordinator's clock is too far ahead of this node's",
             lambda: float(serving.refused["replication.clock_drift"]),
         )
-        gauge(
+        counter(
             "writes_refused_too_old",
             "Writes refused here since the start and stamped anew by their coordinators",
             lambda: float(serving.refused["replication.too_old"]),
         )
-        gauge("tombstones_freed", "Tombstones freed here since the start", lambda: float(purger.freed_count))
+        counter("tombstones_freed", "Tombstones freed here since the start", lambda: float(purger.freed_count))
         gauge(
             "purge_stopped_units",
             "Units whose tombstones cannot be freed, as this node has to say: a member is down, incomplete, or has a"
@@ -92,13 +96,13 @@ class Reports:
             "1 while the disk takes no writes and durable units are only read, else 0",
             source=lambda: float(commits.refusal is not None),
         )
-        metrics.gauge(
-            "frys_replication_messages_sent",
+        metrics.counter(
+            "frys_replication_messages_sent_total",
             "Messages of replication sent since the start",
             source=lambda: float(outbox.messages_count),
         )
-        metrics.gauge(
-            "frys_replication_notes_sent",
+        metrics.counter(
+            "frys_replication_notes_sent_total",
             "Notes that carried them: messages of one turn for one node go together",
             source=lambda: float(outbox.notes_count),
         )

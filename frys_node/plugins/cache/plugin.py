@@ -160,14 +160,14 @@ def _measure(metrics: Metrics, memory: CacheMemory) -> None:
     """Show what is held."""
     metrics.gauge("frys_cache_memory_bytes", "Bytes of entries held here.", source=lambda: memory.total_bytes)
     metrics.gauge("frys_cache_entries", "Entries held here, tombstones included.", source=lambda: len(memory))
-    metrics.gauge("frys_cache_evicted_entries", "Values evicted since the start.", source=lambda: memory.evicted)
-    metrics.gauge("frys_cache_expired_entries", "Values expired so far.", source=lambda: memory.expired)
+    metrics.counter("frys_cache_evicted_entries_total", "Values evicted.", source=lambda: memory.evicted)
+    metrics.counter("frys_cache_expired_entries_total", "Values expired.", source=lambda: memory.expired)
     tombstones = memory.tombstones
     metrics.gauge("frys_cache_tombstones", "Deleted and expired keys held here.", source=lambda: len(tombstones))
     metrics.gauge("frys_cache_tombstone_bytes", "Bytes of those.", source=lambda: tombstones.total_bytes)
-    metrics.gauge(
-        "frys_cache_evicted_tombstones",
-        "Tombstones that gave way to a floor since the start.",
+    metrics.counter(
+        "frys_cache_evicted_tombstones_total",
+        "Tombstones that gave way to a floor.",
         source=lambda: memory.tombstones_evicted,
     )
 

@@ -91,8 +91,9 @@ class WorkflowPlugin:
         gauge("frys_workflow_runs_live", "Runs that have not ended, on this node.", source=lambda: engine.runs_live)
         gauge("frys_workflow_runs_awake", "Runs held in memory.", source=lambda: engine.runs_awake)
         gauge("frys_workflow_commits_queued", "Appends that wait for the disk.", source=lambda: len(engine.commits))
-        gauge("frys_workflow_store_commits", "Journal transactions so far.", source=lambda: store.commits_total)
-        gauge("frys_workflow_fenced", "Appends refused because of a newer owner.", source=lambda: engine.fenced_total)
+        counter = metrics.counter
+        counter("frys_workflow_store_commits_total", "Journal transactions.", source=lambda: store.commits_total)
+        counter("frys_workflow_fenced_total", "Appends refused for a newer owner.", source=lambda: engine.fenced_total)
 
     async def on_load(self) -> None:
         """Resume runs, then serve."""

@@ -16,7 +16,7 @@ from frys_node.kernel.services.members import MEMBERS
 from frys_node.kernel.services.replication import REPLICATION, Entry, Version
 from frys_node.kernel.services.rpc import RPC
 from frys_node.kernel.services.topology import TOPOLOGY
-from frys_node.observe.metrics import Gauge, Metrics
+from frys_node.observe.metrics import Counter, Gauge, Metrics
 from frys_node.plugins.cache.config import CacheConfig
 from frys_node.plugins.cache.memory import CacheMemory
 from frys_node.plugins.cache.plugin import CachePlugin
@@ -92,10 +92,10 @@ class Node:
         assert isinstance(store, CacheUnit)
         return store.memory
 
-    def gauge(self, name: str) -> float:
-        """A gauge's value now."""
+    def read(self, name: str) -> float:
+        """A value that is read at scrape time."""
         metric = next(metric for metric in self.metrics if metric.name == name)
-        assert isinstance(metric, Gauge)
+        assert isinstance(metric, Gauge | Counter)
         assert metric.source is not None
         return metric.source()
 
@@ -107,16 +107,16 @@ async def test_a_reloaded_cache_serves_what_the_old_one_held() -> None:
         plugin = await node.load(CacheConfig())
         for number in range(20):
             await node.http.request("PUT", f"/v1/cache/default/k{number}", b"v" * 5_000)
-        held = node.gauge("frys_cache_memory_bytes")
+        held = node.read("frys_cache_memory_bytes")
         await plugin.on_unload()
         await plugin.cleanup()
         assert await node.status("k1") == 404
         plugin = await node.load(CacheConfig())
         assert await node.status("k1") == 200
-        assert node.gauge("frys_cache_memory_bytes") == held > 100_000
-        assert node.gauge("frys_cache_entries") == 20
+        assert node.read("frys_cache_memory_bytes") == held > 100_000
+        assert node.read("frys_cache_entries") == 20
         await plugin.on_config_change(CacheConfig(), CacheConfig(memory_bytes_max=65_536))
-        assert node.gauge("frys_cache_memory_bytes") <= 65_536
+        assert node.read("frys_cache_memory_bytes") <= 65_536
         assert await node.status("k0") == 404
         assert await node.status("k19") == 200
         nursery.cancel_scope.cancel()
@@ -130,8 +130,8 @@ async def test_a_node_that_is_alone_keeps_no_tombstones_and_one_with_others_does
         for number in range(20):
             await node.http.request("PUT", f"/v1/cache/default/k{number}", b"v")
             await node.http.request("DELETE", f"/v1/cache/default/k{number}")
-        assert node.gauge("frys_cache_entries") == node.gauge("frys_cache_tombstones") == 0
-        assert node.gauge("frys_cache_memory_bytes") == 0
+        assert node.read("frys_cache_entries") == node.read("frys_cache_tombstones") == 0
+        assert node.read("frys_cache_memory_bytes") == 0
         node.cluster.nodes = (NODE, NodeId("b"))
         node.cluster.replication_factor = 2
         node.cluster.seq += 1
@@ -140,8 +140,8 @@ async def test_a_node_that_is_alone_keeps_no_tombstones_and_one_with_others_does
         store.put([Entry(b"default\0gone", Version(1 << 40, 0, NODE, 1), None)])
         store.put([Entry(b"default\0old", Version(1 << 40, 1, NODE, 1), None)])
         assert memory.standing(store.unit) is Standing.WHOLE
-        assert node.gauge("frys_cache_tombstones") == 2
-        assert node.gauge("frys_cache_tombstone_bytes") == node.gauge("frys_cache_memory_bytes") > 800
+        assert node.read("frys_cache_tombstones") == 2
+        assert node.read("frys_cache_tombstone_bytes") == node.read("frys_cache_memory_bytes") > 800
         nursery.cancel_scope.cancel()
 
 
@@ -162,8 +162,8 @@ async def test_expired_values_give_their_memory_back_unread(autojump_clock: trio
         await node.load(CacheConfig(sweep_interval_s=1))
         await node.http.request("PUT", "/v1/cache/default/k?ttl=5s", b"v" * 10_000)
         await trio.sleep(4)
-        assert node.gauge("frys_cache_memory_bytes") > 10_000
+        assert node.read("frys_cache_memory_bytes") > 10_000
         await trio.sleep(3)
-        assert node.gauge("frys_cache_memory_bytes") < 1_000
-        assert node.gauge("frys_cache_expired_entries") == 1
+        assert node.read("frys_cache_memory_bytes") < 1_000
+        assert node.read("frys_cache_expired_entries_total") == 1
         nursery.cancel_scope.cancel()

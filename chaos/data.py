@@ -45,6 +45,9 @@ DOWN_S = (0.2, 2.0)
 CUT_S = (1.0, 5.0)
 PAUSE_S = (0.5, 5.0)
 QUIET_S = (0.1, 0.6)
+PAUSES = 0.25
+"""Pauses for each kill or cut."""
+
 CHANGE_S = 30.0
 """Between the end of a join and the beginning of a leave, and the other way round: one of each a minute."""
 
@@ -59,19 +62,24 @@ class Faults:
         self._turnover = turnover
         self._rng = rng
         self.done: Counter[str] = Counter()
+        self.paused = 0
+        """Nodes that stood still; they come on top."""
         self.tried = 0
         self.asked = 0
         """How many were to be done; the time may end before."""
 
     def one(self, number: int, total: int) -> None:
-        """Do one fault of any kind, the kills most often."""
+        """Kill a node or cut some off, and before some of these stop one for a while, which does not count."""
         kinds: list[tuple[str, Callable[[], bool]]] = [
             ("kill", self._kill),
             ("kill", self._kill),
             ("cut", lambda: self._cut(one_way=False)),
             ("cut one way", lambda: self._cut(one_way=True)),
-            ("pause", self._pause),
         ]
+        if self._rng.random() < PAUSES:
+            say(f"before event {number}/{total}: pause")
+            self.paused += self._pause()
+            time.sleep(self._rng.uniform(*QUIET_S))
         kind, act = self._rng.choice(kinds)
         say(f"event {number}/{total}: {kind}")
         self.tried += 1
@@ -108,7 +116,9 @@ def parser() -> argparse.ArgumentParser:
     """Return the arguments."""
     made = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     made.add_argument("--nodes", type=int, default=5, help="nodes at the beginning (default 5)")
-    made.add_argument("--events", type=int, default=30, help="kills, cuts and pauses (default 30)")
+    made.add_argument(
+        "--events", type=int, default=30, help="kills and cuts, with a pause before each fourth (default 30)"
+    )
     made.add_argument(
         "--seconds",
         type=float,
@@ -210,6 +220,7 @@ def judge(cluster: Cluster, history: list[checker.Operation], injuries: Injuries
     verdict.counts = {
         "seconds": round(time.monotonic() - begun_s, 1),
         **{f"events: {kind}": count for kind, count in sorted((faults.done + plug.pulled).items())},
+        "pauses": faults.paused,
         "joins": turnover.joined,
         "leaves": turnover.left,
         "removals": turnover.removed,

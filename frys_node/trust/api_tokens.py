@@ -22,6 +22,9 @@ from frys_node.secure.api_tokens import ID_BYTES, SECRET_BYTES, ApiTokens, Grant
 from frys_node.secure.token import TokenInfo
 from frys_node.wire.codec import Message
 
+COMPLAIN_AT = 2
+"""A member that has just been let in is asked before it answers: the first failure is no news."""
+
 RETELL_S = 5.0
 """Pause before members that did not answer are told again; also the longest wait for the role of the issuer."""
 
@@ -80,8 +83,8 @@ class ApiTokenDesk:
         self._members = members
         self._enrolled = enrolled
         self._told: dict[NodeId, Version] = {}
-        self._complained: dict[NodeId, Version] = {}
-        """The version about which a member's silence was logged; once is enough."""
+        self._failed: dict[NodeId, tuple[Version, int]] = {}
+        """About which version a member was told in vain, and how often; that is logged once."""
         self._wake = trio.Event()
 
     @property
@@ -186,9 +189,11 @@ class ApiTokenDesk:
                     await self.tell(node)
             except Exception as error:  # noqa: BLE001 (whatever one member answers, the others are told)
                 version = self._tokens.sheet.version
-                if self._complained.get(node) != version:
+                before, times = self._failed.get(node, (version, 0))
+                times = times + 1 if before == version else 1
+                if times == COMPLAIN_AT:
                     log.warning("channel.api_tokens_not_told", extra={"peer": node, "error": str(error)})
-                self._complained[node] = version
+                self._failed[node] = version, times
                 silent.add(node)
 
         # A connection that was replaced meanwhile, or a change, makes one ask again who has answered.
@@ -220,6 +225,6 @@ class ApiTokenDesk:
                     log.error("channel.api_tokens_not_written", extra={"error": error.message})
             else:
                 self._told.clear()
-                self._complained.clear()
+                self._failed.clear()
             with trio.move_on_after(RETELL_S):
                 await self._wake.wait()

@@ -29,6 +29,7 @@ VERBS = {
     "query": "ask the members and see who answers what",
     "node": "expel a node (revoke), remove a dead one, confirm one (admit); set and read key/value state of the nodes",
     "issuer": "show, hand over or take the role of the node that writes the topology record",
+    "doctor": "say what is wrong, each with what to do",
     "status": "show what a node is and does",
     "token": "create, list and revoke tokens, for nodes to join with and for programs",
     "ca": "show, rotate and export the cluster's certificate authority",

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     client = AdminClient(arguments)
     if not arguments.watch and not arguments.lasts:
         body = client.call("GET", "/v1/members")
-        body["absent"] = _absent(client, body)
+        body["absent"] = find_absent(client, body)
         return show(arguments, body, "\n".join([text(body), *absent_lines(body["absent"])]))
     end_s = time.monotonic() + arguments.lasts if arguments.lasts else None
     is_drawn = sys.stdout.isatty() and not arguments.json
@@ -93,7 +93,7 @@ def text(body: dict[str, Any], columns: int | None = None) -> str:
     return laid_out
 
 
-def _absent(client: AdminClient, body: dict[str, Any]) -> list[str]:
+def find_absent(client: AdminClient, body: dict[str, Any]) -> list[str]:
     """Return the ids of nodes that hold something by the ring and that this node has never heard of since its start.
 
     Membership lives in memory: who was down before all others were restarted is known to the ring alone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -68,7 +69,13 @@ class NodeRoutes:
         topology = context.services.find(TOPOLOGY)
         readiness = node.readiness()
         body: dict[str, Any] = {
-            "node": {"id": context.node, "name": node.name, "boot": context.boot, "data_dir": str(context.data_dir)},
+            "node": {
+                "id": context.node,
+                "name": node.name,
+                "boot": context.boot,
+                "pid": os.getpid(),
+                "data_dir": str(context.data_dir),
+            },
             "versions": {"frys": frys_node.__version__, "trio": trio.__version__},
             "uptime_s": round(node.uptime_s, 3),
             "ready": all(check.ok for check in readiness),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -292,7 +293,8 @@ async def test_status_says_who_and_how_and_takes_sections_from_others(tmp_path: 
         kernel.control.add_status("replication", lambda: {"units": 7})
         kernel.control.add_status("broken", broken)
         body = (await c.get("/v1/status")).json()
-        assert body["node"] == {"id": A, "name": "node-a", "boot": 7, "data_dir": str(tmp_path)}
+        who = {"id": A, "name": "node-a", "boot": 7, "pid": os.getpid(), "data_dir": str(tmp_path)}
+        assert body["node"] == who
         assert [(v["name"], v["state"]) for v in body["components"]] == [("pulse", "ready"), ("network", "ready")]
         assert (body["ready"], body["waiting_for"], body["epoch"]) == (True, [], None)
         assert (body["replication"], body["broken"]) == ({"units": 7}, {"error": "RuntimeError: no idea"})

@@ -155,10 +155,14 @@ class Pull:
             self.strays = sorted(found, key=lambda entry: entry.key, reverse=True)
         theirs = {entry.key: entry for entry in page.entries}
         last = page.entries[-1].key if page.has_more and page.entries else None
+        passed: list[bytes] = []
+        while self.strays and (last is None or self.strays[-1].key <= last):
+            passed.append(self.strays.pop().key)
         dropped: list[bytes] = []
         put_back: list[Entry] = []
-        while self.strays and (last is None or self.strays[-1].key <= last):
-            mine = self.strays.pop()
+        for mine in held.store.get(passed):
+            if mine is None or mine.version >= floor:
+                continue  # it was written anew since the first page, and the source lists what it held then
             right = theirs.get(mine.key)
             if right is None:
                 dropped.append(mine.key)

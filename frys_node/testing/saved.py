@@ -106,11 +106,6 @@ class ByteUnits:
         await trio.lowlevel.checkpoint()
         return None
 
-    async def missing(self, piece: Piece) -> int:
-        """Return all: what is there is replaced."""
-        await trio.lowlevel.checkpoint()
-        return piece.items
-
 
 class Fault(StrEnum):
     """What goes wrong with a changing request to a place."""

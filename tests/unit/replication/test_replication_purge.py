@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import msgspec
 
-from frys_node.base.types import Consistency, NodeId
+from frys_node.base.types import Consistency, Epoch, NodeId, Term
 from frys_node.kernel.services.replication import Entry, Version
 from frys_node.replication import effects as fx
+from frys_node.replication import hashtree
 from frys_node.replication.knobs import ReplicaConfig
-from frys_node.replication.messages import FloorsRecord, Purge, Repair, Seal, Sealed, Write
+from frys_node.replication.messages import FloorsRecord, LeafPage, Purge, Repair, Seal, Sealed, Tree, Write
+from frys_node.replication.pull import Pull, Purpose
 from frys_node.replication.replica import ReplicaMachine
+from frys_node.replication.unit import HeldUnit
+from frys_node.testing.data_cluster import DictStore
 from frys_node.testing.replica_desk import START_MS, UNIT, Desk, record_of
 
 N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
@@ -288,3 +292,24 @@ def test_a_refilled_unit_in_memory_drops_what_was_written_too_early_to_be_refuse
     assert replica.table.units[UNIT].complete
     assert desk.held(gone) is None
     assert desk.held(gone, b"live") is not None
+
+
+def test_a_pass_leaves_alone_what_was_written_anew_since_its_first_page() -> None:
+    """Of what lies below the source's purge floor the source is right; a write of now is above it, and stays."""
+    epoch = Epoch(Term(1, N1), 1)
+    stale, floor, fresh = (Version(number, 0, N1, 1) for number in (5, 10, 20))
+    held = HeldUnit(UNIT, DictStore(), durable=True, complete=True, join_key=None)
+    held.put([Entry(key, stale, b"stale") for key in (b"x", b"y", b"z")])
+    pull = Pull(1, UNIT, N2, epoch, Purpose.FENCED)
+    theirs = [Entry(b"a", Version(11, 0, N2, 1), b"a"), Entry(b"y", Version(4, 0, N2, 1), b"right")]
+    tree = Tree(epoch, UNIT, 1, True, hashtree.build(theirs), write_floor=floor, purge_floor=floor)
+    for _ in range(2):
+        pull.request(held)
+        pull.must_ask_again(held, tree)
+    pull.take_tree(held, tree)
+    pull.leaves = hashtree.ALL_LEAVES
+    first = LeafPage(epoch, UNIT, 1, b"", True, theirs[:1], True)
+    assert pull.righted(held, first) == ([], [])
+    pull.take_page(first)
+    held.put([Entry(b"y", fresh, b"acknowledged"), Entry(b"z", fresh, b"acknowledged")])
+    assert pull.righted(held, LeafPage(epoch, UNIT, 1, b"a", True, theirs[1:], False)) == ([b"x"], [])

@@ -150,6 +150,9 @@ class TakeRequest(msgspec.Struct, frozen=True, array_like=True):
 class Taken(msgspec.Struct, frozen=True, array_like=True):
     """It is here; after the last part, it is restored durably."""
 
+    items: int | None = None
+    """How many of its items were new; None: all, or it is not known."""
+
 
 class SurveyRequest(msgspec.Struct, frozen=True, array_like=True):
     """Which of these units would lose something if they were replaced?"""

@@ -7,8 +7,10 @@ is replaced. What cannot be reached costs its own units only: they are named, an
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -30,7 +32,7 @@ from frys_node.kernel.services.topology import Topology, UnitSets
 from snapshots.capture import closing, kind_of
 from snapshots.errors import CorruptChunk, WouldReplace
 from snapshots.index import Missing, SavedSnapshot, SavedUnit, check_kinds, copies_of
-from snapshots.messages import TAKE, TakeRequest
+from snapshots.messages import TAKE, Taken, TakeRequest
 from snapshots.routing import Routing, match_collections
 from snapshots.shelf import Contents, Shelf
 from snapshots.standing import Standing
@@ -155,7 +157,9 @@ class Restorer:
         made = [definition.name for definition in to_make if await self._make(definition, found, wanted)]
         for kind in sorted({kind_of(unit) for unit in wanted}):
             mine = _of_kind(wanted, kind)
-            await self._restore_kind(kind, index, mine, routing)
+            # One copy of each unit after the other, so that what several have is counted once.
+            for number, copies in enumerate(self._turns(kind, mine)):
+                await self._restore_kind(kind, index, copies, routing, counts_standing=not number)
             if routing.is_same(kind):
                 await self._finish(kind, {saved.unit for saved in mine})
             elif units is None:
@@ -270,11 +274,25 @@ class Restorer:
         ):
             yield pieces
 
+    def _turns(self, kind: str, copies: Sequence[SavedUnit]) -> list[list[SavedUnit]]:
+        """Divide the copies of units that merge: the first of each unit, the second of each, and so on."""
+        if kind in self._replacing:
+            return [list(copies)]
+        turns: list[list[SavedUnit]] = []
+        seen: Counter[UnitId] = Counter()
+        for saved in copies:
+            if seen[saved.unit] == len(turns):
+                turns.append([])
+            turns[seen[saved.unit]].append(saved)
+            seen[saved.unit] += 1
+        return turns
+
     async def _restore_kind(
-        self, kind: str, index: SavedSnapshot, copies: Sequence[SavedUnit], routing: Routing
+        self, kind: str, index: SavedSnapshot, copies: Sequence[SavedUnit], routing: Routing, *, counts_standing: bool
     ) -> None:
         provider = self._providers[kind]
         room = trio.Semaphore(PIECES_MAX)
+        deliver = partial(self._deliver, provider, room=room, counts_standing=counts_standing)
         damage: CorruptData | None = None
         async with trio.open_nursery() as nursery:
             try:
@@ -284,7 +302,7 @@ class Restorer:
                             # Nothing replaces nothing: most of the hundreds of partitions are empty.
                             continue
                         await room.acquire()
-                        nursery.start_soon(self._deliver, provider, piece, room)
+                        nursery.start_soon(deliver, piece)
             except CorruptData as error:
                 # Caught here, because a nursery wraps what leaves it into a group.
                 damage = error
@@ -296,15 +314,17 @@ class Restorer:
             async with closing(contents.parts(await contents.manifest(saved))) as parts:
                 yield SavedState(saved.unit, parts)
 
-    async def _deliver(self, provider: Snapshottable, piece: Piece, room: trio.Semaphore) -> None:
+    async def _deliver(
+        self, provider: Snapshottable, piece: Piece, room: trio.Semaphore, *, counts_standing: bool
+    ) -> None:
         """Give a piece to the members of its unit; what fails is noted, and the rest goes on."""
         try:
             items = await provider.revive(piece)
             if items is None:
-                items = await provider.missing(piece)
-                await self._to_members(piece, self._topology.sets(piece.unit))
+                items = await self._to_members(piece, self._topology.sets(piece.unit))
             self._items += items
-            self._items_standing += piece.items - items
+            if counts_standing:
+                self._items_standing += piece.items - items
             self._touched.add(piece.unit)
         except FrysError as error:
             self._touched.add(piece.unit)
@@ -322,42 +342,43 @@ class Restorer:
             except FrysError as error:
                 self._failed[unit] = error.message
 
-    async def _to_members(self, piece: Piece, sets: UnitSets) -> None:
-        done: set[NodeId] = set()
+    async def _to_members(self, piece: Piece, sets: UnitSets) -> int:
+        """Give a piece to all members; returns how many items were new to the first of them that took it."""
+        done: dict[NodeId, int] = {}
         problem = ""
         for member in dict.fromkeys((*sets.current, *sets.next)):
             try:
                 if member in self._unreachable:
                     problem = self._unreachable[member]
                     continue
-                await self._give(member, piece)
-                done.add(member)
+                done[member] = await self._give(member, piece)
             except FrysError as error:
                 problem = f"{self._name_of(member)}: {error.message}"
                 if isinstance(error, NodeUnreachable | DeadlineExceeded):
                     # It is not asked again for each of thousands of pieces; what it missed it gets by anti-entropy.
                     self._unreachable[member] = problem
         for members in (sets.current, sets.next):
-            taken = len(done & set(members))
+            taken = len(done.keys() & set(members))
             if taken < len(members) // 2 + 1:
                 raise NotReady(f"{taken} of {len(members)} members took it, that is no quorum ({problem})")
+        return next(iter(done.values()), piece.items)
 
-    async def _give(self, member: NodeId, piece: Piece) -> None:
-        transfer = self._taking.new_transfer()
+    async def _give(self, member: NodeId, piece: Piece) -> int:
+        transfer, taken = self._taking.new_transfer(), Taken()
         starts = range(0, max(1, len(piece.data)), TAKE_BYTES)
         for index, start in enumerate(starts):
             part = piece.data[start : start + TAKE_BYTES]
             is_last = index == len(starts) - 1
             only_empty = self._only_empty and kind_of(piece.unit) in self._replacing
-            await self._send(member, TakeRequest(piece.unit, transfer, index, is_last, part, only_empty=only_empty))
+            request = TakeRequest(piece.unit, transfer, index, is_last, part, only_empty=only_empty)
+            taken = await self._send(member, request)
+        return piece.items if taken.items is None else taken.items
 
-    async def _send(self, member: NodeId, request: TakeRequest) -> None:
+    async def _send(self, member: NodeId, request: TakeRequest) -> Taken:
         if member == self._rpc.self_id:
-            await self._taking.take(member, request)
-            return
+            return await self._taking.take(member, request)
         with trio.move_on_after(TAKE_S):
-            await self._rpc.call(member, TAKE, request)
-            return
+            return await self._rpc.call(member, TAKE, request)
         raise DeadlineExceeded(f"no answer within {TAKE_S:.0f} s")
 
 

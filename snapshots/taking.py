@@ -81,8 +81,7 @@ class Taking:
         transfer.size_bytes += len(request.data)
         if request.is_last:
             async with closing(once(transfer.parts)) as parts:
-                await provider.restore(request.unit, parts, only_empty=request.only_empty)
-            return Taken()
+                return Taken(await provider.restore(request.unit, parts, only_empty=request.only_empty))
         self._transfers[key] = transfer
         while len(self._transfers) > TRANSFERS_MAX:
             self._transfers.popitem(last=False)

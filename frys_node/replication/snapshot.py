@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from frys_node.base.errors import CorruptData, FrysError, MalformedFrame, NotReady, StorageError, error_from_code
+from frys_node.base.errors import CorruptData, MalformedFrame, NotReady, StorageError, error_from_code
 from frys_node.base.types import Consistency, UnitId
 from frys_node.kernel.services.replication import Entry, Freezable, Replication
 from frys_node.kernel.services.snapshots import Captured, Piece, Rerouting, SavedState
@@ -292,17 +292,30 @@ class ReplicatedSource:
             return CapturedEntries(held.store.freeze(), self._turns, is_sorted=True)
         return CapturedEntries(list(held.store.entries()), self._turns)
 
-    async def restore(self, unit: UnitId, parts: AsyncIterator[bytes], *, only_empty: bool = False) -> None:
+    async def restore(self, unit: UnitId, parts: AsyncIterator[bytes], *, only_empty: bool = False) -> int | None:
         """Merge the pages, each durable before the next is read; `only_empty` is for kinds that replace.
+
+        Returns how many values were new here: not those that stand, being there, newer, or deleted since.
 
         Raises:
             CorruptData: The bytes are not a dump of entries. What was merged before stays, which is harmless.
         """
+        count = 0
         async with closing(_read_bodies(unit, parts)) as found:
             async for body in found:
                 async with self._turns.turn():
                     page = decode_page(unit, body)
+                    count += self._count_new(unit, page)
                 await self._merge(unit, page)
+        return count
+
+    def _count_new(self, unit: UnitId, page: Sequence[Entry]) -> int:
+        held = self._table.units.get(unit)
+        values = [entry for entry in page if entry.value is not None]
+        if held is None:
+            return len(values)
+        stored = held.store.get([entry.key for entry in values])
+        return sum(mine is None or mine.version < entry.version for mine, entry in zip(stored, values, strict=True))
 
     async def regroup(self, states: AsyncIterator[SavedState], routing: Rerouting) -> AsyncIterator[Piece]:
         """Yield the entries page by page, each with the unit that they belong to now."""
@@ -345,35 +358,21 @@ class ReplicatedSource:
         """
         if not self._is_revived:
             return None
-        wanted = await self._missing(piece)
-        if wanted:
-            await self._replication.write(piece.unit, [(entry.key, entry.value) for entry in wanted])
-        return len(wanted)
-
-    async def missing(self, piece: Piece) -> int:
-        """Return how many items are not there as they were saved, or newer, or deleted since.
-
-        All of them where a quorum cannot say: a damaged unit lacks what it cannot name.
-        """
-        try:
-            return len(await self._missing(piece))
-        except FrysError:
-            return piece.items
-
-    async def _missing(self, piece: Piece) -> list[Entry]:
         # A piece of this source is one page.
         body = memoryview(piece.data)[_LENGTH.size :]
         entries = [entry for entry in decode_page(piece.unit, body) if entry.value is not None]
         if not entries:
-            return []
+            return 0
         keys = [*(entry.key for entry in entries), _NOBODY]
         stamps = await self._replication.versions(piece.unit, keys, Consistency.QUORUM)
-        # What a floor says of keys that are not held is no deletion that anybody knows of.
-        floor = stamps[-1].version if stamps[-1] is not None and self._is_revived else None
-        return [
-            entry
+        floor = stamps[-1].version if stamps[-1] is not None else None
+        wanted = [
+            (entry.key, entry.value)
             for entry, stamp in zip(entries, stamps, strict=False)
             if stamp is None
             or stamp.version < entry.version
             or (floor is not None and stamp.is_deleted and stamp.version <= floor)
         ]
+        if wanted:
+            await self._replication.write(piece.unit, wanted)
+        return len(wanted)

@@ -67,10 +67,11 @@ class Snapshottable(Protocol):
         """Fix the state now and return it."""
         ...
 
-    async def restore(self, unit: UnitId, parts: AsyncIterator[bytes], *, only_empty: bool = False) -> None:
+    async def restore(self, unit: UnitId, parts: AsyncIterator[bytes], *, only_empty: bool = False) -> int | None:
         """Merge (replicated kinds: newer versions win) or install (workflow partitions) verified bytes, durably.
 
-        With `only_empty` a kind that replaces refuses (`AlreadyExists`) a unit that has something by now.
+        With `only_empty` a kind that replaces refuses (`AlreadyExists`) a unit that has something by now. Returns how
+        many items were new here, for people; None: all of them.
         """
         ...
 
@@ -98,10 +99,6 @@ class Snapshottable(Protocol):
 
         None, and nothing was done, if the piece is to be given to the unit's members, who `restore` it.
         """
-        ...
-
-    async def missing(self, piece: Piece) -> int:
-        """Return how many items of a piece a `restore` would bring: not those that stand, for people."""
         ...
 
 

@@ -110,10 +110,6 @@ class PartitionMover:
         """Return None: a partition is given to its owner."""
         return None
 
-    async def missing(self, piece: Piece) -> int:
-        """Return all of its runs: a partition is replaced."""
-        return piece.items
-
     async def regroup(self, states: AsyncIterator[SavedState], routing: Rerouting) -> AsyncIterator[Piece]:
         """Yield whole partitions, with the runs that belong to each now.
 

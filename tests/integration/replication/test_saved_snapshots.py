@@ -166,6 +166,24 @@ async def test_a_restore_undoes_nothing_that_is_newer(autojump_clock: trio.testi
         assert [before[0][1], before[0][2], before[1][1], before[1][2]] == [None, b"newer", None, b"newer"]
 
 
+async def test_what_several_copies_of_a_unit_have_is_counted_once(autojump_clock: trio.testing.MockClock) -> None:
+    """Each shard was saved from two replicas that agree and from one that lags: nothing stands in an empty cluster."""
+    shared = FakeDisk()
+    async with open_data_cluster(["n1", "n2", "n3"], durable_kinds=("vector",), with_snapshots=True) as cluster:
+        await cluster.settle()
+        await _fill(cluster, "n1", 60)
+        for number in range(3):
+            held = cluster["n3"].replication.replica.table.units[vector_unit("one", number)]
+            held.drop([next(iter(held.store.keys()))])
+        desks = [_desk(cluster, name, shared) for name in sorted(NAMES)]
+        await desks[0].create("s", place=PLACE, is_cluster=True, kinds=["vector"])
+    async with open_data_cluster(["m1", "m2", "m3"], durable_kinds=("vector",), with_snapshots=True) as cluster:
+        await cluster.settle()
+        desks = [_desk(cluster, name, shared) for name in ("m1", "m2", "m3")]
+        report = await desks[0].restore("s", place=PLACE)
+        assert (report.items, report.items_standing, report.failed) == (60, 0, ())
+
+
 async def test_a_cache_that_started_empty_takes_what_was_saved(autojump_clock: trio.testing.MockClock) -> None:
     """A sole node forgets its cache with its process; what was saved comes back although it is older than the floor."""
     shared = FakeDisk()

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from shlex import quote
 from typing import Any, NamedTuple
 
-from frys_node.base.errors import FrysError
+from frys_node.base.errors import NotFound, NotReady
 from frys_node.cli.admin import AdminClient, add_common, show
 from frys_node.cli.members import find_absent
 from frys_node.cli.terminal import escaped
@@ -58,10 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _maybe(client: AdminClient, path: str) -> dict[str, Any] | None:
+    """Return a body, None of a node that has no record yet: `status` says what it waits for."""
     try:
         body: dict[str, Any] = client.call("GET", path)
-    except FrysError:
-        return None  # no record yet: `status` says what the node waits for
+    except (NotReady, NotFound):
+        return None
     return body
 
 
@@ -72,7 +74,7 @@ def findings(seen: Seen) -> Iterator[Finding]:
     yield from of_members
     if of_members:
         # With everybody there they say what one death would stop.
-        yield from _of_the_data(seen.status.get("replication", {}))
+        yield from _of_the_data(_section(seen.status, "replication"))
     if seen.issuer is not None:
         yield from _of_the_issuer(seen.issuer)
     if seen.ring is not None and seen.ring["phase"] == "stable" and seen.ring["waits_for"]:
@@ -85,7 +87,10 @@ def findings(seen: Seen) -> Iterator[Finding]:
 
 def _of_the_node(status: dict[str, Any]) -> Iterator[Finding]:
     name, log = status["node"]["name"], f"see {status['node']['data_dir']}/node.log"
-    replication, topology = status.get("replication", {}), status.get("topology", {})
+    for section, body in status.items():
+        if isinstance(body, dict) and set(body) == {"error"}:
+            yield Finding(name, f"cannot tell of its {section}: {body['error']}", log)
+    replication, topology = _section(status, "replication"), _section(status, "topology")
     for waits in status["waiting_for"]:
         yield Finding(name, f"is not ready: {waits}", log)
     if refusal := replication.get("disk_refuses"):
@@ -97,9 +102,16 @@ def _of_the_node(status: dict[str, Any]) -> Iterator[Finding]:
     for component in status["components"]:
         if component["error"]:
             yield Finding(name, f"{component['name']} is {component['state']}: {component['error']}", log)
-    for setting in status.get("settings_differ", []):
+    settings = status.get("settings_differ", [])
+    for setting in settings if isinstance(settings, list) else ():
         told = f"{setting['member']} has {setting['setting']} = {setting['there']}, this node has {setting['here']}"
         yield Finding(name, told, "give every node the same, and start it again")
+
+
+def _section(status: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return what a component says of itself; nothing if it has not started."""
+    body: dict[str, Any] = status.get(name) or {}
+    return body
 
 
 def _of_the_data(replication: dict[str, Any]) -> Iterator[Finding]:
@@ -110,13 +122,17 @@ def _of_the_data(replication: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _of_members(seen: Seen) -> Iterator[Finding]:
+    # Gossip remembers for days who was removed; the dead that matter are on the ring.
+    on_ring = None if seen.ring is None else {member["id"] for member in seen.ring["members"]}
     for member in seen.members:
         name, status, condition = member["name"], member["status"], member["condition"]
+        said = quote(name)
         if status in ("dead", "suspect"):
-            fix = f"frys-node why {name}; start it again, or, gone for good: frys-node node remove {name}"
-            yield Finding(name, f"is {status}", fix)
+            if on_ring is None or member["id"] in on_ring:
+                fix = f"frys-node why {said}; start it again, or, gone for good: frys-node node remove {said}"
+                yield Finding(name, f"is {status}", fix)
         elif status == "alive" and condition != "ok":
-            yield Finding(name, f"is {condition}", f"frys-node why {name}")
+            yield Finding(name, f"is {condition}", f"frys-node why {said}")
     for node in seen.absent:
         fix = f"start it again, or, gone for good: frys-node node remove {node}"
         yield Finding(node, "is on the ring and was not heard of since this node started", fix)

@@ -17,8 +17,9 @@ def seen(**changes: Any) -> Seen:
         "topology": {"frozen": "", "do": ""},
         "settings_differ": [],
     }
-    members = [{"name": name, "status": "alive", "condition": "ok"} for name in ("a", "b")]
-    ring = {"epoch": "1.7", "phase": "stable", "waits_for": []}
+    members = [{"name": name, "id": f"id of {name}", "status": "alive", "condition": "ok"} for name in ("a", "b")]
+    on_ring = [{"name": name, "id": f"id of {name}"} for name in "abc"]
+    ring = {"epoch": "1.7", "phase": "stable", "waits_for": [], "members": on_ring}
     issuer = {"name": "a", "answers": True, "can_admit": True}
     made = {"status": status, "members": members, "absent": [], "ring": ring, "issuer": issuer} | changes
     return Seen(**made)
@@ -33,10 +34,9 @@ def test_of_a_cluster_that_is_well_it_says_so_in_one_line() -> None:
 
 def test_a_dead_member_is_named_with_what_it_stops_and_what_to_do() -> None:
     """Also one that nobody remembers, one that is unwell, and an issuer that is gone or has no key."""
-    members = [
-        {"name": "b", "status": "dead", "condition": "ok"},
-        {"name": "c", "status": "alive", "condition": "slow"},
-    ]
+    dead, slow = {"status": "dead", "condition": "ok"}, {"status": "alive", "condition": "slow"}
+    states = {"b": dead, "c": slow, "removed a day ago": dead}
+    members = [{"name": name, "id": f"id of {name}"} | state for name, state in states.items()]
     issuer = {"name": "b", "answers": False, "can_admit": None}
     found = list(findings(seen(members=members, absent=["f00d"], issuer=issuer)))
     assert [finding.about for finding in found] == ["b", "c", "f00d", "data", "b"]
@@ -64,12 +64,22 @@ def test_what_is_wrong_with_the_node_itself_comes_first() -> None:
         "topology": {"frozen": "2.5", "do": "promote"},
         "settings_differ": [{"member": "b", "setting": "cluster.mtu", "there": "9000", "here": "1400"}],
     }
-    ring = {"epoch": "1.7", "phase": "stable", "waits_for": [{"name": "b", "reason": "dead, and too few live"}]}
+    ring = (seen().ring or {}) | {"waits_for": [{"name": "b", "reason": "dead, and too few live"}]}
     found = list(findings(seen(status=status, ring=ring)))
     assert [finding.about for finding in found] == ["a"] * 6 + ["ring"]
     assert [finding.what.split()[0] for finding in found[:6]] == ["is", "its", "vector/1/0", "two", "vector", "b"]
     assert found[6].what == "no change can begin: b: dead, and too few live"
     assert list(findings(seen(ring=ring | {"phase": "joining"}))) == [], "a step under way waits for its members"
+
+
+def test_a_section_that_failed_is_a_finding_and_no_traceback() -> None:
+    """`status` gives the error of a section in its place; a name that is none is quoted in what to type."""
+    broken = {"error": "RuntimeError: no idea"}
+    names = ("replication", "topology", "settings_differ")
+    found = list(findings(seen(status=seen().status | dict.fromkeys(names, broken))))
+    assert [finding.what for finding in found] == [f"cannot tell of its {n}: RuntimeError: no idea" for n in names]
+    member = {"name": "x; rm -rf ~", "id": "id of b", "status": "dead", "condition": "ok"}
+    assert "node remove 'x; rm -rf ~'" in next(findings(seen(members=[member]))).fix
 
 
 def test_a_node_that_starts_is_told_of_by_what_it_waits_for() -> None:

@@ -12,8 +12,9 @@ class BalancerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """What the node that writes the topology record goes by; the same on every node, since any may be that node."""
 
     auto_remove_after_s: Annotated[float, Meta(ge=0, extra={"reload": "restart"})] = 900.0
-    """A node that has been dead for so long is replaced, unless that would lose something. It may come back, as an
-    empty member; its workflow partitions wait for its disk. 0: never."""
+    """A node that has been dead for so long is replaced, unless that would lose something, or the issuer has no key of
+    the cluster's authority. It may come back, as an empty member; its workflow partitions wait for its disk. 0:
+    never."""
 
     standby: Annotated[tuple[str, ...], Meta(max_length=16, extra={"reload": "restart"})] = ()
     """Names of members that keep a copy of the authority's key, tokens and names, so that they can admit nodes when

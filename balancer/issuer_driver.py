@@ -103,8 +103,12 @@ class IssuerVerbs:
         """Gives a successor what it needs to admit nodes, before it takes over."""
         self.is_admitted: Callable[[NodeId], bool] = lambda _node: True
         """Tells whether somebody other than a record says that a node is a member."""
-        self.standing: Callable[[], IssuerStanding] = lambda: IssuerStanding(True, [])
+        self.standing: Callable[[], IssuerStanding] = lambda: IssuerStanding(False, [])
         """Tells whether this node could admit nodes."""
+        self.may_remove: Callable[[], bool] = lambda: True
+        """False while one of the dead may have the only key of the cluster's authority."""
+        self.accept_keyless: Callable[[], None] = lambda: None
+        """An operator has given that key up: from now on the dead are removed without it."""
 
     def serve(self) -> None:
         """Answer other nodes."""
@@ -158,7 +162,9 @@ class IssuerVerbs:
             raise UsageError(f"{name} writes the topology record", hint="run `frys-node leave` there")
         if self._members.is_usable(node):
             raise MemberAlive(f"{name} is not dead", hint=f"run `frys-node leave` on {name}, or wait until it is dead")
-        if not request.accepts_keyless and not self.standing().can_admit:
+        if request.accepts_keyless:
+            self.accept_keyless()
+        if not self.may_remove():
             raise LossNeeded(
                 f"{name} may have the only key of the cluster's authority: {self._name(machine.node)} writes the record"
                 " and has none, and without one no node can ever join",

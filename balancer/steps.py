@@ -99,8 +99,8 @@ class Steps:
         self._held_up: list[str] = []
         """Why what waits is not begun."""
         self.is_settled = False
-        self.holds_authority: Callable[[], bool] = lambda: True
-        """Whether the issuer could admit nodes; set by the host. If not, one of the dead may have the only key."""
+        self.may_remove: Callable[[], bool] = lambda: True
+        """Set by the host: False while one of the dead may have the only key of the cluster's authority."""
 
     # ------------------------------------------------------------------ changes that wait
 
@@ -158,7 +158,7 @@ class Steps:
         if self._placement is None or self._placement.record.phase != STABLE or not self.is_settled:
             return
         self._look_at_s = now_s + LOOK_S
-        if not self.holds_authority():
+        if not self.may_remove():
             return
         for node, since_s in self.dead.items():
             is_due = now_s >= since_s + self.config.auto_remove_after_s

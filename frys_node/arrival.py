@@ -74,6 +74,8 @@ class Launch(NamedTuple):
     reload: Callable[[], NodeConfig]
     """Reads the settings again from where they came."""
     on_ready: Callable[[dict[str, Any]], None]
+    is_detached: bool = False
+    """Somebody waits for `on_ready`, and for nothing else."""
 
 
 class Arrival(NamedTuple):

@@ -389,8 +389,9 @@ class Composition:
         """Wait while a record says that this node was removed: it can be administered meanwhile, and serves nothing."""
         if trouble := self.removal.trouble:
             log.error("operations.removed_and_waits", extra={"trouble": trouble})
-            # Whoever started it in the background is told what it waits for, and not kept.
-            self._launch.on_ready(self.describe(self._http_address()))
+            if self._launch.is_detached:
+                # Whoever started it is told what it waits for, and not kept.
+                self._launch.on_ready(self.describe(self._http_address()))
         while not self.removal.is_over() and not self._kernel.control.stop_reason:  # noqa: ASYNC110 (many sources)
             await trio.sleep(REMOVAL_LOOK_S)
         self.removal.is_serving = True

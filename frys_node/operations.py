@@ -56,6 +56,9 @@ from frys_node.trust_routes import CONVERGENCE_S, TrustRoutes
 from membership.driver import MembershipDriver
 from snapshots.driver import SnapshotComponent
 
+KEYLESS_PATH = "issuer/keyless"
+"""Present where an operator gave up the key of the cluster's authority, so that the dead are removed without it."""
+
 log = get_logger(__name__)
 
 DEPART_S = 5.0
@@ -153,7 +156,9 @@ class Operations:
         balancer.verbs.entrust = self._entrust
         balancer.verbs.is_admitted = channel.authority.is_admitted
         balancer.verbs.standing = self._standing
-        balancer.machine.steps.holds_authority = lambda: channel.authority.can_admit
+        balancer.verbs.may_remove = balancer.machine.steps.may_remove = self._may_remove
+        balancer.verbs.accept_keyless = self._accept_keyless
+        self._is_keyless = kernel.disk.read(KEYLESS_PATH) is not None
         self._admin_replaced_s = -inf
         self._is_trusted = is_trusted
         channel.departed.on_parting = self._parting
@@ -301,6 +306,15 @@ class Operations:
         self._channel.authority.check_admitted(successor)
         await self._desk.tell(successor)
         await self._authority.entrust(successor)
+
+    def _may_remove(self) -> bool:
+        return self._is_keyless or self._channel.authority.can_admit
+
+    def _accept_keyless(self) -> None:
+        """Note, durably, that the authority's key is given up, unless this node has it."""
+        if not self._channel.authority.can_admit:
+            self._kernel.disk.write(KEYLESS_PATH, b"")
+            self._is_keyless = True
 
     def _standing(self) -> IssuerStanding:
         return IssuerStanding(self._channel.authority.can_admit, self._authority.standby())

@@ -157,6 +157,8 @@ class TopologyRoutes:
         wanted = request.json(PromotionWanted)
         destroyed = None if wanted.destroyed is None else [self._find(name) for name in wanted.destroyed]
         record = await self._balancer.verbs.promote(destroyed)
+        if destroyed:
+            self._balancer.verbs.accept_keyless()
         warnings = [text for node in destroyed or () for text in self._give_up(node)]
         log.warning("operations.issuer_promoted", epoch=str(record.epoch), destroyed=len(destroyed or ()))
         return HttpResponse.json(await self._shown() | {"warnings": warnings})

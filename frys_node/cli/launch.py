@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace, *, seeds: list[str] | None, token_file: s
         token_text=sys.stdin.readline() if token_file == STDIN and not is_restart else "",
         reload=lambda: read().keeping(kept),
         on_ready=lambda info: _announce(arguments, info),
+        is_detached=arguments.ready_fd is not None,
     )
     import trio
 
@@ -192,6 +193,7 @@ def _detach(arguments: argparse.Namespace, *, reads_token: bool) -> int:
         DeadlineExceeded: The node runs, and was not ready in time; what it waits for was printed.
     """
     reader, writer = os.pipe()
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     process = subprocess.Popen(
         [sys.executable, "-m", "frys_node", *sys.argv[1:], "--ready-fd", str(writer)],
         pass_fds=[writer],
@@ -199,13 +201,14 @@ def _detach(arguments: argparse.Namespace, *, reads_token: bool) -> int:
         start_new_session=True,
     )
     os.close(writer)
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         with os.fdopen(reader) as pipe:
             text = pipe.read()
     except BaseException:
         process.terminate()  # whoever gives up waiting, or is ended, does not want a node in the background
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if not text:
         return process.wait()
     info = json.loads(text) | {"pid": process.pid}

@@ -54,7 +54,10 @@ def run(arguments: argparse.Namespace, client: AdminClient) -> int:
         texts = [LOSS.format(name=name, what=_held(before))] * arguments.accept_loss
         texts += [KEYLESS.format(name=name)] * arguments.keyless
         must_type(arguments, "; ".join(texts), name)
-    view = client.call("POST", path, {"accept_loss": arguments.accept_loss, "keyless": arguments.keyless})
+    wanted = {"accept_loss": arguments.accept_loss}
+    if arguments.keyless:
+        wanted["keyless"] = True  # a node that has not been upgraded yet knows no such word
+    view = client.call("POST", path, wanted)
     shown = ""
     while view["state"] in ("waiting", "moving"):
         told = "; ".join(view["waits_for"]) or view["state"]

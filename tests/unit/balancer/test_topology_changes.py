@@ -323,11 +323,11 @@ def test_nobody_is_removed_by_itself_while_the_issuer_has_no_key_of_the_authorit
     """One of the dead may have the only one; with it in hand again the removal is made up for."""
     steps = steps_under(record(1, STABLE, [N1, N2, N3, N4]), StepConfig(auto_remove_after_s=900.0))
     steps.verdict([N4], 10.0)
-    steps.holds_authority = lambda: False
+    steps.may_remove = lambda: False
     steps.auto_remove(2_000.0)
     assert steps.waiting == ()
     assert steps.next_deadline_s() > 2_000.0
-    steps.holds_authority = lambda: True
+    steps.may_remove = lambda: True
     steps.auto_remove(2_006.0)
     assert steps.waiting == (N4,)
 

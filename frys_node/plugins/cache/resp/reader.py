@@ -16,7 +16,7 @@ from typing import NamedTuple
 import hiredis
 
 REDIS_ARGUMENTS_MAX = 1_048_576
-"""Redis refuses a command with more words."""
+"""Redis up to 7 refuses a command with more words."""
 
 INLINE_BYTES_MAX = 65_536
 """Longest inline request, and longest header line."""

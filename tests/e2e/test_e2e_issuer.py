@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from frys_node.demo.cluster import NodeProcess
+from frys_node.operations import KEYLESS_PATH
 from tests.e2e.test_e2e_cluster import frys, wait
 from tests.e2e.test_e2e_removal import trouble
 
@@ -75,6 +76,7 @@ def test_the_role_moves_by_a_leave_and_by_promotion_and_the_dead_are_replaced(
     assert f"the issuer, {other.bind}, does not hold the key of the cluster's authority" in refused.stderr
     run(nodes["d"], "node", "remove", issuer.name, "--accept-loss", "--keyless", "--yes")
     wait("it is off the ring", lambda: ring(nodes["d"]) == {other.name: 1.0, "d": 1.0})
+    assert (other.data_dir / KEYLESS_PATH).exists(), "nobody is asked again"
     assert nodes["d"].call("GET", "/v1/cache/default/k?consistency=quorum") == b"v"
     issuer.start()
     is_told = lambda: "says that this node was removed" in trouble(issuer)  # noqa: E731

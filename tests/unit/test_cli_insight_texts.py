@@ -222,9 +222,9 @@ def test_members_name_who_is_on_the_ring_and_was_never_heard_of() -> None:
     """Membership lives in memory: who was down before all others were restarted is known to the ring alone."""
     body = {"members": [member("amy"), member("bob", "dead")]}
     placed = [{"id": one["id"]} for one in body["members"]] + [{"id": "c" * 32}]
-    absent = members._absent(_Node(placed), body)  # type: ignore[arg-type]
+    absent = members.find_absent(_Node(placed), body)  # type: ignore[arg-type]
     assert absent == ["c" * 32]
-    assert members._absent(_Node(None), body) == []  # type: ignore[arg-type]
+    assert members.find_absent(_Node(None), body) == []  # type: ignore[arg-type]
     told, remedy = members.absent_lines(absent)
     assert told == f"1 more node is on the ring and was not heard of since this node started: {'c' * 32}"
     assert "frys-node node remove ID" in remedy

@@ -39,7 +39,7 @@ def test_a_removal_that_waits_for_members_that_may_never_live_says_how_to_end_it
             waits = ["b: dead, and without it too few members live of cache/1"]
             return {"name": "b", "state": "waiting", "waits_for": waits}
 
-    arguments = argparse.Namespace(node="b", accept_loss=False, timeout=0.0)
+    arguments = argparse.Namespace(node="b", accept_loss=False, keyless=False, timeout=0.0)
     with pytest.raises(DeadlineExceeded) as failed:
         node_remove.run(arguments, Node())  # type: ignore[arg-type]
     assert "--accept-loss" in failed.value.hint

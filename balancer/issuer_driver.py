@@ -105,8 +105,6 @@ class IssuerVerbs:
         """Tells whether somebody other than a record says that a node is a member."""
         self.standing: Callable[[], IssuerStanding] = lambda: IssuerStanding(False, [])
         """Tells whether this node could admit nodes."""
-        self.may_remove: Callable[[], bool] = lambda: True
-        """False while one of the dead may have the only key of the cluster's authority."""
         self.accept_keyless: Callable[[], None] = lambda: None
         """An operator has given that key up: from now on the dead are removed without it."""
 
@@ -162,9 +160,7 @@ class IssuerVerbs:
             raise UsageError(f"{name} writes the topology record", hint="run `frys-node leave` there")
         if self._members.is_usable(node):
             raise MemberAlive(f"{name} is not dead", hint=f"run `frys-node leave` on {name}, or wait until it is dead")
-        if request.accepts_keyless:
-            self.accept_keyless()
-        if not self.may_remove():
+        if not request.accepts_keyless and not machine.steps.may_remove():
             raise LossNeeded(
                 f"{name} may have the only key of the cluster's authority: {self._name(machine.node)} writes the record"
                 " and has none, and without one no node can ever join",
@@ -178,6 +174,8 @@ class IssuerVerbs:
                 f"{name} cannot be removed without loss: too few living members of {_some(blocked)}",
                 hint="bring one of the dead back, or give up what only they hold: node remove --accept-loss",
             )
+        if request.accepts_keyless:
+            self.accept_keyless()
         if not machine.steps.request_remove(node, accepts_loss=request.accepts_loss):
             raise Overloaded("too many joins, leaves and removals wait at the issuer")
         _log.warning("balancer.removal_asked", extra={"peer": name, "accepts_loss": request.accepts_loss})

@@ -156,7 +156,7 @@ class Operations:
         balancer.verbs.entrust = self._entrust
         balancer.verbs.is_admitted = channel.authority.is_admitted
         balancer.verbs.standing = self._standing
-        balancer.verbs.may_remove = balancer.machine.steps.may_remove = self._may_remove
+        balancer.machine.steps.may_remove = self._may_remove
         balancer.verbs.accept_keyless = self._accept_keyless
         self._is_keyless = kernel.disk.read(KEYLESS_PATH) is not None
         self._admin_replaced_s = -inf

@@ -262,6 +262,25 @@ async def test_a_successor_that_dies_gives_the_role_back(autojump_clock: MockClo
         assert cluster["n1"].balancer.placement.record.successor is None
 
 
+async def test_a_key_is_given_up_only_by_a_removal_that_begins(autojump_clock: MockClock) -> None:
+    """The issuer has none: refused; with the word for it as well while too few members live, and nothing is noted."""
+    async with open_data_cluster(["n1", "n2", "n3"]) as cluster:
+        await settled(cluster)
+        verbs, steps = cluster["n1"].balancer.verbs, cluster["n1"].balancer.machine.steps
+        given_up: list[bool] = []
+        steps.may_remove = lambda: bool(given_up)
+        verbs.accept_keyless = lambda: given_up.append(True)
+        await cluster["n3"].kill()
+        with pytest.raises(LossNeeded, match="may have the only key"):
+            await verbs.remove(N3)
+        await cluster["n2"].kill()
+        with pytest.raises(LossNeeded, match="too few living members"):
+            await verbs.remove(N3, accepts_keyless=True)
+        assert given_up == []
+        await verbs.remove(N3, accepts_loss=True, accepts_keyless=True)
+        assert given_up == [True]
+
+
 async def test_who_cannot_have_the_role_is_told_why(autojump_clock: MockClock) -> None:
     """Newcomers are asked to come again, since they serve before they are on the ring; the dead are not found."""
     async with open_data_cluster(["n1", "n2"]) as cluster:

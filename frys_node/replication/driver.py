@@ -15,7 +15,7 @@ from frys_node.base.errors import NotReady, Overloaded, StorageError, error_from
 from frys_node.base.ports import Clock, Disk, Entropy, Executor
 from frys_node.base.types import Consistency, Epoch, NodeId, UnitId
 from frys_node.kernel.services.members import Members
-from frys_node.kernel.services.replication import Entry, Stamp, UnitStore, Version
+from frys_node.kernel.services.replication import Entry, Replication, Stamp, UnitStore, Version
 from frys_node.kernel.services.rpc import Rpc
 from frys_node.kernel.services.sessions import SESSION
 from frys_node.kernel.services.snapshots import Snapshots
@@ -209,14 +209,13 @@ class ReplicationComponent:
         """Declare a kind; its recovered units are loaded and its units under the record opened."""
         self.replica.declare(kind, factory, durable=durable)
         if self._snapshots is not None:
-            self._snapshots.register(kind, self._source(kind, is_revived=not durable))
+            self._snapshots.register(kind, self._source(kind, None if durable else self))
         if self._is_ready:
             self._recovery.load(kind)
             self._perform(self.replica.open_kind(kind, self._clock.now_s()))
 
-    def _source(self, kind: str, *, is_revived: bool) -> ReplicatedSource:
-        table, merge = self.replica.table, self._pages.merge
-        return ReplicatedSource(kind, table, merge, self._restored, self._turns, self, is_revived=is_revived)
+    def _source(self, kind: str, writer: Replication | None) -> ReplicatedSource:
+        return ReplicatedSource(kind, self.replica.table, self._pages.merge, self._restored, self._turns, writer)
 
     def _adopt(self, placement: Placement) -> None:
         now_s = self._clock.now_s()

@@ -242,18 +242,15 @@ class ReplicatedSource:
         merge: Callable[[UnitId, Sequence[Entry]], Awaitable[None]],
         restored: Callable[[UnitId], Awaitable[None]],
         turns: Turns,
-        replication: Replication,
-        *,
-        is_revived: bool,
+        writer: Replication | None = None,
     ) -> None:
-        """`is_revived` is for kinds in memory; see `revive`."""
         self._prefix = f"{kind}/"
         self._table = table
         self._merge = merge
         self._restored = restored
         self._turns = turns
-        self._replication = replication
-        self._is_revived = is_revived
+        self._writer = writer
+        """Given for kinds in memory: see `revive`."""
 
     def units(self) -> Sequence[UnitId]:
         """Return the units of the kind that are held here."""
@@ -356,7 +353,7 @@ class ReplicatedSource:
         Nothing newer is replaced, deletions that are still known included. A write of the same key by a client in the
         same instant may be overtaken.
         """
-        if not self._is_revived:
+        if self._writer is None:
             return None
         # A piece of this source is one page.
         body = memoryview(piece.data)[_LENGTH.size :]
@@ -364,7 +361,7 @@ class ReplicatedSource:
         if not entries:
             return 0
         keys = [*(entry.key for entry in entries), _NOBODY]
-        stamps = await self._replication.versions(piece.unit, keys, Consistency.QUORUM)
+        stamps = await self._writer.versions(piece.unit, keys, Consistency.QUORUM)
         floor = stamps[-1].version if stamps[-1] is not None else None
         wanted = [
             (entry.key, entry.value)
@@ -374,5 +371,5 @@ class ReplicatedSource:
             or (floor is not None and stamp.is_deleted and stamp.version <= floor)
         ]
         if wanted:
-            await self._replication.write(piece.unit, wanted)
+            await self._writer.write(piece.unit, wanted)
         return len(wanted)

@@ -64,7 +64,7 @@ async def test_the_only_replica_refuses_the_damaged_unit_by_name_and_serves_the_
             with pytest.raises(UnitDamaged):
                 await one.replication.scan(UNIT)
             with pytest.raises(UnitDamaged, match="this node's copy"):
-                await one.replication._source("cache", is_revived=False).capture(UNIT)
+                await one.replication._source("cache", None).capture(UNIT)
             await one.replication.write(UNIT, [(b"new", b"v")])
             (damaged,) = one.replication.status()["damaged"]
             assert (damaged.unit, damaged.entries, damaged.others) == (UNIT, 3, "")
@@ -79,7 +79,7 @@ async def test_restoring_a_snapshot_makes_the_only_replica_whole_again(autojump_
         await settled(cluster)
         one = cluster["n1"]
         await one.replication.write(UNIT, [(b"k1", b"v1")])
-        source = one.replication._source("cache", is_revived=False)
+        source = one.replication._source("cache", None)
         captured = await source.capture(UNIT)
         dump = [part async for part in captured.parts()]
         await one.replication.write(UNIT, [(b"k2", b"v2")])
@@ -95,10 +95,10 @@ async def test_restoring_a_snapshot_makes_the_only_replica_whole_again(autojump_
                 yield part
 
         async with aclosing(parts()) as saved:
-            await one.replication._source("cache", is_revived=False).restore(UNIT, saved)
+            await one.replication._source("cache", None).restore(UNIT, saved)
         with pytest.raises(UnitDamaged):
             await read(one, UNIT, b"k1")
-        await one.replication._source("cache", is_revived=False).restored(UNIT)
+        await one.replication._source("cache", None).restored(UNIT)
         for _ in range(2):
             assert [await read(one, UNIT, key) for key in (b"k1", b"k2")] == [b"v1", b"v2"]
             assert one.replication.status()["damaged"] == []
@@ -156,7 +156,7 @@ async def test_the_only_replica_of_a_log_that_is_gone_is_refused_and_restored_in
         assert set(names) == {"replication.unit_lost_for_good"}
         with pytest.raises(UnitDamaged, match=UNIT):
             await read(one, UNIT, b"k")
-        await one.replication._source("cache", is_revived=False).restored(UNIT)
+        await one.replication._source("cache", None).restored(UNIT)
         for _ in range(2):
             assert await read(one, UNIT, b"k") is None
             assert UNIT not in {damaged.unit for damaged in one.replication.status()["damaged"]}

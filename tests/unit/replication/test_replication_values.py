@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import cast
 
 import pytest
 from hypothesis import given
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from frys_node.base.errors import CorruptData, MalformedFrame
 from frys_node.base.types import Consistency, Epoch, NodeId, Term, UnitId
-from frys_node.kernel.services.replication import Entry, Replication, Version
+from frys_node.kernel.services.replication import Entry, Version
 from frys_node.kernel.services.topology import UnitSets
 from frys_node.kernel.turns import Turns
 from frys_node.replication import hashtree
@@ -193,8 +192,7 @@ async def test_a_unit_survives_capture_and_restore_and_damage_is_refused() -> No
     async def is_restored(unit: UnitId) -> None:
         restored.append(unit)
 
-    unused = cast("Replication", None)
-    source = ReplicatedSource("cache", table, merge, is_restored, Turns(FakeClock()), unused, is_revived=False)
+    source = ReplicatedSource("cache", table, merge, is_restored, Turns(FakeClock()))
     data = [Entry(f"k{i}".encode(), Version(i, 0, N1, 1), b"v" * 1000 if i % 3 else None) for i in range(900)]
     dumps = []
     for order in (data, data[::-1]):

@@ -145,7 +145,7 @@ def _of_the_issuer(issuer: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(name, "writes the record and does not answer: joins, leaves and new collections wait", fix)
     elif not issuer["can_admit"]:
         fix = "start a member that has it, the old issuer or a standby, and: frys-node issuer handover NODE"
-        yield Finding(name, "writes the record without the authority's key: no node can join, none is removed", fix)
+        yield Finding(name, "writes the record without the authority's key: no node can join", fix)
 
 
 def text(seen: Seen, found: list[Finding]) -> str:

@@ -70,9 +70,9 @@ def _maybe(client: AdminClient, path: str) -> dict[str, Any] | None:
 def findings(seen: Seen) -> Iterator[Finding]:
     """Yield what is wrong, the gravest of each node's own first."""
     yield from _of_the_node(seen.status)
-    of_members = list(_of_members(seen))
-    yield from of_members
-    if of_members:
+    yield from _of_members(seen)
+    weights = _weights(seen)
+    if seen.absent or any(member["status"] != "alive" and weights.get(member["id"]) for member in seen.members):
         # With everybody there they say what one death would stop.
         yield from _of_the_data(_section(seen.status, "replication"))
     if seen.issuer is not None:
@@ -121,16 +121,23 @@ def _of_the_data(replication: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("data", line, "nothing is lost; deletions take memory until then")
 
 
+def _weights(seen: Seen) -> dict[str, float]:
+    """Return who is on the ring, by weight: gossip remembers for days who was removed. 0: but for its partitions."""
+    return {} if seen.ring is None else {member["id"]: member["weight"] for member in seen.ring["members"]}
+
+
 def _of_members(seen: Seen) -> Iterator[Finding]:
-    # Gossip remembers for days who was removed; the dead that matter are on the ring.
-    on_ring = None if seen.ring is None else {member["id"] for member in seen.ring["members"]}
+    weights = _weights(seen)
     for member in seen.members:
         name, status, condition = member["name"], member["status"], member["condition"]
         said = quote(name)
-        if status in ("dead", "suspect"):
-            if on_ring is None or member["id"] in on_ring:
-                fix = f"frys-node why {said}; start it again, or, gone for good: frys-node node remove {said}"
-                yield Finding(name, f"is {status}", fix)
+        weight = weights.get(member["id"])
+        if status in ("dead", "suspect") and (weight or seen.ring is None):
+            fix = f"frys-node why {said}; start it again, or, gone for good: frys-node node remove {said}"
+            yield Finding(name, f"is {status}", fix)
+        elif status == "dead" and weight == 0:
+            fix = f"start it again and it hands them over, or give their runs up: node remove {said} --accept-loss"
+            yield Finding(name, "was removed, and workflow partitions wait for its disk", fix)
         elif status == "alive" and condition != "ok":
             yield Finding(name, f"is {condition}", f"frys-node why {said}")
     for node in seen.absent:

@@ -18,7 +18,7 @@ def seen(**changes: Any) -> Seen:
         "settings_differ": [],
     }
     members = [{"name": name, "id": f"id of {name}", "status": "alive", "condition": "ok"} for name in ("a", "b")]
-    on_ring = [{"name": name, "id": f"id of {name}"} for name in "abc"]
+    on_ring = [{"name": name, "id": f"id of {name}", "weight": 1.0} for name in "abc"]
     ring = {"epoch": "1.7", "phase": "stable", "waits_for": [], "members": on_ring}
     issuer = {"name": "a", "answers": True, "can_admit": True}
     made = {"status": status, "members": members, "absent": [], "ring": ring, "issuer": issuer} | changes
@@ -70,6 +70,16 @@ def test_what_is_wrong_with_the_node_itself_comes_first() -> None:
     assert [finding.what.split()[0] for finding in found[:6]] == ["is", "its", "vector/1/0", "two", "vector", "b"]
     assert found[6].what == "no change can begin: b: dead, and too few live"
     assert list(findings(seen(ring=ring | {"phase": "joining"}))) == [], "a step under way waits for its members"
+
+
+def test_who_was_removed_and_has_partitions_on_its_disk_is_no_death_to_mend() -> None:
+    """It is on the ring without weight: `node remove` is done, and with two replicas of each unit all is served."""
+    ring = seen().ring or {}
+    ring |= {"members": [*ring["members"][:2], {"name": "c", "id": "id of c", "weight": 0.0}]}
+    members = [*seen().members, {"name": "c", "id": "id of c", "status": "dead", "condition": "ok"}]
+    (finding,) = findings(seen(members=members, ring=ring))
+    assert finding.what == "was removed, and workflow partitions wait for its disk"
+    assert "node remove c --accept-loss" in finding.fix
 
 
 def test_a_section_that_failed_is_a_finding_and_no_traceback() -> None:
